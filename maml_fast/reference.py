@@ -1,0 +1,55 @@
+"""Pure-PyTorch twins of the native kernels: the truth they are tested against, and the fallback that runs without them.
+
+Every function has the signature of its twin in :mod:`maml_fast.ops` and is written in elementary, differentiable
+operations, so autograd (any order), ``torch.func`` and ``torch.compile`` work on it as they do on any PyTorch code.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["batch_norm", "conv_block"]
+
+
+def batch_norm(y: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> Tensor:
+    """Normalise by the batch's own biased statistics, per task and channel (Ioffe & Szegedy 2015, eq. 1-4).
+
+    Written in elementary operations on purpose: ``vmap(grad(F.batch_norm))`` gives a wrong second-order gradient in
+    silence, these give the right one. y is [T, B, C, H, W]; gamma and beta are [T, C] or ``None``.
+    """
+    mean = y.mean(dim=(1, 3, 4), keepdim=True)  # [T, 1, C, 1, 1]
+    centred = y - mean
+    variance = (centred * centred).mean(dim=(1, 3, 4), keepdim=True)
+    z = centred * torch.rsqrt(variance + eps)
+    if gamma is not None:
+        z = z * gamma[:, None, :, None, None]
+    if beta is not None:
+        z = z + beta[:, None, :, None, None]
+    return z
+
+
+def conv_block(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    pool: int | None = 2,
+    eps: float = 1e-5,
+    relu_first: bool = False,
+) -> Tensor:
+    """Twin of :func:`maml_fast.ops.conv_block`; see there for shapes and meaning."""
+    # One convolution per task: a grouped convolution would issue one more per group in its double backward.
+    y = torch.stack(
+        [
+            F.conv2d(x[t], weight[t], None if bias is None else bias[t], stride=stride, padding=padding)
+            for t in range(x.shape[0])
+        ]
+    )  # [T, B, Cout, OH, OW]
+    z = batch_norm(y.relu(), gamma, beta, eps) if relu_first else batch_norm(y, gamma, beta, eps).relu()
+    return z if pool is None else F.max_pool2d(z.flatten(0, 1), pool).unflatten(0, z.shape[:2])
