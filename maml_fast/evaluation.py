@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml import Episodes
-from maml_fast.maml import MAML
+from maml_fast.maml import MAML, Episodes
 
 __all__ = ["EvaluationResult", "evaluate"]
 
