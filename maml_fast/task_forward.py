@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -50,6 +51,8 @@ def _by_batch_statistics(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    if weight is None and bias is not None:
+        weight = torch.ones_like(bias)  # PyTorch's double backward fails on a shift without a scale
     return F.batch_norm(input, None, None, weight, bias, training=True, eps=eps)
 
 
