@@ -23,9 +23,7 @@ def check_keeps_statistics(model: nn.Module) -> None:
     """Raise unless every batch norm of ``model`` has running statistics to normalise by."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.running_mean is None or module.running_var is None):
-            raise ValueError(
-                f"batch_norm='running', but {name or 'the model'} has no running statistics"
-            )
+            raise ValueError(f"batch_norm='running', but {name or 'the model'} has no running statistics")
 
 
 def check_support(x_spt: Any, y_spt: Any) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maml_fast.maml import MAML, Episodes, TaskResults
+from maml_fast.data.episodes import Episodes
+from maml_fast.maml import MAML, TaskResults
 from maml_fast.models import TutorialNet
 
 __all__ = ["MetaLearner", "TutorialBaseNet"]

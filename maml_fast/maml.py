@@ -18,25 +18,12 @@ from maml_fast.checks import (
     check_support,
 )
 from maml_fast.classification import check_labels, count_correct
+from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.inner_loop import FastWeights, outside_inference_mode, sgd_step, usable_by_autograd
 from maml_fast.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
 from maml_fast.selection import Adapt, select_parameters
 from maml_fast.task_forward import BATCH_NORM_POLICIES, TaskForward
 from maml_fast.task_map import TaskMap
-
-try:
-    from maml_fast.data.episodes import Episodes, check_episodes
-except ImportError:  # until the sampler has landed
-
-    class Episodes(NamedTuple):
-        x_spt: Tensor
-        y_spt: Tensor
-        x_qry: Tensor
-        y_qry: Tensor
-
-    def check_episodes(episodes, n_way=None, *, classification=True):
-        return Episodes(*episodes)
-
 
 __all__ = ["MAML", "MAMLOutput", "TaskResults"]
 
