@@ -117,6 +117,23 @@ void TestEpisodesKeepTheirPromises() {
   }
 }
 
+// The numbers that tests/test_philox.py holds for the NumPy twin.
+void TestTheLayoutOfTheDrawsIsPinned() {
+  const std::vector<std::int64_t> starts = {0, 100, 200, 300, 400}, counts = {20, 30, 17, 25, 20};
+  const EpisodeSpec spec = {3, 3, 2, 5, true};
+  EpisodePicker picker(spec, {nullptr, starts.data(), counts.data(), 5, 1, 1, 1});
+  picker.PickEpisode(1);
+  const std::vector<std::int64_t> images = {201, 316, 204, 304, 413, 411}, labels = {0, 1, 0, 1, 2, 2};
+  const std::int32_t turns[] = {2, 1, 1};
+  for (int i = 0; i < 6; ++i) {
+    CHECK_EQ(picker.support()[i].image, images[i]);
+    CHECK_EQ(picker.support()[i].label, labels[i]);
+    CHECK_EQ(picker.support()[i].quarter_turns, turns[labels[i]]);
+  }
+  CHECK_EQ(picker.query().front().image, 409);  // item 10: the first query image of slot 2
+  CHECK_EQ(picker.query().front().label, 2);
+}
+
 void TestGatherTurns() {
   const std::vector<std::uint8_t> image = {1, 2, 3, 4, 5, 6, 7, 8};  // [2, 2, 2]
   const std::vector<std::vector<float>> expected = {
@@ -228,6 +245,7 @@ void TestPrefetcherAfterFork() {
 int main() {
   maml_fast::TestShuffleKeepsItsPlaces();
   maml_fast::TestEpisodesKeepTheirPromises();
+  maml_fast::TestTheLayoutOfTheDrawsIsPinned();
   maml_fast::TestGatherTurns();
   maml_fast::TestPrefetcherIsInOrderForAnyThreads();
   maml_fast::TestPrefetcherEndsEarly();
