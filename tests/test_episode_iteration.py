@@ -120,7 +120,7 @@ def test_a_batch_that_does_not_exist(i: int) -> None:
 def test_the_last_episode_number() -> None:
     sampler = make(start_episode=2**63 - 4)
     sampler.batch(2**61)
-    with pytest.raises(IndexError, match=r"beyond episode 2\*\*64"):
+    with pytest.raises(IndexError, match=r"beyond 2\*\*64 - 1"):
         sampler.batch(2**61 + 1)
 
 
