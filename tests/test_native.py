@@ -23,7 +23,10 @@ MODULE = """
 #include <Python.h>
 int Answer();
 static PyObject* PyAnswer(PyObject*, PyObject*) { return PyLong_FromLong(Answer()); }
-static PyMethodDef methods[] = {{"answer", PyAnswer, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+static PyObject* Capability(PyObject*, PyObject*) { return PyUnicode_FromString("tiny"); }
+static PyMethodDef methods[] = {{"answer", PyAnswer, METH_NOARGS, nullptr},
+                                {"cpu_capability", Capability, METH_NOARGS, nullptr},
+                                {nullptr, nullptr, 0, nullptr}};
 static PyModuleDef module_def = {PyModuleDef_HEAD_INIT, "maml_fast_native", nullptr, -1, methods};
 PyMODINIT_FUNC PyInit_maml_fast_native() { return PyModule_Create(&module_def); }
 """
@@ -64,14 +67,10 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def fresh(monkeypatch, csrc, cache) -> Path:
-    """Put native.py into the state of a new process, with the tiny sources and an empty cache."""
-    monkeypatch.delenv("MAML_FAST_BACKEND", raising=False)
-    monkeypatch.setenv("MAML_FAST_CACHE", str(cache))
+def fresh(fresh_backend, monkeypatch, csrc) -> Path:
+    """A new process with the tiny sources; its cache folder."""
     monkeypatch.setattr(_build, "find_csrc", lambda: csrc)
-    for name, value in {"_attempt": None, "_default": None, "_warned": False}.items():
-        monkeypatch.setattr(native, name, value)
-    return cache
+    return fresh_backend
 
 
 @pytest.fixture
@@ -292,7 +291,7 @@ def test_build_after_a_failure_takes_effect(fresh, built, monkeypatch):
     module = native.library()
     assert module is not None
     assert module.answer() == 42
-    assert str(native.backend()).startswith("native (compiled for torch ")
+    assert str(native.backend()) == f"native (tiny kernels for torch {torch.__version__})"
 
 
 def test_unusable_cache_folder_is_named(fresh, monkeypatch, tmp_path):
@@ -336,7 +335,7 @@ def test_bad_settings_are_named(csrc, cache, tmp_path, monkeypatch, name, value,
 
 def test_missing_python_headers_are_named(csrc, cache, monkeypatch, tmp_path):
     monkeypatch.setattr(_toolchain.sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(_build.BuildError, match=r"Python.h\): install python3-dev"):
+    with pytest.raises(_build.BuildError, match=r"headers are missing from .*: install python3-dev"):
         _build.ensure(csrc, cache)
 
 
