@@ -165,8 +165,8 @@ def _import(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for callback in _callbacks:
-        callback()
+    while _callbacks:
+        _callbacks.pop()()
     return module
 
 
