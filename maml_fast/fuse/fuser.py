@@ -130,8 +130,10 @@ class _Recorded:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the recording if the call is like the recorded one, else ``forward`` as it was written."""
         tensors = self._tensors(args, kwargs)
-        run = None if tensors is None else self.runs.get(tuple(m.training for m in self.watched))
-        return self.plain(*args, **kwargs) if run is None else run(self.module, *tensors)
+        run = self.runs.get(tuple(m.training for m in self.watched))
+        if tensors is None or run is None:
+            return self.plain(*args, **kwargs)
+        return run(self.module, *tensors)
 
     def _tensors(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Sequence[Any] | None:
         """Return the recorded inputs, or ``None`` if one is no tensor or a default is not taken."""

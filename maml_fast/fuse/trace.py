@@ -79,8 +79,8 @@ def has_hooks(module: nn.Module) -> bool:
 class _TensorProxy(Proxy):
     """A stand-in for a tensor that ``isinstance(x, torch.Tensor)`` in a user's ``forward`` takes for one."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return Tensor
 
 
