@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import torch
@@ -98,6 +99,16 @@ class FusedModel(nn.Module):
         super().train(mode)
         self.__dict__["_root"].training = mode
         return self
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """List every module once, under its first name, whatever is asked for.
+
+        ``torch.func.functional_call`` looks for shared parameters by all names, would put those of a module that has
+        two names in place twice, and leave them there.
+        """
+        return super().named_modules(memo, prefix, remove_duplicate=True)
 
     def extra_repr(self) -> str:
         """Say the policy and the number of fused runs."""

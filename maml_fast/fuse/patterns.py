@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from maml_fast.fuse.structure import follows_policy
+from maml_fast.fuse.structure import takes_batch_statistics
 from maml_fast.fuse.trace import has_hooks
 from maml_fast.nn import batch_stat_norm
 
@@ -117,7 +117,7 @@ def read_norm(node: Node, root: nn.Module) -> Norm | None:
     if node.op == "call_module":
         name = str(node.target)
         module = root.get_submodule(name)
-        if not (isinstance(module, nn.BatchNorm2d) and follows_policy(module)) or has_hooks(module):
+        if not (isinstance(module, nn.BatchNorm2d) and takes_batch_statistics(module)) or has_hooks(module):
             return None
         return Norm(
             None if module.weight is None else f"{name}.weight",
