@@ -261,6 +261,23 @@ def test_a_copy_of_both_keeps_them_together() -> None:
     assert fused.head.weight is model.head.weight
 
 
+def test_extra_state_is_part_of_the_state_dict() -> None:
+    class Extra(nn.Linear):
+        note = "written"
+
+        def get_extra_state(self) -> str:
+            return self.note
+
+        def set_extra_state(self, state: str) -> None:
+            self.note = state
+
+    model = Extra(2, 2)
+    fused = fuse(model)
+    assert fused.state_dict()["_extra_state"] == "written"
+    fused.load_state_dict(model.state_dict() | {"_extra_state": "read"})
+    assert fused.state_dict()["_extra_state"] == "read"
+
+
 def test_fusing_again() -> None:
     model = Conv4Plain()
     fused = fuse(model)
@@ -342,7 +359,6 @@ def parametrised(model: nn.Sequential) -> nn.Sequential:
         (nn.Sequential(*layers("CPBR")).double(), "0: max-pool comes before batch norm"),
         (nn.Sequential(*layers("CB")).double(), "0: no ReLU follows its batch norm"),
         (nn.Sequential(*layers("CR")).double(), "0: no batch norm on the batch's own statistics follows"),
-        (nn.Sequential(OwnNorm(2)).double(), "0: a batch norm with a forward of its own, outside the policy"),
         (hooked(block(), 0), "0: the convolution has hooks"),
         (parametrised(block()), "0: ParametrizedConv2d is not torch.nn.Conv2d itself"),
         (Residual().double(), "conv2: no ReLU follows its batch norm"),
@@ -353,6 +369,13 @@ def test_report_says_why(model: nn.Module, line: str) -> None:
     assert line in fused.report.left
     assert f"\n  {line}" in str(fused.report)
     torch.testing.assert_close(fused(x), model(x))
+
+
+def test_batch_norm_of_the_users_own_decides_for_itself() -> None:
+    model, x = nn.Sequential(OwnNorm(2)).double(), images()
+    fused = fuse(model)
+    assert fused.report.left[0].startswith("0: a batch norm with a forward of its own")
+    torch.testing.assert_close(fused(x), 2 * x)
 
 
 @pytest.mark.parametrize("where", [0, 1, 2, 3])

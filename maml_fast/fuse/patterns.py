@@ -132,6 +132,14 @@ def read_norm(node: Node, root: nn.Module) -> Norm | None:
     return None if computed or isinstance(eps, Node) else Norm(gamma, beta, float(eps))
 
 
+def is_identity(node: Node, root: nn.Module) -> bool:
+    """Return whether a node is an ``nn.Identity``, as stands where a network leaves a layer out."""
+    if node.op != "call_module":
+        return False
+    module = root.get_submodule(str(node.target))
+    return type(module) is nn.Identity and not has_hooks(module)
+
+
 def is_relu(node: Node, root: nn.Module) -> bool:
     """Return whether a node is a ReLU, in place or not."""
     if node.op == "call_module":

@@ -33,8 +33,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
         clones[id(module)] = memo[id(module)] = object.__new__(type(module))
         for shared in (module._parameters, module._buffers):
             memo[id(shared)] = shared
-    for tensor in (*model.parameters(), *model.buffers()):
-        memo[id(tensor)] = tensor
+            memo.update({id(tensor): tensor for tensor in shared.values()})
     for module in modules:
         for value in module.__dict__.values():
             for outsider in _outsiders(value):
