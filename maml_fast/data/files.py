@@ -49,7 +49,9 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RuntimeError(f"cannot write {path}: {error.strerror or error}; choose another place for it") from error
+        cached = path.is_relative_to(cache_folder())
+        remedy = "set MAML_FAST_CACHE to another folder" if cached else "choose another place for it"
+        raise RuntimeError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) -> None:
@@ -68,5 +70,9 @@ def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) 
 
 def cache_folder() -> Path:
     """Return ``MAML_FAST_CACHE``, or the user's cache folder of maml_fast; it may not exist yet."""
-    asked = os.environ.get("MAML_FAST_CACHE")
-    return Path(asked).expanduser().absolute() if asked else platformdirs.user_cache_path("maml_fast").absolute()
+    if asked := os.environ.get("MAML_FAST_CACHE"):
+        return Path(asked).expanduser().absolute()
+    folder = platformdirs.user_cache_path("maml_fast")
+    if not folder.is_absolute():
+        raise RuntimeError("there is no home folder to keep a cache in; set MAML_FAST_CACHE to a folder")
+    return folder

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maml_fast.data.bank import ImageBank
-from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
+from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
 from maml_fast.data.files import cache_folder, write_npy
 from maml_fast.data.npy import map_npy
 from maml_fast.data.pictures import decode
@@ -70,17 +70,17 @@ def read_folder(
     if cache is None and math.prod(shape) > _MOST_IN_MEMORY:
         cache = cache_folder() / "folders"
     if cache is None:
-        images, path = np.empty(shape, np.uint8), None
+        images, file = np.empty(shape, np.uint8), None
         for i, picture in enumerate(pixels):
             images[i] = picture
     else:
-        path = Path(cache).absolute() / f"{name}-{_fingerprint(root, files, shape)}.npy"
+        path = Path(cache) / f"{root.resolve().name}-{_fingerprint(root, files, shape)}.npy"
         if not path.exists():
             say(f"reading {len(files):,} pictures of {root} into {path}")
             write_npy(path, shape, pixels)
-        images = map_npy(path)
+        images, file = map_npy(path)
     counts = np.array([len(one.files) for one in classes])
-    return ImageBank(images, np.cumsum(counts) - counts, counts, tuple(one.name for one in classes), name, path=path)
+    return ImageBank(images, np.cumsum(counts) - counts, counts, tuple(one.name for one in classes), name, file=file)
 
 
 def load_folder(options: Options) -> DataSet:
@@ -97,7 +97,7 @@ def load_folder(options: Options) -> DataSet:
         return DataSet(root.resolve().name, banks, Split("folders", {p: b.class_names for p, b in banks.items()}))
     split = None if options.split is None else read_split(Path(options.split))
     bank = _bank(root, options)
-    return DataSet.of(bank, split or shuffled(bank.class_names, options.seed or 0))
+    return DataSet.of(bank, split or shuffled(bank.class_names, check_seed(options.seed)))
 
 
 def _bank(root: Path, options: Options) -> ImageBank:

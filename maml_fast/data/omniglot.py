@@ -63,10 +63,13 @@ def prepare_omniglot(
     path = root if out is None else Path(out)
     if out is None or path.is_dir():
         path = path / _file_name(size)
+    elif path.suffix != ".npy":
+        raise ValueError(f"out must be a folder or end in .npy, got {path}")
     started = time.perf_counter()
     sources = _sources(root, layout, download, progress)
     n_classes = len(layout.class_names)
-    write_npy(path, (n_classes, layout.drawings, 1, size, size), _characters(sources, layout, size, progress))
+    characters = _reported(read_drawings(sources, layout, size), n_classes, progress)
+    write_npy(path, (n_classes, layout.drawings, 1, size, size), characters)
     seconds = time.perf_counter() - started
     say(f"wrote {path}: {n_classes:,} characters x {layout.drawings} drawings, in {seconds:.1f} s")
     return path
@@ -164,12 +167,8 @@ def _sources(root: Path, layout: Layout, download: bool = False, progress: Progr
     return sources
 
 
-def _characters(sources: list[Source], layout: Layout, size: int, progress: Progress | None) -> Iterator[np.ndarray]:
-    """Yield ``[drawings, 1, size, size]`` for every character."""
-    done, total = 0, len(layout.class_names)
-    for source in sources:
-        for drawings in read_drawings(source, layout, size):
-            yield drawings
-            done += 1
-            if progress:
-                progress(done, total)
+def _reported(characters: Iterator[np.ndarray], n_classes: int, progress: Progress | None) -> Iterator[np.ndarray]:
+    for done, drawings in enumerate(characters, start=1):
+        yield drawings
+        if progress:
+            progress(done, n_classes)
