@@ -93,11 +93,17 @@ def load_folder(options: Options) -> DataSet:
     options.allow("folder", "root", "split", "image_size", "channels", "seed")
     root = options.the_root("folder", "a folder of class folders of pictures")
     if all((root / part).is_dir() for part in ("train", "test")):
+        if options.split is not None or options.seed is not None:
+            raise ValueError(f"{root} is split by its folders train and test; give neither split nor seed")
         banks = {part: _bank(root / part, options) for part in PARTS if (root / part).is_dir()}
         return DataSet(root.resolve().name, banks, Split("folders", {p: b.class_names for p, b in banks.items()}))
-    split = None if options.split is None else read_split(Path(options.split))
-    bank = _bank(root, options)
-    return DataSet.of(bank, split or shuffled(bank.class_names, check_seed(options.seed)))
+    if options.split is not None:
+        if options.seed is not None:
+            raise ValueError("give split or seed, not both: split files leave nothing to chance")
+        split = read_split(Path(options.split))
+        return DataSet.of(_bank(root, options), split)
+    seed, bank = check_seed(options.seed), _bank(root, options)
+    return DataSet.of(bank, shuffled(bank.class_names, seed))
 
 
 def _bank(root: Path, options: Options) -> ImageBank:
