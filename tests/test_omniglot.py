@@ -168,7 +168,10 @@ def damage(index: int, change):
 
 ONE = "images_background/Beta/character01/"
 BAD_CONTENT = {
-    "character missing": (drop("Beta/character01"), "images_background.*: Beta/character01 is missing or empty; fetch"),
+    "character missing": (
+        drop("Beta/character01"),
+        "images_background.*: Beta/character01 is missing or empty; remove it and fetch",
+    ),
     "alphabet missing": (drop("Beta"), r"Beta/character01 is missing or empty \(the first of 2 faults\)"),
     "drawing missing": (drop("0000_03"), "Beta/character02 has 2 drawings, not 3"),
     "in the second archive": (drop("Gamma"), "images_evaluation.*: Gamma/character01 is missing"),
@@ -263,7 +266,9 @@ def test_bad_archives_are_named(change, tmp_path):
     write_zips(tmp_path, tiny_files())
     path = tmp_path / "images_evaluation.zip"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"images_evaluation.zip cannot be read as a zip archive \(.*; fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"images_evaluation.zip cannot be read as a zip archive \(.*; remove it and fetch it again"
+    ):
         prepare_omniglot(tmp_path, layout=TINY)
 
 
@@ -356,7 +361,8 @@ def test_read_prepares_once_into_the_cache(expected, tmp_path, cache):
     for _ in range(2):
         bank = read_omniglot(root, layout=TINY, say=lines.append)
         np.testing.assert_array_equal(np.stack(list(bank)), expected)
-    assert len(lines) == 1
+    assert len(lines) == 2
+    assert lines[0] == f"preparing Omniglot, once, into the cache folder {cache}"
     assert bank.file.path.parent == cache
     assert list(bank.class_names) == TINY_NAMES
     assert sorted(os.listdir(root)) == ["images_background.zip", "images_evaluation.zip"]
@@ -366,7 +372,7 @@ def test_read_prepares_once_into_the_cache(expected, tmp_path, cache):
     write_zips(root, changed)
     os.utime(root / "images_evaluation.zip", ns=(0, 0))
     again = read_omniglot(root, layout=TINY, say=lines.append)
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert (np.stack(list(again)) != expected).any(axis=(2, 3, 4)).sum() == 1
 
 

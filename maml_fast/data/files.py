@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,9 @@ from typing import BinaryIO
 import numpy as np
 import platformdirs
 
-__all__ = ["cache_folder", "naming_disk_errors", "replacing", "write_npy"]
+__all__ = ["cache_folder", "fingerprint", "naming_disk_errors", "replacing", "write_npy"]
+
+_MAKING = 1  # raise it when pixels are made differently, so that older caches are left alone
 
 
 @contextmanager
@@ -76,3 +79,8 @@ def cache_folder() -> Path:
     if not folder.is_absolute():
         raise RuntimeError("there is no home folder to keep a cache in; set MAML_FAST_CACHE to a folder")
     return folder
+
+
+def fingerprint(*facts: object) -> str:
+    """Return a name for what is made from these plain facts, so that other facts never find it in the cache."""
+    return hashlib.sha256(repr((_MAKING, *facts)).encode()).hexdigest()[:16]

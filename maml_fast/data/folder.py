@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
-from maml_fast.data.files import cache_folder, write_npy
+from maml_fast.data.files import cache_folder, fingerprint, write_npy
 from maml_fast.data.npy import map_npy
 from maml_fast.data.pictures import decode
 from maml_fast.data.splits import PARTS, Split, read_split, shuffled
@@ -74,7 +73,8 @@ def read_folder(
         for i, picture in enumerate(pixels):
             images[i] = picture
     else:
-        path = Path(cache) / f"{root.resolve().name}-{_fingerprint(root, files, shape)}.npy"
+        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        path = Path(cache) / f"{root.resolve().name}-{fingerprint(str(root.resolve()), stamps, shape)}.npy"
         if not path.exists():
             say(f"reading {len(files):,} pictures of {root} into {path}")
             write_npy(path, shape, pixels)
@@ -153,12 +153,3 @@ def _decoded(files: list[Path], channels: str, size: int, progress: Progress | N
         yield decode(file, str(file), channels, size)
         if progress:
             progress(i + 1, len(files))
-
-
-def _fingerprint(root: Path, files: list[Path], shape: tuple[int, ...]) -> str:
-    """Tell the pixels of other pictures, or of other sizes, apart by name."""
-    digest = hashlib.sha256(repr((str(root.resolve()), shape)).encode())
-    for file in files:
-        status = file.stat()
-        digest.update(repr((str(file.relative_to(root)), status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()[:16]

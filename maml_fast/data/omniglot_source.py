@@ -44,10 +44,11 @@ Drawings = dict[str, list[Drawing]]  # "Alphabet/characterNN" -> its drawings, s
 
 def find_source(root: Path, archive: Archive) -> Source | None:
     """Look for an archive, then for its folder, in `root` and in the subfolders where others keep them."""
-    for subfolder in _SUBFOLDERS:
-        for path in (root / subfolder / f"{archive.name}.zip", root / subfolder / archive.name):
-            if path.is_file() if path.suffix == ".zip" else path.is_dir():
-                return Source(archive, path)
+    for folder in (root / subfolder for subfolder in _SUBFOLDERS):
+        if (zipped := folder / f"{archive.name}.zip").is_file():
+            return Source(archive, zipped)
+        if (unpacked := folder / archive.name).is_dir():
+            return Source(archive, unpacked)
     return None
 
 
@@ -86,7 +87,7 @@ def _check_complete(drawings: Drawings, source: Source, layout: Layout) -> None:
     ]
     if faults:
         first = f" (the first of {len(faults)} faults)" if faults[1:] else ""
-        raise ValueError(f"{source.path}: {faults[0]}{first}; fetch or unpack it again")
+        raise ValueError(f"{source.path}: {faults[0]}{first}; remove it and fetch or unpack it again")
 
 
 def _listing(source: Source) -> AbstractContextManager[Drawings]:
@@ -98,13 +99,15 @@ def _zip_listing(source: Source) -> Iterator[Drawings]:
     try:
         archive = zipfile.ZipFile(source.path)
     except Exception as error:  # on damaged archives zipfile raises errors of many kinds
-        raise ValueError(f"{source.path} cannot be read as a zip archive ({error}); fetch it again") from error
+        raise ValueError(
+            f"{source.path} cannot be read as a zip archive ({error}); remove it and fetch it again"
+        ) from error
     with archive:
         members = {}
         for info in archive.infolist():
             path = _safe_path(info, source.path)
             if path in members:
-                raise ValueError(f"{source.path} holds {info.filename} twice; fetch it again")
+                raise ValueError(f"{source.path} holds {info.filename} twice; remove it and fetch it again")
             if not info.is_dir():
                 members[path] = info
         yield _sorted_drawings(
@@ -133,7 +136,9 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     try:
         return archive.read(info)  # checks the CRC
     except Exception as error:  # and so do its decompressors
-        raise ValueError(f"{path}: {info.filename} is damaged ({error}); fetch the archive again") from error
+        raise ValueError(
+            f"{path}: {info.filename} is damaged ({error}); remove the archive and fetch it again"
+        ) from error
 
 
 @contextmanager
@@ -158,6 +163,6 @@ def _sorted_drawings(top: str, files: Iterable[tuple[PurePosixPath, Drawing]]) -
         if any(part.startswith(".") or part in _LITTER for part in path.parts):
             continue
         if len(path.parts) != 4 or path.parts[0] != top or path.suffix.lower() != ".png":
-            raise ValueError(f"{drawing.where} does not belong into Omniglot; remove it, or fetch the archive again")
+            raise ValueError(f"{drawing.where} does not belong into Omniglot; remove it")
         drawings.setdefault("/".join(path.parts[1:3]), []).append(drawing)
     return drawings
