@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
 import torch
-import torch.fx
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from maml_fast import ops
 
-__all__ = ["BatchStatNorm2d", "ConvBlock", "batch_stat_norm", "conv_block"]
+__all__ = ["BatchStatNorm2d", "ConvBlock", "batch_stat_norm", "conv_block", "traced_as_one"]
+
+P = ParamSpec("P")
 
 
-@torch.fx.wrap  # a trace keeps the call as it is
+def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """Let ``torch.fx`` record a call of ``function(x, ...)`` as one node, as it does for ``torch.nn.functional``."""
+
+    @wraps(function)
+    def call(x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if has_torch_function_unary(x):
+            return handle_torch_function(call, (x,), x, *args, **kwargs)
+        return function(x, *args, **kwargs)
+
+    return call
+
+
+@traced_as_one
 def batch_stat_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[int, ...] | None = None
 ) -> Tensor:
@@ -43,9 +61,15 @@ class BatchStatNorm2d(torch.nn.BatchNorm2d):
         eps: added to the variance.
         affine: whether there is a scale (``weight``, γ) and a shift (``bias``, β).
         gamma: whether, of the two, there is the scale; Finn's net has the shift alone.
+
+    Raises:
+        ValueError: for fewer than one channel, or an ``eps`` that is not positive.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, *, affine: bool = True, gamma: bool = True) -> None:
+        _check_whole("num_features", num_features, least=1)
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps!r}")
         super().__init__(num_features, eps=eps, affine=affine, track_running_stats=False)
         if not gamma:
             self.register_parameter("weight", None)
@@ -105,17 +129,15 @@ class ConvBlock(torch.nn.Module):
         _check_whole("kernel_size", kernel_size, least=1)
         _check_whole("stride", stride, least=1)
         _check_whole("padding", padding, least=0)
-        if pool not in (None, 2):
+        if pool is not None and (isinstance(pool, bool) or pool != 2):
             raise ValueError(f"pool must be 2 or None, got {pool!r}")
-        if not eps > 0:
-            raise ValueError(f"eps must be positive, got {eps!r}")
         self.conv = torch.nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         self.norm = BatchStatNorm2d(out_channels, eps, affine=affine, gamma=gamma)
         self.pool = pool
         self.relu_first = relu_first
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images x [B, Cin, H, W] to features [B, Cout, H', W']."""
+        """Map images x [B, Cin, H, W] to features [B, Cout, H', W'], on the native path channels-last in memory."""
         return conv_block(
             x,
             self.conv.weight,
@@ -134,7 +156,7 @@ class ConvBlock(torch.nn.Module):
         return f"pool={self.pool}, relu_first={self.relu_first}"
 
 
-@torch.fx.wrap
+@traced_as_one
 def conv_block(
     x: Tensor,
     weight: Tensor,
@@ -154,6 +176,8 @@ def conv_block(
     """
     if x.dim() != 4:
         raise ValueError(f"expected images [B, C, H, W], got a tensor of shape {list(x.shape)}")
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(weight.dtype)  # what other layers made of it; this one computes in its parameters' precision
     out = ops.conv_block(
         x[None],  # [1, B, Cin, H, W]
         weight[None],
@@ -166,7 +190,7 @@ def conv_block(
         eps=eps,
         relu_first=relu_first,
     )
-    return out[0]  # [B, Cout, H', W']
+    return out.squeeze(0)  # [B, Cout, H', W']; the gradient of out[0] would be a copy
 
 
 def _check_whole(name: str, value: int, least: int) -> None:

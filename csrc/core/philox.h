@@ -41,8 +41,8 @@ MF_HD inline PhiloxBlock Philox4x32(PhiloxBlock counter, std::uint64_t key) {
 
 // An integer in [0, n), n >= 1: floor(u * n / 2^64) for the 64-bit number u made of words 0 (low) and 1 (high).
 //
-// No rejection, hence no loop and one block per draw. Each value's probability is off by less than 2^-64, so a draw from
-// a million differs from a uniform one by less than 1e-13 in total variation.
+// No rejection, hence no loop and one block per draw. Each value's probability is off by less than 2^-64, so a draw
+// from a million differs from a uniform one by less than 1e-13 in total variation.
 MF_HD inline std::uint32_t UniformBelow(PhiloxBlock bits, std::uint32_t n) {
   const std::uint64_t low = std::uint64_t{bits.word[0]} * n;
   const std::uint64_t high = std::uint64_t{bits.word[1]} * n;

@@ -19,7 +19,8 @@ Shuffler::Shuffler(std::int64_t max_n) : places_(max_n) { std::iota(places_.begi
 void Shuffler::Shuffle(const EpisodeDraws& draws, std::uint32_t stream, std::int64_t n, std::int64_t k,
                        std::int64_t* out) {
   for (std::int64_t i = 0; i < k; ++i) {
-    const std::int64_t other = i + draws.Below(stream, static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(n - i));
+    const std::int64_t other =
+        i + draws.Below(stream, static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(n - i));
     std::swap(places_[i], places_[other]);
     out[i] = places_[i];
   }

@@ -17,7 +17,8 @@ struct EpisodeSpec {
   bool rotate;
 };
 
-// The images of all classes, flat; class i owns images[starts[i]] to images[starts[i] + counts[i] - 1]. Nothing is owned.
+// The images of all classes, flat, in somebody else's memory. Class i has images[starts[i]] and the counts[i] - 1 after
+// it.
 struct BankView {
   const std::uint8_t* images;  // [M, C, H, W]
   const std::int64_t* starts;  // [n_classes]
@@ -32,8 +33,8 @@ struct BankView {
 
 // One image of an episode.
 struct Pick {
-  std::int64_t image;        // row of BankView::images
-  std::int64_t label;        // 0..n_way-1
+  std::int64_t image;          // row of BankView::images
+  std::int64_t label;          // 0..n_way-1
   std::int32_t quarter_turns;  // 0..3, counter-clockwise
 };
 
@@ -55,6 +56,7 @@ class EpisodePicker {
  public:
   EpisodePicker(const EpisodeSpec& spec, const BankView& bank);
 
+  // Draws the episode with this number; support() and query() hold it until the next call.
   void PickEpisode(std::uint64_t episode);
 
   const std::vector<Pick>& support() const { return support_; }  // [n_way * k_shot]
@@ -67,8 +69,8 @@ class EpisodePicker {
   EpisodeSpec spec_;
   BankView bank_;
   Shuffler shuffler_;
-  std::vector<std::int64_t> classes_;   // [n_way]
-  std::vector<std::int64_t> chosen_;    // [largest n * k]: one shuffle's outcome
+  std::vector<std::int64_t> classes_;              // [n_way]
+  std::vector<std::int64_t> chosen_;               // [largest n * k]: one shuffle's outcome
   std::vector<Pick> support_items_, query_items_;  // by slot, before they are ordered
   std::vector<Pick> support_, query_;
 };

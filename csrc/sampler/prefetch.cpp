@@ -1,9 +1,13 @@
 #include "sampler/prefetch.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -14,11 +18,13 @@ class Prefetcher::Pool {
  public:
   Pool(const SamplerConfig& config, int threads) {
     for (int i = 0; i < threads; ++i) writers_.emplace_back(config);
+    threads_.reserve(writers_.size());
     try {
       for (EpisodeWriter& writer : writers_) threads_.emplace_back([this, &writer] { Work(&writer); });
-    } catch (...) {
+    } catch (const std::exception& error) {
       Stop();
-      throw;
+      throw std::runtime_error("can't start " + std::to_string(threads) + " prefetching threads (" + error.what() +
+                               "); ask for fewer threads, or prefetch=0");
     }
   }
 
@@ -58,6 +64,9 @@ class Prefetcher::Pool {
   }
 
   void Work(EpisodeWriter* writer) noexcept {
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "maml-prefetch");  // what top -H and debuggers show
+#endif
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       work_.wait(lock, [this] { return stopping_ || next_job_ < jobs_.size(); });
@@ -101,13 +110,13 @@ void Prefetcher::Wait() {
 
 void Prefetcher::Close() noexcept {
   pending_.clear();
-  if (pool_ != nullptr && owner_ != getpid()) pool_.release();
+  if (pool_ != nullptr && owner_ != getpid()) (void)pool_.release();
   pool_.reset();
 }
 
 void Prefetcher::RestartAfterFork() {
   if (owner_ == getpid()) return;
-  pool_.release();  // its threads live in the parent, and one may hold the lock for ever: leave it all as it is
+  (void)pool_.release();  // its threads live in the parent, and one may hold the lock for ever: leave it all as it is
   pool_ = std::make_unique<Pool>(config_, threads_);
   owner_ = getpid();
   for (const Request& request : pending_) pool_->Submit(request);

@@ -13,12 +13,12 @@ namespace maml_fast {
 
 // Fills meta-batches in the background. What is written does not depend on the number of threads.
 //
-// Submit, Wait and Close belong to one consumer thread; the buffers must outlive Close (or the destructor, which closes).
-// Safe across fork: a child has none of its parent's threads, so there the first call starts new ones, which make the
-// batches under way once more, and the parent's threads and locks are never touched.
+// Submit, Wait and Close belong to one consumer thread; the buffers must outlive Close (or the destructor, which
+// closes). Safe across fork: a child has none of its parent's threads, so there the first call starts new ones, which
+// make the batches under way once more, and the parent's threads and locks are never touched.
 class Prefetcher {
  public:
-  // Starts `threads` >= 1 threads. Throws std::system_error where the system refuses one, with none left running.
+  // Starts `threads` >= 1 threads. Throws std::runtime_error where the system refuses one, with none left running.
   Prefetcher(const SamplerConfig& config, int threads);
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maml_fast import native
-from maml_fast.data import numpy_sampler
+from maml_fast.data import checks, numpy_sampler
 from maml_fast.data.bank import ImageBank
 
 __all__ = ["EpisodeSampler", "Episodes", "check_episodes"]
@@ -27,7 +27,7 @@ MAX_SHUFFLE = 2**31  # places that one shuffle of the sampler can have
 class Episodes(NamedTuple):
     """``T`` episodes of ``N`` classes: ``K`` labelled images per class to adapt to, ``Q`` to be judged on.
 
-    A plain tuple of tensors in this order; make one from tensors of your own by ``Episodes(x_spt, y_spt, x_qry, y_qry)``.
+    A plain tuple of tensors in this order; ``Episodes(x_spt, y_spt, x_qry, y_qry)`` makes one from tensors of your own.
     Images may have any shape beyond the first two dimensions.
     """
 
@@ -59,7 +59,7 @@ class Episodes(NamedTuple):
         return Episodes(*map(move, self))
 
 
-def check_episodes(episodes: Iterable[Tensor], n_way: int | None = None, *, classification: bool = True) -> Episodes:
+def check_episodes(episodes: Sequence[Tensor], n_way: int | None = None, *, classification: bool = True) -> Episodes:
     """Return these four tensors as `Episodes`, or say what is wrong with them.
 
     Args:
@@ -72,84 +72,22 @@ def check_episodes(episodes: Iterable[Tensor], n_way: int | None = None, *, clas
         TypeError: not four tensors, images that are not floating point, labels that are not int64.
         ValueError: shapes, devices or dtypes that disagree, no images, labels out of range, NaN or infinity.
     """
-    checked = _as_episodes(episodes)
-    _check_shapes(checked, classification)
-    _check_types(checked, classification)
-    for name, tensor in zip(Episodes._fields, checked, strict=True):
-        if tensor.is_floating_point():
-            _check_finite(name, tensor)
-        elif classification:
-            _check_labels(name, tensor, n_way)
+    checks.check_tensors(episodes, Episodes._fields)
+    checked = Episodes(*episodes)
+    checks.check_shapes(checked, classification)
+    checks.check_types(checked, classification)
+    checks.check_values(checked, n_way, classification)
     return checked
-
-
-def _as_episodes(episodes: Iterable[Tensor]) -> Episodes:
-    parts = tuple(episodes) if isinstance(episodes, tuple | list) else ()
-    if len(parts) != 4:
-        got = f"{len(parts)} of them" if parts else type(episodes).__name__
-        raise TypeError(f"episodes must be four tensors, (x_spt, y_spt, x_qry, y_qry), got {got}")
-    for name, part in zip(Episodes._fields, parts, strict=True):
-        if not isinstance(part, Tensor):
-            raise TypeError(f"{name} must be a torch tensor, got {type(part).__name__}; use torch.as_tensor")
-    return Episodes(*parts)
-
-
-def _check_shapes(episodes: Episodes, classification: bool) -> None:
-    shapes = ", ".join(f"{n} {list(x.shape)}" for n, x in zip(Episodes._fields, episodes, strict=True))
-    if any(x.dim() < 3 for x in (episodes.x_spt, episodes.x_qry)):
-        raise ValueError(f"images must be [episodes, images, ...], at least three dimensions, got {shapes}")
-    if any(y.dim() != 2 if classification else y.dim() < 2 for y in (episodes.y_spt, episodes.y_qry)):
-        raise ValueError(f"labels must be [episodes, images], one for each image, got {shapes}")
-    if any(0 in x.shape for x in episodes):
-        raise ValueError(f"episodes must not be empty, got {shapes}")
-    if len({x.shape[0] for x in episodes}) != 1:
-        raise ValueError(f"all four must have the same number of episodes (dimension 0), got {shapes}")
-    for half, x, y in (("support", episodes.x_spt, episodes.y_spt), ("query", episodes.x_qry, episodes.y_qry)):
-        if x.shape[1] != y.shape[1]:
-            raise ValueError(f"{half}: {x.shape[1]} images but {y.shape[1]} labels in each episode, got {shapes}")
-    if episodes.x_spt.shape[2:] != episodes.x_qry.shape[2:]:
-        raise ValueError(f"support and query images must have the same shape, got {shapes}")
-
-
-def _check_types(episodes: Episodes, classification: bool) -> None:
-    for name, tensor in zip(Episodes._fields, episodes, strict=True):
-        if name.startswith("x") and not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; scale it, as in {name}.float() / 255")
-        if name.startswith("y") and classification and tensor.dtype != torch.int64:
-            raise TypeError(f"{name} must hold class numbers as torch.int64, got {tensor.dtype}; use {name}.long()")
-    if episodes.x_spt.dtype != episodes.x_qry.dtype:
-        raise ValueError(f"x_spt is {episodes.x_spt.dtype} but x_qry is {episodes.x_qry.dtype}; make them alike")
-    devices = [str(x.device) for x in episodes]
-    if len(set(devices)) != 1:
-        raise ValueError(f"all four must be on one device, got {', '.join(devices)}; use Episodes.to(device)")
-
-
-def _check_finite(name: str, tensor: Tensor) -> None:
-    tensor = tensor.detach()
-    if torch.isfinite(tensor.sum()):  # far cheaper than a look at every value; a sum that overflows is looked at below
-        return
-    finite = torch.isfinite(tensor)
-    if not finite.all():
-        t, i = (int(place) for place in (~finite).nonzero()[0][:2])
-        raise ValueError(f"{name} holds NaN or infinity, first in image {i} of episode {t}; clean the data")
-
-
-def _check_labels(name: str, labels: Tensor, n_way: int | None) -> None:
-    smallest, largest = (int(x) for x in torch.aminmax(labels))
-    if smallest < 0:
-        raise ValueError(f"{name} holds label {smallest}; labels are class numbers from 0")
-    if n_way is not None and largest >= n_way:
-        raise ValueError(f"{name} holds label {largest}, but with {n_way} classes labels are 0 to {n_way - 1}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EpisodeSampler(Dataset[Episodes]):
     """Draws few-shot episodes from an image bank, a meta-batch at a time.
 
-    An episode has ``n_way`` distinct classes, labelled 0 to ``n_way - 1`` in the order they were drawn, and of each class
+    An episode has ``n_way`` distinct classes, labelled 0 to ``n_way - 1`` in the order they were drawn, and of each
     ``k_shot`` support and ``k_query`` query images, all distinct; support and query are each shuffled. Episode number
-    ``e`` of a seed is always the same, bit for bit, whatever the meta-batch size, threads, prefetching or backend;
-    random numbers come from Philox4x32-10 keyed by the seed and counted by the episode.
+    ``e`` of a seed is always the same, bit for bit, whatever the meta-batch size, threads, prefetching or backend: its
+    random numbers come from Philox4x32-10, keyed by the seed and counted by the episode.
 
     Iterate over it (every ``iter`` starts anew at `start_episode`), or take any meta-batch by `batch`. Iteration
     prefetches in native threads. With `batches` given it is a map-style data set too, so that
@@ -193,9 +131,10 @@ class EpisodeSampler(Dataset[Episodes]):
         self._check_integer("seed", 0, 2**64 - 1)
         self._check_integer("start_episode", 0, 2**63 - 1)
         self._check_integer("prefetch", 0)
-        for name in ("batches", "threads"):
-            if getattr(self, name) is not None:
-                self._check_integer(name, 1)
+        if self.batches is not None:
+            self._check_integer("batches", 1)
+        if self.threads is not None:
+            self._check_integer("threads", 1, 1024)
         if self.scale not in numpy_sampler.SCALES:
             raise ValueError(f"scale must be one of {', '.join(numpy_sampler.SCALES)}, got {self.scale!r}")
         if not isinstance(self.rotate, bool):
@@ -225,7 +164,7 @@ class EpisodeSampler(Dataset[Episodes]):
             i = int(np.flatnonzero(bank.counts < needed)[0])
             raise ValueError(
                 f"class {i} ({bank.class_names[i]!r}) of bank {bank.name!r} has {bank.counts[i]} images, but k_shot + "
-                f"k_query is {self.k_shot} + {self.k_query} = {needed}; lower them, or leave the class out (bank.select)"
+                f"k_query is {self.k_shot} + {self.k_query} = {needed}; lower them, or drop the class by bank.select"
             )
         _, height, width = bank.image_shape
         if self.rotate and height != width:
@@ -241,9 +180,7 @@ class EpisodeSampler(Dataset[Episodes]):
         first = self._first_episode(i)
         library = native.library()
         if library is None:
-            arrays = numpy_sampler.make_batch(
-                self.bank, self._table(), first, self.meta_batch_size, **self._spec()
-            )
+            arrays = numpy_sampler.make_batch(self.bank, self._table(), first, self.meta_batch_size, **self._spec())
             return Episodes(*map(torch.from_numpy, arrays))
         episodes = self._allocate()
         self._native(library).write(first, *(x.numpy() for x in episodes))
@@ -283,7 +220,7 @@ class EpisodeSampler(Dataset[Episodes]):
             raise IndexError(f"there is no meta-batch {i}; this sampler has {held}, counted from 0")
         first = self.start_episode + i * self.meta_batch_size
         if first + self.meta_batch_size > 2**64:
-            raise IndexError(f"meta-batch {i} lies beyond episode 2**64, the last there is")
+            raise IndexError(f"meta-batch {i} needs episode numbers beyond 2**64 - 1, the last")
         return first
 
     def _spec(self) -> dict[str, Any]:
