@@ -327,6 +327,16 @@ def tensor_checked(m: Net, x: Tensor) -> Tensor:
     return F.relu(m.bn(m.conv(x)))
 
 
+def computed_checked(m: Net, x: Tensor) -> Tensor:
+    y = m.block(x)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def attributes_first(m: Net, x: Tensor) -> Tensor:
+    y = F.relu(m.bn(m.conv(x)))
+    return torch.matmul(y.mT, y).add_(x.shape[1])
+
+
 def torch_batch_norm(m: Net, x: Tensor) -> Tensor:
     y = torch.conv2d(x, m.conv.weight, None, padding=(1, 1))
     y = torch.batch_norm(y, m.bn.weight, m.bn.bias, m.bn.running_mean, m.bn.running_var, m.training, 0.1, 1e-5, False)
@@ -448,6 +458,8 @@ FORWARDS = [
     net("no_grad inside", no_gradient, 2, block=block(), other=block3()),
     net("attribute set", attribute_set, block=block()),
     net("isinstance", tensor_checked),
+    net("isinstance of a computed value", computed_checked, block=block()),
+    net("attributes first", attributes_first),
     net("unpacked shape", lambda m, x: F.relu(m.bn(m.conv(x))).reshape(x.shape[0], -1)),
 ]
 

@@ -99,7 +99,11 @@ def test_calls_unlike_the_recorded_one_are_right() -> None:
     ids=["random", "torch", "numpy"],
 )
 def test_random_numbers_of_forward_are_not_frozen(draw: object) -> None:
-    fused, x = fuse(Random(draw).double()), images()
+    model = Random(draw)
+    before = torch.get_rng_state()
+    fused = fuse(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    x = images()
     assert len(fused.report.fused) == 1
     assert "forward: could not be recorded (forward draws random numbers of its own)" in fused.report.left
     assert not torch.equal(fused(x), fused(x))
