@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -122,7 +123,9 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def answer(library: Path) -> int:
-    return native._import(library).answer()
+    spec = importlib.util.spec_from_file_location(_build.NAME, library)
+    assert spec is not None
+    return importlib.util.module_from_spec(spec).answer()
 
 
 # ---- the build
@@ -440,6 +443,17 @@ def test_threads_that_start_together_load_one_library(fresh, built, monkeypatch)
     assert len(seen) == 8
     assert all(module is not None for module in seen)
     assert len(loads) == 1
+
+
+def test_callbacks_are_called_once_whether_they_come_before_or_after_the_library(fresh, built, monkeypatch):
+    monkeypatch.setenv("MAML_FAST_CACHE", str(built[1]))
+    called = []
+    native.when_loaded(lambda: called.append("before"))
+    assert called == []
+    native.library()
+    native.when_loaded(lambda: called.append("after"))
+    native.library()
+    assert called == ["before", "after"]
 
 
 def test_compiled_code_follows_the_choice(fresh, built, monkeypatch):
