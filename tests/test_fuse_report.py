@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from fuse_zoo import Conv4Plain, Residual, layers
+from fuse_nets import Conv4Plain, Residual, layers
 from torch import Tensor, nn
 
 from maml_fast.fuse import fuse
