@@ -1,12 +1,12 @@
 """Task-batched MAML through fused conv-BN-ReLU-pool kernels: forward, backward and double backward.
 
-    import maml_fast as mf
+import maml_fast as mf
 
-    bank = mf.data.load("strokes")["train"]
-    sampler = mf.EpisodeSampler(bank, n_way=5, k_shot=1, k_query=15, meta_batch_size=32)
-    maml = mf.MAML(mf.models.Conv4(n_way=5), inner_lr=0.4, inner_steps=1, order=2)
-    for episodes in sampler:
-        maml(episodes).loss.backward()
+bank = mf.data.load("strokes")["train"]
+sampler = mf.EpisodeSampler(bank, n_way=5, k_shot=1, k_query=15, meta_batch_size=32)
+maml = mf.MAML(mf.models.Conv4(n_way=5), inner_lr=0.4, inner_steps=1, order=2)
+for episodes in sampler:
+    maml(episodes).loss.backward()
 """
 
 from importlib.metadata import PackageNotFoundError, version
