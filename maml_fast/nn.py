@@ -137,7 +137,7 @@ class ConvBlock(torch.nn.Module):
         self.relu_first = relu_first
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images x [B, Cin, H, W] to features [B, Cout, H', W']."""
+        """Map images x [B, Cin, H, W] to features [B, Cout, H', W'], on the native path channels-last in memory."""
         return conv_block(
             x,
             self.conv.weight,
@@ -176,6 +176,8 @@ def conv_block(
     """
     if x.dim() != 4:
         raise ValueError(f"expected images [B, C, H, W], got a tensor of shape {list(x.shape)}")
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(weight.dtype)  # what other layers made of it; this one computes in its parameters' precision
     out = ops.conv_block(
         x[None],  # [1, B, Cin, H, W]
         weight[None],
@@ -188,7 +190,7 @@ def conv_block(
         eps=eps,
         relu_first=relu_first,
     )
-    return out[0]  # [B, Cout, H', W']
+    return out.squeeze(0)  # [B, Cout, H', W']; the gradient of out[0] would be a copy
 
 
 def _check_whole(name: str, value: int, least: int) -> None:
