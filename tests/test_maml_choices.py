@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,19 @@ def test_choice_of_what_adapts(model, episodes, adapt, adapted):
     assert all(
         (g != 0).any() for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if name != "0.bias"
     )
+
+
+def test_numbers_of_numpy_are_numbers(model, episodes):
+    maml = MAML(model, inner_lr=np.float32(0.5), inner_steps=np.int64(2))
+    assert (maml.inner_lr, maml.inner_steps) == (0.5, 2)
+    assert maml(episodes).loss == MAML(model, 0.5, 2)(episodes).loss
+
+
+def test_model_rebuilt_under_its_maml(model, episodes):
+    maml = MAML(model, inner_lr=0.4)
+    model.append(nn.Linear(5, 5).double())
+    with pytest.raises(RuntimeError, match=r"'7.bias', '7.weight'.*new MAML"):
+        maml(episodes)
 
 
 def test_frozen_parameters_stay(model, episodes):
