@@ -1,0 +1,11 @@
+// The Python face of the library. Tensor operators register themselves with torch, from their own files.
+#include <pybind11/pybind11.h>
+
+namespace maml_fast {
+void BindSampler(pybind11::module_& m);
+}  // namespace maml_fast
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "Native kernels of maml_fast.";
+  maml_fast::BindSampler(m);
+}

@@ -1,0 +1,87 @@
+"""What compiling needs of this machine: a C++ compiler, Python's headers, ninja, cores."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["BuildError", "Compiler", "check_python_headers", "find_compiler", "find_ninja", "job_count"]
+
+
+class BuildError(RuntimeError):
+    """Why there is no compiled library, and what would mend it: one line without a full stop."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler that runs."""
+
+    path: str
+    version: str  # first line of --version
+
+    def __str__(self) -> str:
+        """Family and number, such as ``g++ 12.2.0``."""
+        words = self.version.split()
+        if "clang" in words:
+            number = words[words.index("version") + 1] if "version" in words[:-1] else words[-1]
+            return f"clang++ {number}"
+        return f"g++ {words[-1]}"
+
+
+def find_compiler() -> Compiler:
+    """Return the compiler that ``CXX`` names, else the first of c++, g++ and clang++; BuildError if there is none."""
+    asked = os.environ.get("CXX")
+    for command in [asked] if asked else ["c++", "g++", "clang++"]:
+        if path := shutil.which(command):
+            return Compiler(path, _version(path))
+    if asked:
+        raise BuildError(f"CXX={asked!r} names no program; set it to one C++ compiler, without arguments, or unset it")
+    raise BuildError("no C++ compiler found (c++, g++, clang++): install g++, or name one in CXX")
+
+
+def _version(path: str) -> str:
+    try:
+        told = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}
+        )
+    except OSError as error:
+        raise BuildError(f"the C++ compiler {path} does not run: {error}") from error
+    if told.returncode != 0 or not told.stdout.strip():
+        raise BuildError(f"the C++ compiler {path} does not answer --version: {told.stderr.strip() or 'no output'}")
+    return told.stdout.strip().splitlines()[0]
+
+
+def check_python_headers() -> None:
+    """Raise BuildError where Python came without its headers, as a system's own Python often does."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        raise BuildError(f"Python's own headers are missing ({header}): install python3-dev, or what it is called here")
+
+
+def find_ninja() -> str:
+    """Return the path of ninja: on PATH, or as pip installed it, which an environment not activated has off PATH."""
+    if path := shutil.which("ninja"):
+        return path
+    try:
+        import ninja
+    except ImportError:
+        raise BuildError("ninja is missing: pip install ninja") from None
+    path = shutil.which("ninja", path=ninja.BIN_DIR)
+    if path is None:
+        raise BuildError(f"ninja is missing from {ninja.BIN_DIR}: pip install --force-reinstall ninja")
+    return path
+
+
+def job_count(n_sources: int) -> int:
+    """Return how many files to compile at once: ``MAX_JOBS``, else at most the cores that this process may use."""
+    asked = os.environ.get("MAX_JOBS")
+    if not asked:
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(usable, n_sources))
+    if not asked.isdecimal() or int(asked) == 0:  # ninja would take 0 for as many as it likes
+        raise BuildError(f"MAX_JOBS={asked!r} is not a positive whole number")
+    return int(asked)

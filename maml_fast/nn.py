@@ -1,0 +1,174 @@
+"""Layers of one task's network, which ``torch.func.vmap`` turns into layers of many tasks' networks."""
+
+from __future__ import annotations
+
+import torch
+import torch.fx
+from torch import Tensor
+
+from maml_fast import ops
+
+__all__ = ["BatchStatNorm2d", "ConvBlock", "batch_stat_norm", "conv_block"]
+
+
+@torch.fx.wrap  # a trace keeps the call as it is
+def batch_stat_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[int, ...] | None = None
+) -> Tensor:
+    """Normalise x [B, C, ...] by the biased statistics of this very batch (Ioffe & Szegedy 2015, eq. 1-4).
+
+    Equals ``F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)``, written in elementary operations
+    because ``vmap(grad(...))`` over ``F.batch_norm`` gives a wrong second-order gradient in silence. A ``ValueError``
+    says so if x has another number of axes than ``axes`` allows.
+    """
+    if axes is not None and x.dim() not in axes:
+        wanted = " or ".join(f"{n}-D" for n in axes)
+        raise ValueError(f"batch norm expected {wanted} input, got a tensor of shape {list(x.shape)}")
+    dims = [d for d in range(x.dim()) if d != 1]
+    shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+    centred = x - x.mean(dim=dims, keepdim=True)
+    z = centred * torch.rsqrt((centred * centred).mean(dim=dims, keepdim=True) + eps)
+    if weight is not None:
+        z = z * weight.view(shape)
+    if bias is not None:
+        z = z + bias.view(shape)
+    return z
+
+
+class BatchStatNorm2d(torch.nn.BatchNorm2d):
+    """A ``BatchNorm2d`` that takes the batch's own statistics in ``train()`` and ``eval()`` alike and keeps no others.
+
+    Args:
+        num_features: channels C of the input [B, C, H, W].
+        eps: added to the variance.
+        affine: whether there is a scale (``weight``, γ) and a shift (``bias``, β).
+        gamma: whether, of the two, there is the scale; Finn's net has the shift alone.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, *, affine: bool = True, gamma: bool = True) -> None:
+        super().__init__(num_features, eps=eps, affine=affine, track_running_stats=False)
+        if not gamma:
+            self.register_parameter("weight", None)
+
+    def reset_parameters(self) -> None:
+        """Set the scale to one and the shift to zero, where there is one."""
+        if self.weight is not None:
+            torch.nn.init.ones_(self.weight)
+        if self.bias is not None:
+            torch.nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [B, C, H, W] to its normalised self, same shape."""
+        return batch_stat_norm(x, self.weight, self.bias, self.eps, axes=(4,))
+
+
+class ConvBlock(torch.nn.Module):
+    """Convolution, batch norm on the batch's own statistics, ReLU and max-pool as one operation.
+
+    The parameters are ``conv.weight``, ``conv.bias``, ``norm.weight`` (γ) and ``norm.bias`` (β), initialised as in
+    :class:`torch.nn.Conv2d` and :class:`torch.nn.BatchNorm2d`.
+
+    Args:
+        in_channels, out_channels: channels of the input and the output.
+        kernel_size: side of the square kernel; 1, 3 and 5 have native kernels.
+        stride: step of the convolution; 1 to 3 have native kernels.
+        padding: zeros around the image, on every side.
+        pool: 2 for a 2x2 max-pool with stride 2 (odd sizes lose the last row or column), ``None`` for no pooling.
+        bias: whether the convolution has a bias. Its gradient is exactly zero where batch norm follows directly.
+        affine: whether batch norm has parameters at all.
+        gamma: whether, if it has, the scale is one of them.
+        eps: added to the variance.
+        relu_first: convolution, ReLU, batch norm, pool, instead of convolution, batch norm, ReLU, pool.
+
+    Raises:
+        ValueError: for a size, stride or padding that no convolution can have, or a ``pool`` other than 2 or ``None``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: int = 1,
+        pool: int | None = 2,
+        bias: bool = True,
+        affine: bool = True,
+        gamma: bool = True,
+        eps: float = 1e-5,
+        relu_first: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_whole("in_channels", in_channels, least=1)
+        _check_whole("out_channels", out_channels, least=1)
+        _check_whole("kernel_size", kernel_size, least=1)
+        _check_whole("stride", stride, least=1)
+        _check_whole("padding", padding, least=0)
+        if pool not in (None, 2):
+            raise ValueError(f"pool must be 2 or None, got {pool!r}")
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps!r}")
+        self.conv = torch.nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+        self.norm = BatchStatNorm2d(out_channels, eps, affine=affine, gamma=gamma)
+        self.pool = pool
+        self.relu_first = relu_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images x [B, Cin, H, W] to features [B, Cout, H', W']."""
+        return conv_block(
+            x,
+            self.conv.weight,
+            self.conv.bias,
+            self.norm.weight,
+            self.norm.bias,
+            stride=self.conv.stride[0],
+            padding=int(self.conv.padding[0]),
+            pool=self.pool,
+            eps=self.norm.eps,
+            relu_first=self.relu_first,
+        )
+
+    def extra_repr(self) -> str:
+        """Say what the two layers printed below do not."""
+        return f"pool={self.pool}, relu_first={self.relu_first}"
+
+
+@torch.fx.wrap
+def conv_block(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    *,
+    stride: int,
+    padding: int,
+    pool: int | None,
+    eps: float,
+    relu_first: bool,
+) -> Tensor:
+    """:func:`maml_fast.ops.conv_block` for one task: x [B, Cin, H, W], weight [Cout, Cin, k, k], the rest [Cout].
+
+    Under ``torch.func.vmap`` the operation's batching rule puts the mapped tasks where the one task is here.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"expected images [B, C, H, W], got a tensor of shape {list(x.shape)}")
+    out = ops.conv_block(
+        x[None],  # [1, B, Cin, H, W]
+        weight[None],
+        None if bias is None else bias[None],
+        None if gamma is None else gamma[None],
+        None if beta is None else beta[None],
+        stride=stride,
+        padding=padding,
+        pool=pool,
+        eps=eps,
+        relu_first=relu_first,
+    )
+    return out[0]  # [B, Cout, H', W']
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
