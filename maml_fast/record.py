@@ -22,6 +22,8 @@ import filelock
 import numpy
 import torch
 
+from maml_fast.board import Board
+
 __all__ = ["CHECKPOINT_FORMAT", "MetricsLog", "RunFolder", "describe_machine", "read_metrics", "write_atomically"]
 
 CHECKPOINT_FORMAT = 1
@@ -30,7 +32,7 @@ Row = dict[str, Any]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step: readers, and kills, meet the old file or the new one, never a part."""
+    """Replace ``path`` by ``content`` in one step: a reader or a kill meets the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: the next write overwrites what a kill left
     try:
         with open(temporary, "wb") as file:
@@ -107,13 +109,18 @@ class RunFolder:
         """One test episode, before and after adaptation."""
         return self.path / "episode.png"
 
+    @property
+    def summary(self) -> Path:
+        """Result of a complete run."""
+        return self.path / "summary.json"
+
     def evaluation(self, split: str, inner_steps: int, seed: int) -> Path:
         """Result of one evaluation; repeating it with another split, step count or seed writes another file."""
         return self.path / f"evaluation-{split}-{inner_steps}steps-seed{seed}.json"
 
     @staticmethod
     def create(out: Path | str | None, stem: str, parent: Path | str = "runs") -> RunFolder:
-        """Claim a new folder: ``out``, which must be new or empty, or else the first free ``parent/stem-001``, ``-002``.
+        """Claim a new folder: ``out``, which must be new or empty, or the first free ``parent/stem-001``, ``-002``, ...
 
         Raises:
             FileExistsError: ``out`` is a file, or a folder that holds something.
@@ -235,21 +242,25 @@ def _claim_next(parent: Path, stem: str) -> Path:
 class MetricsLog:
     """Append-only ``metrics.jsonl``, one flushed line per row, so a kill loses at most the row being written."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, board: Board | None = None):
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for the whole run
+        self._board = board
 
     def append(self, row: Row) -> None:
         """Write one row; raises ValueError for NaN or infinity, which JSON does not have."""
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._board is not None:
+            self._board.append(row)
 
     def sync(self) -> None:
         """Put the rows on disk: called before a checkpoint, which must never be newer than its metrics."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and the board."""
         self._file.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -1,0 +1,151 @@
+"""What a run works with, made from its arguments: data, model, MAML, samplers; and what is measured and drawn with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from maml_fast import data, native
+from maml_fast.data.bank import ImageBank
+from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.maml import MAML, evaluate
+from maml_fast.plots import EpisodePicture, draw_episode, draw_learning_curve
+from maml_fast.recipes import TrainConfig, make_model
+from maml_fast.record import Row, RunFolder, write_atomically
+
+__all__ = ["Workbench"]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The objects of one run."""
+
+    config: TrainConfig
+    banks: Mapping[str, ImageBank]  # split name -> its classes
+    maml: MAML
+
+    @classmethod
+    def open(cls, config: TrainConfig) -> Workbench:
+        """Load the data, make the model, and check that episodes as asked can be drawn from every split.
+
+        Raises:
+            FileNotFoundError, ValueError: the data set is missing, damaged or too small.
+        """
+        banks = data.load(config.dataset, config.root)
+        model = make_model(config, banks["train"].image_shape)
+        maml = MAML(model, config.inner_lr, config.inner_steps, config.order, learn_inner_lr=config.learn_inner_lr)
+        bench = cls(config, banks, maml.to(config.device))
+        for split in banks:
+            bench.sampler(split)  # raises where the classes are too few or too small
+        return bench
+
+    def training_sampler(self, iteration: int, iterations: int) -> EpisodeSampler:
+        """The episodes of ``iterations`` meta-iterations after ``iteration``: the same ones after any resume."""
+        config = self.config
+        return self._sampler(
+            "train",
+            config.seed,
+            rotate=config.rotate,
+            start_episode=iteration * config.meta_batch_size,
+            batches=iterations,
+        )
+
+    def sampler(self, split: str, seed: int | None = None) -> EpisodeSampler:
+        """Episodes to evaluate on: endless, never rotated, the same ones for a seed (default: the run's)."""
+        return self._sampler(split, self.config.seed if seed is None else seed)
+
+    def _sampler(self, split: str, seed: int, **options: Any) -> EpisodeSampler:
+        config = self.config
+        return EpisodeSampler(
+            self.banks[split],
+            config.n_way,
+            config.k_shot,
+            config.k_query,
+            config.meta_batch_size,
+            seed,
+            scale=config.scale,
+            **options,
+        )
+
+    def evaluate(self, split: str, episodes: int, seed: int | None = None) -> Row:
+        """Accuracy on a split with its 95 % interval, after the last inner step and after every one."""
+        steps = self.config.steps_in_evaluation
+        result = evaluate(self.maml, self.sampler(split, seed), episodes=episodes, inner_steps=steps)
+        return {
+            "split": split,
+            "accuracy": result.accuracy,
+            "interval": result.interval,
+            "accuracies": list(result.accuracies),
+            "intervals": list(result.intervals),
+            "episodes": result.episodes,
+            "inner_steps": result.inner_steps,
+            "batch_norm": result.batch_norm,
+        }
+
+    def facts(self) -> dict[str, str]:
+        """What is said at the start of a run: backend, fusion, batch-norm policy, data and splits."""
+        sizes = ", ".join(f"{split} {len(bank)} classes" for split, bank in self.banks.items())
+        shape = " x ".join(map(str, self.banks["train"].image_shape))
+        return {
+            "backend": str(native.backend()),
+            "fused": str(self.maml.fusion),
+            "batch norm": self.maml.batch_norm,
+            "data": f"{self.banks['train'].name}, images {shape}, {sizes}",
+        }
+
+    def describe_data(self) -> dict[str, Row]:
+        """Splits with a hash each, so that a run cannot go on, or be evaluated, on other data by mistake."""
+        return {
+            split: {"classes": len(bank), "images": int(bank.counts.sum()), "sha256": _fingerprint(bank)}
+            for split, bank in self.banks.items()
+        }
+
+    def check_data(self, record: Row, folder: RunFolder) -> None:
+        """Raise ValueError unless the data are those that ``config.json``'s content names."""
+        now, then = self.describe_data(), record.get("data")
+        if now != then:
+            raise ValueError(
+                f"the data are not those of {folder.path}: class names, counts or pixels differ; give its data by root"
+            )
+
+    def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float) -> None:
+        """Write learning_curve.png."""
+        write_atomically(
+            folder.learning_curve, draw_learning_curve(rows, self.config.title, self.config.n_way, seconds)
+        )
+
+    def draw_episode(self, folder: RunFolder) -> None:
+        """Write episode.png: the first test episode."""
+        config, maml = self.config, self.maml
+        episodes = self.sampler("test").batch(0).to(config.device)
+        episode = Episodes(*(tensor[:1] for tensor in episodes))  # [1, ...]
+        steps = config.steps_in_evaluation
+        with torch.no_grad():
+            before, after = (
+                maml.predict(maml.adapt(episode.x_spt, episode.y_spt, inner_steps=count), episode.x_qry).argmax(-1)
+                for count in (0, steps)
+            )
+        tensors = (episode.x_spt, episode.y_spt, episode.x_qry, episode.y_qry, before, after)
+        support, support_labels, query, query_labels, *predictions = (tensor[0].cpu().numpy() for tensor in tensors)
+        picture = EpisodePicture(
+            self._as_seen(support), support_labels, self._as_seen(query), query_labels, *predictions
+        )
+        title = f"One test episode · {config.dataset} · {config.n_way}-way {config.k_shot}-shot"
+        write_atomically(folder.episode, draw_episode(picture, title, steps))
+
+    def _as_seen(self, images: np.ndarray) -> np.ndarray:
+        """Scaled pixels back to 0-1 with their own black and white."""
+        return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
+
+
+def _fingerprint(bank: ImageBank) -> str:
+    """SHA-256 over class names, counts, the shape of the images, and every class's first image."""
+    digest = hashlib.sha256(repr((bank.class_names, bank.counts.tolist(), bank.image_shape)).encode())
+    for start in bank.starts:
+        digest.update(bank.images[start].tobytes())
+    return digest.hexdigest()
