@@ -11,13 +11,11 @@ fails everything runs on pure PyTorch, after one warning. ``MAML_FAST_BACKEND`` 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +49,12 @@ class _Attempt:
     reason: str
 
 
-_forced: ContextVar[str | None] = ContextVar("maml_fast_backend", default=None)
+class _Forced(threading.local):  # rather than a ContextVar, which torch.compile can't trace
+    name: str | None = None
+
+
+_forced = _Forced()
+_default: str | None = None  # what MAML_FAST_BACKEND asks for, once read
 _attempt: _Attempt | None = None
 _warned = False
 _lock = threading.Lock()
@@ -62,7 +65,7 @@ def library() -> ModuleType | None:
 
     Raises RuntimeError where native kernels are demanded but can't be built, ValueError for a bad MAML_FAST_BACKEND.
     """
-    choice = _forced.get() or _default()
+    choice = _forced.name or _default or _read_default()
     if choice == "reference":
         return None
     attempt = _attempt or _try()
@@ -73,9 +76,9 @@ def library() -> ModuleType | None:
 
 def backend() -> Backend:
     """Return which kernels run in this thread now, and why. Builds them where :func:`library` would."""
-    if _forced.get() == "reference":
+    if _forced.name == "reference":
         return Backend("reference", "asked for by use_backend")
-    if _forced.get() is None and _default() == "reference":
+    if _forced.name is None and (_default or _read_default()) == "reference":
         return Backend("reference", "asked for by MAML_FAST_BACKEND")
     name: Literal["native", "reference"] = "reference" if library() is None else "native"
     return Backend(name, (_attempt or _try()).reason)
@@ -90,12 +93,12 @@ def use_backend(name: Literal["native", "reference"]) -> Iterator[None]:
     """
     if name not in ("native", "reference"):
         raise ValueError(f"backend {name!r} is unknown: use 'native' or 'reference'")
-    token = _forced.set(name)
+    before, _forced.name = _forced.name, name
     try:
         library()  # raises here and now rather than in the middle of the block
         yield
     finally:
-        _forced.reset(token)
+        _forced.name = before
 
 
 def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
@@ -112,14 +115,17 @@ def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
     return report
 
 
-@functools.cache
-def _default() -> str:
+@torch.compiler.disable
+def _read_default() -> str:
+    global _default
     asked = os.environ.get("MAML_FAST_BACKEND") or "auto"
     if asked not in ("auto", "native", "reference"):
         raise ValueError(f"MAML_FAST_BACKEND={asked!r} is unknown: use 'auto', 'native' or 'reference'")
+    _default = asked
     return asked
 
 
+@torch.compiler.disable
 def _try() -> _Attempt:
     """Get the library, once in the life of this process, whatever comes of it."""
     global _attempt

@@ -1,0 +1,43 @@
+"""Labels and right predictions of task-batched logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_labels", "count_correct"]
+
+
+def count_correct(logits: Tensor, targets: Tensor) -> Tensor | None:
+    """Right predictions of every task, [T] int64; ``None`` unless the targets are classes of the logits.
+
+    Logits are [T, N, C, ...] and targets [T, N, ...] integers, as ``F.cross_entropy`` takes them for one task.
+    """
+    if not _are_classes(logits, targets):
+        return None
+    return (logits.detach().argmax(dim=2) == targets).flatten(1).sum(dim=1)
+
+
+def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
+    """Raise unless ``targets`` are what cross-entropy takes for these logits.
+
+    The range of labels is looked at on the CPU alone: on an accelerator that would wait for the device.
+    """
+    if targets.is_floating_point() and targets.shape == logits.shape:
+        return  # class probabilities
+    if not _are_classes(logits, targets):
+        raise ValueError(
+            f"cross-entropy on logits {list(logits.shape)} takes int64 labels {list(logits.shape[:2])}, "
+            f"got {what} of {targets.dtype} {list(targets.shape)}; pass another loss_fn for other targets"
+        )
+    if targets.device.type != "cpu" or targets.numel() == 0:
+        return
+    least, most, n_classes = int(targets.min()), int(targets.max()), logits.shape[2]
+    if least < 0 or most >= n_classes:
+        wrong = least if least < 0 else most
+        raise ValueError(f"{what} holds the label {wrong}, but the model has {n_classes} outputs: 0..{n_classes - 1}")
+
+
+def _are_classes(logits: Tensor, targets: Tensor) -> bool:
+    integral = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    return integral and logits.dim() >= 3 and targets.shape == logits.shape[:2] + logits.shape[3:]

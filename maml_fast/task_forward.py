@@ -1,0 +1,94 @@
+"""The task-batched forward pass of any module, and the batch-norm policy under which it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["BATCH_NORM_POLICIES", "BatchNormPolicy", "TaskForward"]
+
+# What is printed beside every accuracy.
+BATCH_NORM_POLICIES = {
+    "batch": "batch statistics (transductive, as in Finn's code)",
+    "running": "the model's running statistics (read, never updated; not transductive)",
+}
+
+
+class BatchNormPolicy(TorchFunctionMode):
+    """Inside this context ``F.batch_norm``, and so every ``nn.BatchNorm*d``, obeys the policy, not train() or eval().
+
+    ``"batch"`` normalises by the batch's own statistics, and the running ones are neither read nor written;
+    ``"running"`` reads the running ones and never updates them.
+    """
+
+    def __init__(self, policy: str) -> None:
+        super().__init__()
+        self._batch_norm = _by_batch_statistics if policy == "batch" else _by_running_statistics
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm:
+            func = self._batch_norm
+        return func(*args, **(kwargs or {}))
+
+
+def _by_batch_statistics(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    return F.batch_norm(input, None, None, weight, bias, training=True, eps=eps)
+
+
+def _by_running_statistics(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if running_mean is None or running_var is None:
+        raise ValueError("batch_norm='running', but a batch norm of the model keeps no running statistics")
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training=False, eps=eps)
+
+
+class TaskForward:
+    """Calls a module for ``T`` tasks at once: ``forward(fast, shared, x) -> logits``.
+
+    This is the seam for faster executors; this one is ``torch.func.vmap`` over ``functional_call``. Ordinary autograd
+    differentiates the result: ``vmap(grad(...))`` over ``F.batch_norm`` is wrong at second order, in silence.
+    """
+
+    def __init__(self, module: nn.Module, policy: str) -> None:
+        self.module = module
+        self.policy = policy
+
+    def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Logits [T, N, ...] of x [T, N, ...].
+
+        ``fast`` holds each task's own parameters [T, ...]; ``shared`` the parameters and buffers that all tasks have in
+        common. What the module writes into its buffers stays in ``shared``.
+        """
+
+        def one_task(own: Mapping[str, Tensor], x_task: Tensor) -> Tensor:
+            logits = functional_call(self.module, {**shared, **own}, (x_task,))
+            if not isinstance(logits, Tensor):
+                raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
+            return logits
+
+        with BatchNormPolicy(self.policy):
+            return vmap(one_task, randomness="different")(fast, x)
