@@ -79,7 +79,9 @@ def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta["debug"] = ctx.meta.get("debug", False) or value
 
 
-_debug = click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of errors.")
+_debug = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of errors."
+)
 
 
 def _argument_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +89,9 @@ def _argument_options(command: Callable[..., Any]) -> Callable[..., Any]:
     types = typing.get_type_hints(TrainConfig)
     for field in reversed(dataclasses.fields(TrainConfig)):
         name = field.name.replace("_", "-")
-        kind: Any = next((part for part in typing.get_args(types[field.name]) if part is not type(None)), types[field.name])
+        kind: Any = next(
+            (part for part in typing.get_args(types[field.name]) if part is not type(None)), types[field.name]
+        )
         flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
         if field.name in CHOICES:
             kind = _choice(CHOICES[field.name])
@@ -159,7 +163,9 @@ def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed
 
 @main.command()
 @click.argument("dataset", type=_choice(("omniglot",)))
-@click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder of the two zips, or of what was in them.")
+@click.option(
+    "--root", required=True, type=click.Path(path_type=Path), help="Folder of the two zips, or of what was in them."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The .npy to write (default: beside the images).")
 @click.option("--download", is_flag=True, help="Fetch the official archives into --root first.")
 @_debug

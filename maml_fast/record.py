@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step: a reader or a kill meets the old file or the new one, never a part."""
+    """Replace ``path`` by ``content`` in one step: a kill leaves the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: the next write overwrites what a kill left
     try:
         with open(temporary, "wb") as file:

@@ -147,7 +147,7 @@ def _changed(config: TrainConfig, changes: dict[str, Any], folder: RunFolder) ->
     ]
     if conflicts:
         raise ValueError(
-            f"cannot resume {folder.path} with other arguments: {', '.join(conflicts)}; leave them out, or start a new run"
+            f"{folder.path} cannot go on with other arguments: {', '.join(conflicts)}; leave them out or start anew"
         )
     return new
 

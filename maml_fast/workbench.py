@@ -1,4 +1,4 @@
-"""What a run works with, made from its arguments: data, model, MAML, samplers; and what is measured and drawn with them."""
+"""What a run works with, made from its arguments (data, model, MAML, samplers), and what is measured with it."""
 
 from __future__ import annotations
 
