@@ -1,0 +1,109 @@
+// The conv block's vocabulary: geometry and arguments as plain structs, shared by every device's kernels.
+//
+//   y   = conv(x, weight) + bias                 [T, B, OH, OW, Cout]
+//   r   = relu_first ? relu(y) : y
+//   x^  = (r - mean) * rstd                      statistics per task and channel, over B, OH and OW
+//   z   = gamma * x^ + beta
+//   out = max_pool(relu_first ? z : relu(z))     [T, B, PH, PW, Cout]
+//
+// Images are channels-last throughout ([task, image, row, column, channel], densely packed): the channels of one pixel
+// are the vector that every kernel works on.
+#pragma once
+
+#include <cstdint>
+
+namespace maml_fast {
+
+struct ConvBlockShape {
+  int64_t tasks;
+  int64_t batch;  // images per task
+  int64_t in_channels, in_height, in_width;
+  int64_t out_channels;
+  int64_t kernel, stride, padding;
+  int64_t conv_height, conv_width;  // of y
+  int64_t out_height, out_width;    // of out
+  bool pool;                        // 2 x 2, stride 2, rounded down
+  bool relu_first;
+  double eps;
+
+  int64_t InPixels() const { return in_height * in_width; }
+  int64_t ConvPixels() const { return conv_height * conv_width; }
+  int64_t OutPixels() const { return out_height * out_width; }
+  int64_t WeightSize() const { return out_channels * in_channels * kernel * kernel; }  // of one task
+};
+
+inline int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding) {
+  return (in + 2 * padding - kernel) / stride + 1;
+}
+
+// A parameter of every task. A stride of 0 says that all tasks share one value (they still stand at theta).
+template <typename Scalar>
+struct TaskParam {
+  const Scalar* data = nullptr;  // null: the net does not have it
+  int64_t stride = 0;            // elements from one task to the next
+
+  const Scalar* Of(int64_t task) const { return data == nullptr ? nullptr : data + task * stride; }
+  bool Shared() const { return stride == 0; }
+};
+
+// Where the maximum of a pooling window was found, row by row; kDead marks a window that ReLU cut off, so that no
+// gradient passes. Without pooling the window is the pixel itself.
+constexpr uint8_t kDead = 4;
+
+template <typename Scalar>
+struct ConvBlockForwardArgs {
+  ConvBlockShape shape;
+  const Scalar* x;                      // [T, B, H, W, Cin]
+  TaskParam<Scalar> weight;             // [T, Cout, Cin, k, k]
+  TaskParam<Scalar> bias, gamma, beta;  // [T, Cout]
+  Scalar* out;                          // [T, B, PH, PW, Cout]
+  Scalar* y;                            // [T, B, OH, OW, Cout]
+  Scalar* mean;                         // [T, Cout]
+  Scalar* rstd;                         // [T, Cout]
+  uint8_t* argmax;                      // [T, B, PH, PW, Cout]
+};
+
+// What forward left behind and both backward passes read.
+template <typename Scalar>
+struct ConvBlockSaved {
+  const Scalar* x;
+  TaskParam<Scalar> weight, gamma;
+  const Scalar* y;
+  const Scalar* mean;
+  const Scalar* rstd;
+  const uint8_t* argmax;
+};
+
+template <typename Scalar>
+struct ConvBlockBackwardArgs {
+  ConvBlockShape shape;
+  ConvBlockSaved<Scalar> saved;
+  const Scalar* grad_out;  // [T, B, PH, PW, Cout]
+  Scalar* grad_x;          // null: not asked for
+  Scalar* grad_weight;     // [T, Cout, Cin, k, k]
+  Scalar* grad_bias;       // [T, Cout]
+  Scalar* grad_gamma;      // [T, Cout]
+  Scalar* grad_beta;       // [T, Cout]
+};
+
+// The derivative of <gg_x, grad_x> + <gg_weight, grad_weight> + ... with respect to everything that backward read.
+// Any of the gg may be null (zero). beta and bias have no second derivative under batch statistics, but with
+// relu_first the bias moves y, as x does: grad_bias is the sum of the gradient at y.
+template <typename Scalar>
+struct ConvBlockDoubleBackwardArgs {
+  ConvBlockShape shape;
+  ConvBlockSaved<Scalar> saved;
+  const Scalar* grad_out;
+  const Scalar* gg_x;       // [T, B, H, W, Cin]
+  const Scalar* gg_weight;  // [T, Cout, Cin, k, k]
+  const Scalar* gg_bias;    // [T, Cout]
+  const Scalar* gg_gamma;   // [T, Cout]
+  const Scalar* gg_beta;    // [T, Cout]
+  Scalar* grad_grad_out;    // [T, B, PH, PW, Cout]
+  Scalar* grad_x;           // null: not asked for
+  Scalar* grad_weight;      // [T, Cout, Cin, k, k]
+  Scalar* grad_bias;        // [T, Cout]
+  Scalar* grad_gamma;       // [T, Cout]
+};
+
+}  // namespace maml_fast

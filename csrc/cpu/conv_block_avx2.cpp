@@ -1,0 +1,37 @@
+#if defined(__x86_64__)
+
+// Everything shared with other files is included before the target pragma: only the kernels may use avx2.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "core/conv_block.h"
+#include "cpu/arena.h"
+#include "cpu/conv_block.h"
+#include "cpu/parallel.h"
+#include "cpu/pixel_plan.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define MF_VECTOR_BYTES 32
+#include "cpu/conv_block_passes.h"
+
+namespace maml_fast {
+
+const CpuKernels kAvx2Kernels = {MakeKernels<float>(), MakeKernels<double>()};
+
+}  // namespace maml_fast
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif

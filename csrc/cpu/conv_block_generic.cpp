@@ -1,0 +1,20 @@
+// The kernels with whatever vectors the compiler's default target has (SSE2 on x86-64, NEON on AArch64).
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "core/conv_block.h"
+#include "cpu/arena.h"
+#include "cpu/conv_block.h"
+#include "cpu/parallel.h"
+#include "cpu/pixel_plan.h"
+
+#define MF_VECTOR_BYTES 16
+#include "cpu/conv_block_passes.h"
+
+namespace maml_fast {
+
+const CpuKernels kGenericKernels = {MakeKernels<float>(), MakeKernels<double>()};
+
+}  // namespace maml_fast

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "cpu/conv_block.h"
+
+namespace maml_fast {
+
+// "avx512", "avx2" or "generic": the best set this machine runs, or the lower one that MAML_FAST_CPU asks for.
+const char* CpuCapability();
+
+const CpuKernels& Kernels();
+
+}  // namespace maml_fast

@@ -1,0 +1,332 @@
+// Everything of a block that is not a convolution, one image at a time: statistics, batch norm, ReLU, max-pool, and
+// the sums and images that their first and second derivatives need.
+//
+// Notation, per task and channel, with M = B * OH * OW values: g is the gradient at z, h the tangent at r,
+// x^ = (r - mean) * rstd, and a bar means the average over the M values.
+#pragma once
+
+#include <cmath>
+
+#include "core/conv_block.h"
+#include "cpu/simd.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  typedef int32_t Type __attribute__((vector_size(MF_VECTOR_BYTES)));
+  typedef uint8_t Bytes __attribute__((vector_size(MF_VECTOR_BYTES / 4), aligned(1), may_alias));
+};
+template <>
+struct IntOf<double> {
+  typedef int64_t Type __attribute__((vector_size(MF_VECTOR_BYTES)));
+  typedef uint8_t Bytes __attribute__((vector_size(MF_VECTOR_BYTES / 8), aligned(1), may_alias));
+};
+template <typename Scalar>
+using IntVec = typename IntOf<Scalar>::Type;
+
+template <typename Scalar>
+MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p, int64_t n) {
+  using Bytes = typename IntOf<Scalar>::Bytes;
+  Bytes bytes{};
+  if (n >= kLanes<Scalar>) {
+    bytes = *reinterpret_cast<const Bytes*>(p);
+  } else {
+    std::memcpy(&bytes, p, static_cast<size_t>(n));
+  }
+  return __builtin_convertvector(bytes, IntVec<Scalar>);
+}
+
+template <typename Scalar>
+MF_INLINE void StoreIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
+  using Bytes = typename IntOf<Scalar>::Bytes;
+  const Bytes bytes = __builtin_convertvector(index, Bytes);
+  std::memcpy(p, &bytes, static_cast<size_t>(n < kLanes<Scalar> ? n : kLanes<Scalar>));
+}
+
+// NaN is neither <= 0 nor cut off: it must reach the user.
+template <typename Scalar>
+MF_INLINE Vec<Scalar> Relu(Vec<Scalar> v) {
+  return v <= Scalar{0} ? Vec<Scalar>{} : v;
+}
+
+template <typename Scalar>
+MF_INLINE Vec<Scalar> NormInput(Vec<Scalar> y, bool relu_first) {
+  return relu_first ? Relu<Scalar>(y) : y;
+}
+
+// Calls f(channel, lanes) for every vector of channels.
+template <typename Scalar, typename F>
+MF_INLINE void ForChannels(int64_t channels, const F& f) {
+  for (int64_t c = 0; c < channels; c += kLanes<Scalar>) {
+    const int64_t left = channels - c;
+    f(c, left < kLanes<Scalar> ? left : kLanes<Scalar>);
+  }
+}
+
+// Calls covered(conv pixels of a window [SIZE], out pixel) and, for the rows and columns that rounding down leaves
+// out of every window, uncovered(conv pixel).
+template <typename Covered, typename Uncovered>
+MF_INLINE void ForWindows(const ConvBlockShape& s, const Covered& covered, const Uncovered& uncovered) {
+  if (!s.pool) {
+    for (int64_t p = 0; p < s.ConvPixels(); ++p) covered(&p, std::integral_constant<int, 1>{}, p);
+    return;
+  }
+  for (int64_t i = 0; i < s.out_height; ++i) {
+    for (int64_t j = 0; j < s.out_width; ++j) {
+      const int64_t corner = 2 * i * s.conv_width + 2 * j;
+      const int64_t window[4] = {corner, corner + 1, corner + s.conv_width, corner + s.conv_width + 1};
+      covered(window, std::integral_constant<int, 4>{}, i * s.out_width + j);
+    }
+  }
+  for (int64_t i = 0; i < s.conv_height; ++i) {
+    const int64_t first = i < 2 * s.out_height ? 2 * s.out_width : 0;
+    for (int64_t j = first; j < s.conv_width; ++j) uncovered(i * s.conv_width + j);
+  }
+}
+
+// Mean and sum of squared deviations of one image, per channel: moments is [2][C].
+template <typename Scalar>
+void ImageMoments(const ConvBlockShape& s, const Scalar* y, Scalar* moments) {
+  const int64_t channels = s.out_channels, pixels = s.ConvPixels();
+  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+    Vec<Scalar> sum{}, squares{};
+    for (int64_t p = 0; p < pixels; ++p) sum += NormInput<Scalar>(Load(y + p * channels + c, n), s.relu_first);
+    const Vec<Scalar> mean = sum / static_cast<Scalar>(pixels);
+    for (int64_t p = 0; p < pixels; ++p) {
+      const Vec<Scalar> deviation = NormInput<Scalar>(Load(y + p * channels + c, n), s.relu_first) - mean;
+      squares += deviation * deviation;
+    }
+    Store(moments + c, mean, n);
+    Store(moments + channels + c, squares, n);
+  });
+}
+
+// Joins the images' moments ([B][2][C]) in image order (Chan, Golub & LeVeque 1979), in double.
+template <typename Scalar>
+void JoinMoments(const ConvBlockShape& s, const Scalar* moments, Scalar* mean, Scalar* rstd) {
+  const int64_t channels = s.out_channels;
+  const double pixels = static_cast<double>(s.ConvPixels()), count = pixels * static_cast<double>(s.batch);
+  for (int64_t c = 0; c < channels; ++c) {
+    double total = 0, squares = 0;
+    for (int64_t b = 0; b < s.batch; ++b) total += moments[2 * b * channels + c];
+    const double centre = total / static_cast<double>(s.batch);
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const double off = moments[2 * b * channels + c] - centre;
+      squares += moments[(2 * b + 1) * channels + c] + pixels * off * off;
+    }
+    mean[c] = static_cast<Scalar>(centre);
+    rstd[c] = static_cast<Scalar>(1.0 / std::sqrt(squares / count + s.eps));
+  }
+}
+
+// One task's batch norm, as the image kernels read it.
+template <typename Scalar>
+struct Norm {
+  const Scalar* mean;
+  const Scalar* rstd;
+  const Scalar* gamma;  // null: 1
+  const Scalar* beta;   // null: 0
+
+  MF_INLINE Vec<Scalar> Gamma(int64_t c, int64_t n) const {
+    return gamma == nullptr ? Broadcast(Scalar{1}) : Load(gamma + c, n);
+  }
+  MF_INLINE Vec<Scalar> Beta(int64_t c, int64_t n) const { return beta == nullptr ? Vec<Scalar>{} : Load(beta + c, n); }
+};
+
+// out and argmax of one image from its y.
+template <typename Scalar>
+void NormReluPool(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* y, Scalar* out, uint8_t* argmax) {
+  const int64_t channels = s.out_channels;
+  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+    const Vec<Scalar> mean = Load(norm.mean + c, n), scale = Load(norm.rstd + c, n) * norm.Gamma(c, n);
+    const Vec<Scalar> shift = norm.Beta(c, n);
+    auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
+      Vec<Scalar> best{};
+      IntVec<Scalar> index{};
+      for (int e = 0; e < size(); ++e) {
+        const Vec<Scalar> r = NormInput<Scalar>(Load(y + window[e] * channels + c, n), s.relu_first);
+        const Vec<Scalar> z = (r - mean) * scale + shift;
+        if (e == 0) {
+          best = z;
+        } else {
+          const auto better = (z > best) | (z != z);
+          best = better ? z : best;
+          index = better ? IntVec<Scalar>{} + e : index;
+        }
+      }
+      if (!s.relu_first) {
+        const auto dead = best <= Scalar{0};
+        index = dead ? IntVec<Scalar>{} + kDead : index;
+        best = dead ? Vec<Scalar>{} : best;
+      }
+      Store(out + out_pixel * channels + c, best, n);
+      StoreIndex<Scalar>(argmax + out_pixel * channels + c, index, n);
+    };
+    ForWindows(s, covered, [](int64_t) {});
+  });
+}
+
+// One image's view of what the backward passes read.
+template <typename Scalar>
+struct ImageGradient {
+  const Scalar* y;
+  const Scalar* grad_out;
+  const uint8_t* argmax;
+};
+
+// Sums over one image, per channel: g and g x^ ([2][C]).
+template <typename Scalar>
+void GradientSums(const ConvBlockShape& s, const Norm<Scalar>& norm, const ImageGradient<Scalar>& image, Scalar* sums) {
+  const int64_t channels = s.out_channels;
+  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
+    Vec<Scalar> sum_g{}, sum_gx{};
+    auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
+      const Vec<Scalar> grad = Load(image.grad_out + out_pixel * channels + c, n);
+      const IntVec<Scalar> index = LoadIndex<Scalar>(image.argmax + out_pixel * channels + c, n);
+      const Vec<Scalar> g = index == kDead ? Vec<Scalar>{} : grad;
+      Vec<Scalar> picked = mean;
+      for (int e = 0; e < size(); ++e) {
+        const Vec<Scalar> r = NormInput<Scalar>(Load(image.y + window[e] * channels + c, n), s.relu_first);
+        picked = index == e ? r : picked;
+      }
+      sum_g += g;
+      sum_gx += g * ((picked - mean) * rstd);
+    };
+    ForWindows(s, covered, [](int64_t) {});
+    Store(sums + c, sum_g, n);
+    Store(sums + channels + c, sum_gx, n);
+  });
+}
+
+// Coefficients of the image kernels below, per channel ([3][C]): grad_r = g_ * g + x_ * x^ + one.
+template <typename Scalar>
+struct GradCoefficients {
+  const Scalar *g, *x, *one;
+};
+
+// grad_y of one image; its sum per channel goes to grad_bias when that is not null (only with relu_first: otherwise it
+// is zero, since batch norm takes any constant out again).
+template <typename Scalar>
+void GradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const GradCoefficients<Scalar>& k,
+           const ImageGradient<Scalar>& image, Scalar* grad_y, Scalar* grad_bias) {
+  const int64_t channels = s.out_channels;
+  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
+    const Vec<Scalar> of_g = Load(k.g + c, n), of_x = Load(k.x + c, n) * rstd, one = Load(k.one + c, n);
+    Vec<Scalar> sum{};
+    auto write = [&](int64_t pixel, Vec<Scalar> g) __attribute__((always_inline)) {
+      const Vec<Scalar> y = Load(image.y + pixel * channels + c, n);
+      Vec<Scalar> grad = of_g * g + (of_x * (NormInput<Scalar>(y, s.relu_first) - mean) + one);
+      if (s.relu_first) grad = y <= Scalar{0} ? Vec<Scalar>{} : grad;
+      Store(grad_y + pixel * channels + c, grad, n);
+      sum += grad;
+    };
+    auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
+      const Vec<Scalar> grad = Load(image.grad_out + out_pixel * channels + c, n);
+      const IntVec<Scalar> index = LoadIndex<Scalar>(image.argmax + out_pixel * channels + c, n);
+      for (int e = 0; e < size(); ++e) write(window[e], index == e ? grad : Vec<Scalar>{});
+    };
+    ForWindows(s, covered, [&](int64_t pixel) __attribute__((always_inline)) { write(pixel, Vec<Scalar>{}); });
+    if (grad_bias != nullptr) Store(grad_bias + c, sum, n);
+  });
+}
+
+// The tangent at r from the tangent at y.
+template <typename Scalar>
+MF_INLINE Vec<Scalar> TangentAtR(Vec<Scalar> tangent_y, Vec<Scalar> y, bool relu_first) {
+  return relu_first ? (y <= Scalar{0} ? Vec<Scalar>{} : tangent_y) : tangent_y;
+}
+
+// Sums over one image, per channel: g, g x^, h, h x^, g h ([5][C]).
+template <typename Scalar>
+void TangentSums(const ConvBlockShape& s, const Norm<Scalar>& norm, const ImageGradient<Scalar>& image,
+                 const Scalar* tangent_y, Scalar* sums) {
+  const int64_t channels = s.out_channels;
+  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
+    Vec<Scalar> sum_g{}, sum_gx{}, sum_h{}, sum_hx{}, sum_gh{};
+    auto add = [&](int64_t pixel, Vec<Scalar> g) __attribute__((always_inline)) {
+      const Vec<Scalar> y = Load(image.y + pixel * channels + c, n);
+      const Vec<Scalar> h = TangentAtR<Scalar>(Load(tangent_y + pixel * channels + c, n), y, s.relu_first);
+      const Vec<Scalar> x = (NormInput<Scalar>(y, s.relu_first) - mean) * rstd;
+      sum_g += g;
+      sum_gx += g * x;
+      sum_h += h;
+      sum_hx += h * x;
+      sum_gh += g * h;
+    };
+    auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
+      const Vec<Scalar> grad = Load(image.grad_out + out_pixel * channels + c, n);
+      const IntVec<Scalar> index = LoadIndex<Scalar>(image.argmax + out_pixel * channels + c, n);
+      for (int e = 0; e < size(); ++e) add(window[e], index == e ? grad : Vec<Scalar>{});
+    };
+    ForWindows(s, covered, [&](int64_t pixel) __attribute__((always_inline)) { add(pixel, Vec<Scalar>{}); });
+    const Vec<Scalar> all[5] = {sum_g, sum_gx, sum_h, sum_hx, sum_gh};
+    for (int i = 0; i < 5; ++i) Store(sums + i * channels + c, all[i], n);
+  });
+}
+
+// Coefficients per channel of the second derivative's images:
+//   tangent_z = z.h * h + z.x * x^ + z.one        (gathered by argmax: grad_grad_out)
+//   second_y  = r.g * g + r.h * h + r.x * x^ + r.one
+template <typename Scalar>
+struct TangentCoefficients {
+  struct {
+    const Scalar *h, *x, *one;
+  } z;
+  struct {
+    const Scalar *g, *h, *x, *one;
+  } r;
+};
+
+// grad_grad_out and, in place of tangent_y, the gradient at y that flows on into x and weight.
+template <typename Scalar>
+void SecondGradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const TangentCoefficients<Scalar>& k,
+                 const ImageGradient<Scalar>& image, Scalar* tangent_y, Scalar* grad_grad_out, Scalar* grad_bias) {
+  const int64_t channels = s.out_channels;
+  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
+    const Vec<Scalar> z_h = Load(k.z.h + c, n), z_x = Load(k.z.x + c, n), z_one = Load(k.z.one + c, n);
+    const Vec<Scalar> r_g = Load(k.r.g + c, n), r_h = Load(k.r.h + c, n), r_x = Load(k.r.x + c, n);
+    const Vec<Scalar> r_one = Load(k.r.one + c, n);
+    Vec<Scalar> sum{};
+    auto pass = [&](int64_t pixel, Vec<Scalar> g) __attribute__((always_inline)) {  // returns tangent_z
+      const Vec<Scalar> y = Load(image.y + pixel * channels + c, n);
+      const Vec<Scalar> h = TangentAtR<Scalar>(Load(tangent_y + pixel * channels + c, n), y, s.relu_first);
+      const Vec<Scalar> x = (NormInput<Scalar>(y, s.relu_first) - mean) * rstd;
+      Vec<Scalar> second = r_g * g + (r_h * h + (r_x * x + r_one));
+      if (s.relu_first) second = y <= Scalar{0} ? Vec<Scalar>{} : second;
+      Store(tangent_y + pixel * channels + c, second, n);
+      sum += second;
+      return z_h * h + (z_x * x + z_one);
+    };
+    auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
+      const Vec<Scalar> grad = Load(image.grad_out + out_pixel * channels + c, n);
+      const IntVec<Scalar> index = LoadIndex<Scalar>(image.argmax + out_pixel * channels + c, n);
+      Vec<Scalar> picked{};
+      for (int e = 0; e < size(); ++e) {
+        const Vec<Scalar> tangent_z = pass(window[e], index == e ? grad : Vec<Scalar>{});
+        picked = index == e ? tangent_z : picked;
+      }
+      Store(grad_grad_out + out_pixel * channels + c, picked, n);
+    };
+    ForWindows(s, covered, [&](int64_t pixel) __attribute__((always_inline)) { pass(pixel, Vec<Scalar>{}); });
+    if (grad_bias != nullptr) Store(grad_bias + c, sum, n);
+  });
+}
+
+// Adds up [B][count][C] over images, in image order, in double.
+template <typename Scalar>
+MF_INLINE double SumOverImages(const ConvBlockShape& s, const Scalar* sums, int64_t count, int64_t which, int64_t c) {
+  double total = 0;
+  for (int64_t b = 0; b < s.batch; ++b) total += sums[(b * count + which) * s.out_channels + c];
+  return total;
+}
+
+}  // namespace
+}  // namespace maml_fast

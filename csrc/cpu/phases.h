@@ -1,0 +1,60 @@
+// How a pass over all tasks is spread over threads.
+//
+// A pass is a list of phases; a phase is `units` independent pieces of one task's work, and reads what earlier phases
+// of that task wrote. With enough tasks every thread takes whole tasks through all phases, so that a task's working set
+// stays in its cache; otherwise all threads share each phase. Either way each unit does the same arithmetic in the same
+// order, so results are bitwise equal for any number of threads.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/arena.h"
+#include "cpu/parallel.h"
+#include "cpu/simd.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename F>
+void For(const Pool& pool, int64_t count, const F& f) {
+  if (pool.threads <= 1 || count <= 1) return f(int64_t{0}, count);
+  auto body = [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); };
+  pool.run(count, body, const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+inline bool TasksKeepThreadsBusy(int64_t tasks, int64_t threads) {
+  return threads <= 1 || tasks % threads == 0 || tasks >= 4 * threads;
+}
+
+// Pass has: Scratch, MakeScratch(arena), kPhases, Units(phase), Run(phase, task, scratch, begin, end).
+template <typename Pass>
+void RunPass(const Pass& pass, int64_t tasks, const Pool& pool) {
+  using Scratch = typename Pass::Scratch;
+  if (TasksKeepThreadsBusy(tasks, pool.threads)) {
+    For(pool, tasks, [&](int64_t begin, int64_t end) {
+      ArenaScope arena;
+      const Scratch scratch = pass.MakeScratch(arena);
+      for (int64_t task = begin; task < end; ++task) {
+        for (int phase = 0; phase < Pass::kPhases; ++phase) pass.Run(phase, task, scratch, 0, pass.Units(phase));
+      }
+    });
+    return;
+  }
+  ArenaScope arena;
+  auto* scratch = arena.Array<Scratch>(tasks);
+  for (int64_t task = 0; task < tasks; ++task) scratch[task] = pass.MakeScratch(arena);
+  for (int phase = 0; phase < Pass::kPhases; ++phase) {
+    const int64_t units = pass.Units(phase);
+    For(pool, tasks * units, [&](int64_t begin, int64_t end) {
+      while (begin < end) {
+        const int64_t task = begin / units, first = begin % units;
+        const int64_t past = end - begin < units - first ? first + end - begin : units;
+        pass.Run(phase, task, scratch[task], first, past);
+        begin += past - first;
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace maml_fast
