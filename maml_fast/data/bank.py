@@ -104,8 +104,6 @@ class ImageBank:
     ) -> ImageBank:
         """Map a .npy file, uint8 ``[n_classes, n_images, C, H, W]``, without reading it into memory.
 
-        Class names come, where none are given, from ``<stem>.classes.txt`` beside the file (one per line) if it exists.
-
         Raises:
             FileNotFoundError: no such file.
             ValueError: not a .npy file, cut short, or of another shape.
@@ -116,9 +114,6 @@ class ImageBank:
         try:
             if array.dtype != np.uint8:
                 raise TypeError(_dtype_message(array))
-            names_file = path.with_suffix(".classes.txt")
-            if class_names is None and names_file.is_file():
-                class_names = _read_names(names_file, len(array) if array.ndim else 0)
             return cls.from_array(array, class_names, name or path.stem, path=path.absolute())
         except (TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error}") from None
@@ -238,13 +233,4 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"class name {twice!r} occurs more than once; names must be distinct")
-    return names
-
-
-def _read_names(path: Path, n_classes: int) -> list[str]:
-    names = path.read_text(encoding="utf-8").splitlines()
-    if len(names) != n_classes:
-        raise ValueError(
-            f"{path.name} beside it names {len(names)} classes, not {n_classes}; prepare the data set again"
-        )
     return names

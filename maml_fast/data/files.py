@@ -1,0 +1,72 @@
+"""Writing files so that an interrupted write is never mistaken for a result; where to keep what can be made again."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import platformdirs
+
+__all__ = ["cache_folder", "naming_disk_errors", "replacing", "write_npy"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    The file is written beside `path` under a hidden name, brought to disk, and renamed. Missing folders are made.
+
+    Raises:
+        RuntimeError: the file cannot be made, brought to disk or renamed.
+    """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    with naming_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        file = temporary.open("xb")
+    try:
+        with file:
+            yield file
+            with naming_disk_errors(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with naming_disk_errors(path):
+            os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+@contextmanager
+def naming_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a RuntimeError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RuntimeError(f"cannot write {path}: {error.strerror or error}; choose another place for it") from error
+
+
+def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) -> None:
+    """Write uint8 arrays, one after another, as one .npy file of this shape, through `replacing`.
+
+    The first array is asked for when the file is open, so that an unwritable folder is told before any work.
+    """
+    with replacing(path) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            content = np.ascontiguousarray(array, np.uint8).data
+            with naming_disk_errors(path):
+                file.write(content)
+
+
+def cache_folder() -> Path:
+    """Return ``MAML_FAST_CACHE``, or the user's cache folder of maml_fast; it may not exist yet."""
+    asked = os.environ.get("MAML_FAST_CACHE")
+    return Path(asked).expanduser().absolute() if asked else platformdirs.user_cache_path("maml_fast").absolute()

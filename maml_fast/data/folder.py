@@ -1,0 +1,158 @@
+"""A folder of class folders of pictures, of any sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from maml_fast.data.bank import ImageBank
+from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
+from maml_fast.data.files import cache_folder, write_npy
+from maml_fast.data.npy import map_npy
+from maml_fast.data.pictures import decode
+from maml_fast.data.splits import PARTS, Split, read_split, shuffled
+
+__all__ = ["load_folder", "read_folder"]
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_MOST_IN_MEMORY = 1 << 28  # bytes of pixels; more are kept on disk and mapped
+
+
+class _Class(NamedTuple):
+    name: str
+    files: list[Path]
+
+
+def read_folder(
+    root: Path | str,
+    image_size: int = 28,
+    channels: str = "L",
+    *,
+    name: str | None = None,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+    say: Say = say_on_stderr,
+) -> ImageBank:
+    """Read ``root/<class>/<picture>`` into a bank: classes and pictures sorted by name, classes as large as they are.
+
+    Hidden files are left out; other files that are not pictures are left out and counted in a line to the user.
+
+    Args:
+        root: the folder of class folders.
+        image_size: pixels per side; pictures are resized, without regard to their proportions.
+        channels: "L" (grey) or "RGB".
+        name: the bank's; the folder's if None.
+        cache: a folder to keep the pixels in, as a .npy that is mapped, and found again until a picture is added,
+            removed or written. If None they stay in memory, but more than 256 MiB go to ``MAML_FAST_CACHE``.
+        progress: called with (pictures done, pictures in all).
+        say: called with a line for the user.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: there are no class folders, a class is empty, or a picture cannot be read; names it.
+        RuntimeError: `cache` cannot be written.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
+    if channels not in ("L", "RGB"):
+        raise ValueError(f"channels must be 'L' or 'RGB', got {channels!r}")
+    root = Path(root)
+    name = name or root.resolve().name
+    classes = _listing(root, say)
+    files = [file for one in classes for file in one.files]
+    shape = (len(files), len(channels), image_size, image_size)  # "L" is one channel, "RGB" three
+    pixels = _decoded(files, channels, image_size, progress)
+    if cache is None and math.prod(shape) > _MOST_IN_MEMORY:
+        cache = cache_folder() / "folders"
+    if cache is None:
+        images, path = np.empty(shape, np.uint8), None
+        for i, picture in enumerate(pixels):
+            images[i] = picture
+    else:
+        path = Path(cache).absolute() / f"{name}-{_fingerprint(root, files, shape)}.npy"
+        if not path.exists():
+            say(f"reading {len(files):,} pictures of {root} into {path}")
+            write_npy(path, shape, pixels)
+        images = map_npy(path)
+    counts = np.array([len(one.files) for one in classes])
+    return ImageBank(images, np.cumsum(counts) - counts, counts, tuple(one.name for one in classes), name, path=path)
+
+
+def load_folder(options: Options) -> DataSet:
+    """Load data set "folder".
+
+    Where `root` holds the folders ``train`` and ``test`` (and perhaps ``val``) of class folders, they are its parts.
+    Otherwise its classes are split: by the split files in folder `split`, or by chance, four fifths for training, as
+    `seed` says.
+    """
+    options.allow("folder", "root", "split", "image_size", "channels", "seed")
+    root = options.the_root("folder", "a folder of class folders of pictures")
+    if all((root / part).is_dir() for part in ("train", "test")):
+        banks = {part: _bank(root / part, options) for part in PARTS if (root / part).is_dir()}
+        return DataSet(root.resolve().name, banks, Split("folders", {p: b.class_names for p, b in banks.items()}))
+    split = None if options.split is None else read_split(Path(options.split))
+    bank = _bank(root, options)
+    return DataSet.of(bank, split or shuffled(bank.class_names, options.seed or 0))
+
+
+def _bank(root: Path, options: Options) -> ImageBank:
+    size = 28 if options.image_size is None else options.image_size
+    channels = "L" if options.channels is None else options.channels
+    return read_folder(root, size, channels, progress=options.progress, say=options.say)
+
+
+def _listing(root: Path, say: Say) -> list[_Class]:
+    """List the classes and their pictures; tell the user what is left out."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    classes, left_out = [], []
+    for entry in _visible(root):
+        if not entry.is_dir():
+            left_out.append(entry)
+            continue
+        pictures: list[Path] = []
+        others: list[Path] = []
+        for file in _visible(entry):
+            (pictures if file.suffix.lower() in _SUFFIXES and file.is_file() else others).append(file)
+        if not pictures:
+            raise ValueError(f"class folder {entry} holds no pictures{_what_instead(others)}")
+        classes.append(_Class(entry.name, pictures))
+        left_out += others
+    if not classes:
+        raise ValueError(f"{root} holds no class folders; put the pictures of every class into a folder of its own")
+    if left_out:
+        say(f"left out {len(left_out)} entries of {root} that are no pictures, such as {left_out[0]}")
+    return classes
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _what_instead(others: list[Path]) -> str:
+    if not others:
+        return "; remove it, or put some there"
+    if others[0].is_dir():
+        return f" but folders, such as {others[0].name}; is {others[0].parent} the root?"
+    return f" that are known by their extension, but {others[0].name}; known are {', '.join(sorted(_SUFFIXES))}"
+
+
+def _decoded(files: list[Path], channels: str, size: int, progress: Progress | None) -> Iterator[np.ndarray]:
+    for i, file in enumerate(files):
+        yield decode(file, str(file), channels, size)
+        if progress:
+            progress(i + 1, len(files))
+
+
+def _fingerprint(root: Path, files: list[Path], shape: tuple[int, ...]) -> str:
+    """Tell the pixels of other pictures, or of other sizes, apart by name."""
+    digest = hashlib.sha256(repr((str(root.resolve()), shape)).encode())
+    for file in files:
+        status = file.stat()
+        digest.update(repr((str(file.relative_to(root)), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()[:16]

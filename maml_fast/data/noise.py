@@ -1,0 +1,39 @@
+"""Random pixels in the shape of Omniglot, for smoke tests: nothing can be learnt from them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.random import RandomState
+
+from maml_fast.data.bank import ImageBank
+from maml_fast.data.dataset import DataSet, Options
+from maml_fast.data.splits import first_and_rest
+
+__all__ = ["load_noise", "make_noise"]
+
+
+def make_noise(
+    n_classes: int = 1623, n_images: int = 20, image_shape: tuple[int, int, int] = (1, 28, 28), *, seed: int = 0
+) -> ImageBank:
+    """Return uniformly random pixels: what ``np.random.seed(seed)`` and ``np.random.randint`` give the tutorial.
+
+    Args:
+        n_classes: how many classes.
+        n_images: images of each.
+        image_shape: (C, H, W).
+        seed: 0 to 2**32 - 1.
+    """
+    shape = (n_classes, n_images, *image_shape)
+    if len(shape) != 5 or min(shape) < 1:
+        raise ValueError(f"n_classes, n_images and the (C, H, W) of image_shape must be at least 1, got {shape}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+    return ImageBank.from_array(RandomState(seed).randint(0, 256, shape, dtype=np.uint8), name="random")
+
+
+def load_noise(options: Options) -> DataSet:
+    """Load data set "random": as many classes as Omniglot, split as the tutorial splits it."""
+    options.allow("random", "image_size", "seed")
+    size = 28 if options.image_size is None else options.image_size
+    bank = make_noise(image_shape=(1, size, size), seed=options.seed or 0)
+    return DataSet.of(bank, first_and_rest("first-1200", bank.class_names, 1200))

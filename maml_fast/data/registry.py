@@ -1,0 +1,67 @@
+"""All data sets by name: the one door for the command line, and for whoever adds a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
+from maml_fast.data.folder import load_folder
+from maml_fast.data.noise import load_noise
+from maml_fast.data.omniglot import load_omniglot
+from maml_fast.data.strokes import load_strokes
+
+__all__ = ["DATA_SETS", "load"]
+
+DATA_SETS: Mapping[str, Callable[[Options], DataSet]] = {
+    "strokes": load_strokes,
+    "omniglot": load_omniglot,
+    "folder": load_folder,
+    "random": load_noise,
+}
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    split: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    channels: str | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+    say: Say = say_on_stderr,
+) -> DataSet:
+    """Load a data set by name, parted into classes for meta-training and for meta-testing.
+
+    Args:
+        name: "strokes" (embedded), "omniglot", "folder" (class folders of pictures) or "random" (noise).
+        root: folder of the data, for omniglot and folder.
+        split: for omniglot "tutorial" (default) or "vinyals"; for omniglot and folder also a folder of split files, see
+            `read_split`.
+        image_size: pixels per side; 28 if None.
+        channels: "L" (default) or "RGB", for folder.
+        seed: of the characters of strokes, of the pixels of random, of the split of folder; 0 if None.
+        progress: called with (done, total) in long work.
+        say: called with a line that the user should see, such as what was left out.
+
+    Returns:
+        Banks by part, ``data_set["train"]``, ``data_set["test"]``, perhaps ``data_set["val"]``, and ``data_set.split``.
+
+    Raises:
+        ValueError: no such data set; an option that it does not take; or data that are damaged.
+        FileNotFoundError: the data are not there; says how to get them.
+    """
+    if name not in DATA_SETS:
+        raise ValueError(f"there is no data set {name!r}; there are {', '.join(DATA_SETS)}")
+    options = Options(
+        root=None if root is None else Path(root).expanduser(),
+        split=None if split is None else os.fspath(split),
+        image_size=image_size,
+        channels=channels,
+        seed=seed,
+        progress=progress,
+        say=say,
+    )
+    return DATA_SETS[name](options)
