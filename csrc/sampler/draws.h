@@ -1,0 +1,49 @@
+// How the random numbers of an episode are laid out, for host and device alike.
+//
+// Draw `index` of stream `stream` of an episode is one Philox block with key = seed and
+// counter = (episode low 32, episode high 32, index, stream). The streams of an episode:
+//
+//   0      classes         index i = 0..n_way-1: swap i of a partial Fisher-Yates shuffle of all classes; what ends up
+//                          first to n_way-th is class slot 0..n_way-1, which is also the label
+//   1      rotation        index c: quarter turns of class slot c (drawn, and read, only where rotation is asked for)
+//   2      support order   index i: swap i of a Fisher-Yates shuffle of the n_way * k_shot support items
+//   3      query order     the same for the n_way * k_query query items
+//   4 + c  images of slot c  index i = 0..k_shot+k_query-1: swap i of a partial Fisher-Yates shuffle of the class's
+//   images;
+//                          the first k_shot are its support, the rest its query
+//
+// Item s of slot c has number c * k + s before the order is shuffled. Swap i exchanges place i with place
+// i + UniformBelow(draw, n - i). Streams do not depend on one another: the same seed and episode give the same classes
+// and support images whatever k_query or rotation is.
+//
+// A kernel without room for n places per shuffle can look a place up among the swaps made so far: what place p holds is
+// what the last swap with p wrote there, or p itself. maml_fast/data/philox.py is the NumPy twin.
+#pragma once
+
+#include <cstdint>
+
+#include "core/philox.h"
+
+namespace maml_fast {
+
+enum Stream : std::uint32_t {
+  kClassStream = 0,
+  kRotationStream = 1,
+  kSupportOrderStream = 2,
+  kQueryOrderStream = 3,
+  kImageStream = 4,
+};
+
+// The random numbers of one episode.
+struct EpisodeDraws {
+  std::uint64_t seed;
+  std::uint64_t episode;
+
+  MF_HD std::uint32_t Below(std::uint32_t stream, std::uint32_t index, std::uint32_t n) const {
+    const PhiloxBlock counter = {
+        {static_cast<std::uint32_t>(episode), static_cast<std::uint32_t>(episode >> 32), index, stream}};
+    return UniformBelow(Philox4x32(counter, seed), n);
+  }
+};
+
+}  // namespace maml_fast

@@ -1,0 +1,77 @@
+// Which images make up an episode, in which order, under which label and turned how far.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sampler/draws.h"
+
+namespace maml_fast {
+
+// What an episode is. The caller has checked that all counts are at least 1.
+struct EpisodeSpec {
+  std::uint64_t seed;
+  std::int64_t n_way;
+  std::int64_t k_shot;
+  std::int64_t k_query;
+  bool rotate;
+};
+
+// The images of all classes, flat; class i owns images[starts[i]] to images[starts[i] + counts[i] - 1]. Nothing is
+// owned.
+struct BankView {
+  const std::uint8_t* images;  // [M, C, H, W]
+  const std::int64_t* starts;  // [n_classes]
+  const std::int64_t* counts;  // [n_classes]
+  std::int64_t n_classes;
+  std::int64_t channels;
+  std::int64_t height;
+  std::int64_t width;
+
+  std::int64_t image_size() const { return channels * height * width; }
+};
+
+// One image of an episode.
+struct Pick {
+  std::int64_t image;          // row of BankView::images
+  std::int64_t label;          // 0..n_way-1
+  std::int32_t quarter_turns;  // 0..3, counter-clockwise
+};
+
+// Shuffles 0..n-1 without preparing n places each time: after a shuffle the places it touched are put back.
+class Shuffler {
+ public:
+  // `max_n` is the largest n that Shuffle will be asked for.
+  explicit Shuffler(std::int64_t max_n);
+
+  // Writes the first `k` of a shuffle of 0..n-1 to `out`; 1 <= k <= n <= max_n.
+  void Shuffle(const EpisodeDraws& draws, std::uint32_t stream, std::int64_t n, std::int64_t k, std::int64_t* out);
+
+ private:
+  std::vector<std::int64_t> places_;  // places_[p] == p between calls
+};
+
+// Draws the episodes of one spec and bank. Not for use by two threads at once; everything is allocated up front.
+class EpisodePicker {
+ public:
+  EpisodePicker(const EpisodeSpec& spec, const BankView& bank);
+
+  void PickEpisode(std::uint64_t episode);
+
+  const std::vector<Pick>& support() const { return support_; }  // [n_way * k_shot]
+  const std::vector<Pick>& query() const { return query_; }      // [n_way * k_query]
+
+ private:
+  void PickClass(const EpisodeDraws& draws, std::int64_t slot);
+  void Order(const EpisodeDraws& draws, std::uint32_t stream, const std::vector<Pick>& items, std::vector<Pick>* out);
+
+  EpisodeSpec spec_;
+  BankView bank_;
+  Shuffler shuffler_;
+  std::vector<std::int64_t> classes_;              // [n_way]
+  std::vector<std::int64_t> chosen_;               // [largest n * k]: one shuffle's outcome
+  std::vector<Pick> support_items_, query_items_;  // by slot, before they are ordered
+  std::vector<Pick> support_, query_;
+};
+
+}  // namespace maml_fast

@@ -1,0 +1,41 @@
+#include "sampler/gather.h"
+
+namespace maml_fast {
+namespace {
+
+// The byte that output pixel (row, column) reads is first + row * row_step + column * column_step.
+struct Walk {
+  std::int64_t first;
+  std::int64_t row_step;
+  std::int64_t column_step;
+};
+
+Walk WalkFor(std::int32_t quarter_turns, std::int64_t side) {
+  switch (quarter_turns) {
+    case 1:
+      return {side - 1, -1, side};
+    case 2:
+      return {side * side - 1, -side, -1};
+    default:
+      return {side * (side - 1), 1, -side};
+  }
+}
+
+}  // namespace
+
+void GatherImage(const std::uint8_t* image, std::int64_t channels, std::int64_t height, std::int64_t width,
+                 std::int32_t quarter_turns, const float* table, float* out) {
+  if (quarter_turns == 0) {
+    for (std::int64_t i = 0; i < channels * height * width; ++i) out[i] = table[image[i]];
+    return;
+  }
+  const Walk walk = WalkFor(quarter_turns, height);
+  for (std::int64_t c = 0; c < channels; ++c, image += height * width) {
+    for (std::int64_t row = 0; row < height; ++row) {
+      const std::uint8_t* pixel = image + walk.first + row * walk.row_step;
+      for (std::int64_t column = 0; column < width; ++column, pixel += walk.column_step) *out++ = table[*pixel];
+    }
+  }
+}
+
+}  // namespace maml_fast

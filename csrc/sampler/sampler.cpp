@@ -1,0 +1,27 @@
+#include "sampler/sampler.h"
+
+#include "sampler/gather.h"
+
+namespace maml_fast {
+
+void EpisodeWriter::Write(std::uint64_t episode, std::int64_t t, const BatchBuffers& batch) {
+  picker_.PickEpisode(episode);
+  const std::int64_t n_support = static_cast<std::int64_t>(picker_.support().size());
+  const std::int64_t n_query = static_cast<std::int64_t>(picker_.query().size());
+  const std::int64_t image_size = config_.bank.image_size();
+  WriteHalf(picker_.support(), batch.x_support + t * n_support * image_size, batch.y_support + t * n_support);
+  WriteHalf(picker_.query(), batch.x_query + t * n_query * image_size, batch.y_query + t * n_query);
+}
+
+void EpisodeWriter::WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y) const {
+  const BankView& bank = config_.bank;
+  const std::int64_t image_size = bank.image_size();
+  for (const Pick& pick : picks) {
+    GatherImage(bank.images + pick.image * image_size, bank.channels, bank.height, bank.width, pick.quarter_turns,
+                config_.table.data(), x);
+    x += image_size;
+    *y++ = pick.label;
+  }
+}
+
+}  // namespace maml_fast

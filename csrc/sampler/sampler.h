@@ -1,0 +1,41 @@
+// Whole episodes, written into the caller's memory.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "sampler/episode.h"
+
+namespace maml_fast {
+
+// A meta-batch in the caller's memory, T episodes one after another.
+struct BatchBuffers {
+  float* x_support;         // [T, n_way * k_shot, C, H, W]
+  std::int64_t* y_support;  // [T, n_way * k_shot]
+  float* x_query;           // [T, n_way * k_query, C, H, W]
+  std::int64_t* y_query;    // [T, n_way * k_query]
+};
+
+// All that is needed to make any episode: plain values and pointers that the caller keeps alive.
+struct SamplerConfig {
+  EpisodeSpec spec;
+  BankView bank;
+  std::array<float, 256> table;  // what a byte becomes
+};
+
+// Makes episodes, one at a time. Each thread has its own writer; all writers of a config make the same episodes.
+class EpisodeWriter {
+ public:
+  explicit EpisodeWriter(const SamplerConfig& config) : config_(config), picker_(config.spec, config.bank) {}
+
+  // Writes episode number `episode` as episode `t` of `batch`. Allocates nothing.
+  void Write(std::uint64_t episode, std::int64_t t, const BatchBuffers& batch);
+
+ private:
+  void WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y) const;
+
+  SamplerConfig config_;
+  EpisodePicker picker_;
+};
+
+}  // namespace maml_fast

@@ -1,0 +1,81 @@
+"""What can be wrong with four tensors that are said to be episodes; each function raises one error that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from maml_fast.data.episodes import Episodes
+
+
+def check_tensors(parts: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Raise TypeError unless these are tensors, a tuple or list of them, one for every name."""
+    if not isinstance(parts, tuple | list) or len(parts) != len(names):
+        got = f"{len(parts)} of them" if isinstance(parts, tuple | list) else type(parts).__name__
+        raise TypeError(f"episodes must be four tensors, ({', '.join(names)}), got {got}")
+    for name, part in zip(names, parts, strict=True):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(part).__name__}; use torch.as_tensor")
+
+
+def check_shapes(episodes: Episodes, classification: bool) -> None:
+    """Raise ValueError where the shapes do not fit one another."""
+    shapes = ", ".join(f"{n} {list(x.shape)}" for n, x in zip(episodes._fields, episodes, strict=True))
+    if any(x.dim() < 3 for x in (episodes.x_spt, episodes.x_qry)):
+        raise ValueError(f"images must be [episodes, images, ...], at least three dimensions, got {shapes}")
+    if any(y.dim() != 2 if classification else y.dim() < 2 for y in (episodes.y_spt, episodes.y_qry)):
+        raise ValueError(f"labels must be [episodes, images], one for each image, got {shapes}")
+    if any(0 in x.shape for x in episodes):
+        raise ValueError(f"episodes must not be empty, got {shapes}")
+    if len({x.shape[0] for x in episodes}) != 1:
+        raise ValueError(f"all four must have the same number of episodes (dimension 0), got {shapes}")
+    for half, x, y in (("support", episodes.x_spt, episodes.y_spt), ("query", episodes.x_qry, episodes.y_qry)):
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(f"{half}: {x.shape[1]} images but {y.shape[1]} labels in each episode, got {shapes}")
+    if episodes.x_spt.shape[2:] != episodes.x_qry.shape[2:]:
+        raise ValueError(f"support and query images must have the same shape, got {shapes}")
+
+
+def check_types(episodes: Episodes, classification: bool) -> None:
+    """Raise TypeError or ValueError where dtypes are wrong, or dtypes or devices disagree."""
+    for name, tensor in zip(episodes._fields, episodes, strict=True):
+        if name.startswith("x") and not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; scale it, as in {name}.float() / 255")
+        if name.startswith("y") and classification and tensor.dtype != torch.int64:
+            raise TypeError(f"{name} must hold class numbers as torch.int64, got {tensor.dtype}; use {name}.long()")
+    if episodes.x_spt.dtype != episodes.x_qry.dtype:
+        raise ValueError(f"x_spt is {episodes.x_spt.dtype} but x_qry is {episodes.x_qry.dtype}; make them alike")
+    devices = [str(x.device) for x in episodes]
+    if len(set(devices)) != 1:
+        raise ValueError(f"all four must be on one device, got {', '.join(devices)}; use Episodes.to(device)")
+
+
+def check_values(episodes: Episodes, n_way: int | None, classification: bool) -> None:
+    """Raise ValueError where a value is NaN or infinite, or a label out of range."""
+    for name, tensor in zip(episodes._fields, episodes, strict=True):
+        if tensor.is_floating_point():
+            _check_finite(name, tensor)
+        elif classification:
+            _check_labels(name, tensor, n_way)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    tensor = tensor.detach()
+    if torch.isfinite(tensor.sum()):  # far cheaper than a look at every value; a sum that overflows is looked at below
+        return
+    finite = torch.isfinite(tensor)
+    if not finite.all():
+        t, i = (int(place) for place in (~finite).nonzero()[0][:2])
+        raise ValueError(f"{name} holds NaN or infinity, first in image {i} of episode {t}; clean the data")
+
+
+def _check_labels(name: str, labels: Tensor, n_way: int | None) -> None:
+    smallest, largest = (int(x) for x in torch.aminmax(labels))
+    if smallest < 0:
+        raise ValueError(f"{name} holds label {smallest}; labels are class numbers from 0")
+    if n_way is not None and largest >= n_way:
+        raise ValueError(f"{name} holds label {largest}, but with {n_way} classes labels are 0 to {n_way - 1}")

@@ -1,0 +1,258 @@
+"""Episodes for meta-learning: what they are, and the sampler that draws them from an image bank."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maml_fast import native
+from maml_fast.data import checks, numpy_sampler
+from maml_fast.data.bank import ImageBank
+
+__all__ = ["EpisodeSampler", "Episodes", "check_episodes"]
+
+MAX_SHUFFLE = 2**31  # places that one shuffle of the sampler can have
+
+
+class Episodes(NamedTuple):
+    """``T`` episodes of ``N`` classes: ``K`` labelled images per class to adapt to, ``Q`` to be judged on.
+
+    A plain tuple of tensors in this order; ``Episodes(x_spt, y_spt, x_qry, y_qry)`` makes one from tensors of your own.
+    Images may have any shape beyond the first two dimensions.
+    """
+
+    x_spt: Tensor  # [T, N*K, C, H, W], float
+    y_spt: Tensor  # [T, N*K], int64
+    x_qry: Tensor  # [T, N*Q, C, H, W]
+    y_qry: Tensor  # [T, N*Q]
+
+    @property
+    def meta_batch_size(self) -> int:
+        """The number of episodes, ``T``."""
+        return self.x_spt.shape[0]
+
+    def to(
+        self,
+        device: torch.device | str | int | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        non_blocking: bool = False,
+    ) -> Episodes:
+        """Move to a device, a dtype, or both; either may come first or alone. Integer labels keep their dtype."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+
+        def move(tensor: Tensor) -> Tensor:
+            kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+            return tensor.to(device=device, dtype=kept, non_blocking=non_blocking)
+
+        return Episodes(*map(move, self))
+
+
+def check_episodes(episodes: Sequence[Tensor], n_way: int | None = None, *, classification: bool = True) -> Episodes:
+    """Return these four tensors as `Episodes`, or say what is wrong with them.
+
+    Args:
+        episodes: x_spt, y_spt, x_qry, y_qry.
+        n_way: labels must be below it, where it is given.
+        classification: labels must be int64 class numbers ``[T, N*K]``; if False, `y_spt` and `y_qry` may hold any
+            targets ``[T, N*K, ...]``.
+
+    Raises:
+        TypeError: not four tensors, images that are not floating point, labels that are not int64.
+        ValueError: shapes, devices or dtypes that disagree, no images, labels out of range, NaN or infinity.
+    """
+    checks.check_tensors(episodes, Episodes._fields)
+    checked = Episodes(*episodes)
+    checks.check_shapes(checked, classification)
+    checks.check_types(checked, classification)
+    checks.check_values(checked, n_way, classification)
+    return checked
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EpisodeSampler(Dataset[Episodes]):
+    """Draws few-shot episodes from an image bank, a meta-batch at a time.
+
+    An episode has ``n_way`` distinct classes, labelled 0 to ``n_way - 1`` in the order they were drawn, and of each
+    ``k_shot`` support and ``k_query`` query images, all distinct; support and query are each shuffled. Episode number
+    ``e`` of a seed is always the same, bit for bit, whatever the meta-batch size, threads, prefetching or backend: its
+    random numbers come from Philox4x32-10, keyed by the seed and counted by the episode.
+
+    Iterate over it (every ``iter`` starts anew at `start_episode`), or take any meta-batch by `batch`. Iteration
+    prefetches in native threads. With `batches` given it is a map-style data set too, so that
+    ``DataLoader(sampler, batch_size=None, num_workers=2)`` yields the same meta-batches in the same order.
+
+    Args:
+        bank: where the images come from; they stay uint8 and are not copied.
+        n_way: classes per episode.
+        k_shot: support images per class.
+        k_query: query images per class.
+        meta_batch_size: episodes per meta-batch, ``T``.
+        seed: 0 to 2**64 - 1.
+        scale: what a pixel ``x`` becomes: "unit" x / 255, "raw" x (0 to 255), "inverted" 1 - x / 255; float32.
+        rotate: turn each class of an episode by 0, 90, 180 or 270 degrees, drawn per class and episode.
+        start_episode: number of the first episode; to resume, the number of episodes already seen.
+        batches: meta-batches in one iteration; None for no end.
+        prefetch: meta-batches made ahead of the one in use; 0 makes each when asked for.
+        threads: prefetching threads; None for one.
+
+    Raises:
+        TypeError, ValueError: a parameter is of the wrong type, out of range, or more than the bank has.
+    """
+
+    bank: ImageBank
+    n_way: int
+    k_shot: int
+    k_query: int
+    meta_batch_size: int
+    seed: int = 0
+    _: KW_ONLY
+    scale: Literal["unit", "raw", "inverted"] = "unit"
+    rotate: bool = False
+    start_episode: int = 0
+    batches: int | None = None
+    prefetch: int = 2
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("n_way", "k_shot", "k_query", "meta_batch_size"):
+            self._check_integer(name, 1)
+        self._check_integer("seed", 0, 2**64 - 1)
+        self._check_integer("start_episode", 0, 2**63 - 1)
+        self._check_integer("prefetch", 0)
+        if self.batches is not None:
+            self._check_integer("batches", 1)
+        if self.threads is not None:
+            self._check_integer("threads", 1, 1024)
+        if self.scale not in numpy_sampler.SCALES:
+            raise ValueError(f"scale must be one of {', '.join(numpy_sampler.SCALES)}, got {self.scale!r}")
+        if not isinstance(self.rotate, bool):
+            raise TypeError(f"rotate must be True or False, got {self.rotate!r}")
+        self._check_bank()
+        native.library()  # builds here, if it must, rather than in the middle of training
+
+    def _check_integer(self, name: str, smallest: int, largest: int | None = None) -> None:
+        value = getattr(self, name)
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        if value < smallest or (largest is not None and value > largest):
+            bounds = f"at least {smallest}" if largest is None else f"{smallest} to {largest}"
+            raise ValueError(f"{name} must be {bounds}, got {value}")
+        object.__setattr__(self, name, value)  # NumPy's integers become Python's
+
+    def _check_bank(self) -> None:
+        bank = self.bank
+        if not isinstance(bank, ImageBank):
+            raise TypeError(f"bank must be an ImageBank, got {type(bank).__name__}; use ImageBank.from_array")
+        if self.n_way > bank.n_classes:
+            raise ValueError(f"n_way is {self.n_way}, but bank {bank.name!r} has only {bank.n_classes} classes")
+        needed = self.k_shot + self.k_query
+        if (bank.counts < needed).any():
+            i = int(np.flatnonzero(bank.counts < needed)[0])
+            raise ValueError(
+                f"class {i} ({bank.class_names[i]!r}) of bank {bank.name!r} has {bank.counts[i]} images, but k_shot + "
+                f"k_query is {self.k_shot} + {self.k_query} = {needed}; lower them, or drop the class by bank.select"
+            )
+        _, height, width = bank.image_shape
+        if self.rotate and height != width:
+            raise ValueError(f"rotate needs square images, got {height} x {width} in bank {bank.name!r}")
+        if max(bank.n_classes, int(bank.counts.max()), self.n_way * needed) > MAX_SHUFFLE:
+            raise ValueError(f"more than {MAX_SHUFFLE} classes, or images per class or episode, can't be shuffled")
+
+    def batch(self, i: int) -> Episodes:
+        """Return meta-batch `i`: the episodes from ``start_episode + i * meta_batch_size`` on. Safe in many threads.
+
+        Raises IndexError where `i` is negative or beyond `batches`.
+        """
+        first = self._first_episode(i)
+        library = native.library()
+        if library is None:
+            arrays = numpy_sampler.make_batch(self.bank, self._table(), first, self.meta_batch_size, **self._spec())
+            return Episodes(*map(torch.from_numpy, arrays))
+        episodes = self._allocate()
+        self._native(library).write(first, *(x.numpy() for x in episodes))
+        return episodes
+
+    def __getitem__(self, i: int) -> Episodes:
+        """Return ``batch(i)``: what a DataLoader calls."""
+        return self.batch(i)
+
+    def __len__(self) -> int:
+        if self.batches is None:
+            raise TypeError("this EpisodeSampler is endless and has no length; give it batches=...")
+        return self.batches
+
+    def __iter__(self) -> Iterator[Episodes]:
+        library = native.library() if self.prefetch else None
+        if library is None:
+            return map(self.batch, self._numbers())
+        return self._prefetched(library)
+
+    def __repr__(self) -> str:
+        backend = "NumPy" if native.library() is None else "native"
+        length = "endless" if self.batches is None else f"{self.batches} meta-batches"
+        return (
+            f"<EpisodeSampler: {self.n_way}-way {self.k_shot}-shot with {self.k_query} queries, {length} of "
+            f"{self.meta_batch_size} episodes from {self.start_episode} of seed {self.seed}, {self.scale} pixels"
+            f"{', rotated' if self.rotate else ''}, from {self.bank.name!r}, made by {backend} code>"
+        )
+
+    def _numbers(self) -> Iterable[int]:
+        return itertools.count() if self.batches is None else range(self.batches)
+
+    def _first_episode(self, i: int) -> int:
+        i = operator.index(i)
+        if i < 0 or (self.batches is not None and i >= self.batches):
+            held = "no end of them" if self.batches is None else f"{self.batches}"
+            raise IndexError(f"there is no meta-batch {i}; this sampler has {held}, counted from 0")
+        first = self.start_episode + i * self.meta_batch_size
+        if first + self.meta_batch_size > 2**64:
+            raise IndexError(f"meta-batch {i} lies beyond episode 2**64, the last there is")
+        return first
+
+    def _spec(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("seed", "n_way", "k_shot", "k_query", "rotate")}
+
+    def _table(self) -> np.ndarray:
+        return numpy_sampler.scale_table(self.scale)
+
+    def _native(self, library: ModuleType) -> Any:
+        return library.Sampler(self.bank.images, self.bank.starts, self.bank.counts, self._table(), **self._spec())
+
+    def _allocate(self) -> Episodes:
+        def half(images: int) -> tuple[Tensor, Tensor]:
+            size = (self.meta_batch_size, self.n_way * images)
+            x = torch.empty(*size, *self.bank.image_shape, dtype=torch.float32, device="cpu")
+            return x, torch.empty(size, dtype=torch.int64, device="cpu")
+
+        return Episodes(*half(self.k_shot), *half(self.k_query))
+
+    def _prefetched(self, library: ModuleType) -> Iterator[Episodes]:
+        """Keep `prefetch` meta-batches under way in native threads, which end when this generator does."""
+        prefetcher = library.Prefetcher(self._native(library), self.threads or 1)
+        pending: deque[Episodes] = deque()
+        try:
+            for i in self._numbers():
+                pending.append(self._allocate())
+                prefetcher.submit(self._first_episode(i), *(x.numpy() for x in pending[-1]))
+                if len(pending) > self.prefetch:
+                    prefetcher.wait()
+                    yield pending.popleft()
+            while pending:
+                prefetcher.wait()
+                yield pending.popleft()
+        finally:
+            prefetcher.close()
