@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
 import torch
-import torch.fx
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from maml_fast import ops
 
-__all__ = ["BatchStatNorm2d", "ConvBlock", "batch_stat_norm", "conv_block"]
+__all__ = ["BatchStatNorm2d", "ConvBlock", "batch_stat_norm", "conv_block", "traced_as_one"]
+
+P = ParamSpec("P")
 
 
-@torch.fx.wrap  # a trace keeps the call as it is
+def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """Let ``torch.fx`` record a call of ``function(x, ...)`` as one node, as it does for ``torch.nn.functional``."""
+
+    @wraps(function)
+    def call(x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if has_torch_function_unary(x):
+            return handle_torch_function(call, (x,), x, *args, **kwargs)
+        return function(x, *args, **kwargs)
+
+    return call
+
+
+@traced_as_one
 def batch_stat_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[int, ...] | None = None
 ) -> Tensor:
@@ -134,7 +152,7 @@ class ConvBlock(torch.nn.Module):
         return f"pool={self.pool}, relu_first={self.relu_first}"
 
 
-@torch.fx.wrap
+@traced_as_one
 def conv_block(
     x: Tensor,
     weight: Tensor,

@@ -1,0 +1,171 @@
+"""Recording a module's ``forward`` with torch.fx, refusing what the recording would silently falsify.
+
+Symbolic tracing runs ``forward`` once with stand-ins for tensors. What it does besides calling torch on them is frozen
+into the recording or lost: an attribute set, a random number drawn, a tensor made, gradients switched off. Wherever
+that can be noticed a :class:`UntraceableError` says so, and the module runs as it was written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import random
+from collections.abc import Callable, Set
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node, Proxy, Tracer
+from torch.fx.proxy import TraceError
+
+from maml_fast.fuse.structure import follows_policy
+from maml_fast.nn import ConvBlock
+
+__all__ = ["UntraceableError", "has_hooks", "required_inputs", "trace"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class UntraceableError(Exception):
+    """A ``forward`` that can't be recorded: ``module`` is the innermost one at fault, ``reason`` says why."""
+
+    def __init__(self, module: nn.Module, reason: str) -> None:
+        super().__init__(reason)
+        self.module = module
+        self.reason = reason
+
+
+def trace(root: nn.Module, forward: Callable[..., Any], opaque: Set[nn.Module]) -> tuple[Graph, list[nn.Module]]:
+    """Record ``forward`` of ``root``; calls of ``opaque`` modules stay calls.
+
+    Returns:
+        The graph, with one placeholder for every argument without a default (the others are taken at their defaults),
+        and the modules whose own ``forward`` is recorded in it.
+
+    Raises:
+        UntraceableError: see there.
+    """
+    tracer = _Tracer(root, forward, opaque)
+    attributes = {module: dict(vars(module)) for module in root.modules()}
+    random_state = _random_state()
+    try:
+        with torch.enable_grad():  # so that torch.no_grad() within forward can be told from one around fuse()
+            graph = tracer.trace(root)
+    except Exception as error:  # any error of any user's forward
+        raise UntraceableError(tracer.culprit or root, f"{type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        changed = _restore_attributes(attributes)
+    if changed is not None:
+        module, name = changed
+        raise UntraceableError(module, f"forward sets self.{name}")
+    if _random_state() != random_state:
+        raise UntraceableError(root, "forward draws random numbers of its own")
+    return graph, tracer.recorded
+
+
+def required_inputs(forward: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that have no default and take one value each."""
+    single = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(forward).parameters.values()
+    return [p.name for p in parameters if p.kind in single and p.default is inspect.Parameter.empty]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether calling the module runs more than its ``forward``."""
+    return any(getattr(module, hooks) for hooks in _HOOKS)
+
+
+class _TensorProxy(Proxy):
+    """A stand-in for a tensor that ``isinstance(x, torch.Tensor)`` in a user's ``forward`` takes for one."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return Tensor
+
+
+def _in_place(name: str) -> Callable[[_TensorProxy, Any], Proxy]:
+    def record(self: _TensorProxy, other: Any) -> Proxy:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    return record
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "imatmul", "iand", "ior", "ixor"):
+    setattr(_TensorProxy, f"__{_name}__", _in_place(_name))  # torch.fx would record x += y as x = x + y
+
+
+class _Tracer(Tracer):
+    proxy_buffer_attributes = True  # a buffer is read when the graph runs, not when it is recorded
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any], opaque: Set[nn.Module]) -> None:
+        super().__init__()
+        self.forward = forward
+        self.opaque = opaque
+        self.recorded = [module]
+        self.culprit: nn.Module | None = None
+        self.autocast = torch.is_autocast_enabled("cpu")
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = isinstance(m, ConvBlock) or follows_policy(m)
+        return own or m in self.opaque or has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        known = m in (self.submodule_paths or {})
+        leaf = not known or self.is_leaf_module(m, "")
+        if not leaf and m not in self.recorded:
+            self.recorded.append(m)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if self.culprit is None and not leaf:
+                self.culprit = m
+            raise
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        names = required_inputs(self.forward)
+        if not names:
+            raise TraceError("forward takes no argument by name without a default")
+        return self.forward, [self.create_proxy("placeholder", name, (), {}) for name in names]
+
+    def proxy(self, node: Node) -> Proxy:
+        return _TensorProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Proxy):
+            return a.node
+        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and not self._is_attribute(a):
+            raise TraceError("forward makes a tensor that does not come from its input")
+        return super().create_arg(a)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> Node:
+        if not torch.is_grad_enabled():
+            raise TraceError("forward switches gradients off")
+        if torch.is_autocast_enabled("cpu") != self.autocast:
+            raise TraceError("forward switches autocast")
+        return super().create_node(*args, **kwargs)
+
+    def _is_attribute(self, tensor: Tensor) -> bool:
+        return tensor in self.tensor_attrs or any(tensor is buffer for buffer in self.root.buffers())
+
+
+def _restore_attributes(before: dict[nn.Module, dict[str, Any]]) -> tuple[nn.Module, str] | None:
+    """Undo what ``forward`` set while it was recorded; return the first module and attribute name found changed."""
+    changed = None
+    for module, attributes in before.items():
+        now = vars(module)
+        names = [n for n in {**attributes, **now} if now.get(n, before) is not attributes.get(n, before)]
+        if names:
+            changed = changed or (module, names[0])
+            now.clear()
+            now.update(attributes)
+    return changed
+
+
+def _random_state() -> tuple[Any, ...]:
+    numpy_state = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002
+    return (random.getstate(), bytes(torch.get_rng_state().numpy()), numpy_state[1].tobytes(), numpy_state[2:])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

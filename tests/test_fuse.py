@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from fuse_zoo import CASES, Case
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from maml_fast.fuse import fuse
+
+Params = dict[str, Tensor]
+
+
+def made(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Return the case's model, all its parameters and statistics random, and an input, in float64."""
+    torch.manual_seed(0)
+    model = case.build().double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5 + 0.1)
+        for name, buffer in model.named_buffers():
+            if "running" in name:
+                buffer.copy_(torch.rand_like(buffer) + 0.5)
+    return model, tuple(torch.randn(shape, dtype=torch.float64) for shape in case.shapes)
+
+
+def with_batch_statistics(model: nn.Module) -> nn.Module:
+    """Return a copy whose batch norm layers are torch's own, told to take the batch's statistics."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = None
+    return model.train()
+
+
+def run(model: nn.Module, params: Params, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Return the loss of a model run on copies of the inputs, which some models overwrite."""
+    output = functional_call(model, params, tuple(x.clone() for x in inputs))
+    outputs = output.values() if isinstance(output, dict) else [output]
+    return sum((torch.sin(o) * torch.linspace(-1, 1, o.numel(), dtype=o.dtype).view(o.shape)).mean() for o in outputs)
+
+
+def parameters_of(model: nn.Module) -> Params:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def meta_gradient(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Params, Params]:
+    """Return the loss after two differentiable inner steps, its gradient before them, and through them."""
+    fast = start = parameters_of(model)
+    first = {}
+    for _ in range(2):
+        grads = torch.autograd.grad(run(model, fast, inputs), list(fast.values()), create_graph=True, allow_unused=True)
+        first = first or detached(dict(zip(start, grads, strict=True)))
+        fast = {n: p if g is None else p - 0.1 * g for (n, p), g in zip(fast.items(), grads, strict=True)}
+    loss = run(model, fast, inputs)
+    second = torch.autograd.grad(loss, list(start.values()), allow_unused=True)
+    return loss.detach(), first, dict(zip(start, second, strict=True))
+
+
+def detached(tensors: dict[str, Tensor | None]) -> Params:
+    return {name: t.detach() for name, t in tensors.items() if t is not None}
+
+
+def assert_equal(actual: dict[str, Tensor | None], expected: dict[str, Tensor | None]) -> None:
+    actual, expected = detached(actual), detached(expected)
+    assert actual.keys() == expected.keys()
+    for name, wanted in expected.items():
+        close = {"rtol": 0, "atol": 1e-10 * max(1.0, float(wanted.abs().max()))}
+        torch.testing.assert_close(actual[name], wanted, **close, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_fused_model_equals_the_original(case: Case) -> None:
+    model, inputs = made(case)
+    fused, oracle = fuse(model), with_batch_statistics(model)
+    assert len(fused.report.fused) == case.fused, str(fused.report)
+    loss, first, second = meta_gradient(fused, inputs)
+    wanted_loss, wanted_first, wanted_second = meta_gradient(oracle, inputs)
+    torch.testing.assert_close(loss, wanted_loss, rtol=1e-10, atol=1e-10)
+    assert_equal(first, wanted_first)
+    assert_equal(second, wanted_second)
+    in_eval = run(fused.eval(), {}, inputs)  # the policy does not depend on the mode
+    torch.testing.assert_close(in_eval, run(oracle, {}, inputs), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_state_and_names_are_shared_and_statistics_untouched(case: Case) -> None:
+    model, inputs = made(case)
+    before = copy.deepcopy(model.state_dict())
+    layers = [(name, module.__class__, dict(vars(module))) for name, module in model.named_modules()]
+    fused = fuse(model)
+    for mode in (True, False):
+        fused.train(mode)(*(x.clone() for x in inputs))
+    assert list(fused.state_dict()) == list(model.state_dict())
+    for name, value in fused.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    for actual, wanted in zip(fused.named_parameters(), model.named_parameters(), strict=True):
+        assert actual[0] == wanted[0]
+        assert actual[1] is wanted[1]
+    for (name, kind, attributes), (now, module) in zip(layers, model.named_modules(), strict=True):
+        assert (name, kind) == (now, module.__class__)
+        assert attributes == vars(module)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_state_dict_round_trip(case: Case) -> None:
+    model, inputs = made(case)
+    other, _ = made(case)
+    fused = fuse(other)
+    for value in model.state_dict().values():
+        value.copy_(value * 1.5)
+    fused.load_state_dict(model.state_dict())
+    wanted = run(fuse(model), {}, inputs)
+    assert torch.equal(run(fused, {}, inputs), wanted)
+    third, _ = made(case)
+    third.load_state_dict(fused.state_dict())
+    assert torch.equal(run(fuse(third), {}, inputs), wanted)
