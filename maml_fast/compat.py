@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maml_fast.maml import Episodes
+from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MAML, TaskResults
 from maml_fast.models import TutorialNet
 
@@ -55,7 +55,7 @@ class MetaLearner(nn.Module):
     of training and of :meth:`finetunning`), ``base_lr`` (their learning rate), ``net``, ``meta_optim``. ``meta_lr`` is
     what ``meta_optim`` was made with; ``inner_lr`` and ``outer_lr`` are not used, there as here.
 
-    Arrays hold a number for every inner step from step 0 on. The original leaves its index 1 at zero; here it is filled.
+    Arrays hold a number for every inner step from step 0 on. The original leaves index 1 at zero; here it is filled.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class MetaLearner(nn.Module):
 
 def _accuracies(results: TaskResults) -> np.ndarray[Any, np.dtype[np.float64]]:
     assert results.correct is not None  # the loss is cross-entropy
-    return results.correct.double().mean(dim=1).cpu().numpy() / results.predictions
+    return results.correct.sum(dim=1).cpu().numpy() / (results.correct.shape[1] * results.predictions)
 
 
 def _rename_tutorial_keys(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -29,12 +29,11 @@ def sgd_step(
     with torch.enable_grad():  # also where the caller has switched gradients off
         at = fast if second_order else {name: weight.detach().requires_grad_() for name, weight in fast.items()}
         losses = task_losses(at)
+        gradients: tuple[Tensor | None, ...] = (None,) * len(at)
         if losses.requires_grad:
             gradients = torch.autograd.grad(
                 losses.sum(), tuple(at.values()), create_graph=second_order, allow_unused=True
             )
-        else:
-            gradients = (None,) * len(at)
     if all(gradient is None for gradient in gradients):
         raise RuntimeError(f"the support loss does not depend on any adapted parameter: {', '.join(fast)}")
     return {

@@ -42,7 +42,7 @@ def check_broadcasts(rate: Rate, parameters: Mapping[str, Tensor], what: str = "
 
 def learnable_rate(rate: Rate, like: Tensor) -> nn.Parameter:
     """A meta-learned rate that starts at ``rate``, in the dtype and on the device of ``like``."""
-    return nn.Parameter(torch.as_tensor(rate).detach().to(like, copy=True))
+    return nn.Parameter(torch.as_tensor(rate, dtype=like.dtype, device=like.device).detach().clone())
 
 
 class InnerRates(nn.Module):

@@ -9,27 +9,21 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import vmap
 
+from maml_fast.checks import (
+    check_fast_weights,
+    check_keeps_statistics,
+    check_like_model,
+    check_steps,
+    check_support,
+)
 from maml_fast.classification import check_labels, count_correct
+from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.inner_loop import FastWeights, outside_inference_mode, sgd_step, usable_by_autograd
 from maml_fast.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
 from maml_fast.selection import Adapt, select_parameters
 from maml_fast.task_forward import BATCH_NORM_POLICIES, TaskForward
-
-try:
-    from maml_fast.data.episodes import Episodes, check_episodes
-except ImportError:  # until the sampler has landed
-
-    class Episodes(NamedTuple):
-        x_spt: Tensor
-        y_spt: Tensor
-        x_qry: Tensor
-        y_qry: Tensor
-
-    def check_episodes(episodes, n_way=None, *, classification=True):
-        return Episodes(*episodes)
-
+from maml_fast.task_map import TaskMap
 
 __all__ = ["MAML", "MAMLOutput", "TaskResults"]
 
@@ -84,6 +78,9 @@ class MAML(nn.Module):
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
     """
 
+    inner_lr: Rate | InnerRates
+    model: nn.Module
+
     def __init__(
         self,
         model: nn.Module,
@@ -107,6 +104,7 @@ class MAML(nn.Module):
         self._set_inner_lr(inner_lr, learn_inner_lr)
         self._batch_norm = batch_norm
         self._forward_tasks = TaskForward(model, batch_norm)
+        self._loss_of_tasks = TaskMap(self._loss_of_one_task, "loss_fn")
 
     def forward(self, episodes: Episodes, per_step: bool = False, inner_steps: int | None = None) -> MAMLOutput:
         """Adapt to every task of ``episodes`` and score its query set; ``per_step`` records every step from 0 on."""
@@ -125,6 +123,8 @@ class MAML(nn.Module):
         They are differentiable; where gradients are switched off it still adapts, and returns plain tensors.
         """
         steps = self._steps(inner_steps)
+        check_support(x_spt, y_spt)
+        check_like_model("x_spt", x_spt, self.model)
         with outside_inference_mode():
             x_spt, y_spt = usable_by_autograd(x_spt), usable_by_autograd(y_spt)
             shared, fast = self._shared(), self._start(x_spt.shape[0])
@@ -134,6 +134,8 @@ class MAML(nn.Module):
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, N, n_way] of images [T, N, ...] under ``fast``; what it does not hold is taken from the model."""
+        check_like_model("x_qry", x_qry, self.model)
+        check_fast_weights(fast, x_qry, self.model)
         return self._forward_tasks(fast, self._shared(without=fast), x_qry)
 
     def task_results(
@@ -141,6 +143,7 @@ class MAML(nn.Module):
     ) -> TaskResults:
         """The query results of every single task, of which :meth:`forward` gives the means."""
         steps = self._steps(inner_steps)
+        episodes = self._checked(episodes)
         losses, correct = [], []
         with outside_inference_mode():
             x_spt, y_spt, x_qry, y_qry = (usable_by_autograd(tensor) for tensor in episodes)
@@ -198,8 +201,15 @@ class MAML(nn.Module):
     def _rate_of(self, name: str) -> Rate:
         return self.inner_lr.rate_of(name) if isinstance(self.inner_lr, InnerRates) else self.inner_lr
 
+    def _checked(self, episodes: Episodes) -> Episodes:
+        # Other losses, and targets of more dimensions, have rules of their own.
+        plain = self.loss_fn is F.cross_entropy and getattr(episodes[1], "ndim", 2) == 2
+        episodes = check_episodes(episodes, classification=plain)
+        check_like_model("x_spt", episodes.x_spt, self.model)
+        return episodes
+
     def _steps(self, inner_steps: int | None) -> int:
-        return self.inner_steps if inner_steps is None else _check_steps(inner_steps)
+        return self.inner_steps if inner_steps is None else check_steps(inner_steps)
 
     def _adapted_parameters(self) -> dict[str, nn.Parameter]:
         parameters = dict(self.model.named_parameters())
@@ -233,28 +243,28 @@ class MAML(nn.Module):
         """Every task's loss, [T]."""
         if self.loss_fn is F.cross_entropy:
             check_labels(logits, targets, what)
-        losses = vmap(self.loss_fn, randomness="different")(logits, targets)
-        if losses.shape != logits.shape[:1]:
-            raise ValueError(f"loss_fn must return a scalar for one task, got shape {tuple(losses.shape[1:])}")
-        return losses
+        return self._loss_of_tasks((logits, targets))
+
+    def _loss_of_one_task(self, logits: Tensor, targets: Tensor) -> Tensor:
+        loss = self.loss_fn(logits, targets)
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"loss_fn must return a scalar tensor for the logits of one task, got {got}")
+        return loss
 
 
 def _check_arguments(model: nn.Module, inner_steps: int, order: int, loss_fn: LossFunction, batch_norm: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    _check_steps(inner_steps)
+    check_steps(inner_steps)
     if order not in (1, 2):
         raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
     if batch_norm not in BATCH_NORM_POLICIES:
         raise ValueError(f"batch_norm must be one of {', '.join(map(repr, BATCH_NORM_POLICIES))}, got {batch_norm!r}")
-
-
-def _check_steps(inner_steps: int) -> int:
-    if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 0:
-        raise ValueError(f"inner_steps must be a whole number of at least 0, got {inner_steps!r}")
-    return inner_steps
+    if batch_norm == "running":
+        check_keeps_statistics(model)
 
 
 def _stacked(rows: list[Tensor | None]) -> Tensor | None:

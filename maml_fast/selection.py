@@ -1,10 +1,10 @@
-"""Choosing parameters by name: which of them adapt in the inner loop, and which of them an inner learning rate is for."""
+"""Choosing parameters by name: those that adapt in the inner loop, those that an inner learning rate is for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -16,9 +16,10 @@ Adapt: TypeAlias = str | Sequence[str] | Callable[[str], bool] | None
 def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
     """Names of the parameters that ``adapt`` chooses, in the model's order; frozen ones are included.
 
-    ``None`` chooses all, ``"head"`` those of the last module that holds parameters (ANIL, Raghu et al. 2020), a list of
-    names, prefixes (``"features.3"``) and globs (``"*.bias"``) those that any entry matches, a function ``name -> bool``
-    those it answers with true. An entry that matches nothing and a choice without a trainable parameter are errors.
+    ``None`` chooses all; ``"head"`` those of the last module that holds parameters (ANIL, Raghu et al. 2020); a list
+    of names, prefixes (``"features.3"``) and globs (``"*.bias"``) those that any entry matches; a function
+    ``name -> bool`` those for which it is true. An entry that matches nothing, and a choice without a trainable
+    parameter, are errors.
     """
     parameters = dict(model.named_parameters())
     names = tuple(parameters)
@@ -41,13 +42,9 @@ def matching_names(entry: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name == entry or name.startswith(f"{entry}.") or fnmatchcase(name, entry)]
 
 
-def _names_of_entries(entries: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        entries = list(entries)
-    except TypeError:
-        entries = [entries]  # reported below as what it is
+def _names_of_entries(entries: Any, names: tuple[str, ...]) -> tuple[str, ...]:
     chosen: set[str] = set()
-    for entry in entries:
+    for entry in entries if isinstance(entries, Iterable) else [entries]:
         if not isinstance(entry, str):
             raise TypeError(f"adapt must be None, 'head', names or a function of a name, got {entry!r}")
         matches = matching_names(entry, names)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+
+from maml_fast.task_map import TaskMap
 
 __all__ = ["BATCH_NORM_POLICIES", "BatchNormPolicy", "TaskForward"]
 
@@ -48,6 +51,8 @@ def _by_batch_statistics(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    if weight is None and bias is not None:
+        weight = torch.ones_like(bias)  # PyTorch's double backward fails on a shift without a scale
     return F.batch_norm(input, None, None, weight, bias, training=True, eps=eps)
 
 
@@ -76,6 +81,7 @@ class TaskForward:
     def __init__(self, module: nn.Module, policy: str) -> None:
         self.module = module
         self.policy = policy
+        self._all_tasks = TaskMap(self._one_task, "the model")
 
     def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Logits [T, N, ...] of x [T, N, ...].
@@ -83,12 +89,11 @@ class TaskForward:
         ``fast`` holds each task's own parameters [T, ...]; ``shared`` the parameters and buffers that all tasks have in
         common. What the module writes into its buffers stays in ``shared``.
         """
-
-        def one_task(own: Mapping[str, Tensor], x_task: Tensor) -> Tensor:
-            logits = functional_call(self.module, {**shared, **own}, (x_task,))
-            if not isinstance(logits, Tensor):
-                raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
-            return logits
-
         with BatchNormPolicy(self.policy):
-            return vmap(one_task, randomness="different")(fast, x)
+            return self._all_tasks((fast, x), (shared,))
+
+    def _one_task(self, own: Mapping[str, Tensor], x: Tensor, shared: Mapping[str, Tensor]) -> Tensor:
+        logits = functional_call(self.module, {**shared, **own}, (x,))
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
+        return logits

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml import Episodes
+from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MAML
 
 __all__ = ["EvaluationResult", "evaluate"]
@@ -96,8 +96,8 @@ def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
 
 
 def _like_the_model(batch: Episodes, maml: MAML) -> Episodes:
-    like = next(parameter for parameter in maml.model.parameters() if parameter.is_floating_point())
-    return Episodes(*(tensor.to(like.device, like.dtype if tensor.is_floating_point() else None) for tensor in batch))
+    like = next(parameter for _, parameter in maml.model.named_parameters() if parameter.is_floating_point())
+    return batch.to(like.device, like.dtype)
 
 
 @contextmanager
