@@ -29,9 +29,9 @@ import torch
 from maml_fast._toolchain import (
     BuildError,
     Compiler,
-    check_python_headers,
     find_compiler,
     find_ninja,
+    find_python_headers,
     job_count,
 )
 
@@ -114,7 +114,7 @@ class _Order:
 
 def _order(csrc: Path, compiler: Compiler, verbose: bool) -> _Order:
     """Gather what a build needs, or raise BuildError, before anything is locked or said."""
-    check_python_headers()
+    find_python_headers()
     sources = sorted(path for folder in FOLDERS for path in (csrc / folder).rglob("*.cpp"))
     environment = {
         **os.environ,

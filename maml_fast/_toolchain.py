@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BuildError", "Compiler", "check_python_headers", "find_compiler", "find_ninja", "job_count"]
+__all__ = ["BuildError", "Compiler", "find_compiler", "find_ninja", "find_python_headers", "job_count", "usable_cores"]
 
 
 class BuildError(RuntimeError):
@@ -25,11 +26,8 @@ class Compiler:
 
     def __str__(self) -> str:
         """Family and number, such as ``g++ 12.2.0``."""
-        words = self.version.split()
-        if "clang" in words:
-            number = words[words.index("version") + 1] if "version" in words[:-1] else words[-1]
-            return f"clang++ {number}"
-        return f"g++ {words[-1]}"
+        number = re.search(r"\d+(\.\d+)+", re.sub(r"\(.*?\)", "", self.version))  # (...): the packager's own numbers
+        return f"{'clang++' if 'clang' in self.version else 'g++'} {number[0] if number else '?'}"
 
 
 def find_compiler() -> Compiler:
@@ -55,11 +53,12 @@ def _version(path: str) -> str:
     return told.stdout.strip().splitlines()[0]
 
 
-def check_python_headers() -> None:
-    """Raise BuildError where Python came without its headers, as a system's own Python often does."""
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if not header.is_file():
-        raise BuildError(f"Python's own headers are missing ({header}): install python3-dev, or what it is called here")
+def find_python_headers() -> Path:
+    """Return the folder of Python.h; BuildError where Python came without it, as a system's own Python often does."""
+    folder = Path(sysconfig.get_path("include"))
+    if not (folder / "Python.h").is_file():
+        raise BuildError(f"Python's own headers are missing from {folder}: install python3-dev, or the like")
+    return folder
 
 
 def find_ninja() -> str:
@@ -76,12 +75,16 @@ def find_ninja() -> str:
     return path
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def job_count(n_sources: int) -> int:
     """Return how many files to compile at once: ``MAX_JOBS``, else at most the cores that this process may use."""
     asked = os.environ.get("MAX_JOBS")
     if not asked:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(usable, n_sources))
+        return max(1, min(usable_cores(), n_sources))
     if not asked.isdecimal() or int(asked) == 0:  # ninja would take 0 for as many as it likes
         raise BuildError(f"MAX_JOBS={asked!r} is not a positive whole number")
     return int(asked)

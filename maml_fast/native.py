@@ -37,7 +37,7 @@ class Backend:
     reason: str
 
     def __str__(self) -> str:
-        """Return, for example, ``native (avx512 kernels, ...)``."""
+        """Return, for example, ``native (avx512 kernels for torch 2.13.0)``."""
         return f"{self.name} ({self.reason})"
 
 
@@ -133,7 +133,7 @@ def _try() -> _Attempt:
         if _attempt is None:
             try:
                 module = _load()
-                _attempt = _Attempt(module, f"compiled for torch {torch.__version__}, at {module.__file__}")
+                _attempt = _Attempt(module, f"{module.cpu_capability()} kernels for torch {torch.__version__}")
             except (BuildError, ImportError, OSError) as error:
                 _attempt = _Attempt(None, str(error))
         return _attempt

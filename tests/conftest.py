@@ -1,0 +1,54 @@
+"""Says which backend the suite runs on, and leaves out, visibly, the tests that need what this machine has not."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from maml_fast import native
+
+
+def _missing() -> dict[str, str]:
+    """Return the markers whose tests can't run here, each with what they want."""
+    missing = {}
+    data = os.environ.get("MAML_FAST_DATA")
+    if not data:
+        missing["omniglot"] = "set MAML_FAST_DATA to the folder that holds omniglot/"
+    elif not Path(data, "omniglot").is_dir():
+        raise pytest.UsageError(f"MAML_FAST_DATA={data!r} holds no folder omniglot/")
+    if not torch.cuda.is_available():
+        missing["cuda"] = "no CUDA device"
+    return missing
+
+
+def pytest_report_header() -> list[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the fallback's warning says what this line says
+            backend = str(native.backend())
+    except (RuntimeError, ValueError) as error:
+        raise pytest.UsageError(str(error)) from error
+    left_out = [f"deselected: tests marked {marker} ({reason})" for marker, reason in _missing().items()]
+    return [f"maml_fast backend: {backend}", *left_out]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    markers = set(_missing())
+    left_out = [item for item in items if markers & {mark.name for mark in item.iter_markers()}]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def fresh_backend(monkeypatch, tmp_path) -> Path:
+    """Put native.py into the state of a new process without settings; return its cache folder, not yet made."""
+    monkeypatch.delenv("MAML_FAST_BACKEND", raising=False)
+    monkeypatch.setenv("MAML_FAST_CACHE", str(tmp_path / "cache"))
+    for name, value in {"_attempt": None, "_default": None, "_warned": False}.items():
+        monkeypatch.setattr(native, name, value)
+    return tmp_path / "cache"

@@ -1,0 +1,39 @@
+// All that a C++ test needs: CHECK, CHECK_EQ and CHECK_THROWS print what failed, and where, and end the program.
+#pragma once
+
+#include <cstdlib>
+#include <iostream>
+
+namespace maml_fast {
+
+[[noreturn]] inline void Fail(const char* file, int line, const char* what) {
+  std::cerr << file << ":" << line << ": failed: " << what << std::endl;
+  std::abort();
+}
+
+template <typename Left, typename Right>
+void CheckEqual(const Left& left, const Right& right, const char* file, int line, const char* what) {
+  if (left == right) return;
+  std::cerr << left << " is not " << right << "\n";
+  Fail(file, line, what);
+}
+
+}  // namespace maml_fast
+
+#define CHECK(condition)                                                 \
+  do {                                                                   \
+    if (!(condition)) ::maml_fast::Fail(__FILE__, __LINE__, #condition); \
+  } while (false)
+
+#define CHECK_EQ(left, right) ::maml_fast::CheckEqual((left), (right), __FILE__, __LINE__, #left " == " #right)
+
+#define CHECK_THROWS(expression, Exception)                                                \
+  do {                                                                                     \
+    bool thrown = false;                                                                   \
+    try {                                                                                  \
+      (void)(expression);                                                                  \
+    } catch (const Exception&) {                                                           \
+      thrown = true;                                                                       \
+    }                                                                                      \
+    if (!thrown) ::maml_fast::Fail(__FILE__, __LINE__, #expression " throws " #Exception); \
+  } while (false)

@@ -1,0 +1,37 @@
+"""The C++ unit tests (tests/cpp), built by CMake and run by CTest. .ci/run runs them under the sanitizers as well."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from maml_fast import _toolchain
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tool(name: str) -> str:
+    """Return cmake or ctest: on PATH, or as pip installed it, which an environment not activated has off PATH."""
+    if path := shutil.which(name):
+        return path
+    import cmake
+
+    return str(Path(cmake.CMAKE_BIN_DIR) / name)
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_cpp(pytestconfig: pytest.Config) -> None:
+    # Built in pytest's own cache, so that the next run compiles only what has changed since.
+    folder = pytestconfig.cache.mkdir("cpp")
+    jobs = str(_toolchain.job_count(n_sources=64))
+    configure = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={_toolchain.find_ninja()}"]
+    run(tool("cmake"), "--fresh", "-S", ROOT, "-B", folder, *configure, "-DCMAKE_DISABLE_FIND_PACKAGE_Python3=ON")
+    run(tool("cmake"), "--build", folder, "--parallel", jobs)
+    run(tool("ctest"), "--test-dir", folder, "--output-on-failure", "--no-tests=error", "--parallel", jobs)

@@ -1,0 +1,75 @@
+"""What ``maml-fast doctor`` says on a machine in order, and where something is missing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maml_fast import _build, _toolchain, doctor
+
+pytestmark = pytest.mark.usefixtures("fresh_backend")
+
+
+@pytest.fixture
+def no_library(monkeypatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise _build.BuildError("no luck: try again")
+
+    monkeypatch.setattr(_build, "ensure", fail)
+
+
+def findings() -> dict[str, doctor.Finding]:
+    return {finding.subject: finding for finding in doctor.examine()}
+
+
+def test_tells_torch_compiler_cpu_cuda_backend_and_cache(fresh_backend, monkeypatch):
+    monkeypatch.setenv("MAML_FAST_BACKEND", "reference")
+    fresh_backend.mkdir()
+    (fresh_backend / "a.so").write_bytes(b"\0" * 2**20)
+    told = findings()
+    assert torch.__version__ in told["torch"].text
+    assert str(_toolchain.find_compiler()) in told["compiler"].text
+    assert f"{_toolchain.usable_cores()} of " in told["CPU"].text
+    assert "nvcc" in told["CUDA"].text
+    assert told["backend"].text == "reference (asked for by MAML_FAST_BACKEND)"
+    assert told["cache"].text == f"{fresh_backend}, 1 libraries, 1.0 MiB"
+    assert not any(finding.amiss for finding in told.values())
+    assert doctor.report().endswith("Nothing is amiss.")
+
+
+def test_missing_compiler_and_ninja_come_with_their_remedy(monkeypatch, tmp_path, no_library):
+    import ninja
+
+    monkeypatch.setattr(ninja, "BIN_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    told = findings()
+    assert told["compiler"].amiss
+    assert "install g++" in told["compiler"].text
+    assert told["ninja"].amiss
+    assert "pip install" in told["ninja"].text
+    assert doctor.report().endswith("3 to mend, marked with !")
+
+
+@pytest.mark.parametrize("demanded", ["auto", "native"])
+def test_unwanted_fallback_is_amiss_and_says_why(monkeypatch, no_library, demanded):
+    monkeypatch.setenv("MAML_FAST_BACKEND", demanded)
+    backend = findings()["backend"]
+    assert backend.amiss
+    assert "no luck: try again" in backend.text
+
+
+def test_unknown_backend_is_amiss(monkeypatch):
+    monkeypatch.setenv("MAML_FAST_BACKEND", "cuda")
+    backend = findings()["backend"]
+    assert backend.amiss
+    assert "MAML_FAST_BACKEND='cuda' is unknown" in backend.text
+
+
+def test_missing_home_is_amiss(monkeypatch):
+    def no_home() -> None:
+        raise _build.BuildError("there is no home folder")
+
+    monkeypatch.setenv("MAML_FAST_BACKEND", "reference")
+    monkeypatch.setattr(_build, "cache_folder", no_home)
+    assert findings()["cache"] == doctor.Finding("cache", "there is no home folder", amiss=True)
