@@ -18,7 +18,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from maml_fast.recipes import CHOICES, DATASETS, TrainConfig
+from maml_fast.recipes import CHOICES, DEFAULTS, TrainConfig
 
 __all__ = ["main"]
 
@@ -26,7 +26,10 @@ __all__ = ["main"]
 
 HELP: dict[str, str] = {
     "dataset": "What to train on; strokes is embedded.",
-    "root": "Folder of the data set; for omniglot the folder of the two zips.",
+    "root": "Folder of the data; for omniglot that of the two zips.",
+    "split": "omniglot: tutorial or vinyals; or a folder of split files.",
+    "image_size": "Pixels per side (default: 28).",
+    "channels": "Grey or colour, for folder (default: L).",
     "n_way": "Classes per episode.",
     "k_shot": "Support images per class.",
     "k_query": "Query images per class.",
@@ -61,10 +64,13 @@ class Commands(click.Group):
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
-        except (ValueError, TypeError, RuntimeError, OSError) as error:
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except (ValueError, TypeError, RuntimeError, OSError, click.ClickException) as error:
             if ctx.meta.get("debug"):
                 raise
-            click.echo(f"maml-fast: error: {error}", err=True)
+            text = error.format_message() if isinstance(error, click.ClickException) else error
+            click.echo(f"maml-fast: error: {text}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt as stop:
             click.echo(f"maml-fast: {stop if stop.args else 'stopped'}", err=True)
@@ -100,15 +106,20 @@ def _argument_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _choice(values: tuple[Any, ...]) -> click.Choice:
-    return click.Choice(values)
+def _choice(values: tuple[Any, ...]) -> click.ParamType:
+    numbers = [value for value in values if isinstance(value, int)]
+    return click.IntRange(min(numbers), max(numbers)) if numbers else click.Choice(values)
 
 
 def _default_text(field: dataclasses.Field[Any]) -> str:
     if field.default is None:
         return ""
-    others = [f"{name} {values[field.name]}" for name, values in DATASETS.items() if field.name in values]
-    return f"  [{'; '.join([str(field.default), *others])}]"
+    others = [f"{name} {_plain(values[field.name])}" for name, values in DEFAULTS.items() if field.name in values]
+    return f"  [{'; '.join([_plain(field.default), *others])}]"
+
+
+def _plain(value: Any) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -153,12 +164,13 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> None:
 @_debug
 def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed: int | None, **options: Any) -> None:
     """Evaluate the checkpoint of RUN: accuracy with its 95 % interval, after every inner step."""
-    from maml_fast.console import evaluation_table
+    from maml_fast.console import accuracy_text, evaluation_table
     from maml_fast.train import evaluate_run
 
     given = {name: value for name, value in options.items() if value is not None}
     row = evaluate_run(run, episodes=episodes, inner_steps=inner_steps, split=split, seed=seed, **given)
     Console().print(evaluation_table(row))
+    click.echo(accuracy_text(row))
 
 
 @main.command()
@@ -172,10 +184,10 @@ def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed
 def prepare(dataset: str, root: Path, out: Path | None, download: bool) -> None:
     """Make one .npy of DATASET's images: (1623, 20, 1, 28, 28) bytes."""
     from maml_fast import data
-    from maml_fast.console import counted_progress
+    from maml_fast.console import CountedProgress
 
-    with counted_progress(Console(stderr=True), f"prepare {dataset}") as progress:
-        path = data.prepare_omniglot(root, out, progress=progress, download=download)
+    with CountedProgress(Console(stderr=True), f"prepare {dataset}") as progress:
+        path = data.prepare_omniglot(root, out, download=download, progress=progress)
     click.echo(path)
 
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 
 from maml_fast.recipes import TrainConfig
 from maml_fast.record import Row, RunFolder
 from maml_fast.train import Reporter, RunResult
 
-__all__ = ["ConsoleReporter", "accuracy_text", "byte_progress"]
+__all__ = ["ConsoleReporter", "CountedProgress", "accuracy_text", "evaluation_table"]
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 WINDOW = 20  # iterations that the shown loss, accuracy and speed are means of
@@ -28,10 +38,39 @@ def accuracy_text(row: Row) -> str:
     )
 
 
-def byte_progress(console: Console) -> Progress:
-    """A bar for work that is counted in items, such as images prepared."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+def evaluation_table(row: Row) -> Table:
+    """Accuracy and interval after every inner step."""
+    table = Table("inner steps", "accuracy", "95 % interval", box=box.SIMPLE)
+    for step, (accuracy, interval) in enumerate(zip(row["accuracies"], row["intervals"], strict=True)):
+        table.add_row(str(step), f"{accuracy:.2%}", f"± {interval:.2%}")
+    return table
+
+
+class CountedProgress:
+    """A bar for work that tells how far it is by calling it with (done, total); silent where there is no terminal."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._title = title
+        self._task: TaskID | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` is done."""
+        if self._task is None:
+            self._task = self._progress.add_task(self._title, total=total)
+            self._progress.start()
+        self._progress.update(self._task, completed=done, total=total)
+
+    def stop(self) -> None:
+        """Take the bar off the screen; safe to call twice."""
+        self._progress.stop()
+
+    def __enter__(self) -> CountedProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class ConsoleReporter(Reporter):
@@ -39,6 +78,7 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._preparing = CountedProgress(console, "prepare the data")
         self._window: deque[Row] = deque(maxlen=WINDOW)
         self._told = time.monotonic()
         self._progress = Progress(
@@ -52,8 +92,13 @@ class ConsoleReporter(Reporter):
             disable=not console.is_terminal,
         )
 
+    def preparing(self, done: int, total: int) -> None:
+        """Show how far the data are."""
+        self._preparing(done, total)
+
     def started(self, folder: RunFolder, config: TrainConfig, facts: dict[str, str], iteration: int) -> None:
         """Say what runs, on what, and where the record goes; start the bar."""
+        self._preparing.stop()
         self.console.print(f"[bold]{escape(config.title)}[/bold]")
         width = max(map(len, facts))
         for name, text in {**facts, "run folder": str(folder.path)}.items():
@@ -98,7 +143,8 @@ class ConsoleReporter(Reporter):
         )
 
     def stop(self) -> None:
-        """Take the bar off the screen; safe to call twice."""
+        """Take the bars off the screen; safe to call twice."""
+        self._preparing.stop()
         self._progress.stop()
 
     def _numbers(self) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from maml_fast import models
 
-__all__ = ["CHOICES", "DATASETS", "MODELS", "TrainConfig", "make_model"]
+__all__ = ["CHOICES", "DEFAULTS", "MODELS", "TrainConfig", "make_model"]
 
 ModelMaker = Callable[["TrainConfig", tuple[int, int, int]], nn.Module]
 
@@ -44,7 +44,7 @@ MODELS: Mapping[str, ModelMaker] = {
 }
 
 # What differs from the field defaults of TrainConfig, by data set.
-DATASETS: Mapping[str, Mapping[str, Any]] = {
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "strokes": {},
     "omniglot": {"meta_batch_size": 32, "iterations": 2000, "eval_every": 200},
     "random": {"rotate": False, "iterations": 20, "eval_every": 10, "eval_episodes": 100, "test_episodes": 100},
@@ -60,7 +60,10 @@ class TrainConfig:
 
     Attributes:
         dataset: strokes (embedded), omniglot, random (noise, for smoke tests) or folder (class folders of images).
-        root: where the data set lies; not for strokes.
+        root: where the data set lies; for omniglot and folder.
+        split: tutorial or vinyals, for omniglot; a folder of split files, for omniglot and folder; None: its own.
+        image_size: pixels per side; None is 28.
+        channels: L (grey) or RGB, for folder; None is L.
         n_way, k_shot, k_query: classes per episode; support and query images per class.
         meta_batch_size: episodes per meta-iteration, all trained at once.
         inner_lr, inner_steps: step size and steps of the inner loop, on the mean cross-entropy of the support images.
@@ -87,6 +90,9 @@ class TrainConfig:
 
     dataset: str = "strokes"
     root: str | None = None
+    split: str | None = None
+    image_size: int | None = None
+    channels: str | None = None
     n_way: int = 5
     k_shot: int = 1
     k_query: int = 15
@@ -100,7 +106,7 @@ class TrainConfig:
     seed: int = 0
     model: str = "conv4"
     hidden: int = 64
-    scale: str = "inverted"
+    scale: Literal["unit", "raw", "inverted"] = "inverted"
     rotate: bool = True
     eval_every: int = 50
     eval_episodes: int = 200
@@ -112,8 +118,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if value not in choices and not (value is None and name in _OPTIONAL):
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
         for name, least in _LEAST.items():
             _check_integer(name, getattr(self, name), least)
         for name in ("inner_lr", "meta_lr", "checkpoint_seconds"):
@@ -121,15 +128,17 @@ class TrainConfig:
         for name in ("learn_inner_lr", "rotate"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        if self.root is not None:
-            object.__setattr__(self, "root", str(Path(self.root)))
+        if self.root is not None:  # absolute: a run may be resumed from another folder
+            object.__setattr__(self, "root", os.path.abspath(os.path.expanduser(self.root)))
+        if self.split is not None and os.path.isdir(self.split):
+            object.__setattr__(self, "split", os.path.abspath(self.split))
         if self.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("device cuda was asked for, but torch finds no CUDA device; use device cpu")
 
     @classmethod
     def for_dataset(cls, dataset: str = "strokes", **changes: Any) -> TrainConfig:
         """The defaults of a data set, with these changes."""
-        return cls(dataset=dataset, **{**DATASETS.get(dataset, {}), **changes})
+        return cls(dataset=dataset, **{**DEFAULTS.get(dataset, {}), **changes})
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> TrainConfig:
@@ -156,11 +165,12 @@ class TrainConfig:
 
 
 CHOICES: Mapping[str, tuple[Any, ...]] = {
-    "dataset": tuple(DATASETS),
+    "dataset": tuple(DEFAULTS),
     "model": tuple(MODELS),
     "order": (1, 2),
     "scale": ("unit", "raw", "inverted"),
     "device": ("cpu", "cuda"),
+    "channels": ("L", "RGB"),
 }
 
 _LEAST: Mapping[str, int] = {
@@ -177,11 +187,13 @@ _LEAST: Mapping[str, int] = {
     "test_episodes": 2,
     "eval_inner_steps": 0,
     "threads": 1,
+    "image_size": 1,
 }
+_OPTIONAL = ("eval_inner_steps", "threads", "image_size", "channels")
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:
-    if value is None and name in ("eval_inner_steps", "threads"):
+    if value is None and name in _OPTIONAL:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {value!r}")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def _sync_folder(folder: Path) -> None:
 def describe_machine() -> Row:
     """Versions and hardware, for ``config.json``."""
     return {
+        "maml_fast": _version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -68,6 +70,13 @@ def describe_machine() -> Row:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("maml_fast")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor_name() -> str:

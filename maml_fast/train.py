@@ -33,6 +33,9 @@ FREE_ON_RESUME = ("iterations", "root", "threads", "checkpoint_seconds", "test_e
 class Reporter:
     """What a run tells while it goes; this one is silent. Overwrite what you want to hear."""
 
+    def preparing(self, done: int, total: int) -> None:
+        """The data are being made or read."""
+
     def started(self, folder: RunFolder, config: TrainConfig, facts: dict[str, str], iteration: int) -> None:
         """The run is set up and goes on from ``iteration``; ``facts`` says with what."""
 
@@ -95,10 +98,11 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM; the checkpoint is of the last whole iteration.
     """
     config = config or TrainConfig.for_dataset()
+    reporter = reporter or Reporter()
     folder = RunFolder.create(out, f"{config.dataset}-{config.n_way}w{config.k_shot}s")
     with _session(config):
         try:
-            trainer = Trainer(config, folder, Workbench.open(config), reporter or Reporter())
+            trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)
         except BaseException:
             with contextlib.suppress(OSError):
                 folder.path.rmdir()  # nothing is in it yet
@@ -120,6 +124,7 @@ def resume(run: Path | str, *, reporter: Reporter | None = None, **changes: Any)
         ValueError: arguments conflict with the run's (all are named), its files are damaged, or its data have changed.
         RuntimeError: another process is training this run.
     """
+    reporter = reporter or Reporter()
     folder = RunFolder.open(run)
     with folder.locked():
         record = folder.read_config()
@@ -130,7 +135,7 @@ def resume(run: Path | str, *, reporter: Reporter | None = None, **changes: Any)
                 f"iterations {config.iterations} is less than the {state['iteration']} that {folder.path} has done"
             )
         with _session(config):
-            trainer = Trainer(config, folder, Workbench.open(config), reporter or Reporter())
+            trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)
             trainer.restore(state, record)
             folder.write_json(folder.config, trainer.describe(record))
             return trainer.run()
@@ -238,20 +243,20 @@ class Trainer:
     def _loop(self, interrupts: Interrupts) -> None:
         config = self.config
         evaluated = {row["iteration"] for row in self.rows if "accuracy" in row}
-        batches = iter(self.bench.training_sampler(self.iteration, config.iterations - self.iteration))
-        while True:
-            # An evaluation that a stop cut off is made up for here.
-            if self.iteration % config.eval_every == 0 and self.iteration not in evaluated:
-                self._record(self._evaluate(config.eval_episodes))
-            if self.iteration == config.iterations:
-                return
-            started = time.perf_counter()
-            episodes = next(batches)
-            waited = time.perf_counter() - started
-            with interrupts.deferred():
-                self._step(episodes, started, waited)
-                if time.monotonic() - self.saved_at >= config.checkpoint_seconds:
-                    self._sync_and_save()
+        with contextlib.closing(self.bench.training_batches(self.iteration)) as batches:
+            while True:
+                # An evaluation that a stop cut off is made up for here.
+                if self.iteration % config.eval_every == 0 and self.iteration not in evaluated:
+                    self._record(self._evaluate(config.eval_episodes))
+                if self.iteration == config.iterations:
+                    return
+                started = time.perf_counter()
+                episodes = next(batches)
+                waited = time.perf_counter() - started
+                with interrupts.deferred():
+                    self._step(episodes, started, waited)
+                    if time.monotonic() - self.saved_at >= config.checkpoint_seconds:
+                        self._sync_and_save()
 
     def _step(self, episodes: Episodes, started: float, waited: float) -> None:
         """One meta-iteration; refuses to touch the parameters with anything that is not finite."""
@@ -353,8 +358,8 @@ def evaluate_run(
     state = folder.load_checkpoint()
     with _session(config):
         bench = Workbench.open(config)
-        if split not in bench.banks:
-            raise ValueError(f"split must be one of {', '.join(bench.banks)}; got {split!r}")
+        if split not in bench.data:
+            raise ValueError(f"split must be one of {', '.join(bench.data)}; got {split!r}")
         bench.check_data(record, folder)
         bench.maml.load_state_dict(state["maml"])
         return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)

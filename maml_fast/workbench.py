@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from maml_fast import data, native
-from maml_fast.data.bank import ImageBank
+from maml_fast import native
+from maml_fast.data import ImageBank, load
+from maml_fast.data.dataset import DataSet, Progress
 from maml_fast.data.episodes import Episodes, EpisodeSampler
-from maml_fast.maml import MAML, evaluate
+from maml_fast.evaluation import evaluate
+from maml_fast.maml import MAML
 from maml_fast.plots import EpisodePicture, draw_episode, draw_learning_curve
 from maml_fast.recipes import TrainConfig, make_model
 from maml_fast.record import Row, RunFolder, write_atomically
@@ -26,43 +28,51 @@ class Workbench:
     """The objects of one run."""
 
     config: TrainConfig
-    banks: Mapping[str, ImageBank]  # split name -> its classes
+    data: DataSet
     maml: MAML
 
     @classmethod
-    def open(cls, config: TrainConfig) -> Workbench:
-        """Load the data, make the model, and check that episodes as asked can be drawn from every split.
+    def open(cls, config: TrainConfig, progress: Progress | None = None) -> Workbench:
+        """Load the data, make the model, and check that episodes as asked can be drawn from every part.
 
         Raises:
-            FileNotFoundError, ValueError: the data set is missing, damaged or too small.
+            FileNotFoundError, ValueError: the data set is missing, damaged, too small, or not for this model.
         """
-        banks = data.load(config.dataset, config.root)
-        model = make_model(config, banks["train"].image_shape)
+        data = load(
+            config.dataset,
+            config.root,
+            split=config.split,
+            image_size=config.image_size,
+            channels=config.channels,
+            progress=progress,
+        )
+        model = make_model(config, data["train"].image_shape)
         maml = MAML(model, config.inner_lr, config.inner_steps, config.order, learn_inner_lr=config.learn_inner_lr)
-        bench = cls(config, banks, maml.to(config.device))
-        for split in banks:
-            bench.sampler(split)  # raises where the classes are too few or too small
+        bench = cls(config, data, maml.to(config.device))
+        for part in data:
+            bench.sampler(part)  # raises where the classes are too few or too small
         return bench
 
-    def training_sampler(self, iteration: int, iterations: int) -> EpisodeSampler:
-        """The episodes of ``iterations`` meta-iterations after ``iteration``: the same ones after any resume."""
+    def training_batches(self, iteration: int) -> Generator[Episodes, None, None]:
+        """The meta-batches of the iterations after ``iteration``: the same ones after any resume."""
         config = self.config
-        return self._sampler(
-            "train",
-            config.seed,
-            rotate=config.rotate,
-            start_episode=iteration * config.meta_batch_size,
-            batches=iterations,
-        )
+        if iteration < config.iterations:
+            yield from self._sampler(
+                "train",
+                config.seed,
+                rotate=config.rotate,
+                start_episode=iteration * config.meta_batch_size,
+                batches=config.iterations - iteration,
+            )
 
-    def sampler(self, split: str, seed: int | None = None) -> EpisodeSampler:
+    def sampler(self, part: str, seed: int | None = None) -> EpisodeSampler:
         """Episodes to evaluate on: endless, never rotated, the same ones for a seed (default: the run's)."""
-        return self._sampler(split, self.config.seed if seed is None else seed)
+        return self._sampler(part, self.config.seed if seed is None else seed)
 
-    def _sampler(self, split: str, seed: int, **options: Any) -> EpisodeSampler:
+    def _sampler(self, part: str, seed: int, **options: Any) -> EpisodeSampler:
         config = self.config
         return EpisodeSampler(
-            self.banks[split],
+            self.data[part],
             config.n_way,
             config.k_shot,
             config.k_query,
@@ -72,16 +82,16 @@ class Workbench:
             **options,
         )
 
-    def evaluate(self, split: str, episodes: int, seed: int | None = None) -> Row:
-        """Accuracy on a split with its 95 % interval, after the last inner step and after every one."""
+    def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
+        """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
         steps = self.config.steps_in_evaluation
-        result = evaluate(self.maml, self.sampler(split, seed), episodes=episodes, inner_steps=steps)
+        result = evaluate(self.maml, self.sampler(part, seed), episodes=episodes, inner_steps=steps)
         return {
-            "split": split,
+            "split": part,
             "accuracy": result.accuracy,
             "interval": result.interval,
-            "accuracies": list(result.accuracies),
-            "intervals": list(result.intervals),
+            "accuracies": list(result.accuracies or ()),
+            "intervals": list(result.intervals or ()),
             "episodes": result.episodes,
             "inner_steps": result.inner_steps,
             "batch_norm": result.batch_norm,
@@ -89,20 +99,22 @@ class Workbench:
 
     def facts(self) -> dict[str, str]:
         """What is said at the start of a run: backend, fusion, batch-norm policy, data and splits."""
-        sizes = ", ".join(f"{split} {len(bank)} classes" for split, bank in self.banks.items())
-        shape = " x ".join(map(str, self.banks["train"].image_shape))
+        train = self.data["train"]
         return {
             "backend": str(native.backend()),
-            "fused": str(self.maml.fusion),
+            "fused": str(getattr(self.maml, "fusion", "-")),
             "batch norm": self.maml.batch_norm,
-            "data": f"{self.banks['train'].name}, images {shape}, {sizes}",
+            "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",
+            "split": str(self.data.split),
         }
 
-    def describe_data(self) -> dict[str, Row]:
-        """Splits with a hash each, so that a run cannot go on, or be evaluated, on other data by mistake."""
+    def describe_data(self) -> Row:
+        """Data set and split with a digest each, so that a run cannot go on, or be evaluated, on others by mistake."""
         return {
-            split: {"classes": len(bank), "images": int(bank.counts.sum()), "sha256": _fingerprint(bank)}
-            for split, bank in self.banks.items()
+            "name": self.data.name,
+            "image_shape": list(self.data["train"].image_shape),
+            "split": self.data.split.describe(),
+            "pixels_sha256": {part: _digest(bank) for part, bank in self.data.items()},
         }
 
     def check_data(self, record: Row, folder: RunFolder) -> None:
@@ -110,7 +122,7 @@ class Workbench:
         now, then = self.describe_data(), record.get("data")
         if now != then:
             raise ValueError(
-                f"the data are not those of {folder.path}: class names, counts or pixels differ; give its data by root"
+                f"the data are not those of {folder.path}: other classes, split or pixels; give its data by root"
             )
 
     def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float) -> None:
@@ -143,9 +155,9 @@ class Workbench:
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
 
 
-def _fingerprint(bank: ImageBank) -> str:
-    """SHA-256 over class names, counts, the shape of the images, and every class's first image."""
-    digest = hashlib.sha256(repr((bank.class_names, bank.counts.tolist(), bank.image_shape)).encode())
+def _digest(bank: ImageBank) -> str:
+    """SHA-256 of the number of images in every class, and of every class's first image."""
+    digest = hashlib.sha256(repr(bank.counts.tolist()).encode())
     for start in bank.starts:
         digest.update(bank.images[start].tobytes())
     return digest.hexdigest()
