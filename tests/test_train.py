@@ -4,12 +4,13 @@ import dataclasses
 import json
 import shutil
 import signal
-import time
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from maml_fast.recipes import make_model
 from maml_fast.record import RunFolder, read_metrics
 from maml_fast.train import Reporter, TrainConfig, TrainingInterrupted, evaluate_run, resume, train
 
@@ -18,7 +19,7 @@ TINY = TrainConfig(
     n_way=3,
     k_query=2,
     meta_batch_size=2,
-    inner_steps=2,
+    inner_steps=1,
     iterations=6,
     seed=3,
     hidden=4,
@@ -26,7 +27,7 @@ TINY = TrainConfig(
     eval_every=2,
     eval_episodes=3,
     test_episodes=5,
-    eval_inner_steps=2,
+    eval_inner_steps=1,
     learn_inner_lr=True,
     threads=1,  # a step is too small to share, and the suite may not have the machine to itself
 )
@@ -97,7 +98,7 @@ def test_run_folder_holds_the_whole_record(whole):
         "learning_curve.png",
         "episode.png",
         "summary.json",
-        "evaluation-test-2steps-seed3.json",
+        "evaluation-test-1steps-seed3.json",
     }
     config = json.loads((whole.path / "config.json").read_text())
     assert TrainConfig.from_arguments(config["arguments"]) == TINY
@@ -116,7 +117,7 @@ def test_metrics_tell_every_iteration_and_evaluation(whole):
     for row in tests:
         assert row["accuracy"] == row["accuracies"][-1]
         assert row["interval"] == row["intervals"][-1]
-        assert len(row["accuracies"]) == len(row["intervals"]) == 3
+        assert len(row["accuracies"]) == len(row["intervals"]) == 2
         assert "statistics" in row["batch_norm"]
 
 
@@ -252,27 +253,20 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert all(value.isfinite().all() for value in state(tmp_path / "run").values())
 
 
-def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(tmp_path):
-    class Poison(Reporter):
-        """From iteration 2 on, the gradient of the first parameter is NaN while the loss is fine."""
+def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(tmp_path, monkeypatch):
+    factors = iter([1.0, 1.0, float("nan")])  # the meta-gradient of the third iteration is NaN while its loss is fine
 
-        def stepped(self, row):
-            if row["iteration"] == 2:
-                parameter = trainer_parameters()[0]
-                parameter.register_hook(lambda gradient: gradient * float("nan"))
+    def poisoned_model(*arguments):
+        model = make_model(*arguments)
+        next(model.parameters()).register_hook(lambda gradient: gradient * next(factors))
+        return model
 
-    def trainer_parameters():
-        import gc
-
-        from maml_fast.train import Trainer
-
-        return next(obj for obj in gc.get_objects() if isinstance(obj, Trainer)).parameters
-
+    monkeypatch.setattr("maml_fast.workbench.make_model", poisoned_model)
     config = dataclasses.replace(TINY, checkpoint_seconds=0.0)
     with pytest.raises(
         RuntimeError, match=r"the meta-gradient is not finite in iteration 3: .* still holds iteration 2"
     ):
-        train(config, out=tmp_path / "run", reporter=Poison())
+        train(config, out=tmp_path / "run")
     assert state(tmp_path / "run")["iteration"] == 2
 
 
@@ -357,7 +351,7 @@ def test_every_data_set_has_valid_defaults(dataset):
 def test_evaluation_repeats_that_of_the_run(whole, copy):
     row = evaluate_run(copy, episodes=5)
     assert row == whole.evaluation
-    assert json.loads((copy / "evaluation-test-2steps-seed3.json").read_text()) == row
+    assert json.loads((copy / "evaluation-test-1steps-seed3.json").read_text()) == row
 
 
 def test_evaluation_with_other_steps_seed_and_part(copy):
@@ -365,7 +359,7 @@ def test_evaluation_with_other_steps_seed_and_part(copy):
     assert (row["episodes"], row["inner_steps"], row["split"], row["seed"], row["iteration"]) == (7, 4, "train", 1, 6)
     assert len(row["accuracies"]) == 5
     assert (copy / "evaluation-train-4steps-seed1.json").is_file()
-    assert (copy / "evaluation-test-2steps-seed3.json").is_file()
+    assert (copy / "evaluation-test-1steps-seed3.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -383,8 +377,6 @@ def test_bad_evaluations(copy, arguments, message):
 
 
 def test_training_in_another_thread_leaves_signals_alone(tmp_path):
-    import threading
-
     results = []
     config = dataclasses.replace(TINY, iterations=1)
     worker = threading.Thread(target=lambda: results.append(train(config, out=tmp_path / "run")))
@@ -397,8 +389,6 @@ def test_training_in_another_thread_leaves_signals_alone(tmp_path):
 @pytest.mark.parametrize("order", [1, 2])
 def test_every_model_trains(tmp_path, model, order):
     config = dataclasses.replace(
-        TINY, model=model, order=order, image_size=28, iterations=1, inner_steps=1, eval_episodes=2, test_episodes=2
+        TINY, model=model, order=order, image_size=28, iterations=1, eval_episodes=2, test_episodes=2
     )
-    started = time.monotonic()
     assert train(config, out=tmp_path / "run").iterations == 1
-    assert time.monotonic() > started
