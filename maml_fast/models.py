@@ -5,6 +5,7 @@ They are written with the layers of ``torch.nn``; :func:`maml_fast.fuse` puts th
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -42,8 +43,8 @@ class Conv4(nn.Module):
         eps: added to batch norm's variance; by default 1e-3 if ``strided``, else 1e-5.
 
     Raises:
-        ValueError: for a size below 1, or images too small for four halvings; from ``forward``, for images of another
-            shape than the model was made for.
+        ValueError: for a size below 1, an ``eps`` that is not positive, or images too small for four halvings; from
+            ``forward``, for images of another shape than the model was made for.
     """
 
     def __init__(
@@ -166,7 +167,8 @@ class MLP(nn.Module):
             falls below zero without a gradient.
 
     Raises:
-        ValueError: for fewer than two sizes, a size below 1, or a negative ``init_std``.
+        ValueError: for fewer than two sizes, a size below 1, or a negative ``init_std``; from ``forward``, for inputs
+            of another number of features.
     """
 
     def __init__(self, sizes: Sequence[int], *, init_std: float = 0.01, relu_output: bool = False) -> None:
@@ -177,6 +179,7 @@ class MLP(nn.Module):
         _check_sizes(**{f"sizes[{i}]": size for i, size in enumerate(sizes)})
         if not init_std >= 0:
             raise ValueError(f"init_std must not be negative, got {init_std!r}")
+        self.features = sizes[0]
         self.init_std = init_std
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
@@ -193,7 +196,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, ...] to outputs [B, sizes[-1]]."""
-        return self.layers(x.flatten(1))
+        return self.layers(checked_vectors(x, self.features))
 
 
 @traced_as_one
@@ -205,6 +208,14 @@ def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
             f"resize the images, or give the model their in_channels and image_size"
         )
     return x
+
+
+@traced_as_one
+def checked_vectors(x: Tensor, features: int) -> Tensor:
+    """Return x [B, ...] as [B, features]; raise a ``ValueError`` that says what it is if it has other than so many."""
+    if x.dim() < 2 or math.prod(x.shape[1:]) != features:
+        raise ValueError(f"the model was made for inputs [B, ...] of {features} features each, got {list(x.shape)}")
+    return x.flatten(1)
 
 
 def _conv(in_channels: int, out_channels: int, *, stride: int, padding: int) -> nn.Module:

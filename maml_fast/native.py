@@ -15,7 +15,7 @@ import importlib.util
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +26,7 @@ import torch  # also because the library links against torch's, which must be in
 from maml_fast import _build
 from maml_fast._build import BuildError, BuildReport
 
-__all__ = ["Backend", "BuildReport", "backend", "build", "library", "use_backend"]
+__all__ = ["Backend", "BuildReport", "backend", "build", "library", "use_backend", "when_loaded"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ _forced = _Forced()
 _default: str | None = None  # what MAML_FAST_BACKEND asks for, once read
 _attempt: _Attempt | None = None
 _warned = False
+_callbacks: list[Callable[[], None]] = []
 _lock = threading.Lock()
 
 
@@ -115,6 +116,12 @@ def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
     return report
 
 
+def when_loaded(callback: Callable[[], None]) -> Callable[[], None]:
+    """Have ``callback`` called once, right after the library is loaded (a decorator, for modules that extend it)."""
+    _callbacks.append(callback)
+    return callback
+
+
 @torch.compiler.disable
 def _read_default() -> str:
     global _default
@@ -158,6 +165,8 @@ def _import(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    while _callbacks:
+        _callbacks.pop()()
     return module
 
 

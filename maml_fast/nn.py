@@ -61,9 +61,15 @@ class BatchStatNorm2d(torch.nn.BatchNorm2d):
         eps: added to the variance.
         affine: whether there is a scale (``weight``, γ) and a shift (``bias``, β).
         gamma: whether, of the two, there is the scale; Finn's net has the shift alone.
+
+    Raises:
+        ValueError: for fewer than one channel, or an ``eps`` that is not positive.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, *, affine: bool = True, gamma: bool = True) -> None:
+        _check_whole("num_features", num_features, least=1)
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps!r}")
         super().__init__(num_features, eps=eps, affine=affine, track_running_stats=False)
         if not gamma:
             self.register_parameter("weight", None)
@@ -123,10 +129,8 @@ class ConvBlock(torch.nn.Module):
         _check_whole("kernel_size", kernel_size, least=1)
         _check_whole("stride", stride, least=1)
         _check_whole("padding", padding, least=0)
-        if pool not in (None, 2):
+        if pool is not None and (isinstance(pool, bool) or pool != 2):
             raise ValueError(f"pool must be 2 or None, got {pool!r}")
-        if not eps > 0:
-            raise ValueError(f"eps must be positive, got {eps!r}")
         self.conv = torch.nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         self.norm = BatchStatNorm2d(out_channels, eps, affine=affine, gamma=gamma)
         self.pool = pool

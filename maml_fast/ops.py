@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
+import torch
 from torch import Tensor
 
-from maml_fast import reference
+from maml_fast import _conv_block, native, reference
 
 __all__ = ["conv_block"]
+
+_announced: set[str] = set()
 
 
 def conv_block(
@@ -22,7 +27,104 @@ def conv_block(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> Tensor:
-    """Convolution, batch norm on the batch's own statistics, ReLU and max-pool for ``T`` tasks at once."""
+    """Convolution, batch norm on the batch's own statistics, ReLU and max-pool, for ``T`` tasks at once.
+
+    Equal, task by task, to ``max_pool2d(relu(batch_norm(conv2d(x, weight, bias), training=True)), pool)``, with the
+    biased variance, as in training; ``relu_first`` puts the ReLU before the batch norm. Differentiable twice.
+
+    Args:
+        x: images, [T, B, Cin, H, W], float32 or float64, any strides (channels-last is taken without a copy).
+        weight: filters, [T, Cout, Cin, k, k]. Parameters that all tasks share may be an ``expand`` (task stride 0) and
+            are read as they are.
+        bias: [T, Cout]. Batch norm takes it out again unless ``relu_first``: its gradient is then exactly zero.
+        gamma: scale after normalising, [T, Cout]; 1 if ``None`` (Finn's net has none).
+        beta: shift after normalising, [T, Cout]; 0 if ``None``.
+        stride: of the convolution.
+        padding: zeros around the image, in pixels.
+        pool: side and stride of the max-pool window, which rounds down; ``None`` for no pooling.
+        eps: added to the variance.
+        relu_first: ReLU before instead of after the batch norm.
+
+    Returns:
+        [T, B, Cout, H', W'], channels-last in memory on the native path.
+
+    Raises:
+        TypeError: x is not a floating-point tensor, or another tensor's dtype or device differs from x's.
+        ValueError: shapes that do not fit each other, or an output without pixels.
+
+    Native kernels take k in {1, 3, 5}, strides 1 to 3, ``pool`` ``None`` or 2, float32 and float64 on the CPU. Anything
+    else runs on pure PyTorch and says so once, in a warning. Source: Ioffe & Szegedy 2015; Finn et al. 2017, app. A.1.
+    """
+    _check_tensors(x, weight, bias, gamma, beta)
+    _check_geometry(x, weight, stride, padding, pool, eps)
+    if native.library() is not None:
+        obstacle = _obstacle(x, weight, stride, pool)
+        if obstacle is None:
+            geometry = _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first)
+            return _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)
+        _announce(obstacle)
     return reference.conv_block(
         x, weight, bias, gamma, beta, stride=stride, padding=padding, pool=pool, eps=eps, relu_first=relu_first
     )
+
+
+def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"conv_block: x must be a floating-point tensor, got {x.dtype}; scale the images to float first")
+    if x.ndim != 5 or 0 in x.shape:
+        raise ValueError(f"conv_block: x must be [T, B, Cin, H, W] and not empty, got {tuple(x.shape)}")
+    if weight.ndim != 5 or weight.shape[0] != x.shape[0] or weight.shape[2] != x.shape[2] or 0 in weight.shape:
+        raise ValueError(
+            f"conv_block: weight must be [T, Cout, Cin, k, k] with T={x.shape[0]} and Cin={x.shape[2]} as in x, "
+            f"got {tuple(weight.shape)}"
+        )
+    for name, parameter in (("bias", bias), ("gamma", gamma), ("beta", beta)):
+        if parameter is not None and parameter.shape != weight.shape[:2]:
+            raise ValueError(
+                f"conv_block: {name} must be [T, Cout] = {tuple(weight.shape[:2])}, got {tuple(parameter.shape)}"
+            )
+    for name, tensor in (("weight", weight), ("bias", bias), ("gamma", gamma), ("beta", beta)):
+        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
+            raise TypeError(
+                f"conv_block: {name} is {tensor.dtype} on {tensor.device} but x is {x.dtype} on {x.device}; "
+                "move one to the other with .to()"
+            )
+
+
+def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: int | None, eps: float) -> None:
+    if stride < 1 or padding < 0:
+        raise ValueError(f"conv_block: stride must be at least 1 and padding at least 0, got {stride} and {padding}")
+    if pool is not None and pool < 1:
+        raise ValueError(f"conv_block: pool must be None or at least 1, got {pool}")
+    if not eps >= 0:
+        raise ValueError(f"conv_block: eps must not be negative, got {eps}")
+    for extent, kernel in zip(x.shape[3:], weight.shape[3:], strict=True):
+        out = (extent + 2 * padding - kernel) // stride + 1
+        if out < (pool or 1):
+            raise ValueError(
+                f"conv_block: images of {tuple(x.shape[3:])} have no output under kernel {tuple(weight.shape[3:])}, "
+                f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
+            )
+
+
+def _obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str | None:
+    """Return what keeps these arguments from the native kernels, or ``None``."""
+    if x.device.type != "cpu":
+        return f"device {x.device.type} (cpu only)"
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"{x.dtype} (float32 and float64 only)"
+    if weight.shape[3] != weight.shape[4] or weight.shape[3] not in (1, 3, 5):
+        return f"kernel {weight.shape[3]}x{weight.shape[4]} (1x1, 3x3 and 5x5 only)"
+    if stride > 3:
+        return f"stride {stride} (1 to 3 only)"
+    if pool not in (None, 2):
+        return f"pool {pool} (None and 2 only)"
+    return None
+
+
+def _announce(obstacle: str) -> None:
+    if obstacle not in _announced:
+        _announced.add(obstacle)
+        warnings.warn(
+            f"conv_block runs on pure PyTorch, not on the native kernels: {obstacle}", RuntimeWarning, stacklevel=3
+        )

@@ -22,6 +22,8 @@ def _missing() -> dict[str, str]:
         raise pytest.UsageError(f"MAML_FAST_DATA={data!r} holds no folder omniglot/")
     if not torch.cuda.is_available():
         missing["cuda"] = "no CUDA device"
+    if native.backend().name != "native":
+        missing["native"] = "the reference runs"
     return missing
 
 

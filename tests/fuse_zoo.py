@@ -387,6 +387,7 @@ NORMS = [
     Case("BatchNorm1d of sequences", sequence(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.ReLU()), 0, ((4, 2, 9),)),
     Case("BatchNorm3d", sequence(nn.Conv3d(2, 3, 2), nn.BatchNorm3d(3), nn.ReLU()), 0, ((4, 2, 4, 4, 3),)),
     Case("SyncBatchNorm", sequence(*layers("C"), nn.SyncBatchNorm(3), nn.ReLU()), 0),
+    Case("Identity", sequence(*layers("CB"), nn.Identity(), *layers("R"), nn.Identity(), nn.MaxPool2d(2)), 1),
     Case("Dropout of nothing", sequence(*layers("CBR"), nn.Dropout(0.0), *layers("CBRP", cin=3)), 2),
 ]
 

@@ -33,7 +33,7 @@ RAGGED = ImageBank(
         (
             {"bank": RAGGED, "n_way": 3, "k_query": 5},
             ValueError,
-            r"class 1 \('b'\) of bank 'ragged' has 5 images.*leave the class",
+            r"class 1 \('b'\) of bank 'ragged' has 5 images.*drop the class",
         ),
         ({"meta_batch_size": 0}, ValueError, "meta_batch_size must be at least 1, got 0"),
         ({"meta_batch_size": None}, TypeError, "meta_batch_size must be an integer, got None"),

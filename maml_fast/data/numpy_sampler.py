@@ -43,7 +43,7 @@ def make_batch(
         labels = order // rows.shape[2]  # [T, N*K]
         rows = np.take_along_axis(rows.reshape(len(rows), -1), order, axis=1)
         turns = np.take_along_axis(draws.turns, labels, axis=1)
-        return _turned(table[bank.images[rows]], turns), labels
+        return np.take(table, _turned(bank.images[rows], turns)), labels
 
     return *half(rows[..., :k_shot], draws.support_order), *half(rows[..., k_shot:], draws.query_order)
 

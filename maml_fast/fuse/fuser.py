@@ -35,7 +35,7 @@ class Fuser:
             return
         self.done.add(module)
         if isinstance(module, ConvBlock):
-            self.fused.append(f"{name}: {describe_block(module)}")
+            self.fused.append(f"{name or 'the model'}: {describe_block(module)}")
         elif isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             self._fuse_children(module, name)
         elif not _is_layer(module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import torch
@@ -82,7 +83,8 @@ class FusedModel(nn.Module):
         strangers = set_batch_norm_policy(root, batch_norm)
         fuser = Fuser(batch_norm)
         fuser.fuse(root, "")
-        fuser.left += [f"{name}: a batch norm with a forward of its own, outside the policy" for name in strangers]
+        why = "a batch norm with a forward of its own; the policy reaches F.batch_norm in it, if it could be recorded"
+        fuser.left += [f"{name or 'the model'}: {why}" for name in strangers]
         # The copy's own dictionaries: its tree is this module's tree, and functional_call reaches it by the same names.
         self.__dict__.update({name: vars(root)[name] for name in ("_parameters", "_buffers", "_modules")})
         self.__dict__.update(_non_persistent_buffers_set=root._non_persistent_buffers_set, training=model.training)
@@ -99,9 +101,25 @@ class FusedModel(nn.Module):
         self.__dict__["_root"].training = mode
         return self
 
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """List every module once, under its first name, whatever is asked for.
+
+        ``torch.func.functional_call`` looks for shared parameters by all names, would put those of a module that has
+        two names in place twice, and leave them there.
+        """
+        return super().named_modules(memo, prefix, remove_duplicate=True)
+
     def extra_repr(self) -> str:
         """Say the policy and the number of fused runs."""
         return f"batch_norm={self.report.batch_norm!r}, fused={len(self.report.fused)}"
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__["_root"]._save_to_state_dict(*args, **kwargs)  # with its extra state, if its class has any
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__["_root"]._load_from_state_dict(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FusedModel:
         result = FusedModel(copy.deepcopy(self.original, memo), self.report.batch_norm)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from maml_fast.fuse.structure import follows_policy
+from maml_fast.fuse.structure import takes_batch_statistics
 from maml_fast.fuse.trace import has_hooks
 from maml_fast.nn import batch_stat_norm
 
@@ -117,7 +117,7 @@ def read_norm(node: Node, root: nn.Module) -> Norm | None:
     if node.op == "call_module":
         name = str(node.target)
         module = root.get_submodule(name)
-        if not (isinstance(module, nn.BatchNorm2d) and follows_policy(module)) or has_hooks(module):
+        if not (isinstance(module, nn.BatchNorm2d) and takes_batch_statistics(module)) or has_hooks(module):
             return None
         return Norm(
             None if module.weight is None else f"{name}.weight",
@@ -130,6 +130,14 @@ def read_norm(node: Node, root: nn.Module) -> Norm | None:
     gamma, beta, eps = _attribute(values["weight"]), _attribute(values["bias"]), values["eps"]
     computed = (gamma is None and values["weight"] is not None) or (beta is None and values["bias"] is not None)
     return None if computed or isinstance(eps, Node) else Norm(gamma, beta, float(eps))
+
+
+def is_identity(node: Node, root: nn.Module) -> bool:
+    """Return whether a node is an ``nn.Identity``, as stands where a network leaves a layer out."""
+    if node.op != "call_module":
+        return False
+    module = root.get_submodule(str(node.target))
+    return type(module) is nn.Identity and not has_hooks(module)
 
 
 def is_relu(node: Node, root: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from maml_fast.fuse.patterns import (
     Norm,
     arguments,
     input_of,
+    is_identity,
     is_relu,
     is_relu_in_place,
     read_conv,
@@ -52,6 +53,7 @@ class _Run:
 
 def fuse_runs(graph: Graph, root: nn.Module) -> tuple[list[str], list[str]]:
     """Replace every run in the graph; return a line for each, and one for each convolution that is in no run."""
+    _drop_identities(graph, root)
     _let_users_follow_relu_in_place(graph, root)
     _put_relu_before_pool(graph, root)
     fused, left = [], []
@@ -69,6 +71,14 @@ def fuse_runs(graph: Graph, root: nn.Module) -> tuple[list[str], list[str]]:
         elif node.op == "call_module" and isinstance(block := root.get_submodule(str(node.target)), ConvBlock):
             fused.append(f"{node.target}: {describe_block(block)}")
     return fused, left
+
+
+def _drop_identities(graph: Graph, root: nn.Module) -> None:
+    for node in list(graph.nodes):
+        before = input_of(node)
+        if isinstance(before, Node) and is_identity(node, root):
+            node.replace_all_uses_with(before)
+            graph.erase_node(node)
 
 
 def _let_users_follow_relu_in_place(graph: Graph, root: nn.Module) -> None:

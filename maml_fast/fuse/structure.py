@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from maml_fast.fuse.report import BatchNormPolicy
 from maml_fast.nn import BatchStatNorm2d, batch_stat_norm
 
-__all__ = ["follows_policy", "set_batch_norm_policy", "structural_copy"]
+__all__ = ["follows_policy", "set_batch_norm_policy", "structural_copy", "takes_batch_statistics"]
 
 _AXES: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 
@@ -30,11 +30,10 @@ def structural_copy(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}  # deepcopy's: id of an original -> what stands for it in the copy
     modules = list(model.modules())
     for module in modules:
-        clones[id(module)] = memo[id(module)] = module.__class__.__new__(module.__class__)
+        clones[id(module)] = memo[id(module)] = object.__new__(type(module))
         for shared in (module._parameters, module._buffers):
             memo[id(shared)] = shared
-    for tensor in (*model.parameters(), *model.buffers()):
-        memo[id(tensor)] = tensor
+            memo.update({id(tensor): tensor for tensor in shared.values()})
     for module in modules:
         for value in module.__dict__.values():
             for outsider in _outsiders(value):
@@ -83,10 +82,18 @@ def set_batch_norm_policy(root: nn.Module, policy: BatchNormPolicy) -> list[str]
 
 
 def follows_policy(module: nn.Module) -> bool:
-    """Return whether the module is a batch norm layer that :func:`set_batch_norm_policy` has set."""
-    return isinstance(module, BatchStatNorm2d) or (
-        isinstance(module, _BatchNorm) and isinstance(vars(module).get("forward"), partial)
-    )
+    """Return whether the module is a batch norm layer that :func:`set_batch_norm_policy` has seen to."""
+    return takes_batch_statistics(module) or _own_forward(module) is _running_forward
+
+
+def takes_batch_statistics(module: nn.Module) -> bool:
+    """Return whether the module is a batch norm layer that takes the batch's statistics under any circumstances."""
+    return isinstance(module, BatchStatNorm2d) or _own_forward(module) is _batch_forward
+
+
+def _own_forward(module: nn.Module) -> Any:
+    forward = vars(module).get("forward")
+    return forward.func if isinstance(forward, partial) else None
 
 
 def _axes(module: _BatchNorm) -> tuple[int, ...] | None:

@@ -1,0 +1,262 @@
+// The conv block as private torch operators. They know nothing of autograd (maml_fast/ops.py does); tensors are
+// channels-last and dense, parameters dense within a task. Written on torch's stable ABI, which compiles in a second.
+#include "core/conv_block.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+
+#include "cpu/arena.h"
+#include "cpu/dispatch.h"
+
+namespace maml_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+using Sizes = std::initializer_list<int64_t>;
+
+const Pool& TorchPool() {
+  static thread_local Pool pool;
+  pool.threads = torch::stable::get_num_threads();
+  pool.run = [](int64_t count, Pool::Body body, void* context) {
+    torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
+  };
+  return pool;
+}
+
+void CheckSizes(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, " must have the dtype of x");
+  STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(), " dimensions");
+  int64_t dim = 0;
+  for (const int64_t size : sizes) {
+    STD_TORCH_CHECK(t.size(dim) == size, name, " must be of size ", size, " at dimension ", dim, ", got ", t.size(dim));
+    ++dim;
+  }
+}
+
+template <typename Scalar>
+const Scalar* Images(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  CheckSizes(t, name, sizes, like);
+  STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
+  return static_cast<const Scalar*>(t.data_ptr());
+}
+
+template <typename Scalar>
+const Scalar* Images(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  return t.has_value() ? Images<Scalar>(*t, name, sizes, like) : nullptr;
+}
+
+// Dense within a task; any stride between tasks, 0 included.
+template <typename Scalar>
+TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  if (!t.has_value()) return {};
+  CheckSizes(*t, name, sizes, like);
+  int64_t dense = 1;
+  for (int64_t dim = t->dim() - 1; dim > 0; --dim) {
+    STD_TORCH_CHECK(t->size(dim) == 1 || t->stride(dim) == dense, name, " must be contiguous within a task");
+    dense *= t->size(dim);
+  }
+  return {static_cast<const Scalar*>(t->data_ptr()), t->size(0) == 1 ? 0 : t->stride(0)};
+}
+
+ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding, bool pool, double eps,
+                     bool relu_first) {
+  STD_TORCH_CHECK(x.dim() == 5 && weight.dim() == 5, "x must be [T, B, H, W, Cin] and weight [T, Cout, Cin, k, k]");
+  ConvBlockShape s{};
+  s.tasks = x.size(0);
+  s.batch = x.size(1);
+  s.in_height = x.size(2);
+  s.in_width = x.size(3);
+  s.in_channels = x.size(4);
+  s.out_channels = weight.size(1);
+  s.kernel = weight.size(3);
+  s.stride = stride;
+  s.padding = padding;
+  s.pool = pool;
+  s.eps = eps;
+  s.relu_first = relu_first;
+  STD_TORCH_CHECK(stride >= 1 && padding >= 0 && s.kernel >= 1, "stride, padding or kernel size out of range");
+  STD_TORCH_CHECK(s.in_height + 2 * padding >= s.kernel && s.in_width + 2 * padding >= s.kernel,
+                  "the kernel does not fit the padded image");
+  s.conv_height = ConvExtent(s.in_height, s.kernel, stride, padding);
+  s.conv_width = ConvExtent(s.in_width, s.kernel, stride, padding);
+  s.out_height = pool ? s.conv_height / 2 : s.conv_height;
+  s.out_width = pool ? s.conv_width / 2 : s.conv_width;
+  STD_TORCH_CHECK(s.tasks >= 1 && s.batch >= 1 && s.in_channels >= 1 && s.out_channels >= 1 && s.OutPixels() >= 1,
+                  "nothing to compute: a dimension of x, weight or the output is empty");
+  STD_TORCH_CHECK(s.InPixels() < (int64_t{1} << 31) && s.ConvPixels() < (int64_t{1} << 31), "the image is too large");
+  return s;
+}
+
+Tensor Empty(Sizes sizes, ScalarType dtype) {
+  Tensor t = torch::stable::empty({sizes.begin(), sizes.size()}, dtype);
+  AdviseHugePages(t.data_ptr(), static_cast<size_t>(t.numel()) * (dtype == ScalarType::Double ? 8 : 4));
+  return t;
+}
+
+template <typename Scalar>
+Scalar* Data(const Tensor& t) {
+  return static_cast<Scalar*>(t.data_ptr());
+}
+
+// Calls f with a float or a double, as x has.
+template <typename F>
+auto WithScalar(const Tensor& x, const F& f) {
+  if (x.scalar_type() == ScalarType::Float) return f(float{});
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Double, "x must be float32 or float64");
+  return f(double{});
+}
+
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gamma, MaybeTensor beta, int64_t stride,
+                      int64_t padding, bool pool, double eps, bool relu_first) {
+  const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
+  const ScalarType dtype = x.scalar_type();
+  const Tensor out = Empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, dtype);
+  const Tensor y = Empty({s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, dtype);
+  const Tensor mean = Empty({s.tasks, s.out_channels}, dtype), rstd = Empty({s.tasks, s.out_channels}, dtype);
+  const Tensor argmax =
+      torch::stable::empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, ScalarType::Byte);
+  return WithScalar(x, [&](auto zero) -> ForwardResult {
+    using Scalar = decltype(zero);
+    const Sizes channels = {s.tasks, s.out_channels};
+    const ConvBlockForwardArgs<Scalar> args{
+        s,
+        Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
+        Param<Scalar>(weight, "weight", {s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, x),
+        Param<Scalar>(bias, "bias", channels, x),
+        Param<Scalar>(gamma, "gamma", channels, x),
+        Param<Scalar>(beta, "beta", channels, x),
+        Data<Scalar>(out),
+        Data<Scalar>(y),
+        Data<Scalar>(mean),
+        Data<Scalar>(rstd),
+        Data<uint8_t>(argmax)};
+    Kernels().Of<Scalar>().forward(args, TorchPool());
+    return {out, y, mean, rstd, argmax};
+  });
+}
+
+template <typename Scalar>
+ConvBlockSaved<Scalar> Saved(const ConvBlockShape& s, const Tensor& x, const Tensor& weight, const MaybeTensor& gamma,
+                             const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& argmax) {
+  STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Byte && argmax.is_contiguous() && argmax.is_cpu() &&
+                      argmax.numel() == s.tasks * s.batch * s.OutPixels() * s.out_channels,
+                  "argmax must be the one that forward returned");
+  return {Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
+          Param<Scalar>(weight, "weight", {s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, x),
+          Param<Scalar>(gamma, "gamma", {s.tasks, s.out_channels}, x),
+          Images<Scalar>(y, "y", {s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, x),
+          Images<Scalar>(mean, "mean", {s.tasks, s.out_channels}, x),
+          Images<Scalar>(rstd, "rstd", {s.tasks, s.out_channels}, x),
+          static_cast<const uint8_t*>(argmax.data_ptr())};
+}
+
+template <typename Scalar>
+const Scalar* GradOut(const ConvBlockShape& s, const Tensor& grad_out, const Tensor& x) {
+  return Images<Scalar>(grad_out, "grad_out", {s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, x);
+}
+
+// grad_x, or an empty tensor where it is not asked for.
+Tensor GradX(const ConvBlockShape& s, bool needed, ScalarType dtype) {
+  if (!needed) return torch::stable::empty({0}, dtype);
+  return Empty({s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, dtype);
+}
+
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+BackwardResult Backward(Tensor grad_out, Tensor x, Tensor weight, MaybeTensor gamma, Tensor y, Tensor mean, Tensor rstd,
+                        Tensor argmax, int64_t stride, int64_t padding, bool pool, double eps, bool relu_first,
+                        bool needs_grad_x) {
+  const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
+  const ScalarType dtype = x.scalar_type();
+  const Tensor grad_x = GradX(s, needs_grad_x, dtype);
+  const Tensor grad_weight = Empty({s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, dtype);
+  const Tensor grad_bias = Empty({s.tasks, s.out_channels}, dtype);
+  const Tensor grad_gamma = Empty({s.tasks, s.out_channels}, dtype);
+  const Tensor grad_beta = Empty({s.tasks, s.out_channels}, dtype);
+  return WithScalar(x, [&](auto zero) -> BackwardResult {
+    using Scalar = decltype(zero);
+    const ConvBlockBackwardArgs<Scalar> args{s,
+                                             Saved<Scalar>(s, x, weight, gamma, y, mean, rstd, argmax),
+                                             GradOut<Scalar>(s, grad_out, x),
+                                             needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
+                                             Data<Scalar>(grad_weight),
+                                             Data<Scalar>(grad_bias),
+                                             Data<Scalar>(grad_gamma),
+                                             Data<Scalar>(grad_beta)};
+    Kernels().Of<Scalar>().backward(args, TorchPool());
+    return {grad_x, grad_weight, grad_bias, grad_gamma, grad_beta};
+  });
+}
+
+using DoubleBackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+DoubleBackwardResult DoubleBackward(MaybeTensor gg_x, MaybeTensor gg_weight, MaybeTensor gg_bias, MaybeTensor gg_gamma,
+                                    MaybeTensor gg_beta, Tensor grad_out, Tensor x, Tensor weight, MaybeTensor gamma,
+                                    Tensor y, Tensor mean, Tensor rstd, Tensor argmax, int64_t stride, int64_t padding,
+                                    bool pool, double eps, bool relu_first, bool needs_grad_x) {
+  const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
+  const ScalarType dtype = x.scalar_type();
+  const Tensor grad_grad_out = Empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, dtype);
+  const Tensor grad_x = GradX(s, needs_grad_x, dtype);
+  const Tensor grad_weight = Empty({s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, dtype);
+  const Tensor grad_bias = Empty({s.tasks, s.out_channels}, dtype);
+  const Tensor grad_gamma = Empty({s.tasks, s.out_channels}, dtype);
+  return WithScalar(x, [&](auto zero) -> DoubleBackwardResult {
+    using Scalar = decltype(zero);
+    const Sizes channels = {s.tasks, s.out_channels};
+    const ConvBlockDoubleBackwardArgs<Scalar> args{
+        s,
+        Saved<Scalar>(s, x, weight, gamma, y, mean, rstd, argmax),
+        GradOut<Scalar>(s, grad_out, x),
+        Images<Scalar>(gg_x, "gg_x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
+        Images<Scalar>(gg_weight, "gg_weight", {s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, x),
+        Images<Scalar>(gg_bias, "gg_bias", channels, x),
+        Images<Scalar>(gg_gamma, "gg_gamma", channels, x),
+        Images<Scalar>(gg_beta, "gg_beta", channels, x),
+        Data<Scalar>(grad_grad_out),
+        needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
+        Data<Scalar>(grad_weight),
+        Data<Scalar>(grad_bias),
+        Data<Scalar>(grad_gamma)};
+    Kernels().Of<Scalar>().double_backward(args, TorchPool());
+    return {grad_grad_out, grad_x, grad_weight, grad_bias, grad_gamma};
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(maml_fast, m) {
+  m.def(
+      "conv_block_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, int stride, int padding, "
+      "bool pool, float eps, bool relu_first) -> (Tensor out, Tensor y, Tensor mean, Tensor rstd, Tensor argmax)");
+  m.def(
+      "conv_block_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? gamma, Tensor y, Tensor mean, Tensor "
+      "rstd, "
+      "Tensor argmax, int stride, int padding, bool pool, float eps, bool relu_first, bool needs_grad_x) -> "
+      "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_gamma, Tensor grad_beta)");
+  m.def(
+      "conv_block_double_backward(Tensor? gg_x, Tensor? gg_weight, Tensor? gg_bias, Tensor? gg_gamma, Tensor? gg_beta, "
+      "Tensor grad_out, Tensor x, Tensor weight, Tensor? gamma, Tensor y, Tensor mean, Tensor rstd, Tensor argmax, "
+      "int stride, int padding, bool pool, float eps, bool relu_first, bool needs_grad_x) -> "
+      "(Tensor grad_grad_out, Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_gamma)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) {
+  m.impl("conv_block_forward", TORCH_BOX(&Forward));
+  m.impl("conv_block_backward", TORCH_BOX(&Backward));
+  m.impl("conv_block_double_backward", TORCH_BOX(&DoubleBackward));
+}
+
+}  // namespace maml_fast

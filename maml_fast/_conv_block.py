@@ -1,0 +1,271 @@
+"""The native conv block under autograd: three Functions, each the derivative of the one before.
+
+They wrap the private operators of ``csrc/bindings/conv_block.cpp``, which know nothing of autograd. Everything that
+backward needs besides inputs is an output of forward (``y``, ``mean``, ``rstd``, ``argmax``); the second derivative
+treats those as the functions of the inputs that they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from maml_fast import native
+
+__all__ = ["Geometry", "conv_block"]
+
+
+class Geometry(NamedTuple):
+    """The block's constants, in the operators' order."""
+
+    stride: int
+    padding: int
+    pool: bool
+    eps: float
+    relu_first: bool
+
+
+def conv_block(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Run the native kernels on checked arguments; shapes as in :func:`maml_fast.ops.conv_block`."""
+    return _Forward.apply(x, weight, bias, gamma, beta, geometry)[0]
+
+
+def _to_kernel(images: Tensor) -> Tensor:
+    """[T, B, C, H, W], any strides -> dense [T, B, H, W, C]; no copy where the memory is so already."""
+    return images.permute(0, 1, 3, 4, 2).contiguous()
+
+
+def _from_kernel(images: Tensor) -> Tensor:
+    return images.permute(0, 1, 4, 2, 3)
+
+
+def _task_dense(parameter: Tensor | None) -> Tensor | None:
+    """Make a parameter dense within a task; one that all tasks share (stride 0) stays shared."""
+    if parameter is None or parameter.is_contiguous():
+        return parameter
+    if parameter.stride(0) == 0:
+        return parameter[:1].contiguous().expand_as(parameter)
+    return parameter.contiguous()
+
+
+def _fold_tasks(size: int, dim: int | None, argument: Any) -> Any:
+    """Fold a vmapped dimension of ``size`` into the leading task dimension: [V, T, ...] -> [V * T, ...]."""
+    if not isinstance(argument, Tensor):
+        return argument
+    batched = argument.expand(size, *argument.shape) if dim is None else argument.movedim(dim, 0)
+    return batched.flatten(0, 1)
+
+
+def _vmap_over_tasks(function: Any, info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Any, ...]) -> Any:
+    """Run ``function`` under vmap by giving it more tasks: the kernels are batched over tasks already."""
+    folded = [_fold_tasks(info.batch_size, dim, arg) for dim, arg in zip(in_dims, arguments, strict=True)]
+    outputs = function.apply(*folded)
+    return tuple(o.unflatten(0, (info.batch_size, -1)) if o.numel() else _unfold_empty(o, info) for o in outputs), 0
+
+
+def _unfold_empty(output: Tensor, info: Any) -> Tensor:
+    return output.new_empty(info.batch_size, 0)
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        geometry: Geometry,
+    ) -> tuple[Tensor, ...]:
+        out, *saved = torch.ops.maml_fast.conv_block_forward(
+            _to_kernel(x), _task_dense(weight), _task_dense(bias), _task_dense(gamma), _task_dense(beta), *geometry
+        )
+        return _from_kernel(out), *saved
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, bias, gamma, _, geometry = inputs
+        _, *saved = output
+        ctx.save_for_backward(x, weight, bias, gamma, *saved)
+        ctx.geometry = geometry
+        ctx.mark_non_differentiable(*saved)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return _vmap_over_tasks(_Forward, info, in_dims, arguments)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_out is None:
+            return (None,) * 6
+        needs = ctx.needs_input_grad
+        grads = _Backward.apply(grad_out, *ctx.saved_tensors, ctx.geometry, needs[0])
+        return *(grad if need else None for grad, need in zip(grads, needs, strict=False)), None
+
+
+class _Backward(torch.autograd.Function):
+    """grad_x (empty unless asked for), grad_weight, grad_bias, grad_gamma, grad_beta.
+
+    ``bias`` is an argument only so that its second derivative, which passes through ``y``, has a place to go.
+    """
+
+    @staticmethod
+    def forward(
+        grad_out: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor | None,
+        y: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        argmax: Tensor,
+        geometry: Geometry,
+        needs_grad_x: bool,
+    ) -> tuple[Tensor, ...]:
+        grad_x, *grads = torch.ops.maml_fast.conv_block_backward(
+            _to_kernel(grad_out),
+            _to_kernel(x),
+            _task_dense(weight),
+            _task_dense(gamma),
+            *(saved.contiguous() for saved in (y, mean, rstd, argmax)),
+            *geometry,
+            needs_grad_x,
+        )
+        return _from_kernel(grad_x) if needs_grad_x else grad_x, *grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, geometry, needs_grad_x = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.geometry = geometry
+        ctx.has_grad_x = needs_grad_x
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return _vmap_over_tasks(_Backward, info, in_dims, arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *gg: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(g is None for g in gg):
+            return (None,) * 11
+        gg_x = gg[0] if ctx.has_grad_x else None
+        needs = ctx.needs_input_grad
+        grads = _DoubleBackward.apply(gg_x, *gg[1:], *ctx.saved_tensors, ctx.geometry, needs[1])
+        return *(grad if need else None for grad, need in zip(grads, needs, strict=False)), *(None,) * 6
+
+
+class _DoubleBackward(torch.autograd.Function):
+    """grad_grad_out, grad_x (empty unless asked for), grad_weight, grad_bias, grad_gamma."""
+
+    @staticmethod
+    def forward(
+        gg_x: Tensor | None,
+        gg_weight: Tensor | None,
+        gg_bias: Tensor | None,
+        gg_gamma: Tensor | None,
+        gg_beta: Tensor | None,
+        grad_out: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor | None,
+        y: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        argmax: Tensor,
+        geometry: Geometry,
+        needs_grad_x: bool,
+    ) -> tuple[Tensor, ...]:
+        grad_grad_out, grad_x, *grads = torch.ops.maml_fast.conv_block_double_backward(
+            None if gg_x is None else _to_kernel(gg_x),
+            *(None if gg is None else gg.contiguous() for gg in (gg_weight, gg_bias, gg_gamma, gg_beta)),
+            _to_kernel(grad_out),
+            _to_kernel(x),
+            _task_dense(weight),
+            _task_dense(gamma),
+            *(saved.contiguous() for saved in (y, mean, rstd, argmax)),
+            *geometry,
+            needs_grad_x,
+        )
+        return _from_kernel(grad_grad_out), _from_kernel(grad_x) if needs_grad_x else grad_x, *grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return _vmap_over_tasks(_DoubleBackward, info, in_dims, arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(
+            "the native conv_block has no third derivative: for that, run inside "
+            "maml_fast.use_backend('reference'), whose operations differentiate any number of times"
+        )
+
+
+@native.when_loaded
+def _register_shapes() -> None:
+    """Tell torch.compile the operators' output shapes, once the library that defines them is loaded."""
+
+    def register(name: str) -> Callable[[Callable], Callable]:
+        return torch.library.register_fake(f"maml_fast::{name}")
+
+    def grad_x_like(x: Tensor, needed: bool) -> Tensor:
+        return torch.empty_like(x) if needed else x.new_empty(0)
+
+    @register("conv_block_forward")
+    def _(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        stride: int,
+        padding: int,
+        pool: bool,
+        eps: float,
+        relu_first: bool,
+    ) -> tuple[Tensor, ...]:
+        tasks, batch, height, width, _ = x.shape
+        channels, kernel = weight.shape[1], weight.shape[3]
+        conv = [(extent + 2 * padding - kernel) // stride + 1 for extent in (height, width)]
+        out = [extent // 2 for extent in conv] if pool else conv
+        return (
+            x.new_empty(tasks, batch, *out, channels),
+            x.new_empty(tasks, batch, *conv, channels),
+            x.new_empty(tasks, channels),
+            x.new_empty(tasks, channels),
+            x.new_empty(tasks, batch, *out, channels, dtype=torch.uint8),
+        )
+
+    @register("conv_block_backward")
+    def _(grad_out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        channels = weight.shape[:2]
+        grads = [x.new_empty(channels) for _ in range(3)]
+        return grad_x_like(x, rest[-1]), x.new_empty(weight.shape), *grads
+
+    @register("conv_block_double_backward")
+    def _(
+        gg_x: Tensor,
+        gg_weight: Tensor,
+        gg_bias: Tensor,
+        gg_gamma: Tensor,
+        gg_beta: Tensor,
+        grad_out: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        *rest: Any,
+    ) -> tuple[Tensor, ...]:
+        channels = weight.shape[:2]
+        grads = [x.new_empty(channels) for _ in range(2)]
+        return torch.empty_like(grad_out), grad_x_like(x, rest[-1]), x.new_empty(weight.shape), *grads

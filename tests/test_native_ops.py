@@ -1,0 +1,93 @@
+"""What only the native operators have: opcheck, their own argument checks, the instruction sets, no third derivative.
+
+Deselected, visibly, where the reference runs: there is nothing here to test then.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from op_table import Case, tensors
+
+from maml_fast import ops
+from maml_fast._conv_block import _task_dense
+
+pytestmark = pytest.mark.native
+
+GEOMETRY = (1, 1, True, 1e-5, False)
+
+
+def operator_arguments() -> tuple[tuple, tuple, tuple]:
+    """Arguments of the three private operators, as the autograd Functions give them."""
+    case = Case("operators", in_channels=3)
+    x, weight, bias, gamma, beta = tensors(case, torch.float64, requires_grad=False)
+    x = x.permute(0, 1, 3, 4, 2).contiguous()
+    forward = (x, weight, bias, gamma, beta, *GEOMETRY)
+    out, *saved = torch.ops.maml_fast.conv_block_forward(*forward)
+    grad_out = torch.randn_like(out)
+    backward = (grad_out, x, weight, gamma, *saved, *GEOMETRY, True)
+    gg = torch.ops.maml_fast.conv_block_backward(*backward)
+    return forward, backward, (*(torch.randn_like(g) for g in gg), *backward)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2], ids=["forward", "backward", "double_backward"])
+def test_opcheck(index: int) -> None:
+    name = ("conv_block_forward", "conv_block_backward", "conv_block_double_backward")[index]
+    torch.library.opcheck(getattr(torch.ops.maml_fast, name).default, operator_arguments()[index])
+
+
+def test_third_derivative_raises() -> None:
+    x, weight, *_ = tensors(Case("third"), torch.float64)
+    (grad,) = torch.autograd.grad(ops.conv_block(x, weight).pow(2).sum(), weight, create_graph=True)
+    (second,) = torch.autograd.grad(grad.pow(2).sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="no third derivative.*use_backend"):
+        second.sum().backward()
+
+
+def test_shared_parameters_are_not_copied() -> None:
+    weight = torch.randn(4, 2, 3, 3).expand(1000, 4, 2, 3, 3)
+    assert torch.ops.maml_fast.conv_block_forward(
+        torch.randn(1000, 1, 4, 4, 2), weight, None, None, None, *GEOMETRY
+    )[0].isfinite().all()
+    assert _task_dense(weight).data_ptr() == weight.data_ptr()
+
+
+MISUSE = {
+    "wrong channels": ({1: torch.zeros(2, 4, 2, 3, 3, dtype=torch.float64)}, "weight"),
+    "wrong dtype": ({1: torch.zeros(2, 4, 3, 3, 3)}, "dtype of x"),
+    "not contiguous": ({0: torch.zeros(2, 3, 3, 8, 8, dtype=torch.float64).permute(0, 1, 3, 4, 2)}, "contiguous"),
+    "too few dimensions": ({0: torch.zeros(3, 8, 8, 3, dtype=torch.float64)}, "x must be"),
+    "half": ({0: torch.zeros(2, 3, 8, 8, 3, dtype=torch.float16)}, "float"),
+    "stride": ({5: 0}, "stride"),
+    "empty": ({0: torch.zeros(2, 0, 8, 8, 3, dtype=torch.float64)}, "empty"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MISUSE.values(), ids=MISUSE)
+def test_private_operators_refuse_what_would_crash(changes: dict, message: str) -> None:
+    arguments = list(operator_arguments()[0])
+    for index, value in changes.items():
+        arguments[index] = value
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.maml_fast.conv_block_forward(*arguments)
+
+
+@pytest.mark.parametrize("capability", ["avx512", "avx2", "generic"])
+def test_every_instruction_set_this_machine_runs_passes_parity(capability: str) -> None:
+    """In a process of its own, since the kernels are chosen once; a set the machine lacks falls to the next."""
+    script = (
+        "import torch, test_ops, op_table\n"
+        "for case in op_table.CASES:\n"
+        "    for dtype in (torch.float64, torch.float32):\n"
+        "        test_ops.test_equals_reference(case, dtype)\n"
+        "from maml_fast import native\n"
+        "print(native.backend())\n"
+    )
+    environment = {**os.environ, "MAML_FAST_CPU": capability, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "native" in done.stdout
