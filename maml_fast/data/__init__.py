@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import DataSet
+from maml_fast.data.episodes import Episodes, EpisodeSampler
 from maml_fast.data.folder import read_folder
 from maml_fast.data.noise import make_noise
 from maml_fast.data.omniglot import prepare_omniglot, read_omniglot
@@ -14,6 +15,8 @@ from maml_fast.data.strokes import draw_strokes
 __all__ = [
     "DATA_SETS",
     "DataSet",
+    "EpisodeSampler",
+    "Episodes",
     "ImageBank",
     "Split",
     "draw_strokes",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maml_fast.data.npy import map_npy
+from maml_fast.data.npy import MappedFile, map_npy
 
 __all__ = ["ImageBank"]
 
@@ -28,7 +29,7 @@ class ImageBank:
         counts: int64 ``[n_classes]``, at least 1; classes need not be equally large, and may overlap.
         class_names: one distinct name per class.
         name: what messages and records call this bank.
-        path: the .npy file that `images` maps, whole, if it maps one.
+        file: the .npy file that `images` maps, whole, if it maps one.
 
     Raises:
         TypeError, ValueError: where one of these does not hold.
@@ -39,7 +40,7 @@ class ImageBank:
     counts: np.ndarray
     class_names: tuple[str, ...]
     name: str = "bank"
-    path: Path | None = field(default=None, kw_only=True)
+    file: MappedFile | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)
@@ -66,21 +67,13 @@ class ImageBank:
             )
 
     @classmethod
-    def from_array(
-        cls,
-        array: np.ndarray,
-        class_names: Sequence[str] | None = None,
-        name: str = "array",
-        *,
-        path: Path | None = None,
-    ) -> ImageBank:
+    def from_array(cls, array: np.ndarray, class_names: Sequence[str] | None = None, name: str = "array") -> ImageBank:
         """Make a bank from uint8 ``[n_classes, n_images, C, H, W]``: a view where the array is C-contiguous.
 
         Args:
             array: the pixels, 0-255.
             class_names: one per class; "class 0", "class 1", ... if None.
             name: what messages and records call this bank.
-            path: the .npy file that `array` maps, whole.
         """
         if not isinstance(array, np.ndarray):
             raise TypeError(f"array must be a NumPy array, got {type(array).__name__}")
@@ -96,7 +89,7 @@ class ImageBank:
         images = array.reshape(-1, *array.shape[2:])  # [M, C, H, W]
         if not images.flags.c_contiguous:
             images = np.ascontiguousarray(images)
-        return cls(images, starts, counts, tuple(class_names), name, path=path)
+        return cls(images, starts, counts, tuple(class_names), name)
 
     @classmethod
     def from_npy(
@@ -110,11 +103,11 @@ class ImageBank:
             TypeError: not uint8.
         """
         path = Path(path)
-        array = map_npy(path)
+        array, file = map_npy(path)
         try:
             if array.dtype != np.uint8:
                 raise TypeError(_dtype_message(array))
-            return cls.from_array(array, class_names, name or path.stem, path=path.absolute())
+            return replace(cls.from_array(array, class_names, name or path.stem), file=file)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error}") from None
 
@@ -134,6 +127,7 @@ class ImageBank:
 
     def __getitem__(self, i: int) -> np.ndarray:
         """Return the images of class `i`: a view ``[counts[i], C, H, W]``."""
+        i = operator.index(i)
         if not -self.n_classes <= i < self.n_classes:
             raise IndexError(f"class {i} of bank {self.name!r}, which has {self.n_classes} classes")
         return self.images[self.starts[i] : self.starts[i] + self.counts[i]]
@@ -150,7 +144,7 @@ class ImageBank:
             raise ValueError(f"no class of bank {self.name!r} ({self.n_classes} classes) is selected by {classes!r}")
         names = tuple(self.class_names[i] for i in numbers)
         return ImageBank(
-            self.images, self.starts[numbers], self.counts[numbers], names, name or self.name, path=self.path
+            self.images, self.starts[numbers], self.counts[numbers], names, name or self.name, file=self.file
         )
 
     def _class_numbers(self, classes: slice | Sequence[int] | np.ndarray) -> np.ndarray:
@@ -173,28 +167,18 @@ class ImageBank:
     def __repr__(self) -> str:
         smallest, largest = self.counts.min(), self.counts.max()
         per_class = f"{smallest}" if smallest == largest else f"{smallest}-{largest}"
-        mapped = f", mapped from {self.path}" if self.path else ""
+        mapped = f", mapped from {self.file.path}" if self.file else ""
         return f"<ImageBank {self.name!r}: {self.n_classes} classes x {per_class} images of {self.image_shape}{mapped}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.path is None:
-            arguments = (self.images, self.starts, self.counts, self.class_names, self.name)
-            return ImageBank, arguments
-        status = os.stat(self.path)
-        stamp = (self.images.shape, status.st_size, status.st_mtime_ns)
-        return _open_again, (self.path, stamp, self.starts, self.counts, self.class_names, self.name)
+        rest = (self.starts, self.counts, self.class_names, self.name)
+        return (ImageBank, (self.images, *rest)) if self.file is None else (_map_again, (self.file, *rest))
 
 
-def _open_again(path: Path, stamp: tuple[Any, ...], *fields: Any) -> ImageBank:
-    """Unpickle a mapped bank by opening its file again."""
-    array = map_npy(path)
-    images = array.reshape(-1, *array.shape[2:]) if array.ndim == 5 else array
-    status = os.stat(path)
-    if stamp != (images.shape, status.st_size, status.st_mtime_ns):
-        raise RuntimeError(
-            f"{path} has changed since this bank was pickled; make the bank anew with ImageBank.from_npy"
-        )
-    return ImageBank(images, *fields, path=path)
+def _map_again(file: MappedFile, *rest: Any) -> ImageBank:
+    """Unpickle a mapped bank by mapping its file again."""
+    array = file.map_again()
+    return ImageBank(array.reshape(-1, *array.shape[-3:]), *rest, file=file)
 
 
 def _check_images(images: np.ndarray, name: str) -> None:

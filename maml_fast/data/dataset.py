@@ -10,7 +10,7 @@ from pathlib import Path
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.splits import Split
 
-__all__ = ["DataSet", "Options", "Progress", "Say", "say_on_stderr"]
+__all__ = ["DataSet", "Options", "Progress", "Say", "check_seed", "say_on_stderr"]
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 Say = Callable[[str], None]  # called with one line for the user
@@ -19,6 +19,13 @@ Say = Callable[[str], None]  # called with one line for the user
 def say_on_stderr(line: str) -> None:
     """Print a line to the user without disturbing what the program writes to stdout."""
     print(f"maml_fast: {line}", file=sys.stderr, flush=True)
+
+
+def check_seed(seed: int | None) -> int:
+    """Return the seed, 0 for None; raise ValueError unless RandomState takes it."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"the seed of a data set must be from 0 to 2**32 - 1, got {seed}")
+    return seed or 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,9 @@ from typing import BinaryIO
 import numpy as np
 import platformdirs
 
-__all__ = ["cache_folder", "naming_disk_errors", "replacing", "write_npy"]
+__all__ = ["cache_folder", "fingerprint", "naming_disk_errors", "replacing", "write_npy"]
+
+_MAKING = 1  # raise it when pixels are made differently, so that older caches are left alone
 
 
 @contextmanager
@@ -49,7 +52,9 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RuntimeError(f"cannot write {path}: {error.strerror or error}; choose another place for it") from error
+        cached = path.is_relative_to(cache_folder())
+        remedy = "set MAML_FAST_CACHE to another folder" if cached else "choose another place for it"
+        raise RuntimeError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) -> None:
@@ -68,5 +73,14 @@ def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) 
 
 def cache_folder() -> Path:
     """Return ``MAML_FAST_CACHE``, or the user's cache folder of maml_fast; it may not exist yet."""
-    asked = os.environ.get("MAML_FAST_CACHE")
-    return Path(asked).expanduser().absolute() if asked else platformdirs.user_cache_path("maml_fast").absolute()
+    if asked := os.environ.get("MAML_FAST_CACHE"):
+        return Path(asked).expanduser().absolute()
+    folder = platformdirs.user_cache_path("maml_fast")
+    if not folder.is_absolute():
+        raise RuntimeError("there is no home folder to keep a cache in; set MAML_FAST_CACHE to a folder")
+    return folder
+
+
+def fingerprint(*facts: object) -> str:
+    """Return a name for what is made from these plain facts, so that other facts never find it in the cache."""
+    return hashlib.sha256(repr((_MAKING, *facts)).encode()).hexdigest()[:16]

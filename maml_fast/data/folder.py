@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from maml_fast.data.bank import ImageBank
-from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
-from maml_fast.data.files import cache_folder, write_npy
+from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
+from maml_fast.data.files import cache_folder, fingerprint, write_npy
 from maml_fast.data.npy import map_npy
 from maml_fast.data.pictures import decode
 from maml_fast.data.splits import PARTS, Split, read_split, shuffled
@@ -70,17 +69,18 @@ def read_folder(
     if cache is None and math.prod(shape) > _MOST_IN_MEMORY:
         cache = cache_folder() / "folders"
     if cache is None:
-        images, path = np.empty(shape, np.uint8), None
+        images, file = np.empty(shape, np.uint8), None
         for i, picture in enumerate(pixels):
             images[i] = picture
     else:
-        path = Path(cache).absolute() / f"{name}-{_fingerprint(root, files, shape)}.npy"
+        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        path = Path(cache) / f"{root.resolve().name}-{fingerprint(str(root.resolve()), stamps, shape)}.npy"
         if not path.exists():
             say(f"reading {len(files):,} pictures of {root} into {path}")
             write_npy(path, shape, pixels)
-        images = map_npy(path)
+        images, file = map_npy(path)
     counts = np.array([len(one.files) for one in classes])
-    return ImageBank(images, np.cumsum(counts) - counts, counts, tuple(one.name for one in classes), name, path=path)
+    return ImageBank(images, np.cumsum(counts) - counts, counts, tuple(one.name for one in classes), name, file=file)
 
 
 def load_folder(options: Options) -> DataSet:
@@ -93,11 +93,17 @@ def load_folder(options: Options) -> DataSet:
     options.allow("folder", "root", "split", "image_size", "channels", "seed")
     root = options.the_root("folder", "a folder of class folders of pictures")
     if all((root / part).is_dir() for part in ("train", "test")):
+        if options.split is not None or options.seed is not None:
+            raise ValueError(f"{root} is split by its folders train and test; give neither split nor seed")
         banks = {part: _bank(root / part, options) for part in PARTS if (root / part).is_dir()}
         return DataSet(root.resolve().name, banks, Split("folders", {p: b.class_names for p, b in banks.items()}))
-    split = None if options.split is None else read_split(Path(options.split))
-    bank = _bank(root, options)
-    return DataSet.of(bank, split or shuffled(bank.class_names, options.seed or 0))
+    if options.split is not None:
+        if options.seed is not None:
+            raise ValueError("give split or seed, not both: split files leave nothing to chance")
+        split = read_split(Path(options.split))
+        return DataSet.of(_bank(root, options), split)
+    seed, bank = check_seed(options.seed), _bank(root, options)
+    return DataSet.of(bank, shuffled(bank.class_names, seed))
 
 
 def _bank(root: Path, options: Options) -> ImageBank:
@@ -147,12 +153,3 @@ def _decoded(files: list[Path], channels: str, size: int, progress: Progress | N
         yield decode(file, str(file), channels, size)
         if progress:
             progress(i + 1, len(files))
-
-
-def _fingerprint(root: Path, files: list[Path], shape: tuple[int, ...]) -> str:
-    """Tell the pixels of other pictures, or of other sizes, apart by name."""
-    digest = hashlib.sha256(repr((str(root.resolve()), shape)).encode())
-    for file in files:
-        status = file.stat()
-        digest.update(repr((str(file.relative_to(root)), status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()[:16]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import RandomState
 
 from maml_fast.data.bank import ImageBank
-from maml_fast.data.dataset import DataSet, Options
+from maml_fast.data.dataset import DataSet, Options, check_seed
 from maml_fast.data.splits import first_and_rest
 
 __all__ = ["load_noise", "make_noise"]
@@ -26,14 +26,12 @@ def make_noise(
     shape = (n_classes, n_images, *image_shape)
     if len(shape) != 5 or min(shape) < 1:
         raise ValueError(f"n_classes, n_images and the (C, H, W) of image_shape must be at least 1, got {shape}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
-    return ImageBank.from_array(RandomState(seed).randint(0, 256, shape, dtype=np.uint8), name="random")
+    return ImageBank.from_array(RandomState(check_seed(seed)).randint(0, 256, shape, dtype=np.uint8), name="random")
 
 
 def load_noise(options: Options) -> DataSet:
     """Load data set "random": as many classes as Omniglot, split as the tutorial splits it."""
     options.allow("random", "image_size", "seed")
     size = 28 if options.image_size is None else options.image_size
-    bank = make_noise(image_shape=(1, size, size), seed=options.seed or 0)
+    bank = make_noise(image_shape=(1, size, size), seed=check_seed(options.seed))
     return DataSet.of(bank, first_and_rest("first-1200", bank.class_names, 1200))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import numpy as np
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
 from maml_fast.data.download import download as fetch
-from maml_fast.data.files import cache_folder, write_npy
+from maml_fast.data.files import cache_folder, fingerprint, write_npy
 from maml_fast.data.omniglot_layout import OMNIGLOT, SPLITS, Layout
 from maml_fast.data.omniglot_source import Source, find_source, read_drawings
 from maml_fast.data.splits import read_split
@@ -63,10 +62,13 @@ def prepare_omniglot(
     path = root if out is None else Path(out)
     if out is None or path.is_dir():
         path = path / _file_name(size)
+    elif path.suffix != ".npy":
+        raise ValueError(f"out must be a folder or end in .npy, got {path}")
     started = time.perf_counter()
     sources = _sources(root, layout, download, progress)
     n_classes = len(layout.class_names)
-    write_npy(path, (n_classes, layout.drawings, 1, size, size), _characters(sources, layout, size, progress))
+    characters = _reported(read_drawings(sources, layout, size), n_classes, progress)
+    write_npy(path, (n_classes, layout.drawings, 1, size, size), characters)
     seconds = time.perf_counter() - started
     say(f"wrote {path}: {n_classes:,} characters x {layout.drawings} drawings, in {seconds:.1f} s")
     return path
@@ -89,7 +91,7 @@ def read_omniglot(
         root: as for `prepare_omniglot`.
         size: pixels per side.
         progress: called with (characters done, 1623) while preparing.
-        say: called with a line for the user when preparing.
+        say: called with lines for the user before and after preparing.
         layout: what must be there.
 
     Raises:
@@ -134,16 +136,12 @@ def _prepared(root: Path, size: int, progress: Progress | None, say: Say, layout
             if path.exists():
                 return path
     sources = _sources(root, layout)
-    cached = cache_folder() / f"omniglot-{_fingerprint(sources, size)}.npy"
+    stamps = [(str(s.path.resolve()), s.path.stat().st_size, s.path.stat().st_mtime_ns) for s in sources]
+    cached = cache_folder() / f"omniglot-{fingerprint(stamps, size)}.npy"
     if cached.exists():
         return cached
+    say(f"preparing Omniglot, once, into the cache folder {cached.parent}")
     return prepare_omniglot(root, cached, size=size, progress=progress, say=say, layout=layout)
-
-
-def _fingerprint(sources: list[Source], size: int) -> str:
-    """Tell prepared files of different sources apart."""
-    stamps = [(str(s.path.resolve()), s.path.stat().st_size, s.path.stat().st_mtime_ns) for s in sources]
-    return hashlib.sha256(repr((stamps, size)).encode()).hexdigest()[:16]
 
 
 def _sources(root: Path, layout: Layout, download: bool = False, progress: Progress | None = None) -> list[Source]:
@@ -164,12 +162,8 @@ def _sources(root: Path, layout: Layout, download: bool = False, progress: Progr
     return sources
 
 
-def _characters(sources: list[Source], layout: Layout, size: int, progress: Progress | None) -> Iterator[np.ndarray]:
-    """Yield ``[drawings, 1, size, size]`` for every character."""
-    done, total = 0, len(layout.class_names)
-    for source in sources:
-        for drawings in read_drawings(source, layout, size):
-            yield drawings
-            done += 1
-            if progress:
-                progress(done, total)
+def _reported(characters: Iterator[np.ndarray], n_classes: int, progress: Progress | None) -> Iterator[np.ndarray]:
+    for done, drawings in enumerate(characters, start=1):
+        yield drawings
+        if progress:
+            progress(done, n_classes)

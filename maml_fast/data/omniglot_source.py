@@ -6,9 +6,8 @@ import io
 import os
 import stat
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -45,20 +44,21 @@ Drawings = dict[str, list[Drawing]]  # "Alphabet/characterNN" -> its drawings, s
 
 def find_source(root: Path, archive: Archive) -> Source | None:
     """Look for an archive, then for its folder, in `root` and in the subfolders where others keep them."""
-    for subfolder in _SUBFOLDERS:
-        for path in (root / subfolder / f"{archive.name}.zip", root / subfolder / archive.name):
-            if path.is_file() if path.suffix == ".zip" else path.is_dir():
-                return Source(archive, path)
+    for folder in (root / subfolder for subfolder in _SUBFOLDERS):
+        if (zipped := folder / f"{archive.name}.zip").is_file():
+            return Source(archive, zipped)
+        if (unpacked := folder / archive.name).is_dir():
+            return Source(archive, unpacked)
     return None
 
 
-def read_drawings(source: Source, layout: Layout, size: int) -> Iterator[np.ndarray]:
+def read_drawings(sources: Sequence[Source], layout: Layout, size: int) -> Iterator[np.ndarray]:
     """Yield the drawings of one character after the other: uint8 ``[drawings, 1, size, size]``.
 
-    All names are checked before the first drawing is decoded.
+    The names of all drawings are checked before the first is decoded.
 
     Raises:
-        ValueError: a character, or one of its drawings, is missing, unexpected or damaged, or a member of the archive
+        ValueError: a character, or one of its drawings, is missing, unexpected or damaged, or a member of an archive
             would leave its folder.
     """
 
@@ -67,27 +67,27 @@ def read_drawings(source: Source, layout: Layout, size: int) -> Iterator[np.ndar
             width, height = image.size
             raise ValueError(f"it is {width} x {height} pixels, a drawing of Omniglot {layout.drawing_size} a side")
 
-    with _listing(source) as drawings:
-        _check_complete(drawings, source, layout)
-        for name in class_names(source.archive):
-            pixels = [decode(io.BytesIO(d.read()), d.where, "L", size, check) for d in drawings[name]]
-            yield np.stack(pixels)
+    with ExitStack() as stack:
+        listings = [stack.enter_context(_listing(source)) for source in sources]
+        for source, drawings in zip(sources, listings, strict=True):
+            _check_complete(drawings, source, layout)
+        for source, drawings in zip(sources, listings, strict=True):
+            for name in class_names(source.archive):
+                yield np.stack([decode(io.BytesIO(d.read()), d.where, "L", size, check) for d in drawings[name]])
 
 
 def _check_complete(drawings: Drawings, source: Source, layout: Layout) -> None:
-    expected = class_names(source.archive)
-    faults = [f"{name} is missing" for name in expected if name not in drawings]
-    faults += [
-        f"{name} is no character of Omniglot's {source.archive.name}" for name in drawings.keys() - set(expected)
-    ]
+    expected = set(class_names(source.archive))
+    faults = [f"{name} is missing or empty" for name in sorted(expected - drawings.keys())]
+    faults += [f"{name} is no character of {source.archive.name}" for name in sorted(drawings.keys() - expected)]
     faults += [
         f"{name} has {len(files)} drawings, not {layout.drawings}"
         for name, files in drawings.items()
         if name in expected and len(files) != layout.drawings
     ]
     if faults:
-        more = f" (and {len(faults) - 1} more faults)" if faults[1:] else ""
-        raise ValueError(f"{source.path}: {faults[0]}{more}; fetch or unpack it again")
+        first = f" (the first of {len(faults)} faults)" if faults[1:] else ""
+        raise ValueError(f"{source.path}: {faults[0]}{first}; remove it and fetch or unpack it again")
 
 
 def _listing(source: Source) -> AbstractContextManager[Drawings]:
@@ -98,26 +98,31 @@ def _listing(source: Source) -> AbstractContextManager[Drawings]:
 def _zip_listing(source: Source) -> Iterator[Drawings]:
     try:
         archive = zipfile.ZipFile(source.path)
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise ValueError(f"{source.path} is not a whole zip archive ({error}); fetch it again") from error
+    except Exception as error:  # on damaged archives zipfile raises errors of many kinds
+        raise ValueError(
+            f"{source.path} cannot be read as a zip archive ({error}); remove it and fetch it again"
+        ) from error
     with archive:
         members = {}
         for info in archive.infolist():
             path = _safe_path(info, source.path)
             if path in members:
-                raise ValueError(f"{source.path} holds {info.filename} twice; fetch it again")
+                raise ValueError(f"{source.path} holds {info.filename} twice; remove it and fetch it again")
             if not info.is_dir():
                 members[path] = info
         yield _sorted_drawings(
-            (path, Drawing(f"{source.path}: {path}", partial(_read_member, archive, info, source.path)))
-            for path, info in members.items()
+            source.archive.name,
+            (
+                (path, Drawing(f"{source.path}: {path}", partial(_read_member, archive, info, source.path)))
+                for path, info in members.items()
+            ),
         )
 
 
 def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
     """Return a member's path; refuse one that would leave the folder that the archive were unpacked into."""
     name, path = info.filename, PurePosixPath(info.filename)
-    outside = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]
+    outside = not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]
     if outside or stat.S_ISLNK(info.external_attr >> 16):
         raise ValueError(
             f"{archive}: refused, since its member {name!r} is a link or leads out of the archive's folder"
@@ -130,8 +135,10 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         raise ValueError(f"{path}: {info.filename} has {info.file_size:,} bytes, too many for a drawing of Omniglot")
     try:
         return archive.read(info)  # checks the CRC
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path}: {info.filename} is damaged ({error}); fetch the archive again") from error
+    except Exception as error:  # and so do its decompressors
+        raise ValueError(
+            f"{path}: {info.filename} is damaged ({error}); remove the archive and fetch it again"
+        ) from error
 
 
 @contextmanager
@@ -139,19 +146,23 @@ def _folder_listing(source: Source) -> Iterator[Drawings]:
     top = source.path
     if (top / top.name).is_dir():  # unpacked into a folder of its own name
         top = top / top.name
-    files = (Path(folder, name) for folder, _, names in os.walk(top, followlinks=True) for name in names)
+    files = (Path(folder, name) for folder, _, names in os.walk(top) for name in names)
     yield _sorted_drawings(
-        (PurePosixPath(top.name, *file.relative_to(top).parts), Drawing(str(file), file.read_bytes)) for file in files
+        top.name,
+        (
+            (PurePosixPath(top.name, *file.relative_to(top).parts), Drawing(str(file), file.read_bytes))
+            for file in files
+        ),
     )
 
 
-def _sorted_drawings(files: Iterator[tuple[PurePosixPath, Drawing]]) -> Drawings:
-    """Sort ``<archive>/<alphabet>/<character>/<file>`` by character and file name; leave out what systems litter."""
+def _sorted_drawings(top: str, files: Iterable[tuple[PurePosixPath, Drawing]]) -> Drawings:
+    """Sort ``<top>/<alphabet>/<character>/<file>`` by character and file name; leave out what systems litter."""
     drawings: Drawings = {}
     for path, drawing in sorted(files, key=lambda pair: pair[0].parts):
         if any(part.startswith(".") or part in _LITTER for part in path.parts):
             continue
-        if len(path.parts) != 4 or path.suffix.lower() != ".png":
-            raise ValueError(f"{drawing.where} does not belong into Omniglot: remove it, or fetch the archive again")
+        if len(path.parts) != 4 or path.parts[0] != top or path.suffix.lower() != ".png":
+            raise ValueError(f"{drawing.where} does not belong into Omniglot; remove it")
         drawings.setdefault("/".join(path.parts[1:3]), []).append(drawing)
     return drawings

@@ -16,7 +16,7 @@ from numpy.random import RandomState
 
 from maml_fast.data import pen
 from maml_fast.data.bank import ImageBank
-from maml_fast.data.dataset import DataSet, Options, Progress
+from maml_fast.data.dataset import DataSet, Options, Progress, check_seed
 from maml_fast.data.splits import first_and_rest
 
 __all__ = ["CHARACTERS_PER_ALPHABET", "draw_strokes", "load_strokes"]
@@ -48,7 +48,7 @@ def draw_strokes(
         n_classes: how many characters.
         n_images: drawings of each.
         size: pixels per side, from 8 on.
-        seed: 0 to 2**64 - 1.
+        seed: 0 to 2**32 - 1.
         progress: called with (classes done, n_classes).
 
     Returns:
@@ -57,8 +57,7 @@ def draw_strokes(
     for name, value, least in (("n_classes", n_classes, 1), ("n_images", n_images, 1), ("size", size, 8)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+    seed = check_seed(seed)
     images = np.empty((n_classes, n_images, 1, size, size), np.uint8)
     names = []
     for i in range(n_classes):
@@ -77,13 +76,15 @@ def load_strokes(options: Options) -> DataSet:
     """Load data set "strokes": 400 characters, the first 15 alphabets for training and 5 others for testing."""
     options.allow("strokes", "image_size", "seed")
     bank = draw_strokes(
-        size=28 if options.image_size is None else options.image_size, seed=options.seed or 0, progress=options.progress
+        size=28 if options.image_size is None else options.image_size,
+        seed=check_seed(options.seed),
+        progress=options.progress,
     )
     return DataSet.of(bank, first_and_rest("first-300", bank.class_names, 300))
 
 
 def _random(seed: int, alphabet: int, character: int) -> RandomState:
-    return RandomState([seed & 0xFFFFFFFF, seed >> 32, alphabet, character])
+    return RandomState([seed, alphabet, character])
 
 
 def _bell(random: RandomState, *shape: int) -> np.ndarray:
