@@ -3,14 +3,13 @@
 // Draw `index` of stream `stream` of an episode is one Philox block with key = seed and
 // counter = (episode low 32, episode high 32, index, stream). The streams of an episode:
 //
-//   0      classes         index i = 0..n_way-1: swap i of a partial Fisher-Yates shuffle of all classes; what ends up
-//                          first to n_way-th is class slot 0..n_way-1, which is also the label
-//   1      rotation        index c: quarter turns of class slot c (drawn, and read, only where rotation is asked for)
-//   2      support order   index i: swap i of a Fisher-Yates shuffle of the n_way * k_shot support items
-//   3      query order     the same for the n_way * k_query query items
-//   4 + c  images of slot c  index i = 0..k_shot+k_query-1: swap i of a partial Fisher-Yates shuffle of the class's
-//   images;
-//                          the first k_shot are its support, the rest its query
+//   0      classes: index i = 0..n_way-1 is swap i of a partial Fisher-Yates shuffle of all classes; those that end up
+//          first to n_way-th are class slots 0..n_way-1, and the slot is the label
+//   1      rotation: index c gives the quarter turns of class slot c (read only where rotation is asked for)
+//   2      support order: index i is swap i of a Fisher-Yates shuffle of the n_way * k_shot support items
+//   3      query order: the same for the n_way * k_query query items
+//   4 + c  images of slot c: index i = 0..k_shot+k_query-1 is swap i of a partial Fisher-Yates shuffle of the class's
+//          images; the first k_shot are its support, the rest its query
 //
 // Item s of slot c has number c * k + s before the order is shuffled. Swap i exchanges place i with place
 // i + UniformBelow(draw, n - i). Streams do not depend on one another: the same seed and episode give the same classes

@@ -17,8 +17,8 @@ struct EpisodeSpec {
   bool rotate;
 };
 
-// The images of all classes, flat; class i owns images[starts[i]] to images[starts[i] + counts[i] - 1]. Nothing is
-// owned.
+// The images of all classes, flat, in somebody else's memory. Class i has images[starts[i]] and the counts[i] - 1 after
+// it.
 struct BankView {
   const std::uint8_t* images;  // [M, C, H, W]
   const std::int64_t* starts;  // [n_classes]
@@ -56,6 +56,7 @@ class EpisodePicker {
  public:
   EpisodePicker(const EpisodeSpec& spec, const BankView& bank);
 
+  // Draws the episode with this number; support() and query() hold it until the next call.
   void PickEpisode(std::uint64_t episode);
 
   const std::vector<Pick>& support() const { return support_; }  // [n_way * k_shot]

@@ -4,7 +4,10 @@
 #include <unistd.h>
 
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -18,9 +21,10 @@ class Prefetcher::Pool {
     threads_.reserve(writers_.size());
     try {
       for (EpisodeWriter& writer : writers_) threads_.emplace_back([this, &writer] { Work(&writer); });
-    } catch (...) {
+    } catch (const std::exception& error) {
       Stop();
-      throw;
+      throw std::runtime_error("can't start " + std::to_string(threads) + " prefetching threads (" + error.what() +
+                               "); ask for fewer threads, or prefetch=0");
     }
   }
 

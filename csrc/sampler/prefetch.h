@@ -18,7 +18,7 @@ namespace maml_fast {
 // make the batches under way once more, and the parent's threads and locks are never touched.
 class Prefetcher {
  public:
-  // Starts `threads` >= 1 threads. Throws std::system_error where the system refuses one, with none left running.
+  // Starts `threads` >= 1 threads. Throws std::runtime_error where the system refuses one, with none left running.
   Prefetcher(const SamplerConfig& config, int threads);
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;

@@ -220,7 +220,7 @@ class EpisodeSampler(Dataset[Episodes]):
             raise IndexError(f"there is no meta-batch {i}; this sampler has {held}, counted from 0")
         first = self.start_episode + i * self.meta_batch_size
         if first + self.meta_batch_size > 2**64:
-            raise IndexError(f"meta-batch {i} lies beyond episode 2**64, the last there is")
+            raise IndexError(f"meta-batch {i} needs episode numbers beyond 2**64 - 1, the last")
         return first
 
     def _spec(self) -> dict[str, Any]:

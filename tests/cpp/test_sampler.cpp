@@ -15,7 +15,12 @@
 #include "sampler/gather.h"
 #include "sampler/prefetch.h"
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__  // as GCC has it
+#endif
+#endif
+#ifdef __SANITIZE_THREAD__
 constexpr bool kForkAndThreads = false;  // ThreadSanitizer does not follow a fork that starts threads
 #else
 constexpr bool kForkAndThreads = true;
