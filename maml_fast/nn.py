@@ -137,7 +137,7 @@ class ConvBlock(torch.nn.Module):
         self.relu_first = relu_first
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images x [B, Cin, H, W] to features [B, Cout, H', W']."""
+        """Map images x [B, Cin, H, W] to features [B, Cout, H', W'], on the native path channels-last in memory."""
         return conv_block(
             x,
             self.conv.weight,

@@ -405,6 +405,8 @@ FORWARDS = [
     net("training read", training_read),
     net("x += 1 seen through an alias", augmented_alias),
     net("output overwritten", output_overwritten),
+    net("view", lambda m, x: F.max_pool2d(F.relu(m.bn(m.conv(x))), 2).view(x.size(0), -1)),
+    net("view of a sum", lambda m, x: (F.relu(m.bn(m.conv(x))) + x[:, :1]).view(x.size(0), -1, 3)),
     net("seen between", seen_between, 0),
     net("view between", view_between, 0),
     net("computed scale", norm_as_its_own_scale, 0),

@@ -70,6 +70,7 @@ def fuse_runs(graph: Graph, root: nn.Module) -> tuple[list[str], list[str]]:
             left.append(conv)
         elif node.op == "call_module" and isinstance(block := root.get_submodule(str(node.target)), ConvBlock):
             fused.append(f"{node.target}: {describe_block(block)}")
+    _keep_layout(graph, root)
     return fused, left
 
 
@@ -168,6 +169,27 @@ def _replace(graph: Graph, run: _Run) -> None:
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
+
+
+def _keep_layout(graph: Graph, root: nn.Module) -> None:
+    """Give what leaves the fused operations the layout that users count on, for ``x.view(x.size(0), -1)`` and the like.
+
+    The native kernels' output is channels-last, and a view that autograd lets nobody overwrite. One fused operation
+    takes it from another as it is.
+    """
+    for node in list(graph.nodes):
+        others = [user for user in node.users if not _is_fused(user, root)]
+        if others and _is_fused(node, root):
+            with graph.inserting_after(node):
+                copied = graph.call_function(torch.clone, (node,), {"memory_format": torch.contiguous_format})
+            for user in others:
+                user.replace_input_with(node, copied)
+
+
+def _is_fused(node: Node, root: nn.Module) -> bool:
+    if node.op == "call_module":
+        return isinstance(root.get_submodule(str(node.target)), ConvBlock)
+    return node.target is conv_block
 
 
 def set_functional_norms(graph: Graph, policy: BatchNormPolicy) -> bool:
