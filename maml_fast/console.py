@@ -130,6 +130,7 @@ class ConsoleReporter(Reporter):
 
     def finished(self, result: RunResult) -> None:
         """Print the result and where its record lies."""
+        self._progress.update(self._task, description="train")
         self.stop()
         speed = result.seconds / max(result.iterations, 1)
         self.console.print(

@@ -30,7 +30,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            # A signal that our starter has us ignore (SIGINT in a shell's background job) stays ignored.
+            for number in (n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

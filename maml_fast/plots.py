@@ -37,10 +37,12 @@ MAX_CLASSES = 20
 Row = dict[str, Any]
 
 
-def draw_learning_curve(rows: Sequence[Row], title: str, n_way: int, total_seconds: float | None = None) -> bytes:
+def draw_learning_curve(
+    rows: Sequence[Row], title: str, n_way: int, inner_steps: int, total_seconds: float | None = None
+) -> bytes:
     """PNG of accuracy (train, test with its 95 % band, chance) above loss, over the meta-iterations.
 
-    ``rows`` are those of ``metrics.jsonl``; rows of either kind may be missing.
+    ``rows`` are those of ``metrics.jsonl``, trained with ``inner_steps``; rows of either kind may be missing.
     """
     train = [row for row in rows if "loss" in row]
     tests = [row for row in rows if "accuracy" in row]
@@ -49,16 +51,20 @@ def draw_learning_curve(rows: Sequence[Row], title: str, n_way: int, total_secon
     figure.suptitle(_plain(title), x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False)
 
     iterations = np.array([row["iteration"] for row in train], dtype=float)
-    _draw_series(top, iterations, np.array([row["query_accuracy"] for row in train]), "train, query images", "{:.1%}")
+    _draw_series(
+        top, iterations, np.array([row["query_accuracy"] for row in train]), f"train, {_after(inner_steps)}", "{:.1%}"
+    )
     _draw_tests(top, tests)
     top.axhline(1.0 / n_way, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), label=f"chance {1.0 / n_way:.0%}")
     top.set_ylim(0.0, 1.02)
     top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    _style(top, "accuracy")
+    _style(top, "query accuracy")
 
-    _draw_series(bottom, iterations, np.array([row["loss"] for row in train]), "train, query loss", "{:.3f}")
+    _draw_series(
+        bottom, iterations, np.array([row["loss"] for row in train]), f"train, {_after(inner_steps)}", "{:.3f}"
+    )
     bottom.set_ylim(bottom=0.0)
-    _style(bottom, "loss")
+    _style(bottom, "query loss")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     seconds = "" if total_seconds is None else f"   ({_duration(total_seconds)} of training)"
     bottom.set_xlabel(f"meta-iteration{seconds}", color=INK)
@@ -88,7 +94,7 @@ def _draw_tests(axes: Axes, tests: Sequence[Row]) -> None:
     split, steps = tests[-1]["split"], tests[-1]["inner_steps"]
     axes.plot(x, before, color=TEST, alpha=0.55, linewidth=1.2, linestyle=":", label=f"{split}, before adaptation")
     axes.fill_between(x, accuracy - interval, accuracy + interval, color=TEST, alpha=0.18, linewidth=0)
-    text = f"{split}, after {steps} inner step{'s' * (steps != 1)}  {accuracy[-1]:.1%} ± {interval[-1]:.1%}"
+    text = f"{split}, {_after(steps)}  {accuracy[-1]:.1%} ± {interval[-1]:.1%}"
     axes.plot(x, accuracy, color=TEST, linewidth=1.9, marker="o", markersize=4, markeredgecolor="white", label=text)
 
 
@@ -156,10 +162,9 @@ def draw_episode(episode: EpisodePicture, title: str, inner_steps: int) -> bytes
         chosen = np.flatnonzero(episode.query_labels == label)[:queries]
         for start, predicted in zip(starts[1:], (episode.before, episode.after), strict=True):
             _draw_tiles(axes, start, row, episode.query[chosen], predicted[chosen], int(label))
-    steps = f"after {inner_steps} inner step{'s' * (inner_steps != 1)}"
     _head_panel(axes, starts[0], "support")
     _head_panel(axes, starts[1], "before adaptation", (episode.before == episode.query_labels).mean())
-    _head_panel(axes, starts[2], steps, (episode.after == episode.query_labels).mean())
+    _head_panel(axes, starts[2], _after(inner_steps), (episode.after == episode.query_labels).mean())
     return _png(figure)
 
 
@@ -211,6 +216,10 @@ def _caption(episode: EpisodePicture, classes: np.ndarray, queries: int) -> str:
     if len(classes) < n_way or queries < most:
         text += f"; shown: {len(classes)} of {n_way} classes, {queries} of {most} queries each (accuracy is of all)"
     return text
+
+
+def _after(inner_steps: int) -> str:
+    return f"after {inner_steps} inner step{'s' * (inner_steps != 1)}"
 
 
 def _plain(text: str) -> str:

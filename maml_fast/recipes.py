@@ -76,7 +76,7 @@ class TrainConfig:
         hidden: channels of conv4 and conv4-strided.
         scale: pixels as unit (0-1), raw (0-255) or inverted (1-0).
         rotate: turn the classes of training episodes by 0, 90, 180 or 270 degrees; test episodes are never turned.
-        eval_every: meta-iterations between two evaluations on the test classes.
+        eval_every: meta-iterations between evaluations on unseen classes, for validation where the split has such.
         eval_episodes: episodes of each of them.
         test_episodes: episodes of the evaluation at the end.
         eval_inner_steps: inner steps in evaluation; None is 3 (Finn et al. 2017), or `inner_steps` where that is more.

@@ -82,6 +82,11 @@ class Workbench:
             **options,
         )
 
+    @property
+    def monitored(self) -> str:
+        """The part that is evaluated while training: validation classes where the split has them."""
+        return "val" if "val" in self.data else "test"
+
     def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
         """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
         steps = self.config.steps_in_evaluation
@@ -109,27 +114,29 @@ class Workbench:
         }
 
     def describe_data(self) -> Row:
-        """Data set and split with a digest each, so that a run cannot go on, or be evaluated, on others by mistake."""
+        """Data set and split, with digests of the classes and of their pixels."""
         return {
             "name": self.data.name,
-            "image_shape": list(self.data["train"].image_shape),
             "split": self.data.split.describe(),
+            "image_shape": list(self.data["train"].image_shape),
             "pixels_sha256": {part: _digest(bank) for part, bank in self.data.items()},
         }
 
     def check_data(self, record: Row, folder: RunFolder) -> None:
-        """Raise ValueError unless the data are those that ``config.json``'s content names."""
-        now, then = self.describe_data(), record.get("data")
-        if now != then:
+        """Raise ValueError unless the data are those that ``config.json``'s content names, wherever they lie."""
+        now, then = self.describe_data(), record.get("data", {})
+        same_split = now["split"]["sha256"] == then.get("split", {}).get("sha256")
+        if not same_split or any(now[name] != then.get(name) for name in ("image_shape", "pixels_sha256")):
             raise ValueError(
                 f"the data are not those of {folder.path}: other classes, split or pixels; give its data by root"
             )
 
-    def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float) -> None:
-        """Write learning_curve.png."""
-        write_atomically(
-            folder.learning_curve, draw_learning_curve(rows, self.config.title, self.config.n_way, seconds)
-        )
+    def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float, last: Row | None = None) -> None:
+        """Write learning_curve.png; ``last``, the evaluation at the end, replaces one of the same moment."""
+        if last is not None and last["split"] == self.monitored:
+            rows = [*(row for row in rows if "loss" in row or row["iteration"] != last["iteration"]), last]
+        picture = draw_learning_curve(rows, self.config.title, self.config.n_way, self.config.inner_steps, seconds)
+        write_atomically(folder.learning_curve, picture)
 
     def draw_episode(self, folder: RunFolder) -> None:
         """Write episode.png: the first test episode."""

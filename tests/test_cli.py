@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 
 from maml_fast import data, native
 from maml_fast.cli import HELP, bench_folder, main
+from maml_fast.metrics import read_metrics
 from maml_fast.native import BuildReport
 from maml_fast.recipes import TrainConfig
-from maml_fast.record import RunFolder, read_metrics
+from maml_fast.record import RunFolder
 
 TINY = shlex.split(
     "--dataset random --image-size 16 --n-way 3 --k-query 2 --meta-batch-size 2 --hidden 4 --eval-every 2 "

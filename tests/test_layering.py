@@ -27,8 +27,8 @@ ROOMS = {
         "maml evaluation checks classification inner_loop inner_rates selection task_forward task_map",
         "fuse data",
     ),
-    "record": ("record board interrupts plots", ""),
-    "train": ("train recipes workbench", "record maml models data fuse native"),
+    "record": ("record metrics board interrupts plots", ""),
+    "train": ("train trainer recipes workbench", "record maml models data fuse native"),
     "compat": ("compat", "maml models data"),
     "cli": ("cli console __main__", "train record maml data native"),
 }

@@ -42,7 +42,7 @@ def episode(n_way=5, k_shot=1, k_query=3, channels=1, right=1.0) -> EpisodePictu
     random = np.random.default_rng(0)
     support_labels, query_labels = np.arange(n_way).repeat(k_shot), random.permutation(np.arange(n_way).repeat(k_query))
     size = (channels, 28, 28)
-    after = np.where(random.random(len(query_labels)) < right, query_labels, (query_labels + 1) % n_way)
+    after = np.where(np.arange(len(query_labels)) < right * len(query_labels), query_labels, (query_labels + 1) % n_way)
     return EpisodePicture(
         random.random((n_way * k_shot, *size)),
         support_labels,
@@ -55,26 +55,26 @@ def episode(n_way=5, k_shot=1, k_query=3, channels=1, right=1.0) -> EpisodePictu
 
 @pytest.mark.parametrize(("iterations", "every"), [(0, 1), (1, 5), (300, 50), (9000, 500)])
 def test_learning_curve_of_any_length(iterations, every):
-    png = draw_learning_curve(metric_rows(iterations, every), "a title", 5, 61.0)
+    png = draw_learning_curve(metric_rows(iterations, every), "a title", 5, 1, 61.0)
     assert share_of(png, plots.TEST) > 0.0001
     assert (share_of(png, plots.TRAIN) > 0.0001) == (iterations > 0)
 
 
 def test_learning_curve_of_nothing():
-    assert share_of(draw_learning_curve([], "a title", 5), plots.TRAIN) == 0
+    assert share_of(draw_learning_curve([], "a title", 5, 1), plots.TRAIN) == 0
 
 
 @pytest.mark.parametrize("kind", ["loss", "accuracy"])
 def test_learning_curve_of_one_kind_of_row(kind):
     rows = [row for row in metric_rows(40, 10) if kind in row]
-    png = draw_learning_curve(rows, "a title", 5)
+    png = draw_learning_curve(rows, "a title", 5, 1)
     assert (share_of(png, plots.TRAIN) > 0.001) == (kind == "loss")
     assert (share_of(png, plots.TEST) > 0.001) == (kind == "accuracy")
 
 
 @pytest.mark.parametrize("title", ["文字 $x_{", "tab\tand\nline", "", "é – · ±"])
 def test_titles_of_any_script_raise_no_warning(title):
-    draw_learning_curve([], title, 5)
+    draw_learning_curve([], title, 5, 1)
     draw_episode(episode(n_way=2), title, 1)
 
 
@@ -94,7 +94,7 @@ def test_right_answers_are_green_and_wrong_ones_red():
 
 
 def test_pyplot_is_not_touched():
-    draw_learning_curve([], "a title", 5)
+    draw_learning_curve([], "a title", 5, 1)
     assert "matplotlib.pyplot" not in sys.modules
 
 

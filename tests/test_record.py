@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maml_fast.board import Board
-from maml_fast.record import MetricsLog, RunFolder, cut_metrics, describe_machine, read_metrics, write_atomically
+from maml_fast.metrics import MetricsLog, cut_metrics, read_metrics
+from maml_fast.record import RunFolder, describe_machine, write_atomically
 
 
 @pytest.fixture

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from maml_fast.metrics import read_metrics
 from maml_fast.recipes import make_model
-from maml_fast.record import RunFolder, read_metrics
+from maml_fast.record import RunFolder
 from maml_fast.train import Reporter, TrainConfig, TrainingInterrupted, evaluate_run, resume, train
 
 TINY = TrainConfig(
@@ -171,6 +175,25 @@ def test_interrupted_and_resumed_is_bitwise_the_whole(whole, tmp_path, moment, i
     assert_same_run(run, whole.path)
     sessions = RunFolder(run).read_config()["sessions"]
     assert [session["from_iteration"] for session in sessions] == [0, kept]
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        config = dataclasses.replace(TINY, iterations=2)
+        assert train(config, out=tmp_path / "run", reporter=Signals("stepped", 1)).iterations == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_resuming_elsewhere_is_said(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["sessions"][0]["torch"] = "2.11.0"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.warns(
+        RuntimeWarning, match=rf"may differ in rounding: torch 2\.11\.0 -> {re.escape(torch.__version__)}"
+    ):
+        resume(copy)
 
 
 def test_raised_iterations_are_bitwise_the_longer_run(whole, tmp_path):
@@ -341,6 +364,41 @@ def test_runs_that_cannot_be_leave_no_folder(tmp_path, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(dataclasses.replace(TINY, **changes), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def class_folders(tmp_path) -> Path:
+    """Class folders, some with names that no built-in font can draw, parted into train, val and test."""
+    random = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        for name in ("一", "$x_{", "c"):
+            folder = tmp_path / "数据" / part / f"{part}-{name}"
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(random.integers(0, 256, (20, 17, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "数据"
+
+
+def test_class_folders_in_colour_with_validation_classes(tmp_path, class_folders):
+    config = dataclasses.replace(
+        TINY, dataset="folder", root=class_folders, channels="RGB", iterations=2, k_query=1, rotate=False
+    )
+    result = train(config, out=tmp_path / "run")
+    splits = [row["split"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "split" in row]
+    assert splits == ["val", "val"]  # the test classes are left for the end
+    assert result.evaluation["split"] == "test"
+
+
+def test_run_survives_a_move_of_its_data(tmp_path, class_folders):
+    config = dataclasses.replace(TINY, dataset="folder", root=class_folders, iterations=1, k_query=1)
+    run = train(config, out=tmp_path / "run").path
+    moved = class_folders.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="数据"):
+        resume(run)
+    assert resume(run, root=moved).iterations == 1
+    (moved / "train" / "train-c" / "0.png").write_bytes((moved / "train" / "train-c" / "1.png").read_bytes())
+    with pytest.raises(ValueError, match="the data are not those of"):
+        resume(run)
 
 
 @pytest.mark.parametrize("dataset", ["strokes", "omniglot", "random", "folder"])
