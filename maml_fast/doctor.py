@@ -103,10 +103,8 @@ def _cpu() -> str:
     except OSError:  # not Linux
         lines = []
     told = {key.strip(): value.strip() for key, _, value in lines}
-    extensions = [flag for flag in told.get("flags", "").split() if flag.startswith("avx") or flag == "fma"]
-    return ", ".join(
-        [told.get("model name", platform.machine()), cores, " ".join(extensions) or "no vector extensions"]
-    )
+    extensions = " ".join(name for name in _EXTENSIONS if name in told.get("flags", "").split())
+    return ", ".join([told.get("model name", platform.machine()), cores, extensions or "no AVX"])
 
 
 def _cache() -> str:

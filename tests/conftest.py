@@ -15,6 +15,9 @@ from maml_fast import native
 def _missing() -> dict[str, str]:
     """Return the markers whose tests can't run here, each with what they want."""
     missing = {}
+    backend = _backend()
+    if backend.name != "native":
+        missing["native"] = backend.reason
     data = os.environ.get("MAML_FAST_DATA")
     if not data:
         missing["omniglot"] = "set MAML_FAST_DATA to the folder that holds omniglot/"
@@ -27,15 +30,18 @@ def _missing() -> dict[str, str]:
     return missing
 
 
-def pytest_report_header() -> list[str]:
+def _backend() -> native.Backend:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the fallback's warning says what this line says
-            backend = str(native.backend())
+            warnings.simplefilter("ignore")  # the header says what the fallback's warning would
+            return native.backend()
     except (RuntimeError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header() -> list[str]:
     left_out = [f"deselected: tests marked {marker} ({reason})" for marker, reason in _missing().items()]
-    return [f"maml_fast backend: {backend}", *left_out]
+    return [f"maml_fast backend: {_backend()}", *left_out]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,6 +57,6 @@ def fresh_backend(monkeypatch, tmp_path) -> Path:
     """Put native.py into the state of a new process without settings; return its cache folder, not yet made."""
     monkeypatch.delenv("MAML_FAST_BACKEND", raising=False)
     monkeypatch.setenv("MAML_FAST_CACHE", str(tmp_path / "cache"))
-    for name, value in {"_attempt": None, "_default": None, "_warned": False}.items():
+    for name, value in {"_attempt": None, "_default": None, "_warned": False, "_callbacks": []}.items():
         monkeypatch.setattr(native, name, value)
     return tmp_path / "cache"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -122,7 +123,9 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def answer(library: Path) -> int:
-    return native._import(library).answer()
+    spec = importlib.util.spec_from_file_location(_build.NAME, library)
+    assert spec is not None
+    return importlib.util.module_from_spec(spec).answer()
 
 
 # ---- the build
