@@ -176,6 +176,8 @@ def conv_block(
     """
     if x.dim() != 4:
         raise ValueError(f"expected images [B, C, H, W], got a tensor of shape {list(x.shape)}")
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(weight.dtype)  # what other layers made of it; this one computes in its parameters' precision
     out = ops.conv_block(
         x[None],  # [1, B, Cin, H, W]
         weight[None],

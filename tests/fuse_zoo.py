@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maml_fast.fuse import fuse
 from maml_fast.nn import BatchStatNorm2d, ConvBlock
 
 
@@ -230,6 +231,32 @@ class ListOfLayers(nn.Module):
         return self.finish(x)
 
 
+class Sliced(nn.Module):
+    """Parts of a Sequential, made anew at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*layers("CBRP"), *layers("CBR", cin=3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.features[:4](x)
+        for layer in self.features[4:]:
+            x = layer(early if layer is self.features[4] else x)
+        return torch.cat([early, x], dim=1)
+
+
+class Meddler(nn.Module):
+    """A forward that sets an attribute of one of its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.last = nn.Sequential(*layers("CBRP")), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.seen = x
+        return self.last(self.block(x))
+
+
 def relu_in_place_discarded(m: Net, x: Tensor) -> Tensor:
     y = m.conv(x)
     y.relu_()
@@ -398,6 +425,8 @@ FORWARDS = [
     net("torch.relu_", lambda m, x: F.max_pool2d(m.bn(torch.relu_(m.conv(x))), 2, 2)),
     net("method relu", lambda m, x: m.bn(m.conv(x).relu())),
     net("method relu_", lambda m, x: m.bn(m.conv(x)).relu_()),
+    net("forward called", lambda m, x: F.relu(m.bn.forward(m.conv.forward(x)))),
+    net("two halves", lambda m, x: torch.cat([F.relu(m.bn(m.conv(h))) for h in (x[:2], x[2:])]), 2),
     net("keyword input", lambda m, x: F.relu(input=m.bn(input=m.conv(input=x)))),
     net("relu_ discarded", relu_in_place_discarded),
     net("pool with indices", lambda m, x: F.max_pool2d(m.bn(m.conv(x)).relu(), 2, return_indices=True)[0]),
@@ -432,6 +461,9 @@ MODELS = [
     Case("TwoInputs", TwoInputs, 3, ((4, 2, 5, 5), (4, 2, 5, 5))),
     Case("Subclasses", Subclasses, 1),
     Case("Buffered", Buffered, 1),
+    Case("Sliced", Sliced, 2),
+    Case("Meddler", Meddler, 1),
+    Case("fused before", lambda: nn.Sequential(fuse(block()), *layers("CBRP", cin=3)), 2),
     Case("ListOfLayers", ListOfLayers, 1),
     Case("ConvBlock", lambda: nn.Sequential(ConvBlock(2, 3), ConvBlock(3, 3, relu_first=True, pool=None)), 2),
     Case("no convolution", lambda: nn.Sequential(nn.Flatten(), nn.Linear(162, 4), nn.BatchNorm1d(4)), 0),

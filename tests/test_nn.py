@@ -173,6 +173,12 @@ def test_images_of_another_rank_are_refused(shape: tuple[int, ...]) -> None:
         ConvBlock(1, 2)(torch.zeros(shape))
 
 
+def test_conv_block_keeps_its_precision_under_autocast() -> None:
+    block, x = ConvBlock(2, 3), torch.randn(4, 2, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert block(x.bfloat16()).dtype == torch.float32
+
+
 def test_functions_are_single_nodes_of_a_trace() -> None:
     def forward(x: Tensor, w: Tensor) -> Tensor:
         y = conv_block(x, w, None, None, None, stride=1, padding=1, pool=2, eps=1e-5, relu_first=False)

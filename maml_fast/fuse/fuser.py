@@ -54,7 +54,7 @@ class Fuser:
                 watched, graphs = _record(module, opaque)
                 break
             except UntraceableError as error:
-                if error.module is module:
+                if error.module is module or error.module in opaque:
                     self.left.append(f"{name or 'forward'}: could not be recorded ({error.reason})")
                     self._fuse_children(module, name)
                     return

@@ -28,7 +28,8 @@ def fuse(model: nn.Module, *, batch_norm: BatchNormPolicy = "batch") -> FusedMod
     The result shares the model's parameters and buffers under the same names, whatever is done to either later
     (``.to()``, ``.double()``, ``load_state_dict``, an optimiser's step, ``torch.func.functional_call``). Python
     attributes and the structure of the model are those of this moment: fuse again after changing them. The model
-    itself is not changed.
+    itself is not changed. Recording runs every ``forward`` on stand-ins for tensors, and torch.fx patches ``nn.Module``
+    meanwhile: fuse before other threads run modules.
 
     Args:
         model: any ``nn.Module`` of one task.

@@ -104,15 +104,16 @@ class _Tracer(Tracer):
         self.opaque = opaque
         self.recorded = [module]
         self.culprit: nn.Module | None = None
-        self.autocast = torch.is_autocast_enabled("cpu")
+        self.autocast = _autocast()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own = isinstance(m, ConvBlock) or follows_policy(m)
         return own or m in self.opaque or has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        known = m in (self.submodule_paths or {})
-        leaf = not known or self.is_leaf_module(m, "")
+        if m not in (self.submodule_paths or {}):
+            return forward(*args, **kwargs)  # made in forward: self.features[:3](x); its layers have names of their own
+        leaf = self.is_leaf_module(m, "")
         if not leaf and m not in self.recorded:
             self.recorded.append(m)
         try:
@@ -141,12 +142,16 @@ class _Tracer(Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         if not torch.is_grad_enabled():
             raise TraceError("forward switches gradients off")
-        if torch.is_autocast_enabled("cpu") != self.autocast:
+        if _autocast() != self.autocast:
             raise TraceError("forward switches autocast")
         return super().create_node(*args, **kwargs)
 
     def _is_attribute(self, tensor: Tensor) -> bool:
         return tensor in self.tensor_attrs or any(tensor is buffer for buffer in self.root.buffers())
+
+
+def _autocast() -> list[bool]:
+    return [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
 
 
 def _restore_attributes(before: dict[nn.Module, dict[str, Any]]) -> tuple[nn.Module, str] | None:
