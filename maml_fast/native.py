@@ -117,8 +117,13 @@ def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
 
 
 def when_loaded(callback: Callable[[], None]) -> Callable[[], None]:
-    """Have ``callback`` called once, right after the library is loaded (a decorator, for modules that extend it)."""
-    _callbacks.append(callback)
+    """Have ``callback`` called once the library is loaded (a decorator, for modules that build on its operators)."""
+    with _lock:
+        loaded = _attempt is not None and _attempt.library is not None
+        if not loaded:
+            _callbacks.append(callback)
+    if loaded:
+        callback()
     return callback
 
 

@@ -445,6 +445,17 @@ def test_threads_that_start_together_load_one_library(fresh, built, monkeypatch)
     assert len(loads) == 1
 
 
+def test_callbacks_are_called_once_whether_they_come_before_or_after_the_library(fresh, built, monkeypatch):
+    monkeypatch.setenv("MAML_FAST_CACHE", str(built[1]))
+    called = []
+    native.when_loaded(lambda: called.append("before"))
+    assert called == []
+    native.library()
+    native.when_loaded(lambda: called.append("after"))
+    native.library()
+    assert called == ["before", "after"]
+
+
 def test_compiled_code_follows_the_choice(fresh, built, monkeypatch):
     monkeypatch.setenv("MAML_FAST_CACHE", str(built[1]))
 
