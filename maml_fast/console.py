@@ -50,7 +50,12 @@ class CountedProgress:
     """A bar for work that tells how far it is by calling it with (done, total); silent where there is no terminal."""
 
     def __init__(self, console: Console, title: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._title = title
         self._task: TaskID | None = None
@@ -83,7 +88,7 @@ class ConsoleReporter(Reporter):
         self._told = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
