@@ -1,1 +1,47 @@
-"""Task-batched MAML through fused conv-BN-ReLU-pool kernels, with forward, backward and double backward."""
+"""Task-batched MAML through fused conv-BN-ReLU-pool kernels: forward, backward and double backward.
+
+import maml_fast as mf
+
+bank = mf.data.load("strokes")["train"]
+sampler = mf.EpisodeSampler(bank, n_way=5, k_shot=1, k_query=15, meta_batch_size=32)
+maml = mf.MAML(mf.models.Conv4(n_way=5), inner_lr=0.4, inner_steps=1, order=2)
+for episodes in sampler:
+    maml(episodes).loss.backward()
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from maml_fast import compat, data, models, nn, ops
+from maml_fast.data.bank import ImageBank
+from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.evaluation import EvaluationResult, evaluate
+from maml_fast.fuse import FusedModel, fuse
+from maml_fast.maml import MAML, MAMLOutput
+from maml_fast.native import Backend, backend, build, use_backend
+
+__all__ = [
+    "MAML",
+    "Backend",
+    "EpisodeSampler",
+    "Episodes",
+    "EvaluationResult",
+    "FusedModel",
+    "ImageBank",
+    "MAMLOutput",
+    "__version__",
+    "backend",
+    "build",
+    "compat",
+    "data",
+    "evaluate",
+    "fuse",
+    "models",
+    "nn",
+    "ops",
+    "use_backend",
+]
+
+try:
+    __version__ = version("maml_fast")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "0+unknown"

@@ -1,8 +1,8 @@
 """The native conv block under autograd: three Functions, each the derivative of the one before.
 
-They wrap the private operators of ``csrc/bindings/conv_block.cpp``, which know nothing of autograd. Everything that
-backward needs besides inputs is an output of forward (``y``, ``mean``, ``rstd``, ``argmax``); the second derivative
-treats those as the functions of the inputs that they are.
+They wrap the private operators of ``csrc/bindings/conv_block.cpp``, which know nothing of autograd; images are
+channels-last here, [T, B, H, W, C]. Everything that backward needs besides inputs is an output of forward (``y``,
+``mean``, ``rstd``, ``argmax``); the second derivative treats those as the functions of the inputs that they are.
 """
 
 from __future__ import annotations
@@ -32,16 +32,9 @@ def conv_block(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, geometry: Geometry
 ) -> Tensor:
     """Run the native kernels on checked arguments; shapes as in :func:`maml_fast.ops.conv_block`."""
-    return _Forward.apply(x, weight, bias, gamma, beta, geometry)[0]
-
-
-def _to_kernel(images: Tensor) -> Tensor:
-    """[T, B, C, H, W], any strides -> dense [T, B, H, W, C]; no copy where the memory is so already."""
-    return images.permute(0, 1, 3, 4, 2).contiguous()
-
-
-def _from_kernel(images: Tensor) -> Tensor:
-    return images.permute(0, 1, 4, 2, 3)
+    channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy where the memory is so already
+    out = _Forward.apply(channels_last, weight, bias, gamma, beta, geometry)[0]
+    return out.permute(0, 1, 4, 2, 3)
 
 
 def _task_dense(parameter: Tensor | None) -> Tensor | None:
@@ -82,10 +75,8 @@ class _Forward(torch.autograd.Function):
         beta: Tensor | None,
         geometry: Geometry,
     ) -> tuple[Tensor, ...]:
-        out, *saved = torch.ops.maml_fast.conv_block_forward(
-            _to_kernel(x), _task_dense(weight), _task_dense(bias), _task_dense(gamma), _task_dense(beta), *geometry
-        )
-        return _from_kernel(out), *saved
+        parameters = (_task_dense(parameter) for parameter in (weight, bias, gamma, beta))
+        return torch.ops.maml_fast.conv_block_forward(x.contiguous(), *parameters, *geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -129,16 +120,15 @@ class _Backward(torch.autograd.Function):
         geometry: Geometry,
         needs_grad_x: bool,
     ) -> tuple[Tensor, ...]:
-        grad_x, *grads = torch.ops.maml_fast.conv_block_backward(
-            _to_kernel(grad_out),
-            _to_kernel(x),
+        return torch.ops.maml_fast.conv_block_backward(
+            grad_out.contiguous(),
+            x.contiguous(),
             _task_dense(weight),
             _task_dense(gamma),
             *(saved.contiguous() for saved in (y, mean, rstd, argmax)),
             *geometry,
             needs_grad_x,
         )
-        return _from_kernel(grad_x) if needs_grad_x else grad_x, *grads
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -184,18 +174,16 @@ class _DoubleBackward(torch.autograd.Function):
         geometry: Geometry,
         needs_grad_x: bool,
     ) -> tuple[Tensor, ...]:
-        grad_grad_out, grad_x, *grads = torch.ops.maml_fast.conv_block_double_backward(
-            None if gg_x is None else _to_kernel(gg_x),
-            *(None if gg is None else gg.contiguous() for gg in (gg_weight, gg_bias, gg_gamma, gg_beta)),
-            _to_kernel(grad_out),
-            _to_kernel(x),
+        return torch.ops.maml_fast.conv_block_double_backward(
+            *(None if gg is None else gg.contiguous() for gg in (gg_x, gg_weight, gg_bias, gg_gamma, gg_beta)),
+            grad_out.contiguous(),
+            x.contiguous(),
             _task_dense(weight),
             _task_dense(gamma),
             *(saved.contiguous() for saved in (y, mean, rstd, argmax)),
             *geometry,
             needs_grad_x,
         )
-        return _from_kernel(grad_grad_out), _from_kernel(grad_x) if needs_grad_x else grad_x, *grads
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -35,8 +35,10 @@ class TutorialBaseNet(TutorialNet):
             raise ValueError("bn_training=False needs running statistics, which are not kept: normalise by the batch")
         if params is None:
             return super().forward(x)
-        names = [name for name, _ in self.named_parameters()]
-        return functional_call(self, dict(zip(names, params, strict=True)), (x,))
+        names, given = [name for name, _ in self.named_parameters()], list(params)
+        if len(given) != len(names):
+            raise ValueError(f"params must hold {len(names)} tensors, as parameters() does, got {len(given)}")
+        return functional_call(self, dict(zip(names, given, strict=True)), (x,))
 
     def parameters(self, recurse: bool = True) -> nn.ParameterList:  # type: ignore[override]
         """The 18 parameters: weight and bias of convolution and batch norm four times, then of the linear layer."""

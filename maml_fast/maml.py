@@ -19,6 +19,8 @@ from maml_fast.checks import (
 )
 from maml_fast.classification import check_labels, count_correct
 from maml_fast.data.episodes import Episodes, check_episodes
+from maml_fast.fuse import FusedModel, FusionReport
+from maml_fast.fuse.report import BatchNormPolicy
 from maml_fast.inner_loop import FastWeights, outside_inference_mode, sgd_step, usable_by_autograd
 from maml_fast.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
 from maml_fast.selection import Adapt, select_parameters
@@ -91,7 +93,7 @@ class MAML(nn.Module):
         loss_fn: LossFunction = F.cross_entropy,
         adapt: Adapt = None,
         learn_inner_lr: bool = False,
-        batch_norm: str = "batch",
+        batch_norm: BatchNormPolicy = "batch",
         fused: bool = True,
     ) -> None:
         super().__init__()
@@ -103,8 +105,9 @@ class MAML(nn.Module):
         self._chosen = select_parameters(model, adapt)
         self._set_inner_lr(inner_lr, learn_inner_lr)
         self._batch_norm = batch_norm
-        self._forward_tasks = TaskForward(model, batch_norm)
+        self._forward_tasks = TaskForward(model, batch_norm, fused)
         self._loss_of_tasks = TaskMap(self._loss_of_one_task, "loss_fn")
+        logger.info("%s", self.describe())
 
     def forward(self, episodes: Episodes, per_step: bool = False, inner_steps: int | None = None) -> MAMLOutput:
         """Adapt to every task of ``episodes`` and score its query set; ``per_step`` records every step from 0 on."""
@@ -169,15 +172,22 @@ class MAML(nn.Module):
         """The batch-norm policy in words, to be printed beside every accuracy."""
         return BATCH_NORM_POLICIES[self._batch_norm]
 
+    @property
+    def fusion(self) -> FusionReport | None:
+        """What of the model runs on the fused op, and what does not and why; ``None`` with ``fused=False``."""
+        module = self._forward_tasks.module
+        return module.report if isinstance(module, FusedModel) else None
+
     def describe(self) -> str:
-        """What runs and how, in a few lines."""
-        return "\n".join(
-            [
-                f"MAML of {type(self.model).__name__}, order {self.order}, {self.inner_steps} inner steps",
-                f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
-                f"batch norm: {self.batch_norm}",
-            ]
-        )
+        """What runs and how, in a few lines; they are also logged once to the logger ``maml_fast``, as INFO."""
+        lines = [
+            f"MAML of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
+            f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
+            f"batch norm: {self.batch_norm}",
+        ]
+        if self.fusion is None:
+            return "\n".join([*lines, "fused: switched off"])
+        return "\n".join([*lines, *str(self.fusion).splitlines()[1:]])  # its first line is the batch norm again
 
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""

@@ -190,7 +190,7 @@ def conv_block(
         eps=eps,
         relu_first=relu_first,
     )
-    return out[0]  # [B, Cout, H', W']
+    return out.squeeze(0)  # [B, Cout, H', W']; the gradient of out[0] would be a copy
 
 
 def _check_whole(name: str, value: int, least: int) -> None:

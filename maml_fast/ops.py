@@ -70,7 +70,7 @@ def conv_block(
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None) -> None:
     if not x.is_floating_point():
-        raise TypeError(f"conv_block: x must be a floating-point tensor, got {x.dtype}; scale the images to float first")
+        raise TypeError(f"conv_block: x must be a floating-point tensor, got {x.dtype}; scale the images first")
     if x.ndim != 5 or 0 in x.shape:
         raise ValueError(f"conv_block: x must be [T, B, Cin, H, W] and not empty, got {tuple(x.shape)}")
     if weight.ndim != 5 or weight.shape[0] != x.shape[0] or weight.shape[2] != x.shape[2] or 0 in weight.shape:

@@ -11,25 +11,27 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from maml_fast.fuse import fuse
+from maml_fast.fuse.report import BatchNormPolicy
 from maml_fast.task_map import TaskMap
 
-__all__ = ["BATCH_NORM_POLICIES", "BatchNormPolicy", "TaskForward"]
+__all__ = ["BATCH_NORM_POLICIES", "BatchNormMode", "TaskForward"]
 
 # What is printed beside every accuracy.
-BATCH_NORM_POLICIES = {
+BATCH_NORM_POLICIES: dict[BatchNormPolicy, str] = {
     "batch": "batch statistics (transductive, as in Finn's code)",
     "running": "the model's running statistics (read, never updated; not transductive)",
 }
 
 
-class BatchNormPolicy(TorchFunctionMode):
+class BatchNormMode(TorchFunctionMode):
     """Inside this context ``F.batch_norm``, and so every ``nn.BatchNorm*d``, obeys the policy, not train() or eval().
 
     ``"batch"`` normalises by the batch's own statistics, and the running ones are neither read nor written;
     ``"running"`` reads the running ones and never updates them.
     """
 
-    def __init__(self, policy: str) -> None:
+    def __init__(self, policy: BatchNormPolicy) -> None:
         super().__init__()
         self._batch_norm = _by_batch_statistics if policy == "batch" else _by_running_statistics
 
@@ -78,9 +80,11 @@ class TaskForward:
     differentiates the result: ``vmap(grad(...))`` over ``F.batch_norm`` is wrong at second order, in silence.
     """
 
-    def __init__(self, module: nn.Module, policy: str) -> None:
-        self.module = module
+    def __init__(self, model: nn.Module, policy: BatchNormPolicy, fused: bool) -> None:
+        self.model = model
+        self.module = fuse(model, batch_norm=policy) if fused else model
         self.policy = policy
+        self._modes: dict[str, bool] = {}
         self._all_tasks = TaskMap(self._one_task, "the model")
 
     def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -89,8 +93,19 @@ class TaskForward:
         ``fast`` holds each task's own parameters [T, ...]; ``shared`` the parameters and buffers that all tasks have in
         common. What the module writes into its buffers stays in ``shared``.
         """
-        with BatchNormPolicy(self.policy):
+        self._follow_modes()
+        with BatchNormMode(self.policy):
             return self._all_tasks((fast, x), (shared,))
+
+    def _follow_modes(self) -> None:
+        """Put the fused copy into the model's training modes, which dropout obeys."""
+        modes = {name: module.training for name, module in self.model.named_modules()}
+        if self.module is self.model or modes == self._modes:
+            return
+        self.module.train(self.model.training)
+        for name, module in self.module.named_modules():
+            module.training = modes.get(name, module.training)
+        self._modes = modes
 
     def _one_task(self, own: Mapping[str, Tensor], x: Tensor, shared: Mapping[str, Tensor]) -> Tensor:
         logits = functional_call(self.module, {**shared, **own}, (x,))

@@ -1,7 +1,6 @@
 """Iterating over an EpisodeSampler: order, resuming, threads, worker processes, forks and ends of all kinds.
 
-Everything here holds for whichever backend runs; only with native code are there threads that could go wrong, and the
-one test that makes the system refuse them is collected only then.
+Everything here holds for whichever backend runs; only with native code are there threads that could go wrong.
 """
 
 from __future__ import annotations
@@ -138,19 +137,18 @@ def test_batches_can_be_made_by_many_threads_at_once() -> None:
             assert_same(episodes[j], make().batch(j))
 
 
-if native.library() is not None:
+@pytest.mark.native
+def test_threads_that_the_system_refuses() -> None:
+    def ask_for_too_much() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 2**30  # room for some of the threads' stacks
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        with pytest.raises(RuntimeError, match=r"can't start 1000 prefetching threads .* fewer threads"):
+            next(iter(make(threads=1000)))
+        assert_threads(0)
+        assert_same(next(iter(make(threads=1))), make().batch(0))
 
-    def test_threads_that_the_system_refuses() -> None:
-        def ask_for_too_much() -> None:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            limit = pages * resource.getpagesize() + 2**30  # room for some of the threads' stacks
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            with pytest.raises(RuntimeError, match=r"can't start 1000 prefetching threads .* fewer threads"):
-                next(iter(make(threads=1000)))
-            assert_threads(0)
-            assert_same(next(iter(make(threads=1))), make().batch(0))
-
-        assert in_a_fork(ask_for_too_much) == 0
+    assert in_a_fork(ask_for_too_much) == 0
 
 
 def close(iterator: Iterator[Episodes]) -> None:

@@ -1,7 +1,7 @@
 """What an episode is, for every backend: against a plain-Python oracle, and by the properties it promises.
 
-Each test that takes ``backend`` runs for the NumPy twin, and for native code too wherever that is what runs here (the
-list BACKENDS below); nothing is skipped under ``MAML_FAST_BACKEND=reference``, the native half is then not collected.
+Each test that names a backend runs for the NumPy twin, and once more for native code; the latter is marked ``native``,
+so that it is deselected, visibly, where the reference runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from maml_fast import native
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.episodes import Episodes, EpisodeSampler
 
-BACKENDS = ["reference"] if native.library() is None else ["reference", "native"]
+BACKENDS = ["reference", pytest.param("native", marks=pytest.mark.native)]
 
 
 def ragged_bank(counts: list[int], image_shape: tuple[int, ...] = (1, 2, 2), seed: int = 0) -> ImageBank:

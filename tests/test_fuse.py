@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from fuse_zoo import CASES, Case, layers
+from fuse_nets import layers
+from fuse_zoo import CASES, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn

@@ -10,7 +10,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from fuse_zoo import Conv4Plain, Functional, Residual, SharedTwice, layers
+from fuse_nets import Conv4Plain, Functional, Residual, SharedTwice, layers
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
@@ -99,7 +99,11 @@ def test_calls_unlike_the_recorded_one_are_right() -> None:
     ids=["random", "torch", "numpy"],
 )
 def test_random_numbers_of_forward_are_not_frozen(draw: object) -> None:
-    fused, x = fuse(Random(draw).double()), images()
+    model = Random(draw)
+    before = torch.get_rng_state()
+    fused = fuse(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    x = images()
     assert len(fused.report.fused) == 1
     assert "forward: could not be recorded (forward draws random numbers of its own)" in fused.report.left
     assert not torch.equal(fused(x), fused(x))
@@ -127,6 +131,24 @@ def test_inputs_that_are_no_tensors_run_the_forward_as_written() -> None:
     fused = fuse(Listed())
     assert len(fused.report.fused) == 1
     torch.testing.assert_close(fused([x[:2], x[2:]]), fused(x))
+
+
+def test_input_overwritten_within_a_run() -> None:
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            x.zero_()
+            return self.bn(y).relu()
+
+    model, x = Overwriting().double(), images()
+    fused = fuse(model)
+    assert len(fused.report.fused) == 1
+    with torch.no_grad():  # autograd itself forbids it
+        torch.testing.assert_close(fused(x.clone()), model(x.clone()))
 
 
 # --- sharing
@@ -281,6 +303,14 @@ def test_fusing_again() -> None:
     fused = fuse(model)
     assert fuse(fused) is fused
     assert fuse(fused, batch_norm="running").original is model
+
+
+def test_parameters_in_plain_attributes_are_shared() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.groups = {"all": [list(model.parameters())]}
+    root = fuse(model).__dict__["_root"]
+    assert root.groups["all"] is not model.groups["all"]
+    assert root.groups["all"][0][1] is model[0].bias
 
 
 def test_attributes_that_cannot_be_copied_are_shared() -> None:

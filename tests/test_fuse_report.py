@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from fuse_zoo import Conv4Plain, Residual, layers
+from fuse_nets import Conv4Plain, Residual, layers
 from torch import Tensor, nn
 
 from maml_fast.fuse import fuse
@@ -156,6 +156,12 @@ def test_fx_graph_module_is_fused() -> None:
         (nn.ReLU(), {"batch_norm": None}, ValueError, "batch_norm must be 'batch' or 'running', got None"),
         (Conv4(), {"batch_norm": "running"}, ValueError, r"features.0.norm keeps none .*use batch_norm='batch'"),
         (nn.Sequential(nn.LazyConv2d(3, 3)), {}, ValueError, "0.weight has no shape yet; run the model once"),
+        (
+            nn.Sequential(fuse(nn.ReLU())),
+            {"batch_norm": "running"},
+            ValueError,
+            "0 is a FusedModel with .*'batch'; put",
+        ),
         (torch.compile(nn.ReLU(), backend="eager"), {}, TypeError, "OptimizedModule.*before torch.compile"),
     ],
 )

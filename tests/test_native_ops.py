@@ -44,15 +44,17 @@ def test_third_derivative_raises() -> None:
     x, weight, *_ = tensors(Case("third"), torch.float64)
     (grad,) = torch.autograd.grad(ops.conv_block(x, weight).pow(2).sum(), weight, create_graph=True)
     (second,) = torch.autograd.grad(grad.pow(2).sum(), weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="no third derivative.*use_backend"):
+    with pytest.raises(RuntimeError, match=r"no third derivative.*use_backend"):
         second.sum().backward()
 
 
 def test_shared_parameters_are_not_copied() -> None:
     weight = torch.randn(4, 2, 3, 3).expand(1000, 4, 2, 3, 3)
-    assert torch.ops.maml_fast.conv_block_forward(
-        torch.randn(1000, 1, 4, 4, 2), weight, None, None, None, *GEOMETRY
-    )[0].isfinite().all()
+    assert (
+        torch.ops.maml_fast.conv_block_forward(torch.randn(1000, 1, 4, 4, 2), weight, None, None, None, *GEOMETRY)[0]
+        .isfinite()
+        .all()
+    )
     assert _task_dense(weight).data_ptr() == weight.data_ptr()
 
 

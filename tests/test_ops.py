@@ -322,3 +322,11 @@ BAD = {
 def test_bad_input(changes: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ops.conv_block(**arguments_of(**changes))
+
+
+def test_output_may_be_changed_in_place() -> None:
+    arguments = tensors(CASES[0], torch.float64)
+    out = ops.conv_block(*arguments)
+    (expected,) = torch.autograd.grad((3 * out).square().sum(), arguments[1])
+    (actual,) = torch.autograd.grad(ops.conv_block(*arguments).mul_(3).square().sum(), arguments[1])
+    torch.testing.assert_close(actual, expected)

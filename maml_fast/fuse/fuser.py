@@ -145,4 +145,4 @@ class _Recorded:
             if any(given[n] is not self.parameters[n].default for n in given if n not in self.inputs):
                 return None
             args = [given[name] for name in self.inputs]
-        return args if all(isinstance(a, Tensor) and not isinstance(a, Proxy) for a in args) else None
+        return args if all(not isinstance(a, Proxy) and isinstance(a, Tensor) for a in args) else None

@@ -28,8 +28,10 @@ def fuse(model: nn.Module, *, batch_norm: BatchNormPolicy = "batch") -> FusedMod
     The result shares the model's parameters and buffers under the same names, whatever is done to either later
     (``.to()``, ``.double()``, ``load_state_dict``, an optimiser's step, ``torch.func.functional_call``). Python
     attributes and the structure of the model are those of this moment: fuse again after changing them. The model
-    itself is not changed. Recording runs every ``forward`` on stand-ins for tensors, and torch.fx patches ``nn.Module``
-    meanwhile: fuse before other threads run modules.
+    itself is not changed, and its ``train()`` and ``eval()`` are not followed: the result has its own.
+
+    Recording calls every ``forward`` with stand-ins for tensors, a few times, while torch.fx patches ``nn.Module`` for
+    the whole process: fuse before other threads run modules.
 
     Args:
         model: any ``nn.Module`` of one task.
@@ -40,18 +42,18 @@ def fuse(model: nn.Module, *, batch_norm: BatchNormPolicy = "batch") -> FusedMod
 
     Raises:
         TypeError: if ``model`` is not a module, or a scripted or compiled one.
-        ValueError: for another policy, ``"running"`` on layers that keep no running statistics, or lazy layers whose
-            parameters are not there yet.
+        ValueError: for another policy, ``"running"`` on layers that keep no running statistics, a part that is fused
+            with the other policy, or lazy layers whose parameters are not there yet.
     """
     if batch_norm not in get_args(BatchNormPolicy):
         raise ValueError(f"batch_norm must be 'batch' or 'running', got {batch_norm!r}")
     if isinstance(model, FusedModel):
         return model if model.report.batch_norm == batch_norm else FusedModel(model.original, batch_norm)
-    _check_model(model)
+    _check_model(model, batch_norm)
     return FusedModel(model, batch_norm)
 
 
-def _check_model(model: Any) -> None:
+def _check_model(model: Any, batch_norm: BatchNormPolicy) -> None:
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise TypeError(f"expected a module, got the class {model.__name__}; pass an instance, {model.__name__}(...)")
     if not isinstance(model, nn.Module):
@@ -60,6 +62,8 @@ def _check_model(model: Any) -> None:
         what = f"{name or 'the model'} is a {type(module).__name__}"
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(f"{what}, whose layers can't be seen; pass the module before torch.jit")
+        if isinstance(module, FusedModel) and module.report.batch_norm != batch_norm:
+            raise ValueError(f"{what} with batch_norm={module.report.batch_norm!r}; put its .original in its place")
         if hasattr(module, "_orig_mod"):
             raise TypeError(f"{what}, whose layers can't be seen; pass the module before torch.compile")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):

@@ -130,7 +130,7 @@ def _chain(node: Node) -> list[Node]:
     chain: list[Node] = []
     while len(chain) < 3 and len(node.users) == 1:
         (user,) = node.users
-        if input_of(user) is not node or user.all_input_nodes.count(node) != 1:
+        if input_of(user) is not node:  # but, say, the scale of a batch norm of something else
             break
         chain.append(user)
         node = user

@@ -71,7 +71,7 @@ def set_batch_norm_policy(root: nn.Module, policy: BatchNormPolicy) -> list[str]
                 f"batch_norm='running' needs running statistics, and {name or 'the model'} keeps none "
                 f"(track_running_stats=False); use batch_norm='batch'"
             )
-        if isinstance(module, BatchStatNorm2d):
+        if follows_policy(module):
             continue
         if type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward) or "forward" in vars(module):
             strangers.append(name)

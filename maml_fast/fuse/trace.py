@@ -11,13 +11,13 @@ import inspect
 import operator
 import random
 from collections.abc import Callable, Set
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
-from torch.fx.proxy import TraceError
+from torch.fx.proxy import Attribute, TraceError
 
 from maml_fast.fuse.structure import follows_policy
 from maml_fast.nn import ConvBlock
@@ -48,7 +48,7 @@ def trace(root: nn.Module, forward: Callable[..., Any], opaque: Set[nn.Module]) 
     """
     tracer = _Tracer(root, forward, opaque)
     attributes = {module: dict(vars(module)) for module in root.modules()}
-    random_state = _random_state()
+    randomness = _random_states()
     try:
         with torch.enable_grad():  # so that torch.no_grad() within forward can be told from one around fuse()
             graph = tracer.trace(root)
@@ -56,10 +56,11 @@ def trace(root: nn.Module, forward: Callable[..., Any], opaque: Set[nn.Module]) 
         raise UntraceableError(tracer.culprit or root, f"{type(error).__name__}: {_first_line(error)}") from error
     finally:
         changed = _restore_attributes(attributes)
+        drew = _restore_random_states(randomness)
     if changed is not None:
         module, name = changed
         raise UntraceableError(module, f"forward sets self.{name}")
-    if _random_state() != random_state:
+    if drew:
         raise UntraceableError(root, "forward draws random numbers of its own")
     return graph, tracer.recorded
 
@@ -76,23 +77,45 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, hooks) for hooks in _HOOKS)
 
 
-class _TensorProxy(Proxy):
-    """A stand-in for a tensor that ``isinstance(x, torch.Tensor)`` in a user's ``forward`` takes for one."""
+class _Value(Proxy):
+    """A stand-in that answers ``isinstance`` truly: inputs are tensors, what is computed from them can't be told."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
+        if self.node.op != "placeholder":
+            raise TraceError("forward asks for the type of a computed value")
         return Tensor
 
+    def __getattr__(self, k: str) -> Attribute:
+        return _ValueAttribute(self, k)
 
-def _in_place(name: str) -> Callable[[_TensorProxy, Any], Proxy]:
-    def record(self: _TensorProxy, other: Any) -> Proxy:
+    @classmethod
+    def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
+        return _record_function(*args, **kwargs)
+
+
+class _ValueAttribute(Attribute):
+    """``x.shape``, ``x.mT``, ..., or a method on its way to be called."""
+
+    @classmethod
+    def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
+        return _record_function(*args, **kwargs)
+
+
+def _record_function(*args: Any, **kwargs: Any) -> Any:
+    # Proxy's own would ask isinstance(argument, cls); every stand-in is an instance of Proxy itself by its true type.
+    return Proxy.__torch_function__.__func__(Proxy, *args, **kwargs)  # type: ignore[attr-defined]
+
+
+def _in_place(name: str) -> Callable[[_Value, Any], Proxy]:
+    def record(self: _Value, other: Any) -> Proxy:
         return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
 
     return record
 
 
 for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "imatmul", "iand", "ior", "ixor"):
-    setattr(_TensorProxy, f"__{_name}__", _in_place(_name))  # torch.fx would record x += y as x = x + y
+    setattr(_Value, f"__{_name}__", _in_place(_name))  # torch.fx would record x += y as x = x + y
 
 
 class _Tracer(Tracer):
@@ -130,7 +153,7 @@ class _Tracer(Tracer):
         return self.forward, [self.create_proxy("placeholder", name, (), {}) for name in names]
 
     def proxy(self, node: Node) -> Proxy:
-        return _TensorProxy(node, self)
+        return _Value(node, self)
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Proxy):
@@ -167,9 +190,18 @@ def _restore_attributes(before: dict[nn.Module, dict[str, Any]]) -> tuple[nn.Mod
     return changed
 
 
-def _random_state() -> tuple[Any, ...]:
-    numpy_state = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002
-    return (random.getstate(), bytes(torch.get_rng_state().numpy()), numpy_state[1].tobytes(), numpy_state[2:])
+def _random_states() -> tuple[Any, ...]:
+    return random.getstate(), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+
+
+def _restore_random_states(before: tuple[Any, ...]) -> bool:
+    """Undo what ``forward`` drew while it was recorded; return whether it drew anything."""
+    now = _random_states()
+    random.setstate(before[0])
+    torch.set_rng_state(before[1])
+    np.random.set_state(before[2])  # noqa: NPY002
+    same_numpy = np.array_equal(now[2][1], before[2][1]) and now[2][2:] == before[2][2:]
+    return not (now[0] == before[0] and torch.equal(now[1], before[1]) and same_numpy)
 
 
 def _first_line(error: Exception) -> str:
