@@ -107,7 +107,8 @@ class ConsoleReporter(Reporter):
         self.console.print(f"[bold]{escape(config.title)}[/bold]")
         width = max(map(len, facts))
         for name, text in {**facts, "run folder": str(folder.path)}.items():
-            self.console.print(f"  {name:<{width}}  {escape(text)}", soft_wrap=True, highlight=False)
+            lines = escape(text).replace("\n", "\n" + " " * (width + 4))
+            self.console.print(f"  {name:<{width}}  {lines}", soft_wrap=True, highlight=False)
         if iteration:
             self.console.print(f"  going on after iteration {iteration}")
         self._total = config.iterations

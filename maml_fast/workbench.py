@@ -107,7 +107,7 @@ class Workbench:
         train = self.data["train"]
         return {
             "backend": str(native.backend()),
-            "fused": str(getattr(self.maml, "fusion", "-")),
+            "fused": _fusion_text(self.maml),
             "batch norm": self.maml.batch_norm,
             "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",
             "split": str(self.data.split),
@@ -160,6 +160,16 @@ class Workbench:
     def _as_seen(self, images: np.ndarray) -> np.ndarray:
         """Scaled pixels back to 0-1 with their own black and white."""
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
+
+
+def _fusion_text(maml: MAML) -> str:
+    """What runs on the fused operation, a line each, and what does not and why."""
+    if maml.fusion is None:
+        return "nothing"
+    fused, left = maml.fusion.fused, maml.fusion.left
+    return "\n".join(
+        [f"{len(fused)} of {len(fused) + len(left)} convolutions", *fused, *(f"not {line}" for line in left)]
+    )
 
 
 def _digest(bank: ImageBank) -> str:
