@@ -13,15 +13,22 @@ __all__ = ["MetricsLog", "cut_metrics", "read_metrics"]
 
 
 class MetricsLog:
-    """Append-only ``metrics.jsonl``, one flushed line per row, so a kill loses at most the row being written."""
+    """Append-only ``metrics.jsonl``, one unbuffered write per row, so a kill loses at most the row being written."""
 
     def __init__(self, path: Path, board: Board | None = None):
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for the whole run
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the whole run
         self._board = board
 
     def append(self, row: Row) -> None:
-        """Write one row; raises ValueError for NaN or infinity, which JSON does not have."""
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        """Write one row; ValueError for NaN or infinity, which JSON does not have, OSError on a full disk."""
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            complete = self._file.write(line) == len(line)
+        except OSError as error:
+            raise OSError(f"cannot write {self._path}: {error.strerror}; free space, then --resume the run") from error
+        if not complete:
+            raise OSError(f"cannot write {self._path}: the disk is full; free space, then --resume the run")
         if self._board is not None:
             self._board.append(row)
 

@@ -210,6 +210,17 @@ class RunFolder:
             raise ValueError(f"{self.checkpoint} is not a checkpoint of format {CHECKPOINT_FORMAT}; start a new run")
         return state
 
+    @contextlib.contextmanager
+    def fitting_checkpoint(self) -> Iterator[None]:
+        """Tell any trouble inside, where a checkpoint is taken up, as one ValueError about the checkpoint."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{self.checkpoint} does not fit {self.config.name} ({reason}); is it of another run?"
+            ) from error
+
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:

@@ -117,12 +117,14 @@ def evaluate_run(
     inner_steps: int | None = None,
     split: str = "test",
     seed: int | None = None,
-    **changes: Any,
+    root: Path | str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Row:
-    """Evaluate the checkpoint of a run on ``episodes`` new tasks; also writes ``evaluation-*.json`` into its folder.
+    """Evaluate the checkpoint of a run on ``episodes`` tasks; also writes ``evaluation-*.json`` into its folder.
 
-    ``inner_steps`` and ``seed`` are the run's where None. ``changes`` (root, device, threads) say where to run.
-    Returns accuracy, 95 % interval, both after every inner step, and the conditions they hold under.
+    What is None is as in the run. Returns accuracy, 95 % interval, both after every inner step, and the conditions they
+    hold under: split, steps, episodes, seed, batch-norm policy, iteration of the checkpoint, backend.
 
     Raises:
         FileNotFoundError: ``run`` is no run folder, or has no checkpoint.
@@ -130,14 +132,15 @@ def evaluate_run(
     """
     folder = RunFolder.open(run)
     record = folder.read_config()
-    config = TrainConfig.from_arguments({**record["arguments"], **changes, "test_episodes": episodes})
-    if inner_steps is not None:
-        config = dataclasses.replace(config, eval_inner_steps=inner_steps)
+    asked = {"eval_inner_steps": inner_steps, "root": root, "device": device, "threads": threads}
+    given = {name: value for name, value in asked.items() if value is not None}
+    config = TrainConfig.from_arguments({**record["arguments"], **given, "test_episodes": episodes})
     state = folder.load_checkpoint()
     with _session(config):
         bench = Workbench.open(config)
         if split not in bench.data:
             raise ValueError(f"split must be one of {', '.join(bench.data)}; got {split!r}")
         bench.check_data(record, folder)
-        bench.maml.load_state_dict(state["maml"])
+        with folder.fitting_checkpoint():
+            bench.maml.load_state_dict(state["maml"])
         return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)

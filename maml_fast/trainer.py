@@ -113,14 +113,15 @@ class Trainer:
     def restore(self, state: Row, record: Row) -> None:
         """Take up the state of a checkpoint, and drop what was recorded after it."""
         self.bench.check_data(record, self.folder)
-        self.bench.maml.load_state_dict(state["maml"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_rng"])
-        if self.config.device == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        self.iteration, self.seconds, self.wait_seconds = state["iteration"], state["seconds"], state["wait_seconds"]
+        with self.folder.fitting_checkpoint():
+            self.bench.maml.load_state_dict(state["maml"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["torch_rng"])
+            if self.config.device == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])
+            self.iteration = self.saved_iteration = state["iteration"]
+            self.seconds, self.wait_seconds = state["seconds"], state["wait_seconds"]
         self.rows = cut_metrics(self.folder.metrics, self.iteration)
-        self.saved_iteration = self.iteration
 
     def save(self) -> None:
         """Write the checkpoint."""

@@ -142,6 +142,14 @@ def test_metrics_refuse_what_json_cannot_hold(run, value):
     log.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_is_told_with_the_file_and_the_remedy():
+    log = MetricsLog(Path("/dev/full"))
+    with pytest.raises(OSError, match="cannot write /dev/full: No space left on device; free space, then --resume"):
+        log.append({"iteration": 1})
+    log.close()
+
+
 @pytest.mark.parametrize("tail", ['{"iteration": 3, "lo', "{", '{"iteration', "3"])
 def test_unfinished_last_row_is_dropped(run, tail):
     run.metrics.write_text('{"iteration": 1}\n{"iteration": 2}\n' + tail)

@@ -71,6 +71,13 @@ def copy(whole, tmp_path) -> Path:
     return Path(shutil.copytree(whole.path, tmp_path / "copy"))
 
 
+@pytest.fixture(autouse=True)
+def plain_pictures(monkeypatch):
+    """Pictures are drawn in `whole` only; they take longer than these trainings."""
+    monkeypatch.setattr("maml_fast.workbench.draw_learning_curve", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.workbench.draw_episode", lambda *_: b"picture")
+
+
 class Signals(Reporter):
     """Sends SIGINT to this very process at a chosen moment."""
 
@@ -109,6 +116,13 @@ def test_run_folder_holds_the_whole_record(whole):
     assert config["data"]["split"]["sha256"]
     assert config["sessions"][0]["torch"] == torch.__version__
     assert config["sessions"][0]["backend"].startswith(("native", "reference"))
+
+
+def test_pictures_are_pictures(whole):
+    for name in ("learning_curve.png", "episode.png"):
+        picture = np.asarray(Image.open(whole.path / name).convert("L"))
+        assert min(picture.shape) > 200
+        assert picture.std() > 10
 
 
 def test_metrics_tell_every_iteration_and_evaluation(whole):
@@ -254,6 +268,23 @@ def test_truncated_checkpoint_is_one_clear_error(copy, action):
     content = (copy / "checkpoint.pt").read_bytes()
     (copy / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read.*restore it from a copy, or start a new run"):
+        action(copy)
+
+
+@pytest.mark.parametrize("action", [resume, evaluate_run])
+@pytest.mark.parametrize("damage", ["shapes", "names", "missing"])
+def test_checkpoint_of_another_run_is_one_clear_error(copy, action, damage):
+    folder = RunFolder(copy)
+    checkpoint = folder.load_checkpoint()
+    weights = checkpoint["maml"]
+    if damage == "shapes":
+        checkpoint["maml"] = {name: weight[None] for name, weight in weights.items()}
+    elif damage == "names":
+        checkpoint["maml"] = {f"other.{name}": weight for name, weight in weights.items()}
+    else:
+        del checkpoint["maml"]
+    folder.save_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit config\.json .*is it of another run\?"):
         action(copy)
 
 
