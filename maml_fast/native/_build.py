@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from maml_fast._toolchain import (
+from maml_fast.native._toolchain import (
     BuildError,
     Compiler,
     find_compiler,
@@ -57,7 +57,7 @@ class BuildReport:
 
 def find_csrc() -> Path:
     """Return the folder of the C++ sources: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for folder in (package / "csrc", package.parent / "csrc"):
         if (folder / "bindings" / "module.cpp").is_file():
             return folder

@@ -23,8 +23,8 @@ from typing import Literal
 
 import torch  # also because the library links against torch's, which must be in the process before it
 
-from maml_fast import _build
-from maml_fast._build import BuildError, BuildReport
+from maml_fast.native import _build
+from maml_fast.native._build import BuildError, BuildReport
 
 __all__ = ["Backend", "BuildReport", "backend", "build", "library", "use_backend", "when_loaded"]
 
