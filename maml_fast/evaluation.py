@@ -34,11 +34,15 @@ class EvaluationResult:
     batch_norm: str  # the policy in words
 
     def __str__(self) -> str:
+        return f"{self._score()}, {self.inner_steps} inner steps, batch norm: {self.batch_norm}"
+
+    def _score(self) -> str:
         if self.accuracy is None or self.interval is None:
-            score = f"loss {self.losses[-1]:.4f}"
-        else:
-            score = f"accuracy {100 * self.accuracy:.2f} ± {100 * self.interval:.2f} % (95 % interval, 1.96 s/√n)"
-        return f"{score}, {self.episodes} episodes, {self.inner_steps} inner steps, batch norm: {self.batch_norm}"
+            return f"loss {self.losses[-1]:.4f}, {self.episodes} episodes"
+        if self.episodes == 1:
+            return f"accuracy {100 * self.accuracy:.2f} % (no interval from 1 episode)"
+        interval = f"{100 * self.accuracy:.2f} ± {100 * self.interval:.2f} % (95 % interval, 1.96 s/√n)"
+        return f"accuracy {interval}, {self.episodes} episodes"
 
 
 def evaluate(
@@ -50,10 +54,14 @@ def evaluate(
     model's device and floating-point type. ``inner_steps`` may differ from the training's (Finn tests with more).
 
     Raises:
-        ValueError: for fewer than one episode, or a sampler that ends before that many.
+        TypeError, ValueError: for what is no MAML or no sampler, fewer than one episode, or a sampler that ends early.
     """
     if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
         raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}")
+    if not isinstance(maml, MAML):
+        raise TypeError(f"maml must be a MAML, got {type(maml).__name__}; wrap the model: MAML(model, ...)")
+    if not isinstance(sampler, Iterable):
+        raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
     losses, accuracies = [], []
     with torch.no_grad(), _evaluation_mode(maml):
         for batch in _exactly(episodes, sampler):
@@ -87,6 +95,8 @@ def _means(batches: list[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]
 def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
     left = episodes
     for batch in sampler:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 4:
+            raise TypeError(f"sampler must give episodes of four tensors each, got {type(batch).__name__}")
         taken = Episodes(*(tensor[:left] for tensor in batch))
         left -= taken.x_spt.shape[0]
         yield taken

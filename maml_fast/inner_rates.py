@@ -59,6 +59,8 @@ class InnerRates(nn.Module):
         self._key_of: dict[str, str] = {}
         for key, value in rates.items():
             what = f"inner_lr[{key!r}]"
+            if not isinstance(key, str):
+                raise TypeError(f"{what}: the keys of inner_lr are parameter names, prefixes or globs")
             rate = check_rate(value, what)
             matches = matching_names(key, adapted)
             if not matches:

@@ -212,11 +212,12 @@ class MAML(nn.Module):
         return self.inner_lr.rate_of(name) if isinstance(self.inner_lr, InnerRates) else self.inner_lr
 
     def _checked(self, episodes: Episodes) -> Episodes:
-        # Other losses, and targets of more dimensions, have rules of their own.
-        plain = self.loss_fn is F.cross_entropy and getattr(episodes[1], "ndim", 2) == 2
-        episodes = check_episodes(episodes, classification=plain)
-        check_like_model("x_spt", episodes.x_spt, self.model)
-        return episodes
+        parts = tuple(episodes) if isinstance(episodes, (tuple, list)) else ()
+        classification = self.loss_fn is F.cross_entropy
+        if len(parts) == 4:
+            check_like_model("x_spt", parts[0], self.model)
+            classification &= getattr(parts[1], "ndim", 2) == 2  # not the labels of pixels
+        return check_episodes(episodes, classification=classification)
 
     def _steps(self, inner_steps: int | None) -> int:
         return self.inner_steps if inner_steps is None else check_steps(inner_steps)

@@ -25,7 +25,7 @@ BATCH_NORM_POLICIES: dict[BatchNormPolicy, str] = {
 
 
 class BatchNormMode(TorchFunctionMode):
-    """Inside this context ``F.batch_norm``, and so every ``nn.BatchNorm*d``, obeys the policy, not train() or eval().
+    """Inside this context every ``nn.BatchNorm*d`` and ``F.batch_norm`` obeys the policy, not train() or eval().
 
     ``"batch"`` normalises by the batch's own statistics, and the running ones are neither read nor written;
     ``"running"`` reads the running ones and never updates them.
@@ -39,8 +39,24 @@ class BatchNormMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.batch_norm:
-            func = self._batch_norm
+            return self._batch_norm(*args, **(kwargs or {}))
+        if func is torch.batch_norm:
+            return self._plain_batch_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _plain_batch_norm(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> Tensor:
+        return self._batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
 
 
 def _by_batch_statistics(
@@ -94,8 +110,10 @@ class TaskForward:
         common. What the module writes into its buffers stays in ``shared``.
         """
         self._follow_modes()
+        names = _names_of_tensors(self.module)
+        own, common = ({name: each[first] for first in each for name in names[first]} for each in (fast, shared))
         with BatchNormMode(self.policy):
-            return self._all_tasks((fast, x), (shared,))
+            return self._all_tasks((own, x), (common,))
 
     def _follow_modes(self) -> None:
         """Put the fused copy into the model's training modes, which dropout obeys."""
@@ -107,8 +125,24 @@ class TaskForward:
             module.training = modes.get(name, module.training)
         self._modes = modes
 
-    def _one_task(self, own: Mapping[str, Tensor], x: Tensor, shared: Mapping[str, Tensor]) -> Tensor:
-        logits = functional_call(self.module, {**shared, **own}, (x,))
+    def _one_task(self, own: Mapping[str, Tensor], x: Tensor, common: Mapping[str, Tensor]) -> Tensor:
+        logits = functional_call(self.module, {**common, **own}, (x,), tie_weights=False)
         if not isinstance(logits, Tensor):
             raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
         return logits
+
+
+def _names_of_tensors(module: nn.Module) -> dict[str, list[str]]:
+    """Every place of each parameter and buffer, by its first name: tied ones have several.
+
+    ``functional_call`` can tie by itself, but where a whole module has two names it then leaves the tensors it was
+    given in the module for good.
+    """
+    first_name: dict[Tensor, str] = {}
+    places: dict[str, list[str]] = {}
+    for prefix, part in module.named_modules():
+        own = (*part.named_parameters("", False, False), *part.named_buffers("", False, False))
+        for name, tensor in own:
+            place = f"{prefix}.{name}" if prefix else name
+            places.setdefault(first_name.setdefault(tensor, place), []).append(place)
+    return places

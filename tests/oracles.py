@@ -5,6 +5,7 @@ Networks are functions of a list of parameters, in the order in which the module
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import functional_call, grad, vmap
 
 Parameters = Sequence[Tensor]
 Network = Callable[[Parameters, Tensor], Tensor]
@@ -116,6 +117,38 @@ def vmap_loss(problem: Problem, parameters: Parameters, rates: Sequence, episode
         return problem.loss(problem.network(weights, x_qry), y_qry)
 
     return vmap(task)(*episodes).mean()
+
+
+def module_loop_loss(model, episodes, inner_lr, steps, loss=F.cross_entropy, order=2) -> tuple[Tensor, list[Tensor]]:
+    """The meta-loss of any module and its gradient by parameter, one task after another, by batch statistics."""
+    model = torch.func.replace_all_batch_norm_modules_(copy.deepcopy(model)).train()
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    total = 0.0
+    for x_spt, y_spt, x_qry, y_qry in zip(*episodes, strict=True):
+        weights = dict(parameters)
+        for _ in range(steps):
+            value = loss(functional_call(model, weights, (x_spt,)), y_spt)
+            gradients = torch.autograd.grad(
+                value, list(weights.values()), create_graph=order == 2, allow_unused=True, materialize_grads=True
+            )
+            weights = {name: w - inner_lr * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
+        total = total + loss(functional_call(model, weights, (x_qry,)), y_qry)
+    mean = total / len(episodes[0])
+    return mean.detach(), torch.autograd.grad(
+        mean, list(parameters.values()), allow_unused=True, materialize_grads=True
+    )
+
+
+def assert_follows_loop(model, maml, episodes, loss=F.cross_entropy):
+    """Raise unless ``maml`` over ``model`` has the loss and the meta-gradient of the loop over tasks."""
+    expected, theirs = module_loop_loss(model, episodes, maml.inner_lr, maml.inner_steps, loss, maml.order)
+    value = maml(episodes).loss
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ours = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+    torch.testing.assert_close(value.detach(), expected, rtol=1e-11, atol=1e-13)
+    ours, theirs = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (ours, theirs))
+    assert theirs.norm() > 0
+    assert (ours - theirs).norm() <= 1e-9 * theirs.norm()
 
 
 class Tutorial:

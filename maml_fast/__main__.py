@@ -1,0 +1,7 @@
+"""``python -m maml_fast`` is ``maml-fast``."""
+
+from __future__ import annotations
+
+from maml_fast.cli import main
+
+main(prog_name="maml-fast")

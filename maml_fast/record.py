@@ -1,0 +1,257 @@
+"""The run folder: what a training leaves on disk, written so that a kill at any moment leaves it whole.
+
+A run folder holds ``config.json`` (everything needed to repeat the run), ``metrics.jsonl`` (one JSON object a line),
+``checkpoint.pt`` (tensors and plain types only), the pictures, and one ``evaluation-*.json`` per evaluation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy
+import torch
+
+__all__ = ["CHECKPOINT_FORMAT", "RunFolder", "describe_machine", "write_atomically"]
+
+CHECKPOINT_FORMAT = 1
+
+Row = dict[str, Any]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` in one step: a kill leaves the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: the next write overwrites what a kill left
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; a file system that cannot sync folders is left as it is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_machine() -> Row:
+    """Versions and hardware, for ``config.json``."""
+    return {
+        "maml_fast": _version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+    }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("maml_fast")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, and the reading and writing of its files."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """What the run was asked to do, with what, and where."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per iteration and per evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest state that training can go on from."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def learning_curve(self) -> Path:
+        """Accuracy and loss over the iterations."""
+        return self.path / "learning_curve.png"
+
+    @property
+    def episode(self) -> Path:
+        """One test episode, before and after adaptation."""
+        return self.path / "episode.png"
+
+    @property
+    def summary(self) -> Path:
+        """Result of a complete run."""
+        return self.path / "summary.json"
+
+    def evaluation(self, split: str, inner_steps: int, seed: int) -> Path:
+        """Result of one evaluation; repeating it with another split, step count or seed writes another file."""
+        return self.path / f"evaluation-{split}-{inner_steps}steps-seed{seed}.json"
+
+    @staticmethod
+    def create(out: Path | str | None, stem: str, parent: Path | str = "runs") -> RunFolder:
+        """Claim a new folder: ``out``, which must be new or empty, or the first free ``parent/stem-001``, ``-002``, ...
+
+        Raises:
+            FileExistsError: ``out`` is a file, or a folder that holds something.
+            OSError: the folder cannot be made or written.
+        """
+        folder = RunFolder(_claim_next(Path(parent), stem) if out is None else _claim(Path(out)))
+        with _naming(folder.path), tempfile.TemporaryFile(dir=folder.path):
+            return folder
+
+    @staticmethod
+    def open(path: Path | str) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            FileNotFoundError: there is no folder, or it holds no config.json.
+        """
+        folder = RunFolder(Path(path))
+        if not folder.config.is_file():
+            raise FileNotFoundError(
+                f"{path} is not a run folder: it has no config.json; give a folder that train wrote"
+            )
+        return folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for one process; the lock is the operating system's, so a killed process frees it."""
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RuntimeError(f"{self.path} is being trained by another process; wait for it or stop it") from None
+        except OSError as error:
+            raise OSError(f"cannot write the run folder {self.path}: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_json(self, path: Path, content: Row) -> None:
+        """Write one JSON document atomically, for people to read."""
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(path, (text + "\n").encode())
+
+    def read_config(self) -> Row:
+        """``config.json``; ValueError naming the file when it is damaged."""
+        try:
+            content = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.config} is damaged ({error}); restore it, or start a new run") from None
+        if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict):
+            raise ValueError(f"{self.config} is damaged (no arguments in it); restore it, or start a new run")
+        return content
+
+    def save_checkpoint(self, state: Row) -> None:
+        """Write ``state``, made of tensors and plain types, atomically."""
+        buffer = io.BytesIO()
+        torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
+        write_atomically(self.checkpoint, buffer.getvalue())
+
+    def load_checkpoint(self) -> Row:
+        """The state that :meth:`save_checkpoint` wrote, on the CPU.
+
+        Raises:
+            FileNotFoundError: the run has none.
+            ValueError: the file is truncated, corrupt, or of another format.
+        """
+        if not self.checkpoint.is_file():
+            raise FileNotFoundError(
+                f"{self.checkpoint} is missing: the run stopped before its first checkpoint; start a new run"
+            )
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises half a dozen types for a damaged file
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{self.checkpoint} cannot be read, it is truncated or damaged ({reason}); "
+                "restore it from a copy, or start a new run"
+            ) from error
+        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+            raise ValueError(f"{self.checkpoint} is not a checkpoint of format {CHECKPOINT_FORMAT}; start a new run")
+        return state
+
+    @contextlib.contextmanager
+    def fitting_checkpoint(self) -> Iterator[None]:
+        """Tell any trouble inside, where a checkpoint is taken up, as one ValueError about the checkpoint."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{self.checkpoint} does not fit {self.config.name} ({reason}); is it of another run?"
+            ) from error
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Any trouble inside is told as one error about the run folder ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            f"cannot write the run folder {path}: {error.strerror or error}; choose another --out"
+        ) from None
+
+
+def _claim(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file, not a folder; choose another --out")
+    with _naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(path.iterdir())
+    if occupied:
+        raise FileExistsError(f"{path} is not empty; choose another --out, or go on with that run by --resume {path}")
+    return path
+
+
+def _claim_next(parent: Path, stem: str) -> Path:
+    with _naming(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = parent / f"{stem}-{number:03d}"
+            try:
+                path.mkdir()  # atomic: two runs that start together get two folders
+                return path
+            except FileExistsError:
+                number += 1

@@ -1,0 +1,29 @@
+"""Small networks and episodes for the tests of MAML, in double precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from maml_fast import Episodes
+
+
+def make_episodes(n_tasks=3, n_support=5, n_query=10, shape=(1, 10, 10), dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Episodes(
+        torch.rand(n_tasks, n_support, *shape, generator=generator, dtype=dtype),
+        torch.arange(n_support).remainder(5).expand(n_tasks, -1),
+        torch.rand(n_tasks, n_query, *shape, generator=generator, dtype=dtype),
+        torch.randint(5, (n_tasks, n_query), generator=generator),
+    )
+
+
+def conv_net(dropout=0.0, seed=0):
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(200, 5)).double()
+
+
+def gradient(maml, episodes):
+    parameters = [parameter for parameter in maml.parameters() if parameter.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(maml(episodes).loss, parameters)])

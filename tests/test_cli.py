@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from maml_fast import data, native
+from maml_fast.cli import HELP, bench_folder, main
+from maml_fast.metrics import read_metrics
+from maml_fast.native import BuildReport
+from maml_fast.recipes import TrainConfig
+from maml_fast.record import RunFolder
+
+TINY = shlex.split(
+    "--dataset random --image-size 16 --n-way 3 --k-query 2 --meta-batch-size 2 --hidden 4 --eval-every 2 "
+    "--eval-episodes 2 --test-episodes 4 --eval-inner-steps 1 --threads 1 --seed 5"
+)
+TIMES = ("seconds", "wait_seconds", "episodes_per_second")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def assert_one_line_error(result: Result, text: str) -> None:
+    assert result.exit_code == 2
+    assert result.stderr.startswith("maml-fast: error: ")
+    assert result.stderr.count("\n") == 1
+    assert text in result.stderr
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(p / "metrics.jsonl")]
+            for p in (one, other)]  # fmt: skip
+    assert rows[0] == rows[1]
+    a, b = (RunFolder(path).load_checkpoint() for path in (one, other))
+    assert all(torch.equal(a["maml"][name], b["maml"][name]) for name in a["maml"])
+    for number, moments in a["optimizer"]["state"].items():
+        assert all(torch.equal(value, b["optimizer"]["state"][number][name]) for name, value in moments.items())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run"
+    result = call("train", *TINY, "--iterations", 2, "--out", path)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_every_argument_of_a_run_has_an_option_and_its_help():
+    assert HELP.keys() == TrainConfig().arguments().keys()
+    text = call("train", "--help").output
+    assert all(f"--{name.replace('_', '-')}" in text for name in HELP)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "build", "doctor", "bench"])
+def test_help(command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:")
+
+
+def test_train_says_what_runs_and_where_its_record_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("train", *TINY, "--iterations", 2)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "backend",
+        str(native.backend()),
+        "fused",
+        "batch norm",
+        "split",
+        "first-1200",
+        "runs/random-3w1s-001",
+    ):
+        assert text in result.stdout
+    assert "test accuracy" in result.stdout
+    assert "waiting for episodes" in result.stdout
+    assert (tmp_path / "runs" / "random-3w1s-001" / "learning_curve.png").is_file()
+    assert result.stderr == ""
+
+
+def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.setattr("maml_fast.console.LINE_SECONDS", 0.0)
+    result = call("train", *TINY, "--iterations", 3, "--out", tmp_path / "run")
+    lines = [line for line in result.stdout.splitlines() if "episodes/s" in line]
+    assert len(lines) == 3
+    assert lines[-1].startswith("iteration 3/3  loss ")
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--n-way", "1"], "n_way must be at least 2, got 1"),
+        (["--n-way", "many"], "'many' is not a valid integer"),
+        (["--order", "3"], "'--order'"),
+        (["--dataset", "imagenet"], "'imagenet' is not one of"),
+        (["--inner-lr", "nan"], "inner_lr must be finite"),
+        (["--dataset", "omniglot"], "--root"),
+        (["--dataset", "omniglot", "--root", "/nonexistent"], "/nonexistent"),
+        (["--dataset", "folder", "--root", "/nonexistent"], "/nonexistent"),
+        (["--k-query", "25"], "k_shot + k_query is 1 + 25 = 26"),
+        (["--no-such-option"], "--no-such-option"),
+        (["--resume", "/nonexistent"], "/nonexistent is not a run folder"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line_error(call("train", *arguments), text)
+    assert list(tmp_path.glob("runs/*")) == []
+
+
+def test_out_that_is_taken(run):
+    assert_one_line_error(call("train", *TINY, "--out", run), f"{run} is not empty")
+    assert_one_line_error(call("train", "--out", run / "config.json"), "is a file, not a folder")
+    assert_one_line_error(call("train", "--out", run / "config.json" / "run"), "cannot write the run folder")
+    assert_one_line_error(call("train", "--out", "elsewhere", "--resume", run), "exclude each other")
+
+
+def test_unknown_command():
+    assert_one_line_error(call("trian"), "No such command 'trian'")
+
+
+def test_debug_shows_the_traceback():
+    for arguments in (["--debug", "train", "--n-way", "1"], ["train", "--n-way", "1", "--debug"]):
+        result = call(*arguments)
+        assert isinstance(result.exception, ValueError)
+        assert result.exit_code == 1
+
+
+def test_conflicting_resume_names_the_arguments(run):
+    result = call("train", "--resume", run, "--seed", 6, "--inner-lr", 0.1, "--n-way", 3)
+    assert_one_line_error(result, "inner_lr (run: 0.4, asked: 0.1), seed (run: 5, asked: 6)")
+
+
+def test_resume_with_more_iterations(run, tmp_path):
+    path = tmp_path / "run"
+    assert call("train", *TINY, "--iterations", 1, "--out", path).exit_code == 0
+    result = call("train", "--resume", path, "--iterations", 2)
+    assert result.exit_code == 0, result.output
+    assert "going on after iteration 1" in result.stdout
+    assert_same_run(path, run)
+
+
+def test_evaluate_prints_the_accuracy_with_its_conditions(run):
+    result = call("evaluate", run, "--episodes", 6, "--inner-steps", 2, "--split", "train", "--seed", 8)
+    assert result.exit_code == 0, result.output
+    row = json.loads((run / "evaluation-train-2steps-seed8.json").read_text())
+    last = result.stdout.splitlines()[-1]
+    assert last == (
+        f"{row['accuracy']:.2%} ± {row['interval']:.2%} on train (6 episodes, 2 inner steps, "
+        f"batch norm: {row['batch_norm']})"
+    )
+    for step, accuracy in enumerate(row["accuracies"]):
+        assert any(line.split()[:2] == [str(step), f"{accuracy:.2%}"] for line in result.stdout.splitlines() if line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["/nonexistent"], "/nonexistent is not a run folder"),
+        (["RUN", "--split", "val"], "split must be one of train, test; got 'val'"),
+        (["RUN", "--episodes", "0"], "episodes must be at least 2"),
+        (["RUN", "--inner-steps", "-1"], "inner_steps must be at least 0"),
+        ([], "Missing argument 'RUN'"),
+    ],
+)
+def test_bad_evaluations(run, arguments, text):
+    assert_one_line_error(call("evaluate", *(str(run) if a == "RUN" else a for a in arguments)), text)
+
+
+def test_prepare(tmp_path, monkeypatch):
+    calls = []
+
+    def fake(root, out, *, download, progress):
+        calls.append((root, out, download))
+        progress(1, 2)
+        progress(2, 2)
+        return tmp_path / "omniglot.npy"
+
+    monkeypatch.setattr(data, "prepare_omniglot", fake)
+    result = call("prepare", "omniglot", "--root", tmp_path, "--download")
+    assert result.stdout == f"{tmp_path / 'omniglot.npy'}\n"
+    assert calls == [(tmp_path, None, True)]
+
+
+def test_prepare_names_what_is_missing(tmp_path):
+    assert_one_line_error(call("prepare", "omniglot", "--root", tmp_path), str(tmp_path))
+    assert_one_line_error(call("prepare", "omniglot"), "Missing option '--root'")
+    assert_one_line_error(call("prepare", "imagenet", "--root", tmp_path), "'imagenet' is not")
+
+
+@pytest.mark.parametrize(("cached", "text"), [(True, "in the cache already"), (False, "built in 1.5 s")])
+def test_build(monkeypatch, cached, text):
+    asked = []
+
+    def fake(verbose, *, force):
+        asked.append((verbose, force))
+        return BuildReport(Path("lib.so"), 1.5, cached)
+
+    monkeypatch.setattr(native, "build", fake)
+    result = call("build", "--force")
+    assert result.stdout == f"lib.so  ({text})\n"
+    assert asked == [(False, True)]
+
+
+def test_build_that_fails_is_one_line(monkeypatch):
+    def fail(verbose, *, force):
+        raise RuntimeError("no C++ compiler was found: install g++")
+
+    monkeypatch.setattr(native, "build", fail)
+    assert_one_line_error(call("build"), "no C++ compiler was found: install g++")
+
+
+def test_doctor():
+    result = call("doctor")
+    assert result.exit_code == 0, result.output
+    assert torch.__version__ in result.stdout
+
+
+def test_bench_without_its_plugin(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytest_benchmark" else real(name))
+    assert_one_line_error(call("bench"), "pip install 'maml_fast[bench]'")
+
+
+def test_bench_hands_its_arguments_to_pytest(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr("maml_fast.cli.bench_folder", lambda: tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(subprocess, "call", lambda command: commands.append(command) or 5)
+    assert call("bench", "-k", "sampler", "--benchmark-disable").exit_code == 5
+    assert commands == [[sys.executable, "-m", "pytest", str(tmp_path), "-k", "sampler", "--benchmark-disable"]]
+
+
+def test_bench_folder_is_found_or_its_absence_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("maml_fast.cli.__file__", str(tmp_path / "maml_fast" / "cli.py"))
+    with pytest.raises(FileNotFoundError, match="the benchmarks are missing"):
+        bench_folder()
+    (tmp_path / "bench").mkdir()
+    assert bench_folder() == tmp_path / "bench"
+    (tmp_path / "maml_fast" / "bench").mkdir(parents=True)
+    assert bench_folder() == tmp_path / "maml_fast" / "bench"
+
+
+def start_training(path: Path, *options: str) -> subprocess.Popen:
+    """A training without end in a process of its own; returns once it has done four iterations."""
+    command = [
+        sys.executable,
+        "-m",
+        "maml_fast",
+        "train",
+        *TINY,
+        *options,
+        "--iterations",
+        "1000000",
+        "--out",
+        str(path),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=path.parent, env={**os.environ}
+    )
+    while process.poll() is None and len(read_metrics(path / "metrics.jsonl")) < 7:
+        time.sleep(0.02)
+    if process.poll() is not None:
+        raise AssertionError(f"training ended by itself: {process.communicate()}")
+    return process
+
+
+def finish(path: Path) -> None:
+    """Resume for two more iterations, and compare with a run that never stopped."""
+    iterations = RunFolder(path).load_checkpoint()["iteration"] + 2
+    result = call("train", "--resume", path, "--iterations", iterations)
+    assert result.exit_code == 0, result.output
+    whole = path.with_name("whole")
+    assert call("train", *TINY, "--iterations", iterations, "--out", whole).exit_code == 0
+    assert_same_run(path, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_the_checkpoint_and_tells_how_to_go_on(tmp_path, number):
+    path = tmp_path / "run"
+    process = start_training(path)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    done = RunFolder(path).load_checkpoint()["iteration"]
+    assert done >= 3
+    assert errors == f"maml-fast: stopped after iteration {done}; go on with: maml-fast train --resume {path}\n"
+    if number == signal.SIGINT:
+        finish(path)
+
+
+def test_kill_leaves_a_usable_checkpoint(tmp_path):
+    path = tmp_path / "run"
+    process = start_training(path, "--checkpoint-seconds", "0")
+    process.kill()
+    process.communicate()
+    assert RunFolder(path).load_checkpoint()["iteration"] >= 2
+    finish(path)

@@ -1,0 +1,154 @@
+"""Which parameters adapt, and modules that need care."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import assert_follows_loop
+from small import conv_net, make_episodes
+from torch import nn
+
+from maml_fast import MAML
+
+
+@pytest.fixture
+def episodes():
+    return make_episodes()
+
+
+@pytest.fixture
+def model():
+    return conv_net()
+
+
+@pytest.mark.parametrize(
+    ("adapt", "adapted"),
+    [
+        (None, ["0.weight", "0.bias", "1.weight", "1.bias", "6.weight", "6.bias"]),
+        ("head", ["6.weight", "6.bias"]),
+        ("1", ["1.weight", "1.bias"]),
+        (["6", "0.bias"], ["0.bias", "6.weight", "6.bias"]),
+        (("*.weight",), ["0.weight", "1.weight", "6.weight"]),
+        ({"0.weight"}, ["0.weight"]),
+        (lambda name: name.startswith("0"), ["0.weight", "0.bias"]),
+    ],
+    ids=["all", "head", "prefix", "list", "glob", "name", "predicate"],
+)
+def test_choice_of_what_adapts(model, episodes, adapt, adapted):
+    maml = MAML(model, inner_lr=0.4, inner_steps=1, adapt=adapt)
+    assert list(maml.adapted) == adapted
+    fast = maml.adapt(episodes.x_spt, episodes.y_spt)
+    assert list(fast) == adapted
+    moved = {name for name in fast if not torch.equal(fast[name][0], model.get_parameter(name))}
+    assert moved == set(adapted)
+    assert all((g != 0).any() for g in torch.autograd.grad(maml(episodes).loss, list(model.parameters())))
+
+
+def test_frozen_parameters_stay(model, episodes):
+    maml = MAML(model, inner_lr=0.4, inner_steps=2)
+    model[0].requires_grad_(False)
+    assert list(maml.adapted) == ["1.weight", "1.bias", "6.weight", "6.bias"]
+    maml(episodes).loss.backward()
+    assert model[0].weight.grad is None
+    assert model[6].weight.grad is not None
+    assert_follows_loop(model, maml, episodes)
+    model[0].requires_grad_(True)
+    assert len(maml.adapted) == 6
+
+
+def test_parameters_that_the_loss_does_not_use(episodes):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(100, 5), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.used(x.flatten(1))
+
+    model = Net().double()
+    for order in (1, 2):
+        maml = MAML(model, inner_lr=0.1, inner_steps=2, order=order)
+        fast = maml.adapt(episodes.x_spt, episodes.y_spt)
+        assert torch.equal(fast["unused.weight"][0], model.unused.weight)
+        maml(episodes).loss.backward()
+        assert model.unused.weight.grad is None
+        with pytest.raises(RuntimeError, match="unused"):
+            MAML(model, order=order, adapt="unused")(episodes)
+
+
+def test_tied_parameters_stay_tied(episodes):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.out = nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(100, 5)
+            self.second.weight = self.first.weight
+            self.again = self.second.bias
+
+        def forward(self, x):
+            return self.out(torch.tanh(self.second(torch.tanh(self.first(x)))).flatten(1) + self.again.sum())
+
+    model = Tied().double()
+    maml = MAML(model, inner_lr=0.1, inner_steps=2)
+    assert_follows_loop(model, maml, episodes)
+    assert model.second.weight is model.first.weight
+    assert model.again is model.second.bias
+
+
+def test_group_norm_and_residual_joins(episodes):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+            self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.GroupNorm(2, 8)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.stem(x)
+            x = x + F.gelu(self.norm(self.conv(x)))
+            return self.head(F.avg_pool2d(x, 10).flatten(1))
+
+    torch.manual_seed(0)
+    model = Net().double()
+    maml = MAML(model, inner_lr=0.2, inner_steps=2)
+    assert len(maml.fusion.fused) == 1
+    assert_follows_loop(model, maml, episodes)
+
+
+def test_modules_without_a_batching_rule_run_task_by_task_and_say_so():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 5)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, episodes = Recurrent().double(), make_episodes(shape=(7, 4))
+    maml = MAML(model, inner_lr=0.1, inner_steps=2)
+    with pytest.warns(UserWarning, match=r"task by task.*lstm"):
+        maml(episodes)
+    assert_follows_loop(model, maml, episodes)  # and no second warning
+
+
+def test_functions_that_look_at_values():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.head(x) if x.sum() > 10 else -self.head(x)
+
+    def loss_fn(logits, targets):
+        return F.cross_entropy(logits, targets) * (1 if logits.sum().item() > 0 else 2)
+
+    torch.manual_seed(0)
+    model, episodes = Gated().double(), make_episodes(shape=(4,))
+    assert len({bool(x.sum() > 10) for x in (*episodes.x_spt, *episodes.x_qry)}) == 2
+    maml = MAML(model, inner_lr=0.1, inner_steps=2, loss_fn=loss_fn)
+    with pytest.warns(UserWarning, match="task by task") as caught:
+        maml(episodes)
+    assert sorted(str(warning.message).split(" runs")[0] for warning in caught) == ["loss_fn", "the model"]
+    assert_follows_loop(model, maml, episodes, loss_fn)

@@ -1,0 +1,125 @@
+"""MAML's state, its copies, and what it says of itself."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import pickle
+
+import pytest
+import torch
+from small import conv_net, gradient, make_episodes
+from torch import nn
+
+import maml_fast as mf
+from maml_fast import MAML
+
+
+@pytest.fixture
+def episodes():
+    return make_episodes()
+
+
+@pytest.fixture
+def model():
+    return conv_net()
+
+
+def test_state_dict_holds_the_model_once(model, episodes):
+    maml = MAML(model)
+    maml(episodes)
+    assert list(maml.state_dict()) == [f"model.{name}" for name in model.state_dict()]
+    assert [id(p) for p in maml.parameters()] == [id(p) for p in model.parameters()]
+
+
+def test_learned_rates_are_parameters_and_state(model):
+    scalar = MAML(model, inner_lr=0.3, learn_inner_lr=True)
+    assert "inner_lr" in scalar.state_dict()
+    assert len(list(scalar.parameters())) == 7
+    assert scalar.inner_lr.dtype == torch.float64
+    mapping = MAML(model, inner_lr={"*": 0.1, "6.weight": 0.2}, learn_inner_lr=True)
+    assert [name for name in mapping.state_dict() if "inner_lr" in name] == ["inner_lr.*", "inner_lr.6/weight"]
+    assert float(mapping.inner_lr["6.weight"].detach()) == 0.2
+    assert len(list(mapping.parameters())) == 8
+
+
+def test_given_tensors_are_state_and_move_along(model, episodes):
+    rate = torch.rand(5, 200, dtype=torch.float64)
+    maml = MAML(model, inner_lr={"*": 0.1, "6.weight": rate}).float()
+    assert maml.inner_lr["6.weight"].dtype == torch.float32
+    assert "inner_lr.6/weight" in maml.state_dict()
+    own = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+    maml = MAML(conv_net(), inner_lr=own)
+    assert any(parameter is own for parameter in maml.parameters())
+    maml(episodes).loss.backward()
+    assert own.grad != 0
+
+
+def test_training_moves_learned_rates(model, episodes):
+    maml = MAML(model, inner_lr=0.1, inner_steps=2, learn_inner_lr=True)
+    optimiser = torch.optim.SGD(maml.parameters(), lr=0.1)
+    maml(episodes).loss.backward()
+    optimiser.step()
+    assert maml.inner_lr != 0.1
+
+
+def test_attributes_may_change(model, episodes):
+    maml = MAML(model, inner_lr=0.1, inner_steps=1, order=1)
+    maml.inner_lr, maml.inner_steps, maml.order = 0.4, 3, 2
+    assert torch.equal(gradient(maml, episodes), gradient(MAML(model, 0.4, 3, 2), episodes))
+
+
+@pytest.mark.parametrize("learn", [False, True])
+@pytest.mark.parametrize(
+    "again",
+    [copy.deepcopy, lambda maml: pickle.loads(pickle.dumps(maml)), lambda maml: saved_and_loaded(maml)],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_copies_are_whole_and_apart(model, episodes, again, learn):
+    maml = MAML(model, inner_lr=0.4, inner_steps=2, adapt=["0", "6"], learn_inner_lr=learn)
+    wanted = gradient(maml, episodes)
+    twin = again(maml)
+    with torch.no_grad():
+        for parameter in maml.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(gradient(twin, episodes), wanted, rtol=0, atol=0)
+    twin.double().eval()
+    assert twin.describe() == maml.describe()
+
+
+def saved_and_loaded(maml):
+    stream = io.BytesIO()
+    torch.save(maml, stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=False)
+
+
+def test_state_dict_carries_over(model, episodes):
+    maml = MAML(model, inner_lr={"*": 0.1, "6": 0.3}, inner_steps=2, learn_inner_lr=True)
+    torch.manual_seed(5)
+    other = MAML(
+        conv_net().apply(lambda m: getattr(m, "reset_parameters", int)()), {"*": 1.0, "6": 1.0}, 2, learn_inner_lr=True
+    )
+    assert not torch.equal(gradient(other, episodes), gradient(maml, episodes))
+    other.load_state_dict(maml.state_dict())
+    assert torch.equal(gradient(other, episodes), gradient(maml, episodes))
+
+
+def test_says_what_runs(model, caplog):
+    with caplog.at_level(logging.INFO, logger="maml_fast"):
+        maml = MAML(model, inner_lr=0.4, inner_steps=3, order=2)
+    assert caplog.messages == [maml.describe()]
+    for text in (repr(maml), maml.describe(), maml.batch_norm):
+        assert "batch statistics (transductive, as in Finn's code)" in text
+    assert "order 2, 3 inner steps" in maml.describe()
+    assert "inner_lr=0.4" in repr(maml)
+    assert len(maml.fusion.fused) == 1
+    assert all(line in maml.describe() for line in maml.fusion.fused)
+    assert MAML(model, fused=False).fusion is None
+
+
+def test_fuses_what_users_write_and_the_models_of_the_package():
+    assert len(MAML(mf.models.Conv4(hidden=4)).fusion.fused) == 4
+    assert len(MAML(mf.models.TutorialNet()).fusion.fused) == 4
+    assert MAML(mf.models.MLP((4, 3))).fusion.fused == ()
