@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OURS_COLOUR, PEER_COLOUR, FLOOR_COLOUR = "#e4572e", "#9fb3c8", "#243b53"
-BAR, PANEL_GAP = 0.34, 0.85  # inches: of a bar, and between panels
+BAR, GAP, TITLE, CAPTION = 0.34, 0.85, 0.5, 0.55  # inches: a bar, between panels, above them, below
 
 Row = dict[str, Any]
 
@@ -25,16 +25,20 @@ def draw(record: dict[str, Any]) -> bytes:
     """PNG of the medians with their quartiles; the dashed line is the arithmetic floor."""
     rows = [row for row in rows_of(record, "iteration") if row["median_ms"] is not None]
     panels = [[row for row in rows if row["subject"] == subject] for subject in unique(row["subject"] for row in rows)]
-    heights = [BAR * len(panel) + PANEL_GAP for panel in panels]
-    figure = Figure(figsize=(9.5, 0.95 + sum(heights)), facecolor="white", layout="constrained")
+    heights = [BAR * len(panel) + GAP for panel in panels]
+    height = TITLE + sum(heights) + CAPTION
+    figure = Figure(figsize=(9.5, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.12, rect=(0, 0.45 / figure.get_figheight(), 1, 1))
-    title = "One meta-training iteration, milliseconds: shorter is better"
-    figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold", color=INK)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(h_pad=0.1, w_pad=0.12, rect=(0, CAPTION / height, 1, sum(heights) / height))
+    title = "One meta-training iteration, in milliseconds: shorter is better"
+    figure.text(0.012, 1 - 0.14 / height, title, va="top", fontsize=14, fontweight="bold", color=INK)
     axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     for ax, panel in zip(axes, panels, strict=True):
         _draw_panel(ax, panel)
-    figure.text(0.012, 0.014, _caption(record), fontsize=8.5, color=FAINT, linespacing=1.5, parse_math=False)
+    caption = _caption(record)
+    figure.text(0.012, 0.1 / height, caption, fontsize=8.5, color=FAINT, linespacing=1.5, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
@@ -60,17 +64,12 @@ def _draw_panel(ax: Axes, rows: list[Row]) -> None:
             fontsize=10,
             fontweight="bold" if is_ours else "normal",
         )
-    _draw_floor(ax, rows[0])
+    ax.axvline(rows[0]["floor_ms"], color=FLOOR_COLOUR, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
     ax.set_title(f"{rows[0]['subject']}   {rows[0]['what']}", loc="left", fontsize=11, color=INK)
     ax.set_yticks(range(len(rows)), [row["who"] for row in rows], fontsize=10, color=INK)
     ax.set_ylim(len(rows) - 0.45, -0.55)
     ax.set_xlim(0, 1.2 * widest)
     _style(ax)
-
-
-def _draw_floor(ax: Axes, row: Row) -> None:
-    floor = row["floor_ms"]
-    ax.axvline(floor, color=FLOOR_COLOUR, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
 
 
 def _style(ax: Axes) -> None:

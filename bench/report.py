@@ -122,7 +122,7 @@ def _op(rows: Sequence[Row]) -> str:
 def _sampler(rows: Sequence[Row]) -> str:
     iteration = {r["subject"]: r["median_ms"] for r in rows if r["bench"] == "iteration" and r["who"] == OURS.title}
     lines = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["subject"]):  # making and waiting side by side
         if row["bench"] == "sampler":
             whole = iteration.get(row["subject"])
             known = whole is not None and row["median_ms"] is not None
@@ -143,8 +143,12 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         if line[0] == above[0]:
             line[0] = ""
     widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
-    rule = [f"{'-' * (width - 1)}:" if i > 1 else "-" * width for i, width in enumerate(widths)]
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (head, rule, *shown)]
+    right = [any(line[i][:1].isdigit() for line in lines) for i in range(len(head))]  # numbers
+    rule = ["-" * (width - 1) + ":" if r else "-" * width for width, r in zip(widths, right, strict=True)]
+    padded = [
+        [cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(line, widths, right, strict=True)]
+        for line in (head, rule, *shown)
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
@@ -157,7 +161,10 @@ def _times(row: Row) -> str:
 
 
 def _ratio(numerator: float | None, denominator: float | None) -> str:
-    return NOTHING if not numerator or not denominator else f"{numerator / denominator:.2f}×"
+    if not numerator or not denominator:
+        return NOTHING
+    ratio = numerator / denominator
+    return f"{ratio:.{0 if ratio >= 100 else 1 if ratio >= 10 else 2}f}×"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -30,7 +30,7 @@ ROOMS = {
     "record": ("record metrics board interrupts plots", ""),
     "train": ("train trainer recipes workbench", "record maml models data fuse native"),
     "compat": ("compat", "maml models data"),
-    "cli": ("cli console __main__", "train record maml data native"),
+    "cli": ("cli console benchmark __main__", "train record maml data native"),
 }
 ROOM_OF = {module: room for room, (modules, _) in ROOMS.items() for module in modules.split()}
 
