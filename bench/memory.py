@@ -26,7 +26,7 @@ def shortage(needed: float) -> str | None:
     free = available()
     if free is None or needed <= MARGIN * free:
         return None
-    return f"needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are available"
+    return f"needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are available"
 
 
 def peak_in_child(workload: Workload, peer: type[Learner]) -> float | None:

@@ -33,4 +33,5 @@ class Timer:
             return args, {}
 
         self._benchmark.pedantic(function, setup=prepare, rounds=rounds, iterations=1)
-        row.seconds += self._benchmark.stats.stats.data
+        if self._benchmark.stats is not None:  # --benchmark-disable
+            row.seconds += self._benchmark.stats.stats.data

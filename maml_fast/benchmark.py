@@ -1,4 +1,4 @@
-"""Runs the benchmarks, which are a pytest suite of their own: ``bench/`` in a checkout, ``maml_fast/bench`` installed."""
+"""Runs the benchmarks, a pytest suite of their own: ``bench/`` in a checkout, ``maml_fast/bench`` when installed."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from peers.learner import Learner
 from torch import Tensor
 
 from maml_fast.maml import MAML
+from peers.learner import Learner
 
 if TYPE_CHECKING:
     from workloads import Workload
