@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,21 +10,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["check_fast_weights", "check_keeps_statistics", "check_like_model", "check_steps", "check_support"]
+from maml_fast.task_forward import BATCH_NORM_POLICIES
+
+__all__ = ["check_arguments", "check_fast_weights", "check_like_model", "check_steps", "check_support"]
+
+
+def check_arguments(model: Any, order: Any, loss_fn: Any, batch_norm: Any) -> None:
+    """Raise unless MAML can be made with these."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
+    if batch_norm not in BATCH_NORM_POLICIES:
+        raise ValueError(f"batch_norm must be one of {', '.join(map(repr, BATCH_NORM_POLICIES))}, got {batch_norm!r}")
+    if batch_norm == "running":
+        _check_keeps_statistics(model)
 
 
 def check_steps(inner_steps: Any) -> int:
-    """Return ``inner_steps`` if it is a number of steps."""
-    if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 0:
+    """Return ``inner_steps`` as an int if it is a number of steps."""
+    if isinstance(inner_steps, bool) or not hasattr(inner_steps, "__index__") or operator.index(inner_steps) < 0:
         raise ValueError(f"inner_steps must be a whole number of at least 0, got {inner_steps!r}")
-    return inner_steps
-
-
-def check_keeps_statistics(model: nn.Module) -> None:
-    """Raise unless every batch norm of ``model`` has running statistics to normalise by."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and (module.running_mean is None or module.running_var is None):
-            raise ValueError(f"batch_norm='running', but {name or 'the model'} has no running statistics")
+    return operator.index(inner_steps)
 
 
 def check_support(x_spt: Any, y_spt: Any) -> None:
@@ -66,3 +76,9 @@ def check_fast_weights(fast: Any, x_qry: Tensor, model: nn.Module) -> None:
         if not isinstance(weight, Tensor) or list(weight.shape) != wanted:
             got = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
             raise ValueError(f"fast[{name!r}] must be a tensor {wanted} for the {wanted[0]} tasks of x_qry, got {got}")
+
+
+def _check_keeps_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.running_mean is None or module.running_var is None):
+            raise ValueError(f"batch_norm='running', but {name or 'the model'} has no running statistics")

@@ -136,8 +136,9 @@ def main() -> None:
 @_debug
 def train(out: Path | None, resume: Path | None, **options: Any) -> None:
     """Meta-train, evaluate, draw. Without options: on the embedded data set, in about two minutes."""
-    from maml_fast import train as training
     from maml_fast.console import ConsoleReporter
+    from maml_fast.train import resume as resume_run
+    from maml_fast.train import train as start_run
 
     given = {name: value for name, value in options.items() if value is not None}
     if resume is not None and out is not None:
@@ -145,9 +146,9 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> None:
     reporter = ConsoleReporter(Console())
     try:
         if resume is not None:
-            training.resume(resume, reporter=reporter, **given)
+            resume_run(resume, reporter=reporter, **given)
         else:
-            training.train(TrainConfig.for_dataset(**given), out=out, reporter=reporter)
+            start_run(TrainConfig.for_dataset(**given), out=out, reporter=reporter)
     finally:
         reporter.stop()
 

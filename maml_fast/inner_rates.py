@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
         if not rate.is_floating_point():
             raise TypeError(f"{what} must be a floating-point tensor, got {rate.dtype}")
         return rate
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+    if isinstance(rate, bool) or not isinstance(rate, Real):
         raise TypeError(f"{what} must be a number, a tensor or a mapping from parameter names to these, got {rate!r}")
     if not math.isfinite(rate) or rate < 0:
         raise ValueError(f"{what} must be finite and at least 0, got {rate}")

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.checks import (
+    check_arguments,
     check_fast_weights,
-    check_keeps_statistics,
     check_like_model,
     check_steps,
     check_support,
@@ -64,11 +64,13 @@ class TaskResults(NamedTuple):
 class MAML(nn.Module):
     """MAML over any ``model``: adapts its parameters to every task of a batch and differentiates through that.
 
-    ``maml(episodes).loss`` is the meta-objective ``mean_t L(theta - inner_lr * dL_t/dtheta ...)`` on the query images.
+    ``maml(episodes).loss`` is the meta-objective: the mean over tasks of the query loss at the weights that
+    ``inner_steps`` steps of ``w - inner_lr * d(support loss)/dw`` from theta lead to (Finn et al. 2017, eq. 1).
 
     Args:
         model: any module from images [N, ...] to logits [N, ...]; shared, not copied.
-        inner_lr: a number; a tensor; or a mapping from parameter names, prefixes or globs to these.
+        inner_lr: a number; a tensor; or a mapping from parameter names, prefixes or globs to these. Finn's code divides
+            the summed inner loss by the shots, not the images: his 0.4 is ``n_way * 0.4`` under mean cross-entropy.
         inner_steps: gradient steps on the support set.
         order: 2 differentiates through the inner gradients, 1 takes them as constants (FOMAML).
         loss_fn: ``loss_fn(logits [N, ...], targets [N, ...]) -> scalar`` of one task, for the inner and the outer loss.
@@ -78,6 +80,11 @@ class MAML(nn.Module):
         batch_norm: ``"batch"`` normalises by the batch's own statistics (transductive) whatever ``train()`` and
             ``eval()`` say; ``"running"`` by the model's stored running statistics. Neither updates them.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
+
+    ``inner_steps``, ``order`` and a fixed ``inner_lr`` are attributes that may be changed at any time.
+
+    Raises:
+        TypeError, ValueError: for an argument out of its range, names that match no parameter, or nothing to adapt.
     """
 
     inner_lr: Rate | InnerRates
@@ -97,20 +104,32 @@ class MAML(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        _check_arguments(model, inner_steps, order, loss_fn, batch_norm)
+        check_arguments(model, order, loss_fn, batch_norm)
         self.model = model
-        self.inner_steps = inner_steps
+        self.inner_steps = check_steps(inner_steps)
         self.order = order
         self.loss_fn = loss_fn
+        self._names = [name for name, _ in model.named_parameters()]
         self._chosen = select_parameters(model, adapt)
         self._set_inner_lr(inner_lr, learn_inner_lr)
         self._batch_norm = batch_norm
         self._forward_tasks = TaskForward(model, batch_norm, fused)
-        self._loss_of_tasks = TaskMap(self._loss_of_one_task, "loss_fn")
+        self._loss_of_tasks = TaskMap("loss_fn")
         logger.info("%s", self.describe())
 
     def forward(self, episodes: Episodes, per_step: bool = False, inner_steps: int | None = None) -> MAMLOutput:
-        """Adapt to every task of ``episodes`` and score its query set; ``per_step`` records every step from 0 on."""
+        """Adapt to every task of ``episodes`` and score its query set; ``per_step`` records every step from 0 on.
+
+        Args:
+            episodes: x_spt [T, N, ...], y_spt [T, N, ...], x_qry [T, M, ...], y_qry [T, M, ...].
+            per_step: record the query losses and accuracies after every step, without their graphs.
+            inner_steps: in place of those given at construction.
+
+        Raises:
+            TypeError, ValueError: for bad episodes, as :func:`maml_fast.data.episodes.check_episodes` says it, or such
+                as are not on the model's device or not in its precision.
+            RuntimeError: if the support loss does not depend on any adapted parameter.
+        """
         results = self.task_results(episodes, per_step=per_step, inner_steps=inner_steps)
         loss = results.losses[-1].mean()
         losses = results.losses.detach().mean(dim=1) if per_step else None
@@ -224,6 +243,9 @@ class MAML(nn.Module):
 
     def _adapted_parameters(self) -> dict[str, nn.Parameter]:
         parameters = dict(self.model.named_parameters())
+        if list(parameters) != self._names:
+            different = sorted(set(parameters).symmetric_difference(self._names)) or "their order"
+            raise RuntimeError(f"the model's parameters have changed since MAML was made: {different}; make a new MAML")
         return {name: parameters[name] for name in self._chosen if parameters[name].requires_grad}
 
     def _start(self, n_tasks: int) -> FastWeights:
@@ -254,7 +276,7 @@ class MAML(nn.Module):
         """Every task's loss, [T]."""
         if self.loss_fn is F.cross_entropy:
             check_labels(logits, targets, what)
-        return self._loss_of_tasks((logits, targets))
+        return self._loss_of_tasks(self._loss_of_one_task, (logits, targets))
 
     def _loss_of_one_task(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss = self.loss_fn(logits, targets)
@@ -262,20 +284,6 @@ class MAML(nn.Module):
             got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"loss_fn must return a scalar tensor for the logits of one task, got {got}")
         return loss
-
-
-def _check_arguments(model: nn.Module, inner_steps: int, order: int, loss_fn: LossFunction, batch_norm: str) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    check_steps(inner_steps)
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
-    if batch_norm not in BATCH_NORM_POLICIES:
-        raise ValueError(f"batch_norm must be one of {', '.join(map(repr, BATCH_NORM_POLICIES))}, got {batch_norm!r}")
-    if batch_norm == "running":
-        check_keeps_statistics(model)
 
 
 def _stacked(rows: list[Tensor | None]) -> Tensor | None:

@@ -44,7 +44,7 @@ MODELS: Mapping[str, ModelMaker] = {
 }
 
 # What differs from the defaults of TrainConfig, which are those of the embedded data set, made for two cores.
-_CONV4_64: Mapping[str, Any] = {"hidden": 64, "meta_batch_size": 32, "meta_lr": 1e-3}
+_CONV4_64: Mapping[str, Any] = {"hidden": 64, "meta_batch_size": 32}
 _LONG: Mapping[str, Any] = {"iterations": 2000, "eval_every": 200, "eval_episodes": 200}
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "strokes": {},

@@ -101,7 +101,7 @@ class TaskForward:
         self.module = fuse(model, batch_norm=policy) if fused else model
         self.policy = policy
         self._modes: dict[str, bool] = {}
-        self._all_tasks = TaskMap(self._one_task, "the model")
+        self._all_tasks = TaskMap("the model")
 
     def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Logits [T, N, ...] of x [T, N, ...].
@@ -113,7 +113,7 @@ class TaskForward:
         names = _names_of_tensors(self.module)
         own, common = ({name: each[first] for first in each for name in names[first]} for each in (fast, shared))
         with BatchNormMode(self.policy):
-            return self._all_tasks((own, x), (common,))
+            return self._all_tasks(self._one_task, (own, x), (common,))
 
     def _follow_modes(self) -> None:
         """Put the fused copy into the model's training modes, which dropout obeys."""

@@ -16,37 +16,39 @@ PerTask: TypeAlias = Tensor | Mapping[str, Tensor]  # every tensor [T, ...]
 
 
 class TaskMap:
-    """Calls ``function(*per_task, *common) -> Tensor`` for every task and stacks the results, [T, ...].
+    """``task_map(function, per_task, common)``: ``function(*per_task, *common) -> Tensor`` of every task, [T, ...].
 
     By ``torch.func.vmap``; where that can't batch the function (it looks at values, or has no batching rule, as
     ``nn.LSTM``), task by task from then on, after one warning that names the reason.
     """
 
-    def __init__(self, function: Callable[..., Tensor], what: str) -> None:
-        self._function = function
+    def __init__(self, what: str) -> None:
         self._what = what
         self._batched = True
 
-    def __call__(self, per_task: tuple[PerTask, ...], common: tuple[Any, ...] = ()) -> Tensor:
+    def __call__(
+        self, function: Callable[..., Tensor], per_task: tuple[PerTask, ...], common: tuple[Any, ...] = ()
+    ) -> Tensor:
         """Map over the leading dimension of ``per_task``; ``common`` is the same for all tasks."""
         if not self._batched:
-            return self._one_by_one(per_task, common)
+            return _one_by_one(function, per_task, common)
         in_dims = (0,) * len(per_task) + (None,) * len(common)
         try:
-            return vmap(self._function, in_dims, randomness="different")(*per_task, *common)
+            return vmap(function, in_dims, randomness="different")(*per_task, *common)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             reason = str(error).strip().split("\n")[0]
-        results = self._one_by_one(per_task, common)  # if this fails too, its error is the plainer one
+        results = _one_by_one(function, per_task, common)  # if this fails too, its error is the plainer one
         self._batched = False
         warnings.warn(f"{self._what} runs task by task, which is slow: vmap failed ({reason})", stacklevel=2)
         return results
 
-    def _one_by_one(self, per_task: tuple[PerTask, ...], common: tuple[Any, ...]) -> Tensor:
-        last = per_task[-1]
-        n_tasks = len(last if isinstance(last, Tensor) else next(iter(last.values())))
-        return torch.stack([self._function(*(_of(each, t) for each in per_task), *common) for t in range(n_tasks)])
+
+def _one_by_one(function: Callable[..., Tensor], per_task: tuple[PerTask, ...], common: tuple[Any, ...]) -> Tensor:
+    last = per_task[-1]
+    n_tasks = len(last if isinstance(last, Tensor) else next(iter(last.values())))
+    return torch.stack([function(*(_of(each, t) for each in per_task), *common) for t in range(n_tasks)])
 
 
 def _of(per_task: PerTask, task: int) -> PerTask:

@@ -17,7 +17,8 @@ from maml_fast.workbench import Workbench
 
 __all__ = ["Reporter", "RunResult", "TrainConfig", "TrainingInterrupted", "evaluate_run", "resume", "train"]
 
-# Arguments that a resumed run may change: they change no number in it, or only how far it goes.
+# Arguments that a resumed run may change: they change no number in it (the native kernels give the same bits on any
+# number of threads), or only how far it goes.
 FREE_ON_RESUME = ("iterations", "root", "threads", "checkpoint_seconds", "test_episodes")
 
 

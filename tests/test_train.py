@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from maml_fast.metrics import read_metrics
 from maml_fast.recipes import make_model
@@ -189,6 +191,19 @@ def test_interrupted_and_resumed_is_bitwise_the_whole(whole, tmp_path, moment, i
     assert_same_run(run, whole.path)
     sessions = RunFolder(run).read_config()["sessions"]
     assert [session["from_iteration"] for session in sessions] == [0, kept]
+
+
+def test_modules_that_draw_while_they_train_go_on_where_they_were(tmp_path, monkeypatch):
+    def dropping_model(config, image_shape):
+        torch.manual_seed(config.seed)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(math.prod(image_shape), config.n_way))
+
+    monkeypatch.setattr("maml_fast.workbench.make_model", dropping_model)
+    whole = train(TINY, out=tmp_path / "whole").path
+    with pytest.raises(TrainingInterrupted):
+        train(TINY, out=tmp_path / "run", reporter=Signals("stepped", 3))
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path):
@@ -370,8 +385,8 @@ def test_bad_arguments(name, value, error, message):
         dataclasses.replace(TINY, **{name: value})
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_device_that_is_not_there():
+def test_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="torch finds no CUDA device; use device cpu"):
         dataclasses.replace(TINY, device="cuda")
 
