@@ -8,6 +8,8 @@ import pytest
 import settings
 import torch
 
+SHARE = 0.25  # of the time: there are many of them, and they are short
+
 
 def pytest_generate_tests(metafunc):
     asked = settings.of(metafunc)
@@ -26,4 +28,4 @@ def test_op(block, until, who, measurements, timer):
     row = measurements.row("op", block.name, until, who)
     row.parity = {"values": parity.check_block(block, conv_block, until)}
     row.flops = block.flops(until)
-    timer(row, blocks.run, block, conv_block, block.tensors(torch.float32), until)
+    timer(row, blocks.run, block, conv_block, block.tensors(torch.float32), until, share=SHARE)

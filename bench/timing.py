@@ -18,13 +18,20 @@ class Timer:
     def __init__(self, benchmark: BenchmarkFixture, seconds: float) -> None:
         self._benchmark, self._seconds = benchmark, seconds
 
-    def __call__(self, row: Row, function: Callable[..., Any], *args: Any, before: Callable[[], Any] | None = None):
-        """Time ``function(*args)``; ``before()`` runs ahead of each round and is not timed."""
+    def __call__(
+        self,
+        row: Row,
+        function: Callable[..., Any],
+        *args: Any,
+        before: Callable[[], Any] | None = None,
+        share: float = 1.0,
+    ) -> None:
+        """Time ``function(*args)`` for this share of the time; ``before()`` runs ahead of each round, not timed."""
         start = time.perf_counter()  # of the warm-up, which tells how many rounds there is time for
         if before is not None:
             before()
         function(*args)
-        rounds = int(self._seconds / (time.perf_counter() - start))
+        rounds = int(share * self._seconds / (time.perf_counter() - start))
         rounds = min(max(rounds, 1), MOST_ROUNDS)
 
         def prepare() -> tuple[tuple[Any, ...], dict[str, Any]]:

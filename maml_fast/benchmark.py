@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import subprocess
@@ -47,10 +48,19 @@ def run(
     out = claim(default_out() if out is None else out)
     options = ["--quick"] if quick else []
     options += [f"--{name}={value}" for name, value in (("sweeps", sweeps), ("seconds", seconds)) if value is not None]
-    code = subprocess.call([sys.executable, "-m", "pytest", str(suite), f"--out={out}", *options, *pytest_arguments])
+    options += [f"--out={out}", f"--benchmark-storage=file://{out}"]  # else pytest-benchmark leaves a folder of its own
+    code = _call([sys.executable, "-m", "pytest", str(suite), *options, *pytest_arguments])
     if not any(out.iterdir()):
         out.rmdir()  # nothing was run
     return code
+
+
+def _call(command: Sequence[str]) -> int:
+    """Return the command's exit code. Ctrl-C reaches the command too, which then writes what it has: wait for that."""
+    with subprocess.Popen(command) as process:
+        with contextlib.suppress(KeyboardInterrupt):
+            return process.wait()
+        return process.wait()
 
 
 def folder() -> Path:
