@@ -81,6 +81,8 @@ class TutorialLoop(Learner):
 
     name = "tutorial"
     title = "the tutorial's loop"
+    all_tasks_at_once = True  # it adds up the tasks' losses, and with them their graphs
+    copies = 12.0
 
     def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
         self.workload = workload
