@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 
 from maml_fast import data, native
 from maml_fast.cli import HELP, bench_folder, main
-from maml_fast.metrics import read_metrics
 from maml_fast.native import BuildReport
-from maml_fast.recipes import TrainConfig
-from maml_fast.record import RunFolder
+from maml_fast.train.metrics import read_metrics
+from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.record import RunFolder
 
 TINY = shlex.split(
     "--dataset random --image-size 16 --n-way 3 --k-query 2 --meta-batch-size 2 --hidden 4 --eval-every 2 "
@@ -91,7 +91,7 @@ def test_train_says_what_runs_and_where_its_record_is(tmp_path, monkeypatch):
 
 
 def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypatch):
-    monkeypatch.setattr("maml_fast.console.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("maml_fast.cli.console.LINE_SECONDS", 0.0)
     result = call("train", *TINY, "--iterations", 3, "--out", tmp_path / "run")
     lines = [line for line in result.stdout.splitlines() if "episodes/s" in line]
     assert len(lines) == 3
@@ -245,7 +245,7 @@ def test_bench_hands_its_arguments_to_pytest(tmp_path, monkeypatch):
 
 
 def test_bench_folder_is_found_or_its_absence_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("maml_fast.cli.__file__", str(tmp_path / "maml_fast" / "cli.py"))
+    monkeypatch.setattr("maml_fast.cli.__file__", str(tmp_path / "maml_fast" / "cli" / "__init__.py"))
     with pytest.raises(FileNotFoundError, match="the benchmarks are missing"):
         bench_folder()
     (tmp_path / "bench").mkdir()

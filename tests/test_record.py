@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maml_fast.board import Board
-from maml_fast.metrics import MetricsLog, cut_metrics, read_metrics
-from maml_fast.record import RunFolder, describe_machine, write_atomically
+from maml_fast.train.board import Board
+from maml_fast.train.metrics import MetricsLog, cut_metrics, read_metrics
+from maml_fast.train.record import RunFolder, describe_machine, write_atomically
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_cutting_keeps_the_earlier_rows_exactly(tmp_path_factory, losses, iterat
 HOLD_LOCK = """
 import sys, time
 from pathlib import Path
-from maml_fast.record import RunFolder
+from maml_fast.train.record import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     time.sleep(600)

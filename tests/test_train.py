@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from maml_fast.metrics import read_metrics
-from maml_fast.recipes import make_model
-from maml_fast.record import RunFolder
 from maml_fast.train import Reporter, TrainConfig, TrainingInterrupted, evaluate_run, resume, train
+from maml_fast.train.metrics import read_metrics
+from maml_fast.train.recipes import make_model
+from maml_fast.train.record import RunFolder
 
 TINY = TrainConfig(
     dataset="random",
@@ -76,8 +76,8 @@ def copy(whole, tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def plain_pictures(monkeypatch):
     """Pictures are drawn in `whole` only; they take longer than these trainings."""
-    monkeypatch.setattr("maml_fast.workbench.draw_learning_curve", lambda *_: b"picture")
-    monkeypatch.setattr("maml_fast.workbench.draw_episode", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train.workbench.draw_learning_curve", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train.workbench.draw_episode", lambda *_: b"picture")
 
 
 class Signals(Reporter):
@@ -198,7 +198,7 @@ def test_modules_that_draw_while_they_train_go_on_where_they_were(tmp_path, monk
         torch.manual_seed(config.seed)
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(math.prod(image_shape), config.n_way))
 
-    monkeypatch.setattr("maml_fast.workbench.make_model", dropping_model)
+    monkeypatch.setattr("maml_fast.train.workbench.make_model", dropping_model)
     whole = train(TINY, out=tmp_path / "whole").path
     with pytest.raises(TrainingInterrupted):
         train(TINY, out=tmp_path / "run", reporter=Signals("stepped", 3))
@@ -330,7 +330,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(tmp_path, mo
         next(model.parameters()).register_hook(lambda gradient: gradient * next(factors))
         return model
 
-    monkeypatch.setattr("maml_fast.workbench.make_model", poisoned_model)
+    monkeypatch.setattr("maml_fast.train.workbench.make_model", poisoned_model)
     config = dataclasses.replace(TINY, checkpoint_seconds=0.0)
     with pytest.raises(
         RuntimeError, match=r"the meta-gradient is not finite in iteration 3: .* still holds iteration 2"

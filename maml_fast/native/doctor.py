@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from maml_fast import _build, _toolchain, native
+from maml_fast import native
+from maml_fast.native import _build, _toolchain
 
 __all__ = ["Finding", "examine", "report"]
 
@@ -70,7 +71,7 @@ def _package() -> str:
         version = metadata.version("maml_fast")
     except metadata.PackageNotFoundError:
         version = "not installed"
-    return f"{version}, {Path(__file__).parent}"
+    return f"{version}, {Path(__file__).parent.parent}"
 
 
 def _torch() -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from maml_fast.inner_rates import Rate
+from maml_fast.maml.inner_rates import Rate
 
 __all__ = ["FastWeights", "outside_inference_mode", "sgd_step", "usable_by_autograd"]
 

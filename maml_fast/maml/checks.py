@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.task_forward import BATCH_NORM_POLICIES
+from maml_fast.maml.task_forward import BATCH_NORM_POLICIES
 
 __all__ = ["check_arguments", "check_fast_weights", "check_like_model", "check_steps", "check_support"]
 

@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from maml_fast.board import Board
-from maml_fast.record import Row, write_atomically
+from maml_fast.train.board import Board
+from maml_fast.train.record import Row, write_atomically
 
 __all__ = ["MetricsLog", "cut_metrics", "read_metrics"]
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from maml_fast.fuse.structure import takes_batch_statistics
-from maml_fast.fuse.trace import has_hooks
+from maml_fast.fusion.structure import takes_batch_statistics
+from maml_fast.fusion.trace import has_hooks
 from maml_fast.nn import batch_stat_norm
 
 __all__ = [

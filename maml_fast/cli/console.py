@@ -19,9 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from maml_fast.recipes import TrainConfig
-from maml_fast.record import Row, RunFolder
 from maml_fast.train import Reporter, RunResult
+from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.record import Row, RunFolder
 
 __all__ = ["ConsoleReporter", "CountedProgress", "accuracy_text", "evaluation_table"]
 

@@ -10,22 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maml_fast.checks import (
+from maml_fast.data.episodes import Episodes, check_episodes
+from maml_fast.fusion import FusedModel, FusionReport
+from maml_fast.fusion.report import BatchNormPolicy
+from maml_fast.maml.checks import (
     check_arguments,
     check_fast_weights,
     check_like_model,
     check_steps,
     check_support,
 )
-from maml_fast.classification import check_labels, count_correct
-from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.fuse import FusedModel, FusionReport
-from maml_fast.fuse.report import BatchNormPolicy
-from maml_fast.inner_loop import FastWeights, outside_inference_mode, sgd_step, usable_by_autograd
-from maml_fast.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
-from maml_fast.selection import Adapt, select_parameters
-from maml_fast.task_forward import BATCH_NORM_POLICIES, TaskForward
-from maml_fast.task_map import TaskMap
+from maml_fast.maml.classification import check_labels, count_correct
+from maml_fast.maml.inner_loop import FastWeights, outside_inference_mode, sgd_step, usable_by_autograd
+from maml_fast.maml.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
+from maml_fast.maml.selection import Adapt, select_parameters
+from maml_fast.maml.task_forward import BATCH_NORM_POLICIES, TaskForward
+from maml_fast.maml.task_map import TaskMap
 
 __all__ = ["MAML", "MAMLOutput", "TaskResults"]
 

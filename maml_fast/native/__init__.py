@@ -23,10 +23,10 @@ from typing import Literal
 
 import torch  # also because the library links against torch's, which must be in the process before it
 
-from maml_fast import _build
-from maml_fast._build import BuildError, BuildReport
+from maml_fast.native import _build
+from maml_fast.native._build import BuildError, BuildReport, cache_folder
 
-__all__ = ["Backend", "BuildReport", "backend", "build", "library", "use_backend", "when_loaded"]
+__all__ = ["Backend", "BuildReport", "backend", "build", "cache_folder", "library", "use_backend", "when_loaded"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
     success after an earlier failure in this process takes effect.
     """
     global _attempt
-    report = _build.ensure(_build.find_csrc(), _build.cache_folder(), fresh=force, verbose=verbose)
+    report = _build.ensure(_build.find_csrc(), cache_folder(), fresh=force, verbose=verbose)
     with _lock:
         if _attempt is not None and _attempt.library is None:
             _attempt = None
@@ -152,7 +152,7 @@ def _try() -> _Attempt:
 
 
 def _load() -> ModuleType:
-    csrc, cache = _build.find_csrc(), _build.cache_folder()
+    csrc, cache = _build.find_csrc(), cache_folder()
     report = _build.ensure(csrc, cache)
     try:
         return _import(report.path)

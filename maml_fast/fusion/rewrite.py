@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
-from maml_fast.fuse.patterns import (
+from maml_fast.fusion.patterns import (
     Conv,
     Norm,
     arguments,
@@ -22,7 +22,7 @@ from maml_fast.fuse.patterns import (
     read_norm,
     read_pool,
 )
-from maml_fast.fuse.report import BatchNormPolicy
+from maml_fast.fusion.report import BatchNormPolicy
 from maml_fast.nn import ConvBlock, batch_stat_norm, conv_block
 
 __all__ = ["describe_block", "fuse_runs", "set_functional_norms"]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from maml_fast.selection import matching_names
+from maml_fast.maml.selection import matching_names
 
 __all__ = ["InnerRates", "Rate", "check_rate", "learnable_rate"]
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 from maml_fast import native
-from maml_fast.board import Board
 from maml_fast.data.episodes import Episodes
-from maml_fast.interrupts import Interrupts
-from maml_fast.metrics import MetricsLog, cut_metrics
-from maml_fast.recipes import TrainConfig
-from maml_fast.record import Row, RunFolder, describe_machine
-from maml_fast.workbench import Workbench
+from maml_fast.train.board import Board
+from maml_fast.train.interrupts import Interrupts
+from maml_fast.train.metrics import MetricsLog, cut_metrics
+from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.record import Row, RunFolder, describe_machine
+from maml_fast.train.workbench import Workbench
 
 __all__ = ["Reporter", "RunResult", "Trainer", "TrainingInterrupted", "record_evaluation"]
 

@@ -14,11 +14,11 @@ from maml_fast import native
 from maml_fast.data import ImageBank, load
 from maml_fast.data.dataset import DataSet, Progress
 from maml_fast.data.episodes import Episodes, EpisodeSampler
-from maml_fast.evaluation import evaluate
 from maml_fast.maml import MAML
-from maml_fast.plots import EpisodePicture, draw_episode, draw_learning_curve
-from maml_fast.recipes import TrainConfig, make_model
-from maml_fast.record import Row, RunFolder, write_atomically
+from maml_fast.maml.evaluation import evaluate
+from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve
+from maml_fast.train.recipes import TrainConfig, make_model
+from maml_fast.train.record import Row, RunFolder, write_atomically
 
 __all__ = ["Workbench"]
 

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from maml_fast.fuse.fuser import Fuser
-from maml_fast.fuse.report import BatchNormPolicy, FusionReport
-from maml_fast.fuse.structure import set_batch_norm_policy, structural_copy
+from maml_fast.fusion.fuser import Fuser
+from maml_fast.fusion.report import BatchNormPolicy, FusionReport
+from maml_fast.fusion.structure import set_batch_norm_policy, structural_copy
 
 __all__ = ["FusedModel", "fuse"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from maml_fast.fuse import fuse
-from maml_fast.fuse.report import BatchNormPolicy
-from maml_fast.task_map import TaskMap
+from maml_fast.fusion import fuse
+from maml_fast.fusion.report import BatchNormPolicy
+from maml_fast.maml.task_map import TaskMap
 
 __all__ = ["BATCH_NORM_POLICIES", "BatchNormMode", "TaskForward"]
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from maml_fast._toolchain import (
+from maml_fast.native._toolchain import (
     BuildError,
     Compiler,
     find_compiler,
@@ -57,7 +57,7 @@ class BuildReport:
 
 def find_csrc() -> Path:
     """Return the folder of the C++ sources: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for folder in (package / "csrc", package.parent / "csrc"):
         if (folder / "bindings" / "module.cpp").is_file():
             return folder
@@ -65,14 +65,14 @@ def find_csrc() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled libraries: ``MAML_FAST_CACHE``, else the user's cache folder."""
+    """Return the folder of what can be made again: ``MAML_FAST_CACHE``, else the user's; it may not exist yet."""
     if asked := os.environ.get("MAML_FAST_CACHE"):
         return Path(asked).expanduser().absolute()
     import platformdirs
 
     folder = platformdirs.user_cache_path("maml_fast")
     if not folder.is_absolute():  # a user without a home folder
-        raise BuildError("there is no home folder to keep compiled kernels in: set MAML_FAST_CACHE to a folder")
+        raise BuildError("there is no home folder to keep a cache in; set MAML_FAST_CACHE to a folder")
     return folder
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Proxy
 
-from maml_fast.fuse.report import BatchNormPolicy
-from maml_fast.fuse.rewrite import describe_block, fuse_runs, set_functional_norms
-from maml_fast.fuse.structure import follows_policy
-from maml_fast.fuse.trace import UntraceableError, has_hooks, required_inputs, trace
+from maml_fast.fusion.report import BatchNormPolicy
+from maml_fast.fusion.rewrite import describe_block, fuse_runs, set_functional_norms
+from maml_fast.fusion.structure import follows_policy
+from maml_fast.fusion.trace import UntraceableError, has_hooks, required_inputs, trace
 from maml_fast.nn import ConvBlock
 
 __all__ = ["Fuser"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.fuse.report import BatchNormPolicy
+from maml_fast.fusion.report import BatchNormPolicy
 from maml_fast.nn import BatchStatNorm2d, batch_stat_norm
 
 __all__ = ["follows_policy", "set_batch_norm_policy", "structural_copy", "takes_batch_statistics"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
 from torch.fx.proxy import Attribute, TraceError
 
-from maml_fast.fuse.structure import follows_policy
+from maml_fast.fusion.structure import follows_policy
 from maml_fast.nn import ConvBlock
 
 __all__ = ["UntraceableError", "has_hooks", "required_inputs", "trace"]

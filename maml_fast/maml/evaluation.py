@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml import MAML
+from maml_fast.maml.learner import MAML
 
 __all__ = ["EvaluationResult", "evaluate"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from maml_fast.recipes import TrainConfig
-from maml_fast.record import Row, RunFolder
-from maml_fast.trainer import Reporter, RunResult, Trainer, TrainingInterrupted, record_evaluation
-from maml_fast.workbench import Workbench
+from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.record import Row, RunFolder
+from maml_fast.train.trainer import Reporter, RunResult, Trainer, TrainingInterrupted, record_evaluation
+from maml_fast.train.workbench import Workbench
 
 __all__ = ["Reporter", "RunResult", "TrainConfig", "TrainingInterrupted", "evaluate_run", "resume", "train"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from maml_fast.recipes import CHOICES, DEFAULTS, TrainConfig
+from maml_fast.train.recipes import CHOICES, DEFAULTS, TrainConfig
 
 __all__ = ["main"]
 
@@ -136,7 +136,7 @@ def main() -> None:
 @_debug
 def train(out: Path | None, resume: Path | None, **options: Any) -> None:
     """Meta-train, evaluate, draw. Without options: on the embedded data set, in about two minutes."""
-    from maml_fast.console import ConsoleReporter
+    from maml_fast.cli.console import ConsoleReporter
     from maml_fast.train import resume as resume_run
     from maml_fast.train import train as start_run
 
@@ -165,7 +165,7 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> None:
 @_debug
 def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed: int | None, **options: Any) -> None:
     """Evaluate the checkpoint of RUN: accuracy with its 95 % interval, after every inner step."""
-    from maml_fast.console import accuracy_text, evaluation_table
+    from maml_fast.cli.console import accuracy_text, evaluation_table
     from maml_fast.train import evaluate_run
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -185,7 +185,7 @@ def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed
 def prepare(dataset: str, root: Path, out: Path | None, download: bool) -> None:
     """Make one .npy of DATASET's images: (1623, 20, 1, 28, 28) bytes."""
     from maml_fast import data
-    from maml_fast.console import CountedProgress
+    from maml_fast.cli.console import CountedProgress
 
     with CountedProgress(Console(stderr=True), f"prepare {dataset}") as progress:
         path = data.prepare_omniglot(root, out, download=download, progress=progress)
@@ -208,7 +208,7 @@ def build(force: bool, verbose: bool) -> None:
 @_debug
 def doctor() -> None:
     """Say what runs here, why, and what to do about what is missing."""
-    from maml_fast.doctor import report
+    from maml_fast.native.doctor import report
 
     click.echo(report())
 
@@ -226,7 +226,7 @@ def bench(pytest_arguments: tuple[str, ...]) -> None:
 
 def bench_folder() -> Path:
     """The benchmarks: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for folder in (package / "bench", package.parent / "bench"):
         if folder.is_dir():
             return folder
