@@ -15,9 +15,9 @@ from measurements import Measurements
 from settings import KEY, Settings
 from timing import Timer
 
-from maml_fast import benchmark as command
 from maml_fast import native
-from maml_fast.record import describe_machine
+from maml_fast.cli import benchmark as command
+from maml_fast.train.record import describe_machine
 
 MEASUREMENTS = pytest.StashKey[Measurements]()
 ABOUT = pytest.StashKey[dict]()

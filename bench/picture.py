@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from measurements import rows_of, unique
 from peers import OURS
 
-from maml_fast.plots import FAINT, GRID, INK
+from maml_fast.train.plots import FAINT, GRID, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

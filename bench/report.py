@@ -11,8 +11,8 @@ import picture
 from measurements import rows_of, unique
 from peers import OURS
 
-from maml_fast.benchmark import RECORD
-from maml_fast.record import write_atomically
+from maml_fast.cli.benchmark import RECORD
+from maml_fast.train.record import write_atomically
 
 TABLE, PICTURE = "bench.md", "bench.png"
 FILES = (RECORD, TABLE, PICTURE)
@@ -80,7 +80,7 @@ def _iteration(rows: Sequence[Row]) -> str:
             [
                 f"{row['subject']}: {row['what']}",
                 f"**{row['who']}**" if first else row["who"],
-                _times(row) if row["skipped"] is None else f"not run: {row['skipped']}",
+                f"not run: {row['skipped']}" if row["skipped"] and not row["rounds"] else _times(row),
                 _ratio(row["median_ms"], ours.get(row["subject"])),
                 _ratio(row["median_ms"], row["floor_ms"]),
                 _number(row["peak_mib"], ".0f"),

@@ -6,8 +6,6 @@ Errors are one line and exit code 2 (``--debug`` shows the traceback); a stop by
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import subprocess
 import sys
 import typing
 import warnings
@@ -214,20 +212,19 @@ def doctor() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: half a minute.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="New folder for the record (default: a fresh one in bench/results/)."
+)
+@click.option("--sweeps", type=click.IntRange(1), help="How often everything is measured (default: 3).")
+@click.option("--seconds", type=float, help="For how long each time, about (default: 2).")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 @_debug
-def bench(pytest_arguments: tuple[str, ...]) -> None:
-    """Run the benchmarks; further arguments go to pytest (for one: -k sampler)."""
-    missing = [name for name in ("pytest", "pytest_benchmark") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RuntimeError(f"{' and '.join(missing)} not installed; pip install 'maml_fast[bench]'")
-    sys.exit(subprocess.call([sys.executable, "-m", "pytest", str(bench_folder()), *pytest_arguments]))
+def bench(pytest_arguments: tuple[str, ...], **options: Any) -> None:
+    """Time maml_fast against its peers, parity first; write a JSON, a table and a picture.
 
+    Further arguments go to pytest, which runs the benchmarks: -k sampler, for one.
+    """
+    from maml_fast.cli import benchmark
 
-def bench_folder() -> Path:
-    """The benchmarks: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "bench", package.parent / "bench"):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"the benchmarks are missing from {package / 'bench'}; install maml_fast again")
+    sys.exit(benchmark.run(pytest_arguments=pytest_arguments, **options))
