@@ -80,7 +80,7 @@ def _iteration(rows: Sequence[Row]) -> str:
             [
                 f"{row['subject']}: {row['what']}",
                 f"**{row['who']}**" if first else row["who"],
-                _times(row) if row["skipped"] is None else f"not run: {row['skipped']}",
+                f"not run: {row['skipped']}" if row["skipped"] and not row["rounds"] else _times(row),
                 _ratio(row["median_ms"], ours.get(row["subject"])),
                 _ratio(row["median_ms"], row["floor_ms"]),
                 _number(row["peak_mib"], ".0f"),

@@ -111,3 +111,13 @@ def test_default_folder_is_new_and_names_date_and_machine(tmp_path, monkeypatch)
     assert first.name[10:] == "-intel-xeon-platinum-8488c-48-cores"
     first.mkdir()
     assert benchmark.default_out(tmp_path).name == f"{first.name}-2"
+
+
+def test_suite_is_found_or_its_absence_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "__file__", str(tmp_path / "maml_fast" / "cli" / "benchmark.py"))
+    with pytest.raises(FileNotFoundError, match="the benchmarks are missing"):
+        benchmark.folder()
+    for place in (tmp_path / "bench", tmp_path / "maml_fast" / "bench"):  # a checkout; an installed package
+        place.mkdir(parents=True)
+        (place / "conftest.py").touch()
+        assert benchmark.folder() == place

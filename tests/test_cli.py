@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -229,10 +228,23 @@ def test_doctor():
     assert torch.__version__ in result.stdout
 
 
-def test_bench_without_its_plugin(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytest_benchmark" else real(name))
-    assert_one_line_error(call("bench"), "pip install 'maml_fast[bench]'")
+def test_bench_hands_its_arguments_on(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr("maml_fast.cli.benchmark.run", lambda **arguments: given.update(arguments) or 5)
+    result = call("bench", "--quick", "--sweeps", "2", "-k", "sampler", "--out", str(tmp_path), "--benchmark-disable")
+    assert result.exit_code == 5
+    assert given == {
+        "quick": True,
+        "out": tmp_path,
+        "sweeps": 2,
+        "seconds": None,
+        "pytest_arguments": ("-k", "sampler", "--benchmark-disable"),
+    }
+
+
+def test_bench_into_a_folder_that_can_not_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_line_error(call("bench", "--out", str(tmp_path / "file" / "out")), "choose another with --out")
 
 
 def start_training(path: Path, *options: str) -> subprocess.Popen:

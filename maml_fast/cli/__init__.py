@@ -212,16 +212,19 @@ def doctor() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.option("--quick", is_flag=True, help="Tiny workloads, only to see that everything works.")
-@click.option("--out", type=click.Path(path_type=Path), help="New folder (default: bench/results/<date>-<machine>).")
-@click.option("--sweeps", type=click.IntRange(min=1), help="How often everything is measured.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="For how long each time, about.")
+@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: half a minute.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="New folder for the record (default: a fresh one in bench/results/)."
+)
+@click.option("--sweeps", type=click.IntRange(1), help="How often everything is measured (default: 3).")
+@click.option("--seconds", type=float, help="For how long each time, about (default: 2).")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 @_debug
-def bench(
-    quick: bool, out: Path | None, sweeps: int | None, seconds: float | None, pytest_arguments: tuple[str, ...]
-) -> None:
-    """Check parity with the peers, then time all; further arguments go to pytest (for one: -k sampler)."""
+def bench(pytest_arguments: tuple[str, ...], **options: Any) -> None:
+    """Time maml_fast against its peers, parity first; write a JSON, a table and a picture.
+
+    Further arguments go to pytest, which runs the benchmarks: -k sampler, for one.
+    """
     from maml_fast.cli import benchmark
 
-    sys.exit(benchmark.run(quick=quick, out=out, sweeps=sweeps, seconds=seconds, pytest_arguments=pytest_arguments))
+    sys.exit(benchmark.run(pytest_arguments=pytest_arguments, **options))

@@ -65,7 +65,7 @@ def _call(command: Sequence[str]) -> int:
 
 def folder() -> Path:
     """Return the suite's folder: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[1]
     for found in (package / "bench", package.parent / "bench"):
         if (found / "conftest.py").is_file():
             return found
