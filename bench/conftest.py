@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import report
@@ -44,7 +45,8 @@ def pytest_report_header(config):
 def pytest_collection_finish(session):
     """Before any work: claim the folder, and note what the machine is doing."""
     config = session.config
-    if config.option.collectonly or not session.items:
+    ours = [item for item in session.items if item.path.parent == Path(__file__).parent]
+    if config.option.collectonly or not ours:
         return
     asked = config.stash[KEY]
     if asked.out is not None:

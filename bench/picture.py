@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from measurements import rows_of, unique
 from peers import OURS
 
@@ -27,11 +28,10 @@ def draw(record: dict[str, Any]) -> bytes:
     panels = [[row for row in rows if row["subject"] == subject] for subject in unique(row["subject"] for row in rows)]
     heights = [BAR * len(panel) + GAP for panel in panels]
     height = TITLE + sum(heights) + CAPTION
-    figure = Figure(figsize=(9.5, height), facecolor="white", layout="constrained")
+    between = (0, CAPTION / height, 1, sum(heights) / height)
+    layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.12, rect=between)
+    figure = Figure(figsize=(9.5, height), facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(h_pad=0.1, w_pad=0.12, rect=(0, CAPTION / height, 1, sum(heights) / height))
     title = "One meta-training iteration, in milliseconds: shorter is better"
     figure.text(0.012, 1 - 0.14 / height, title, va="top", fontsize=14, fontweight="bold", color=INK)
     axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]

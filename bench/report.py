@@ -108,8 +108,8 @@ def _op(rows: Sequence[Row]) -> str:
                 subject,
                 what,
                 *(NOTHING if row is None else _times(row) for row in each.values()),
-                _ratio(torchs and torchs["median_ms"], best and best["median_ms"]),
-                _ratio(best and best["median_ms"], best and best["floor_ms"]),
+                _ratio(_median(torchs), _median(best)),
+                _ratio(_median(best), None if best is None else best["floor_ms"]),
                 _number(max(row["parity"]["values"] for row in each.values() if row and row["parity"]), ".0e"),
             ]
         )
@@ -158,6 +158,10 @@ def _times(row: Row) -> str:
     low, high = row["quartiles_ms"]
     digits = 0 if row["median_ms"] >= 100 else 1 if row["median_ms"] >= 10 else 2 if row["median_ms"] >= 1 else 3
     return f"{row['median_ms']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def _median(row: Row | None) -> float | None:
+    return None if row is None else row["median_ms"]
 
 
 def _ratio(numerator: float | None, denominator: float | None) -> str:
