@@ -14,9 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from maml_fast import compat, data, models, nn, ops
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.episodes import Episodes, EpisodeSampler
-from maml_fast.evaluation import EvaluationResult, evaluate
-from maml_fast.fuse import FusedModel, fuse
-from maml_fast.maml import MAML, MAMLOutput
+from maml_fast.fusion import FusedModel, fuse
+from maml_fast.maml import MAML, EvaluationResult, MAMLOutput, evaluate
 from maml_fast.native import Backend, backend, build, use_backend
 
 __all__ = [

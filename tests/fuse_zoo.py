@@ -44,7 +44,7 @@ from fuse_nets import (
 )
 from torch import Tensor, nn
 
-from maml_fast.fuse import fuse
+from maml_fast.fusion import fuse
 from maml_fast.nn import BatchStatNorm2d, ConvBlock
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -15,11 +14,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from maml_fast import data, native
-from maml_fast.cli import HELP, bench_folder, main
-from maml_fast.metrics import read_metrics
+from maml_fast.cli import HELP, main
 from maml_fast.native import BuildReport
-from maml_fast.recipes import TrainConfig
-from maml_fast.record import RunFolder
+from maml_fast.train.metrics import read_metrics
+from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.record import RunFolder
 
 TINY = shlex.split(
     "--dataset random --image-size 16 --n-way 3 --k-query 2 --meta-batch-size 2 --hidden 4 --eval-every 2 "
@@ -91,7 +90,7 @@ def test_train_says_what_runs_and_where_its_record_is(tmp_path, monkeypatch):
 
 
 def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypatch):
-    monkeypatch.setattr("maml_fast.console.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("maml_fast.cli.console.LINE_SECONDS", 0.0)
     result = call("train", *TINY, "--iterations", 3, "--out", tmp_path / "run")
     lines = [line for line in result.stdout.splitlines() if "episodes/s" in line]
     assert len(lines) == 3
@@ -229,29 +228,23 @@ def test_doctor():
     assert torch.__version__ in result.stdout
 
 
-def test_bench_without_its_plugin(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytest_benchmark" else real(name))
-    assert_one_line_error(call("bench"), "pip install 'maml_fast[bench]'")
+def test_bench_hands_its_arguments_on(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr("maml_fast.cli.benchmark.run", lambda **arguments: given.update(arguments) or 5)
+    result = call("bench", "--quick", "--sweeps", "2", "-k", "sampler", "--out", str(tmp_path), "--benchmark-disable")
+    assert result.exit_code == 5
+    assert given == {
+        "quick": True,
+        "out": tmp_path,
+        "sweeps": 2,
+        "seconds": None,
+        "pytest_arguments": ("-k", "sampler", "--benchmark-disable"),
+    }
 
 
-def test_bench_hands_its_arguments_to_pytest(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr("maml_fast.cli.bench_folder", lambda: tmp_path)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(subprocess, "call", lambda command: commands.append(command) or 5)
-    assert call("bench", "-k", "sampler", "--benchmark-disable").exit_code == 5
-    assert commands == [[sys.executable, "-m", "pytest", str(tmp_path), "-k", "sampler", "--benchmark-disable"]]
-
-
-def test_bench_folder_is_found_or_its_absence_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("maml_fast.cli.__file__", str(tmp_path / "maml_fast" / "cli.py"))
-    with pytest.raises(FileNotFoundError, match="the benchmarks are missing"):
-        bench_folder()
-    (tmp_path / "bench").mkdir()
-    assert bench_folder() == tmp_path / "bench"
-    (tmp_path / "maml_fast" / "bench").mkdir(parents=True)
-    assert bench_folder() == tmp_path / "maml_fast" / "bench"
+def test_bench_into_a_folder_that_can_not_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_line_error(call("bench", "--out", str(tmp_path / "file" / "out")), "choose another with --out")
 
 
 def start_training(path: Path, *options: str) -> subprocess.Popen:

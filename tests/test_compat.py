@@ -80,6 +80,11 @@ def test_parameters_are_the_tutorials_list(meta):
     assert [id(p) for p in meta.parameters()] == [id(p) for p in parameters]
 
 
+def test_runs_on_the_fused_op(meta, batch):
+    meta.finetunning(*one(batch))
+    assert len(meta._maml[0].fusion.fused) == 4
+
+
 def test_initial_values_are_the_tutorials():
     torch.manual_seed(3)
     net = MetaLearner().net

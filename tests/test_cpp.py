@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maml_fast import _toolchain
+from maml_fast.native import _toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maml_fast import _build, _toolchain, doctor
+from maml_fast.native import _build, _toolchain, doctor
 
 pytestmark = pytest.mark.usefixtures("fresh_backend")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maml_fast.fuse import FusedModel, fuse
+from maml_fast.fusion import FusedModel, fuse
 
 Params = dict[str, Tensor]
 

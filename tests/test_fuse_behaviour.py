@@ -14,7 +14,7 @@ from fuse_nets import Conv4Plain, Functional, Residual, SharedTwice, layers
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from maml_fast.fuse import FusedModel, fuse
+from maml_fast.fusion import FusedModel, fuse
 
 
 def images(*shape: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fuse_nets import Conv4Plain, Residual, layers
 from torch import Tensor, nn
 
-from maml_fast.fuse import fuse
+from maml_fast.fusion import fuse
 from maml_fast.models import Conv4, TutorialNet
 from maml_fast.nn import BatchStatNorm2d
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from maml_fast import _build, _toolchain, native
+from maml_fast import native
+from maml_fast.native import _build, _toolchain
 
 MODULE = """
 #include <Python.h>
@@ -94,7 +95,7 @@ def python(script: str, *arguments: object, **environment: str) -> subprocess.Po
 BUILDER = """
 import sys
 from pathlib import Path
-from maml_fast import _build
+from maml_fast.native import _build
 print("cached" if _build.ensure(Path(sys.argv[1]), Path(sys.argv[2])).cached else "built")
 """
 

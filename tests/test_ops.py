@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from op_table import CASES, NAMES, Case, tensors
+from peers.block import per_task_block
 from torch import Tensor
 
 from maml_fast import native, ops, reference
@@ -13,22 +13,6 @@ from maml_fast import native, ops, reference
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 all_cases = pytest.mark.parametrize("case", CASES, ids=NAMES)
-
-
-def per_task(x: Tensor, weight: Tensor, bias, gamma, beta, *, stride, padding, pool, relu_first, eps=1e-5) -> Tensor:
-    """Oracle: torch's own layers, one task after another."""
-
-    def norm(y: Tensor, t: int) -> Tensor:
-        z = F.batch_norm(y, None, None, training=True, eps=eps)
-        z = z if gamma is None else z * gamma[t, :, None, None]
-        return z if beta is None else z + beta[t, :, None, None]
-
-    outs = []
-    for t in range(x.shape[0]):
-        y = F.conv2d(x[t], weight[t], None if bias is None else bias[t], stride=stride, padding=padding)
-        z = norm(y.relu(), t) if relu_first else norm(y, t).relu()
-        outs.append(z if pool is None else F.max_pool2d(z, pool))
-    return torch.stack(outs)
 
 
 def derivatives(block, case: Case, dtype: torch.dtype, values: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -71,7 +55,7 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
 
 @all_cases
 def test_equals_torch_layers_task_by_task(case: Case) -> None:
-    expected = derivatives(per_task, case, torch.float64)
+    expected = derivatives(per_task_block, case, torch.float64)
     assert_close(derivatives(ops.conv_block, case, torch.float64), expected, torch.float64)
 
 

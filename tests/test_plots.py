@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maml_fast import plots
-from maml_fast.plots import EpisodePicture, draw_episode, draw_learning_curve, smooth
+from maml_fast.train import plots
+from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve, smooth
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 import signal
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from maml_fast.metrics import read_metrics
-from maml_fast.recipes import make_model
-from maml_fast.record import RunFolder
 from maml_fast.train import Reporter, TrainConfig, TrainingInterrupted, evaluate_run, resume, train
+from maml_fast.train.metrics import read_metrics
+from maml_fast.train.recipes import make_model
+from maml_fast.train.record import RunFolder
 
 TINY = TrainConfig(
     dataset="random",
@@ -74,8 +76,8 @@ def copy(whole, tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def plain_pictures(monkeypatch):
     """Pictures are drawn in `whole` only; they take longer than these trainings."""
-    monkeypatch.setattr("maml_fast.workbench.draw_learning_curve", lambda *_: b"picture")
-    monkeypatch.setattr("maml_fast.workbench.draw_episode", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train.workbench.draw_learning_curve", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train.workbench.draw_episode", lambda *_: b"picture")
 
 
 class Signals(Reporter):
@@ -189,6 +191,19 @@ def test_interrupted_and_resumed_is_bitwise_the_whole(whole, tmp_path, moment, i
     assert_same_run(run, whole.path)
     sessions = RunFolder(run).read_config()["sessions"]
     assert [session["from_iteration"] for session in sessions] == [0, kept]
+
+
+def test_modules_that_draw_while_they_train_go_on_where_they_were(tmp_path, monkeypatch):
+    def dropping_model(config, image_shape):
+        torch.manual_seed(config.seed)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(math.prod(image_shape), config.n_way))
+
+    monkeypatch.setattr("maml_fast.train.workbench.make_model", dropping_model)
+    whole = train(TINY, out=tmp_path / "whole").path
+    with pytest.raises(TrainingInterrupted):
+        train(TINY, out=tmp_path / "run", reporter=Signals("stepped", 3))
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path):
@@ -315,7 +330,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(tmp_path, mo
         next(model.parameters()).register_hook(lambda gradient: gradient * next(factors))
         return model
 
-    monkeypatch.setattr("maml_fast.workbench.make_model", poisoned_model)
+    monkeypatch.setattr("maml_fast.train.workbench.make_model", poisoned_model)
     config = dataclasses.replace(TINY, checkpoint_seconds=0.0)
     with pytest.raises(
         RuntimeError, match=r"the meta-gradient is not finite in iteration 3: .* still holds iteration 2"
@@ -370,8 +385,8 @@ def test_bad_arguments(name, value, error, message):
         dataclasses.replace(TINY, **{name: value})
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_device_that_is_not_there():
+def test_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="torch finds no CUDA device; use device cpu"):
         dataclasses.replace(TINY, device="cuda")
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import platformdirs
 
-__all__ = ["cache_folder", "fingerprint", "naming_disk_errors", "replacing", "write_npy"]
+from maml_fast.native import cache_folder
+
+__all__ = ["fingerprint", "naming_disk_errors", "replacing", "write_npy"]
 
 _MAKING = 1  # raise it when pixels are made differently, so that older caches are left alone
 
@@ -69,16 +70,6 @@ def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) 
             content = np.ascontiguousarray(array, np.uint8).data
             with naming_disk_errors(path):
                 file.write(content)
-
-
-def cache_folder() -> Path:
-    """Return ``MAML_FAST_CACHE``, or the user's cache folder of maml_fast; it may not exist yet."""
-    if asked := os.environ.get("MAML_FAST_CACHE"):
-        return Path(asked).expanduser().absolute()
-    folder = platformdirs.user_cache_path("maml_fast")
-    if not folder.is_absolute():
-        raise RuntimeError("there is no home folder to keep a cache in; set MAML_FAST_CACHE to a folder")
-    return folder
 
 
 def fingerprint(*facts: object) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
-from maml_fast.data.files import cache_folder, fingerprint, write_npy
+from maml_fast.data.files import fingerprint, write_npy
 from maml_fast.data.npy import map_npy
 from maml_fast.data.pictures import decode
 from maml_fast.data.splits import PARTS, Split, read_split, shuffled
+from maml_fast.native import cache_folder
 
 __all__ = ["load_folder", "read_folder"]
 

@@ -13,10 +13,11 @@ import numpy as np
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
 from maml_fast.data.download import download as fetch
-from maml_fast.data.files import cache_folder, fingerprint, write_npy
+from maml_fast.data.files import fingerprint, write_npy
 from maml_fast.data.omniglot_layout import OMNIGLOT, SPLITS, Layout
 from maml_fast.data.omniglot_source import Source, find_source, read_drawings
 from maml_fast.data.splits import read_split
+from maml_fast.native import cache_folder
 
 __all__ = ["load_omniglot", "prepare_omniglot", "read_omniglot"]
 

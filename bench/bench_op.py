@@ -1,0 +1,31 @@
+"""Single conv blocks: native kernels, the pure-PyTorch reference, and torch's own layers task by task."""
+
+from __future__ import annotations
+
+import blocks
+import parity
+import pytest
+import settings
+import torch
+
+SHARE = 0.25  # of the time: there are many of them, and they are short
+
+
+def pytest_generate_tests(metafunc):
+    asked = settings.of(metafunc)
+    cases = [
+        pytest.param(block, until, who, id=f"{block.net}-{block.number}-{block.images}-{until}-{who}-{sweep}")
+        for block in asked.blocks
+        for until in block.passes
+        for sweep in range(asked.sweeps)
+        for who in blocks.implementations()
+    ]
+    metafunc.parametrize(("block", "until", "who"), cases)
+
+
+def test_op(block, until, who, measurements, timer):
+    conv_block = blocks.implementations()[who]
+    row = measurements.row("op", block.name, until, who)
+    row.parity = {"values": parity.check_block(block, conv_block, until)}
+    row.flops = block.flops(until)
+    timer(row, blocks.run, block, conv_block, block.tensors(torch.float32), until, share=SHARE)

@@ -1,0 +1,122 @@
+"""Single conv blocks as the workloads have them: their shapes, their passes, and who computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import flops
+import torch
+from peers.block import per_task_block
+from torch import Tensor
+
+from maml_fast import native, ops, reference
+
+Pass = Literal["forward", "backward", "double backward"]  # each after those before it
+PASSES: tuple[Pass, ...] = ("forward", "backward", "double backward")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a network at the size at which a meta-batch reaches it. A new one is an entry in ``BLOCKS``."""
+
+    net: str
+    number: int  # in the net, from 1
+    tasks: int
+    images: int  # of a task
+    in_channels: int
+    size: int
+    channels: int = 64
+    stride: int = 1
+    padding: int = 1
+    relu_first: bool = False
+    passes: tuple[Pass, ...] = PASSES
+
+    @property
+    def name(self) -> str:
+        """Shown in tables."""
+        shape = f"{self.size}×{self.size}×{self.in_channels}"
+        return f"{self.net} block {self.number}, {self.tasks} tasks × {self.images} images of {shape}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of ``conv_block``."""
+        return {"stride": self.stride, "padding": self.padding, "relu_first": self.relu_first}
+
+    def of_tasks(self, tasks: int) -> Block:
+        """The same with fewer tasks."""
+        return replace(self, tasks=min(tasks, self.tasks))
+
+    def flops(self, until: Pass) -> float:
+        """Operations of all passes up to this one, counted as the floor counts them."""
+        image = (self.in_channels, self.size, self.size)
+        one = flops.convolution_multiply_adds(image, self.channels, 3, self.stride, self.padding)
+        layer = flops.Layer(one, 0, first=self.number == 1)
+        products = {
+            "forward": 1,
+            "backward": layer.forward_backward,
+            "double backward": layer.forward_backward + layer.hessian_vector,
+        }
+        return 2.0 * self.tasks * self.images * one * products[until]
+
+    def tensors(self, dtype: torch.dtype) -> list[Tensor]:
+        """x, weight, bias, gamma, beta; the pixels of the first block need no gradient."""
+        generator = torch.Generator().manual_seed(0)
+
+        def make(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(dtype)
+
+        x = make(self.tasks, self.images, self.in_channels, self.size, self.size)
+        weight = make(self.tasks, self.channels, self.in_channels, 3, 3) / (3 * self.in_channels**0.5)
+        per_channel = [make(self.tasks, self.channels) for _ in range(3)]
+        parameters = [tensor.requires_grad_() for tensor in (weight, *per_channel)]
+        return [x.requires_grad_(self.number > 1), *parameters]
+
+
+_SUPPORT, _QUERY = 5, 75
+_CONV4 = [("Conv4-64", i, 32, cin, size) for i, cin, size in ((1, 1, 28), (2, 64, 14), (3, 64, 7), (4, 64, 3))]
+_TUTORIAL = [("tutorial's net", i, 8, cin, size) for i, cin, size in ((1, 1, 28), (2, 64, 7), (3, 64, 2), (4, 64, 1))]
+
+
+def _block(net: str, number: int, tasks: int, in_channels: int, size: int, images: int) -> Block:
+    passes = PASSES if images == _SUPPORT else PASSES[:2]  # no second order on the query images
+    if net == "Conv4-64":
+        return Block(net, number, tasks, images, in_channels, size, passes=passes)
+    return Block(net, number, tasks, images, in_channels, size, 64, 2, 2, number == 4, passes)
+
+
+BLOCKS = tuple(_block(*row, images) for row in (*_CONV4, *_TUTORIAL) for images in (_SUPPORT, _QUERY))
+QUICK = (
+    Block("small", 1, 2, 3, 1, 8, channels=4),
+    Block("small", 2, 2, 3, 4, 7, channels=4, stride=2, padding=2, relu_first=True),
+)
+
+ConvBlock = Callable[..., Tensor]
+
+
+def implementations() -> dict[str, ConvBlock]:
+    """Who computes it, the truth first; native kernels where there are any."""
+    found: dict[str, ConvBlock] = {"per-task torch": per_task_block, "reference": reference.conv_block}
+    return {**found, "native": ops.conv_block} if native.library() is not None else found
+
+
+def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: Pass) -> list[Tensor]:
+    """All passes up to this one, along fixed directions; what the last one gives."""
+    if until == "forward":
+        with torch.no_grad():
+            return [conv_block(*tensors, **block.options)]
+    out = conv_block(*tensors, **block.options)
+    inputs = [tensor for tensor in tensors if tensor.requires_grad]
+    direction = _direction(out)
+    if until == "backward":
+        return list(torch.autograd.grad(out, inputs, direction))
+    direction.requires_grad_()
+    first = torch.autograd.grad(out, inputs, direction, create_graph=True)
+    along = [_direction(gradient) for gradient in first]
+    return list(torch.autograd.grad(first, [direction, *inputs], along, materialize_grads=True))
+
+
+def _direction(like: Tensor) -> Tensor:
+    """Numbers that look random and cost little: sin(0), sin(1), ..."""
+    return torch.arange(like.numel(), dtype=like.dtype).sin_().reshape(like.shape)

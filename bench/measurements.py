@@ -1,0 +1,81 @@
+"""What a run of the benchmarks has found, and the record of it that becomes JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+FORMAT = 1  # of the JSON
+
+
+@dataclass
+class Row:
+    """One thing measured: ``who`` did ``what``. Sweeps add to it."""
+
+    bench: str  # iteration, op, sampler
+    subject: str  # a workload's or a block's name
+    what: str
+    who: str
+    flops: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    parity: dict[str, float] | None = None  # relative errors
+    peak_mib: float | None = None
+    skipped: str | None = None  # why
+
+    def as_json(self, gflops: float) -> dict[str, Any]:
+        """Plain types; times in milliseconds; ``gflops`` is the machine's speed."""
+        milliseconds = sorted(1e3 * second for second in self.seconds)
+        low, median, high = _quartiles(milliseconds) if milliseconds else (None, None, None)
+        floor = None if self.flops is None else self.flops / gflops / 1e6
+        return {
+            "bench": self.bench,
+            "subject": self.subject,
+            "what": self.what,
+            "who": self.who,
+            "median_ms": median,
+            "quartiles_ms": None if median is None else [low, high],
+            "rounds": len(milliseconds),
+            "times_ms": [1e3 * second for second in self.seconds],
+            "gflop": None if self.flops is None else self.flops / 1e9,
+            "floor_ms": floor,
+            "over_floor": None if floor is None or median is None else median / floor,
+            "parity": self.parity,
+            "peak_mib": self.peak_mib,
+            "skipped": self.skipped,
+        }
+
+
+class Measurements:
+    """The rows of a run, in the order in which they were asked for first."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str, str, str], Row] = {}
+
+    def row(self, bench: str, subject: str, what: str, who: str) -> Row:
+        """Return the row, new if need be."""
+        return self._rows.setdefault((bench, subject, what, who), Row(bench, subject, what, who))
+
+    def record(self, about: dict[str, Any], sgemm: dict[str, float]) -> dict[str, Any]:
+        """Everything, in plain types: what was run, where, and the rows."""
+        gflops = max(sgemm.values())
+        rows = [row.as_json(gflops) for row in self._rows.values()]
+        return {"format": FORMAT, **about, "sgemm_gflops": sgemm, "floor_gflops": gflops, "rows": rows}
+
+
+def rows_of(record: dict[str, Any], bench: str) -> list[dict[str, Any]]:
+    """The rows of one bench."""
+    return [row for row in record["rows"] if row["bench"] == bench]
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """The values without repetitions, in order."""
+    return list(dict.fromkeys(values))
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high

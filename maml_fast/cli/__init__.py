@@ -1,0 +1,230 @@
+"""The command line: ``maml-fast train | evaluate | prepare | build | doctor | bench``.
+
+Errors are one line and exit code 2 (``--debug`` shows the traceback); a stop by a signal exits with 128 + its number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from maml_fast.train.recipes import CHOICES, DEFAULTS, TrainConfig
+
+__all__ = ["main"]
+
+# Commands import what they need, so that `maml-fast --help` does not wait for matplotlib.
+
+HELP: dict[str, str] = {
+    "dataset": "What to train on; strokes is embedded.",
+    "root": "Folder of the data; for omniglot that of the two zips.",
+    "split": "omniglot: tutorial or vinyals; or a folder of split files.",
+    "image_size": "Pixels per side (default: 28).",
+    "channels": "Grey or colour, for folder (default: L).",
+    "n_way": "Classes per episode.",
+    "k_shot": "Support images per class.",
+    "k_query": "Query images per class.",
+    "meta_batch_size": "Episodes per meta-iteration.",
+    "inner_lr": "Step size of the inner loop (mean cross-entropy).",
+    "inner_steps": "Inner steps in training.",
+    "learn_inner_lr": "Meta-learn the inner step size too.",
+    "order": "2: through the inner loop; 1: first-order MAML.",
+    "meta_lr": "Step size of the outer optimiser, Adam.",
+    "iterations": "Meta-iterations of the whole run.",
+    "seed": "Of the initial weights and of every episode.",
+    "model": "The network.",
+    "hidden": "Channels of conv4 and conv4-strided.",
+    "scale": "Pixels: unit 0 to 1, raw 0 to 255, inverted 1 to 0.",
+    "rotate": "Turn the classes of training episodes by quarter turns.",
+    "eval_every": "Meta-iterations between evaluations.",
+    "eval_episodes": "Episodes of each evaluation.",
+    "test_episodes": "Episodes of the evaluation at the end.",
+    "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps where that is more).",
+    "checkpoint_seconds": "At most so many seconds are lost by a kill.",
+    "threads": "Threads of PyTorch (default: as torch decides).",
+    "device": "Where to train.",
+}
+
+
+class Commands(click.Group):
+    """A group whose commands tell expected errors, and stops, in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except (ValueError, TypeError, RuntimeError, OSError, click.ClickException) as error:
+            if ctx.meta.get("debug"):
+                raise
+            text = error.format_message() if isinstance(error, click.ClickException) else error
+            click.echo(f"maml-fast: error: {text}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt as stop:
+            click.echo(f"maml-fast: {stop if stop.args else 'stopped'}", err=True)
+            ctx.exit(128 + getattr(stop, "signal_number", 2))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"maml-fast: warning: {message}", err=True)
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta["debug"] = ctx.meta.get("debug", False) or value
+
+
+_debug = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of errors."
+)
+
+
+def _argument_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option per argument of a run. Options not given stay None: the data set, or the run resumed, decides."""
+    types = typing.get_type_hints(TrainConfig)
+    for field in reversed(dataclasses.fields(TrainConfig)):
+        name = field.name.replace("_", "-")
+        kind: Any = next(
+            (part for part in typing.get_args(types[field.name]) if part is not type(None)), types[field.name]
+        )
+        flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
+        if field.name in CHOICES:
+            kind = _choice(CHOICES[field.name])
+        help_text = HELP[field.name] + _default_text(field)
+        command = click.option(flag, field.name, type=kind, default=None, help=help_text)(command)
+    return command
+
+
+def _choice(values: tuple[Any, ...]) -> click.ParamType:
+    numbers = [value for value in values if isinstance(value, int)]
+    return click.IntRange(min(numbers), max(numbers)) if numbers else click.Choice(values)
+
+
+def _default_text(field: dataclasses.Field[Any]) -> str:
+    if field.default is None:
+        return ""
+    others = [f"{name} {_plain(values[field.name])}" for name, values in DEFAULTS.items() if field.name in values]
+    return f"  [{'; '.join([_plain(field.default), *others])}]"
+
+
+def _plain(value: Any) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="maml_fast")
+@_debug
+def main() -> None:
+    """Meta-learning with MAML on fused, task-batched kernels."""
+
+
+@main.command()
+@_argument_options
+@click.option("--out", type=click.Path(path_type=Path), help="New run folder (default: a fresh one under runs/).")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run; its arguments hold.")
+@_debug
+def train(out: Path | None, resume: Path | None, **options: Any) -> None:
+    """Meta-train, evaluate, draw. Without options: on the embedded data set, in about two minutes."""
+    from maml_fast.cli.console import ConsoleReporter
+    from maml_fast.train import resume as resume_run
+    from maml_fast.train import train as start_run
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume is not None and out is not None:
+        raise ValueError(f"--out {out} and --resume {resume} exclude each other: a resumed run stays in its folder")
+    reporter = ConsoleReporter(Console())
+    try:
+        if resume is not None:
+            resume_run(resume, reporter=reporter, **given)
+        else:
+            start_run(TrainConfig.for_dataset(**given), out=out, reporter=reporter)
+    finally:
+        reporter.stop()
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--episodes", type=int, default=600, show_default=True, help="Episodes to evaluate on.")
+@click.option("--inner-steps", type=int, help="Inner steps (default: as the run evaluates).")
+@click.option("--split", default="test", show_default=True, help="Which classes.")
+@click.option("--seed", type=int, help="Of the episodes (default: the run's).")
+@click.option("--root", help="Folder of the data set, where it has moved.")
+@click.option("--threads", type=int, help=HELP["threads"])
+@click.option("--device", type=_choice(CHOICES["device"]), help="Where to evaluate (default: where it was trained).")
+@_debug
+def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed: int | None, **options: Any) -> None:
+    """Evaluate the checkpoint of RUN: accuracy with its 95 % interval, after every inner step."""
+    from maml_fast.cli.console import accuracy_text, evaluation_table
+    from maml_fast.train import evaluate_run
+
+    given = {name: value for name, value in options.items() if value is not None}
+    row = evaluate_run(run, episodes=episodes, inner_steps=inner_steps, split=split, seed=seed, **given)
+    Console().print(evaluation_table(row))
+    click.echo(accuracy_text(row))
+
+
+@main.command()
+@click.argument("dataset", type=_choice(("omniglot",)))
+@click.option(
+    "--root", required=True, type=click.Path(path_type=Path), help="Folder of the two zips, or of what was in them."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The .npy to write (default: beside the images).")
+@click.option("--download", is_flag=True, help="Fetch the official archives into --root first.")
+@_debug
+def prepare(dataset: str, root: Path, out: Path | None, download: bool) -> None:
+    """Make one .npy of DATASET's images: (1623, 20, 1, 28, 28) bytes."""
+    from maml_fast import data
+    from maml_fast.cli.console import CountedProgress
+
+    with CountedProgress(Console(stderr=True), f"prepare {dataset}") as progress:
+        path = data.prepare_omniglot(root, out, download=download, progress=progress)
+    click.echo(path)
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Compile even if the cache holds the library.")
+@click.option("--verbose", is_flag=True, help="Show the compiler's output.")
+@_debug
+def build(force: bool, verbose: bool) -> None:
+    """Compile the native kernels for the torch that is installed."""
+    from maml_fast import native
+
+    report = native.build(verbose=verbose, force=force)
+    click.echo(f"{report.path}  ({'in the cache already' if report.cached else f'built in {report.seconds:.1f} s'})")
+
+
+@main.command()
+@_debug
+def doctor() -> None:
+    """Say what runs here, why, and what to do about what is missing."""
+    from maml_fast.native.doctor import report
+
+    click.echo(report())
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: half a minute.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="New folder for the record (default: a fresh one in bench/results/)."
+)
+@click.option("--sweeps", type=click.IntRange(1), help="How often everything is measured (default: 3).")
+@click.option("--seconds", type=float, help="For how long each time, about (default: 2).")
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+@_debug
+def bench(pytest_arguments: tuple[str, ...], **options: Any) -> None:
+    """Time maml_fast against its peers, parity first; write a JSON, a table and a picture.
+
+    Further arguments go to pytest, which runs the benchmarks: -k sampler, for one.
+    """
+    from maml_fast.cli import benchmark
+
+    sys.exit(benchmark.run(pytest_arguments=pytest_arguments, **options))

@@ -1,0 +1,96 @@
+"""Runs the benchmarks, a pytest suite of their own: ``bench/`` in a checkout, ``maml_fast/bench`` when installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from maml_fast.train.record import describe_machine
+
+__all__ = ["claim", "default_out", "folder", "run"]
+
+NEEDED = ("pytest", "pytest_benchmark")
+RECORD = "bench.json"
+
+
+def run(
+    *,
+    quick: bool = False,
+    out: Path | None = None,
+    sweeps: int | None = None,
+    seconds: float | None = None,
+    pytest_arguments: Sequence[str] = (),
+) -> int:
+    """Run the benchmarks; write JSON, a Markdown table and a picture; return pytest's exit code.
+
+    Args:
+        quick: tiny workloads, only to see that everything works: half a minute.
+        out: new folder for the record; by default a fresh ``bench/results/<date>-<machine>`` under the working folder.
+        sweeps: how often everything is measured.
+        seconds: for how long each time, about.
+        pytest_arguments: for example ``("-k", "sampler")``.
+
+    Raises:
+        RuntimeError: pytest or pytest-benchmark is not installed.
+        FileNotFoundError: the benchmarks themselves are missing.
+        FileExistsError, OSError: ``out`` holds a record already, or can't be written.
+    """
+    missing = [name.replace("_", "-") for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"{' and '.join(missing)} not installed: pip install 'maml_fast[bench]'")
+    suite = folder()
+    out = claim(default_out() if out is None else out)
+    options = ["--quick"] if quick else []
+    options += [f"--{name}={value}" for name, value in (("sweeps", sweeps), ("seconds", seconds)) if value is not None]
+    options += [f"--out={out}", f"--benchmark-storage=file://{out}"]  # else pytest-benchmark leaves a folder of its own
+    code = _call([sys.executable, "-m", "pytest", str(suite), *options, *pytest_arguments])
+    if not any(out.iterdir()):
+        out.rmdir()  # nothing was run
+    return code
+
+
+def _call(command: Sequence[str]) -> int:
+    """Return the command's exit code. Ctrl-C reaches the command too, which then writes what it has: wait for that."""
+    with subprocess.Popen(command) as process:
+        with contextlib.suppress(KeyboardInterrupt):
+            return process.wait()
+        return process.wait()
+
+
+def folder() -> Path:
+    """Return the suite's folder: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for found in (package / "bench", package.parent / "bench"):
+        if (found / "conftest.py").is_file():
+            return found
+    raise FileNotFoundError(f"the benchmarks are missing from {package / 'bench'}: install maml_fast again")
+
+
+def default_out(parent: Path | str = "bench/results") -> Path:
+    """Return the first folder ``<date>-<machine>``, ``<date>-<machine>-2``, ... that does not exist."""
+    machine = describe_machine()
+    processor = re.sub(r"\(r\)|\(tm\)|\bcpu\b|\bprocessor\b|\d+-core|@.*", " ", str(machine["processor"]).lower())
+    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today()}-{processor}-{machine['cores']}-cores").strip("-")
+    number = 1
+    while (path := Path(parent, name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def claim(out: Path) -> Path:
+    """Make the folder ``out``, before work is lost; raise an OSError that says so where it can't be used."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".probe").touch()
+        (out / ".probe").unlink()
+    except OSError as error:
+        raise OSError(f"the folder {out} can't be written: {error.strerror}; choose another with --out") from error
+    if (out / RECORD).exists():
+        raise FileExistsError(f"the folder {out} holds a record already; choose another with --out")
+    return out

@@ -1,0 +1,6 @@
+"""MAML itself: the inner loop over all tasks of a batch, the meta-gradient through it, and its evaluation."""
+
+from maml_fast.maml.evaluation import EvaluationResult, evaluate
+from maml_fast.maml.learner import MAML, MAMLOutput, TaskResults
+
+__all__ = ["MAML", "EvaluationResult", "MAMLOutput", "TaskResults", "evaluate"]

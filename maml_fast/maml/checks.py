@@ -1,0 +1,84 @@
+"""What MAML's public methods say about bad input, before any work is done."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from maml_fast.maml.task_forward import BATCH_NORM_POLICIES
+
+__all__ = ["check_arguments", "check_fast_weights", "check_like_model", "check_steps", "check_support"]
+
+
+def check_arguments(model: Any, order: Any, loss_fn: Any, batch_norm: Any) -> None:
+    """Raise unless MAML can be made with these."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
+    if batch_norm not in BATCH_NORM_POLICIES:
+        raise ValueError(f"batch_norm must be one of {', '.join(map(repr, BATCH_NORM_POLICIES))}, got {batch_norm!r}")
+    if batch_norm == "running":
+        _check_keeps_statistics(model)
+
+
+def check_steps(inner_steps: Any) -> int:
+    """Return ``inner_steps`` as an int if it is a number of steps."""
+    if isinstance(inner_steps, bool) or not hasattr(inner_steps, "__index__") or operator.index(inner_steps) < 0:
+        raise ValueError(f"inner_steps must be a whole number of at least 0, got {inner_steps!r}")
+    return operator.index(inner_steps)
+
+
+def check_support(x_spt: Any, y_spt: Any) -> None:
+    """Raise unless these are images [T, N, ...] and as many targets [T, N, ...]."""
+    for name, tensor in (("x_spt", x_spt), ("y_spt", y_spt)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}; use torch.as_tensor")
+    if x_spt.dim() < 3 or y_spt.dim() < 2 or x_spt.shape[:2] != y_spt.shape[:2] or 0 in x_spt.shape:
+        raise ValueError(
+            f"the support set must be images [T, N, ...] and targets [T, N, ...] of T tasks, "
+            f"got x_spt {list(x_spt.shape)} and y_spt {list(y_spt.shape)}"
+        )
+    if x_spt.device != y_spt.device:
+        raise ValueError(f"x_spt is on {x_spt.device} but y_spt on {y_spt.device}; move them to one device")
+
+
+def check_like_model(name: str, x: Any, model: nn.Module) -> None:
+    """Raise unless ``x`` is on the device of ``model`` and, if floating-point, in its dtype."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}; use torch.as_tensor")
+    devices = {parameter.device for _, parameter in model.named_parameters()}
+    if len(devices) == 1 and x.device not in devices:
+        raise ValueError(f"{name} is on {x.device}, the model on {devices.pop()}; move one of them with .to(device)")
+    dtypes = {parameter.dtype for _, parameter in model.named_parameters()}
+    if len(dtypes) == 1 and x.is_floating_point() and x.dtype not in dtypes and not torch.is_autocast_enabled():
+        raise ValueError(f"{name} is {x.dtype}, the model {dtypes.pop()}; convert one of them with .to(dtype)")
+
+
+def check_fast_weights(fast: Any, x_qry: Tensor, model: nn.Module) -> None:
+    """Raise unless ``fast`` maps parameter names of ``model`` to [T, ...] for the T tasks of ``x_qry``."""
+    if not isinstance(fast, Mapping):
+        raise TypeError(f"fast must map parameter names to tensors, as adapt() returns it, got {type(fast).__name__}")
+    if x_qry.dim() < 3 or 0 in x_qry.shape:
+        raise ValueError(f"x_qry must be images [T, N, ...] of T tasks, got {list(x_qry.shape)}")
+    parameters = dict(model.named_parameters())
+    for name, weight in fast.items():
+        if name not in parameters:
+            raise ValueError(f"fast holds {name!r}, which is no parameter of the model: {', '.join(parameters)}")
+        wanted = [x_qry.shape[0], *parameters[name].shape]
+        if not isinstance(weight, Tensor) or list(weight.shape) != wanted:
+            got = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            raise ValueError(f"fast[{name!r}] must be a tensor {wanted} for the {wanted[0]} tasks of x_qry, got {got}")
+
+
+def _check_keeps_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.running_mean is None or module.running_var is None):
+            raise ValueError(f"batch_norm='running', but {name or 'the model'} has no running statistics")

@@ -1,0 +1,121 @@
+"""Accuracy of a meta-learned model on many episodes, with its interval, after every inner step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maml_fast.data.episodes import Episodes
+from maml_fast.maml.learner import MAML
+
+__all__ = ["EvaluationResult", "evaluate"]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Means over episodes, as shares of 1, and the half-width of their 95 % interval.
+
+    An interval is 1.96 * s / sqrt(n) for n episodes of sample standard deviation s (``ddof=1``), as in Finn et al.
+    2017; it is NaN for a single episode. Accuracies and intervals are ``None`` where the targets are not classes.
+    """
+
+    accuracy: float | None  # after the last inner step
+    interval: float | None
+    accuracies: tuple[float, ...] | None  # after every step from step 0 on, [inner_steps+1]
+    intervals: tuple[float, ...] | None
+    losses: tuple[float, ...]  # mean query loss after every step
+    episodes: int
+    inner_steps: int
+    batch_norm: str  # the policy in words
+
+    def __str__(self) -> str:
+        return f"{self._score()}, {self.inner_steps} inner steps, batch norm: {self.batch_norm}"
+
+    def _score(self) -> str:
+        if self.accuracy is None or self.interval is None:
+            return f"loss {self.losses[-1]:.4f}, {self.episodes} episodes"
+        if self.episodes == 1:
+            return f"accuracy {100 * self.accuracy:.2f} % (no interval from 1 episode)"
+        interval = f"{100 * self.accuracy:.2f} ± {100 * self.interval:.2f} % (95 % interval, 1.96 s/√n)"
+        return f"accuracy {interval}, {self.episodes} episodes"
+
+
+def evaluate(
+    maml: MAML, sampler: Iterable[Episodes], episodes: int = 600, inner_steps: int | None = None
+) -> EvaluationResult:
+    """Adapt to exactly ``episodes`` episodes of ``sampler`` and score their query sets after every inner step.
+
+    Neither the model's state nor its gradients nor its mode change; dropout is off meanwhile. Batches are moved to the
+    model's device and floating-point type. ``inner_steps`` may differ from the training's (Finn tests with more).
+
+    Raises:
+        TypeError, ValueError: for what is no MAML or no sampler, fewer than one episode, or a sampler that ends early.
+    """
+    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
+        raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}")
+    if not isinstance(maml, MAML):
+        raise TypeError(f"maml must be a MAML, got {type(maml).__name__}; wrap the model: MAML(model, ...)")
+    if not isinstance(sampler, Iterable):
+        raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
+    losses, accuracies = [], []
+    with torch.no_grad(), _evaluation_mode(maml):
+        for batch in _exactly(episodes, sampler):
+            results = maml.task_results(_like_the_model(batch, maml), per_step=True, inner_steps=inner_steps)
+            losses.append(results.losses.double())  # [steps+1, T]
+            if results.correct is not None:
+                accuracies.append(results.correct.double() / results.predictions)
+    mean_accuracies, intervals = _means(accuracies) if accuracies else (None, None)
+    mean_losses, _ = _means(losses)
+    return EvaluationResult(
+        accuracy=mean_accuracies[-1] if mean_accuracies else None,
+        interval=intervals[-1] if intervals else None,
+        accuracies=mean_accuracies,
+        intervals=intervals,
+        losses=mean_losses,
+        episodes=episodes,
+        inner_steps=len(mean_losses) - 1,
+        batch_norm=maml.batch_norm,
+    )
+
+
+def _means(batches: list[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and half-width of the 95 % interval over the episodes, for every step."""
+    values = torch.cat(batches, dim=1)  # [steps+1, episodes]
+    n = values.shape[1]
+    if n == 1:
+        return tuple(values[:, 0].tolist()), (math.nan,) * len(values)
+    return tuple(values.mean(dim=1).tolist()), tuple((1.96 * values.std(dim=1) / math.sqrt(n)).tolist())
+
+
+def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
+    left = episodes
+    for batch in sampler:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 4:
+            raise TypeError(f"sampler must give episodes of four tensors each, got {type(batch).__name__}")
+        taken = Episodes(*(tensor[:left] for tensor in batch))
+        left -= taken.x_spt.shape[0]
+        yield taken
+        if left == 0:
+            return
+    raise ValueError(f"the sampler ended after {episodes - left} of {episodes} episodes")
+
+
+def _like_the_model(batch: Episodes, maml: MAML) -> Episodes:
+    like = next(parameter for _, parameter in maml.model.named_parameters() if parameter.is_floating_point())
+    return batch.to(like.device, like.dtype)
+
+
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, training in modes:
+            each.training = training

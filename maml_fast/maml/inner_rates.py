@@ -1,0 +1,99 @@
+"""Learning rates of the inner loop: one number, one per parameter, fixed or meta-learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from maml_fast.maml.selection import matching_names
+
+__all__ = ["InnerRates", "Rate", "check_rate", "learnable_rate"]
+
+Rate: TypeAlias = float | Tensor
+
+
+def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
+    """Return ``rate`` as a float or a floating-point tensor, or say what is wrong with it."""
+    if isinstance(rate, Tensor):
+        if not rate.is_floating_point():
+            raise TypeError(f"{what} must be a floating-point tensor, got {rate.dtype}")
+        return rate
+    if isinstance(rate, bool) or not isinstance(rate, Real):
+        raise TypeError(f"{what} must be a number, a tensor or a mapping from parameter names to these, got {rate!r}")
+    if not math.isfinite(rate) or rate < 0:
+        raise ValueError(f"{what} must be finite and at least 0, got {rate}")
+    return float(rate)
+
+
+def check_broadcasts(rate: Rate, parameters: Mapping[str, Tensor], what: str = "inner_lr") -> None:
+    """Raise unless ``rate`` can multiply each of ``parameters`` without changing its shape."""
+    shape = rate.shape if isinstance(rate, Tensor) else ()
+    for name, parameter in parameters.items():
+        trailing = parameter.shape[parameter.dim() - len(shape) :] if len(shape) <= parameter.dim() else None
+        if trailing is None or any(r not in (1, p) for r, p in zip(shape, trailing, strict=True)):
+            raise ValueError(
+                f"{what} of shape {tuple(shape)} does not broadcast to {name} of shape {tuple(parameter.shape)}"
+            )
+
+
+def learnable_rate(rate: Rate, like: Tensor) -> nn.Parameter:
+    """A meta-learned rate that starts at ``rate``, in the dtype and on the device of ``like``."""
+    return nn.Parameter(torch.as_tensor(rate, dtype=like.dtype, device=like.device).detach().clone())
+
+
+class InnerRates(nn.Module):
+    """Inner learning rates by parameter name, prefix or glob; a later key overrides an earlier one.
+
+    A rate is a number or a tensor that broadcasts to its parameter (element-wise rates as in Meta-SGD). With
+    ``learnable`` every key has one ``nn.Parameter``, shared by the parameters that the key stands for. In the state
+    dict a key's dots are written as slashes, because PyTorch reserves the dot.
+    """
+
+    def __init__(self, rates: Mapping[str, Rate], adapted: Mapping[str, Tensor], learnable: bool = False) -> None:
+        super().__init__()
+        self._numbers: dict[str, float] = {}
+        self._key_of: dict[str, str] = {}
+        for key, value in rates.items():
+            what = f"inner_lr[{key!r}]"
+            if not isinstance(key, str):
+                raise TypeError(f"{what}: the keys of inner_lr are parameter names, prefixes or globs")
+            rate = check_rate(value, what)
+            matches = matching_names(key, adapted)
+            if not matches:
+                raise ValueError(f"{what} matches no adapted parameter; these adapt: {', '.join(adapted)}")
+            check_broadcasts(rate, {name: adapted[name] for name in matches}, what)
+            self._key_of.update(dict.fromkeys(matches, key))
+            if learnable:
+                self.register_parameter(_attribute(key), learnable_rate(rate, adapted[matches[0]]))
+            elif isinstance(rate, Tensor):
+                self.register_buffer(_attribute(key), rate)
+            else:
+                self._numbers[key] = rate
+        missing = [name for name in adapted if name not in self._key_of]
+        if missing:
+            raise ValueError(
+                f"inner_lr has no rate for {', '.join(missing)}; add them, or '*' first for all the others"
+            )
+
+    def rate_of(self, name: str) -> Rate:
+        """The rate of the parameter called ``name``."""
+        return self[self._key_of[name]]
+
+    def __getitem__(self, key: str) -> Rate:
+        return self._numbers[key] if key in self._numbers else getattr(self, _attribute(key))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self._key_of.values()))
+
+    def extra_repr(self) -> str:
+        """The fixed numbers; tensors are listed by PyTorch itself."""
+        return ", ".join(f"{key}={rate}" for key, rate in self._numbers.items())
+
+
+def _attribute(key: str) -> str:
+    return key.replace(".", "/")

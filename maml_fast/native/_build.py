@@ -1,0 +1,272 @@
+"""One compiled library per torch, compiler, sources and flags: found in the cache, or compiled once and put there.
+
+Killed processes leave nothing behind that a later one trips over:
+
+- one builder at a time works, under a file lock that the operating system releases when its holder dies;
+- it compiles in a private ``partial-*`` folder, which the next builder sweeps away;
+- a finished library appears in the cache by one atomic rename, its size written beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from maml_fast.native._toolchain import (
+    BuildError,
+    Compiler,
+    find_compiler,
+    find_ninja,
+    find_python_headers,
+    job_count,
+)
+
+__all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_csrc"]
+
+NAME = "maml_fast_native"
+FOLDERS = ("cpu", "sampler", "bindings")  # of csrc, whose sources make up the library
+# One set for every file: a kernel chooses its instruction set in the file, by pragma, and is dispatched at run time.
+FLAGS = ("-O3", "-DNDEBUG", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
+LINK_FLAGS = ("-pthread",)
+_PARTIAL = "partial-"
+_MARKER = "complete"
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Where the compiled library lies, and what it cost to get it."""
+
+    path: Path
+    seconds: float  # 0 if it was in the cache
+    cached: bool
+
+
+def find_csrc() -> Path:
+    """Return the folder of the C++ sources: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "csrc", package.parent / "csrc"):
+        if (folder / "bindings" / "module.cpp").is_file():
+            return folder
+    raise BuildError(f"the C++ sources are missing from {package / 'csrc'}: install maml_fast again")
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: ``MAML_FAST_CACHE``, else the user's; it may not exist yet."""
+    if asked := os.environ.get("MAML_FAST_CACHE"):
+        return Path(asked).expanduser().absolute()
+    import platformdirs
+
+    folder = platformdirs.user_cache_path("maml_fast")
+    if not folder.is_absolute():  # a user without a home folder
+        raise BuildError("there is no home folder to keep a cache in; set MAML_FAST_CACHE to a folder")
+    return folder
+
+
+def ensure(csrc: Path, cache: Path, *, fresh: bool = False, verbose: bool = False) -> BuildReport:
+    """Return the library of these sources, compiled unless the cache holds it; ``fresh`` compiles it anyhow.
+
+    Says on stderr that it builds, and for how long; nothing when cached. Raises BuildError where it can't be done.
+    """
+    family = cache / f"torch-{torch.__version__}-{_digest(csrc)}"
+    try:
+        compiler = find_compiler()
+    except BuildError:
+        # What was compiled before the compiler was taken away (from a slim container, say) still serves.
+        made = None if fresh else next(filter(None, map(_published, sorted(family.glob("*")))), None)
+        if made is None:
+            raise
+        return BuildReport(made, 0.0, cached=True)
+    entry = family / _slug(compiler)
+    if not fresh and (made := _published(entry)):
+        return BuildReport(made, 0.0, cached=True)
+    order = _order(csrc, compiler, verbose)
+    try:
+        with _only_builder(cache):
+            if not fresh and (made := _published(entry)):  # by another process, while this one waited
+                return BuildReport(made, 0.0, cached=True)
+            return _build(order, cache, entry)
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: no file locks on this file system
+        raise BuildError(f"the cache folder {cache} can't be used ({error}): set MAML_FAST_CACHE to another") from error
+
+
+@dataclass(frozen=True)
+class _Order:
+    csrc: Path
+    sources: list[Path]
+    compiler: Compiler
+    environment: dict[str, str]
+    verbose: bool
+
+
+def _order(csrc: Path, compiler: Compiler, verbose: bool) -> _Order:
+    """Gather what a build needs, or raise BuildError, before anything is locked or said."""
+    find_python_headers()
+    sources = sorted(path for folder in FOLDERS for path in (csrc / folder).rglob("*.cpp"))
+    environment = {
+        **os.environ,
+        "CXX": compiler.path,
+        "MAX_JOBS": str(job_count(len(sources))),
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(find_ninja()).parent)]),
+        "LC_ALL": "C",  # error messages that _gist understands
+        "PYTHONUTF8": "1",
+    }
+    return _Order(csrc, sources, compiler, environment, verbose)
+
+
+def _digest(csrc: Path) -> str:
+    """Hash all that the library depends on but the compiler: torch, Python, machine, pybind11, flags, sources."""
+    import pybind11
+
+    target = (torch.version.git_version, sysconfig.get_config_var("SOABI"), platform.machine(), _libc())
+    digest = hashlib.sha256(repr((target, pybind11.__version__, FLAGS, LINK_FLAGS)).encode())
+    for path in sorted(csrc.rglob("*")):
+        if path.suffix in {".cpp", ".h", ".cu", ".cuh"}:
+            text = path.read_bytes()
+            digest.update(f"{path.relative_to(csrc)} {len(text)} ".encode() + text)
+    return digest.hexdigest()[:16]
+
+
+def _libc() -> str | None:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (AttributeError, ValueError, OSError):  # not glibc
+        return None
+
+
+def _slug(compiler: Compiler) -> str:
+    identity = f"{os.path.realpath(compiler.path)} {compiler.version}"
+    readable = str(compiler).replace(" ", "-").replace("/", "-")
+    return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def _published(entry: Path) -> Path | None:
+    library = entry / f"{NAME}.so"
+    try:
+        whole = library.stat().st_size == int((entry / _MARKER).read_text())
+    except (OSError, ValueError):
+        return None
+    return library if whole else None
+
+
+@contextlib.contextmanager
+def _only_builder(cache: Path) -> Iterator[None]:
+    import filelock
+
+    cache.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(cache / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _say("maml_fast: waiting for another process that builds native kernels\n")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(order: _Order, cache: Path, entry: Path) -> BuildReport:
+    """Compile in a private folder and publish; the caller holds the lock."""
+    for leftover in cache.glob(f"{_PARTIAL}*"):  # of builders that were killed: a living one would hold the lock
+        shutil.rmtree(leftover, ignore_errors=True)
+    workshop = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=cache))
+    started = time.monotonic()
+    outcome = "failed after"
+    _say(f"maml_fast: building native kernels for torch {torch.__version__} with {order.compiler} ... ")
+    try:
+        _compile(order, workshop)
+        _publish(workshop, entry)
+        outcome = "done in"
+    finally:
+        seconds = time.monotonic() - started
+        _say(f"{outcome} {seconds:.1f} s\n")
+        shutil.rmtree(workshop, ignore_errors=True)
+    return BuildReport(entry / f"{NAME}.so", seconds, cached=False)
+
+
+def _compile(order: _Order, workshop: Path) -> None:
+    import pybind11
+
+    arguments = {  # of torch.utils.cpp_extension.load
+        "name": NAME,
+        "sources": [_stand_in(path, order.csrc, workshop) for path in order.sources],
+        "extra_cflags": FLAGS,
+        "extra_ldflags": LINK_FLAGS,
+        "extra_include_paths": [str(order.csrc), pybind11.get_include()],  # before torch's own, older pybind11
+        "build_directory": str(workshop),
+    }
+    job = workshop / "job.json"
+    job.write_text(json.dumps({"sys_path": sys.path, "arguments": arguments}), encoding="utf8")
+    script = Path(__file__).with_name("_compile.py")
+    command = [sys.executable, "-W", "ignore", str(script), str(job)]
+    status, log = _run(command, order.environment, order.verbose)
+    if status != 0:
+        kept = workshop.parent / "last-failure.log"
+        kept.write_text(log, encoding="utf8")
+        raise BuildError(f"compiling failed: {_gist(log) or f'exit status {status}'} (the whole log: {kept})")
+
+
+def _stand_in(source: Path, csrc: Path, workshop: Path) -> str:
+    """Write a file that includes the source, under a name of its own: torch names objects by the bare file name."""
+    stand_in = workshop / "-".join(source.relative_to(csrc).parts)
+    stand_in.write_text(f'#include "{source}"\n', encoding="utf8")
+    return str(stand_in)
+
+
+def _run(command: list[str], environment: dict[str, str], verbose: bool) -> tuple[int, str]:
+    """Run to the end, also when interrupted; return the exit status and what it printed, shown as it comes if asked."""
+    log: list[str] = []
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf8",
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                log.append(line)
+                if verbose:
+                    _say(line)
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, "".join(log)
+
+
+def _gist(log: str) -> str:
+    """Return the line that tells most: the compiler's first error, else the last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "")
+
+
+def _publish(workshop: Path, entry: Path) -> None:
+    staged = workshop / "staged"
+    staged.mkdir()
+    library = (workshop / f"{NAME}.so").rename(staged / f"{NAME}.so")
+    (staged / _MARKER).write_text(str(library.stat().st_size))
+    entry.parent.mkdir(exist_ok=True)
+    if entry.exists():  # torn, or to be replaced
+        entry.rename(workshop / "replaced")
+    staged.rename(entry)
+
+
+def _say(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)

@@ -1,0 +1,114 @@
+"""What this machine offers, which backend runs and why, and what would mend what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from maml_fast import native
+from maml_fast.native import _build, _toolchain
+
+__all__ = ["Finding", "examine", "report"]
+
+_EXTENSIONS = ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about this machine; ``amiss`` where something is missing: the text then names the remedy."""
+
+    subject: str
+    text: str
+    amiss: bool = False
+
+
+def report() -> str:
+    """Return the findings as lines of text, what wants mending marked with ``!``. Builds the kernels if need be."""
+    findings = examine()
+    width = max(len(finding.subject) for finding in findings)
+    lines = [f"{'!' if finding.amiss else ' '} {finding.subject:<{width}}  {finding.text}" for finding in findings]
+    n_amiss = sum(finding.amiss for finding in findings)
+    lines.append(f"\n{n_amiss} to mend, marked with !" if n_amiss else "\nNothing is amiss.")
+    return "\n".join(lines)
+
+
+def examine() -> list[Finding]:
+    """Return all findings, first what others need. Builds the kernels if need be; raises nothing that is amiss here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say is found below
+        return [
+            _find("maml_fast", _package),
+            _find("python", lambda: f"{platform.python_version()}, {sys.executable}"),
+            _find("torch", _torch),
+            _find("compiler", lambda: f"{(compiler := _toolchain.find_compiler())}, {compiler.path}"),
+            _find("headers", lambda: str(_toolchain.find_python_headers())),
+            _find("ninja", _toolchain.find_ninja),
+            _find("CUDA", _cuda),
+            _backend(),
+            _find("CPU", _cpu),
+            _find("cache", _cache),
+        ]
+
+
+def _find(subject: str, tell: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, tell())
+    except (RuntimeError, OSError) as error:
+        return Finding(subject, str(error), amiss=True)
+
+
+def _package() -> str:
+    try:
+        version = metadata.version("maml_fast")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return f"{version}, {Path(__file__).parent.parent}"
+
+
+def _torch() -> str:
+    target = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
+    return f"{torch.__version__}, for {target}, {torch.get_num_threads()} threads"
+
+
+def _cuda() -> str:
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = ", ".join(torch.cuda.get_device_name(i) for i in range(n_devices)) or "no device"
+    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    return f"{devices}, {nvcc or 'no nvcc'}"
+
+
+def _backend() -> Finding:
+    try:
+        backend = native.backend()
+    except (RuntimeError, ValueError) as error:
+        return Finding("backend", str(error), amiss=True)
+    wanted = backend.name == "native" or os.environ.get("MAML_FAST_BACKEND") == "reference"
+    return Finding("backend", str(backend), amiss=not wanted)
+
+
+def _cpu() -> str:
+    """Model, cores, and the vector extensions that decide which kernels run."""
+    cores = f"{_toolchain.usable_cores()} of {os.cpu_count()} cores"
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:  # not Linux
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in lines}
+    extensions = " ".join(name for name in _EXTENSIONS if name in told.get("flags", "").split())
+    return ", ".join([told.get("model name", platform.machine()), cores, extensions or "no AVX"])
+
+
+def _cache() -> str:
+    folder = _build.cache_folder()
+    libraries = [path.stat().st_size for path in folder.rglob("*.so")]
+    return f"{folder}, {len(libraries)} libraries, {sum(libraries) / 2**20:.1f} MiB"

@@ -1,0 +1,73 @@
+"""``metrics.jsonl``: one JSON object a line, appended while a run goes, cut where it is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from maml_fast.train.board import Board
+from maml_fast.train.record import Row, write_atomically
+
+__all__ = ["MetricsLog", "cut_metrics", "read_metrics"]
+
+
+class MetricsLog:
+    """Append-only ``metrics.jsonl``, one unbuffered write per row, so a kill loses at most the row being written."""
+
+    def __init__(self, path: Path, board: Board | None = None):
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the whole run
+        self._board = board
+
+    def append(self, row: Row) -> None:
+        """Write one row; ValueError for NaN or infinity, which JSON does not have, OSError on a full disk."""
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            complete = self._file.write(line) == len(line)
+        except OSError as error:
+            raise OSError(f"cannot write {self._path}: {error.strerror}; free space, then --resume the run") from error
+        if not complete:
+            raise OSError(f"cannot write {self._path}: the disk is full; free space, then --resume the run")
+        if self._board is not None:
+            self._board.append(row)
+
+    def sync(self) -> None:
+        """Put the rows on disk: called before a checkpoint, which must never be newer than its metrics."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file and the board."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Rows of a ``metrics.jsonl``; an unfinished last line, left by a kill, is dropped.
+
+    Raises:
+        ValueError: another line is no JSON object; names file and line.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    rows: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or "iteration" not in row:
+                raise ValueError("no object with an iteration")
+        except ValueError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise ValueError(f"{path}, line {number} is damaged ({error}); remove or mend that line") from None
+        rows.append(row)
+    return rows
+
+
+def cut_metrics(path: Path, iteration: int) -> list[Row]:
+    """Drop the rows later than ``iteration``, which the checkpoint does not know; returns the rows kept."""
+    rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return rows

@@ -1,0 +1,271 @@
+"""The outer loop of one run, recorded so that it can go on bitwise as if it had never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import math
+import shlex
+import signal
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from maml_fast import native
+from maml_fast.data.episodes import Episodes
+from maml_fast.train.board import Board
+from maml_fast.train.interrupts import Interrupts
+from maml_fast.train.metrics import MetricsLog, cut_metrics
+from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.record import Row, RunFolder, describe_machine
+from maml_fast.train.workbench import Workbench
+
+__all__ = ["Reporter", "RunResult", "Trainer", "TrainingInterrupted", "record_evaluation"]
+
+
+class Reporter:
+    """What a run tells while it goes; this one is silent. Overwrite what you want to hear."""
+
+    def preparing(self, done: int, total: int) -> None:
+        """The data are being made or read."""
+
+    def started(self, folder: RunFolder, config: TrainConfig, facts: dict[str, str], iteration: int) -> None:
+        """The run is set up and goes on from ``iteration``; ``facts`` says with what."""
+
+    def stepped(self, row: Row) -> None:
+        """A meta-iteration is done; ``row`` is its row of metrics.jsonl."""
+
+    def evaluating(self, episodes: int) -> None:
+        """An evaluation begins."""
+
+    def evaluated(self, row: Row) -> None:
+        """An evaluation is done."""
+
+    def finished(self, result: RunResult) -> None:
+        """The run is complete."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A complete run.
+
+    Attributes:
+        path: the run folder.
+        iterations: meta-iterations done, over all sessions.
+        evaluation: the evaluation on the test classes at the end: accuracy, interval, and both after every inner step.
+        seconds: spent in meta-iterations, over all sessions.
+        waiting_share: part of `seconds` spent waiting for episodes.
+    """
+
+    path: Path
+    iterations: int
+    evaluation: Row
+    seconds: float
+    waiting_share: float
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was stopped by a signal, and its checkpoint is on disk."""
+
+    def __init__(self, path: Path, iteration: int, signal_number: int):
+        super().__init__(
+            f"stopped after iteration {iteration}; go on with: maml-fast train --resume {shlex.quote(str(path))}"
+        )
+        self.path = path
+        self.iteration = iteration
+        self.signal_number = signal_number
+
+
+class Trainer:
+    """One run while it goes: model, optimiser, position, and what is written about it."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, bench: Workbench, reporter: Reporter):
+        self.config, self.folder, self.bench, self.reporter = config, folder, bench, reporter
+        self.parameters = list(bench.maml.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.meta_lr)
+        self.iteration = self.saved_iteration = 0
+        self.seconds = self.wait_seconds = 0.0
+        self.saved_at = time.monotonic()
+        self.rows: list[Row] = []
+        self.whole = True  # False while a step changes parameters
+
+    def describe(self, earlier: Row | None = None) -> Row:
+        """Content of ``config.json``; every session of a run adds one entry."""
+        session = {
+            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "from_iteration": self.iteration,
+            "backend": str(native.backend()),
+            **describe_machine(),
+        }
+        sessions = (earlier or {}).get("sessions", [])
+        _warn_of_changes(sessions, session)
+        return {
+            "arguments": self.config.arguments(),
+            "data": self.bench.describe_data(),
+            "facts": self.bench.facts(),
+            "sessions": [*sessions, session],
+        }
+
+    def restore(self, state: Row, record: Row) -> None:
+        """Take up the state of a checkpoint, and drop what was recorded after it."""
+        self.bench.check_data(record, self.folder)
+        with self.folder.fitting_checkpoint():
+            self.bench.maml.load_state_dict(state["maml"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["torch_rng"])
+            if self.config.device == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])
+            self.iteration = self.saved_iteration = state["iteration"]
+            self.seconds, self.wait_seconds = state["seconds"], state["wait_seconds"]
+        self.rows = cut_metrics(self.folder.metrics, self.iteration)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "wait_seconds": self.wait_seconds,
+            "maml": self.bench.maml.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        if self.config.device == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        self.folder.save_checkpoint(state)
+        self.saved_at, self.saved_iteration = time.monotonic(), self.iteration
+
+    def run(self) -> RunResult:
+        """Train to the last iteration, evaluate, draw."""
+        self.reporter.started(self.folder, self.config, self.bench.facts(), self.iteration)
+        self.log = MetricsLog(self.folder.metrics, Board(self.folder.path, self.iteration))
+        with contextlib.closing(self.log), Interrupts() as interrupts:
+            try:
+                self._loop(interrupts)
+                return self._finish()
+            except KeyboardInterrupt:
+                with contextlib.suppress(KeyboardInterrupt), interrupts.deferred():  # we are stopping already
+                    self._keep()
+            raise TrainingInterrupted(self.folder.path, self.saved_iteration, interrupts.received or signal.SIGINT)
+
+    def _loop(self, interrupts: Interrupts) -> None:
+        config = self.config
+        evaluated = {row["iteration"] for row in self.rows if "accuracy" in row}
+        with contextlib.closing(self.bench.training_batches(self.iteration)) as batches:
+            while True:
+                # An evaluation that a stop cut off is made up for here.
+                if self.iteration % config.eval_every == 0 and self.iteration not in evaluated:
+                    self._record(self._evaluate(config.eval_episodes))
+                if self.iteration == config.iterations:
+                    return
+                started = time.perf_counter()
+                episodes = next(batches)
+                waited = time.perf_counter() - started
+                with interrupts.deferred():
+                    self._step(episodes, started, waited)
+                    if time.monotonic() - self.saved_at >= config.checkpoint_seconds:
+                        self._sync_and_save()
+
+    def _step(self, episodes: Episodes, started: float, waited: float) -> None:
+        """One meta-iteration; refuses to touch the parameters with anything that is not finite."""
+        out = self.bench.maml(episodes.to(self.config.device))
+        loss = out.loss.item()
+        self._refuse_unless(math.isfinite(loss), f"the loss became {loss}")
+        self.optimizer.zero_grad(set_to_none=True)
+        out.loss.backward()
+        self._refuse_unless(self._gradients_finite(), "the meta-gradient is not finite")
+        self.whole = False
+        self.optimizer.step()
+        self.iteration += 1
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        self.wait_seconds += waited
+        self._record(
+            {
+                "iteration": self.iteration,
+                "loss": loss,
+                "query_accuracy": float(out.query_accuracy),
+                "seconds": round(seconds, 6),
+                "wait_seconds": round(waited, 6),
+                "episodes_per_second": round(self.config.meta_batch_size / seconds, 2),
+            }
+        )
+        self.whole = True
+
+    def _gradients_finite(self) -> bool:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
+
+    def _refuse_unless(self, finite: bool, what: str) -> None:
+        if not finite:
+            raise RuntimeError(
+                f"{what} in iteration {self.iteration + 1}: try a smaller inner_lr (now {self.config.inner_lr}) or "
+                f"meta_lr (now {self.config.meta_lr}) in a new run; {self.folder.checkpoint} still holds iteration "
+                f"{self.saved_iteration}"
+            )
+
+    def _record(self, row: Row) -> None:
+        self.rows.append(row)
+        self.log.append(row)
+        if "accuracy" in row:
+            self.reporter.evaluated(row)
+        else:
+            self.reporter.stepped(row)
+
+    def _evaluate(self, episodes: int) -> Row:
+        self.reporter.evaluating(episodes)
+        return {"iteration": self.iteration, **self.bench.evaluate(self.bench.monitored, episodes)}
+
+    def _sync_and_save(self) -> None:
+        self.log.sync()  # a checkpoint is never newer than its metrics
+        self.save()
+
+    def _keep(self) -> None:
+        """What is worth keeping when a signal stops the run."""
+        if self.whole:
+            self._sync_and_save()
+        self.bench.draw_curve(self.folder, self.rows, self.seconds)
+
+    def _finish(self) -> RunResult:
+        self._sync_and_save()
+        config, folder = self.config, self.folder
+        self.reporter.evaluating(config.test_episodes)
+        evaluation = record_evaluation(self.bench, folder, self.iteration, "test", config.test_episodes)
+        self.bench.draw_curve(folder, self.rows, self.seconds, evaluation)
+        self.bench.draw_episode(folder)
+        waiting = self.wait_seconds / max(self.seconds, 1e-9)
+        result = RunResult(folder.path, self.iteration, evaluation, self.seconds, waiting)
+        folder.write_json(folder.summary, {**dataclasses.asdict(result), "path": str(folder.path)})
+        self.reporter.finished(result)
+        return result
+
+
+def _warn_of_changes(sessions: list[Row], now: Row) -> None:
+    """A resumed run is bitwise the unbroken one only where the same code computes it."""
+    changes = []
+    for name in ("backend", "torch", "processor"):
+        before = sessions[-1].get(name) if sessions else now[name]
+        if before != now[name]:
+            changes.append(f"{name} {before} -> {now[name]}")
+    if changes:
+        warnings.warn(
+            f"from here on numbers may differ in rounding: {'; '.join(changes)}", RuntimeWarning, stacklevel=2
+        )
+
+
+def record_evaluation(
+    bench: Workbench, folder: RunFolder, iteration: int, split: str, episodes: int, seed: int | None = None
+) -> Row:
+    """Evaluate, and write the result into the run folder."""
+    seed = bench.config.seed if seed is None else seed
+    row = {
+        "iteration": iteration,
+        **bench.evaluate(split, episodes, seed),
+        "seed": seed,
+        "backend": native.backend().name,
+    }
+    folder.write_json(folder.evaluation(split, row["inner_steps"], seed), row)
+    return row

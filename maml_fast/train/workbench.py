@@ -1,0 +1,180 @@
+"""What a run works with, made from its arguments (data, model, MAML, samplers), and what is measured with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from maml_fast import native
+from maml_fast.data import ImageBank, load
+from maml_fast.data.dataset import DataSet, Progress
+from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.maml import MAML
+from maml_fast.maml.evaluation import evaluate
+from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve
+from maml_fast.train.recipes import TrainConfig, make_model
+from maml_fast.train.record import Row, RunFolder, write_atomically
+
+__all__ = ["Workbench"]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The objects of one run."""
+
+    config: TrainConfig
+    data: DataSet
+    maml: MAML
+
+    @classmethod
+    def open(cls, config: TrainConfig, progress: Progress | None = None) -> Workbench:
+        """Load the data, make the model, and check that episodes as asked can be drawn from every part.
+
+        Raises:
+            FileNotFoundError, ValueError: the data set is missing, damaged, too small, or not for this model.
+        """
+        data = load(
+            config.dataset,
+            config.root,
+            split=config.split,
+            image_size=config.image_size,
+            channels=config.channels,
+            progress=progress,
+        )
+        model = make_model(config, data["train"].image_shape)
+        maml = MAML(model, config.inner_lr, config.inner_steps, config.order, learn_inner_lr=config.learn_inner_lr)
+        bench = cls(config, data, maml.to(config.device))
+        for part in data:
+            bench.sampler(part)  # raises where the classes are too few or too small
+        return bench
+
+    def training_batches(self, iteration: int) -> Generator[Episodes, None, None]:
+        """The meta-batches of the iterations after ``iteration``: the same ones after any resume."""
+        config = self.config
+        if iteration < config.iterations:
+            yield from self._sampler(
+                "train",
+                config.seed,
+                rotate=config.rotate,
+                start_episode=iteration * config.meta_batch_size,
+                batches=config.iterations - iteration,
+            )
+
+    def sampler(self, part: str, seed: int | None = None) -> EpisodeSampler:
+        """Episodes to evaluate on: endless, never rotated, the same ones for a seed (default: the run's)."""
+        return self._sampler(part, self.config.seed if seed is None else seed)
+
+    def _sampler(self, part: str, seed: int, **options: Any) -> EpisodeSampler:
+        config = self.config
+        return EpisodeSampler(
+            self.data[part],
+            config.n_way,
+            config.k_shot,
+            config.k_query,
+            config.meta_batch_size,
+            seed,
+            scale=config.scale,
+            **options,
+        )
+
+    @property
+    def monitored(self) -> str:
+        """The part that is evaluated while training: validation classes where the split has them."""
+        return "val" if "val" in self.data else "test"
+
+    def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
+        """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
+        steps = self.config.steps_in_evaluation
+        result = evaluate(self.maml, self.sampler(part, seed), episodes=episodes, inner_steps=steps)
+        return {
+            "split": part,
+            "accuracy": result.accuracy,
+            "interval": result.interval,
+            "accuracies": list(result.accuracies or ()),
+            "intervals": list(result.intervals or ()),
+            "episodes": result.episodes,
+            "inner_steps": result.inner_steps,
+            "batch_norm": result.batch_norm,
+        }
+
+    def facts(self) -> dict[str, str]:
+        """What is said at the start of a run: backend, fusion, batch-norm policy, data and splits."""
+        train = self.data["train"]
+        return {
+            "backend": str(native.backend()),
+            "fused": _fusion_text(self.maml),
+            "batch norm": self.maml.batch_norm,
+            "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",
+            "split": str(self.data.split),
+        }
+
+    def describe_data(self) -> Row:
+        """Data set and split, with digests of the classes and of their pixels."""
+        return {
+            "name": self.data.name,
+            "split": self.data.split.describe(),
+            "image_shape": list(self.data["train"].image_shape),
+            "pixels_sha256": {part: _digest(bank) for part, bank in self.data.items()},
+        }
+
+    def check_data(self, record: Row, folder: RunFolder) -> None:
+        """Raise ValueError unless the data are those that ``config.json``'s content names, wherever they lie."""
+        now, then = self.describe_data(), record.get("data", {})
+        same_split = now["split"]["sha256"] == then.get("split", {}).get("sha256")
+        if not same_split or any(now[name] != then.get(name) for name in ("image_shape", "pixels_sha256")):
+            raise ValueError(
+                f"the data are not those of {folder.path}: other classes, split or pixels; give its data by root"
+            )
+
+    def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float, last: Row | None = None) -> None:
+        """Write learning_curve.png; ``last``, the evaluation at the end, replaces one of the same moment."""
+        if last is not None and last["split"] == self.monitored:
+            rows = [*(row for row in rows if "loss" in row or row["iteration"] != last["iteration"]), last]
+        picture = draw_learning_curve(rows, self.config.title, self.config.n_way, self.config.inner_steps, seconds)
+        write_atomically(folder.learning_curve, picture)
+
+    def draw_episode(self, folder: RunFolder) -> None:
+        """Write episode.png: the first test episode."""
+        config, maml = self.config, self.maml
+        episodes = self.sampler("test").batch(0).to(config.device)
+        episode = Episodes(*(tensor[:1] for tensor in episodes))  # [1, ...]
+        steps = config.steps_in_evaluation
+        with torch.no_grad():
+            before, after = (
+                maml.predict(maml.adapt(episode.x_spt, episode.y_spt, inner_steps=count), episode.x_qry).argmax(-1)
+                for count in (0, steps)
+            )
+        tensors = (episode.x_spt, episode.y_spt, episode.x_qry, episode.y_qry, before, after)
+        support, support_labels, query, query_labels, *predictions = (tensor[0].cpu().numpy() for tensor in tensors)
+        picture = EpisodePicture(
+            self._as_seen(support), support_labels, self._as_seen(query), query_labels, *predictions
+        )
+        title = f"One test episode · {config.dataset} · {config.n_way}-way {config.k_shot}-shot"
+        write_atomically(folder.episode, draw_episode(picture, title, steps))
+
+    def _as_seen(self, images: np.ndarray) -> np.ndarray:
+        """Scaled pixels back to 0-1 with their own black and white."""
+        return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
+
+
+def _fusion_text(maml: MAML) -> str:
+    """What runs on the fused operation, a line each, and what does not and why."""
+    if maml.fusion is None:
+        return "nothing"
+    fused, left = maml.fusion.fused, maml.fusion.left
+    return "\n".join(
+        [f"{len(fused)} of {len(fused) + len(left)} convolutions", *fused, *(f"not {line}" for line in left)]
+    )
+
+
+def _digest(bank: ImageBank) -> str:
+    """SHA-256 of the number of images in every class, and of every class's first image."""
+    digest = hashlib.sha256(repr(bank.counts.tolist()).encode())
+    for start in bank.starts:
+        digest.update(bank.images[start].tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""What the benchmarks' report says."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import measurements
+import pytest
+import report
+from peers import OURS, TRUTH
+from PIL import Image
+
+
+def make_record(**changes):
+    """A record as a run would make it: two peers, one block, one sampler; nothing measured here."""
+    found = measurements.Measurements()
+    for who, milliseconds in ((OURS.title, (10, 12, 11)), (TRUTH.title, (40, 44, 48))):
+        row = found.row("iteration", "W9", "a net", who)
+        row.seconds = [1e-3 * each for each in milliseconds]
+        row.flops, row.parity, row.peak_mib = 0.5e9, {"loss": 1e-15, "gradient": 2e-13, "float32_loss": 0.0}, 77.4
+    found.row(
+        "iteration", "W9", "a net", "torch.func.vmap"
+    ).skipped = "needs about 10.0 GiB of memory, 2.0 GiB are available"
+    for who, seconds in (("per-task torch", 6e-3), ("native", 2e-3)):
+        row = found.row("op", "block 7", "backward", who)
+        row.seconds, row.flops, row.parity = [seconds], 0.1e9, {"values": 3e-16}
+    found.row("sampler", "W9", "make a meta-batch", "native").seconds = [0.11e-3]
+    about = {
+        "date": "2031-02-03T04:05:06+00:00",
+        "machine": {
+            "processor": "Abacus 9000",
+            "cores": 6,
+            "platform": "Linux",
+            "maml_fast": "1.2",
+            "python": "3.12.1",
+            "torch": "2.99",
+            "numpy": "2.1",
+        },
+        "backend": {"name": "native", "reason": "avx9 kernels"},
+        "threads": 5,
+        "settings": {"quick": False, "sweeps": 3, "seconds": 2.0},
+        "load_average_before": [0.25, 1, 1],
+        "load_average_after": [3.75, 1, 1],
+        "minutes": 7.5,
+        "complete": True,
+    }
+    return found.record({**about, **changes}, {"numpy": 100.0, "torch": 60.0})
+
+
+def table_row(text, start):
+    return [cell.strip() for cell in next(line for line in text.splitlines() if line.startswith(start)).split("|")][
+        1:-1
+    ]
+
+
+def test_record_has_medians_quartiles_and_floor():
+    record = json.loads(json.dumps(make_record(), allow_nan=False))
+    row = record["rows"][0]
+    assert record["floor_gflops"] == 100
+    assert (row["median_ms"], row["quartiles_ms"], row["rounds"]) == (11, [10.5, 11.5], 3)
+    assert row["times_ms"] == [10, 12, 11]
+    assert (row["gflop"], row["floor_ms"], row["over_floor"]) == (0.5, 5.0, pytest.approx(2.2))
+    assert record["rows"][2]["skipped"].startswith("needs about")
+    assert record["rows"][2]["median_ms"] is None
+
+
+def test_sweeps_add_to_one_row():
+    found = measurements.Measurements()
+    for seconds in ([1.0], [3.0, 2.0]):
+        found.row("op", "a", "b", "c").seconds += seconds
+    assert found.record({}, {"numpy": 1.0})["rows"][0]["times_ms"] == [1000, 3000, 2000]
+
+
+def test_table_has_ratios_to_ours_and_to_the_floor():
+    text = report.markdown(make_record())
+    ours = ["W9: a net", "**maml_fast**", "11.0 (10.5–11.5)", "1.00×", "2.20×", "77", "1e-15, 2e-13"]
+    loop = ["", "per-task PyTorch loop", "44.0 (42.0–46.0)", "4.00×", "8.80×", "77", "1e-15, 2e-13"]
+    assert table_row(text, "| W9: a net") == ours
+    assert next(table_row(line, "|") for line in text.splitlines() if "per-task PyTorch loop " in line) == loop
+    assert "not run: needs about 10.0 GiB of memory, 2.0 GiB are available" in text
+    op = ["block 7", "backward", "6.00 (6.00–6.00)", "2.00 (2.00–2.00)", "3.00×", "2.00×", "3e-16"]
+    assert table_row(text, "| block 7") == op
+    assert table_row(text, "| W9  ")[-2:] == ["0.110 (0.110–0.110)", "1.00%"]
+
+
+def test_says_where_and_with_what():
+    text = report.markdown(make_record())
+    for fact in (
+        "Abacus 9000, 6 cores, 5 threads",
+        "2031-02-03",
+        "backend native (avx9 kernels)",
+        "Python 3.12.1, torch 2.99, NumPy 2.1",
+        "load average 0.2 before and 3.8 after",
+        "sgemm peak 100 GFLOP/s (NumPy 100, torch 60)",
+    ):
+        assert fact in text
+    assert "> " not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "notice"),
+    [
+        (
+            {"backend": {"name": "reference", "reason": "no C++ compiler found"}},
+            "> **The native kernels are not active**, so maml_fast ran on pure PyTorch here: no C++ compiler",
+        ),
+        ({"complete": False}, "> **Not everything was run, or something failed**"),
+        ({"settings": {"quick": True, "sweeps": 1, "seconds": 0.05}}, "> Quick mode"),
+    ],
+)
+def test_notices_come_first(change, notice):
+    head, first, *_ = report.markdown(make_record(**change)).split("\n\n")
+    assert head.startswith("# ")
+    assert first.startswith(notice)
+
+
+def test_writes_three_files(tmp_path):
+    report.write(make_record(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md", "bench.png"]
+    assert json.loads((tmp_path / "bench.json").read_text()) == make_record()
+    image = Image.open(io.BytesIO((tmp_path / "bench.png").read_bytes()))
+    assert image.width > 1000
+    assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_without_iterations_there_is_no_picture(tmp_path):
+    record = make_record()
+    record["rows"] = [row for row in record["rows"] if row["bench"] == "op"]
+    report.write(record, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
