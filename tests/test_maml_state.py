@@ -119,6 +119,14 @@ def test_says_what_runs(model, caplog):
     assert MAML(model, fused=False).fusion is None
 
 
+def test_warns_of_what_runs_unfused_and_says_why(caplog):
+    convolution = nn.Conv2d(1, 4, 3, dilation=2)
+    MAML(nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "dilation" in record.message
+
+
 def test_fuses_what_users_write_and_the_models_of_the_package():
     assert len(MAML(mf.models.Conv4(hidden=4)).fusion.fused) == 4
     assert len(MAML(mf.models.TutorialNet()).fusion.fused) == 4

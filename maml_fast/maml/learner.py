@@ -115,7 +115,8 @@ class MAML(nn.Module):
         self._batch_norm = batch_norm
         self._forward_tasks = TaskForward(model, batch_norm, fused)
         self._loss_of_tasks = TaskMap("loss_fn")
-        logger.info("%s", self.describe())
+        unfused = self.fusion is not None and self.fusion.left
+        logger.log(logging.WARNING if unfused else logging.INFO, "%s", self.describe())
 
     def forward(self, episodes: Episodes, per_step: bool = False, inner_steps: int | None = None) -> MAMLOutput:
         """Adapt to every task of ``episodes`` and score its query set; ``per_step`` records every step from 0 on.
@@ -198,7 +199,11 @@ class MAML(nn.Module):
         return module.report if isinstance(module, FusedModel) else None
 
     def describe(self) -> str:
-        """What runs and how, in a few lines; they are also logged once to the logger ``maml_fast``, as INFO."""
+        """What runs and how, in a few lines.
+
+        They are also logged once, by the logger ``maml_fast``: as WARNING, which Python shows unless told otherwise,
+        where something did not fuse, else as INFO.
+        """
         lines = [
             f"MAML of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
             f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
