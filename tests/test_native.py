@@ -388,6 +388,12 @@ def test_unknown_environment_value_names_the_allowed_ones(fresh, monkeypatch):
             call()
 
 
+def test_unknown_instruction_set_names_the_allowed_ones(fresh, monkeypatch):
+    monkeypatch.setenv("MAML_FAST_CPU", "avx1024")
+    with pytest.raises(ValueError, match="MAML_FAST_CPU='avx1024' is unknown: use 'avx512', 'avx2' or 'generic'"):
+        native.backend()
+
+
 def test_unknown_backend_name_names_the_allowed_ones():
     message = "backend 'cuda' is unknown: use 'native' or 'reference'"
     with pytest.raises(ValueError, match=message), native.use_backend("cuda"):

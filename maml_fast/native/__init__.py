@@ -133,6 +133,9 @@ def _read_default() -> str:
     asked = os.environ.get("MAML_FAST_BACKEND") or "auto"
     if asked not in ("auto", "native", "reference"):
         raise ValueError(f"MAML_FAST_BACKEND={asked!r} is unknown: use 'auto', 'native' or 'reference'")
+    capability = os.environ.get("MAML_FAST_CPU") or "generic"
+    if capability not in ("avx512", "avx2", "generic"):
+        raise ValueError(f"MAML_FAST_CPU={capability!r} is unknown: use 'avx512', 'avx2' or 'generic', or unset it")
     _default = asked
     return asked
 
