@@ -88,6 +88,13 @@ struct GradientTools {
   int64_t ConvImage() const { return s.ConvPixels() * s.out_channels; }
   int64_t ConvImages() const { return s.batch * ConvImage() + kLanes<Scalar>; }  // with the tiles' slack
 
+  // From the images' sums of the gradient at y ([B][C]); zero where batch norm takes any constant out again.
+  void BiasGradient(const Scalar* sums, Scalar* grad_bias) const {
+    for (int64_t c = 0; c < s.out_channels; ++c) {
+      grad_bias[c] = s.relu_first ? static_cast<Scalar>(SumOverImages(s, sums, 1, 0, c)) : Scalar{0};
+    }
+  }
+
   // With few channels the weight gradient reads a copy of x that has its zero padding written out.
   bool PadsX() const { return s.padding > 0 && s.in_channels < kTileRows; }
   int64_t PaddedImages() const {
@@ -185,7 +192,7 @@ struct BackwardPass {
         ClearRows(s, scratch.grad_weight, begin, end);
         return WeightGradient(s, tools.Source(x, scratch.padded), scratch.grad_y, scratch.grad_weight, begin, end);
       case kUnpack:
-        if (begin == 0) BiasGradient(task, scratch);
+        if (begin == 0) tools.BiasGradient(scratch.bias_sums, args.grad_bias + task * s.out_channels);
         return UnpackWeights(s, scratch.grad_weight, args.grad_weight + task * s.WeightSize(), begin, end);
       case kDataGradient:
         return Convolve<Scalar>(plan, scratch.grad_y, s.out_channels, scratch.packed, scratch.zero,
@@ -205,14 +212,6 @@ struct BackwardPass {
       scratch.coefficients[c] = static_cast<Scalar>(scale);
       scratch.coefficients[s.out_channels + c] = static_cast<Scalar>(-scale * sum_gx / count);
       scratch.coefficients[2 * s.out_channels + c] = static_cast<Scalar>(-scale * sum_g / count);
-    }
-  }
-
-  void BiasGradient(int64_t task, const Scratch& scratch) const {
-    const ConvBlockShape& s = args.shape;
-    for (int64_t c = 0; c < s.out_channels; ++c) {
-      const double sum = s.relu_first ? SumOverImages(s, scratch.bias_sums, 1, 0, c) : 0.0;
-      args.grad_bias[task * s.out_channels + c] = static_cast<Scalar>(sum);
     }
   }
 };
@@ -315,7 +314,7 @@ struct DoubleBackwardPass {
         }
         return;
       case kUnpack:
-        if (begin == 0) BiasGradient(task, scratch);
+        if (begin == 0) tools.BiasGradient(scratch.bias_sums, args.grad_bias + task * s.out_channels);
         return UnpackWeights(s, scratch.grad_weight, args.grad_weight + task * s.WeightSize(), begin, end);
       case kDataGradient:
         return DataGradients(task, scratch, begin, end);
@@ -411,14 +410,6 @@ struct DoubleBackwardPass {
       for (int64_t i = 0; i < kCoefficients; ++i)
         scratch.coefficients[i * s.out_channels + c] = static_cast<Scalar>(k[i]);
       args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(count * a * D);
-    }
-  }
-
-  void BiasGradient(int64_t task, const Scratch& scratch) const {
-    const ConvBlockShape& s = args.shape;
-    for (int64_t c = 0; c < s.out_channels; ++c) {
-      const double sum = s.relu_first ? SumOverImages(s, scratch.bias_sums, 1, 0, c) : 0.0;
-      args.grad_bias[task * s.out_channels + c] = static_cast<Scalar>(sum);
     }
   }
 };
