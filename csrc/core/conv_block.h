@@ -7,7 +7,8 @@
 //   out = max_pool(relu_first ? z : relu(z))     [T, B, PH, PW, Cout]
 //
 // Images are channels-last throughout ([task, image, row, column, channel], densely packed): the channels of one pixel
-// are the vector that every kernel works on.
+// are the vector that every kernel works on. Weights are in the order in which the kernels read them, one row of output
+// channels for every (tap, input channel): [T, k, k, Cin, Cout].
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,19 @@ struct ConvBlockShape {
   int64_t InPixels() const { return in_height * in_width; }
   int64_t ConvPixels() const { return conv_height * conv_width; }
   int64_t OutPixels() const { return out_height * out_width; }
-  int64_t WeightSize() const { return out_channels * in_channels * kernel * kernel; }  // of one task
+  int64_t PatchSize() const { return kernel * kernel * in_channels; }  // the input of one output value
+  int64_t WeightSize() const { return PatchSize() * out_channels; }    // of one task
+
+  // A thin block is a first layer: so small a patch that the patches' first two moments give every batch statistic in
+  // closed form, and that y is cheaper to compute again than to keep.
+  bool Thin() const { return in_channels <= 4 && PatchSize() <= kThinPatch && !relu_first; }
+  // Scalars of one task that forward keeps for the backward passes: y, or a thin block's patch moments: the mean patch
+  // [P], then the covariances [P, P] (of the population, zero padding included).
+  int64_t KeptSize() const {
+    return Thin() ? PatchSize() * (PatchSize() + 1) : batch * ConvPixels() * out_channels;
+  }
+
+  static constexpr int64_t kThinPatch = 36;
 };
 
 inline int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding) {
@@ -54,10 +67,10 @@ template <typename Scalar>
 struct ConvBlockForwardArgs {
   ConvBlockShape shape;
   const Scalar* x;                      // [T, B, H, W, Cin]
-  TaskParam<Scalar> weight;             // [T, Cout, Cin, k, k]
+  TaskParam<Scalar> weight;             // [T, k, k, Cin, Cout]
   TaskParam<Scalar> bias, gamma, beta;  // [T, Cout]
   Scalar* out;                          // [T, B, PH, PW, Cout]
-  Scalar* y;                            // [T, B, OH, OW, Cout]
+  Scalar* kept;                         // [T, KeptSize()]: y [T, B, OH, OW, Cout], or patch moments
   Scalar* mean;                         // [T, Cout]
   Scalar* rstd;                         // [T, Cout]
   uint8_t* argmax;                      // [T, B, PH, PW, Cout]
@@ -68,7 +81,7 @@ template <typename Scalar>
 struct ConvBlockSaved {
   const Scalar* x;
   TaskParam<Scalar> weight, gamma;
-  const Scalar* y;
+  const Scalar* kept;
   const Scalar* mean;
   const Scalar* rstd;
   const uint8_t* argmax;
@@ -79,31 +92,33 @@ struct ConvBlockBackwardArgs {
   ConvBlockShape shape;
   ConvBlockSaved<Scalar> saved;
   const Scalar* grad_out;  // [T, B, PH, PW, Cout]
+  const Scalar* grad_y;    // [T, B, OH, OW, Cout], what else flows into y (see below); null: nothing, or a thin block
   Scalar* grad_x;          // null: not asked for
-  Scalar* grad_weight;     // [T, Cout, Cin, k, k]
+  Scalar* grad_weight;     // [T, k, k, Cin, Cout]
   Scalar* grad_bias;       // [T, Cout]
   Scalar* grad_gamma;      // [T, Cout]
   Scalar* grad_beta;       // [T, Cout]
 };
 
-// The derivative of <gg_x, grad_x> + <gg_weight, grad_weight> + ... with respect to everything that backward read.
-// Any of the gg may be null (zero). beta and bias have no second derivative under batch statistics, but with
-// relu_first the bias moves y, as x does: grad_bias is the sum of the gradient at y.
+// The derivative of <gg_x, grad_x> + <gg_weight, grad_weight> + ... with respect to everything that backward read,
+// where backward is a function of grad_out, x, weight, gamma and y (mean and rstd are functions of y). Any of the gg may
+// be null (zero). What flows on from y into x and weight is left to the backward pass of the same block, which takes
+// grad_y and needs only one pair of convolutions for both. A thin block has no y: its grad_x and grad_weight are whole.
 template <typename Scalar>
 struct ConvBlockDoubleBackwardArgs {
   ConvBlockShape shape;
   ConvBlockSaved<Scalar> saved;
   const Scalar* grad_out;
   const Scalar* gg_x;       // [T, B, H, W, Cin]
-  const Scalar* gg_weight;  // [T, Cout, Cin, k, k]
-  const Scalar* gg_bias;    // [T, Cout]
+  const Scalar* gg_weight;  // [T, k, k, Cin, Cout]
+  const Scalar* gg_bias;    // [T, Cout]; grad_bias is the sum of the gradient at y, or zero unless relu_first
   const Scalar* gg_gamma;   // [T, Cout]
   const Scalar* gg_beta;    // [T, Cout]
   Scalar* grad_grad_out;    // [T, B, PH, PW, Cout]
   Scalar* grad_x;           // null: not asked for
-  Scalar* grad_weight;      // [T, Cout, Cin, k, k]
-  Scalar* grad_bias;        // [T, Cout]
+  Scalar* grad_weight;      // [T, k, k, Cin, Cout]
   Scalar* grad_gamma;       // [T, Cout]
+  Scalar* grad_y;           // [T, B, OH, OW, Cout]; null in a thin block
 };
 
 }  // namespace maml_fast
