@@ -1,8 +1,13 @@
 """The native conv block under autograd: three Functions, each the derivative of the one before.
 
-They wrap the private operators of ``csrc/bindings/conv_block.cpp``, which know nothing of autograd; images are
-channels-last here, [T, B, H, W, C]. Everything that backward needs besides inputs is an output of forward (``y``,
-``mean``, ``rstd``, ``argmax``); the second derivative treats those as the functions of the inputs that they are.
+They wrap the private operators of ``csrc/bindings/conv_block.cpp``, which know nothing of autograd. Images are
+channels-last here, [T, B, H, W, C], and weights in the order in which the kernels read them, [T, k, k, Cin, Cout].
+
+Everything that backward needs besides inputs is an output of forward: ``kept`` (the convolution's output y, or a thin
+first layer's patch moments), ``mean``, ``rstd``, ``argmax``. Backward is a function of y, and y an output like ``out``,
+so that the second derivative flows back into the forward's own node: its backward adds what comes from ``out`` and from
+``y`` before the convolutions, which then run once for both. A thin layer has no y; mean, rstd and argmax count as the
+functions of y, or of the inputs, that they are.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from torch import Tensor
 from maml_fast import native
 
 __all__ = ["Geometry", "conv_block"]
+
+THIN_CHANNELS, THIN_PATCH = 4, 0  # as ConvBlockShape::Thin in csrc/core/conv_block.h
 
 
 class Geometry(NamedTuple):
@@ -33,7 +40,8 @@ def conv_block(
 ) -> Tensor:
     """Run the native kernels on checked arguments; shapes as in :func:`maml_fast.ops.conv_block`."""
     channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy where the memory is so already
-    out = _Forward.apply(channels_last, weight, bias, gamma, beta, geometry)[0]
+    kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]
+    out = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry)[0]
     return out.permute(0, 1, 4, 2, 3)
 
 
@@ -65,26 +73,36 @@ def _unfold_empty(output: Tensor, info: Any) -> Tensor:
     return output.new_empty(info.batch_size, 0)
 
 
+def _dense(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
+
+
+def _saved(x: Tensor, weight: Tensor, gamma: Tensor | None, *of_forward: Tensor) -> tuple[Tensor | None, ...]:
+    """What both backward passes read, as the operators take it."""
+    return *_dense(x), _task_dense(weight), _task_dense(gamma), *_dense(*of_forward)
+
+
+def _if_needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(grad if need else None for grad, need in zip(grads, needs, strict=True))
+
+
 class _Forward(torch.autograd.Function):
+    """out, kept, mean, rstd, argmax."""
+
     @staticmethod
     def forward(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        geometry: Geometry,
+        x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, geometry: Geometry
     ) -> tuple[Tensor, ...]:
         parameters = (_task_dense(parameter) for parameter in (weight, bias, gamma, beta))
         return torch.ops.maml_fast.conv_block_forward(x.contiguous(), *parameters, *geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, bias, gamma, _, geometry = inputs
-        _, *saved = output
-        ctx.save_for_backward(x, weight, bias, gamma, *saved)
+        x, weight, _, gamma, _, geometry = inputs
+        _, kept, *functions_of_y = output
+        ctx.save_for_backward(x, weight, gamma, kept, *functions_of_y)
         ctx.geometry = geometry
-        ctx.mark_non_differentiable(*saved)
+        ctx.mark_non_differentiable(*functions_of_y, *(() if _is_y(kept) else (kept,)))
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -92,50 +110,44 @@ class _Forward(torch.autograd.Function):
         return _vmap_over_tasks(_Forward, info, in_dims, arguments)
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if grad_out is None:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_out is None and grad_y is None:
             return (None,) * 6
+        x, *_, argmax = saved = ctx.saved_tensors
+        if grad_out is None:
+            grad_out = torch.zeros_like(argmax, dtype=x.dtype)
         needs = ctx.needs_input_grad
-        grads = _Backward.apply(grad_out, *ctx.saved_tensors, ctx.geometry, needs[0])
-        return *(grad if need else None for grad, need in zip(grads, needs, strict=False)), None
+        grads = _Backward.apply(grad_out, grad_y, *saved, ctx.geometry, needs[0])
+        return *_if_needed(grads, needs[:5]), None
 
 
 class _Backward(torch.autograd.Function):
-    """grad_x (empty unless asked for), grad_weight, grad_bias, grad_gamma, grad_beta.
-
-    ``bias`` is an argument only so that its second derivative, which passes through ``y``, has a place to go.
-    """
+    """grad_x (empty unless asked for), grad_weight, grad_bias, grad_gamma, grad_beta."""
 
     @staticmethod
     def forward(
         grad_out: Tensor,
+        grad_y: Tensor | None,
         x: Tensor,
         weight: Tensor,
-        bias: Tensor | None,
         gamma: Tensor | None,
-        y: Tensor,
+        kept: Tensor,
         mean: Tensor,
         rstd: Tensor,
         argmax: Tensor,
         geometry: Geometry,
         needs_grad_x: bool,
     ) -> tuple[Tensor, ...]:
-        return torch.ops.maml_fast.conv_block_backward(
-            grad_out.contiguous(),
-            x.contiguous(),
-            _task_dense(weight),
-            _task_dense(gamma),
-            *(saved.contiguous() for saved in (y, mean, rstd, argmax)),
-            *geometry,
-            needs_grad_x,
-        )
+        saved = _saved(x, weight, gamma, kept, mean, rstd, argmax)
+        return torch.ops.maml_fast.conv_block_backward(*_dense(grad_out, grad_y), *saved, *geometry, needs_grad_x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, geometry, needs_grad_x = inputs
-        ctx.save_for_backward(*tensors)
+        grad_out, grad_y, *saved, geometry, needs_grad_x = inputs
+        ctx.save_for_backward(grad_out, *saved)
         ctx.geometry = geometry
         ctx.has_grad_x = needs_grad_x
+        ctx.is_second_order = grad_y is not None
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -146,14 +158,18 @@ class _Backward(torch.autograd.Function):
     def backward(ctx: Any, *gg: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(g is None for g in gg):
             return (None,) * 11
+        if ctx.is_second_order:
+            raise RuntimeError(_NO_THIRD_DERIVATIVE)
         gg_x = gg[0] if ctx.has_grad_x else None
-        needs = ctx.needs_input_grad
-        grads = _DoubleBackward.apply(gg_x, *gg[1:], *ctx.saved_tensors, ctx.geometry, needs[1])
-        return *(grad if need else None for grad, need in zip(grads, needs, strict=False)), *(None,) * 6
+        grad_out_needed, _, x_needed, weight_needed, gamma_needed, y_needed, *_ = ctx.needs_input_grad
+        grads = _DoubleBackward.apply(gg_x, *gg[1:], *ctx.saved_tensors, ctx.geometry, x_needed)
+        needs = (grad_out_needed, x_needed, weight_needed, gamma_needed, y_needed)
+        grad_grad_out, *rest = _if_needed(grads, needs)
+        return grad_grad_out, None, *rest, *(None,) * 5
 
 
 class _DoubleBackward(torch.autograd.Function):
-    """grad_grad_out, grad_x (empty unless asked for), grad_weight, grad_bias, grad_gamma."""
+    """grad_grad_out, grad_x (empty unless asked for), grad_weight, grad_gamma, grad_y (empty for a thin layer)."""
 
     @staticmethod
     def forward(
@@ -165,25 +181,17 @@ class _DoubleBackward(torch.autograd.Function):
         grad_out: Tensor,
         x: Tensor,
         weight: Tensor,
-        bias: Tensor | None,
         gamma: Tensor | None,
-        y: Tensor,
+        kept: Tensor,
         mean: Tensor,
         rstd: Tensor,
         argmax: Tensor,
         geometry: Geometry,
         needs_grad_x: bool,
     ) -> tuple[Tensor, ...]:
-        return torch.ops.maml_fast.conv_block_double_backward(
-            *(None if gg is None else gg.contiguous() for gg in (gg_x, gg_weight, gg_bias, gg_gamma, gg_beta)),
-            grad_out.contiguous(),
-            x.contiguous(),
-            _task_dense(weight),
-            _task_dense(gamma),
-            *(saved.contiguous() for saved in (y, mean, rstd, argmax)),
-            *geometry,
-            needs_grad_x,
-        )
+        gg = _dense(gg_x, gg_weight, gg_bias, gg_gamma, gg_beta, grad_out)
+        saved = _saved(x, weight, gamma, kept, mean, rstd, argmax)
+        return torch.ops.maml_fast.conv_block_double_backward(*gg, *saved, *geometry, needs_grad_x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -195,10 +203,17 @@ class _DoubleBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:
-        raise RuntimeError(
-            "the native conv_block has no third derivative: for that, run inside "
-            "maml_fast.use_backend('reference'), whose operations differentiate any number of times"
-        )
+        raise RuntimeError(_NO_THIRD_DERIVATIVE)
+
+
+_NO_THIRD_DERIVATIVE = (
+    "the native conv_block has no third derivative: for that, run inside "
+    "maml_fast.use_backend('reference'), whose operations differentiate any number of times"
+)
+
+
+def _is_y(kept: Tensor) -> bool:
+    return kept.dim() == 5  # [T, B, OH, OW, Cout]; a thin layer's patch moments are [T, P * (P + 1)]
 
 
 @native.when_loaded
@@ -224,21 +239,23 @@ def _register_shapes() -> None:
         eps: float,
         relu_first: bool,
     ) -> tuple[Tensor, ...]:
-        tasks, batch, height, width, _ = x.shape
-        channels, kernel = weight.shape[1], weight.shape[3]
+        tasks, batch, height, width, in_channels = x.shape
+        kernel, channels = weight.shape[1], weight.shape[4]
+        patch = kernel * kernel * in_channels
+        thin = in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and not relu_first
         conv = [(extent + 2 * padding - kernel) // stride + 1 for extent in (height, width)]
         out = [extent // 2 for extent in conv] if pool else conv
         return (
             x.new_empty(tasks, batch, *out, channels),
-            x.new_empty(tasks, batch, *conv, channels),
+            x.new_empty(tasks, patch * (patch + 1)) if thin else x.new_empty(tasks, batch, *conv, channels),
             x.new_empty(tasks, channels),
             x.new_empty(tasks, channels),
             x.new_empty(tasks, batch, *out, channels, dtype=torch.uint8),
         )
 
     @register("conv_block_backward")
-    def _(grad_out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        channels = weight.shape[:2]
+    def _(grad_out: Tensor, grad_y: Tensor | None, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        channels = weight.shape[0], weight.shape[4]
         grads = [x.new_empty(channels) for _ in range(3)]
         return grad_x_like(x, rest[-1]), x.new_empty(weight.shape), *grads
 
@@ -252,8 +269,14 @@ def _register_shapes() -> None:
         grad_out: Tensor,
         x: Tensor,
         weight: Tensor,
+        gamma: Tensor | None,
+        kept: Tensor,
         *rest: Any,
     ) -> tuple[Tensor, ...]:
-        channels = weight.shape[:2]
-        grads = [x.new_empty(channels) for _ in range(2)]
-        return torch.empty_like(grad_out), grad_x_like(x, rest[-1]), x.new_empty(weight.shape), *grads
+        return (
+            torch.empty_like(grad_out),
+            grad_x_like(x, rest[-1]),
+            x.new_empty(weight.shape),
+            x.new_empty(weight.shape[0], weight.shape[4]),
+            torch.empty_like(kept) if _is_y(kept) else x.new_empty(0),
+        )

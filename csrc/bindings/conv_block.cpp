@@ -70,15 +70,15 @@ TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, Sizes sizes, con
 
 ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding, bool pool, double eps,
                      bool relu_first) {
-  STD_TORCH_CHECK(x.dim() == 5 && weight.dim() == 5, "x must be [T, B, H, W, Cin] and weight [T, Cout, Cin, k, k]");
+  STD_TORCH_CHECK(x.dim() == 5 && weight.dim() == 5, "x must be [T, B, H, W, Cin] and weight [T, k, k, Cin, Cout]");
   ConvBlockShape s{};
   s.tasks = x.size(0);
   s.batch = x.size(1);
   s.in_height = x.size(2);
   s.in_width = x.size(3);
   s.in_channels = x.size(4);
-  s.out_channels = weight.size(1);
-  s.kernel = weight.size(3);
+  s.out_channels = weight.size(4);
+  s.kernel = weight.size(1);
   s.stride = stride;
   s.padding = padding;
   s.pool = pool;
@@ -116,6 +116,23 @@ auto WithScalar(const Tensor& x, const F& f) {
   return f(double{});
 }
 
+template <typename Scalar, typename T>
+const Scalar* AtY(const ConvBlockShape& s, const T& t, const char* name, const Tensor& x) {
+  return Images<Scalar>(t, name, {s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, x);
+}
+
+// y, or a thin block's patch moments [T, P (P + 1)].
+Tensor Kept(const ConvBlockShape& s, ScalarType dtype) {
+  if (s.Thin()) return torch::stable::empty({s.tasks, s.KeptSize()}, dtype);
+  return Empty({s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, dtype);
+}
+
+template <typename Scalar>
+const Scalar* Kept(const ConvBlockShape& s, const Tensor& kept, const Tensor& x) {
+  if (s.Thin()) return Images<Scalar>(kept, "kept", {s.tasks, s.KeptSize()}, x);
+  return AtY<Scalar>(s, kept, "kept", x);
+}
+
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gamma, MaybeTensor beta, int64_t stride,
@@ -123,7 +140,7 @@ ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gam
   const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
   const ScalarType dtype = x.scalar_type();
   const Tensor out = Empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, dtype);
-  const Tensor y = Empty({s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, dtype);
+  const Tensor kept = Kept(s, dtype);
   const Tensor mean = Empty({s.tasks, s.out_channels}, dtype), rstd = Empty({s.tasks, s.out_channels}, dtype);
   const Tensor argmax =
       torch::stable::empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, ScalarType::Byte);
@@ -133,30 +150,30 @@ ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gam
     const ConvBlockForwardArgs<Scalar> args{
         s,
         Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-        Param<Scalar>(weight, "weight", {s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, x),
+        Param<Scalar>(weight, "weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
         Param<Scalar>(bias, "bias", channels, x),
         Param<Scalar>(gamma, "gamma", channels, x),
         Param<Scalar>(beta, "beta", channels, x),
         Data<Scalar>(out),
-        Data<Scalar>(y),
+        Data<Scalar>(kept),
         Data<Scalar>(mean),
         Data<Scalar>(rstd),
         Data<uint8_t>(argmax)};
     Kernels().Of<Scalar>().forward(args, TorchPool());
-    return {out, y, mean, rstd, argmax};
+    return {out, kept, mean, rstd, argmax};
   });
 }
 
 template <typename Scalar>
 ConvBlockSaved<Scalar> Saved(const ConvBlockShape& s, const Tensor& x, const Tensor& weight, const MaybeTensor& gamma,
-                             const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& argmax) {
+                             const Tensor& kept, const Tensor& mean, const Tensor& rstd, const Tensor& argmax) {
   STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Byte && argmax.is_contiguous() && argmax.is_cpu() &&
                       argmax.numel() == s.tasks * s.batch * s.OutPixels() * s.out_channels,
                   "argmax must be the one that forward returned");
   return {Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-          Param<Scalar>(weight, "weight", {s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, x),
+          Param<Scalar>(weight, "weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
           Param<Scalar>(gamma, "gamma", {s.tasks, s.out_channels}, x),
-          Images<Scalar>(y, "y", {s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, x),
+          Kept<Scalar>(s, kept, x),
           Images<Scalar>(mean, "mean", {s.tasks, s.out_channels}, x),
           Images<Scalar>(rstd, "rstd", {s.tasks, s.out_channels}, x),
           static_cast<const uint8_t*>(argmax.data_ptr())};
@@ -175,21 +192,23 @@ Tensor GradX(const ConvBlockShape& s, bool needed, ScalarType dtype) {
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-BackwardResult Backward(Tensor grad_out, Tensor x, Tensor weight, MaybeTensor gamma, Tensor y, Tensor mean, Tensor rstd,
-                        Tensor argmax, int64_t stride, int64_t padding, bool pool, double eps, bool relu_first,
-                        bool needs_grad_x) {
+BackwardResult Backward(Tensor grad_out, MaybeTensor grad_y, Tensor x, Tensor weight, MaybeTensor gamma, Tensor kept,
+                        Tensor mean, Tensor rstd, Tensor argmax, int64_t stride, int64_t padding, bool pool, double eps,
+                        bool relu_first, bool needs_grad_x) {
   const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
+  STD_TORCH_CHECK(!s.Thin() || !grad_y.has_value(), "a thin block has no y for grad_y to flow into");
   const ScalarType dtype = x.scalar_type();
   const Tensor grad_x = GradX(s, needs_grad_x, dtype);
-  const Tensor grad_weight = Empty({s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, dtype);
+  const Tensor grad_weight = Empty({s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, dtype);
   const Tensor grad_bias = Empty({s.tasks, s.out_channels}, dtype);
   const Tensor grad_gamma = Empty({s.tasks, s.out_channels}, dtype);
   const Tensor grad_beta = Empty({s.tasks, s.out_channels}, dtype);
   return WithScalar(x, [&](auto zero) -> BackwardResult {
     using Scalar = decltype(zero);
     const ConvBlockBackwardArgs<Scalar> args{s,
-                                             Saved<Scalar>(s, x, weight, gamma, y, mean, rstd, argmax),
+                                             Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
                                              GradOut<Scalar>(s, grad_out, x),
+                                             AtY<Scalar>(s, grad_y, "grad_y", x),
                                              needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
                                              Data<Scalar>(grad_weight),
                                              Data<Scalar>(grad_bias),
@@ -204,34 +223,34 @@ using DoubleBackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 DoubleBackwardResult DoubleBackward(MaybeTensor gg_x, MaybeTensor gg_weight, MaybeTensor gg_bias, MaybeTensor gg_gamma,
                                     MaybeTensor gg_beta, Tensor grad_out, Tensor x, Tensor weight, MaybeTensor gamma,
-                                    Tensor y, Tensor mean, Tensor rstd, Tensor argmax, int64_t stride, int64_t padding,
-                                    bool pool, double eps, bool relu_first, bool needs_grad_x) {
+                                    Tensor kept, Tensor mean, Tensor rstd, Tensor argmax, int64_t stride,
+                                    int64_t padding, bool pool, double eps, bool relu_first, bool needs_grad_x) {
   const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
   const ScalarType dtype = x.scalar_type();
   const Tensor grad_grad_out = Empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, dtype);
   const Tensor grad_x = GradX(s, needs_grad_x, dtype);
-  const Tensor grad_weight = Empty({s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, dtype);
-  const Tensor grad_bias = Empty({s.tasks, s.out_channels}, dtype);
+  const Tensor grad_weight = Empty({s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, dtype);
   const Tensor grad_gamma = Empty({s.tasks, s.out_channels}, dtype);
+  const Tensor grad_y = s.Thin() ? torch::stable::empty({0}, dtype) : Kept(s, dtype);
   return WithScalar(x, [&](auto zero) -> DoubleBackwardResult {
     using Scalar = decltype(zero);
     const Sizes channels = {s.tasks, s.out_channels};
     const ConvBlockDoubleBackwardArgs<Scalar> args{
         s,
-        Saved<Scalar>(s, x, weight, gamma, y, mean, rstd, argmax),
+        Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
         GradOut<Scalar>(s, grad_out, x),
         Images<Scalar>(gg_x, "gg_x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-        Images<Scalar>(gg_weight, "gg_weight", {s.tasks, s.out_channels, s.in_channels, s.kernel, s.kernel}, x),
+        Images<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
         Images<Scalar>(gg_bias, "gg_bias", channels, x),
         Images<Scalar>(gg_gamma, "gg_gamma", channels, x),
         Images<Scalar>(gg_beta, "gg_beta", channels, x),
         Data<Scalar>(grad_grad_out),
         needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
         Data<Scalar>(grad_weight),
-        Data<Scalar>(grad_bias),
-        Data<Scalar>(grad_gamma)};
+        Data<Scalar>(grad_gamma),
+        s.Thin() ? nullptr : Data<Scalar>(grad_y)};
     Kernels().Of<Scalar>().double_backward(args, TorchPool());
-    return {grad_grad_out, grad_x, grad_weight, grad_bias, grad_gamma};
+    return {grad_grad_out, grad_x, grad_weight, grad_gamma, grad_y};
   });
 }
 
@@ -240,17 +259,17 @@ DoubleBackwardResult DoubleBackward(MaybeTensor gg_x, MaybeTensor gg_weight, May
 STABLE_TORCH_LIBRARY(maml_fast, m) {
   m.def(
       "conv_block_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, int stride, int padding, "
-      "bool pool, float eps, bool relu_first) -> (Tensor out, Tensor y, Tensor mean, Tensor rstd, Tensor argmax)");
+      "bool pool, float eps, bool relu_first) -> (Tensor out, Tensor kept, Tensor mean, Tensor rstd, Tensor argmax)");
   m.def(
-      "conv_block_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? gamma, Tensor y, Tensor mean, Tensor "
-      "rstd, "
-      "Tensor argmax, int stride, int padding, bool pool, float eps, bool relu_first, bool needs_grad_x) -> "
+      "conv_block_backward(Tensor grad_out, Tensor? grad_y, Tensor x, Tensor weight, Tensor? gamma, Tensor kept, "
+      "Tensor mean, Tensor rstd, Tensor argmax, int stride, int padding, bool pool, float eps, bool relu_first, "
+      "bool needs_grad_x) -> "
       "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_gamma, Tensor grad_beta)");
   m.def(
       "conv_block_double_backward(Tensor? gg_x, Tensor? gg_weight, Tensor? gg_bias, Tensor? gg_gamma, Tensor? gg_beta, "
-      "Tensor grad_out, Tensor x, Tensor weight, Tensor? gamma, Tensor y, Tensor mean, Tensor rstd, Tensor argmax, "
+      "Tensor grad_out, Tensor x, Tensor weight, Tensor? gamma, Tensor kept, Tensor mean, Tensor rstd, Tensor argmax, "
       "int stride, int padding, bool pool, float eps, bool relu_first, bool needs_grad_x) -> "
-      "(Tensor grad_grad_out, Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_gamma)");
+      "(Tensor grad_grad_out, Tensor grad_x, Tensor grad_weight, Tensor grad_gamma, Tensor grad_y)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) {

@@ -38,11 +38,9 @@ struct ConvBlockShape {
   bool Thin() const { return in_channels <= 4 && PatchSize() <= kThinPatch && !relu_first; }
   // Scalars of one task that forward keeps for the backward passes: y, or a thin block's patch moments: the mean patch
   // [P], then the covariances [P, P] (of the population, zero padding included).
-  int64_t KeptSize() const {
-    return Thin() ? PatchSize() * (PatchSize() + 1) : batch * ConvPixels() * out_channels;
-  }
+  int64_t KeptSize() const { return Thin() ? PatchSize() * (PatchSize() + 1) : batch * ConvPixels() * out_channels; }
 
-  static constexpr int64_t kThinPatch = 36;
+  static constexpr int64_t kThinPatch = 0;
 };
 
 inline int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding) {
@@ -101,9 +99,10 @@ struct ConvBlockBackwardArgs {
 };
 
 // The derivative of <gg_x, grad_x> + <gg_weight, grad_weight> + ... with respect to everything that backward read,
-// where backward is a function of grad_out, x, weight, gamma and y (mean and rstd are functions of y). Any of the gg may
-// be null (zero). What flows on from y into x and weight is left to the backward pass of the same block, which takes
-// grad_y and needs only one pair of convolutions for both. A thin block has no y: its grad_x and grad_weight are whole.
+// where backward is a function of grad_out, x, weight, gamma and y (mean and rstd are functions of y). Any of the gg
+// may be null (zero). What flows on from y into x and weight is left to the backward pass of the same block, which
+// takes grad_y and needs only one pair of convolutions for both. A thin block has no y: its grad_x and grad_weight are
+// whole.
 template <typename Scalar>
 struct ConvBlockDoubleBackwardArgs {
   ConvBlockShape shape;

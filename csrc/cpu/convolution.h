@@ -1,275 +1,116 @@
-// The three convolutions of a block for one task's images and weights: forward, data-gradient, weight-gradient.
-// Direct, channels-last, on packed weights; taps on zero padding are never multiplied.
+// The three convolutions of a block, for one task's images and weights, each by the algorithm that suits its geometry.
 #pragma once
 
-#include "core/conv_block.h"
-#include "cpu/arena.h"
-#include "cpu/pixel_plan.h"
-#include "cpu/tiles.h"
+#include "cpu/direct_convolution.h"
+#include "cpu/norm_pool.h"
 
 namespace maml_fast {
 namespace {
 
-// Weights as the tiles read them: one row per (tap, source channel), in the plan's order of taps, one column per
-// destination channel, rows padded to whole vectors. weight is [Cout, Cin, k, k]; the strides say which of the two
-// channels is source and which is destination.
+// As many images as stay in cache from one stage to the next.
+inline int64_t ImagesAtOnce(const ConvBlockShape& s) {
+  constexpr int64_t kPixels = 192;
+  return (kPixels + s.ConvPixels() - 1) / s.ConvPixels();
+}
+
+// y from x, or grad_x from grad_y: the same computation on other images, with other weights.
 template <typename Scalar>
-void PackWeights(const Scalar* weight, const PixelPlan& plan, int64_t source_channels, int64_t source_stride,
-                 int64_t dest_channels, int64_t dest_stride, Scalar* packed) {
-  const int64_t pitch = RoundUpToLanes<Scalar>(dest_channels);
-  for (int64_t rank_h = 0; rank_h < plan.kernel; ++rank_h) {
-    for (int64_t rank_w = 0; rank_w < plan.kernel; ++rank_w) {
-      const Scalar* tap = weight + plan.tap_of_rank[rank_h] * plan.kernel + plan.tap_of_rank[rank_w];
-      for (int64_t s = 0; s < source_channels; ++s, packed += pitch) {
-        for (int64_t d = 0; d < dest_channels; ++d) packed[d] = tap[s * source_stride + d * dest_stride];
-        for (int64_t d = dest_channels; d < pitch; ++d) packed[d] = Scalar{0};
+class Convolution {
+ public:
+  static Convolution Forward(const ConvBlockShape& s, ArenaScope& arena) {
+    return Convolution(s, false, ForwardPlan(s, arena));
+  }
+  static Convolution DataGradient(const ConvBlockShape& s, ArenaScope& arena) {
+    return Convolution(s, true, DataGradientPlan(s, arena));
+  }
+
+  int64_t SourceChannels() const { return transposed_ ? shape_.out_channels : shape_.in_channels; }
+  int64_t DestChannels() const { return transposed_ ? shape_.in_channels : shape_.out_channels; }
+
+  // Scalars that Prepare may write.
+  int64_t PreparedSize() const {
+    if (TakesWeightsAsTheyAre()) return 0;
+    return transposed_ ? DataGradientPackedSize<Scalar>(shape_) : ForwardPackedSize<Scalar>(shape_);
+  }
+
+  // The weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
+  const Scalar* Prepare(const Scalar* weight, Scalar* buffer) const {
+    if (TakesWeightsAsTheyAre()) return weight;
+    if (transposed_) {
+      PackDataGradient(weight, shape_, plan_, buffer);
+    } else {
+      PackForward(weight, shape_, buffer);
+    }
+    return buffer;
+  }
+
+  // dest images [begin, end). The sums start from the row `start` (see PackRow), or go on from dest where that is null.
+  void Run(const Scalar* source, const Scalar* prepared, const Scalar* start, Scalar* dest, int64_t begin,
+           int64_t end) const {
+    DirectConvolve(plan_, source, SourceChannels(), prepared, start, dest, DestChannels(), begin, end);
+  }
+
+ private:
+  Convolution(const ConvBlockShape& s, bool transposed, const PixelPlan& plan)
+      : shape_(s), transposed_(transposed), plan_(plan) {}
+
+  bool TakesWeightsAsTheyAre() const { return !transposed_ && shape_.out_channels % kLanes<Scalar> == 0; }
+
+  const ConvBlockShape& shape_;
+  const bool transposed_;
+  const PixelPlan plan_;
+};
+
+// grad_weight from x and grad_y, summed over images.
+template <typename Scalar>
+class WeightGradient {
+ public:
+  explicit WeightGradient(const ConvBlockShape& s) : shape_(s) {}
+
+  // Scalars of a sum: [positions][Cin][pitch].
+  int64_t SumSize() const { return shape_.in_channels * RowPitch() * Positions(); }
+
+  // sum += over `images` images.
+  void Add(const Scalar* x, const Scalar* grad_y, int64_t images, Scalar* sum) const {
+    ArenaScope arena;
+    DirectWeightGradient(shape_, Source(x, images, arena), grad_y, images, sum);
+  }
+
+  // grad_weight [k, k, Cin, Cout] from the sum of `count` sums that lie `apart` scalars apart, for the input channels
+  // [begin, end).
+  void Finish(const Scalar* sums, int64_t count, int64_t apart, Scalar* grad_weight, int64_t begin, int64_t end) const {
+    for (int64_t position = 0; position < Positions(); ++position) {
+      for (int64_t channel = begin; channel < end; ++channel) {
+        const int64_t row = position * shape_.in_channels + channel;
+        AddRows(sums + row * RowPitch(), count, apart, grad_weight + row * shape_.out_channels);
       }
     }
   }
-}
 
-template <typename Scalar>
-int64_t ForwardPackedSize(const ConvBlockShape& s) {
-  return s.kernel * s.kernel * s.in_channels * RoundUpToLanes<Scalar>(s.out_channels);
-}
+ private:
+  int64_t RowPitch() const { return RoundUpToLanes<Scalar>(shape_.out_channels); }
+  int64_t Positions() const { return shape_.kernel * shape_.kernel; }
 
-template <typename Scalar>
-int64_t DataGradientPackedSize(const ConvBlockShape& s) {
-  return s.kernel * s.kernel * s.out_channels * RoundUpToLanes<Scalar>(s.in_channels);
-}
-
-template <typename Scalar>
-void PackForward(const Scalar* weight, const ConvBlockShape& s, const PixelPlan& plan, Scalar* packed) {
-  const int64_t taps = s.kernel * s.kernel;
-  PackWeights(weight, plan, s.in_channels, taps, s.out_channels, s.in_channels * taps, packed);
-}
-
-template <typename Scalar>
-void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const PixelPlan& plan, Scalar* packed) {
-  const int64_t taps = s.kernel * s.kernel;
-  PackWeights(weight, plan, s.out_channels, s.in_channels * taps, s.in_channels, taps, packed);
-}
-
-// A row of channels padded to whole vectors, for the sums to start from; zeros where `values` is null.
-template <typename Scalar>
-int64_t RowSize(int64_t channels) {
-  return RoundUpToLanes<Scalar>(channels);
-}
-
-template <typename Scalar>
-void PackRow(const Scalar* values, int64_t channels, Scalar* row) {
-  for (int64_t c = 0; c < RowSize<Scalar>(channels); ++c) row[c] = values != nullptr && c < channels ? values[c] : 0;
-}
-
-template <typename Scalar>
-struct ConvTileBody {
-  template <int ROWS, int VECS>
-  static void Run(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
-                  const Scalar* start, Scalar* const* dest) {
-    ConvTile<Scalar, ROWS, VECS>(source, runs, weights, pitch, start, dest);
+  void AddRows(const Scalar* rows, int64_t count, int64_t apart, Scalar* dest) const {
+    ForChannels<Scalar>(shape_.out_channels, [&](int64_t c, int64_t n) {
+      Vec<Scalar> total = Load(rows + c);
+      for (int64_t i = 1; i < count; ++i) total += Load(rows + i * apart + c);
+      Store(dest + c, total, n);
+    });
   }
+
+  // With few channels, a copy of x that has its zero padding written out.
+  WeightSource<Scalar> Source(const Scalar* x, int64_t images, ArenaScope& arena) const {
+    const ConvBlockShape& s = shape_;
+    if (s.padding == 0 || s.in_channels >= kTileRows) return {x, s.in_height, s.in_width, s.in_channels, s.padding};
+    const int64_t height = s.in_height + 2 * s.padding, width = s.in_width + 2 * s.padding;
+    auto* padded = arena.Array<Scalar>(images * height * width * s.in_channels);
+    WritePadding(s, x, images, padded);
+    return {padded, height, width, s.in_channels, 0};
+  }
+
+  const ConvBlockShape& shape_;
 };
-
-// Whole vectors that stand in for destinations whose last vector is only partly theirs.
-template <typename Scalar>
-struct Staging {
-  static constexpr int64_t kPitch = kTileVecs * kLanes<Scalar>;
-
-  alignas(64) Scalar rows[kTileRows * kPitch];
-  Scalar* pointers[kTileRows];
-
-  void Fill(Scalar* const* dest, int64_t count, int64_t channels, bool copy) {
-    for (int64_t r = 0; r < count; ++r) {
-      pointers[r] = rows + r * kPitch;
-      for (int64_t c = 0; copy && c < kPitch; ++c) pointers[r][c] = c < channels ? dest[r][c] : Scalar{0};
-    }
-  }
-  void Empty(Scalar* const* dest, int64_t count, int64_t channels) const {
-    for (int64_t r = 0; r < count; ++r) {
-      for (int64_t c = 0; c < channels; ++c) dest[r][c] = pointers[r][c];
-    }
-  }
-};
-
-// One tile of pixels; `channels` of the panel's vectors are the destination's.
-template <typename Scalar>
-MF_INLINE void ConvolveTile(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
-                            const Scalar* start, Scalar* const* dest, int64_t rows, int64_t channels) {
-  const int64_t vecs = RoundUpToLanes<Scalar>(channels) / kLanes<Scalar>;
-  if (channels % kLanes<Scalar> == 0) {
-    Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(rows, vecs, source, runs, weights, pitch, start, dest);
-    return;
-  }
-  Staging<Scalar> staging;
-  staging.Fill(dest, rows, channels, start == nullptr);
-  Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(rows, vecs, source, runs, weights, pitch, start,
-                                                       static_cast<Scalar* const*>(staging.pointers));
-  staging.Empty(dest, rows, channels);
-}
-
-// dest images [begin, end) from source images under `plan`, whole images apart. The sums start from the row `start`
-// (see PackRow), or go on from dest where that is null.
-template <typename Scalar>
-void Convolve(const PixelPlan& plan, const Scalar* source, int64_t source_channels, const Scalar* packed,
-              const Scalar* start, Scalar* dest, int64_t dest_channels, int64_t begin, int64_t end) {
-  constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
-  const int64_t pitch = RoundUpToLanes<Scalar>(dest_channels);
-  for (int64_t channel = 0; channel < dest_channels; channel += kPanel) {
-    const int64_t channels = dest_channels - channel < kPanel ? dest_channels - channel : kPanel;
-    for (int64_t g = 0; g < plan.group_count; ++g) {
-      const PixelGroup& group = plan.groups[g];
-      const TapRuns runs{group.taps_h, group.taps_w * source_channels, plan.source_width * source_channels,
-                         plan.kernel * source_channels * pitch};
-      const Scalar* weights =
-          packed + channel + (group.first_h * plan.kernel + group.first_w) * source_channels * pitch;
-      const int64_t per_image = group.end - group.begin;
-      int64_t image = begin, pixel = 0;
-      for (int64_t left = (end - begin) * per_image; left > 0;) {
-        const Scalar* from[kTileRows];
-        Scalar* to[kTileRows];
-        const int64_t rows = left < kTileRows ? left : kTileRows;
-        for (int64_t r = 0; r < rows; ++r) {
-          const PlanPixel& p = plan.pixels[group.begin + pixel];
-          from[r] = source + (image * plan.source_pixels + p.source) * source_channels;
-          to[r] = dest + (image * plan.dest_pixels + p.dest) * dest_channels + channel;
-          if (++pixel == per_image) {
-            pixel = 0;
-            ++image;
-          }
-        }
-        ConvolveTile(static_cast<const Scalar* const*>(from), runs, weights, pitch,
-                     start == nullptr ? nullptr : start + channel, static_cast<Scalar* const*>(to), rows, channels);
-        left -= rows;
-      }
-    }
-  }
-}
-
-template <typename Scalar>
-struct WeightTileBody {
-  template <int ROWS, int VECS>
-  static void Run(const Scalar* source, const Scalar* grad, const PixelRect& rect, Scalar* dest, int64_t pitch) {
-    WeightTile<Scalar, ROWS, VECS>(source, grad, rect, dest, pitch);
-  }
-};
-
-// The output pixels [first, last) along one axis whose tap meets the image.
-struct Span {
-  int64_t first, last;
-};
-
-inline Span SpanOfTap(int64_t tap, int64_t in_extent, int64_t out_extent, int64_t stride, int64_t padding) {
-  const int64_t before = padding - tap;  // in = out * stride - before
-  const int64_t first = before > 0 ? (before + stride - 1) / stride : 0;
-  const int64_t past = in_extent + before;  // in < in_extent  <=>  out * stride < past
-  const int64_t last = past > 0 ? (past + stride - 1) / stride : 0;
-  return {first, last < out_extent ? last : out_extent};
-}
-
-// The weight gradient's input: x itself, or, with few channels, a copy with its zero padding written out, so that rows
-// of several taps share one tile.
-template <typename Scalar>
-struct WeightSource {
-  const Scalar* images;
-  int64_t height, width, channels, padding;
-
-  bool TapsShareTiles() const { return padding == 0 && channels < kTileRows; }
-  int64_t TapsAtOnce(int64_t kernel) const { return TapsShareTiles() ? kernel : 1; }
-};
-
-constexpr int64_t kWeightImagesAtOnce = 4;  // whose pixels stay in cache while all taps pass over them
-
-// All tiles of one tap (or of the taps that share tiles), over images [first, past).
-template <typename Scalar>
-void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, Scalar* packed,
-                       int64_t tap_h, int64_t tap_w, int64_t first, int64_t past) {
-  constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
-  const Span high = SpanOfTap(tap_h, x.height, s.conv_height, s.stride, x.padding);
-  const Span wide =
-      x.TapsShareTiles() ? Span{0, s.conv_width} : SpanOfTap(tap_w, x.width, s.conv_width, s.stride, x.padding);
-  if (high.first >= high.last || wide.first >= wide.last) return;
-  const PixelRect rect{past - first,
-                       high.last - high.first,
-                       wide.last - wide.first,
-                       x.height * x.width * x.channels,
-                       s.stride * x.width * x.channels,
-                       s.stride * x.channels,
-                       s.ConvPixels() * s.out_channels,
-                       s.conv_width * s.out_channels,
-                       s.out_channels};
-  const int64_t source_pixel =
-      (high.first * s.stride - x.padding + tap_h) * x.width + (wide.first * s.stride - x.padding + tap_w);
-  const Scalar* source = x.images + first * rect.source_image + source_pixel * x.channels;
-  const Scalar* g = grad + first * rect.grad_image + (high.first * s.conv_width + wide.first) * s.out_channels;
-  const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
-  Scalar* tile = packed + (tap_h * s.kernel + tap_w) * x.channels * pitch;
-  const int64_t all_rows = x.TapsAtOnce(s.kernel) * x.channels;
-  for (int64_t row = 0; row < all_rows; row += kTileRows) {
-    const int64_t rows = all_rows - row < kTileRows ? all_rows - row : kTileRows;
-    for (int64_t channel = 0; channel < s.out_channels; channel += kPanel) {
-      const int64_t vecs = RoundUpToLanes<Scalar>(s.out_channels - channel) / kLanes<Scalar>;
-      Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(rows, vecs, source + row, g + channel, rect,
-                                                             tile + row * pitch + channel, pitch);
-    }
-  }
-}
-
-// packed[tap, Cin][Cout] += over all images, for the filter rows (tap_h) in [begin, end).
-template <typename Scalar>
-void WeightGradient(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, Scalar* packed,
-                    int64_t begin, int64_t end) {
-  for (int64_t first = 0; first < s.batch; first += kWeightImagesAtOnce) {
-    const int64_t past = first + kWeightImagesAtOnce < s.batch ? first + kWeightImagesAtOnce : s.batch;
-    for (int64_t tap_h = begin; tap_h < end; ++tap_h) {
-      for (int64_t tap_w = 0; tap_w < s.kernel; tap_w += x.TapsAtOnce(s.kernel)) {
-        WeightGradientTap(s, x, grad, packed, tap_h, tap_w, first, past);
-      }
-    }
-  }
-}
-
-// Copies images [begin, end) of x into `padded`, with their zero padding written out.
-template <typename Scalar>
-void WritePadding(const ConvBlockShape& s, const Scalar* x, Scalar* padded, int64_t begin, int64_t end) {
-  const int64_t row = s.in_width * s.in_channels, margin = s.padding * s.in_channels;
-  const int64_t padded_row = row + 2 * margin, padded_height = s.in_height + 2 * s.padding;
-  for (int64_t image = begin; image < end; ++image) {
-    Scalar* to = padded + image * padded_height * padded_row;
-    std::memset(to, 0, static_cast<size_t>(padded_height * padded_row) * sizeof(Scalar));
-    to += s.padding * padded_row + margin;
-    for (int64_t h = 0; h < s.in_height; ++h) {
-      std::memcpy(to + h * padded_row, x + (image * s.in_height + h) * row, static_cast<size_t>(row) * sizeof(Scalar));
-    }
-  }
-}
-
-// Zeroes the packed gradient of filter rows [begin, end).
-template <typename Scalar>
-void ClearRows(const ConvBlockShape& s, Scalar* packed, int64_t begin, int64_t end) {
-  const int64_t row = s.kernel * s.in_channels * RoundUpToLanes<Scalar>(s.out_channels);
-  std::memset(packed + begin * row, 0, static_cast<size_t>((end - begin) * row) * sizeof(Scalar));
-}
-
-// Every pixel of images [begin, end) set to `value` [C].
-template <typename Scalar>
-void FillImages(const ConvBlockShape& s, const Scalar* value, Scalar* images, int64_t begin, int64_t end) {
-  for (int64_t p = begin * s.ConvPixels(); p < end * s.ConvPixels(); ++p) {
-    std::memcpy(images + p * s.out_channels, value, static_cast<size_t>(s.out_channels) * sizeof(Scalar));
-  }
-}
-
-// [tap, Cin][Cout, padded] -> [Cout, Cin, k, k], for output channels [begin, end).
-template <typename Scalar>
-void UnpackWeights(const ConvBlockShape& s, const Scalar* packed, Scalar* weight, int64_t begin, int64_t end) {
-  const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels), taps = s.kernel * s.kernel;
-  for (int64_t out = begin; out < end; ++out) {
-    for (int64_t in = 0; in < s.in_channels; ++in) {
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        weight[(out * s.in_channels + in) * taps + tap] = packed[(tap * s.in_channels + in) * pitch + out];
-      }
-    }
-  }
-}
 
 }  // namespace
 }  // namespace maml_fast

@@ -209,11 +209,11 @@ struct GradCoefficients {
   const Scalar *g, *x, *one;
 };
 
-// grad_y of one image; its sum per channel goes to grad_bias when that is not null (only with relu_first: otherwise it
-// is zero, since batch norm takes any constant out again).
+// grad_y of one image, with `more` added where that is not null; its sum per channel goes to grad_bias where that is
+// not null.
 template <typename Scalar>
 void GradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const GradCoefficients<Scalar>& k,
-           const ImageGradient<Scalar>& image, Scalar* grad_y, Scalar* grad_bias) {
+           const ImageGradient<Scalar>& image, const Scalar* more, Scalar* grad_y, Scalar* grad_bias) {
   const int64_t channels = s.out_channels;
   ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
     const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
@@ -223,6 +223,7 @@ void GradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const GradCoeffici
       const Vec<Scalar> y = Load(image.y + pixel * channels + c, n);
       Vec<Scalar> grad = of_g * g + (of_x * (NormInput<Scalar>(y, s.relu_first) - mean) + one);
       if (s.relu_first) grad = y <= Scalar{0} ? Vec<Scalar>{} : grad;
+      if (more != nullptr) grad += Load(more + pixel * channels + c, n);
       Store(grad_y + pixel * channels + c, grad, n);
       sum += grad;
     };
@@ -287,14 +288,13 @@ struct TangentCoefficients {
 // grad_grad_out and, in place of tangent_y, the gradient at y that flows on into x and weight.
 template <typename Scalar>
 void SecondGradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const TangentCoefficients<Scalar>& k,
-                 const ImageGradient<Scalar>& image, Scalar* tangent_y, Scalar* grad_grad_out, Scalar* grad_bias) {
+                 const ImageGradient<Scalar>& image, Scalar* tangent_y, Scalar* grad_grad_out) {
   const int64_t channels = s.out_channels;
   ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
     const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
     const Vec<Scalar> z_h = Load(k.z.h + c, n), z_x = Load(k.z.x + c, n), z_one = Load(k.z.one + c, n);
     const Vec<Scalar> r_g = Load(k.r.g + c, n), r_h = Load(k.r.h + c, n), r_x = Load(k.r.x + c, n);
     const Vec<Scalar> r_one = Load(k.r.one + c, n);
-    Vec<Scalar> sum{};
     auto pass = [&](int64_t pixel, Vec<Scalar> g) __attribute__((always_inline)) {  // returns tangent_z
       const Vec<Scalar> y = Load(image.y + pixel * channels + c, n);
       const Vec<Scalar> h = TangentAtR<Scalar>(Load(tangent_y + pixel * channels + c, n), y, s.relu_first);
@@ -302,7 +302,6 @@ void SecondGradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const Tangen
       Vec<Scalar> second = r_g * g + (r_h * h + (r_x * x + r_one));
       if (s.relu_first) second = y <= Scalar{0} ? Vec<Scalar>{} : second;
       Store(tangent_y + pixel * channels + c, second, n);
-      sum += second;
       return z_h * h + (z_x * x + z_one);
     };
     auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
@@ -316,8 +315,15 @@ void SecondGradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const Tangen
       Store(grad_grad_out + out_pixel * channels + c, picked, n);
     };
     ForWindows(s, covered, [&](int64_t pixel) __attribute__((always_inline)) { pass(pixel, Vec<Scalar>{}); });
-    if (grad_bias != nullptr) Store(grad_bias + c, sum, n);
   });
+}
+
+// Every pixel of images [begin, end) set to `value` [C].
+template <typename Scalar>
+void FillImages(const ConvBlockShape& s, const Scalar* value, Scalar* images, int64_t begin, int64_t end) {
+  for (int64_t p = begin * s.ConvPixels(); p < end * s.ConvPixels(); ++p) {
+    std::memcpy(images + p * s.out_channels, value, static_cast<size_t>(s.out_channels) * sizeof(Scalar));
+  }
 }
 
 // Adds up [B][count][C] over images, in image order, in double.

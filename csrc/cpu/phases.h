@@ -26,14 +26,15 @@ inline bool TasksKeepThreadsBusy(int64_t tasks, int64_t threads) {
   return threads <= 1 || tasks % threads == 0 || tasks >= 4 * threads;
 }
 
-// Pass has: Scratch, MakeScratch(arena), kPhases, Units(phase), Run(phase, task, scratch, begin, end).
+// Pass has: Scratch, MakeScratch(arena, whether one thread runs all of a task), kPhases, Units(phase), Run(phase, task,
+// scratch, begin, end).
 template <typename Pass>
 void RunPass(const Pass& pass, int64_t tasks, const Pool& pool) {
   using Scratch = typename Pass::Scratch;
   if (TasksKeepThreadsBusy(tasks, pool.threads)) {
     For(pool, tasks, [&](int64_t begin, int64_t end) {
       ArenaScope arena;
-      const Scratch scratch = pass.MakeScratch(arena);
+      const Scratch scratch = pass.MakeScratch(arena, true);
       for (int64_t task = begin; task < end; ++task) {
         for (int phase = 0; phase < Pass::kPhases; ++phase) pass.Run(phase, task, scratch, 0, pass.Units(phase));
       }
@@ -42,7 +43,7 @@ void RunPass(const Pass& pass, int64_t tasks, const Pool& pool) {
   }
   ArenaScope arena;
   auto* scratch = arena.Array<Scratch>(tasks);
-  for (int64_t task = 0; task < tasks; ++task) scratch[task] = pass.MakeScratch(arena);
+  for (int64_t task = 0; task < tasks; ++task) scratch[task] = pass.MakeScratch(arena, false);
   for (int phase = 0; phase < Pass::kPhases; ++phase) {
     const int64_t units = pass.Units(phase);
     For(pool, tasks * units, [&](int64_t begin, int64_t end) {

@@ -1,0 +1,144 @@
+// The backward pass as phases over one task.
+#pragma once
+
+#include "cpu/convolution.h"
+#include "cpu/gradient_images.h"
+#include "cpu/image_groups.h"
+#include "cpu/norm_pool.h"
+#include "cpu/phases.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct BackwardPass {
+  static constexpr int kPhases = 4;
+  enum Phase { kSums, kJoin, kGroups, kFinish };
+
+  struct Scratch {
+    Scalar* sums;          // [B][2][Cout]
+    Scalar* coefficients;  // [3][Cout]
+    Scalar* bias_sums;     // [B][Cout]
+    Scalar* prepared;      // the weights as the data-gradient reads them
+    Scalar* zero;          // [Cin]
+    GroupSums<Scalar> grad_weight;
+  };
+
+  const ConvBlockBackwardArgs<Scalar>& args;
+  const GradientImages<Scalar> images;
+  const ImageGroups groups;
+  const WeightGradient<Scalar> weight_gradient;
+  const Convolution<Scalar> data_gradient;
+  const Scalar* shared_weights;  // null: every task has its own, or grad_x is not asked for
+
+  BackwardPass(const ConvBlockBackwardArgs<Scalar>& a, ArenaScope& arena)
+      : args(a),
+        images{a.shape, a.saved, a.grad_out},
+        groups(a.shape),
+        weight_gradient(a.shape),
+        data_gradient(Convolution<Scalar>::DataGradient(a.shape, arena)),
+        shared_weights(nullptr) {
+    if (!a.saved.weight.Shared() || a.grad_x == nullptr) return;
+    shared_weights = data_gradient.Prepare(a.saved.weight.data, arena.Array<Scalar>(data_gradient.PreparedSize()));
+  }
+
+  bool PreparesWeights() const { return args.grad_x != nullptr && shared_weights == nullptr; }
+
+  Scratch MakeScratch(ArenaScope& arena, bool one_thread) const {
+    const ConvBlockShape& s = args.shape;
+    return {arena.Array<Scalar>(s.batch * 2 * s.out_channels),
+            arena.Array<Scalar>(3 * s.out_channels),
+            arena.Array<Scalar>(s.batch * s.out_channels),
+            arena.Array<Scalar>(PreparesWeights() ? data_gradient.PreparedSize() : 0),
+            arena.Array<Scalar>(RowSize<Scalar>(s.in_channels)),
+            GroupSums<Scalar>(weight_gradient.SumSize(), groups.Count(), one_thread, arena)};
+  }
+
+  int64_t Units(int phase) const {
+    switch (phase) {
+      case kSums:
+        return args.shape.batch;
+      case kGroups:
+        return groups.Count();
+      case kFinish:
+        return args.shape.in_channels;
+      default:
+        return 1;
+    }
+  }
+
+  void Run(int phase, int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    const ConvBlockShape& s = args.shape;
+    switch (phase) {
+      case kSums:
+        for (int64_t b = begin; b < end; ++b) {
+          GradientSums(s, images.NormOf(task), images.Of(task, b), scratch.sums + b * 2 * s.out_channels);
+        }
+        return;
+      case kJoin:
+        if (PreparesWeights()) data_gradient.Prepare(args.saved.weight.Of(task), scratch.prepared);
+        PackRow<Scalar>(nullptr, s.in_channels, scratch.zero);
+        return Join(task, scratch);
+      case kGroups:
+        for (int64_t group = begin; group < end; ++group) RunGroup(task, scratch, group);
+        return;
+      case kFinish:
+        if (begin == 0) BiasGradient(scratch, args.grad_bias + task * s.out_channels);
+        return weight_gradient.Finish(scratch.grad_weight.data(), scratch.grad_weight.Waiting(),
+                                      scratch.grad_weight.size(), args.grad_weight + task * s.WeightSize(), begin, end);
+    }
+  }
+
+  // grad_r = gamma rstd (g - g_bar - x^ (g x^)_bar)   (Ioffe & Szegedy 2015, the last equations of section 3)
+  void Join(int64_t task, const Scratch& scratch) const {
+    const ConvBlockShape& s = args.shape;
+    const Norm<Scalar> norm = images.NormOf(task);
+    const double count = static_cast<double>(s.batch * s.ConvPixels());
+    for (int64_t c = 0; c < s.out_channels; ++c) {
+      const double sum_g = SumOverImages(s, scratch.sums, 2, 0, c), sum_gx = SumOverImages(s, scratch.sums, 2, 1, c);
+      const double scale = (norm.gamma == nullptr ? 1.0 : norm.gamma[c]) * static_cast<double>(norm.rstd[c]);
+      args.grad_beta[task * s.out_channels + c] = static_cast<Scalar>(sum_g);
+      args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(sum_gx);
+      scratch.coefficients[c] = static_cast<Scalar>(scale);
+      scratch.coefficients[s.out_channels + c] = static_cast<Scalar>(-scale * sum_gx / count);
+      scratch.coefficients[2 * s.out_channels + c] = static_cast<Scalar>(-scale * sum_g / count);
+    }
+  }
+
+  // A few images at a time: their gradient at y stays in cache for both convolutions.
+  void RunGroup(int64_t task, const Scratch& scratch, int64_t group) const {
+    const ConvBlockShape& s = args.shape;
+    const int64_t conv_image = s.ConvPixels() * s.out_channels;
+    ArenaScope arena;
+    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * conv_image + kLanes<Scalar>);  // with the tiles' slack
+    Scalar* sum = scratch.grad_weight.Open(group);
+    for (int64_t first = groups.Begin(group), end = groups.End(group); first < end; first += ImagesAtOnce(s)) {
+      const int64_t count = first + ImagesAtOnce(s) < end ? ImagesAtOnce(s) : end - first;
+      for (int64_t i = 0; i < count; ++i) GradientAtY(task, scratch, first + i, grad_y + i * conv_image);
+      weight_gradient.Add(args.saved.x + images.InImage(task, first), grad_y, count, sum);
+      if (args.grad_x == nullptr) continue;
+      data_gradient.Run(grad_y, shared_weights != nullptr ? shared_weights : scratch.prepared, scratch.zero,
+                        args.grad_x + images.InImage(task, first), 0, count);
+    }
+    scratch.grad_weight.Close(group);
+  }
+
+  void GradientAtY(int64_t task, const Scratch& scratch, int64_t b, Scalar* grad_y) const {
+    const ConvBlockShape& s = args.shape;
+    const Scalar* k = scratch.coefficients;
+    const Scalar* more = args.grad_y == nullptr ? nullptr : args.grad_y + images.ConvImage(task, b);
+    GradY(s, images.NormOf(task), {k, k + s.out_channels, k + 2 * s.out_channels}, images.Of(task, b), more, grad_y,
+          scratch.bias_sums + b * s.out_channels);
+  }
+
+  // Zero where batch norm takes any constant out again.
+  void BiasGradient(const Scratch& scratch, Scalar* grad_bias) const {
+    const ConvBlockShape& s = args.shape;
+    for (int64_t c = 0; c < s.out_channels; ++c) {
+      grad_bias[c] = s.relu_first ? static_cast<Scalar>(SumOverImages(s, scratch.bias_sums, 1, 0, c)) : Scalar{0};
+    }
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast

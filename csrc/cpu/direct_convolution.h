@@ -1,0 +1,234 @@
+// The three convolutions of a block for one task's images and weights: forward, data-gradient, weight-gradient.
+// Direct, channels-last, on packed weights; taps on zero padding are never multiplied.
+#pragma once
+
+#include "core/conv_block.h"
+#include "cpu/arena.h"
+#include "cpu/pixel_plan.h"
+#include "cpu/tiles.h"
+#include "cpu/transpose.h"
+
+namespace maml_fast {
+namespace {
+
+// A row of channels padded to whole vectors, for the sums to start from; zeros where `values` is null.
+template <typename Scalar>
+int64_t RowSize(int64_t channels) {
+  return RoundUpToLanes<Scalar>(channels);
+}
+
+template <typename Scalar>
+void PackRow(const Scalar* values, int64_t channels, Scalar* row) {
+  for (int64_t c = 0; c < RowSize<Scalar>(channels); ++c) row[c] = values != nullptr && c < channels ? values[c] : 0;
+}
+
+// Weights as the tiles read them: one row per (tap, source channel), in the plan's order of taps, one column per
+// destination channel, rows padded to whole vectors. Forward needs no more than that padding ...
+template <typename Scalar>
+int64_t ForwardPackedSize(const ConvBlockShape& s) {
+  return s.PatchSize() * RoundUpToLanes<Scalar>(s.out_channels);
+}
+
+template <typename Scalar>
+void PackForward(const Scalar* weight, const ConvBlockShape& s, Scalar* packed) {
+  const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
+  for (int64_t row = 0; row < s.PatchSize(); ++row) {
+    PackRow(weight + row * s.out_channels, s.out_channels, packed + row * pitch);
+  }
+}
+
+// ... and the data-gradient, where the channels change places, a transposition of every tap.
+template <typename Scalar>
+int64_t DataGradientPackedSize(const ConvBlockShape& s) {
+  return s.kernel * s.kernel * s.out_channels * RoundUpToLanes<Scalar>(s.in_channels);
+}
+
+template <typename Scalar>
+void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const PixelPlan& plan, Scalar* packed) {
+  const int64_t pitch = RoundUpToLanes<Scalar>(s.in_channels);
+  for (int64_t rank_h = 0; rank_h < s.kernel; ++rank_h) {
+    for (int64_t rank_w = 0; rank_w < s.kernel; ++rank_w, packed += s.out_channels * pitch) {
+      const int64_t tap = plan.tap_of_rank[rank_h] * s.kernel + plan.tap_of_rank[rank_w];
+      Transpose(weight + tap * s.in_channels * s.out_channels, s.in_channels, s.out_channels, packed, pitch);
+    }
+  }
+}
+
+template <typename Scalar>
+struct ConvTileBody {
+  template <int ROWS, int VECS>
+  static void Run(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
+                  const Scalar* start, Scalar* const* dest) {
+    ConvTile<Scalar, ROWS, VECS>(source, runs, weights, pitch, start, dest);
+  }
+};
+
+// Whole vectors that stand in for destinations whose last vector is only partly theirs.
+template <typename Scalar>
+struct Staging {
+  static constexpr int64_t kPitch = kTileVecs * kLanes<Scalar>;
+
+  alignas(64) Scalar rows[kTileRows * kPitch];
+  Scalar* pointers[kTileRows];
+
+  void Fill(Scalar* const* dest, int64_t count, int64_t channels, bool copy) {
+    for (int64_t r = 0; r < count; ++r) {
+      pointers[r] = rows + r * kPitch;
+      for (int64_t c = 0; copy && c < kPitch; ++c) pointers[r][c] = c < channels ? dest[r][c] : Scalar{0};
+    }
+  }
+  void Empty(Scalar* const* dest, int64_t count, int64_t channels) const {
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t c = 0; c < channels; ++c) dest[r][c] = pointers[r][c];
+    }
+  }
+};
+
+// One tile of pixels; `channels` of the panel's vectors are the destination's.
+template <typename Scalar>
+MF_INLINE void ConvolveTile(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
+                            const Scalar* start, Scalar* const* dest, int64_t rows, int64_t channels) {
+  const int64_t vecs = RoundUpToLanes<Scalar>(channels) / kLanes<Scalar>;
+  if (channels % kLanes<Scalar> == 0) {
+    Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(rows, vecs, source, runs, weights, pitch, start, dest);
+    return;
+  }
+  Staging<Scalar> staging;
+  staging.Fill(dest, rows, channels, start == nullptr);
+  Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(rows, vecs, source, runs, weights, pitch, start,
+                                                       static_cast<Scalar* const*>(staging.pointers));
+  staging.Empty(dest, rows, channels);
+}
+
+// dest images [begin, end) from source images under `plan`, whole images apart. The sums start from the row `start`
+// (see PackRow), or go on from dest where that is null.
+template <typename Scalar>
+void DirectConvolve(const PixelPlan& plan, const Scalar* source, int64_t source_channels, const Scalar* packed,
+                    const Scalar* start, Scalar* dest, int64_t dest_channels, int64_t begin, int64_t end) {
+  constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
+  const int64_t pitch = RoundUpToLanes<Scalar>(dest_channels);
+  for (int64_t channel = 0; channel < dest_channels; channel += kPanel) {
+    const int64_t channels = dest_channels - channel < kPanel ? dest_channels - channel : kPanel;
+    for (int64_t g = 0; g < plan.group_count; ++g) {
+      const PixelGroup& group = plan.groups[g];
+      const TapRuns runs{group.taps_h, group.taps_w * source_channels, plan.source_width * source_channels,
+                         plan.kernel * source_channels * pitch};
+      const Scalar* weights =
+          packed + channel + (group.first_h * plan.kernel + group.first_w) * source_channels * pitch;
+      const int64_t per_image = group.end - group.begin;
+      int64_t image = begin, pixel = 0;
+      for (int64_t left = (end - begin) * per_image; left > 0;) {
+        const Scalar* from[kTileRows];
+        Scalar* to[kTileRows];
+        const int64_t rows = left < kTileRows ? left : kTileRows;
+        for (int64_t r = 0; r < rows; ++r) {
+          const PlanPixel& p = plan.pixels[group.begin + pixel];
+          from[r] = source + (image * plan.source_pixels + p.source) * source_channels;
+          to[r] = dest + (image * plan.dest_pixels + p.dest) * dest_channels + channel;
+          if (++pixel == per_image) {
+            pixel = 0;
+            ++image;
+          }
+        }
+        ConvolveTile(static_cast<const Scalar* const*>(from), runs, weights, pitch,
+                     start == nullptr ? nullptr : start + channel, static_cast<Scalar* const*>(to), rows, channels);
+        left -= rows;
+      }
+    }
+  }
+}
+
+template <typename Scalar>
+struct WeightTileBody {
+  template <int ROWS, int VECS>
+  static void Run(const Scalar* source, const Scalar* grad, const PixelRect& rect, Scalar* dest, int64_t pitch) {
+    WeightTile<Scalar, ROWS, VECS>(source, grad, rect, dest, pitch);
+  }
+};
+
+// The output pixels [first, last) along one axis whose tap meets the image.
+struct Span {
+  int64_t first, last;
+};
+
+inline Span SpanOfTap(int64_t tap, int64_t in_extent, int64_t out_extent, int64_t stride, int64_t padding) {
+  const int64_t before = padding - tap;  // in = out * stride - before
+  const int64_t first = before > 0 ? (before + stride - 1) / stride : 0;
+  const int64_t past = in_extent + before;  // in < in_extent  <=>  out * stride < past
+  const int64_t last = past > 0 ? (past + stride - 1) / stride : 0;
+  return {first, last < out_extent ? last : out_extent};
+}
+
+// The weight gradient's input: x itself, or, with few channels, a copy with its zero padding written out, so that rows
+// of several taps share one tile.
+template <typename Scalar>
+struct WeightSource {
+  const Scalar* images;
+  int64_t height, width, channels, padding;
+
+  bool TapsShareTiles() const { return padding == 0 && channels < kTileRows; }
+  int64_t TapsAtOnce(int64_t kernel) const { return TapsShareTiles() ? kernel : 1; }
+};
+
+// All tiles of one tap (or of the taps that share tiles), over `images` images.
+template <typename Scalar>
+void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, Scalar* packed,
+                       int64_t tap_h, int64_t tap_w, int64_t images) {
+  constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
+  const Span high = SpanOfTap(tap_h, x.height, s.conv_height, s.stride, x.padding);
+  const Span wide =
+      x.TapsShareTiles() ? Span{0, s.conv_width} : SpanOfTap(tap_w, x.width, s.conv_width, s.stride, x.padding);
+  if (high.first >= high.last || wide.first >= wide.last) return;
+  const PixelRect rect{images,
+                       high.last - high.first,
+                       wide.last - wide.first,
+                       x.height * x.width * x.channels,
+                       s.stride * x.width * x.channels,
+                       s.stride * x.channels,
+                       s.ConvPixels() * s.out_channels,
+                       s.conv_width * s.out_channels,
+                       s.out_channels};
+  const int64_t source_pixel =
+      (high.first * s.stride - x.padding + tap_h) * x.width + (wide.first * s.stride - x.padding + tap_w);
+  const Scalar* source = x.images + source_pixel * x.channels;
+  const Scalar* g = grad + (high.first * s.conv_width + wide.first) * s.out_channels;
+  const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
+  Scalar* tile = packed + (tap_h * s.kernel + tap_w) * x.channels * pitch;
+  const int64_t all_rows = x.TapsAtOnce(s.kernel) * x.channels;
+  for (int64_t row = 0; row < all_rows; row += kTileRows) {
+    const int64_t rows = all_rows - row < kTileRows ? all_rows - row : kTileRows;
+    for (int64_t channel = 0; channel < s.out_channels; channel += kPanel) {
+      const int64_t vecs = RoundUpToLanes<Scalar>(s.out_channels - channel) / kLanes<Scalar>;
+      Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(rows, vecs, source + row, g + channel, rect,
+                                                             tile + row * pitch + channel, pitch);
+    }
+  }
+}
+
+// packed[tap, Cin][Cout] += over `images` images.
+template <typename Scalar>
+void DirectWeightGradient(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, int64_t images,
+                          Scalar* packed) {
+  for (int64_t tap_h = 0; tap_h < s.kernel; ++tap_h) {
+    for (int64_t tap_w = 0; tap_w < s.kernel; tap_w += x.TapsAtOnce(s.kernel)) {
+      WeightGradientTap(s, x, grad, packed, tap_h, tap_w, images);
+    }
+  }
+}
+
+// Copies images of x into `padded`, with their zero padding written out.
+template <typename Scalar>
+void WritePadding(const ConvBlockShape& s, const Scalar* x, int64_t images, Scalar* padded) {
+  const int64_t row = s.in_width * s.in_channels, margin = s.padding * s.in_channels;
+  const int64_t padded_row = row + 2 * margin, padded_height = s.in_height + 2 * s.padding;
+  for (int64_t image = 0; image < images; ++image, padded += padded_height * padded_row) {
+    std::memset(padded, 0, static_cast<size_t>(padded_height * padded_row) * sizeof(Scalar));
+    Scalar* to = padded + s.padding * padded_row + margin;
+    for (int64_t h = 0; h < s.in_height; ++h) {
+      std::memcpy(to + h * padded_row, x + (image * s.in_height + h) * row, static_cast<size_t>(row) * sizeof(Scalar));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace maml_fast

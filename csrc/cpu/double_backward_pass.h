@@ -1,0 +1,205 @@
+// The double backward pass as phases over one task.
+#pragma once
+
+#include "cpu/convolution.h"
+#include "cpu/gradient_images.h"
+#include "cpu/image_groups.h"
+#include "cpu/norm_pool.h"
+#include "cpu/phases.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct DoubleBackwardPass {
+  static constexpr int kPhases = 5;
+  enum Phase { kPrepare, kTangent, kJoin, kGroups, kFinish };
+  static constexpr int64_t kSums = 5, kCoefficients = 10;
+
+  struct Scratch {
+    Scalar* weight;         // for gg_x, as the forward convolution reads it
+    Scalar* gg_weight;      // for x, likewise
+    Scalar* gg_transposed;  // for grad_y, as the data-gradient reads it
+    Scalar* gg_bias;        // [Cout]
+    Scalar* zero;           // [Cin]
+    Scalar* sums;           // [B][5][Cout]
+    Scalar* coefficients;   // [10][Cout]
+    GroupSums<Scalar> grad_weight;
+  };
+
+  const ConvBlockDoubleBackwardArgs<Scalar>& args;
+  const GradientImages<Scalar> images;
+  const ImageGroups groups;
+  const Convolution<Scalar> forward, data_gradient;
+  const WeightGradient<Scalar> weight_gradient;
+
+  DoubleBackwardPass(const ConvBlockDoubleBackwardArgs<Scalar>& a, ArenaScope& arena)
+      : args(a),
+        images{a.shape, a.saved, a.grad_out},
+        groups(a.shape),
+        forward(Convolution<Scalar>::Forward(a.shape, arena)),
+        data_gradient(Convolution<Scalar>::DataGradient(a.shape, arena)),
+        weight_gradient(a.shape) {}
+
+  bool HasDataGradient() const { return args.grad_x != nullptr && args.gg_weight != nullptr; }
+  bool HasWeightGradient() const { return args.gg_x != nullptr; }
+
+  Scratch MakeScratch(ArenaScope& arena, bool one_thread) const {
+    const ConvBlockShape& s = args.shape;
+    return {arena.Array<Scalar>(args.gg_x != nullptr ? forward.PreparedSize() : 0),
+            arena.Array<Scalar>(args.gg_weight != nullptr ? forward.PreparedSize() : 0),
+            arena.Array<Scalar>(HasDataGradient() ? data_gradient.PreparedSize() : 0),
+            arena.Array<Scalar>(RowSize<Scalar>(s.out_channels)),
+            arena.Array<Scalar>(RowSize<Scalar>(s.in_channels)),
+            arena.Array<Scalar>(s.batch * kSums * s.out_channels),
+            arena.Array<Scalar>(kCoefficients * s.out_channels),
+            GroupSums<Scalar>(HasWeightGradient() ? weight_gradient.SumSize() : 0, groups.Count(), one_thread, arena)};
+  }
+
+  int64_t Units(int phase) const {
+    switch (phase) {
+      case kTangent:
+        return args.shape.batch;
+      case kGroups:
+        return groups.Count();
+      case kFinish:
+        return args.shape.in_channels;
+      default:
+        return 1;
+    }
+  }
+
+  void Run(int phase, int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    switch (phase) {
+      case kPrepare:
+        return Prepare(task, scratch);
+      case kTangent:
+        return Tangent(task, scratch, begin, end);
+      case kJoin:
+        return Join(task, scratch);
+      case kGroups:
+        for (int64_t group = begin; group < end; ++group) RunGroup(task, scratch, group);
+        return;
+      case kFinish:
+        return FinishWeightGradient(task, scratch, begin, end);
+    }
+  }
+
+  const Scalar* GgWeight(int64_t task) const { return args.gg_weight + task * args.shape.WeightSize(); }
+  Scalar* GradYOf(int64_t task, int64_t b) const { return args.grad_y + images.ConvImage(task, b); }
+
+  // Batch norm takes a constant out again, so gg_bias counts only where ReLU comes between.
+  void Prepare(int64_t task, const Scratch& scratch) const {
+    const ConvBlockShape& s = args.shape;
+    const bool bias = s.relu_first && args.gg_bias != nullptr;
+    if (args.gg_x != nullptr) forward.Prepare(args.saved.weight.Of(task), scratch.weight);
+    if (args.gg_weight != nullptr) forward.Prepare(GgWeight(task), scratch.gg_weight);
+    if (HasDataGradient()) data_gradient.Prepare(GgWeight(task), scratch.gg_transposed);
+    PackRow(bias ? args.gg_bias + task * s.out_channels : nullptr, s.out_channels, scratch.gg_bias);
+    PackRow<Scalar>(nullptr, s.in_channels, scratch.zero);
+  }
+
+  // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias, kept in grad_y for the time being; a few images at a
+  // time, so that they are in cache for their sums.
+  void Tangent(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    const ConvBlockShape& s = args.shape;
+    const bool as_they_are = forward.PreparedSize() == 0;
+    for (int64_t first = begin; first < end; first += ImagesAtOnce(s)) {
+      const int64_t past = first + ImagesAtOnce(s) < end ? first + ImagesAtOnce(s) : end;
+      const Scalar* start = scratch.gg_bias;
+      if (args.gg_x != nullptr) {
+        forward.Run(args.gg_x + images.InImage(task, 0), as_they_are ? args.saved.weight.Of(task) : scratch.weight,
+                    start, GradYOf(task, 0), first, past);
+        start = nullptr;
+      }
+      if (args.gg_weight != nullptr) {
+        forward.Run(args.saved.x + images.InImage(task, 0), as_they_are ? GgWeight(task) : scratch.gg_weight, start,
+                    GradYOf(task, 0), first, past);
+      } else if (start != nullptr) {
+        FillImages(s, start, GradYOf(task, 0), first, past);
+      }
+      for (int64_t b = first; b < past; ++b) {
+        TangentSums(s, images.NormOf(task), images.Of(task, b), GradYOf(task, b),
+                    scratch.sums + b * kSums * s.out_channels);
+      }
+    }
+  }
+
+  // A few images at a time: their gradient at y stays in cache for both convolutions.
+  void RunGroup(int64_t task, const Scratch& scratch, int64_t group) const {
+    const ConvBlockShape& s = args.shape;
+    const int64_t conv_image = s.ConvPixels() * s.out_channels;
+    ArenaScope arena;
+    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * conv_image + kLanes<Scalar>);  // with the tiles' slack
+    Scalar* sum = HasWeightGradient() ? scratch.grad_weight.Open(group) : nullptr;
+    for (int64_t first = groups.Begin(group), end = groups.End(group); first < end; first += ImagesAtOnce(s)) {
+      const int64_t count = first + ImagesAtOnce(s) < end ? ImagesAtOnce(s) : end - first;
+      for (int64_t i = 0; i < count; ++i) SecondGradients(task, scratch, first + i, grad_y + i * conv_image);
+      if (HasWeightGradient()) weight_gradient.Add(args.gg_x + images.InImage(task, first), grad_y, count, sum);
+      if (args.grad_x == nullptr) continue;
+      Scalar* grad_x = args.grad_x + images.InImage(task, first);
+      if (HasDataGradient()) {
+        data_gradient.Run(grad_y, scratch.gg_transposed, scratch.zero, grad_x, 0, count);
+      } else {
+        std::memset(grad_x, 0, static_cast<size_t>(count * s.InPixels() * s.in_channels) * sizeof(Scalar));
+      }
+    }
+    if (HasWeightGradient()) scratch.grad_weight.Close(group);
+  }
+
+  void SecondGradients(int64_t task, const Scratch& scratch, int64_t b, Scalar* grad_y) const {
+    const ConvBlockShape& s = args.shape;
+    auto k = [&](int64_t i) { return scratch.coefficients + i * s.out_channels; };
+    const Norm<Scalar> norm = images.NormOf(task);
+    const ImageGradient<Scalar> image = images.Of(task, b);
+    GradY<Scalar>(s, norm, {k(0), k(1), k(2)}, image, nullptr, grad_y, nullptr);
+    SecondGradY(s, norm, TangentCoefficients<Scalar>{{k(3), k(4), k(5)}, {k(6), k(7), k(8), k(9)}}, image,
+                GradYOf(task, b), args.grad_grad_out + images.OutImage(task, b));
+  }
+
+  void FinishWeightGradient(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    const ConvBlockShape& s = args.shape;
+    Scalar* grad_weight = args.grad_weight + task * s.WeightSize();
+    if (HasWeightGradient()) {
+      weight_gradient.Finish(scratch.grad_weight.data(), scratch.grad_weight.Waiting(), scratch.grad_weight.size(),
+                             grad_weight, begin, end);
+    } else if (begin == 0) {
+      std::memset(grad_weight, 0, static_cast<size_t>(s.WeightSize()) * sizeof(Scalar));
+    }
+  }
+
+  // The second derivative of batch norm, per channel. With a = rstd, A = (g x^)_bar, H = (h x^)_bar and
+  // D = (g h)_bar - g_bar h_bar - A H, where <h, grad_r> = M gamma a D:
+  //   tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^)
+  //   second_r  = gg_gamma a (g - g_bar - A x^) - gamma a^2 ((D - 2 A H) x^ + H (g - g_bar) + A (h - h_bar))
+  //   second_gamma = M a D
+  void Join(int64_t task, const Scratch& scratch) const {
+    const ConvBlockShape& s = args.shape;
+    const Norm<Scalar> norm = images.NormOf(task);
+    const double count = static_cast<double>(s.batch * s.ConvPixels());
+    for (int64_t c = 0; c < s.out_channels; ++c) {
+      auto mean = [&](int64_t which) { return SumOverImages(s, scratch.sums, kSums, which, c) / count; };
+      const double g = mean(0), A = mean(1), h = mean(2), H = mean(3), D = mean(4) - g * h - A * H;
+      const double a = norm.rstd[c], gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[c];
+      const double gg_gamma = args.gg_gamma == nullptr ? 0.0 : args.gg_gamma[task * s.out_channels + c];
+      const double gg_beta = args.gg_beta == nullptr ? 0.0 : args.gg_beta[task * s.out_channels + c];
+      const double scale = gamma * a, square = gamma * a * a;
+      const double k[kCoefficients] = {scale,
+                                       -scale * A,
+                                       -scale * g,  // grad_r: g, x^, 1
+                                       scale,
+                                       gg_gamma - scale * H,
+                                       gg_beta - scale * h,  // tangent_z: h, x^, 1
+                                       gg_gamma * a - square * H,
+                                       -square * A,                                    // second_r: g, h,
+                                       -gg_gamma * a * A - square * (D - 2 * A * H),   //   x^,
+                                       -gg_gamma * a * g + square * (H * g + A * h)};  //   1
+      for (int64_t i = 0; i < kCoefficients; ++i)
+        scratch.coefficients[i * s.out_channels + c] = static_cast<Scalar>(k[i]);
+      args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(count * a * D);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast
