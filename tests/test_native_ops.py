@@ -21,23 +21,27 @@ pytestmark = pytest.mark.native
 GEOMETRY = (1, 1, True, 1e-5, False)
 
 
-def operator_arguments() -> tuple[tuple, tuple, tuple]:
-    """Arguments of the three private operators, as the autograd Functions give them."""
-    case = Case("operators", in_channels=3)
+def operator_arguments(in_channels: int = 5) -> tuple[tuple, tuple, tuple]:
+    """Arguments of the three private operators, as the autograd Functions give them; a thin block's with 3 channels."""
+    case = Case("operators", in_channels=in_channels)
     x, weight, bias, gamma, beta = tensors(case, torch.float64, requires_grad=False)
     x = x.permute(0, 1, 3, 4, 2).contiguous()
+    weight = weight.permute(0, 3, 4, 2, 1).contiguous()
     forward = (x, weight, bias, gamma, beta, *GEOMETRY)
-    out, *saved = torch.ops.maml_fast.conv_block_forward(*forward)
+    out, kept, *statistics = torch.ops.maml_fast.conv_block_forward(*forward)
     grad_out = torch.randn_like(out)
-    backward = (grad_out, x, weight, gamma, *saved, *GEOMETRY, True)
+    grad_y = torch.randn_like(kept) if kept.dim() == 5 else None
+    saved = (x, weight, gamma, kept, *statistics)
+    backward = (grad_out, grad_y, *saved, *GEOMETRY, True)
     gg = torch.ops.maml_fast.conv_block_backward(*backward)
-    return forward, backward, (*(torch.randn_like(g) for g in gg), *backward)
+    return forward, backward, (*(torch.randn_like(g) for g in gg), grad_out, *saved, *GEOMETRY, True)
 
 
+@pytest.mark.parametrize("in_channels", [3, 5], ids=["thin", "thick"])
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["forward", "backward", "double_backward"])
-def test_opcheck(index: int) -> None:
+def test_opcheck(index: int, in_channels: int) -> None:
     name = ("conv_block_forward", "conv_block_backward", "conv_block_double_backward")[index]
-    torch.library.opcheck(getattr(torch.ops.maml_fast, name).default, operator_arguments()[index])
+    torch.library.opcheck(getattr(torch.ops.maml_fast, name).default, operator_arguments(in_channels)[index])
 
 
 def test_third_derivative_raises() -> None:
@@ -49,7 +53,7 @@ def test_third_derivative_raises() -> None:
 
 
 def test_shared_parameters_are_not_copied() -> None:
-    weight = torch.randn(4, 2, 3, 3).expand(1000, 4, 2, 3, 3)
+    weight = torch.randn(3, 3, 2, 4).expand(1000, 3, 3, 2, 4)
     assert (
         torch.ops.maml_fast.conv_block_forward(torch.randn(1000, 1, 4, 4, 2), weight, None, None, None, *GEOMETRY)[0]
         .isfinite()
@@ -59,8 +63,8 @@ def test_shared_parameters_are_not_copied() -> None:
 
 
 MISUSE = {
-    "wrong channels": ({1: torch.zeros(2, 4, 2, 3, 3, dtype=torch.float64)}, "weight"),
-    "wrong dtype": ({1: torch.zeros(2, 4, 3, 3, 3)}, "dtype of x"),
+    "wrong channels": ({1: torch.zeros(2, 3, 3, 2, 4, dtype=torch.float64)}, "weight"),
+    "wrong dtype": ({1: torch.zeros(2, 3, 3, 3, 4)}, "dtype of x"),
     "not contiguous": ({0: torch.zeros(2, 3, 3, 8, 8, dtype=torch.float64).permute(0, 1, 3, 4, 2)}, "contiguous"),
     "too few dimensions": ({0: torch.zeros(3, 8, 8, 3, dtype=torch.float64)}, "x must be"),
     "half": ({0: torch.zeros(2, 3, 8, 8, 3, dtype=torch.float16)}, "float"),
@@ -71,7 +75,7 @@ MISUSE = {
 
 @pytest.mark.parametrize(("changes", "message"), MISUSE.values(), ids=MISUSE)
 def test_private_operators_refuse_what_would_crash(changes: dict, message: str) -> None:
-    arguments = list(operator_arguments()[0])
+    arguments = list(operator_arguments(3)[0])
     for index, value in changes.items():
         arguments[index] = value
     with pytest.raises(RuntimeError, match=message):

@@ -74,7 +74,7 @@ double Convolution(const ConvBlockShape& s, const Inputs& in, int64_t image, int
         const int64_t row = i * s.stride - s.padding + p, col = j * s.stride - s.padding + q;
         if (row < 0 || col < 0 || row >= s.in_height || col >= s.in_width) continue;
         sum += in.x[((image * s.in_height + row) * s.in_width + col) * s.in_channels + channel] *
-               in.weight[(((task * s.out_channels + c) * s.in_channels + channel) * s.kernel + p) * s.kernel + q];
+               in.weight[(((task * s.kernel + p) * s.kernel + q) * s.in_channels + channel) * s.out_channels + c];
       }
     }
   }
@@ -123,7 +123,7 @@ struct Run {
   const ConvBlockShape s;
   const ConvBlockKernels<Scalar>& kernels;
   const Pool pool;
-  Buffer x, weight, bias, gamma, beta, out, y, mean, rstd;
+  Buffer x, weight, bias, gamma, beta, out, kept, mean, rstd;
   std::vector<uint8_t> argmax;
 
   static Buffer Cast(const Values& values) { return Buffer(values.begin(), values.end()); }
@@ -138,11 +138,11 @@ struct Run {
         gamma(Cast(in.gamma)),
         beta(Cast(in.beta)),
         out(s.tasks * s.batch * s.OutPixels() * s.out_channels),
-        y(s.tasks * s.batch * s.ConvPixels() * s.out_channels),
+        kept(s.tasks * (s.Thin() ? s.KeptSize() : s.batch * s.ConvPixels() * s.out_channels)),
         mean(s.tasks * s.out_channels),
         rstd(s.tasks * s.out_channels),
         argmax(out.size()) {
-    kernels.forward({s, x.data(), Weight(), Channels(bias), Channels(gamma), Channels(beta), out.data(), y.data(),
+    kernels.forward({s, x.data(), Weight(), Channels(bias), Channels(gamma), Channels(beta), out.data(), kept.data(),
                      mean.data(), rstd.data(), argmax.data()},
                     pool);
   }
@@ -150,25 +150,31 @@ struct Run {
   TaskParam<Scalar> Weight() const { return {weight.data(), s.WeightSize()}; }
   TaskParam<Scalar> Channels(const Buffer& b) const { return {b.data(), s.out_channels}; }
   ConvBlockSaved<Scalar> Saved() const {
-    return {x.data(), Weight(), Channels(gamma), y.data(), mean.data(), rstd.data(), argmax.data()};
+    return {x.data(), Weight(), Channels(gamma), kept.data(), mean.data(), rstd.data(), argmax.data()};
   }
 
   // grad_x, grad_weight, grad_bias, grad_gamma, grad_beta, one after another.
-  Values Backward(const Buffer& grad_out) const {
+  Values Backward(const Buffer& grad_out, const Scalar* grad_y = nullptr) const {
     Buffer gx(x.size()), gw(weight.size()), gb(bias.size()), gg(gamma.size()), gbeta(beta.size());
-    kernels.backward({s, Saved(), grad_out.data(), gx.data(), gw.data(), gb.data(), gg.data(), gbeta.data()}, pool);
+    kernels.backward({s, Saved(), grad_out.data(), grad_y, gx.data(), gw.data(), gb.data(), gg.data(), gbeta.data()},
+                     pool);
     return Join({&gx, &gw, &gb, &gg, &gbeta});
   }
 
-  // grad_grad_out, grad_x, grad_weight, grad_bias, grad_gamma, one after another.
+  // grad_grad_out, grad_x, grad_weight, grad_bias, grad_gamma, one after another: with what flows on from y.
   Values DoubleBackward(const Buffer& grad_out, const Inputs& gg) const {
     const Buffer ggx = Cast(gg.x), ggw = Cast(gg.weight), ggb = Cast(gg.bias), ggg = Cast(gg.gamma),
                  ggbeta = Cast(gg.beta);
     Buffer ggo(out.size()), gx(x.size()), gw(weight.size()), gb(bias.size()), g(gamma.size());
+    Buffer grad_y(s.Thin() ? 0 : kept.size());
     kernels.double_backward({s, Saved(), grad_out.data(), ggx.data(), ggw.data(), ggb.data(), ggg.data(), ggbeta.data(),
-                             ggo.data(), gx.data(), gw.data(), gb.data(), g.data()},
+                             ggo.data(), gx.data(), gw.data(), g.data(), s.Thin() ? nullptr : grad_y.data()},
                             pool);
-    return Join({&ggo, &gx, &gw, &gb, &g});
+    Values direct = Join({&ggo, &gx, &gw, &gb, &g});
+    if (s.Thin()) return direct;
+    const Values through_y = Backward(Buffer(out.size()), grad_y.data());
+    for (size_t i = 0; i < gx.size() + gw.size() + gb.size(); ++i) direct[out.size() + i] += through_y[i];
+    return direct;
   }
 
   static Values Join(std::vector<const Buffer*> parts) {
@@ -238,7 +244,7 @@ void CheckThreadsAgree(const ConvBlockShape& s, const CpuKernels& kernels) {
   const Values backward = one.Backward(grad_out), second = one.DoubleBackward(grad_out, gg);
   for (const int64_t threads : {2, 3, 5}) {
     const Run<Scalar> many(s, kernels, threads, in);
-    CHECK(many.out == one.out && many.y == one.y && many.argmax == one.argmax);
+    CHECK(many.out == one.out && many.kept == one.kept && many.argmax == one.argmax);
     CHECK(many.Backward(grad_out) == backward);
     CHECK(many.DoubleBackward(grad_out, gg) == second);
   }
@@ -248,15 +254,16 @@ void CheckThreadsAgree(const ConvBlockShape& s, const CpuKernels& kernels) {
 void CheckNulls(const ConvBlockShape& s, const CpuKernels& kernels) {
   const Run<double> run(s, kernels, 2, RandomInputs(s, 1));
   const Values grad_out = Random(static_cast<int64_t>(run.out.size()), 31);
-  Values gw(run.weight.size()), gb(run.bias.size()), gg(run.gamma.size()), gbeta(run.beta.size()), ggo(run.out.size());
-  kernels.f64.backward({s, run.Saved(), grad_out.data(), nullptr, gw.data(), gb.data(), gg.data(), gbeta.data()},
-                       run.pool);
+  Values gw(run.weight.size()), gb(run.bias.size()), gg(run.gamma.size()), gbeta(run.beta.size()), ggo(run.out.size()),
+      grad_y(run.s.Thin() ? 0 : run.kept.size());
+  kernels.f64.backward(
+      {s, run.Saved(), grad_out.data(), nullptr, nullptr, gw.data(), gb.data(), gg.data(), gbeta.data()}, run.pool);
   const Values all = run.Backward(grad_out), some = Run<double>::Join({&gw, &gb, &gg, &gbeta});
   CHECK(std::equal(some.begin(), some.end(), all.end() - static_cast<int64_t>(some.size())));
   kernels.f64.double_backward({s, run.Saved(), grad_out.data(), nullptr, nullptr, nullptr, nullptr, nullptr, ggo.data(),
-                               nullptr, gw.data(), gb.data(), gg.data()},
+                               nullptr, gw.data(), gg.data(), grad_y.data()},
                               run.pool);
-  for (const Values* zeros : {&ggo, &gw, &gb, &gg}) {
+  for (const Values* zeros : {&ggo, &gw, &gg, &grad_y}) {
     for (const double v : *zeros) CHECK_EQ(v, 0.0);
   }
 }
