@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 from maml_fast import native
+
+# A shell starts its background jobs with SIGINT ignored; the tests of interrupted training need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing() -> dict[str, str]:

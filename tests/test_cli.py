@@ -266,18 +266,12 @@ def start_training(path: Path, *options: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         cwd=path.parent,
-        preexec_fn=heed_interrupts,
     )
     while process.poll() is None and len(read_metrics(path / "metrics.jsonl")) < 7:
         time.sleep(0.02)
     if process.poll() is not None:
         raise AssertionError(f"training ended by itself: {process.communicate()}")
     return process
-
-
-def heed_interrupts() -> None:
-    """A shell starts its background jobs with SIGINT ignored; the tests may run in one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(path: Path) -> None:
