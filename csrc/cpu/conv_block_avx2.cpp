@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/conv_block.h"
 #include "cpu/arena.h"
 #include "cpu/conv_block.h"
 #include "cpu/parallel.h"
 #include "cpu/pixel_plan.h"
+#include "cpu/winograd_tiles.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)

@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/conv_block.h"
 #include "cpu/arena.h"
 #include "cpu/conv_block.h"
 #include "cpu/parallel.h"
 #include "cpu/pixel_plan.h"
+#include "cpu/winograd_tiles.h"
 
 #define MF_VECTOR_BYTES 16
 #include "cpu/conv_block_passes.h"

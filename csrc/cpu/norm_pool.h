@@ -58,15 +58,6 @@ MF_INLINE Vec<Scalar> NormInput(Vec<Scalar> y, bool relu_first) {
   return relu_first ? Relu<Scalar>(y) : y;
 }
 
-// Calls f(channel, lanes) for every vector of channels.
-template <typename Scalar, typename F>
-MF_INLINE void ForChannels(int64_t channels, const F& f) {
-  for (int64_t c = 0; c < channels; c += kLanes<Scalar>) {
-    const int64_t left = channels - c;
-    f(c, left < kLanes<Scalar> ? left : kLanes<Scalar>);
-  }
-}
-
 // Calls covered(conv pixels of a window [SIZE], out pixel) and, for the rows and columns that rounding down leaves
 // out of every window, uncovered(conv pixel).
 template <typename Covered, typename Uncovered>
