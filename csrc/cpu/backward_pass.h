@@ -35,7 +35,7 @@ struct BackwardPass {
       : args(a),
         images{a.shape, a.saved, a.grad_out},
         groups(a.shape),
-        weight_gradient(a.shape),
+        weight_gradient(a.shape, arena),
         data_gradient(Convolution<Scalar>::DataGradient(a.shape, arena)),
         shared_weights(nullptr) {
     if (!a.saved.weight.Shared() || a.grad_x == nullptr) return;

@@ -2,7 +2,8 @@
 #pragma once
 
 #include "cpu/direct_convolution.h"
-#include "cpu/norm_pool.h"
+#include "cpu/simd.h"
+#include "cpu/winograd.h"
 
 namespace maml_fast {
 namespace {
@@ -18,9 +19,11 @@ template <typename Scalar>
 class Convolution {
  public:
   static Convolution Forward(const ConvBlockShape& s, ArenaScope& arena) {
+    if (WinogradPays(s, kLanes<Scalar>)) return Convolution(s, false, ForwardTiles(s, arena));
     return Convolution(s, false, ForwardPlan(s, arena));
   }
   static Convolution DataGradient(const ConvBlockShape& s, ArenaScope& arena) {
+    if (WinogradPays(s, kLanes<Scalar>)) return Convolution(s, true, DataGradientTiles(s, arena));
     return Convolution(s, true, DataGradientPlan(s, arena));
   }
 
@@ -29,6 +32,7 @@ class Convolution {
 
   // Scalars that Prepare may write.
   int64_t PreparedSize() const {
+    if (winograd_) return WinogradWeightsSize<Scalar>(SourceChannels(), DestChannels());
     if (TakesWeightsAsTheyAre()) return 0;
     return transposed_ ? DataGradientPackedSize<Scalar>(shape_) : ForwardPackedSize<Scalar>(shape_);
   }
@@ -36,7 +40,11 @@ class Convolution {
   // The weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
   const Scalar* Prepare(const Scalar* weight, Scalar* buffer) const {
     if (TakesWeightsAsTheyAre()) return weight;
-    if (transposed_) {
+    if (winograd_ && transposed_) {
+      TransformWeightsForDataGradient(weight, shape_.in_channels, shape_.out_channels, buffer);
+    } else if (winograd_) {
+      TransformWeights(weight, shape_.in_channels, shape_.out_channels, buffer);
+    } else if (transposed_) {
       PackDataGradient(weight, shape_, plan_, buffer);
     } else {
       PackForward(weight, shape_, buffer);
@@ -47,41 +55,64 @@ class Convolution {
   // dest images [begin, end). The sums start from the row `start` (see PackRow), or go on from dest where that is null.
   void Run(const Scalar* source, const Scalar* prepared, const Scalar* start, Scalar* dest, int64_t begin,
            int64_t end) const {
+    if (winograd_) {
+      ArenaScope arena;
+      auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(SourceChannels(), DestChannels()));
+      WinogradConvolve(tiles_, source, SourceChannels(), prepared, start, dest, DestChannels(), begin, end, work);
+      return;
+    }
     DirectConvolve(plan_, source, SourceChannels(), prepared, start, dest, DestChannels(), begin, end);
   }
 
  private:
   Convolution(const ConvBlockShape& s, bool transposed, const PixelPlan& plan)
-      : shape_(s), transposed_(transposed), plan_(plan) {}
+      : shape_(s), transposed_(transposed), winograd_(false), plan_(plan), tiles_{} {}
+  Convolution(const ConvBlockShape& s, bool transposed, const WinogradTiles& tiles)
+      : shape_(s), transposed_(transposed), winograd_(true), plan_{}, tiles_(tiles) {}
 
-  bool TakesWeightsAsTheyAre() const { return !transposed_ && shape_.out_channels % kLanes<Scalar> == 0; }
+  bool TakesWeightsAsTheyAre() const { return !winograd_ && !transposed_ && shape_.out_channels % kLanes<Scalar> == 0; }
 
   const ConvBlockShape& shape_;
-  const bool transposed_;
-  const PixelPlan plan_;
+  const bool transposed_, winograd_;
+  const PixelPlan plan_;       // direct
+  const WinogradTiles tiles_;  // winograd
 };
 
 // grad_weight from x and grad_y, summed over images.
 template <typename Scalar>
 class WeightGradient {
  public:
-  explicit WeightGradient(const ConvBlockShape& s) : shape_(s) {}
+  WeightGradient(const ConvBlockShape& s, ArenaScope& arena)
+      : shape_(s),
+        winograd_(WinogradPays(s, kLanes<Scalar>)),
+        tiles_(winograd_ ? ForwardTiles(s, arena) : WinogradTiles{}) {}
 
-  // Scalars of a sum: [positions][Cin][pitch].
-  int64_t SumSize() const { return shape_.in_channels * RowPitch() * Positions(); }
+  // Scalars of a sum, whole vectors.
+  int64_t SumSize() const {
+    if (winograd_) return WinogradWeightsSize<Scalar>(shape_.in_channels, shape_.out_channels);
+    return shape_.PatchSize() * RowPitch();
+  }
 
   // sum += over `images` images.
   void Add(const Scalar* x, const Scalar* grad_y, int64_t images, Scalar* sum) const {
     ArenaScope arena;
+    if (winograd_) {
+      auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(shape_.in_channels, shape_.out_channels));
+      WinogradWeightGradient(tiles_, x, shape_.in_channels, grad_y, shape_.out_channels, 0, images, sum, work);
+      return;
+    }
     DirectWeightGradient(shape_, Source(x, images, arena), grad_y, images, sum);
   }
 
   // grad_weight [k, k, Cin, Cout] from the sum of `count` sums that lie `apart` scalars apart, for the input channels
   // [begin, end).
   void Finish(const Scalar* sums, int64_t count, int64_t apart, Scalar* grad_weight, int64_t begin, int64_t end) const {
-    for (int64_t position = 0; position < Positions(); ++position) {
+    if (winograd_) {
+      return FinishWeightGradient(sums, count, apart, shape_.in_channels, shape_.out_channels, grad_weight, begin, end);
+    }
+    for (int64_t tap = 0; tap < shape_.kernel * shape_.kernel; ++tap) {
       for (int64_t channel = begin; channel < end; ++channel) {
-        const int64_t row = position * shape_.in_channels + channel;
+        const int64_t row = tap * shape_.in_channels + channel;
         AddRows(sums + row * RowPitch(), count, apart, grad_weight + row * shape_.out_channels);
       }
     }
@@ -89,7 +120,6 @@ class WeightGradient {
 
  private:
   int64_t RowPitch() const { return RoundUpToLanes<Scalar>(shape_.out_channels); }
-  int64_t Positions() const { return shape_.kernel * shape_.kernel; }
 
   void AddRows(const Scalar* rows, int64_t count, int64_t apart, Scalar* dest) const {
     ForChannels<Scalar>(shape_.out_channels, [&](int64_t c, int64_t n) {
@@ -110,6 +140,8 @@ class WeightGradient {
   }
 
   const ConvBlockShape& shape_;
+  const bool winograd_;
+  const WinogradTiles tiles_;
 };
 
 }  // namespace

@@ -49,7 +49,7 @@ void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const Pixel
   for (int64_t rank_h = 0; rank_h < s.kernel; ++rank_h) {
     for (int64_t rank_w = 0; rank_w < s.kernel; ++rank_w, packed += s.out_channels * pitch) {
       const int64_t tap = plan.tap_of_rank[rank_h] * s.kernel + plan.tap_of_rank[rank_w];
-      Transpose(weight + tap * s.in_channels * s.out_channels, s.in_channels, s.out_channels, packed, pitch);
+      TransposeMatrix(weight + tap * s.in_channels * s.out_channels, s.in_channels, s.out_channels, packed, pitch);
     }
   }
 }

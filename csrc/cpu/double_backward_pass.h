@@ -39,7 +39,7 @@ struct DoubleBackwardPass {
         groups(a.shape),
         forward(Convolution<Scalar>::Forward(a.shape, arena)),
         data_gradient(Convolution<Scalar>::DataGradient(a.shape, arena)),
-        weight_gradient(a.shape) {}
+        weight_gradient(a.shape, arena) {}
 
   bool HasDataGradient() const { return args.grad_x != nullptr && args.gg_weight != nullptr; }
   bool HasWeightGradient() const { return args.gg_x != nullptr; }

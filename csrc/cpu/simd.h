@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #ifndef MF_VECTOR_BYTES
 #error "define MF_VECTOR_BYTES before including the kernels"
@@ -86,35 +85,6 @@ MF_INLINE void ForChannels(int64_t channels, const F& f) {
     const int64_t left = channels - c;
     f(c, left < kLanes<Scalar> ? left : kLanes<Scalar>);
   }
-}
-
-// The lanes of two vectors in turn, from their first halves or their second.
-template <typename Scalar, int64_t FIRST, size_t... LANE>
-MF_INLINE Vec<Scalar> Interleave(Vec<Scalar> a, Vec<Scalar> b, std::index_sequence<LANE...>) {
-  return Vec<Scalar>{(LANE % 2 == 0 ? a[FIRST + LANE / 2] : b[FIRST + LANE / 2])...};
-}
-
-// columns[i][j] = rows[j][i], for as many rows as there are lanes: each round interleaves the two halves of the rows.
-template <typename Scalar>
-MF_INLINE void Transpose(const Vec<Scalar>* rows, Vec<Scalar>* columns) {
-  constexpr int64_t kLane = kLanes<Scalar>, kHalf = kLane / 2;
-  using Lanes = std::make_index_sequence<kLane>;
-  Vec<Scalar> now[kLane];
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kLane; ++i) now[i] = rows[i];
-#pragma GCC unroll 4
-  for (int64_t round = 1; round < kLane; round *= 2) {
-    Vec<Scalar> next[kLane];
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < kHalf; ++i) {
-      next[2 * i] = Interleave<Scalar, 0>(now[i], now[i + kHalf], Lanes{});
-      next[2 * i + 1] = Interleave<Scalar, kHalf>(now[i], now[i + kHalf], Lanes{});
-    }
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kLane; ++i) now[i] = next[i];
-  }
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kLane; ++i) columns[i] = now[i];
 }
 
 }  // namespace

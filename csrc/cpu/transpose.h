@@ -1,4 +1,4 @@
-// Matrix transposition, for weights whose input and output channels change places.
+// Transposition, for weights whose input and output channels change places.
 #pragma once
 
 #include <utility>
@@ -8,46 +8,48 @@
 namespace maml_fast {
 namespace {
 
-// Exchanges, in every 2 x 2 block of STEP x STEP lanes, the two blocks off the diagonal: lanes of `a` (the upper row)
-// and `b` (the lower).
-template <typename Scalar, size_t STEP, size_t... LANE>
-MF_INLINE void ExchangeBlocks(Vec<Scalar>& a, Vec<Scalar>& b, std::index_sequence<LANE...>) {
-  constexpr size_t kLane = kLanes<Scalar>;
-  const Vec<Scalar> upper = __builtin_shufflevector(a, b, ((LANE & STEP) != 0 ? kLane + LANE - STEP : LANE)...);
-  b = __builtin_shufflevector(a, b, ((LANE & STEP) != 0 ? kLane + LANE : LANE + STEP)...);
-  a = upper;
+// The lanes of two vectors in turn, from their first halves or their second.
+template <typename Scalar, int64_t FIRST, size_t... LANE>
+MF_INLINE Vec<Scalar> Interleave(Vec<Scalar> a, Vec<Scalar> b, std::index_sequence<LANE...>) {
+  return Vec<Scalar>{(LANE % 2 == 0 ? a[FIRST + LANE / 2] : b[FIRST + LANE / 2])...};
 }
 
-template <typename Scalar, size_t STEP>
-MF_INLINE void TransposeSteps(Vec<Scalar>* rows) {
-  constexpr size_t kLane = kLanes<Scalar>;
-#pragma GCC unroll 16
-  for (size_t r = 0; r < kLane; ++r) {
-    if ((r & STEP) == 0) ExchangeBlocks<Scalar, STEP>(rows[r], rows[r + STEP], std::make_index_sequence<kLane>());
-  }
-  if constexpr (2 * STEP < kLane) TransposeSteps<Scalar, 2 * STEP>(rows);
-}
-
-// A square of as many rows as a vector has lanes, in registers.
+// columns[i][j] = rows[j][i], for as many rows as there are lanes: each round interleaves the two halves of the rows.
 template <typename Scalar>
-MF_INLINE void TransposeSquare(const Scalar* from, int64_t from_pitch, Scalar* to, int64_t to_pitch) {
-  constexpr int64_t kLane = kLanes<Scalar>;
-  Vec<Scalar> rows[kLane];
+MF_INLINE void Transpose(const Vec<Scalar>* rows, Vec<Scalar>* columns) {
+  constexpr int64_t kLane = kLanes<Scalar>, kHalf = kLane / 2;
+  using Lanes = std::make_index_sequence<kLane>;
+  Vec<Scalar> now[kLane];
 #pragma GCC unroll 16
-  for (int64_t r = 0; r < kLane; ++r) rows[r] = Load(from + r * from_pitch);
-  TransposeSteps<Scalar, 1>(rows);
+  for (int64_t i = 0; i < kLane; ++i) now[i] = rows[i];
+#pragma GCC unroll 4
+  for (int64_t round = 1; round < kLane; round *= 2) {
+    Vec<Scalar> next[kLane];
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kHalf; ++i) {
+      next[2 * i] = Interleave<Scalar, 0>(now[i], now[i + kHalf], Lanes{});
+      next[2 * i + 1] = Interleave<Scalar, kHalf>(now[i], now[i + kHalf], Lanes{});
+    }
 #pragma GCC unroll 16
-  for (int64_t r = 0; r < kLane; ++r) Store(to + r * to_pitch, rows[r]);
+    for (int64_t i = 0; i < kLane; ++i) now[i] = next[i];
+  }
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kLane; ++i) columns[i] = now[i];
 }
 
 // to[col][row] = from[row][col]; columns of `to` past the last row are zero up to `pitch`.
 template <typename Scalar>
-void Transpose(const Scalar* from, int64_t rows, int64_t cols, Scalar* to, int64_t pitch) {
+void TransposeMatrix(const Scalar* from, int64_t rows, int64_t cols, Scalar* to, int64_t pitch) {
   constexpr int64_t kLane = kLanes<Scalar>;
   const int64_t square_rows = rows / kLane * kLane, square_cols = cols / kLane * kLane;
   for (int64_t row = 0; row < square_rows; row += kLane) {
     for (int64_t col = 0; col < square_cols; col += kLane) {
-      TransposeSquare(from + row * cols + col, cols, to + col * pitch + row, pitch);
+      Vec<Scalar> square[kLane];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLane; ++i) square[i] = Load(from + (row + i) * cols + col);
+      Transpose<Scalar>(square, square);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLane; ++i) Store(to + (col + i) * pitch + row, square[i]);
     }
   }
   for (int64_t col = 0; col < cols; ++col) {

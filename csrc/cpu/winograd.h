@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "cpu/tiles.h"
+#include "cpu/transpose.h"
 #include "cpu/winograd_tiles.h"
 
 namespace maml_fast {
@@ -360,14 +361,20 @@ void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t
   });
 }
 
-// sums [16][Cin][Cout] -> grad_weight [3, 3, Cin, Cout]
+// grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [16][Cin][Cout] that lie `apart` scalars apart, for the
+// input channels [begin, end).
 template <typename Scalar>
-void FinishWeightGradient(const Scalar* sums, int64_t in_channels, int64_t out_channels, Scalar* grad_weight) {
-  const Positions<const Scalar> from(sums, in_channels, out_channels);
-  for (int64_t in = 0; in < in_channels; ++in) {
+void FinishWeightGradient(const Scalar* sums, int64_t count, int64_t apart, int64_t in_channels, int64_t out_channels,
+                          Scalar* grad_weight, int64_t begin, int64_t end) {
+  for (int64_t in = begin; in < end; ++in) {
     ForChannels<Scalar>(out_channels, [&](int64_t out, int64_t n) __attribute__((always_inline)) {
-      Vec<Scalar> values[kPositions], filter[9];
-      from.Read(in, out, values);
+      Vec<Scalar> values[kPositions], more[kPositions], filter[9];
+      Positions<const Scalar>(sums, in_channels, out_channels).Read(in, out, values);
+      for (int64_t i = 1; i < count; ++i) {
+        Positions<const Scalar>(sums + i * apart, in_channels, out_channels).Read(in, out, more);
+#pragma GCC unroll 16
+        for (int p = 0; p < kPositions; ++p) values[p] += more[p];
+      }
       BothAxes<Scalar, FilterGradientAxis>(values, filter);
 #pragma GCC unroll 9
       for (int tap = 0; tap < 9; ++tap) {

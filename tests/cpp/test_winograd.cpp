@@ -113,7 +113,7 @@ struct Case {
     for (const auto& [begin, end] : {std::pair{int64_t{0}, split}, std::pair{split, s.batch}}) {
       WinogradWeightGradient(forward_tiles, x.data(), in, grad_y.data(), out, begin, end, sums.data(), work.data());
     }
-    FinishWeightGradient(sums.data(), in, out, grad_weight.data());
+    FinishWeightGradient(sums.data(), 1, 0, in, out, grad_weight.data(), 0, in);
     return grad_weight;
   }
 
