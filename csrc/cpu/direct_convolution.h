@@ -54,15 +54,6 @@ void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const Pixel
   }
 }
 
-template <typename Scalar>
-struct ConvTileBody {
-  template <int ROWS, int VECS>
-  static void Run(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
-                  const Scalar* start, Scalar* const* dest) {
-    ConvTile<Scalar, ROWS, VECS>(source, runs, weights, pitch, start, dest);
-  }
-};
-
 // Whole vectors that stand in for destinations whose last vector is only partly theirs.
 template <typename Scalar>
 struct Staging {
@@ -137,14 +128,6 @@ void DirectConvolve(const PixelPlan& plan, const Scalar* source, int64_t source_
     }
   }
 }
-
-template <typename Scalar>
-struct WeightTileBody {
-  template <int ROWS, int VECS>
-  static void Run(const Scalar* source, const Scalar* grad, const PixelRect& rect, Scalar* dest, int64_t pitch) {
-    WeightTile<Scalar, ROWS, VECS>(source, grad, rect, dest, pitch);
-  }
-};
 
 // The output pixels [first, last) along one axis whose tap meets the image.
 struct Span {

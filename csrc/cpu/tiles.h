@@ -111,5 +111,22 @@ MF_INLINE void Dispatch(int64_t rows, int64_t vecs, Args&&... args) {
   Body::template Run<ROWS, VECS>(args...);
 }
 
+template <typename Scalar>
+struct ConvTileBody {
+  template <int ROWS, int VECS>
+  static void Run(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
+                  const Scalar* start, Scalar* const* dest) {
+    ConvTile<Scalar, ROWS, VECS>(source, runs, weights, pitch, start, dest);
+  }
+};
+
+template <typename Scalar>
+struct WeightTileBody {
+  template <int ROWS, int VECS>
+  static void Run(const Scalar* source, const Scalar* grad, const PixelRect& rect, Scalar* dest, int64_t pitch) {
+    WeightTile<Scalar, ROWS, VECS>(source, grad, rect, dest, pitch);
+  }
+};
+
 }  // namespace
 }  // namespace maml_fast

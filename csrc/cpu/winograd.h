@@ -273,15 +273,6 @@ void StoreSquares(const TileGroup& group, Positions<Scalar> products, const Scal
   });
 }
 
-template <typename Scalar>
-struct ProductTile {
-  template <int ROWS, int VECS>
-  static void Run(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
-                  const Scalar* start, Scalar* const* dest) {
-    ConvTile<Scalar, ROWS, VECS>(source, runs, weights, pitch, start, dest);
-  }
-};
-
 // dest [tiles][Cd] = source [tiles][Cs] weights [Cs][Cd], at every position
 template <typename Scalar>
 void Multiply(int64_t tiles, Positions<Scalar> source, int64_t source_channels, Positions<const Scalar> weights,
@@ -298,8 +289,8 @@ void Multiply(int64_t tiles, Positions<Scalar> source, int64_t source_channels, 
           from[r] = source.Matrix(p) + (tile + r) * source.pitch;
           to[r] = dest.Matrix(p) + (tile + r) * dest.pitch + channel;
         }
-        Dispatch<ProductTile<Scalar>, kTileRows, kTileVecs>(tiles - tile, vecs, from, runs, weights.Matrix(p) + channel,
-                                                            weights.pitch, zeros, to);
+        Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(tiles - tile, vecs, from, runs,
+                                                             weights.Matrix(p) + channel, weights.pitch, zeros, to);
       }
     }
   }
@@ -321,14 +312,6 @@ void WinogradConvolve(const WinogradTiles& tiles, const Scalar* source, int64_t 
   });
 }
 
-template <typename Scalar>
-struct OuterProductTile {
-  template <int ROWS, int VECS>
-  static void Run(const Scalar* source, const Scalar* grad, const PixelRect& rect, Scalar* dest, int64_t pitch) {
-    WeightTile<Scalar, ROWS, VECS>(source, grad, rect, dest, pitch);
-  }
-};
-
 // sums [Cin][Cout] += x [tiles][Cin]^T grad [tiles][Cout], at every position
 template <typename Scalar>
 void AddOuterProducts(int64_t tiles, Positions<Scalar> x, int64_t in_channels, Positions<Scalar> grad,
@@ -339,9 +322,9 @@ void AddOuterProducts(int64_t tiles, Positions<Scalar> x, int64_t in_channels, P
     for (int64_t out = 0; out < sums.pitch; out += kPanel) {
       const int64_t vecs = (sums.pitch - out) / kLanes<Scalar>;
       for (int64_t in = 0; in < in_channels; in += kTileRows) {
-        Dispatch<OuterProductTile<Scalar>, kTileRows, kTileVecs>(in_channels - in, vecs, x.Matrix(p) + in,
-                                                                 grad.Matrix(p) + out, rect,
-                                                                 sums.Matrix(p) + in * sums.pitch + out, sums.pitch);
+        Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(in_channels - in, vecs, x.Matrix(p) + in,
+                                                               grad.Matrix(p) + out, rect,
+                                                               sums.Matrix(p) + in * sums.pitch + out, sums.pitch);
       }
     }
   }
