@@ -22,7 +22,7 @@ from maml_fast import native
 
 __all__ = ["Geometry", "conv_block"]
 
-THIN_CHANNELS, THIN_PATCH = 4, 0  # as ConvBlockShape::Thin in csrc/core/conv_block.h
+THIN_CHANNELS, THIN_PATCH = 4, 36  # as ConvBlockShape::Thin in csrc/core/conv_block.h
 
 
 class Geometry(NamedTuple):

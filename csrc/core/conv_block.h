@@ -40,7 +40,7 @@ struct ConvBlockShape {
   // [P], then the covariances [P, P] (of the population, zero padding included).
   int64_t KeptSize() const { return Thin() ? PatchSize() * (PatchSize() + 1) : batch * ConvPixels() * out_channels; }
 
-  static constexpr int64_t kThinPatch = 0;
+  static constexpr int64_t kThinPatch = 36;
 };
 
 inline int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding) {

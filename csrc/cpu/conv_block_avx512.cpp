@@ -1,6 +1,9 @@
 #if defined(__x86_64__)
 
 // Everything shared with other files is included before the target pragma: only the kernels may use avx512.
+#include <immintrin.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

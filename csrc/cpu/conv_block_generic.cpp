@@ -1,4 +1,5 @@
 // The kernels with whatever vectors the compiler's default target has (SSE2 on x86-64, NEON on AArch64).
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

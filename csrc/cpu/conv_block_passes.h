@@ -5,21 +5,41 @@
 #include "cpu/conv_block.h"
 #include "cpu/double_backward_pass.h"
 #include "cpu/forward_pass.h"
+#include "cpu/thin_fallback.h"
+#include "cpu/thin_passes.h"
 
 namespace maml_fast {
 namespace {
 
 template <template <typename> class Pass, typename Args>
-void RunConvBlock(const Args& args, const Pool& pool) {
+void RunBlock(const Args& args, const Pool& pool) {
   ArenaScope arena;
   RunPass(Pass(args, arena), args.shape.tasks, pool);
 }
 
 template <typename Scalar>
+void RunForward(const ConvBlockForwardArgs<Scalar>& args, const Pool& pool) {
+  if (args.shape.Thin()) return RunBlock<ThinForwardPass>(args, pool);
+  RunBlock<ForwardPass>(args, pool);
+}
+
+template <typename Scalar>
+void RunBackward(const ConvBlockBackwardArgs<Scalar>& args, const Pool& pool) {
+  if (!args.shape.Thin()) return RunBlock<BackwardPass>(args, pool);
+  if (args.grad_x != nullptr) return BackwardOnPixels(args, pool);
+  RunBlock<ThinBackwardPass>(args, pool);
+}
+
+template <typename Scalar>
+void RunDoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Pool& pool) {
+  if (!args.shape.Thin()) return RunBlock<DoubleBackwardPass>(args, pool);
+  if (args.grad_x != nullptr || args.gg_x != nullptr) return DoubleBackwardOnPixels(args, pool);
+  RunBlock<ThinDoubleBackwardPass>(args, pool);
+}
+
+template <typename Scalar>
 constexpr ConvBlockKernels<Scalar> MakeKernels() {
-  return {RunConvBlock<ForwardPass, ConvBlockForwardArgs<Scalar>>,
-          RunConvBlock<BackwardPass, ConvBlockBackwardArgs<Scalar>>,
-          RunConvBlock<DoubleBackwardPass, ConvBlockDoubleBackwardArgs<Scalar>>};
+  return {RunForward<Scalar>, RunBackward<Scalar>, RunDoubleBackward<Scalar>};
 }
 
 }  // namespace

@@ -8,44 +8,11 @@
 #include <cmath>
 
 #include "core/conv_block.h"
+#include "cpu/argmax.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
 namespace {
-
-template <typename Scalar>
-struct IntOf;
-template <>
-struct IntOf<float> {
-  typedef int32_t Type __attribute__((vector_size(MF_VECTOR_BYTES)));
-  typedef uint8_t Bytes __attribute__((vector_size(MF_VECTOR_BYTES / 4), aligned(1), may_alias));
-};
-template <>
-struct IntOf<double> {
-  typedef int64_t Type __attribute__((vector_size(MF_VECTOR_BYTES)));
-  typedef uint8_t Bytes __attribute__((vector_size(MF_VECTOR_BYTES / 8), aligned(1), may_alias));
-};
-template <typename Scalar>
-using IntVec = typename IntOf<Scalar>::Type;
-
-template <typename Scalar>
-MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p, int64_t n) {
-  using Bytes = typename IntOf<Scalar>::Bytes;
-  Bytes bytes{};
-  if (n >= kLanes<Scalar>) {
-    bytes = *reinterpret_cast<const Bytes*>(p);
-  } else {
-    std::memcpy(&bytes, p, static_cast<size_t>(n));
-  }
-  return __builtin_convertvector(bytes, IntVec<Scalar>);
-}
-
-template <typename Scalar>
-MF_INLINE void StoreIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
-  using Bytes = typename IntOf<Scalar>::Bytes;
-  const Bytes bytes = __builtin_convertvector(index, Bytes);
-  std::memcpy(p, &bytes, static_cast<size_t>(n < kLanes<Scalar> ? n : kLanes<Scalar>));
-}
 
 // NaN is neither <= 0 nor cut off: it must reach the user.
 template <typename Scalar>

@@ -87,5 +87,14 @@ MF_INLINE void ForChannels(int64_t channels, const F& f) {
   }
 }
 
+// A vector that several products share stays in its register: GCC may prefer to load it again for each of them.
+template <typename Vector>
+MF_INLINE Vector InRegister(Vector v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
+
 }  // namespace
 }  // namespace maml_fast

@@ -1,0 +1,108 @@
+// Vectors of window indices: how argmax, one byte a channel, is read, written, and used to pick from a window.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/simd.h"
+
+#if MF_VECTOR_BYTES >= 32
+#include <immintrin.h>
+#endif
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  typedef int32_t Type __attribute__((vector_size(MF_VECTOR_BYTES)));
+  typedef uint8_t Bytes __attribute__((vector_size(MF_VECTOR_BYTES / 4), aligned(1), may_alias));
+};
+template <>
+struct IntOf<double> {
+  typedef int64_t Type __attribute__((vector_size(MF_VECTOR_BYTES)));
+  typedef uint8_t Bytes __attribute__((vector_size(MF_VECTOR_BYTES / 8), aligned(1), may_alias));
+};
+template <typename Scalar>
+using IntVec = typename IntOf<Scalar>::Type;
+
+// Intrinsics where there are any: GCC widens the bytes of a __builtin_convertvector one by one.
+template <typename Scalar>
+MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
+  [[maybe_unused]] constexpr bool kFloat = sizeof(Scalar) == sizeof(float);
+#if MF_VECTOR_BYTES == 64
+  if constexpr (kFloat) {
+    return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  } else {
+    return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi64(0xff, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+#elif MF_VECTOR_BYTES == 32
+  if constexpr (kFloat) {
+    return (IntVec<Scalar>)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  } else {
+    int32_t bytes;
+    std::memcpy(&bytes, p, sizeof(bytes));
+    return (IntVec<Scalar>)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+  }
+#else
+  return __builtin_convertvector(*reinterpret_cast<const typename IntOf<Scalar>::Bytes*>(p), IntVec<Scalar>);
+#endif
+}
+
+template <typename Scalar>
+__attribute__((noinline)) IntVec<Scalar> LoadFirstIndex(const uint8_t* p, int64_t n) {
+  uint8_t bytes[kLanes<Scalar>]{};
+  std::memcpy(bytes, p, static_cast<size_t>(n));
+  return LoadIndex<Scalar>(bytes);
+}
+
+template <typename Scalar>
+MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p, int64_t n) {
+  return n >= kLanes<Scalar> ? LoadIndex<Scalar>(p) : LoadFirstIndex<Scalar>(p, n);
+}
+
+template <typename Scalar>
+MF_INLINE void StoreIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
+  using Bytes = typename IntOf<Scalar>::Bytes;
+  const Bytes bytes = __builtin_convertvector(index, Bytes);
+  if (n >= kLanes<Scalar>) {
+    *reinterpret_cast<Bytes*>(p) = bytes;
+  } else {
+    std::memcpy(p, &bytes, static_cast<size_t>(n));
+  }
+}
+
+// values[index] in every lane: what the channels of a pixel read when each has its maximum elsewhere in the window.
+// Some value of the window where the index is kDead.
+template <typename Scalar, int WINDOW>
+MF_INLINE Vec<Scalar> Pick(const Scalar* values, IntVec<Scalar> index) {
+  static_assert(WINDOW == 1 || WINDOW == 4);
+  [[maybe_unused]] constexpr bool kFloat = sizeof(Scalar) == sizeof(float);
+  if constexpr (WINDOW == 1) {
+    return Broadcast(values[0]);
+#if MF_VECTOR_BYTES == 64  // in the masked forms, since GCC warns of what the others leave undefined
+  } else if constexpr (kFloat) {
+    const __m512 table = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(values));
+    return (Vec<Scalar>)_mm512_maskz_permutevar_ps(0xffff, table, (__m512i)index);
+  } else {
+    const __m512d table = _mm512_maskz_broadcast_f64x4(0xff, _mm256_loadu_pd(values));
+    return (Vec<Scalar>)_mm512_maskz_permutexvar_pd(0xff, (__m512i)index, table);
+  }
+#else
+#if MF_VECTOR_BYTES == 32
+  } else if constexpr (kFloat) {
+    return (Vec<Scalar>)_mm256_permutevar_ps(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(values)),
+                                             (__m256i)index);
+#endif
+  } else {
+    Vec<Scalar> picked = Broadcast(values[0]);
+    for (int e = 1; e < WINDOW; ++e) picked = index == e ? Broadcast(values[e]) : picked;
+    return picked;
+  }
+#endif
+}
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,7 @@
+// The passes of a thin block (see ConvBlockShape::Thin) that are asked for nothing about x: ThinForwardPass,
+// ThinBackwardPass and ThinDoubleBackwardPass never store y.
+#pragma once
+
+#include "cpu/thin_backward.h"
+#include "cpu/thin_double_backward.h"
+#include "cpu/thin_forward.h"
