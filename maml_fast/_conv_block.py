@@ -113,7 +113,9 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad_out is None and grad_y is None:
             return (None,) * 6
-        x, *_, argmax = saved = ctx.saved_tensors
+        x, _, _, kept, *_, argmax = saved = ctx.saved_tensors
+        if not _is_y(kept):
+            grad_y = None  # torch.compile has zeros here
         if grad_out is None:
             grad_out = torch.zeros_like(argmax, dtype=x.dtype)
         needs = ctx.needs_input_grad
