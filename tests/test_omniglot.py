@@ -20,7 +20,7 @@ from PIL import Image
 
 from maml_fast import data
 from maml_fast.data import ImageBank, prepare_omniglot, read_omniglot
-from maml_fast.data.omniglot_layout import OMNIGLOT, Archive, Layout, tutorial_split, vinyals_split
+from maml_fast.data.omniglot_layout import OMNIGLOT, Archive, Layout, finn_split, tutorial_split, vinyals_split
 
 TINY = Layout(
     archives=(
@@ -447,6 +447,15 @@ def test_splits():
     assert set(vinyals.classes["train"]) | set(vinyals.classes["val"]) == set(tutorial.classes["train"])
 
 
+def test_finns_split_mixes_the_alphabets():
+    parts = finn_split().classes
+    assert {part: len(names) for part, names in parts.items()} == {"train": 1100, "val": 100, "test": 423}
+    assert set().union(*parts.values()) == set(OMNIGLOT.class_names)
+    alphabets = [{name.split("/")[0] for name in names} for names in (parts["train"], parts["test"])]
+    assert alphabets[0] == alphabets[1]
+    assert finn_split().sha256 == "636a40a196ecaa89a1e5ef3e75a2aa04efc867080e4160a7b4902a005899276f"
+
+
 @pytest.fixture
 def random_omniglot(tmp_path) -> Path:
     """The tutorial's random stand-in for Omniglot, at 1 x 1 pixels."""
@@ -456,14 +465,17 @@ def random_omniglot(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("split", "sizes"), [(None, [1200, 423]), ("tutorial", [1200, 423]), ("vinyals", [1028, 172, 423])]
+    ("split", "sizes"),
+    [(None, [1200, 423]), ("tutorial", [1200, 423]), ("vinyals", [1028, 172, 423]), ("finn", [1100, 100, 423])],
 )
 def test_load(split, sizes, random_omniglot):
     loaded = data.load("omniglot", random_omniglot, split=split, image_size=1)
     assert [len(bank) for bank in loaded.values()] == sizes
     assert loaded.split.name == (split or "tutorial")
     pixels = np.load(random_omniglot / "omniglot_1.npy")
-    np.testing.assert_array_equal(loaded["test"][0], pixels[1200])
+    first = OMNIGLOT.class_names.index(loaded["test"].class_names[0])
+    assert (first == 1200) == (split != "finn")
+    np.testing.assert_array_equal(loaded["test"][0], pixels[first])
     assert all(bank.images is loaded["train"].images for bank in loaded.values())
     assert loaded["test"].name == "omniglot/test"
 

@@ -17,8 +17,9 @@ from torch import nn
 
 from maml_fast.train import Reporter, TrainConfig, TrainingInterrupted, evaluate_run, resume, train
 from maml_fast.train.metrics import read_metrics
-from maml_fast.train.recipes import make_model
+from maml_fast.train.networks import make_model
 from maml_fast.train.record import RunFolder
+from runs import assert_same_run, state, untimed
 
 TINY = TrainConfig(
     dataset="random",
@@ -37,29 +38,6 @@ TINY = TrainConfig(
     learn_inner_lr=True,
     threads=1,  # a step is too small to share, and the suite may not have the machine to itself
 )
-TIMES = ("seconds", "wait_seconds", "episodes_per_second")
-
-
-def untimed(path: Path) -> list[dict]:
-    rows = read_metrics(RunFolder(path).metrics)
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def state(path: Path) -> dict:
-    """The checkpoint, flat, without times."""
-    checkpoint = RunFolder(path).load_checkpoint()
-    flat = dict(checkpoint["maml"])
-    for number, moments in checkpoint["optimizer"]["state"].items():
-        flat.update({f"optimizer {number} {name}": value for name, value in moments.items()})
-    return {**flat, "torch_rng": checkpoint["torch_rng"], "iteration": torch.tensor(checkpoint["iteration"])}
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert untimed(one) == untimed(other)
-    a, b = state(one), state(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +347,9 @@ BAD_ARGUMENTS = [
     ("model", "resnet", ValueError, "model must be one of conv4"),
     ("scale", "log", ValueError, "scale must be one of unit, raw, inverted"),
     ("rotate", 1, TypeError, "rotate must be true or false"),
+    ("eval_rotate", "no", TypeError, "eval_rotate must be true or false, got 'no'"),
+    ("adapt", 3, TypeError, "adapt must be text, names with commas between, got 3"),
+    ("recipe", "finn2018", ValueError, "recipe must be one of finn2017-omniglot-5w1s"),
     ("eval_every", 0, ValueError, "eval_every must be at least 1"),
     ("eval_episodes", 1, ValueError, "eval_episodes must be at least 2"),
     ("eval_inner_steps", -1, ValueError, "eval_inner_steps must be at least 0"),
@@ -402,6 +383,7 @@ def test_device_that_is_not_there(monkeypatch):
         ({"model": "tutorial"}, "model tutorial takes images of 28 x 28, got 16 x 16"),
         ({"image_size": 8}, "image_size"),
         ({"channels": "RGB"}, "takes no channels"),
+        ({"adapt": "head, body"}, "adapt names 'head', which matches no parameter"),
     ],
 )
 def test_runs_that_cannot_be_leave_no_folder(tmp_path, changes, message):

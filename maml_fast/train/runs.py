@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.config import TrainConfig
 from maml_fast.train.record import Row, RunFolder
 from maml_fast.train.trainer import Reporter, RunResult, Trainer, TrainingInterrupted, record_evaluation
 from maml_fast.train.workbench import Workbench
@@ -38,7 +38,7 @@ def train(
     """
     config = config or TrainConfig.for_dataset()
     reporter = reporter or Reporter()
-    folder = RunFolder.create(out, f"{config.dataset}-{config.n_way}w{config.k_shot}s")
+    folder = RunFolder.create(out, config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s")
     with _session(config):
         try:
             trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)

@@ -18,9 +18,9 @@ import torch
 from maml_fast import native
 from maml_fast.data.episodes import Episodes
 from maml_fast.train.board import Board
+from maml_fast.train.config import TrainConfig
 from maml_fast.train.interrupts import Interrupts
 from maml_fast.train.metrics import MetricsLog, cut_metrics
-from maml_fast.train.recipes import TrainConfig
 from maml_fast.train.record import Row, RunFolder, describe_machine
 from maml_fast.train.workbench import Workbench
 
@@ -105,6 +105,7 @@ class Trainer:
         _warn_of_changes(sessions, session)
         return {
             "arguments": self.config.arguments(),
+            "overrides": self.config.overrides,
             "data": self.bench.describe_data(),
             "facts": self.bench.facts(),
             "sessions": [*sessions, session],
