@@ -9,7 +9,7 @@ import torch
 from maml_fast.train.metrics import read_metrics
 from maml_fast.train.record import RunFolder
 
-TIMES = ("seconds", "wait_seconds", "episodes_per_second")
+TIMES = ("seconds", "wait_seconds", "elapsed_seconds", "episodes_per_second")
 
 
 def untimed(path: Path) -> list[dict]:

@@ -119,6 +119,20 @@ def test_metrics_tell_every_iteration_and_evaluation(whole):
         assert "statistics" in row["batch_norm"]
 
 
+def test_every_row_tells_the_wall_time_since_the_start_over_all_sessions(tmp_path):
+    run = train(dataclasses.replace(TINY, iterations=3), out=tmp_path / "run").path
+    folder = RunFolder(run)
+    first = folder.load_checkpoint()["elapsed_seconds"]
+    folder.save_checkpoint({**folder.load_checkpoint(), "elapsed_seconds": first + 1000})  # a session of long ago
+    resume(run, iterations=6)
+    times = [row["elapsed_seconds"] for row in read_metrics(folder.metrics)]
+    assert times == sorted(times)
+    assert times[-1] > 1000
+    rows = read_metrics(folder.metrics)
+    assert all((row["elapsed_seconds"] > 1000) == (row["iteration"] > 3) for row in rows)
+    assert folder.load_checkpoint()["elapsed_seconds"] > times[-1] - 0.001  # rounded
+
+
 def test_result_and_summary_agree(whole):
     assert whole.iterations == 6
     assert whole.evaluation["episodes"] == 5
