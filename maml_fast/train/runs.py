@@ -33,7 +33,7 @@ def train(
     Raises:
         FileExistsError, OSError: ``out`` holds something already, or cannot be written.
         ValueError, FileNotFoundError: the data are missing, or too few for such episodes.
-        RuntimeError: the loss or a gradient is not finite; the last good checkpoint stays.
+        RuntimeError: the loss or a gradient is not finite, or a file cannot be written; the last good checkpoint stays.
         TrainingInterrupted: SIGINT or SIGTERM; the checkpoint is of the last whole iteration.
     """
     config = config or TrainConfig.for_dataset()

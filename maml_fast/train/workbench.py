@@ -14,12 +14,13 @@ from maml_fast import native
 from maml_fast.data import ImageBank, load
 from maml_fast.data.dataset import DataSet, Progress
 from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.data.files import write_atomically
 from maml_fast.maml import MAML
 from maml_fast.maml.evaluation import evaluate
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.networks import make_model
 from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve
-from maml_fast.train.record import Row, RunFolder, write_atomically
+from maml_fast.train.record import Row, RunFolder
 
 __all__ = ["Workbench"]
 
