@@ -101,7 +101,7 @@ def _draw_tests(axes: Axes, tests: Sequence[Row]) -> None:
 def smooth(values: np.ndarray) -> np.ndarray:
     """Centred running mean over about a twentieth of the series, at the end over what of it exists.
 
-    At the start it reaches no farther ahead than back, for there curves are steep: a mean of what comes would bend them.
+    At the start it reaches no farther ahead than back, where curves are steep and a mean of what comes bends them.
     """
     index = np.arange(len(values))
     half = np.minimum(max(1, len(values) // 40), index)
