@@ -15,6 +15,8 @@ import torch
 
 from maml_fast import native
 
+pytest_plugins = ("tiny_library", "tiny_omniglot", "tiny_run")  # fixtures of several files
+
 
 def _missing() -> dict[str, str]:
     """Return the markers whose tests can't run here, each with what they want."""

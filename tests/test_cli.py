@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from tiny_run import assert_same_run
 
 from maml_fast import data, native
 from maml_fast.cli import HELP, main
@@ -19,7 +20,6 @@ from maml_fast.native import BuildReport
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.metrics import read_metrics
 from maml_fast.train.record import RunFolder
-from runs import assert_same_run
 
 TINY = shlex.split(
     "--dataset random --image-size 16 --n-way 3 --k-query 2 --meta-batch-size 2 --hidden 4 --eval-every 2 "

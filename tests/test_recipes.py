@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from runs import assert_same_run
+from tiny_run import assert_same_run
 
 from maml_fast.cli import main
 from maml_fast.train import Reporter, TrainConfig, resume, train
 from maml_fast.train.recipes import RECIPES
 from maml_fast.train.record import RunFolder
 from maml_fast.train.workbench import Workbench
+
+pytestmark = pytest.mark.usefixtures("plain_pictures")
 
 OF_THE_MACHINE = {"recipe", "root", "checkpoint_seconds", "threads", "device"}
 SMALL = {
@@ -36,12 +38,6 @@ def root(tmp_path_factory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (1623, 20, 1, 28, 28), dtype=np.uint8)
     np.save(root / "omniglot.npy", pixels)
     return root
-
-
-@pytest.fixture(autouse=True)
-def plain_pictures(monkeypatch):
-    monkeypatch.setattr("maml_fast.train.workbench.draw_learning_curve", lambda *_: b"picture")
-    monkeypatch.setattr("maml_fast.train.workbench.draw_episode", lambda *_: b"picture")
 
 
 def call(*arguments: object) -> Result:
@@ -157,7 +153,8 @@ def test_command_line(root, tmp_path, monkeypatch):
     assert (arguments["inner_lr"], arguments["eval_rotate"], arguments["hidden"]) == (2.0, False, 4)
 
 
-def test_a_recipe_needs_its_data():
+def test_a_recipe_needs_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     result = call("train", "--recipe", "finn2017-omniglot-5w1s")
     assert result.exit_code == 2
     assert "--root" in result.stderr
