@@ -12,7 +12,7 @@ from measurements import rows_of, unique
 from peers import OURS
 
 from maml_fast.cli.benchmark import RECORD
-from maml_fast.train.record import write_atomically
+from maml_fast.data.files import write_atomically
 
 TABLE, PICTURE = "bench.md", "bench.png"
 FILES = (RECORD, TABLE, PICTURE)

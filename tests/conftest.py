@@ -19,6 +19,8 @@ from maml_fast import native
 # A shell starts its background jobs with SIGINT ignored; the tests of interrupted training need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest_plugins = ("tiny_library", "tiny_omniglot", "tiny_run")  # fixtures of several files
+
 
 def _missing() -> dict[str, str]:
     """Return the markers whose tests can't run here, each with what they want."""

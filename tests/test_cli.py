@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from tiny_run import assert_same_run
 
 from maml_fast import data, native
 from maml_fast.cli import HELP, main
 from maml_fast.native import BuildReport
+from maml_fast.train.config import TrainConfig
 from maml_fast.train.metrics import read_metrics
-from maml_fast.train.recipes import TrainConfig
 from maml_fast.train.record import RunFolder
 
 TINY = shlex.split(
     "--dataset random --image-size 16 --n-way 3 --k-query 2 --meta-batch-size 2 --hidden 4 --eval-every 2 "
     "--eval-episodes 2 --test-episodes 4 --eval-inner-steps 1 --threads 1 --seed 5"
 )
-TIMES = ("seconds", "wait_seconds", "episodes_per_second")
 
 
 def call(*arguments: object) -> Result:
@@ -35,16 +35,6 @@ def assert_one_line_error(result: Result, text: str) -> None:
     assert result.stderr.startswith("maml-fast: error: ")
     assert result.stderr.count("\n") == 1
     assert text in result.stderr
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(p / "metrics.jsonl")]
-            for p in (one, other)]  # fmt: skip
-    assert rows[0] == rows[1]
-    a, b = (RunFolder(path).load_checkpoint() for path in (one, other))
-    assert all(torch.equal(a["maml"][name], b["maml"][name]) for name in a["maml"])
-    for number, moments in a["optimizer"]["state"].items():
-        assert all(torch.equal(value, b["optimizer"]["state"][number][name]) for name, value in moments.items())
 
 
 @pytest.fixture(scope="module")

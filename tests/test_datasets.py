@@ -53,7 +53,7 @@ BAD_LOADS = {
     "omniglot with a split nobody knows": (
         "omniglot",
         {"root": "x", "split": "lake"},
-        "split must be tutorial, vinyals or a folder of split files; got 'lake'",
+        "split must be tutorial, vinyals, finn or a folder of split files; got 'lake'",
     ),
     "image size 0": ("random", {"image_size": 0}, "must be at least 1"),
     "seed too large": ("strokes", {"seed": 2**32}, "seed"),

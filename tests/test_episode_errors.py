@@ -164,6 +164,20 @@ def test_good_episodes_of_many_kinds() -> None:
     check_episodes(EpisodeSampler(BANK, 5, 1, 2, 2).batch(0), n_way=5)
 
 
+def test_values_are_looked_at_on_the_cpu_and_elsewhere_only_if_asked() -> None:
+    spoilt = with_value("x_spt", (0, 0, 0, 0, 0), float("nan"))(good())
+    for values in (None, True):
+        with pytest.raises(ValueError, match="x_spt holds NaN"):
+            check_episodes(spoilt, values=values)
+    check_episodes(spoilt, values=False)
+    elsewhere = spoilt.to("meta")  # where there are no values: a look at them is an error
+    check_episodes(elsewhere)
+    with pytest.raises(RuntimeError, match="meta"):
+        check_episodes(elsewhere, values=True)
+    with pytest.raises(ValueError, match="same number of episodes"):
+        check_episodes(elsewhere._replace(x_qry=elsewhere.x_qry[:1]))
+
+
 @pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3)])
 def test_targets_that_are_not_classes(shape: tuple[int, ...]) -> None:
     episodes = good()._replace(y_spt=torch.randn(shape), y_qry=torch.randn(2, 9, *shape[2:]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maml_fast.data.files import cache_folder, naming_disk_errors, replacing, write_npy
+from maml_fast.data.files import cache_folder, naming_disk_errors, replacing, write_atomically, write_npy
 
 
 def test_the_file_appears_at_the_end_and_whole(tmp_path):
@@ -95,9 +95,19 @@ def test_a_cache_that_cannot_be_written_names_the_remedy(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_named():
-    told = pytest.raises(RuntimeError, match=r"cannot write x\.npy: No space left on device")
+    told = pytest.raises(RuntimeError, match=r"cannot write x\.npy: No space left on device; free space, or choose")
     with told, naming_disk_errors(Path("x.npy")), open("/dev/full", "wb", buffering=0) as full:
         full.write(b"x")
+
+
+def test_bytes_take_the_place_of_older_ones_or_leave_them(tmp_path, monkeypatch):
+    path = tmp_path / "x.bin"
+    write_atomically(path, b"old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(RuntimeError, match=f"cannot write {path}: Permission denied; choose another place"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.bin"]
 
 
 def test_write_npy_is_read_by_numpy(tmp_path):

@@ -103,6 +103,12 @@ def oracle_gradients(network, parameters, rates, episodes, *, steps, order, adap
         yield value.detach(), torch.autograd.grad(value, inputs)
 
 
+def assert_equals_oracles(loss, gradient, expected):
+    for oracle_loss, oracle_gradient in expected:
+        torch.testing.assert_close(loss, oracle_loss, rtol=1e-12, atol=0)
+        assert_close(gradient, oracle_gradient)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("net", NETS)
@@ -110,9 +116,7 @@ def test_equals_both_oracles(net, order, steps):
     model, network, episodes = make(net)
     loss, gradient = meta_gradient(MAML(model, inner_lr=0.3, inner_steps=steps, order=order), episodes)
     expected = oracle_gradients(network, list(model.parameters()), 0.3, episodes, steps=steps, order=order)
-    for oracle_loss, oracle_gradient in expected:
-        torch.testing.assert_close(loss, oracle_loss, rtol=1e-12, atol=0)
-        assert_close(gradient, oracle_gradient)
+    assert_equals_oracles(loss, gradient, expected)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -123,9 +127,7 @@ def test_anil_adapts_the_head_and_meta_learns_the_rest(order):
     loss, gradient = meta_gradient(maml, episodes)
     parameters = list(model.parameters())
     expected = oracle_gradients(network, parameters, 0.3, episodes, steps=3, order=order, adapted=[8, 9])
-    for oracle_loss, oracle_gradient in expected:
-        torch.testing.assert_close(loss, oracle_loss, rtol=1e-12, atol=0)
-        assert_close(gradient, oracle_gradient)
+    assert_equals_oracles(loss, gradient, expected)
     assert gradient[0].norm() > 0
 
 
@@ -137,9 +139,7 @@ def test_rates_of_single_parameters(order):
     by_position = [0.05, 0.05, rates["bn1.weight"], 0.05, 0.3, 0.3, 0.05, 0.05, elementwise, 0.05]
     loss, gradient = meta_gradient(MAML(model, inner_lr=rates, inner_steps=2, order=order), episodes)
     expected = oracle_gradients(network, list(model.parameters()), by_position, episodes, steps=2, order=order)
-    for oracle_loss, oracle_gradient in expected:
-        torch.testing.assert_close(loss, oracle_loss, rtol=1e-12, atol=0)
-        assert_close(gradient, oracle_gradient)
+    assert_equals_oracles(loss, gradient, expected)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -182,9 +182,7 @@ def test_regression_with_a_loss_of_the_users(order):
 
     loss, gradient = meta_gradient(MAML(model, 0.1, 3, order, loss_fn=F.mse_loss), episodes)
     expected = oracle_gradients(network, list(model.parameters()), 0.1, episodes, steps=3, order=order, loss=F.mse_loss)
-    for oracle_loss, oracle_gradient in expected:
-        torch.testing.assert_close(loss, oracle_loss, rtol=1e-12, atol=0)
-        assert_close(gradient, oracle_gradient)
+    assert_equals_oracles(loss, gradient, expected)
 
 
 @pytest.mark.parametrize("net", ["plain", "conv4-strided", "tutorial", "mlp"])

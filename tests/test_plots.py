@@ -109,4 +109,9 @@ def test_smoothing_stays_within_the_values(values):
 
 def test_smoothing_leaves_a_constant_alone_and_is_a_mean():
     np.testing.assert_allclose(smooth(np.full(100, 0.7)), 0.7)
-    np.testing.assert_allclose(smooth(np.array([0.0, 3.0, 0.0])), [1.5, 1.0, 1.5])
+    np.testing.assert_allclose(smooth(np.array([0.0, 3.0, 0.0])), [0.0, 1.0, 1.5])
+
+
+def test_smoothing_leaves_a_steep_start_unbent():
+    falling = np.arange(400.0, 0.0, -1.0)
+    np.testing.assert_allclose(smooth(falling)[:350], falling[:350])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from maml_fast.train.board import Board
 from maml_fast.train.metrics import MetricsLog, cut_metrics, read_metrics
-from maml_fast.train.record import RunFolder, describe_machine, write_atomically
+from maml_fast.train.record import RunFolder, describe_machine
 
 
 @pytest.fixture
@@ -69,16 +69,17 @@ def test_damaged_config_is_named(run, content):
         RunFolder.open(run.path).read_config()
 
 
-def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
-    write_atomically(run.config, b"old")
+def test_a_failed_write_leaves_the_old_checkpoint(run, monkeypatch):
+    run.save_checkpoint({"iteration": 1})
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match=r"cannot write .*config\.json: No space left on device"):
-        write_atomically(run.config, b"new")
-    assert run.config.read_bytes() == b"old"
+    with pytest.raises(RuntimeError, match=r"cannot write .*checkpoint\.pt: No space left on device; free space, or"):
+        run.save_checkpoint({"iteration": 2})
+    assert run.load_checkpoint()["iteration"] == 1
+    assert [path.name for path in run.path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_checkpoint_holds_tensors_and_plain_types_only(run):

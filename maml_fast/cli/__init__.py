@@ -16,16 +16,18 @@ from typing import Any
 import click
 from rich.console import Console
 
-from maml_fast.train.recipes import CHOICES, DEFAULTS, TrainConfig
+from maml_fast.train.config import CHOICES, TrainConfig
+from maml_fast.train.recipes import DEFAULTS
 
 __all__ = ["main"]
 
 # Commands import what they need, so that `maml-fast --help` does not wait for matplotlib.
 
 HELP: dict[str, str] = {
+    "recipe": "A published training; options given beside it override it.",
     "dataset": "What to train on; strokes is embedded.",
     "root": "Folder of the data; for omniglot that of the two zips.",
-    "split": "omniglot: tutorial or vinyals; or a folder of split files.",
+    "split": "omniglot: tutorial, vinyals or finn; or a folder of split files.",
     "image_size": "Pixels per side (default: 28).",
     "channels": "Grey or colour, for folder (default: L).",
     "n_way": "Classes per episode.",
@@ -35,6 +37,7 @@ HELP: dict[str, str] = {
     "inner_lr": "Step size of the inner loop (mean cross-entropy).",
     "inner_steps": "Inner steps in training.",
     "learn_inner_lr": "Meta-learn the inner step size too.",
+    "adapt": "What adapts: head, or names, prefixes, globs with commas between (default: all).",
     "order": "2: through the inner loop; 1: first-order MAML.",
     "meta_lr": "Step size of the outer optimiser, Adam.",
     "iterations": "Meta-iterations of the whole run.",
@@ -43,6 +46,7 @@ HELP: dict[str, str] = {
     "hidden": "Channels of conv4 and conv4-strided.",
     "scale": "Pixels: unit 0 to 1, raw 0 to 255, inverted 1 to 0.",
     "rotate": "Turn the classes of training episodes by quarter turns.",
+    "eval_rotate": "Turn those of evaluation episodes too.",
     "eval_every": "Meta-iterations between evaluations.",
     "eval_episodes": "Episodes of each evaluation.",
     "test_episodes": "Episodes of the evaluation at the end.",
@@ -146,7 +150,8 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> None:
         if resume is not None:
             resume_run(resume, reporter=reporter, **given)
         else:
-            start_run(TrainConfig.for_dataset(**given), out=out, reporter=reporter)
+            make_config = TrainConfig.for_recipe if "recipe" in given else TrainConfig.for_dataset
+            start_run(make_config(**given), out=out, reporter=reporter)
     finally:
         reporter.stop()
 

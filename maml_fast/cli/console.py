@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from maml_fast.train import Reporter, RunResult
-from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.config import TrainConfig
 from maml_fast.train.record import Row, RunFolder
 
 __all__ = ["ConsoleReporter", "CountedProgress", "accuracy_text", "evaluation_table"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -14,7 +15,7 @@ import numpy as np
 
 from maml_fast.native import cache_folder
 
-__all__ = ["fingerprint", "naming_disk_errors", "replacing", "write_npy"]
+__all__ = ["fingerprint", "naming_disk_errors", "replacing", "write_atomically", "write_npy"]
 
 _MAKING = 1  # raise it when pixels are made differently, so that older caches are left alone
 
@@ -42,9 +43,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
         with naming_disk_errors(path):
             os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; a file system that cannot sync folders is left as it is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by these bytes, through `replacing`: a kill leaves the old file or the new one, never a part."""
+    with replacing(path) as file, naming_disk_errors(path):
+        file.write(content)
 
 
 @contextmanager
@@ -55,6 +73,8 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         cached = path.is_relative_to(cache_folder())
         remedy = "set MAML_FAST_CACHE to another folder" if cached else "choose another place for it"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = f"free space, or {remedy}"
         raise RuntimeError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 

@@ -111,7 +111,7 @@ def read_omniglot(
 
 
 def load_omniglot(options: Options) -> DataSet:
-    """Load data set "omniglot", split "tutorial" (default), "vinyals", or by the split files of a folder."""
+    """Load data set "omniglot", split "tutorial" (default), "vinyals" or "finn", or by the split files of a folder."""
     options.allow("omniglot", "root", "split", "image_size")
     root = options.the_root("omniglot", "the folder of images_background.zip and images_evaluation.zip")
     asked = options.split or "tutorial"

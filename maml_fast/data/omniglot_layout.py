@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from numpy.random import RandomState
+
 from maml_fast.data.splits import Split, first_and_rest
 
-__all__ = ["OMNIGLOT", "SPLITS", "Archive", "Layout", "tutorial_split", "vinyals_split"]
+__all__ = ["OMNIGLOT", "SPLITS", "Archive", "Layout", "finn_split", "tutorial_split", "vinyals_split"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ OMNIGLOT = Layout(
 )
 
 _N_TRAIN = 1200
+_FINN_VAL = 100  # of the 1200
 _VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 
 
@@ -128,4 +131,16 @@ def vinyals_split() -> Split:
     return Split("vinyals", {"train": train, "val": val, "test": rest})
 
 
-SPLITS = {"tutorial": tutorial_split, "vinyals": vinyals_split}
+def finn_split() -> Split:
+    """Return a split like that of Finn et al. (2017): 1100 characters for training, 100 for validation, 423 to test on.
+
+    They are shuffled by seed 1, so that training and testing share all alphabets. It is not class by class his, which
+    hangs on the order of a directory listing.
+    """
+    shuffled = [OMNIGLOT.class_names[i] for i in RandomState(1).permutation(len(OMNIGLOT.class_names))]
+    first, rest = shuffled[:_N_TRAIN], shuffled[_N_TRAIN:]
+    parts = {"train": first[:-_FINN_VAL], "val": first[-_FINN_VAL:], "test": rest}
+    return Split("finn", {part: tuple(names) for part, names in parts.items()})
+
+
+SPLITS = {"tutorial": tutorial_split, "vinyals": vinyals_split, "finn": finn_split}

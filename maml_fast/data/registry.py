@@ -38,8 +38,8 @@ def load(
     Args:
         name: "strokes" (embedded), "omniglot", "folder" (class folders of pictures) or "random" (noise).
         root: folder of the data, for omniglot and folder.
-        split: for omniglot "tutorial" (default) or "vinyals"; for omniglot and folder also a folder of split files, see
-            `read_split`.
+        split: for omniglot "tutorial" (default), "vinyals" or "finn"; for omniglot and folder also a folder of split
+            files, see `read_split`.
         image_size: pixels per side; 28 if None.
         channels: "L" (default) or "RGB", for folder.
         seed: of the characters of strokes, of the pixels of random, of the split of folder; 0 if None.

@@ -6,8 +6,9 @@ import json
 import os
 from pathlib import Path
 
+from maml_fast.data.files import write_atomically
 from maml_fast.train.board import Board
-from maml_fast.train.record import Row, write_atomically
+from maml_fast.train.record import Row
 
 __all__ = ["MetricsLog", "cut_metrics", "read_metrics"]
 

@@ -99,11 +99,14 @@ def _draw_tests(axes: Axes, tests: Sequence[Row]) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over about a twentieth of the series; at the ends, over what of it exists."""
-    half = max(1, len(values) // 40)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    """Centred running mean over about a twentieth of the series, at the end over what of it exists.
+
+    At the start it reaches no farther ahead than back, where curves are steep and a mean of what comes bends them.
+    """
     index = np.arange(len(values))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    half = np.minimum(max(1, len(values) // 40), index)
+    low, high = index - half, np.minimum(index + half + 1, len(values))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
     return (sums[high] - sums[low]) / (high - low)
 
 

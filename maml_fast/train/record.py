@@ -23,35 +23,13 @@ import filelock
 import numpy
 import torch
 
-__all__ = ["CHECKPOINT_FORMAT", "RunFolder", "describe_machine", "write_atomically"]
+from maml_fast.data.files import write_atomically
+
+__all__ = ["CHECKPOINT_FORMAT", "RunFolder", "describe_machine"]
 
 CHECKPOINT_FORMAT = 1
 
 Row = dict[str, Any]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step: a kill leaves the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: the next write overwrites what a kill left
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; a file system that cannot sync folders is left as it is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def describe_machine() -> Row:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from maml_fast.train.recipes import TrainConfig
+from maml_fast.train.config import TrainConfig
 from maml_fast.train.record import Row, RunFolder
 from maml_fast.train.trainer import Reporter, RunResult, Trainer, TrainingInterrupted, record_evaluation
 from maml_fast.train.workbench import Workbench
@@ -33,12 +33,12 @@ def train(
     Raises:
         FileExistsError, OSError: ``out`` holds something already, or cannot be written.
         ValueError, FileNotFoundError: the data are missing, or too few for such episodes.
-        RuntimeError: the loss or a gradient is not finite; the last good checkpoint stays.
+        RuntimeError: the loss or a gradient is not finite, or a file cannot be written; the last good checkpoint stays.
         TrainingInterrupted: SIGINT or SIGTERM; the checkpoint is of the last whole iteration.
     """
     config = config or TrainConfig.for_dataset()
     reporter = reporter or Reporter()
-    folder = RunFolder.create(out, f"{config.dataset}-{config.n_way}w{config.k_shot}s")
+    folder = RunFolder.create(out, config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s")
     with _session(config):
         try:
             trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)

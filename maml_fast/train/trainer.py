@@ -18,9 +18,9 @@ import torch
 from maml_fast import native
 from maml_fast.data.episodes import Episodes
 from maml_fast.train.board import Board
+from maml_fast.train.config import TrainConfig
 from maml_fast.train.interrupts import Interrupts
 from maml_fast.train.metrics import MetricsLog, cut_metrics
-from maml_fast.train.recipes import TrainConfig
 from maml_fast.train.record import Row, RunFolder, describe_machine
 from maml_fast.train.workbench import Workbench
 
@@ -90,8 +90,15 @@ class Trainer:
         self.iteration = self.saved_iteration = 0
         self.seconds = self.wait_seconds = 0.0
         self.saved_at = time.monotonic()
+        self.elapsed_before = 0.0  # in earlier sessions
+        self.started_at = time.monotonic()
         self.rows: list[Row] = []
         self.whole = True  # False while a step changes parameters
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Wall time of training, evaluations included, over all sessions; what a kill undid is not in it."""
+        return self.elapsed_before + time.monotonic() - self.started_at
 
     def describe(self, earlier: Row | None = None) -> Row:
         """Content of ``config.json``; every session of a run adds one entry."""
@@ -105,6 +112,7 @@ class Trainer:
         _warn_of_changes(sessions, session)
         return {
             "arguments": self.config.arguments(),
+            "overrides": self.config.overrides,
             "data": self.bench.describe_data(),
             "facts": self.bench.facts(),
             "sessions": [*sessions, session],
@@ -121,6 +129,7 @@ class Trainer:
                 torch.cuda.set_rng_state(state["cuda_rng"])
             self.iteration = self.saved_iteration = state["iteration"]
             self.seconds, self.wait_seconds = state["seconds"], state["wait_seconds"]
+            self.elapsed_before = state["elapsed_seconds"]
         self.rows = cut_metrics(self.folder.metrics, self.iteration)
 
     def save(self) -> None:
@@ -129,6 +138,7 @@ class Trainer:
             "iteration": self.iteration,
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
+            "elapsed_seconds": self.elapsed_seconds,
             "maml": self.bench.maml.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
@@ -140,6 +150,7 @@ class Trainer:
 
     def run(self) -> RunResult:
         """Train to the last iteration, evaluate, draw."""
+        self.started_at = time.monotonic()
         self.reporter.started(self.folder, self.config, self.bench.facts(), self.iteration)
         self.log = MetricsLog(self.folder.metrics, Board(self.folder.path, self.iteration))
         with contextlib.closing(self.log), Interrupts() as interrupts:
@@ -208,6 +219,7 @@ class Trainer:
             )
 
     def _record(self, row: Row) -> None:
+        row = {**row, "elapsed_seconds": round(self.elapsed_seconds, 3)}
         self.rows.append(row)
         self.log.append(row)
         if "accuracy" in row:

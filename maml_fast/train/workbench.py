@@ -14,11 +14,13 @@ from maml_fast import native
 from maml_fast.data import ImageBank, load
 from maml_fast.data.dataset import DataSet, Progress
 from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.data.files import write_atomically
 from maml_fast.maml import MAML
 from maml_fast.maml.evaluation import evaluate
+from maml_fast.train.config import TrainConfig
+from maml_fast.train.networks import make_model
 from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve
-from maml_fast.train.recipes import TrainConfig, make_model
-from maml_fast.train.record import Row, RunFolder, write_atomically
+from maml_fast.train.record import Row, RunFolder
 
 __all__ = ["Workbench"]
 
@@ -47,7 +49,14 @@ class Workbench:
             progress=progress,
         )
         model = make_model(config, data["train"].image_shape)
-        maml = MAML(model, config.inner_lr, config.inner_steps, config.order, learn_inner_lr=config.learn_inner_lr)
+        maml = MAML(
+            model,
+            config.inner_lr,
+            config.inner_steps,
+            config.order,
+            adapt=config.adapted_names,
+            learn_inner_lr=config.learn_inner_lr,
+        )
         bench = cls(config, data, maml.to(config.device))
         for part in data:
             bench.sampler(part)  # raises where the classes are too few or too small
@@ -66,8 +75,9 @@ class Workbench:
             )
 
     def sampler(self, part: str, seed: int | None = None) -> EpisodeSampler:
-        """Episodes to evaluate on: endless, never rotated, the same ones for a seed (default: the run's)."""
-        return self._sampler(part, self.config.seed if seed is None else seed)
+        """Episodes to evaluate on: endless, the same ones for a seed (default: the run's)."""
+        seed = self.config.seed if seed is None else seed
+        return self._sampler(part, seed, rotate=self.config.eval_rotate)
 
     def _sampler(self, part: str, seed: int, **options: Any) -> EpisodeSampler:
         config = self.config
@@ -106,12 +116,19 @@ class Workbench:
         """What is said at the start of a run: backend, fusion, batch-norm policy, data and splits."""
         train = self.data["train"]
         return {
+            **self._recipe_fact(),
             "backend": str(native.backend()),
             "fused": _fusion_text(self.maml),
             "batch norm": self.maml.batch_norm,
             "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",
             "split": str(self.data.split),
         }
+
+    def _recipe_fact(self) -> dict[str, str]:
+        if self.config.recipe is None:
+            return {}
+        overrides = ", ".join(f"{name} {value}" for name, value in self.config.overrides.items())
+        return {"recipe": f"{self.config.recipe}, but {overrides}" if overrides else self.config.recipe}
 
     def describe_data(self) -> Row:
         """Data set and split, with digests of the classes and of their pixels."""

@@ -1,0 +1,204 @@
+"""What a training run is asked to do: its arguments and their checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from maml_fast.train.networks import NETWORKS
+from maml_fast.train.recipes import DEFAULTS, RECIPES
+
+__all__ = ["CHOICES", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Arguments of one run; they, the data and the backend decide every number in it.
+
+    Field defaults are those of the embedded data set; :meth:`for_dataset` gives another's, :meth:`for_recipe` those of
+    a published training.
+
+    Attributes:
+        recipe: name of the recipe that the other arguments were taken from; None: no recipe.
+        dataset: strokes (embedded), omniglot, random (noise, for smoke tests) or folder (class folders of images).
+        root: where the data set lies; for omniglot and folder.
+        split: tutorial, vinyals or finn, for omniglot; a folder of split files, for omniglot and folder; None: its own.
+        image_size: pixels per side; None is 28.
+        channels: L (grey) or RGB, for folder; None is L.
+        n_way, k_shot, k_query: classes per episode; support and query images per class.
+        meta_batch_size: episodes per meta-iteration, all trained at once.
+        inner_lr, inner_steps: step size and steps of the inner loop, on the mean cross-entropy of the support images.
+        learn_inner_lr: meta-learn the inner step size too.
+        adapt: what the inner loop adapts: head, or names, prefixes and globs of parameters, with commas between; None:
+            everything. What does not adapt is meta-learned all the same.
+        order: 2 differentiates through the inner loop, 1 is first-order MAML.
+        meta_lr: step size of Adam, the outer optimiser.
+        iterations: meta-iterations of the whole run.
+        seed: of the initial weights and of every episode.
+        model: conv4 (max-pool), conv4-strided (Finn's) or tutorial.
+        hidden: channels of conv4 and conv4-strided.
+        scale: pixels as unit (0-1), raw (0-255) or inverted (1-0).
+        rotate: turn the classes of training episodes by 0, 90, 180 or 270 degrees.
+        eval_rotate: turn those of evaluation episodes too.
+        eval_every: meta-iterations between evaluations on unseen classes, for validation where the split has such.
+        eval_episodes: episodes of each of them.
+        test_episodes: episodes of the evaluation at the end.
+        eval_inner_steps: inner steps in evaluation; None is 3 (Finn et al. 2017), or `inner_steps` where that is more.
+        checkpoint_seconds: at most so many seconds of training are lost by a kill.
+        threads: torch.set_num_threads for this run; None leaves torch as it is.
+        device: cpu or cuda.
+
+    Raises:
+        ValueError, TypeError: names the argument, its value and what it may be.
+    """
+
+    recipe: str | None = None
+    dataset: str = "strokes"
+    root: str | None = None
+    split: str | None = None
+    image_size: int | None = None
+    channels: str | None = None
+    n_way: int = 5
+    k_shot: int = 1
+    k_query: int = 15
+    meta_batch_size: int = 8
+    inner_lr: float = 0.4
+    inner_steps: int = 1
+    learn_inner_lr: bool = False
+    adapt: str | None = None
+    order: int = 2
+    meta_lr: float = 3e-3
+    iterations: int = 200
+    seed: int = 0
+    model: str = "conv4"
+    hidden: int = 32
+    scale: Literal["unit", "raw", "inverted"] = "inverted"
+    rotate: bool = True
+    eval_rotate: bool = False
+    eval_every: int = 50
+    eval_episodes: int = 100
+    test_episodes: int = 600
+    eval_inner_steps: int | None = None
+    checkpoint_seconds: float = 30.0
+    threads: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (value is None and name in _OPTIONAL):
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+        for name, least in _LEAST.items():
+            _check_integer(name, getattr(self, name), least)
+        for name in ("inner_lr", "meta_lr", "checkpoint_seconds"):
+            _check_number(name, getattr(self, name), positive=name == "meta_lr")
+        for name in ("learn_inner_lr", "rotate", "eval_rotate"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.adapt is not None and not isinstance(self.adapt, str):
+            raise TypeError(f"adapt must be text, names with commas between, got {self.adapt!r}")
+        if self.root is not None:  # absolute: a run may be resumed from another folder
+            object.__setattr__(self, "root", os.path.abspath(os.path.expanduser(self.root)))
+        if self.split is not None and os.path.isdir(self.split):
+            object.__setattr__(self, "split", os.path.abspath(self.split))
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("device cuda was asked for, but torch finds no CUDA device; use device cpu")
+
+    @classmethod
+    def for_dataset(cls, dataset: str = "strokes", **changes: Any) -> TrainConfig:
+        """The defaults of a data set, with these changes."""
+        return cls(dataset=dataset, **{**DEFAULTS.get(dataset, {}), **changes})
+
+    @classmethod
+    def for_recipe(cls, recipe: str, **changes: Any) -> TrainConfig:
+        """A recipe by its name, with these changes, which :attr:`overrides` keeps apart."""
+        return cls(recipe=recipe, **{**RECIPES.get(recipe, {}), **changes})
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> TrainConfig:
+        """Back from :meth:`arguments`; ValueError names arguments that this version does not know."""
+        unknown = sorted(set(arguments) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown arguments {', '.join(unknown)}: was the run made by another maml_fast?")
+        return cls(**arguments)
+
+    def arguments(self) -> dict[str, Any]:
+        """All arguments as plain values, for ``config.json``."""
+        return dataclasses.asdict(self)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The arguments in which the run differs from its recipe; empty without one."""
+        fixed = RECIPES[self.recipe] if self.recipe else {}
+        return {name: getattr(self, name) for name, value in fixed.items() if getattr(self, name) != value}
+
+    @property
+    def adapted_names(self) -> str | list[str] | None:
+        """``adapt`` as :class:`maml_fast.MAML` takes it."""
+        if self.adapt is None or self.adapt == "head":
+            return self.adapt
+        return [name.strip() for name in self.adapt.split(",")]
+
+    @property
+    def steps_in_evaluation(self) -> int:
+        """Inner steps of an evaluation."""
+        return max(3, self.inner_steps) if self.eval_inner_steps is None else self.eval_inner_steps
+
+    @property
+    def title(self) -> str:
+        """One line that tells runs apart."""
+        order = "second order" if self.order == 2 else "first order"
+        return f"{self.dataset} · {self.n_way}-way {self.k_shot}-shot · {self.model} · MAML, {order}"
+
+
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "recipe": tuple(RECIPES),
+    "dataset": tuple(DEFAULTS),
+    "model": tuple(NETWORKS),
+    "order": (1, 2),
+    "scale": ("unit", "raw", "inverted"),
+    "device": ("cpu", "cuda"),
+    "channels": ("L", "RGB"),
+}
+
+_LEAST: Mapping[str, int] = {
+    "n_way": 2,
+    "k_shot": 1,
+    "k_query": 1,
+    "meta_batch_size": 1,
+    "inner_steps": 1,
+    "iterations": 1,
+    "seed": 0,
+    "hidden": 1,
+    "eval_every": 1,
+    "eval_episodes": 2,
+    "test_episodes": 2,
+    "eval_inner_steps": 0,
+    "threads": 1,
+    "image_size": 1,
+}
+_OPTIONAL = ("recipe", "eval_inner_steps", "threads", "image_size", "channels")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if name == "seed" and value >= 2**63:
+        raise ValueError(f"seed must be below 2**63, got {value}")
+
+
+def _check_number(name: str, value: Any, positive: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be finite and {'above' if positive else 'at least'} 0, got {value}")

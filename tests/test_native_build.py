@@ -1,0 +1,171 @@
+"""The build of the native library: once, for every change, and never poisoned."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_library import FILES, NO_COMPILER, answer
+
+from maml_fast import native
+from maml_fast.native import _build, _toolchain
+
+
+def python(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from maml_fast.native import _build
+print("cached" if _build.ensure(Path(sys.argv[1]), Path(sys.argv[2])).cached else "built")
+"""
+
+
+@pytest.fixture
+def scripted_compiler(tmp_path: Path) -> Path:
+    """A compiler that notes each file it compiles, and takes for ever while a file ``slow`` lies beside it."""
+    script = tmp_path / "scripted-g++"
+    script.write_text(
+        f"""#!/bin/sh
+        case " $* " in *" -c "*)
+            echo "$*" >> '{tmp_path}/calls'
+            if [ -e '{tmp_path}/slow' ]; then exec sleep 600; fi;;
+        esac
+        exec {_toolchain.find_compiler().path} "$@"
+        """
+    )
+    script.chmod(0o755)
+    return script
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def test_import_neither_builds_nor_loads_the_build_machinery(tmp_path):
+    script = "import sys, maml_fast; print([name for name in sys.modules if 'cpp_extension' in name])"
+    told, said = python(script, MAML_FAST_CACHE=str(tmp_path / "cache")).communicate()
+    assert (told, said) == ("[]\n", "")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_builds_once_says_so_in_one_line_and_is_silent_when_cached(csrc, cache, capfd):
+    first = _build.ensure(csrc, cache)
+    line = r"maml_fast: building native kernels for torch \S+ with \S+ [\d.]+ \.\.\. done in [\d.]+ s\n"
+    assert re.fullmatch(line, capfd.readouterr().err)
+    assert not first.cached
+    assert first.seconds > 0
+    assert answer(first.path) == 42
+
+    again = _build.ensure(csrc, cache)
+    assert again == _build.BuildReport(first.path, 0.0, cached=True)
+    assert capfd.readouterr() == ("", "")
+    assert list(cache.glob("partial-*")) == []
+
+
+@pytest.mark.parametrize("name", [*FILES, "cpu/new.h"])
+def test_every_source_and_header_decides(csrc, name):
+    before = _build._digest(csrc)
+    with open(csrc / name, "a") as file:
+        file.write("\n")
+    assert _build._digest(csrc) != before
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (_build, "FLAGS", ("-O1",)),
+        (_build, "LINK_FLAGS", ()),
+        (torch.version, "git_version", "another"),
+        (_build.platform, "machine", lambda: "another"),
+        (_build.sysconfig, "get_config_var", lambda name: "another"),
+        (os, "confstr", lambda name: "another"),
+    ],
+)
+def test_target_and_flags_decide(monkeypatch, csrc, owner, name, value):
+    before = _build._digest(csrc)
+    monkeypatch.setattr(owner, name, value)
+    assert _build._digest(csrc) != before
+
+
+def test_compiler_path_and_version_decide():
+    names = {
+        _build._slug(_toolchain.Compiler(path, version))
+        for path in ("/opt/a/g++", "/opt/b/g++")
+        for version in ("g++ (GCC) 12.2.0", "g++ (GCC) 12.3.0")
+    }
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize("victim", ["builder", "everybody"])
+def test_killed_build_neither_hangs_nor_poisons_the_next(csrc, cache, scripted_compiler, tmp_path, monkeypatch, victim):
+    slow = tmp_path / "slow"
+    slow.touch()
+    builder = python(BUILDER, csrc, cache, CXX=str(scripted_compiler))
+    try:
+        wait_for(tmp_path / "calls", builder)
+        (os.kill if victim == "builder" else os.killpg)(builder.pid, signal.SIGKILL)
+        builder.wait()
+        assert len(list(cache.glob("partial-*"))) == 1
+
+        slow.unlink()
+        monkeypatch.setenv("CXX", str(scripted_compiler))  # if only the builder died, its compilers are still at work
+        report = _build.ensure(csrc, cache)
+        assert not report.cached
+        assert answer(report.path) == 42
+        assert list(cache.glob("partial-*")) == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(builder.pid, signal.SIGKILL)
+        builder.communicate()
+
+
+def test_two_processes_that_start_together_build_once(csrc, cache, scripted_compiler, tmp_path):
+    builders = [python(BUILDER, csrc, cache, CXX=str(scripted_compiler)) for _ in range(2)]
+    outputs = [builder.communicate() for builder in builders]
+    assert sorted(told for told, _ in outputs) == ["built\n", "cached\n"], outputs
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2  # each source once
+    assert sum("building native kernels" in said for _, said in outputs) == 1
+
+
+def test_damaged_library_is_built_again(fresh, csrc, built):
+    shutil.copytree(built[1], fresh)
+    (library,) = fresh.rglob("*.so")
+    size = library.stat().st_size
+
+    library.write_bytes(b"\0" * (size - 1))  # cut short: seen by its size
+    report = _build.ensure(csrc, fresh)
+    assert not report.cached
+    assert answer(report.path) == 42
+
+    library.unlink()  # this process has mapped it
+    library.write_bytes(b"\0" * size)  # of the right size, but no library: seen when it does not load
+    module = native.library()
+    assert module is not None
+    assert module.answer() == 42
+
+
+def test_library_outlives_its_compiler(built, no_compiler):
+    assert _build.ensure(*built).cached
+    with pytest.raises(_build.BuildError, match=NO_COMPILER):
+        _build.ensure(*built, fresh=True)

@@ -1,0 +1,84 @@
+"""Arguments of a run: what they may be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_run import TINY
+
+from maml_fast.train import TrainConfig, train
+
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
+
+BAD_ARGUMENTS = [
+    ("dataset", "omniglut", ValueError, "dataset must be one of strokes, omniglot"),
+    ("n_way", 1, ValueError, "n_way must be at least 2, got 1"),
+    ("n_way", 2.5, TypeError, "n_way must be an integer, got 2.5"),
+    ("n_way", True, TypeError, "n_way must be an integer, got True"),
+    ("k_shot", 0, ValueError, "k_shot must be at least 1"),
+    ("k_query", -1, ValueError, "k_query must be at least 1"),
+    ("meta_batch_size", 0, ValueError, "meta_batch_size must be at least 1"),
+    ("inner_lr", float("nan"), ValueError, "inner_lr must be finite"),
+    ("inner_lr", "fast", TypeError, "inner_lr must be a number"),
+    ("meta_lr", 0.0, ValueError, "meta_lr must be finite and above 0"),
+    ("inner_steps", 0, ValueError, "inner_steps must be at least 1"),
+    ("order", 3, ValueError, "order must be one of 1, 2; got 3"),
+    ("iterations", 0, ValueError, "iterations must be at least 1"),
+    ("seed", -1, ValueError, "seed must be at least 0"),
+    ("seed", 2**63, ValueError, r"seed must be below 2\*\*63"),
+    ("model", "resnet", ValueError, "model must be one of conv4"),
+    ("scale", "log", ValueError, "scale must be one of unit, raw, inverted"),
+    ("rotate", 1, TypeError, "rotate must be true or false"),
+    ("eval_rotate", "no", TypeError, "eval_rotate must be true or false, got 'no'"),
+    ("adapt", 3, TypeError, "adapt must be text, names with commas between, got 3"),
+    ("recipe", "finn2018", ValueError, "recipe must be one of finn2017-omniglot-5w1s"),
+    ("eval_every", 0, ValueError, "eval_every must be at least 1"),
+    ("eval_episodes", 1, ValueError, "eval_episodes must be at least 2"),
+    ("eval_inner_steps", -1, ValueError, "eval_inner_steps must be at least 0"),
+    ("threads", 0, ValueError, "threads must be at least 1"),
+    ("device", "tpu", ValueError, "device must be one of cpu, cuda"),
+    ("checkpoint_seconds", -1.0, ValueError, "checkpoint_seconds must be finite and at least 0"),
+    ("channels", "CMYK", ValueError, "channels must be one of L, RGB"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "message"), BAD_ARGUMENTS)
+def test_bad_arguments(name, value, error, message):
+    with pytest.raises(error, match=message):
+        dataclasses.replace(TINY, **{name: value})
+
+
+def test_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="torch finds no CUDA device; use device cpu"):
+        dataclasses.replace(TINY, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "omniglot", "root": None}, "needs root"),
+        ({"dataset": "omniglot", "root": "/nonexistent"}, "nonexistent"),
+        ({"dataset": "folder", "root": "/nonexistent"}, "no folder /nonexistent"),
+        ({"n_way": 500}, "n_way is 500, but bank .* has only 423 classes"),
+        ({"k_query": 20}, r"k_shot \+ k_query is 1 \+ 20"),
+        ({"model": "tutorial"}, "model tutorial takes images of 28 x 28, got 16 x 16"),
+        ({"image_size": 8}, "image_size"),
+        ({"channels": "RGB"}, "takes no channels"),
+        ({"adapt": "head, body"}, "adapt names 'head', which matches no parameter"),
+    ],
+)
+def test_runs_that_cannot_be_leave_no_folder(tmp_path, changes, message):
+    if changes.get("dataset", "random") != "random":
+        changes = {**changes, "image_size": None}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(dataclasses.replace(TINY, **changes), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dataset", ["strokes", "omniglot", "random", "folder"])
+def test_every_data_set_has_valid_defaults(dataset):
+    assert TrainConfig.for_dataset(dataset, seed=5).seed == 5

@@ -1,0 +1,83 @@
+"""A checkpoint is evaluated, and resumed, only with what belongs to it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from maml_fast.train import evaluate_run, resume
+from maml_fast.train.record import RunFolder
+
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
+
+@pytest.mark.parametrize("action", [resume, evaluate_run])
+def test_other_data_are_refused(copy, action):
+    text = (copy / "config.json").read_text()
+    digest = json.loads(text)["data"]["split"]["sha256"]
+    (copy / "config.json").write_text(text.replace(digest, "0" * 64))
+    with pytest.raises(ValueError, match="the data are not those of"):
+        action(copy)
+
+
+@pytest.mark.parametrize("action", [resume, evaluate_run])
+def test_truncated_checkpoint_is_one_clear_error(copy, action):
+    content = (copy / "checkpoint.pt").read_bytes()
+    (copy / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read.*restore it from a copy, or start a new run"):
+        action(copy)
+
+
+@pytest.mark.parametrize("action", [resume, evaluate_run])
+@pytest.mark.parametrize("damage", ["shapes", "names", "missing"])
+def test_checkpoint_of_another_run_is_one_clear_error(copy, action, damage):
+    folder = RunFolder(copy)
+    checkpoint = folder.load_checkpoint()
+    weights = checkpoint["maml"]
+    if damage == "shapes":
+        checkpoint["maml"] = {name: weight[None] for name, weight in weights.items()}
+    elif damage == "names":
+        checkpoint["maml"] = {f"other.{name}": weight for name, weight in weights.items()}
+    else:
+        del checkpoint["maml"]
+    folder.save_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit config\.json .*is it of another run\?"):
+        action(copy)
+
+
+@pytest.mark.parametrize("action", [resume, evaluate_run])
+def test_run_of_another_version_is_named(copy, action):
+    config = json.loads((copy / "config.json").read_text())
+    config["arguments"]["flux"] = 1
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="unknown arguments flux"):
+        action(copy)
+
+
+def test_evaluation_repeats_that_of_the_run(whole, copy):
+    row = evaluate_run(copy, episodes=5)
+    assert row == whole.evaluation
+    assert json.loads((copy / "evaluation-test-1steps-seed3.json").read_text()) == row
+
+
+def test_evaluation_with_other_steps_seed_and_part(copy):
+    row = evaluate_run(copy, episodes=7, inner_steps=4, split="train", seed=1)
+    assert (row["episodes"], row["inner_steps"], row["split"], row["seed"], row["iteration"]) == (7, 4, "train", 1, 6)
+    assert len(row["accuracies"]) == 5
+    assert (copy / "evaluation-train-4steps-seed1.json").is_file()
+    assert (copy / "evaluation-test-1steps-seed3.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "validation"}, "split must be one of train, test; got 'validation'"),
+        ({"episodes": 1}, "episodes must be at least 2"),
+        ({"inner_steps": -1}, "inner_steps must be at least 0"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_evaluations(copy, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_run(copy, **arguments)
