@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
 
-__all__ = ["conv_block"]
+__all__ = ["conv_block", "in_kernel_order"]
 
 _announced: set[str] = set()
 
@@ -66,6 +66,16 @@ def conv_block(
     return reference.conv_block(
         x, weight, bias, gamma, beta, stride=stride, padding=padding, pool=pool, eps=eps, relu_first=relu_first
     )
+
+
+def in_kernel_order(weight: Tensor) -> Tensor:
+    """Return filters [Cout, Cin, k, k] laid out in memory as [k, k, Cin, Cout], as the native kernels read them.
+
+    Differentiable; the filters themselves where the kernels do not run. Elementwise operations keep the order.
+    """
+    if weight.device.type != "cpu" or native.library() is None:
+        return weight
+    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Proxy
 
 from maml_fast.fusion.report import BatchNormPolicy
-from maml_fast.fusion.rewrite import describe_block, fuse_runs, set_functional_norms
+from maml_fast.fusion.rewrite import block_weights, describe_block, fuse_runs, set_functional_norms
 from maml_fast.fusion.structure import follows_policy
 from maml_fast.fusion.trace import UntraceableError, has_hooks, required_inputs, trace
 from maml_fast.nn import ConvBlock
@@ -34,6 +34,7 @@ class Fuser:
         self.policy = policy
         self.fused: list[str] = []
         self.left: list[str] = []
+        self.block_weights: set[str] = set()  # of fused operations
         self.recordings: dict[nn.Module, Recording] = {}  # rewritten
         self.done: set[nn.Module] = set()
 
@@ -44,6 +45,7 @@ class Fuser:
         self.done.add(module)
         if isinstance(module, ConvBlock):
             self.fused.append(f"{name or 'the model'}: {describe_block(module)}")
+            self.block_weights.add(f"{name}.conv.weight".lstrip("."))
         elif isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             self._fuse_children(module, name)
         elif not _is_layer(module):
@@ -83,6 +85,7 @@ class Fuser:
         for flags, graph in graphs.items():
             norms = set_functional_norms(graph, self.policy)
             fused, left = fuse_runs(graph, module)
+            self.block_weights.update(prefix + weight for weight in block_weights(graph, module))
             if flags == now:
                 self.fused += [prefix + line for line in fused]
                 self.left += [prefix + line for line in left]

@@ -54,7 +54,7 @@ class InnerLoop:
         """Every task's adapted parameters."""
         with _outside_inference_mode():
             x_spt, y_spt = _usable_by_autograd(x_spt), _usable_by_autograd(y_spt)
-            fast, shared = self.theta.fast_weights(len(x_spt)), self.theta.in_common()
+            fast, shared = self._start(len(x_spt))
             for _ in range(self.steps):
                 fast = self._step(fast, shared, x_spt, y_spt)
         return fast
@@ -64,7 +64,7 @@ class InnerLoop:
         losses, correct = [], []
         with _outside_inference_mode():
             x_spt, y_spt, x_qry, y_qry = (_usable_by_autograd(tensor) for tensor in episodes)
-            fast, shared = self.theta.fast_weights(len(x_spt)), self.theta.in_common()
+            fast, shared = self._start(len(x_spt))
             for step in range(self.steps + 1):
                 last = step == self.steps
                 if per_step or last:
@@ -75,6 +75,11 @@ class InnerLoop:
                 if not last:
                     fast = self._step(fast, shared, x_spt, y_spt)
         return TaskResults(torch.stack(losses), _stacked(correct), y_qry[0].numel())
+
+    def _start(self, n_tasks: int) -> tuple[FastWeights, dict[str, Tensor]]:
+        adapted, shared = (self.forward.in_kernel_order(each) for each in (self.theta.adapted, self.theta.shared))
+        theta = self.theta._replace(adapted=adapted, shared=shared)
+        return theta.fast_weights(n_tasks), theta.in_common()
 
     def _step(self, fast: FastWeights, shared: Mapping[str, Tensor], x_spt: Tensor, y_spt: Tensor) -> FastWeights:
         second_order = self.order == 2 and torch.is_grad_enabled()

@@ -44,6 +44,10 @@ class TaskForward:
         with BatchNormMode(self.policy):
             return self._all_tasks(self._one_task, (own, x), (common,))
 
+    def in_kernel_order(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The parameters laid out in memory as what runs here reads them, to be done once before many calls."""
+        return self.module.in_kernel_order(parameters) if isinstance(self.module, FusedModel) else parameters
+
     def describe(self) -> str:
         """What runs the module in the training modes that it is in, and why."""
         program = self._program()
