@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from maml_fast.maml.task_chunks import TASKS_PER_THREAD
 from maml_fast.train import Reporter, TrainConfig, TrainingInterrupted, evaluate_run, resume, train
 from maml_fast.train.metrics import read_metrics
 from maml_fast.train.recipes import make_model
@@ -114,7 +115,7 @@ def test_run_folder_holds_the_whole_record(whole):
         "evaluation-test-1steps-seed3.json",
     }
     config = json.loads((whole.path / "config.json").read_text())
-    assert TrainConfig.from_arguments(config["arguments"]) == TINY
+    assert TrainConfig.from_arguments(config["arguments"]) == dataclasses.replace(TINY, task_chunk=TASKS_PER_THREAD)
     assert config["data"]["split"]["sha256"]
     assert config["sessions"][0]["torch"] == torch.__version__
     assert config["sessions"][0]["backend"].startswith(("native", "reference"))
@@ -231,6 +232,19 @@ def test_raised_iterations_are_bitwise_the_longer_run(whole, tmp_path):
     assert_same_run(run, whole.path)
     assert result.evaluation == whole.evaluation
     assert RunFolder(run).read_config()["arguments"]["iterations"] == 6
+
+
+def test_chunks_of_a_run_are_those_it_started_with(tmp_path):
+    config = dataclasses.replace(TINY, meta_batch_size=5)
+    whole = train(config, out=tmp_path / "whole").path
+    with pytest.raises(TrainingInterrupted):
+        train(config, out=tmp_path / "run", reporter=Signals("stepped", 3))
+    resume(tmp_path / "run", threads=2)  # where it would be other chunks
+    assert_same_run(tmp_path / "run", whole)
+    assert RunFolder(tmp_path / "run").read_config()["arguments"]["task_chunk"] == TASKS_PER_THREAD
+    other = train(dataclasses.replace(config, task_chunk=None, iterations=3), out=tmp_path / "other").path
+    assert RunFolder(other).read_config()["arguments"]["task_chunk"] is None
+    assert untimed(other)[1]["loss"] == pytest.approx(untimed(whole)[1]["loss"], rel=1e-5)
 
 
 def test_rows_after_the_checkpoint_are_cut(whole, tmp_path):
@@ -373,6 +387,8 @@ BAD_ARGUMENTS = [
     ("eval_episodes", 1, ValueError, "eval_episodes must be at least 2"),
     ("eval_inner_steps", -1, ValueError, "eval_inner_steps must be at least 0"),
     ("threads", 0, ValueError, "threads must be at least 1"),
+    ("task_chunk", 0, ValueError, "task_chunk must be .*got 0"),
+    ("task_chunk", "some", ValueError, "task_chunk must be .*got 'some'"),
     ("device", "tpu", ValueError, "device must be one of cpu, cuda"),
     ("checkpoint_seconds", -1.0, ValueError, "checkpoint_seconds must be finite and at least 0"),
     ("channels", "CMYK", ValueError, "channels must be one of L, RGB"),

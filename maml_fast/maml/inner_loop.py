@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,14 @@ class Theta(NamedTuple):
     rates: Mapping[str, Rate]
     shared: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Theta:
+        """The same with other tensors in the place of these."""
+
+        def mapped(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()}
+
+        return Theta(*map(mapped, self))
 
     def fast_weights(self, n_tasks: int) -> FastWeights:
         """Every task at theta: views with task stride 0, no copies."""

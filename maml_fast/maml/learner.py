@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from maml_fast.maml.inner_rates import InnerRates, Rate, check_broadcasts, check
 from maml_fast.maml.results import MAMLOutput, TaskResults
 from maml_fast.maml.selection import Adapt, select_parameters
 from maml_fast.maml.sgd import FastWeights
+from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.task_loss import LossFunction, TaskLoss
 
@@ -52,8 +54,13 @@ class MAML(nn.Module):
         batch_norm: ``"batch"`` normalises by the batch's own statistics (transductive) whatever ``train()`` and
             ``eval()`` say; ``"running"`` by the model's stored running statistics. Neither updates them.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
+        task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
+            taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, but
+            can't be differentiated again, and dropout draws other numbers. ``"auto"`` is a few for every thread of
+            PyTorch, ``None`` all tasks. :meth:`adapt` is never chunked, nor is :meth:`task_results` with gradients:
+            the graph is what they give; nor is anything under the transforms of ``torch.func``.
 
-    ``inner_steps``, ``order`` and a fixed ``inner_lr`` are attributes that may be changed at any time.
+    ``inner_steps``, ``order``, ``task_chunk`` and a fixed ``inner_lr`` are attributes that may be changed at any time.
 
     Raises:
         TypeError, ValueError: for an argument out of its range, names that match no parameter, or nothing to adapt.
@@ -74,6 +81,7 @@ class MAML(nn.Module):
         learn_inner_lr: bool = False,
         batch_norm: BatchNormPolicy = "batch",
         fused: bool = True,
+        task_chunk: TaskChunk = "auto",
     ) -> None:
         super().__init__()
         check_arguments(model, order, loss_fn, batch_norm)
@@ -81,12 +89,14 @@ class MAML(nn.Module):
         self.inner_steps = check_steps(inner_steps)
         self.order = order
         self.loss_fn = loss_fn
+        self.task_chunk = check_task_chunk(task_chunk)
         self._names = [name for name, _ in model.named_parameters()]
         self._chosen = select_parameters(model, adapt)
         self._set_inner_lr(inner_lr, learn_inner_lr)
         self._batch_norm = batch_norm
         self._forward_tasks = TaskForward(model, batch_norm, fused)
         self._task_loss = TaskLoss()
+        self._chunks = TaskChunks()
         unfused = self.fusion is not None and self.fusion.left
         logger.log(logging.WARNING if unfused else logging.INFO, "%s", self.describe())
 
@@ -103,8 +113,10 @@ class MAML(nn.Module):
                 as are not on the model's device or not in its precision.
             RuntimeError: if the support loss does not depend on any adapted parameter.
         """
-        results = self.task_results(episodes, per_step=per_step, inner_steps=inner_steps)
-        loss = results.losses[-1].mean()
+        parameters = self._current_parameters()
+        loop = self._inner_loop(parameters, inner_steps)
+        episodes = self._checked(episodes, parameters)
+        results, loss = self._chunks.loss(loop, episodes, per_step, self.task_chunk)
         losses = results.losses.detach().mean(dim=1) if per_step else None
         if results.correct is None:
             return MAMLOutput(loss, None, losses, None)
@@ -132,10 +144,15 @@ class MAML(nn.Module):
     def task_results(
         self, episodes: Episodes, *, per_step: bool = False, inner_steps: int | None = None
     ) -> TaskResults:
-        """The query results of every single task, of which :meth:`forward` gives the means."""
+        """The query results of every single task, of which :meth:`forward` gives the means.
+
+        With gradients the graph of all tasks is held at once, whatever ``task_chunk`` says.
+        """
         parameters = self._current_parameters()
         loop = self._inner_loop(parameters, inner_steps)
-        return loop.results(self._checked(episodes, parameters), per_step)
+        episodes = self._checked(episodes, parameters)
+        chunk = None if torch.is_grad_enabled() else self.task_chunk
+        return self._chunks.results(loop, episodes, per_step, chunk)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -164,6 +181,7 @@ class MAML(nn.Module):
             f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
             f"batch norm: {self.batch_norm}",
             f"forward: {self._forward_tasks.describe()}",
+            f"in memory: {self._chunks.describe(self.task_chunk)}",
         ]
         if self.fusion is None:
             return "\n".join([*lines, "fused: switched off"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["MAMLOutput", "TaskResults"]
@@ -34,3 +36,19 @@ class TaskResults(NamedTuple):
     losses: Tensor
     correct: Tensor | None
     predictions: int
+
+    @classmethod
+    def joined(cls, parts: Sequence[TaskResults]) -> TaskResults:
+        """The results of all tasks from those of some each."""
+        if len(parts) == 1:
+            return parts[0]
+        correct = [part.correct for part in parts if part.correct is not None]
+        return cls(
+            torch.cat([part.losses for part in parts], dim=1),
+            torch.cat(correct, dim=1) if len(correct) == len(parts) else None,
+            parts[0].predictions,
+        )
+
+    def detached(self) -> TaskResults:
+        """The same without a graph."""
+        return self._replace(losses=self.losses.detach())

@@ -47,7 +47,14 @@ class Workbench:
             progress=progress,
         )
         model = make_model(config, data["train"].image_shape)
-        maml = MAML(model, config.inner_lr, config.inner_steps, config.order, learn_inner_lr=config.learn_inner_lr)
+        maml = MAML(
+            model,
+            config.inner_lr,
+            config.inner_steps,
+            config.order,
+            learn_inner_lr=config.learn_inner_lr,
+            task_chunk=config.task_chunk,
+        )
         bench = cls(config, data, maml.to(config.device))
         for part in data:
             bench.sampler(part)  # raises where the classes are too few or too small
