@@ -61,7 +61,7 @@ def test_filters_of_blocks_keep_the_order(build, prefix, steps, order):
 @pytest.mark.native
 def test_shared_filters_too():
     shared = []
-    maml = MAML(Net().double(), inner_lr=0.1, adapt="head")
+    maml = MAML(Net().double(), inner_lr=0.1, adapt="head", task_chunk=None)
     forward = maml._forward_tasks
     maml._forward_tasks = Listening(forward, shared)
     maml(make_episodes())

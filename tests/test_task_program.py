@@ -120,7 +120,7 @@ def assert_same(maml, episodes):
 @pytest.mark.parametrize("name", MODELS)
 def test_models_run_so_and_equal_vmap(name, order):
     build, shape = MODELS[name]
-    maml = MAML(made(build), inner_lr=0.1, inner_steps=2, order=order)
+    maml = MAML(made(build), inner_lr=0.02, inner_steps=2, order=order)  # larger ones amplify rounding
     assert ALL_AT_ONCE in maml.describe()
     x_spt, _, x_qry, _ = episodes_like(shape, n_tasks=3)
     y = torch.arange(5).expand(3, -1)
