@@ -12,6 +12,7 @@ functions of y, or of the inputs, that they are.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -207,6 +208,10 @@ class _DoubleBackward(torch.autograd.Function):
     def backward(ctx: Any, *_: Tensor) -> None:
         raise RuntimeError(_NO_THIRD_DERIVATIVE)
 
+
+# torch binds the arguments of every call to forward's signature, which is slow to work out but may be kept.
+for _function in (_Forward, _Backward, _DoubleBackward):
+    _function.forward.__signature__ = inspect.signature(_function.forward)
 
 _NO_THIRD_DERIVATIVE = (
     "the native conv_block has no third derivative: for that, run inside "

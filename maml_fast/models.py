@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from maml_fast.nn import BatchStatNorm2d, traced_as_one
+from maml_fast.nn import BatchStatNorm2d, per_image, traced_as_one
 
 __all__ = ["MLP", "Conv4", "TutorialNet"]
 
@@ -199,6 +199,7 @@ class MLP(nn.Module):
         return self.layers(checked_vectors(x, self.features))
 
 
+@per_image
 @traced_as_one
 def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
     """Return x if it is [B, channels, size, size]; raise a ``ValueError`` that says what it is otherwise."""
@@ -210,6 +211,7 @@ def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
     return x
 
 
+@per_image
 @traced_as_one
 def checked_vectors(x: Tensor, features: int) -> Tensor:
     """Return x [B, ...] as [B, features]; raise a ``ValueError`` that says what it is if it has other than so many."""

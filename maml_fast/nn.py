@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +12,18 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from maml_fast import ops
 
-__all__ = ["BatchStatNorm2d", "ConvBlock", "batch_stat_norm", "conv_block", "traced_as_one"]
+__all__ = [
+    "BatchStatNorm2d",
+    "ConvBlock",
+    "batch_stat_norm",
+    "conv_block",
+    "conv_block_of_tasks",
+    "per_image",
+    "traced_as_one",
+]
 
 P = ParamSpec("P")
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
@@ -27,6 +36,12 @@ def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callabl
         return function(x, *args, **kwargs)
 
     return call
+
+
+def per_image(function: AnyFunction) -> AnyFunction:
+    """Mark a function that treats every image on its own: those of all tasks may be given to it as one batch."""
+    function.per_image = True  # type: ignore[attr-defined]
+    return function
 
 
 @traced_as_one
@@ -138,18 +153,18 @@ class ConvBlock(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images x [B, Cin, H, W] to features [B, Cout, H', W'], on the native path channels-last in memory."""
-        return conv_block(
-            x,
-            self.conv.weight,
-            self.conv.bias,
-            self.norm.weight,
-            self.norm.bias,
-            stride=self.conv.stride[0],
-            padding=int(self.conv.padding[0]),
-            pool=self.pool,
-            eps=self.norm.eps,
-            relu_first=self.relu_first,
-        )
+        return conv_block(x, self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias, **self.geometry)
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """The keyword arguments of :func:`conv_block`."""
+        return {
+            "stride": self.conv.stride[0],
+            "padding": int(self.conv.padding[0]),
+            "pool": self.pool,
+            "eps": self.norm.eps,
+            "relu_first": self.relu_first,
+        }
 
     def extra_repr(self) -> str:
         """Say what the two layers printed below do not."""
@@ -176,9 +191,7 @@ def conv_block(
     """
     if x.dim() != 4:
         raise ValueError(f"expected images [B, C, H, W], got a tensor of shape {list(x.shape)}")
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(weight.dtype)  # what other layers made of it; this one computes in its parameters' precision
-    out = ops.conv_block(
+    out = conv_block_of_tasks(
         x[None],  # [1, B, Cin, H, W]
         weight[None],
         None if bias is None else bias[None],
@@ -191,6 +204,15 @@ def conv_block(
         relu_first=relu_first,
     )
     return out.squeeze(0)  # [B, Cout, H', W']; the gradient of out[0] would be a copy
+
+
+def conv_block_of_tasks(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, **geometry: Any
+) -> Tensor:
+    """:func:`maml_fast.ops.conv_block`, which under autocast computes in its parameters' precision."""
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(weight.dtype)  # what other layers made of it
+    return ops.conv_block(x, weight, bias, gamma, beta, **geometry)
 
 
 def _check_whole(name: str, value: int, least: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
 
-__all__ = ["conv_block"]
+__all__ = ["conv_block", "in_kernel_order"]
 
 _announced: set[str] = set()
 
@@ -68,25 +68,35 @@ def conv_block(
     )
 
 
+def in_kernel_order(weight: Tensor) -> Tensor:
+    """Return filters [Cout, Cin, k, k] laid out in memory as [k, k, Cin, Cout], as the native kernels read them.
+
+    Differentiable; the filters themselves where the kernels do not run. Elementwise operations keep the order.
+    """
+    if weight.device.type != "cpu" or native.library() is None:
+        return weight
+    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+
+
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"conv_block: x must be a floating-point tensor, got {x.dtype}; scale the images first")
-    if x.ndim != 5 or 0 in x.shape:
-        raise ValueError(f"conv_block: x must be [T, B, Cin, H, W] and not empty, got {tuple(x.shape)}")
-    if weight.ndim != 5 or weight.shape[0] != x.shape[0] or weight.shape[2] != x.shape[2] or 0 in weight.shape:
+    images, filters, dtype, device = x.shape, weight.shape, x.dtype, x.device
+    if not dtype.is_floating_point:
+        raise TypeError(f"conv_block: x must be a floating-point tensor, got {dtype}; scale the images first")
+    if len(images) != 5 or 0 in images:
+        raise ValueError(f"conv_block: x must be [T, B, Cin, H, W] and not empty, got {tuple(images)}")
+    if len(filters) != 5 or filters[0] != images[0] or filters[2] != images[2] or 0 in filters:
         raise ValueError(
-            f"conv_block: weight must be [T, Cout, Cin, k, k] with T={x.shape[0]} and Cin={x.shape[2]} as in x, "
-            f"got {tuple(weight.shape)}"
+            f"conv_block: weight must be [T, Cout, Cin, k, k] with T={images[0]} and Cin={images[2]} as in x, "
+            f"got {tuple(filters)}"
         )
+    channels = filters[:2]
     for name, parameter in (("bias", bias), ("gamma", gamma), ("beta", beta)):
-        if parameter is not None and parameter.shape != weight.shape[:2]:
-            raise ValueError(
-                f"conv_block: {name} must be [T, Cout] = {tuple(weight.shape[:2])}, got {tuple(parameter.shape)}"
-            )
+        if parameter is not None and parameter.shape != channels:
+            raise ValueError(f"conv_block: {name} must be [T, Cout] = {tuple(channels)}, got {tuple(parameter.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias), ("gamma", gamma), ("beta", beta)):
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
+        if tensor is not None and (tensor.dtype is not dtype or tensor.device != device):
             raise TypeError(
-                f"conv_block: {name} is {tensor.dtype} on {tensor.device} but x is {x.dtype} on {x.device}; "
+                f"conv_block: {name} is {tensor.dtype} on {tensor.device} but x is {dtype} on {device}; "
                 "move one to the other with .to()"
             )
 
@@ -98,11 +108,12 @@ def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: 
         raise ValueError(f"conv_block: pool must be None or at least 1, got {pool}")
     if not eps >= 0:
         raise ValueError(f"conv_block: eps must not be negative, got {eps}")
-    for extent, kernel in zip(x.shape[3:], weight.shape[3:], strict=True):
-        out = (extent + 2 * padding - kernel) // stride + 1
-        if out < (pool or 1):
+    _, _, _, *image = x.shape
+    _, _, _, *kernel = weight.shape
+    for extent, side in zip(image, kernel, strict=True):
+        if (extent + 2 * padding - side) // stride + 1 < (pool or 1):
             raise ValueError(
-                f"conv_block: images of {tuple(x.shape[3:])} have no output under kernel {tuple(weight.shape[3:])}, "
+                f"conv_block: images of {tuple(image)} have no output under kernel {tuple(kernel)}, "
                 f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
             )
 
@@ -113,8 +124,9 @@ def _obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str |
         return f"device {x.device.type} (cpu only)"
     if x.dtype not in (torch.float32, torch.float64):
         return f"{x.dtype} (float32 and float64 only)"
-    if weight.shape[3] != weight.shape[4] or weight.shape[3] not in (1, 3, 5):
-        return f"kernel {weight.shape[3]}x{weight.shape[4]} (1x1, 3x3 and 5x5 only)"
+    _, _, _, height, width = weight.shape
+    if height != width or height not in (1, 3, 5):
+        return f"kernel {height}x{width} (1x1, 3x3 and 5x5 only)"
     if stride > 3:
         return f"stride {stride} (1 to 3 only)"
     if pool not in (None, 2):

@@ -34,7 +34,7 @@ def test_where_the_system_does_not_tell_all_is_run(monkeypatch):
 def test_peers_with_all_tasks_at_once_need_most():
     needed = {peer.name: peer.memory_needed(W3) for peer in PEERS}
     assert 6 < needed["vmap"] / 2**30 < 17
-    assert needed["loop"] < min(needed["maml_fast"], needed["vmap"])
+    assert max(needed["loop"], needed["maml_fast"]) < needed["vmap"]
 
 
 def test_a_failing_process_is_an_error():

@@ -15,6 +15,7 @@ from tiny_run import assert_same_run
 
 from maml_fast import data, native
 from maml_fast.cli import HELP, main
+from maml_fast.maml.task_chunks import TASKS_PER_THREAD
 from maml_fast.native import BuildReport
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.metrics import read_metrics
@@ -78,6 +79,13 @@ def test_train_says_what_runs_and_where_its_record_is(tmp_path, monkeypatch):
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(("given", "kept"), [("5", 5), ("auto", TASKS_PER_THREAD)])
+def test_chunk_of_tasks(tmp_path, given, kept):
+    result = call("train", *TINY, "--iterations", 1, "--task-chunk", given, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert RunFolder(tmp_path / "run").read_config()["arguments"]["task_chunk"] == kept
+
+
 def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr("maml_fast.cli.console.LINE_SECONDS", 0.0)
     result = call("train", *TINY, "--iterations", 3, "--out", tmp_path / "run")
@@ -93,6 +101,8 @@ def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypat
         (["--n-way", "1"], "n_way must be at least 2, got 1"),
         (["--n-way", "many"], "'many' is not a valid integer"),
         (["--order", "3"], "'--order'"),
+        (["--task-chunk", "some"], "'some' is neither a whole number nor 'auto'"),
+        (["--task-chunk", "0"], "task_chunk must be a whole number of at least 1"),
         (["--dataset", "imagenet"], "'imagenet' is not one of"),
         (["--inner-lr", "nan"], "inner_lr must be finite"),
         (["--dataset", "omniglot"], "--root"),

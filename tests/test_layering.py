@@ -20,7 +20,7 @@ ROOMS = {
     "reference": ("reference", ""),
     "ops": ("ops _conv_block", "native reference"),
     "nn": ("nn", "ops"),
-    "fusion": ("fusion", "nn"),
+    "fusion": ("fusion", "nn ops"),
     "models": ("models", "nn"),
     "data": ("data", "native"),
     "maml": ("maml", "fusion data"),

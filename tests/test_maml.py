@@ -70,12 +70,13 @@ def test_no_inner_step_is_the_plain_loss(model, episodes):
     assert gradient(maml, episodes).norm() > 0
 
 
-def test_adapt_starts_at_theta_without_a_copy(model, episodes):
+def test_adapt_starts_at_theta_without_a_copy_per_task(model, episodes):
     fast = MAML(model).adapt(episodes.x_spt, episodes.y_spt, inner_steps=0)
     for name, theta in model.named_parameters():
         assert fast[name].shape == (3, *theta.shape)
         assert fast[name].stride(0) == 0
-        assert fast[name].data_ptr() == theta.data_ptr()
+        if name != "0.weight":  # the filters of a fused block are copied, once
+            assert fast[name].data_ptr() == theta.data_ptr()
 
 
 def test_regression_has_no_accuracy():

@@ -39,6 +39,8 @@ BAD_ARGUMENTS = [
     ("eval_episodes", 1, ValueError, "eval_episodes must be at least 2"),
     ("eval_inner_steps", -1, ValueError, "eval_inner_steps must be at least 0"),
     ("threads", 0, ValueError, "threads must be at least 1"),
+    ("task_chunk", 0, ValueError, "task_chunk must be .*got 0"),
+    ("task_chunk", "some", ValueError, "task_chunk must be .*got 'some'"),
     ("device", "tpu", ValueError, "device must be one of cpu, cuda"),
     ("checkpoint_seconds", -1.0, ValueError, "checkpoint_seconds must be finite and at least 0"),
     ("channels", "CMYK", ValueError, "channels must be one of L, RGB"),

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 import torch
-from tiny_run import TINY, Signals, assert_same_run, state
+from tiny_run import TINY, Signals, assert_same_run, state, untimed
 from torch import nn
 
 from maml_fast.train import Reporter, TrainingInterrupted, resume, train
@@ -81,6 +81,19 @@ def test_raised_iterations_are_bitwise_the_longer_run(whole, tmp_path):
     assert_same_run(run, whole.path)
     assert result.evaluation == whole.evaluation
     assert RunFolder(run).read_config()["arguments"]["iterations"] == 6
+
+
+def test_chunks_of_a_run_are_those_it_started_with(tmp_path):
+    config = dataclasses.replace(TINY, meta_batch_size=5)
+    whole = train(config, out=tmp_path / "whole").path
+    with pytest.raises(TrainingInterrupted):
+        train(config, out=tmp_path / "run", reporter=Signals("stepped", 3))
+    resume(tmp_path / "run", threads=2)  # where it would be other chunks
+    assert_same_run(tmp_path / "run", whole)
+    assert RunFolder(tmp_path / "run").read_config()["arguments"]["task_chunk"] == TASKS_PER_THREAD
+    other = train(dataclasses.replace(config, task_chunk=None, iterations=3), out=tmp_path / "other").path
+    assert RunFolder(other).read_config()["arguments"]["task_chunk"] is None
+    assert untimed(other)[1]["loss"] == pytest.approx(untimed(whole)[1]["loss"], rel=1e-5)
 
 
 def test_rows_after_the_checkpoint_are_cut(whole, tmp_path):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maml_fast import native
 from maml_fast.maml import MAML
+from maml_fast.maml.task_chunks import tasks_at_once
 from peers.learner import Learner
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Ours(Learner):
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:
         native_kernels = native.library() is not None
-        return super().memory_needed(workload) * (0.4 if native_kernels else 1.0)
+        chunk = tasks_at_once("auto") or workload.meta_batch_size
+        return super().memory_needed(workload.of_tasks(chunk)) * (0.4 if native_kernels else 1.0)
 
     def backward(self, episodes: Episodes) -> Tensor:
         out = self.maml(episodes, per_step=bool(self.workload.scored))

@@ -51,6 +51,7 @@ HELP: dict[str, str] = {
     "eval_episodes": "Episodes of each evaluation.",
     "test_episodes": "Episodes of the evaluation at the end.",
     "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps where that is more).",
+    "task_chunk": "Tasks held in memory at once: a number, or auto for a few for every thread.",
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
     "device": "Where to train.",
@@ -103,9 +104,22 @@ def _argument_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
         if field.name in CHOICES:
             kind = _choice(CHOICES[field.name])
+        if field.name == "task_chunk":
+            kind = _TaskChunk()
         help_text = HELP[field.name] + _default_text(field)
         command = click.option(flag, field.name, type=kind, default=None, help=help_text)(command)
     return command
+
+
+class _TaskChunk(click.ParamType):
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read a number or the word; TrainConfig checks the rest."""
+        try:
+            return value if value == "auto" else int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor 'auto'", param, ctx)
 
 
 def _choice(values: tuple[Any, ...]) -> click.ParamType:

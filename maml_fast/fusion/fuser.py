@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Proxy
 
 from maml_fast.fusion.report import BatchNormPolicy
-from maml_fast.fusion.rewrite import describe_block, fuse_runs, set_functional_norms
+from maml_fast.fusion.rewrite import block_weights, describe_block, fuse_runs, set_functional_norms
 from maml_fast.fusion.structure import follows_policy
 from maml_fast.fusion.trace import UntraceableError, has_hooks, required_inputs, trace
 from maml_fast.nn import ConvBlock
 
-__all__ = ["Fuser"]
+__all__ = ["Fuser", "Recording"]
 
 Flags = tuple[bool, ...]  # the .training of some modules
+
+
+class Recording(NamedTuple):
+    """A module's ``forward``: ``graphs`` by the state of the modules that may read their ``.training`` in it."""
+
+    watched: list[nn.Module]
+    graphs: dict[Flags, Graph]
 
 
 class Fuser:
@@ -27,6 +34,8 @@ class Fuser:
         self.policy = policy
         self.fused: list[str] = []
         self.left: list[str] = []
+        self.block_weights: set[str] = set()  # of fused operations
+        self.recordings: dict[nn.Module, Recording] = {}  # rewritten
         self.done: set[nn.Module] = set()
 
     def fuse(self, module: nn.Module, name: str) -> None:
@@ -36,6 +45,7 @@ class Fuser:
         self.done.add(module)
         if isinstance(module, ConvBlock):
             self.fused.append(f"{name or 'the model'}: {describe_block(module)}")
+            self.block_weights.add(f"{name}.conv.weight".lstrip("."))
         elif isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             self._fuse_children(module, name)
         elif not _is_layer(module):
@@ -51,7 +61,7 @@ class Fuser:
         opaque: set[nn.Module] = set()
         while True:
             try:
-                watched, graphs = _record(module, opaque)
+                recording = self.recordings[module] = _record(module, opaque)
                 break
             except UntraceableError as error:
                 if error.module is module or error.module in opaque:
@@ -60,20 +70,22 @@ class Fuser:
                     return
                 opaque.add(error.module)  # next time its call is recorded, not what it does
         names = {m: f"{name}.{path}" if name else path for path, m in module.named_modules()}
-        calls = [n for graph in graphs.values() for n in graph.nodes if n.op == "call_module"]
+        calls = [n for graph in recording.graphs.values() for n in graph.nodes if n.op == "call_module"]
         parts = [module.get_submodule(str(node.target)) for node in calls]
-        self._rewrite(module, name, watched, graphs)
+        self._rewrite(module, name, recording)
         for part in parts:
             if part in opaque or (has_hooks(part) and not _is_layer(part)):
                 self.fuse(part, names[part])
 
-    def _rewrite(self, module: nn.Module, name: str, watched: list[nn.Module], graphs: dict[Flags, Graph]) -> None:
+    def _rewrite(self, module: nn.Module, name: str, recording: Recording) -> None:
+        watched, graphs = recording
         prefix = f"{name}." if name else ""
         now = tuple(m.training for m in watched)
         runs = {}
         for flags, graph in graphs.items():
             norms = set_functional_norms(graph, self.policy)
             fused, left = fuse_runs(graph, module)
+            self.block_weights.update(prefix + weight for weight in block_weights(graph, module))
             if flags == now:
                 self.fused += [prefix + line for line in fused]
                 self.left += [prefix + line for line in left]
@@ -89,11 +101,8 @@ def _is_layer(module: nn.Module) -> bool:
     return torchs or follows_policy(module)
 
 
-def _record(module: nn.Module, opaque: Set[nn.Module]) -> tuple[list[nn.Module], dict[Flags, Graph]]:
-    """Record ``forward`` in the training mode that the tree is in, in ``train()`` and in ``eval()``.
-
-    Returns the modules that may read their ``.training`` while it runs, and a graph for each state of theirs.
-    """
+def _record(module: nn.Module, opaque: Set[nn.Module]) -> Recording:
+    """Record ``forward`` in the training mode that the tree is in, in ``train()`` and in ``eval()``."""
     modes = {m: m.training for m in module.modules()}
     watched: dict[nn.Module, None] = {}
     recordings = []
@@ -107,7 +116,7 @@ def _record(module: nn.Module, opaque: Set[nn.Module]) -> tuple[list[nn.Module],
     finally:
         for m, own in modes.items():
             m.training = own
-    return list(watched), {tuple(state[m] for m in watched): graph for state, graph in recordings}
+    return Recording(list(watched), {tuple(state[m] for m in watched): graph for state, graph in recordings})
 
 
 def _compiled(module: nn.Module, graph: Graph) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ from maml_fast.fusion.patterns import (
 from maml_fast.fusion.report import BatchNormPolicy
 from maml_fast.nn import ConvBlock, batch_stat_norm, conv_block
 
-__all__ = ["describe_block", "fuse_runs", "set_functional_norms"]
+__all__ = ["block_weights", "describe_block", "fuse_runs", "set_functional_norms"]
 
 _MOVING = {"training": False, "momentum": 0.1, "eps": 1e-5}
 _FUNCTIONAL_NORMS: dict[Any, dict[str, Any]] = {
@@ -72,6 +72,18 @@ def fuse_runs(graph: Graph, root: nn.Module) -> tuple[list[str], list[str]]:
             fused.append(f"{node.target}: {describe_block(block)}")
     _keep_layout(graph, root)
     return fused, left
+
+
+def block_weights(graph: Graph, root: nn.Module) -> list[str]:
+    """Return where the filters of the fused operations are, as far as they are attributes."""
+    weights = []
+    for node in graph.nodes:
+        if node.op == "call_module" and _is_fused(node, root):
+            weights.append(f"{node.target}.conv.weight")
+        elif _is_fused(node, root):
+            weight = arguments(node, {"x": None, "weight": None})["weight"]
+            weights += [str(weight.target)] if weight.op == "get_attr" else []
+    return weights
 
 
 def _drop_identities(graph: Graph, root: nn.Module) -> None:

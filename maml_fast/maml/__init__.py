@@ -1,6 +1,7 @@
 """MAML itself: the inner loop over all tasks of a batch, the meta-gradient through it, and its evaluation."""
 
 from maml_fast.maml.evaluation import EvaluationResult, evaluate
-from maml_fast.maml.learner import MAML, MAMLOutput, TaskResults
+from maml_fast.maml.learner import MAML
+from maml_fast.maml.results import MAMLOutput, TaskResults
 
 __all__ = ["MAML", "EvaluationResult", "MAMLOutput", "TaskResults", "evaluate"]

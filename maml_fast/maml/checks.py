@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.maml.task_forward import BATCH_NORM_POLICIES
+from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
 
 __all__ = ["check_arguments", "check_fast_weights", "check_like_model", "check_steps", "check_support"]
 
@@ -50,25 +50,24 @@ def check_support(x_spt: Any, y_spt: Any) -> None:
         raise ValueError(f"x_spt is on {x_spt.device} but y_spt on {y_spt.device}; move them to one device")
 
 
-def check_like_model(name: str, x: Any, model: nn.Module) -> None:
-    """Raise unless ``x`` is on the device of ``model`` and, if floating-point, in its dtype."""
+def check_like_model(name: str, x: Any, parameters: Mapping[str, Tensor]) -> None:
+    """Raise unless ``x`` is on the device of the model's parameters and, if floating-point, in their dtype."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}; use torch.as_tensor")
-    devices = {parameter.device for _, parameter in model.named_parameters()}
+    devices = {parameter.device for parameter in parameters.values()}
     if len(devices) == 1 and x.device not in devices:
         raise ValueError(f"{name} is on {x.device}, the model on {devices.pop()}; move one of them with .to(device)")
-    dtypes = {parameter.dtype for _, parameter in model.named_parameters()}
+    dtypes = {parameter.dtype for parameter in parameters.values()}
     if len(dtypes) == 1 and x.is_floating_point() and x.dtype not in dtypes and not torch.is_autocast_enabled():
         raise ValueError(f"{name} is {x.dtype}, the model {dtypes.pop()}; convert one of them with .to(dtype)")
 
 
-def check_fast_weights(fast: Any, x_qry: Tensor, model: nn.Module) -> None:
-    """Raise unless ``fast`` maps parameter names of ``model`` to [T, ...] for the T tasks of ``x_qry``."""
+def check_fast_weights(fast: Any, x_qry: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    """Raise unless ``fast`` maps names of the model's parameters to [T, ...] for the T tasks of ``x_qry``."""
     if not isinstance(fast, Mapping):
         raise TypeError(f"fast must map parameter names to tensors, as adapt() returns it, got {type(fast).__name__}")
     if x_qry.dim() < 3 or 0 in x_qry.shape:
         raise ValueError(f"x_qry must be images [T, N, ...] of T tasks, got {list(x_qry.shape)}")
-    parameters = dict(model.named_parameters())
     for name, weight in fast.items():
         if name not in parameters:
             raise ValueError(f"fast holds {name!r}, which is no parameter of the model: {', '.join(parameters)}")

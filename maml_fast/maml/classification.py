@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["check_labels", "count_correct"]
+__all__ = ["check_labels", "count_correct", "cross_entropy_of_tasks"]
+
+IGNORED = -100  # the label that F.cross_entropy leaves out
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor | None:
@@ -16,6 +19,15 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor | None:
     if not _are_classes(logits, targets):
         return None
     return (logits.detach().argmax(dim=2) == targets).flatten(1).sum(dim=1)
+
+
+def cross_entropy_of_tasks(logits: Tensor, targets: Tensor) -> Tensor:
+    """``F.cross_entropy`` of every task, [T]; logits are [T, N, C, ...], targets as for :func:`check_labels`."""
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")  # [T * N, ...]
+    losses = losses.view(len(logits), -1)
+    if targets.device.type == "cpu" or targets.is_floating_point():
+        return losses.mean(dim=1)
+    return losses.sum(dim=1) / (targets != IGNORED).flatten(1).sum(dim=1)  # labels that nobody has looked at
 
 
 def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
@@ -32,7 +44,7 @@ def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
         )
     if targets.device.type != "cpu" or targets.numel() == 0:
         return
-    least, most, n_classes = int(targets.min()), int(targets.max()), logits.shape[2]
+    (least, most), n_classes = (int(label) for label in torch.aminmax(targets)), logits.shape[2]
     if least < 0 or most >= n_classes:
         wrong = least if least < 0 else most
         raise ValueError(f"{what} holds the label {wrong}, but the model has {n_classes} outputs: 0..{n_classes - 1}")

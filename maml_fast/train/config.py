@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from maml_fast.maml.task_chunks import TaskChunk, check_task_chunk
 from maml_fast.train.networks import NETWORKS
 from maml_fast.train.recipes import DEFAULTS, RECIPES
 
@@ -50,6 +51,8 @@ class TrainConfig:
         eval_episodes: episodes of each of them.
         test_episodes: episodes of the evaluation at the end.
         eval_inner_steps: inner steps in evaluation; None is 3 (Finn et al. 2017), or `inner_steps` where that is more.
+        task_chunk: tasks held in memory at once, "auto" for a few for every thread, None for all; a run keeps what
+            "auto" was when it started.
         checkpoint_seconds: at most so many seconds of training are lost by a kill.
         threads: torch.set_num_threads for this run; None leaves torch as it is.
         device: cpu or cuda.
@@ -85,6 +88,7 @@ class TrainConfig:
     eval_episodes: int = 100
     test_episodes: int = 600
     eval_inner_steps: int | None = None
+    task_chunk: TaskChunk = "auto"
     checkpoint_seconds: float = 30.0
     threads: int | None = None
     device: str = "cpu"
@@ -96,6 +100,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
         for name, least in _LEAST.items():
             _check_integer(name, getattr(self, name), least)
+        check_task_chunk(self.task_chunk)
         for name in ("inner_lr", "meta_lr", "checkpoint_seconds"):
             _check_number(name, getattr(self, name), positive=name == "meta_lr")
         for name in ("learn_inner_lr", "rotate", "eval_rotate"):

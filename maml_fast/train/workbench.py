@@ -56,6 +56,7 @@ class Workbench:
             config.order,
             adapt=config.adapted_names,
             learn_inner_lr=config.learn_inner_lr,
+            task_chunk=config.task_chunk,
         )
         bench = cls(config, data, maml.to(config.device))
         for part in data:

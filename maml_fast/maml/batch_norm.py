@@ -1,0 +1,75 @@
+"""The batch-norm policy, enforced on every batch norm that a module may call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from maml_fast.fusion.report import BatchNormPolicy
+
+__all__ = ["BATCH_NORM_POLICIES", "BatchNormMode"]
+
+# What is printed beside every accuracy.
+BATCH_NORM_POLICIES: dict[BatchNormPolicy, str] = {
+    "batch": "batch statistics (transductive, as in Finn's code)",
+    "running": "the model's running statistics (read, never updated; not transductive)",
+}
+
+
+class BatchNormMode(TorchFunctionMode):
+    """Inside this context every ``nn.BatchNorm*d`` and ``F.batch_norm`` obeys the policy, not train() or eval().
+
+    ``"batch"`` normalises by the batch's own statistics, and the running ones are neither read nor written;
+    ``"running"`` reads the running ones and never updates them.
+    """
+
+    def __init__(self, policy: BatchNormPolicy) -> None:
+        super().__init__()
+        self._by_batch = policy == "batch"
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm:
+            return self._batch_norm(*args, **(kwargs or {}))
+        if func is torch.batch_norm:
+            return self._torch_batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _torch_batch_norm(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> Tensor:
+        return self._batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if self._by_batch:
+            if weight is None and bias is not None:
+                weight = torch.ones_like(bias)  # PyTorch's double backward fails on a shift without a scale
+            running_mean = running_var = None
+        elif running_mean is None or running_var is None:
+            raise ValueError("batch_norm='running', but a batch norm of the model keeps no running statistics")
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training=self._by_batch, eps=eps)

@@ -1,0 +1,102 @@
+"""Chunks of tasks, one after another: the peak of memory is a chunk's, the results are those of all tasks at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.grad_mode import set_multithreading_enabled
+
+from maml_fast.data.episodes import Episodes
+from maml_fast.maml.chunked_gradient import ChunkedGradient, OutsideGraphError
+from maml_fast.maml.inner_loop import InnerLoop
+from maml_fast.maml.results import TaskResults
+
+__all__ = ["TaskChunk", "TaskChunks", "check_task_chunk", "tasks_at_once"]
+
+TaskChunk: TypeAlias = int | str | None  # tasks that are held in memory together; "auto"; None for all
+
+TASKS_PER_THREAD = 1  # of an "auto" chunk: less memory than more would take, and no slower
+
+
+def check_task_chunk(chunk: Any) -> TaskChunk:
+    """Return ``chunk`` if it is a whole number from 1 on, "auto" or None."""
+    if chunk is None or chunk == "auto" or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1):
+        return chunk
+    raise ValueError(f"task_chunk must be a whole number of at least 1, 'auto', or None for all at once, got {chunk!r}")
+
+
+def tasks_at_once(chunk: TaskChunk) -> int | None:
+    """The number of tasks that a chunk has in this thread now; ``None`` for all."""
+    chunk = check_task_chunk(chunk)
+    return TASKS_PER_THREAD * torch.get_num_threads() if isinstance(chunk, str) else chunk
+
+
+class TaskChunks:
+    """Runs an inner loop for chunk after chunk of checked episodes, and puts the results together.
+
+    Where the loss depends on a graph that lies outside of the chunks, all tasks go at once from then on, after one
+    warning that names the reason.
+    """
+
+    def __init__(self) -> None:
+        self._obstacle: str | None = None
+
+    def results(self, loop: InnerLoop, episodes: Episodes, per_step: bool, chunk: TaskChunk) -> TaskResults:
+        """What ``loop.results(episodes, per_step)`` gives."""
+        return TaskResults.joined(
+            [loop.results(_only(tasks, episodes), per_step) for tasks in _slices(episodes, chunk)]
+        )
+
+    def loss(self, loop: InnerLoop, episodes: Episodes, per_step: bool, chunk: TaskChunk) -> tuple[TaskResults, Tensor]:
+        """The results, and the mean loss after the last step, which carries the gradient."""
+        several = (tasks_at_once(chunk) or episodes.meta_batch_size) < episodes.meta_batch_size
+        transformed = torch._C._are_functorch_transforms_active()  # their tensors have no leaves to stop at
+        if several and torch.is_grad_enabled() and not transformed and self._obstacle is None:
+            try:
+                return _loss_in_chunks(loop, episodes, per_step, chunk)
+            except OutsideGraphError as error:
+                self._obstacle = str(error)
+            what = f"task_chunk={chunk!r} is not in effect, all tasks are held in memory at once"
+            warnings.warn(f"{what}: {self._obstacle}", stacklevel=5)
+        results = self.results(loop, episodes, per_step, None if torch.is_grad_enabled() else chunk)
+        return results, results.losses[-1].mean()
+
+    def describe(self, chunk: TaskChunk) -> str:
+        """How many tasks are held in memory at once, and why."""
+        if self._obstacle is not None:
+            return f"all tasks ({self._obstacle})"
+        number = tasks_at_once(chunk)
+        return "all tasks" if number is None else f"{number} tasks at a time"
+
+
+def _loss_in_chunks(
+    loop: InnerLoop, episodes: Episodes, per_step: bool, chunk: TaskChunk
+) -> tuple[TaskResults, Tensor]:
+    """The results without a graph, and the mean loss, whose backward pass hands out the gradient of all chunks."""
+    gradient = ChunkedGradient(episodes.meta_batch_size)
+    inside = replace(loop, theta=loop.theta.map(gradient.stand_in))
+    episodes = Episodes(*map(gradient.stand_in, episodes))
+    parts = []
+    with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
+        for tasks in _slices(episodes, chunk):
+            gradient.begin_chunk()
+            results = inside.results(_only(tasks, episodes), per_step)
+            gradient.add(results.losses[-1])
+            parts.append(results.detached())
+            del results  # and with it what is left of the graph
+    whole = TaskResults.joined(parts)
+    return whole, gradient.hand_out(whole.losses[-1].mean())
+
+
+def _slices(episodes: Episodes, chunk: TaskChunk) -> Iterator[slice]:
+    number = tasks_at_once(chunk) or episodes.meta_batch_size
+    return (slice(start, start + number) for start in range(0, episodes.meta_batch_size, number))
+
+
+def _only(tasks: slice, episodes: Episodes) -> Episodes:
+    return Episodes(*(tensor[tasks] for tensor in episodes))
