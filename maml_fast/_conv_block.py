@@ -211,7 +211,7 @@ class _DoubleBackward(torch.autograd.Function):
 
 # torch binds the arguments of every call to forward's signature, which is slow to work out but may be kept.
 for _function in (_Forward, _Backward, _DoubleBackward):
-    _function.forward.__signature__ = inspect.signature(_function.forward)
+    setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010
 
 _NO_THIRD_DERIVATIVE = (
     "the native conv_block has no third derivative: for that, run inside "

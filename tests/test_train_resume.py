@@ -13,6 +13,7 @@ import torch
 from tiny_run import TINY, Signals, assert_same_run, state, untimed
 from torch import nn
 
+from maml_fast.maml.task_chunks import TASKS_PER_THREAD
 from maml_fast.train import Reporter, TrainingInterrupted, resume, train
 from maml_fast.train.record import RunFolder
 
