@@ -20,7 +20,7 @@ __all__ = ["TaskChunk", "TaskChunks", "check_task_chunk", "tasks_at_once"]
 
 TaskChunk: TypeAlias = int | str | None  # tasks that are held in memory together; "auto"; None for all
 
-TASKS_PER_THREAD = 1  # of an "auto" chunk: less memory than more would take, and no slower
+TASKS_PER_THREAD = 2  # of an "auto" chunk: about the memory that a loop over single tasks takes
 
 
 def check_task_chunk(chunk: Any) -> TaskChunk:
