@@ -12,12 +12,12 @@ functions of y, or of the inputs, that they are.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from maml_fast import native
 
@@ -87,7 +87,18 @@ def _if_needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tens
     return tuple(grad if need else None for grad, need in zip(grads, needs, strict=True))
 
 
-class _Forward(torch.autograd.Function):
+class _TaskFunction(torch.autograd.Function):
+    """A Function that is called with all its arguments, by position."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """As torch's own, but for the binding of arguments to names, which takes it longer than all else together."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
+
+
+class _Forward(_TaskFunction):
     """out, kept, mean, rstd, argmax."""
 
     @staticmethod
@@ -124,7 +135,7 @@ class _Forward(torch.autograd.Function):
         return *_if_needed(grads, needs[:5]), None
 
 
-class _Backward(torch.autograd.Function):
+class _Backward(_TaskFunction):
     """grad_x (empty unless asked for), grad_weight, grad_bias, grad_gamma, grad_beta."""
 
     @staticmethod
@@ -171,7 +182,7 @@ class _Backward(torch.autograd.Function):
         return grad_grad_out, None, *rest, *(None,) * 5
 
 
-class _DoubleBackward(torch.autograd.Function):
+class _DoubleBackward(_TaskFunction):
     """grad_grad_out, grad_x (empty unless asked for), grad_weight, grad_gamma, grad_y (empty for a thin layer)."""
 
     @staticmethod
@@ -208,10 +219,6 @@ class _DoubleBackward(torch.autograd.Function):
     def backward(ctx: Any, *_: Tensor) -> None:
         raise RuntimeError(_NO_THIRD_DERIVATIVE)
 
-
-# torch binds the arguments of every call to forward's signature, which is slow to work out but may be kept.
-for _function in (_Forward, _Backward, _DoubleBackward):
-    setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010
 
 _NO_THIRD_DERIVATIVE = (
     "the native conv_block has no third derivative: for that, run inside "

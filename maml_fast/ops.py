@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
 
-__all__ = ["conv_block", "in_kernel_order"]
+__all__ = ["conv_block", "in_kernel_order", "over_tasks"]
 
 _announced: set[str] = set()
 
@@ -76,6 +76,18 @@ def in_kernel_order(weight: Tensor) -> Tensor:
     if weight.device.type != "cpu" or native.library() is None:
         return weight
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+
+
+def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
+    """Return a parameter [...] for all tasks, [T, ...], task stride 0.
+
+    Filters in kernel order are expanded in that order: the sum over tasks in the backward pass then goes through memory
+    as it lies, four times as fast.
+    """
+    if parameter.dim() == 4 and not parameter.is_contiguous():
+        in_memory = parameter.permute(2, 3, 1, 0)  # [k, k, Cin, Cout]
+        return in_memory.expand(n_tasks, *in_memory.shape).permute(0, 4, 3, 1, 2)
+    return parameter.expand(n_tasks, *parameter.shape)
 
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None) -> None:

@@ -23,7 +23,7 @@ ROOMS = {
     "fusion": ("fusion", "nn ops"),
     "models": ("models", "nn"),
     "data": ("data", "native"),
-    "maml": ("maml", "fusion data"),
+    "maml": ("maml", "fusion data ops"),
     "train": ("train", "maml models data native"),
     "compat": ("compat", "maml models data"),
     "cli": ("cli __main__", "train maml data native"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from maml_fast import ops
 from maml_fast.fusion.task_steps import Step, Weight, gives_size, read_step
 from maml_fast.fusion.trace import has_hooks
 
@@ -55,7 +56,7 @@ class TaskProgram:
         def value(operand: Any) -> Any:
             if type(operand) is Weight:
                 own = fast.get(operand.name)
-                return shared[operand.name].expand(len(x), *shared[operand.name].shape) if own is None else own
+                return ops.over_tasks(shared[operand.name], len(x)) if own is None else own
             return values[operand] if type(operand) is Node else operand
 
         for result, step, done in self._lines:

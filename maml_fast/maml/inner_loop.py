@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from maml_fast import ops
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.classification import count_correct
 from maml_fast.maml.inner_rates import Rate
@@ -38,7 +39,7 @@ class Theta(NamedTuple):
 
     def fast_weights(self, n_tasks: int) -> FastWeights:
         """Every task at theta: views with task stride 0, no copies."""
-        return {name: theta.expand(n_tasks, *theta.shape) for name, theta in self.adapted.items()}
+        return {name: ops.over_tasks(theta, n_tasks) for name, theta in self.adapted.items()}
 
     def in_common(self) -> dict[str, Tensor]:
         """What all tasks have in common: the parameters that do not adapt, and copies of the buffers.

@@ -52,5 +52,5 @@ def _descended(fast: FastWeights, gradients: Mapping[str, Tensor], rates: Mappin
             names_of.setdefault(rate, []).append(name)
     for number, names in names_of.items():
         weights, steps = [fast[name] for name in names], [gradients[name] for name in names]
-        after.update(zip(names, torch._foreach_sub(weights, steps, alpha=number), strict=True))
+        after.update(zip(names, torch._foreach_add(weights, steps, alpha=-number), strict=True))
     return after
