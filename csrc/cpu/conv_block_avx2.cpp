@@ -13,9 +13,9 @@
 #include "core/conv_block.h"
 #include "cpu/arena.h"
 #include "cpu/conv_block.h"
+#include "cpu/convolution/pixel_plan.h"
+#include "cpu/convolution/winograd_tiles.h"
 #include "cpu/parallel.h"
-#include "cpu/pixel_plan.h"
-#include "cpu/winograd_tiles.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -25,7 +25,7 @@
 #endif
 
 #define MF_VECTOR_BYTES 32
-#include "cpu/conv_block_passes.h"
+#include "cpu/kernels.h"
 
 namespace maml_fast {
 

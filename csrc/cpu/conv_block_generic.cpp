@@ -9,12 +9,12 @@
 #include "core/conv_block.h"
 #include "cpu/arena.h"
 #include "cpu/conv_block.h"
+#include "cpu/convolution/pixel_plan.h"
+#include "cpu/convolution/winograd_tiles.h"
 #include "cpu/parallel.h"
-#include "cpu/pixel_plan.h"
-#include "cpu/winograd_tiles.h"
 
 #define MF_VECTOR_BYTES 16
-#include "cpu/conv_block_passes.h"
+#include "cpu/kernels.h"
 
 namespace maml_fast {
 

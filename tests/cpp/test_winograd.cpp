@@ -12,12 +12,12 @@
 #include "check.h"
 #include "core/conv_block.h"
 #include "cpu/arena.h"
-#include "cpu/winograd_tiles.h"
+#include "cpu/convolution/winograd_tiles.h"
 
 #ifndef MF_VECTOR_BYTES
 #define MF_VECTOR_BYTES 16
 #endif
-#include "cpu/winograd.h"
+#include "cpu/convolution/winograd.h"
 
 namespace maml_fast {
 namespace {

@@ -1,11 +1,11 @@
 // The double backward pass as phases over one task.
 #pragma once
 
-#include "cpu/convolution.h"
-#include "cpu/gradient_images.h"
-#include "cpu/image_groups.h"
-#include "cpu/norm_pool.h"
-#include "cpu/phases.h"
+#include "cpu/convolution/convolution.h"
+#include "cpu/passes/gradient_images.h"
+#include "cpu/passes/image_groups.h"
+#include "cpu/passes/norm_pool.h"
+#include "cpu/passes/phases.h"
 
 namespace maml_fast {
 namespace {

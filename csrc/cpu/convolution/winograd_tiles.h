@@ -28,7 +28,7 @@ WinogradTiles ForwardTiles(const ConvBlockShape& shape, ArenaScope& arena);
 // grad_x from grad_y.
 WinogradTiles DataGradientTiles(const ConvBlockShape& shape, ArenaScope& arena);
 
-// Whether a shape has Winograd's convolutions at all and they are faster than the direct ones (convolution.h), which
+// Whether a shape has Winograd's convolutions at all and they are faster than the direct ones (direct.h), which
 // skip the taps on zero padding. `lanes` is the number of scalars in a vector.
 bool WinogradPays(const ConvBlockShape& shape, int64_t lanes);
 

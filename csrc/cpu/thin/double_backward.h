@@ -5,12 +5,12 @@
 #include <algorithm>
 
 #include "core/conv_block.h"
-#include "cpu/argmax.h"
-#include "cpu/phases.h"
-#include "cpu/thin_algebra.h"
-#include "cpu/thin_gradient.h"
-#include "cpu/thin_patches.h"
-#include "cpu/tiles.h"
+#include "cpu/convolution/register_tiles.h"
+#include "cpu/passes/argmax.h"
+#include "cpu/passes/phases.h"
+#include "cpu/thin/algebra.h"
+#include "cpu/thin/gradient.h"
+#include "cpu/thin/patches.h"
 
 namespace maml_fast {
 namespace {

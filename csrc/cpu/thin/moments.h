@@ -10,8 +10,8 @@
 
 #include "core/conv_block.h"
 #include "cpu/arena.h"
+#include "cpu/convolution/register_tiles.h"
 #include "cpu/simd.h"
-#include "cpu/tiles.h"
 
 namespace maml_fast {
 namespace {

@@ -1,4 +1,4 @@
-#include "cpu/winograd_tiles.h"
+#include "cpu/convolution/winograd_tiles.h"
 
 #include <algorithm>
 

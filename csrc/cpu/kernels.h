@@ -1,12 +1,12 @@
 // The table of an instruction set's kernels.
 #pragma once
 
-#include "cpu/backward_pass.h"
 #include "cpu/conv_block.h"
-#include "cpu/double_backward_pass.h"
-#include "cpu/forward_pass.h"
-#include "cpu/thin_fallback.h"
-#include "cpu/thin_passes.h"
+#include "cpu/passes/backward.h"
+#include "cpu/passes/double_backward.h"
+#include "cpu/passes/forward.h"
+#include "cpu/thin/fallback.h"
+#include "cpu/thin/passes.h"
 
 namespace maml_fast {
 namespace {

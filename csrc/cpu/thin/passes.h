@@ -2,6 +2,6 @@
 // ThinBackwardPass and ThinDoubleBackwardPass never store y.
 #pragma once
 
-#include "cpu/thin_backward.h"
-#include "cpu/thin_double_backward.h"
-#include "cpu/thin_forward.h"
+#include "cpu/thin/backward.h"
+#include "cpu/thin/double_backward.h"
+#include "cpu/thin/forward.h"

@@ -4,9 +4,9 @@
 
 #include "core/conv_block.h"
 #include "cpu/arena.h"
-#include "cpu/pixel_plan.h"
-#include "cpu/tiles.h"
-#include "cpu/transpose.h"
+#include "cpu/convolution/pixel_plan.h"
+#include "cpu/convolution/register_tiles.h"
+#include "cpu/convolution/transpose.h"
 
 namespace maml_fast {
 namespace {

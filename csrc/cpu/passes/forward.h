@@ -1,9 +1,9 @@
 // The forward pass as phases over one task.
 #pragma once
 
-#include "cpu/convolution.h"
-#include "cpu/norm_pool.h"
-#include "cpu/phases.h"
+#include "cpu/convolution/convolution.h"
+#include "cpu/passes/norm_pool.h"
+#include "cpu/passes/phases.h"
 
 namespace maml_fast {
 namespace {

@@ -1,4 +1,4 @@
-#include "cpu/pixel_plan.h"
+#include "cpu/convolution/pixel_plan.h"
 
 #include <algorithm>
 

@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cpu/tiles.h"
-#include "cpu/transpose.h"
-#include "cpu/winograd_tiles.h"
+#include "cpu/convolution/register_tiles.h"
+#include "cpu/convolution/transpose.h"
+#include "cpu/convolution/winograd_tiles.h"
 
 namespace maml_fast {
 namespace {

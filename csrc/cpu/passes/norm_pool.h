@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "core/conv_block.h"
-#include "cpu/argmax.h"
+#include "cpu/passes/argmax.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {

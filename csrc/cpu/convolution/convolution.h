@@ -1,9 +1,9 @@
 // The three convolutions of a block, for one task's images and weights, each by the algorithm that suits its geometry.
 #pragma once
 
-#include "cpu/direct_convolution.h"
+#include "cpu/convolution/direct.h"
+#include "cpu/convolution/winograd.h"
 #include "cpu/simd.h"
-#include "cpu/winograd.h"
 
 namespace maml_fast {
 namespace {

@@ -2,10 +2,10 @@
 #pragma once
 
 #include "core/conv_block.h"
-#include "cpu/phases.h"
-#include "cpu/thin_algebra.h"
-#include "cpu/thin_gradient.h"
-#include "cpu/thin_patches.h"
+#include "cpu/passes/phases.h"
+#include "cpu/thin/algebra.h"
+#include "cpu/thin/gradient.h"
+#include "cpu/thin/patches.h"
 
 namespace maml_fast {
 namespace {

@@ -9,9 +9,9 @@
 #include <algorithm>
 
 #include "core/conv_block.h"
-#include "cpu/argmax.h"
-#include "cpu/thin_patches.h"
-#include "cpu/tiles.h"
+#include "cpu/convolution/register_tiles.h"
+#include "cpu/passes/argmax.h"
+#include "cpu/thin/patches.h"
 
 namespace maml_fast {
 namespace {

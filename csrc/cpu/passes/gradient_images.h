@@ -1,7 +1,7 @@
 // What both backward passes see of one task.
 #pragma once
 
-#include "cpu/norm_pool.h"
+#include "cpu/passes/norm_pool.h"
 
 namespace maml_fast {
 namespace {

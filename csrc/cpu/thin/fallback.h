@@ -4,9 +4,9 @@
 
 #include <memory>
 
-#include "cpu/backward_pass.h"
-#include "cpu/double_backward_pass.h"
-#include "cpu/forward_pass.h"
+#include "cpu/passes/backward.h"
+#include "cpu/passes/double_backward.h"
+#include "cpu/passes/forward.h"
 
 namespace maml_fast {
 namespace {
