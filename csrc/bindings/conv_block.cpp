@@ -26,6 +26,7 @@ using Sizes = std::initializer_list<int64_t>;
 const Pool& TorchPool() {
   static thread_local Pool pool;
   pool.threads = torch::stable::get_num_threads();
+  pool.least_work = 10'000'000;  // about 0.1 ms of one thread
   pool.run = [](int64_t count, Pool::Body body, void* context) {
     torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
   };

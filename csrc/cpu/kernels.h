@@ -14,7 +14,7 @@ namespace {
 template <template <typename> class Pass, typename Args>
 void RunBlock(const Args& args, const Pool& pool) {
   ArenaScope arena;
-  RunPass(Pass(args, arena), args.shape.tasks, pool);
+  RunPass(Pass(args, arena), args.shape, pool);
 }
 
 template <typename Scalar>

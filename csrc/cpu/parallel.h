@@ -10,6 +10,7 @@ struct Pool {
 
   int64_t threads;                                       // how many ranges `run` can work on at once
   void (*run)(int64_t count, Body body, void* context);  // splits [0, count) into at most `threads` ranges
+  int64_t least_work;  // multiply-adds of a convolution for which it pays to wait for other threads
 };
 
 }  // namespace maml_fast

@@ -31,7 +31,7 @@ inline void RunThreads(int64_t count, Pool::Body body, void* context) {
 // Threads are std::thread, so that the thread sanitizer sees every access.
 inline Pool PoolOf(int64_t threads) {
   g_threads = threads;
-  return {threads, RunThreads};
+  return {threads, RunThreads, 0};
 }
 
 inline ConvBlockShape MakeShape(int64_t tasks, int64_t batch, int64_t in, int64_t height, int64_t width, int64_t out,

@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "core/conv_block.h"
 #include "cpu/arena.h"
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
@@ -22,16 +23,19 @@ void For(const Pool& pool, int64_t count, const F& f) {
   pool.run(count, body, const_cast<void*>(static_cast<const void*>(&f)));
 }
 
-inline bool TasksKeepThreadsBusy(int64_t tasks, int64_t threads) {
-  return threads <= 1 || tasks % threads == 0 || tasks >= 4 * threads;
+// Sharing phases makes threads wait for each other several times a pass: not worth it for little work.
+inline bool GoesByTasks(const ConvBlockShape& s, const Pool& pool) {
+  if (pool.threads <= 1 || s.tasks % pool.threads == 0 || s.tasks >= 4 * pool.threads) return true;
+  return s.tasks * s.batch * s.ConvPixels() * s.WeightSize() < pool.least_work;
 }
 
 // Pass has: Scratch, MakeScratch(arena, whether one thread runs all of a task), kPhases, Units(phase), Run(phase, task,
 // scratch, begin, end).
 template <typename Pass>
-void RunPass(const Pass& pass, int64_t tasks, const Pool& pool) {
+void RunPass(const Pass& pass, const ConvBlockShape& shape, const Pool& pool) {
+  const int64_t tasks = shape.tasks;
   using Scratch = typename Pass::Scratch;
-  if (TasksKeepThreadsBusy(tasks, pool.threads)) {
+  if (GoesByTasks(shape, pool)) {
     For(pool, tasks, [&](int64_t begin, int64_t end) {
       ArenaScope arena;
       const Scratch scratch = pass.MakeScratch(arena, true);

@@ -46,7 +46,7 @@ Buffer<Scalar> ComputeYAgain(const ConvBlockShape& s, const ConvBlockSaved<Scala
                                           {},         {},         out.get(),    y.get(),
                                           mean.get(), rstd.get(), argmax.get()};
   ArenaScope arena;
-  RunPass(ForwardPass<Scalar>(args, arena), s.tasks, pool);
+  RunPass(ForwardPass<Scalar>(args, arena), s, pool);
   return y;
 }
 
@@ -55,7 +55,7 @@ void BackwardOnPixels(ConvBlockBackwardArgs<Scalar> args, const Pool& pool) {
   const Buffer<Scalar> y = ComputeYAgain(args.shape, args.saved, pool);
   args.saved.kept = y.get();
   ArenaScope arena;
-  RunPass(BackwardPass<Scalar>(args, arena), args.shape.tasks, pool);
+  RunPass(BackwardPass<Scalar>(args, arena), args.shape, pool);
 }
 
 // Both halves of the second derivative: what reads x and weight, and what flows into them through y.
@@ -69,7 +69,7 @@ void DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<Scalar> args, const Pool
   args.saved.kept = y.get();
   args.grad_y = grad_y.get();
   ArenaScope arena;
-  RunPass(DoubleBackwardPass<Scalar>(args, arena), s.tasks, pool);
+  RunPass(DoubleBackwardPass<Scalar>(args, arena), s, pool);
 
   const Buffer<Scalar> no_grad_out(new Scalar[static_cast<size_t>(outputs)]());
   const Buffer<Scalar> grad_x = MakeBuffer<Scalar>(inputs), grad_weight = MakeBuffer<Scalar>(weights);
@@ -83,7 +83,7 @@ void DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<Scalar> args, const Pool
                                                 rest.get(),
                                                 rest.get() + channels,
                                                 rest.get() + 2 * channels};
-  RunPass(BackwardPass<Scalar>(through_y, arena), s.tasks, pool);
+  RunPass(BackwardPass<Scalar>(through_y, arena), s, pool);
   for (int64_t i = 0; args.grad_x != nullptr && i < inputs; ++i) args.grad_x[i] += grad_x[i];
   for (int64_t i = 0; i < weights; ++i) args.grad_weight[i] += grad_weight[i];
 }
