@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maml_fast.train import record
 from maml_fast.train.board import Board
 from maml_fast.train.metrics import MetricsLog, cut_metrics, read_metrics
 from maml_fast.train.record import RunFolder, describe_machine
@@ -215,6 +216,28 @@ class FakeWriter:
 
     def close(self):
         self.closed = True
+
+
+def test_a_checkout_is_named_by_its_commit(tmp_path, monkeypatch):
+    def no_such_package(name):
+        raise record.metadata.PackageNotFoundError(name)
+
+    def git(*arguments):
+        identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(record.metadata, "version", no_such_package)
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "maml_fast" / "train" / "record.py"))
+    assert describe_machine()["maml_fast"] == "not installed"
+    git("init", "--quiet")
+    assert describe_machine()["maml_fast"] == "not installed"  # there is no commit
+    (tmp_path / "file").write_text("old")
+    git("add", "file")
+    git("commit", "--quiet", "--message", "a file")
+    assert describe_machine()["maml_fast"] == f"checkout {git('rev-parse', '--short', 'HEAD')}"
+    (tmp_path / "file").write_text("new")
+    assert describe_machine()["maml_fast"].endswith("-dirty")
 
 
 @pytest.fixture

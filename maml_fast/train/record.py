@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +53,20 @@ def _version() -> str:
     try:
         return metadata.version("maml_fast")
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return _checkout() or "not installed"
+
+
+def _checkout() -> str | None:
+    """The commit that is run from, and whether files differ from it; None where git does not tell."""
+    folder = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    if not (folder / ".git").exists():
+        return None  # a repository further up is another project's
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"checkout {told.stdout.strip()}"
 
 
 def _processor_name() -> str:
