@@ -1,44 +1,50 @@
-"""Whole meta-training iterations: maml_fast against its peers, in time and in memory."""
+"""Whole meta-training iterations: maml_fast against its peers, each in a process of its own, in time and in memory."""
 
 from __future__ import annotations
 
 import memory
-import parity
 import pytest
 import settings
 import torch
-from peers import OURS, PEERS, TRUTH
+from child import Child, ChildError
+from contestant import Contestant
+from peers import OURS
+
+from maml_fast import native
 
 
 def pytest_generate_tests(metafunc):
-    asked = settings.of(metafunc)
-    timed = "timer" in metafunc.fixturenames
-    cases = [
-        pytest.param(workload, peer, id=f"{workload.name}-{peer.name}-{sweep}")
-        for workload in (asked.workloads if timed or not asked.quick else asked.workloads[:1])
-        for sweep in range(asked.sweeps if timed else 1)  # outside the peers: noise on the machine hits all alike
-        for peer in (PEERS if timed or not asked.quick else PEERS[:1])
-        if peer.obstacle(workload) is None
-    ]
+    asked, found = settings.of(metafunc), settings.found_by(metafunc.config)
+    cases = []
+    for workload in asked.workloads:
+        for peer in asked.peers:
+            obstacle = peer.obstacle(workload) or memory.shortage(peer.memory_needed(workload))
+            row_of(found, workload, peer).skipped = obstacle
+        cases += [
+            pytest.param(workload, peer, id=f"{workload.name}-{peer.name}-{sweep}")
+            for sweep in range(asked.sweeps)  # outside the peers: noise on the machine hits all alike
+            for peer in asked.peers
+            if row_of(found, workload, peer).skipped is None
+        ]
     metafunc.parametrize(("workload", "peer"), cases)
 
 
-@pytest.fixture
-def row(workload, peer, measurements):
-    """The row of this workload and peer; where memory is short the bench is left out, and the record says so."""
-    row = measurements.row("iteration", workload.name, workload.title, peer.title)
-    row.skipped = memory.shortage(peer.memory_needed(workload))
-    if row.skipped:
-        pytest.skip(row.skipped)
-    return row
+def row_of(found, workload, peer):
+    return found.row("iteration", workload.name, workload.title, peer.title)
 
 
-def test_time(workload, peer, row, timer):
-    row.parity = parity.check(workload, TRUTH if peer is OURS else peer)._asdict()
+def test_iteration(workload, peer, found, asked):
+    row = row_of(found, workload, peer)
     row.flops = workload.flops()
-    learner = peer(workload, workload.start(torch.float32))
-    timer(row, learner.iteration, workload.episodes())
-
-
-def test_memory(workload, peer, row):
-    row.peak_mib = memory.peak_in_child(workload, peer)
+    place = (workload.name, peer.name, torch.get_num_threads())
+    environment = peer.quick_environment if asked.quick else {}
+    try:
+        with Child(f"{peer.title} on {workload.name}", Contestant, *place, environment=environment) as child:
+            row.peak_mib = child.call("peak_mib")
+            row.parity = child.call("parity")
+            row.seconds += child.call("times", asked.seconds)
+            if peer is OURS and native.library() is not None:
+                row.share_of_blocks = child.call("share_of_blocks")
+    except ChildError as error:
+        row.failed = str(error)
+        raise

@@ -23,9 +23,9 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("block", "until", "who"), cases)
 
 
-def test_op(block, until, who, measurements, timer):
+def test_op(block, until, who, found, timer):
     conv_block = blocks.implementations()[who]
-    row = measurements.row("op", block.name, until, who)
+    row = found.row("op", block.name, until, who)
     row.parity = {"values": parity.check_block(block, conv_block, until)}
     row.flops = block.flops(until)
     timer(row, blocks.run, block, conv_block, block.tensors(torch.float32), until, share=SHARE)

@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc):
         backends.append("reference")  # it makes nothing ahead: training waits for all of it
     cases = [
         pytest.param(workload, backend, id=f"{workload.name}-{backend}-{sweep}")
-        for workload in asked.workloads
+        for workload in asked.kinds_of_episodes
         for sweep in range(asked.sweeps)
         for backend in backends
     ]
@@ -39,19 +39,19 @@ def require_equal_batches(workload, backend):
         raise ParityError(f"{workload.name}: the {backend} sampler draws other episodes than the reference")
 
 
-def test_make(workload, backend, measurements, timer):
+def test_make(workload, backend, found, timer):
     require_equal_batches(workload, backend)
-    row = measurements.row("sampler", workload.name, MADE, backend)
+    row = found.row("sampler", workload.name, MADE, backend)
     with use_backend(backend):
         sampler, number = workload.sampler(), itertools.count()
         timer(row, lambda: sampler.batch(next(number)))
 
 
-def test_wait(workload, backend, measurements, timer):
+def test_wait(workload, backend, found, timer):
     require_equal_batches(workload, backend)
     learner = OURS(workload, workload.start(torch.float32))
     episodes = workload.episodes()
-    row = measurements.row("sampler", workload.name, WAITED, backend)
+    row = found.row("sampler", workload.name, WAITED, backend)
     with use_backend(backend):
         batches = iter(workload.sampler())
         timer(row, lambda: next(batches), before=lambda: learner.iteration(episodes))

@@ -6,28 +6,32 @@ import os
 import time
 import warnings
 from datetime import datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import report
 import sgemm
 import torch
-from measurements import Measurements
-from settings import KEY, Settings
+from measurements import Measurements, unique
+from settings import FOUND, KEY, Settings, found_by
 from timing import Timer
 
 from maml_fast import native
 from maml_fast.cli import benchmark as command
 from maml_fast.train.record import describe_machine
 
-MEASUREMENTS = pytest.StashKey[Measurements]()
 ABOUT = pytest.StashKey[dict]()
 RECORD = pytest.StashKey[dict]()
+FILES = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("maml_fast")
     group.addoption("--quick", action="store_true", help="tiny workloads, to see that everything works")
+    group.addoption("--workloads", help="these alone, such as W1,W3-order2 (default: all)")
+    group.addoption("--peers", help="maml_fast and these alone, such as loop,vmap (default: all)")
     group.addoption("--sweeps", type=int, help="how often everything is measured (default: 3)")
     group.addoption("--seconds", type=float, help="for how long each time, about (default: 2)")
     group.addoption("--out", help="new folder for the JSON, the table and the picture (default: none is written)")
@@ -35,11 +39,16 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[KEY] = Settings.of(config)
-    config.stash[MEASUREMENTS] = Measurements()
+    config.stash[FOUND] = Measurements()
 
 
 def pytest_report_header(config):
-    return [f"maml_fast backend: {_backend()}"]
+    left_out = [f"left out: {name} ({reason})" for name, reason in _left_out().items()]
+    return [f"maml_fast backend: {_backend()}", *left_out]
+
+
+def pytest_ignore_collect(collection_path):
+    return True if collection_path.name in _left_out() else None
 
 
 def pytest_collection_finish(session):
@@ -69,17 +78,17 @@ def pytest_sessionfinish(session, exitstatus):
     about["minutes"] = (time.time() - about.pop("started")) / 60
     about["complete"] = exitstatus == pytest.ExitCode.OK
     best = {name: max(before[name], after[name]) for name in before}
-    record = config.stash[RECORD] = config.stash[MEASUREMENTS].record(about, best)
+    record = config.stash[RECORD] = found_by(config).record(about, best)
     if asked.out is not None:
-        report.write(record, asked.out)
+        config.stash[FILES] = report.write(record, asked.out)
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if RECORD in config.stash:
         terminalreporter.section("maml_fast bench")
         terminalreporter.write_line(report.markdown(config.stash[RECORD]))
-        if config.stash[KEY].out is not None:
-            terminalreporter.write_line(f"written: {', '.join(report.FILES)} in {config.stash[KEY].out}")
+        if FILES in config.stash:
+            terminalreporter.write_line(f"written: {', '.join(config.stash[FILES])} in {config.stash[KEY].out}")
 
 
 def pytest_benchmark_group_stats():
@@ -88,8 +97,13 @@ def pytest_benchmark_group_stats():
 
 
 @pytest.fixture
-def measurements(pytestconfig):
-    return pytestconfig.stash[MEASUREMENTS]
+def asked(pytestconfig):
+    return pytestconfig.stash[KEY]
+
+
+@pytest.fixture
+def found(pytestconfig):
+    return found_by(pytestconfig)
 
 
 @pytest.fixture
@@ -106,6 +120,11 @@ def _backend():
         raise pytest.UsageError(str(error)) from error
 
 
+def _left_out():
+    """Benches that have nothing to measure here, and why."""
+    return {} if _backend().name == "native" else {"bench_scaling.py": "it is native kernels that may have cliffs"}
+
+
 def _about(asked):
     machine = describe_machine()
     del machine["command"]  # pytest's, full of paths
@@ -113,9 +132,14 @@ def _about(asked):
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": machine,
+        "libraries": _versions(peer.library for peer in asked.peers),
         "backend": {"name": backend.name, "reason": backend.reason},
         "threads": torch.get_num_threads(),
         "settings": {"quick": asked.quick, "sweeps": asked.sweeps, "seconds": asked.seconds},
         "load_average_before": os.getloadavg(),
         "started": time.time(),
     }
+
+
+def _versions(libraries):
+    return {name: version(name) for name in unique(libraries) if name is not None and find_spec(name) is not None}

@@ -7,22 +7,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMAT = 1  # of the JSON
+FORMAT = 2  # of the JSON
 
 
 @dataclass
 class Row:
     """One thing measured: ``who`` did ``what``. Sweeps add to it."""
 
-    bench: str  # iteration, op, sampler
-    subject: str  # a workload's or a block's name
+    bench: str  # iteration, op, sampler, scaling, chunks
+    subject: str  # a workload's, a block's or a curve's name
     what: str
     who: str
+    at: float | None = None  # where on a curve
     flops: float | None = None
     seconds: list[float] = field(default_factory=list)
     parity: dict[str, float] | None = None  # relative errors
     peak_mib: float | None = None
-    skipped: str | None = None  # why
+    share_of_blocks: float | None = None  # of the time, in the kernels of the convolution blocks
+    tasks: int | None = None  # that the time is for
+    skipped: str | None = None  # why it was not run
+    failed: str | None = None  # how
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was found, not even an obstacle: not asked for."""
+        return not self.seconds and self.skipped is None and self.failed is None
 
     def as_json(self, gflops: float) -> dict[str, Any]:
         """Plain types; times in milliseconds; ``gflops`` is the machine's speed."""
@@ -43,7 +52,11 @@ class Row:
             "over_floor": None if floor is None or median is None else median / floor,
             "parity": self.parity,
             "peak_mib": self.peak_mib,
+            "share_of_blocks": self.share_of_blocks,
+            "at": self.at,
+            "tasks": self.tasks,
             "skipped": self.skipped,
+            "failed": self.failed,
         }
 
 
@@ -51,16 +64,16 @@ class Measurements:
     """The rows of a run, in the order in which they were asked for first."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, str, str, str], Row] = {}
+        self._rows: dict[tuple[object, ...], Row] = {}
 
-    def row(self, bench: str, subject: str, what: str, who: str) -> Row:
+    def row(self, bench: str, subject: str, what: str, who: str, at: float | None = None) -> Row:
         """Return the row, new if need be."""
-        return self._rows.setdefault((bench, subject, what, who), Row(bench, subject, what, who))
+        return self._rows.setdefault((bench, subject, what, who, at), Row(bench, subject, what, who, at))
 
     def record(self, about: dict[str, Any], sgemm: dict[str, float]) -> dict[str, Any]:
         """Everything, in plain types: what was run, where, and the rows."""
         gflops = max(sgemm.values())
-        rows = [row.as_json(gflops) for row in self._rows.values()]
+        rows = [row.as_json(gflops) for row in self._rows.values() if not row.is_empty]
         return {"format": FORMAT, **about, "sgemm_gflops": sgemm, "floor_gflops": gflops, "rows": rows}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import blocks
 import pytest
 import workloads
+from measurements import Measurements
+from peers import OURS, PEERS, Learner
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class Settings:
     sweeps: int
     seconds: float
     out: Path | None  # where the record goes
+    workloads: tuple[workloads.Workload, ...]  # what to train on
+    peers: tuple[type[Learner], ...]  # who trains; maml_fast always does
 
     @classmethod
     def of(cls, config: pytest.Config) -> Settings:
@@ -29,12 +34,22 @@ class Settings:
                 raise pytest.UsageError(f"{name} must be positive, got {value}")
         out = config.getoption("--out")
         default_sweeps, default_seconds = (1, 0.05) if quick else (3, 2.0)
-        return cls(quick, sweeps or default_sweeps, seconds or default_seconds, None if out is None else Path(out))
+        return cls(
+            quick,
+            sweeps or default_sweeps,
+            seconds or default_seconds,
+            None if out is None else Path(out),
+            _workloads(workloads.QUICK if quick else workloads.WORKLOADS, config.getoption("--workloads")),
+            _peers(config.getoption("--peers")),
+        )
 
     @property
-    def workloads(self) -> tuple[workloads.Workload, ...]:
-        """What to train on."""
-        return workloads.QUICK if self.quick else workloads.WORKLOADS
+    def kinds_of_episodes(self) -> tuple[workloads.Workload, ...]:
+        """One workload of each kind of meta-batch: orders and inner steps make no difference to a sampler."""
+        kinds: dict[object, workloads.Workload] = {}
+        for workload in self.workloads:
+            kinds.setdefault(workload.kind_of_episodes, workload)
+        return tuple(kinds.values())
 
     @property
     def blocks(self) -> tuple[blocks.Block, ...]:
@@ -43,8 +58,37 @@ class Settings:
 
 
 KEY = pytest.StashKey[Settings]()
+FOUND = pytest.StashKey[Measurements]()
 
 
 def of(metafunc: pytest.Metafunc) -> Settings:
     """The settings, for a bench that makes its cases from them."""
     return metafunc.config.stash[KEY]
+
+
+def found_by(config: pytest.Config) -> Measurements:
+    """What this run has found so far."""
+    return config.stash[FOUND]
+
+
+def _workloads(known: tuple[workloads.Workload, ...], names: str | None) -> tuple[workloads.Workload, ...]:
+    if names is None:
+        return known
+    asked = _names("--workloads", names, [name for each in known for name in (each.name, each.family)])
+    return tuple(each for each in known if {each.name, each.family} & asked)
+
+
+def _peers(names: str | None) -> tuple[type[Learner], ...]:
+    if names is None:
+        return PEERS
+    asked = _names("--peers", names, [peer.name for peer in PEERS])
+    return tuple(peer for peer in PEERS if peer is OURS or peer.name in asked)
+
+
+def _names(option: str, names: str, known: Sequence[str]) -> set[str]:
+    asked = set(names.split(","))
+    unknown = sorted(asked - set(known))
+    if unknown:
+        there_are = ", ".join(dict.fromkeys(known))
+        raise pytest.UsageError(f"{option}: there is no {', '.join(map(repr, unknown))}; there are {there_are}")
+    return asked

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
+import rounds
 from measurements import Row
 from pytest_benchmark.fixture import BenchmarkFixture
-
-MOST_ROUNDS = 30
 
 
 class Timer:
@@ -27,18 +25,14 @@ class Timer:
         share: float = 1.0,
     ) -> None:
         """Time ``function(*args)`` for this share of the time; ``before()`` runs ahead of each round, not timed."""
-        start = time.perf_counter()  # of the warm-up, which tells how many rounds there is time for
-        if before is not None:
-            before()
-        function(*args)
-        rounds = int(share * self._seconds / (time.perf_counter() - start))
-        rounds = min(max(rounds, 1), MOST_ROUNDS)
 
         def prepare() -> tuple[tuple[Any, ...], dict[str, Any]]:
             if before is not None:
                 before()
             return args, {}
 
-        self._benchmark.pedantic(function, setup=prepare, rounds=rounds, iterations=1)
+        once = rounds.seconds_of(lambda: function(*prepare()[0]))
+        number = rounds.within(share * self._seconds, once)
+        self._benchmark.pedantic(function, setup=prepare, rounds=number, iterations=1)
         if self._benchmark.stats is not None:  # --benchmark-disable
             row.seconds += self._benchmark.stats.stats.data

@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import flops
 import torch
 from peers.inner_loop import Problem
-from peers.nets import CONV4, TUTORIAL, ConvNet
+from peers.nets import CONV4, STRIDED, TUTORIAL, ConvNet, with_library_batch_norm
 from torch import Tensor, nn
 
 from maml_fast.data import Episodes, EpisodeSampler, ImageBank
 from maml_fast.data.noise import make_noise
 from maml_fast.models import Conv4, TutorialNet
+from maml_fast.nn import BatchStatNorm2d
 
 OMNIGLOT = (1623, 20)  # classes, images of each
+MINI_IMAGENET = (64, 60)  # its training classes; a tenth of their images, or every process would hold 800 MB
 
 
 @dataclass(frozen=True)
 class Workload:
     """A network, episodes and an inner loop. A new one is an entry in ``WORKLOADS``.
 
+    ``name`` is a family's, or a family's and an order's: ``W2-order1``.
+
     ``model`` makes the module that maml_fast trains, ``network`` is the same as a function of the module's parameters.
-    ``scored`` are inner steps, besides the last, after which the query set is scored too.
+    ``scored`` are inner steps, besides the last, after which the query set is scored too; ``bank`` is what episodes are
+    drawn from, as classes and images of each.
     """
 
     name: str
@@ -40,7 +46,30 @@ class Workload:
     k_shot: int = 1
     k_query: int = 15
     image_shape: tuple[int, int, int] = (1, 28, 28)
+    bank: tuple[int, int] = OMNIGLOT
     scored: tuple[int, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The same for all orders."""
+        return self.name.partition("-")[0]
+
+    @property
+    def kind_of_episodes(self) -> tuple[object, ...]:
+        """Equal for workloads that train on equal episodes."""
+        return self.n_way, self.k_shot, self.k_query, self.meta_batch_size, self.bank, self.image_shape
+
+    def model_at(self, start: Sequence[Tensor]) -> nn.Module:
+        """The model with copies of these parameters, in their dtype."""
+        model = self.model().to(start[0].dtype)
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), start, strict=True):
+                parameter.copy_(value)
+        return model
+
+    def torch_model(self, start: Sequence[Tensor]) -> nn.Module:
+        """The same with torch's own batch norm: the fastest that modules can be without us."""
+        return with_library_batch_norm(self.model_at(start))
 
     def problem(self, elementary: bool = False) -> Problem:
         """The inner loop for the plain peers; ``elementary``: with batch norm in elementary operations."""
@@ -53,9 +82,9 @@ class Workload:
         return [parameter.to(dtype) for parameter in _start(self.model)]
 
     def sampler(self, meta_batch_size: int | None = None) -> EpisodeSampler:
-        """Episodes of random images, as many classes and images as Omniglot has."""
+        """Episodes of random images."""
         sizes = (self.n_way, self.k_shot, self.k_query, meta_batch_size or self.meta_batch_size)
-        return EpisodeSampler(random_images(self.image_shape), *sizes)
+        return EpisodeSampler(random_images(self.bank, self.image_shape), *sizes)
 
     def episodes(self, dtype: torch.dtype = torch.float32) -> Episodes:
         """The meta-batch that everybody trains on."""
@@ -90,42 +119,101 @@ def _start(model: Callable[[], nn.Module]) -> Sequence[Tensor]:
 
 
 @lru_cache
-def random_images(image_shape: tuple[int, int, int]) -> ImageBank:
-    """Random pixels in Omniglot's shape."""
-    return make_noise(*OMNIGLOT, image_shape)
+def random_images(bank: tuple[int, int], image_shape: tuple[int, int, int]) -> ImageBank:
+    """Random pixels."""
+    return make_noise(*bank, image_shape)
 
 
-_tutorial = partial(
-    Workload,
-    model=TutorialNet,
-    network=TUTORIAL,
-    meta_batch_size=8,
-    inner_steps=5,
-    order=1,
-    inner_lr=0.04,
-    meta_lr=2e-4,
-    scored=(0, 2, 3, 4),  # not after the first step: so does the tutorial
-)
-_conv4 = partial(Workload, model=Conv4, network=CONV4, meta_batch_size=32)
+def _both_orders(name: str, title: str, **options: Any) -> tuple[Workload, ...]:
+    return tuple(Workload(f"{name}-order{order}", title, order=order, **options) for order in (2, 1))
+
+
+_TUTORIALS = {
+    "model": TutorialNet,
+    "network": TUTORIAL,
+    "inner_lr": 0.04,
+    "meta_lr": 2e-4,
+    "order": 1,
+}
+_CONV4 = {"model": Conv4, "network": CONV4}
 
 WORKLOADS = (
-    _tutorial("W1", "tutorial's net, 8 tasks, 5 steps, order 1"),
-    _conv4("W2", "Conv4-64, 32 tasks, 1 step, order 2", inner_steps=1, order=2),
-    _conv4("W3", "Conv4-64, 32 tasks, 5 steps, order 2", inner_steps=5, order=2),
+    Workload(
+        "W1",
+        "tutorial's net, 8 tasks of 5-way 1-shot, 15 queries, 5 first-order steps",
+        meta_batch_size=8,
+        inner_steps=5,
+        scored=(0, 2, 3, 4),  # not after the first step: so does the tutorial
+        **_TUTORIALS,
+    ),
+    *_both_orders(
+        "W2", "Conv4-64, 32 tasks of 5-way 1-shot, 15 queries, 1 step", meta_batch_size=32, inner_steps=1, **_CONV4
+    ),
+    *_both_orders(
+        "W3", "Conv4-64, 32 tasks of 5-way 1-shot, 15 queries, 5 steps", meta_batch_size=32, inner_steps=5, **_CONV4
+    ),
+    *_both_orders(
+        "W4",
+        "Conv4-64, 16 tasks of 20-way 1-shot, 5 queries, 5 steps",
+        model=partial(Conv4, n_way=20),
+        network=CONV4,
+        meta_batch_size=16,
+        inner_steps=5,
+        n_way=20,
+        k_query=5,
+    ),
+    *_both_orders(
+        "W5",
+        "Conv4-32 on 84×84×3, 4 tasks of 5-way 5-shot, 15 queries, 5 steps",
+        model=partial(Conv4, in_channels=3, hidden=32, image_size=84),
+        network=CONV4,
+        meta_batch_size=4,
+        inner_steps=5,
+        inner_lr=0.01,
+        k_shot=5,
+        image_shape=(3, 84, 84),
+        bank=MINI_IMAGENET,
+    ),
+    Workload(
+        "F",
+        "Finn's recipe: strided Conv4-64, 32 tasks of 5-way 1-shot, 1 query, 1 second-order step",
+        model=partial(Conv4, strided=True),
+        network=STRIDED,
+        meta_batch_size=32,
+        inner_steps=1,
+        order=2,
+        inner_lr=2.0,
+        k_query=1,
+    ),
 )
 
-_small = partial(Conv4, hidden=8, image_size=16)
+
+def _two_blocks() -> nn.Module:
+    def block(in_channels: int) -> list[nn.Module]:
+        return [nn.Conv2d(in_channels, 4, 3, padding=1), BatchStatNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)]
+
+    return nn.Sequential(*block(1), *block(4), nn.Flatten(), nn.Linear(4 * 2 * 2, 5))
+
+
 QUICK = (
-    _tutorial("Q1", "tutorial's net, 2 tasks, 2 steps, order 1", meta_batch_size=2, inner_steps=2, scored=(0,)),
-    _conv4(
-        "Q2",
-        "Conv4-8 on 16x16, 2 tasks, 2 steps, order 2",
-        model=_small,
+    Workload(
+        "Q1",
+        "tutorial's net, 2 tasks, 2 first-order steps",
         meta_batch_size=2,
         inner_steps=2,
+        scored=(0,),
+        **_TUTORIALS,
+    ),
+    Workload(
+        "Q2",
+        "two blocks of 4 channels on 8×8, 2 tasks, 1 second-order step",
+        model=_two_blocks,
+        network=replace(CONV4, blocks=CONV4.blocks[:2]),
+        meta_batch_size=2,
+        inner_steps=1,
         order=2,
         k_query=3,
-        image_shape=(1, 16, 16),
+        image_shape=(1, 8, 8),
     ),
 )
 

@@ -19,13 +19,22 @@ def make_record(**changes):
         row = found.row("iteration", "W9", "a net", who)
         row.seconds = [1e-3 * each for each in milliseconds]
         row.flops, row.parity, row.peak_mib = 0.5e9, {"loss": 1e-15, "gradient": 2e-13, "float32_loss": 0.0}, 77.4
-    found.row(
-        "iteration", "W9", "a net", "torch.func.vmap"
-    ).skipped = "needs about 10.0 GiB of memory, 2.0 GiB are available"
+    found.row("iteration", "W9", "a net", OURS.title).share_of_blocks = 0.8
+    found.row("iteration", "W9", "a net", "torch.func.vmap").skipped = "needs about 10.0 GiB of memory"
+    found.row("iteration", "W9", "a net", "higher").failed = "higher on W9 was killed by SIGSEGV"
+    found.row("iteration", "W8", "another net", "torch.func.vmap").skipped = "needs about 10.0 GiB of memory"
+    found.row("iteration", "W7", "not asked for", OURS.title)
     for who, seconds in (("per-task torch", 6e-3), ("native", 2e-3)):
         row = found.row("op", "block 7", "backward", who)
         row.seconds, row.flops, row.parity = [seconds], 0.1e9, {"values": 3e-16}
     found.row("sampler", "W9", "make a meta-batch", "native").seconds = [0.11e-3]
+    for at, milliseconds in ((1, 4), (2, 4), (4, 12), (8, 16)):
+        row = found.row("scaling", "tasks", "forward", "float32", at)
+        row.seconds, row.flops, row.tasks = [1e-3 * milliseconds], at * 0.1e9, at
+    row = found.row("scaling", "tasks", "forward", "float64", 4)
+    row.seconds, row.flops, row.tasks = [30e-3], 0.4e9, 4
+    row = found.row("chunks", "W9", "a net", OURS.title, 4)
+    row.seconds, row.peak_mib = [13e-3], 55.4
     about = {
         "date": "2031-02-03T04:05:06+00:00",
         "machine": {
@@ -37,6 +46,7 @@ def make_record(**changes):
             "torch": "2.99",
             "numpy": "2.1",
         },
+        "libraries": {"higher": "0.2.1"},
         "backend": {"name": "native", "reason": "avx9 kernels"},
         "threads": 5,
         "settings": {"quick": False, "sweeps": 3, "seconds": 2.0},
@@ -61,8 +71,9 @@ def test_record_has_medians_quartiles_and_floor():
     assert (row["median_ms"], row["quartiles_ms"], row["rounds"]) == (11, [10.5, 11.5], 3)
     assert row["times_ms"] == [10, 12, 11]
     assert (row["gflop"], row["floor_ms"], row["over_floor"]) == (0.5, 5.0, pytest.approx(2.2))
-    assert record["rows"][2]["skipped"].startswith("needs about")
-    assert record["rows"][2]["median_ms"] is None
+    vmap = next(row for row in record["rows"] if row["who"] == "torch.func.vmap")
+    assert (vmap["skipped"], vmap["median_ms"]) == ("needs about 10.0 GiB of memory", None)
+    assert "W7" not in {row["subject"] for row in record["rows"]}
 
 
 def test_sweeps_add_to_one_row():
@@ -72,16 +83,37 @@ def test_sweeps_add_to_one_row():
     assert found.record({}, {"numpy": 1.0})["rows"][0]["times_ms"] == [1000, 3000, 2000]
 
 
-def test_table_has_ratios_to_ours_and_to_the_floor():
+def test_tables_have_ratios_to_ours_and_to_the_floor():
     text = report.markdown(make_record())
-    ours = ["W9: a net", "**maml_fast**", "11.0 (10.5–11.5)", "1.00×", "2.20×", "77", "1e-15, 2e-13"]
-    loop = ["", "per-task PyTorch loop", "44.0 (42.0–46.0)", "4.00×", "8.80×", "77", "1e-15, 2e-13"]
-    assert table_row(text, "| W9: a net") == ours
-    assert next(table_row(line, "|") for line in text.splitlines() if "per-task PyTorch loop " in line) == loop
-    assert "not run: needs about 10.0 GiB of memory, 2.0 GiB are available" in text
+    ours = ["**maml_fast**", "11.0 (10.5–11.5)", "1.00×", "2.20×", "77", "1e-15, 2e-13"]
+    loop = ["per-task PyTorch loop", "44.0 (42.0–46.0)", "4.00×", "8.80×", "77", "1e-15, 2e-13"]
+    assert table_row(text, "| **maml_fast**") == ours
+    assert table_row(text, "| per-task PyTorch loop") == loop
     op = ["block 7", "backward", "6.00 (6.00–6.00)", "2.00 (2.00–2.00)", "3.00×", "2.00×", "3e-16"]
     assert table_row(text, "| block 7") == op
-    assert table_row(text, "| W9  ")[-2:] == ["0.110 (0.110–0.110)", "1.00%"]
+    assert table_row(text, "| W9       | make")[-2:] == ["0.110 (0.110–0.110)", "1.00%"]
+    assert table_row(text, "| W9       |               4")[-2:] == ["13.0 (13.0–13.0)", "55"]
+
+
+def test_summary_names_the_best_peer_and_what_is_not_blocks():
+    best = "4.00× per-task PyTorch loop"
+    expected = ["W9", "a net", "**11.0 (10.5–11.5)**", "2.20×", best, "4.00×", "–", "20.0%"]
+    assert table_row(report.markdown(make_record()), "| W9 |") == expected
+
+
+def test_who_did_not_run_is_named_with_the_reason():
+    text = report.markdown(make_record())
+    assert "### Not run\n\n- torch.func.vmap: needs about 10.0 GiB of memory\n" in text
+    assert "### Failed\n\n- higher: higher on W9 was killed by SIGSEGV\n" in text
+    assert table_row(text, "| higher")[1] == "failed"
+    assert "W8" not in text  # of it nothing else is known
+
+
+def test_scaling_tells_of_cliffs_and_ratios():
+    """At 4 tasks 3 ms a task, at 2 and 8 tasks 2 ms; the floor is 1 ms a task."""
+    text = report.markdown(make_record())
+    assert table_row(text, "| tasks |") == ["tasks", "forward", "2.00× at 2", "4.00× at 1", "1.50× at 4"]
+    assert table_row(text, "| float64 ÷ float32") == ["float64 ÷ float32", "forward", "2.50×"]
 
 
 def test_says_where_and_with_what():
@@ -90,7 +122,7 @@ def test_says_where_and_with_what():
         "Abacus 9000, 6 cores, 5 threads",
         "2031-02-03",
         "backend native (avx9 kernels)",
-        "Python 3.12.1, torch 2.99, NumPy 2.1",
+        "Python 3.12.1, torch 2.99, NumPy 2.1, higher 0.2.1",
         "load average 0.2 before and 3.8 after",
         "sgemm peak 100 GFLOP/s (NumPy 100, torch 60)",
     ):
@@ -115,17 +147,18 @@ def test_notices_come_first(change, notice):
     assert first.startswith(notice)
 
 
-def test_writes_three_files(tmp_path):
-    report.write(make_record(), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md", "bench.png"]
+def test_writes_tables_and_pictures(tmp_path):
+    names = report.write(make_record(), tmp_path)
+    assert names == ["bench.json", "bench.md", "bench.png", "scaling.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert json.loads((tmp_path / "bench.json").read_text()) == make_record()
-    image = Image.open(io.BytesIO((tmp_path / "bench.png").read_bytes()))
-    assert image.width > 1000
-    assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+    for name in names[2:]:
+        image = Image.open(io.BytesIO((tmp_path / name).read_bytes()))
+        assert image.width > 500
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
 
 
-def test_without_iterations_there_is_no_picture(tmp_path):
+def test_what_was_not_measured_has_no_picture(tmp_path):
     record = make_record()
     record["rows"] = [row for row in record["rows"] if row["bench"] == "op"]
-    report.write(record, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
+    assert report.write(record, tmp_path) == ["bench.json", "bench.md"]

@@ -237,8 +237,16 @@ def test_bench_hands_its_arguments_on(tmp_path, monkeypatch):
         "out": tmp_path,
         "sweeps": 2,
         "seconds": None,
+        "workloads": None,
+        "peers": None,
         "pytest_arguments": ("-k", "sampler", "--benchmark-disable"),
     }
+
+
+def test_bench_compares_instead_of_running(monkeypatch):
+    monkeypatch.setattr("maml_fast.cli.benchmark.run", None)
+    monkeypatch.setattr("maml_fast.cli.benchmark.compare", lambda old, new: {"old.json": 1}[str(old)])
+    assert call("bench", "--compare", "old.json", "new.json").exit_code == 1
 
 
 def test_bench_into_a_folder_that_can_not_be_written(tmp_path):

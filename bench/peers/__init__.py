@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from peers.higher import Higher
+from peers.jax import JaxMap, JaxVmap
+from peers.learn2learn import Learn2Learn
 from peers.learner import Learner
 from peers.loop import TaskLoop
 from peers.ours import Ours
+from peers.processes import Processes
+from peers.torchopt import TorchOpt
 from peers.tutorial import TutorialLoop
 from peers.vmap import Vmap
 
-__all__ = ["OURS", "PEERS", "TRUTH", "Learner", "named"]
+__all__ = ["OURS", "PEERS", "TRUTH", "TUTORIAL", "Learner", "named"]
 
 OURS: type[Learner] = Ours
 TRUTH: type[Learner] = TaskLoop  # what ours is held against
-PEERS: tuple[type[Learner], ...] = (Ours, TutorialLoop, TaskLoop, Vmap)
+TUTORIAL: type[Learner] = TutorialLoop
+PEERS: tuple[type[Learner], ...] = (
+    Ours,
+    TutorialLoop,
+    TaskLoop,
+    Processes,
+    Vmap,
+    Higher,
+    Learn2Learn,
+    TorchOpt,
+    JaxMap,
+    JaxVmap,
+)
 
 
 def named(name: str) -> type[Learner]:

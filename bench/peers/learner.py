@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -25,6 +26,9 @@ class Learner(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]  # in tables and pictures
+    library: ClassVar[str | None] = None  # that must be installed
+    remedy: ClassVar[str] = "pip install 'maml_fast[bench]'"  # where it is not
+    quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, whose times mean nothing
     all_tasks_at_once: ClassVar[bool] = False
     copies: ClassVar[float] = 8.0  # memory at the peak, in units of the convolutions' outputs; roughly
 
@@ -38,7 +42,9 @@ class Learner(ABC):
 
     @classmethod
     def obstacle(cls, workload: Workload) -> str | None:
-        """Why this peer can't run the workload at all: another network, a library that is not installed."""
+        """Why this peer can't run the workload at all: a library that is not installed, another network."""
+        if cls.library is not None and find_spec(cls.library) is None:
+            return f"{cls.library} is not installed: {cls.remedy}"
         return None
 
     @classmethod
@@ -46,6 +52,11 @@ class Learner(ABC):
         """Bytes, roughly: what is held of all tasks, or of one."""
         tasks = workload.meta_batch_size if cls.all_tasks_at_once else 1
         return cls.copies * tasks * workload.output_bytes_of_a_task()
+
+    @property
+    def workers(self) -> Sequence[int]:
+        """Identifiers of the processes that work for this one."""
+        return ()
 
     @abstractmethod
     def backward(self, episodes: Episodes) -> Tensor:
@@ -57,3 +68,29 @@ class Learner(ABC):
         losses = self.backward(episodes)
         self.optimiser.step()
         return losses
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to do
+        """End what outlives the learner, such as processes."""
+
+
+class TaskByTask(Learner):
+    """Every task's gradient is taken before the next task: one task's graph is in memory at a time."""
+
+    @abstractmethod
+    def task_backward(self, task: Sequence[Tensor], weight: float) -> list[Tensor]:
+        """Add ``weight`` times the gradient of one task's query loss; return its losses, the last one the query's."""
+
+    def backward(self, episodes: Episodes) -> Tensor:
+        weight = 1 / episodes.meta_batch_size
+        losses = [torch.stack(self.task_backward(task, weight)).detach() for task in zip(*episodes, strict=True)]
+        return torch.stack(losses).mean(dim=0)
+
+
+class ModuleLearner(TaskByTask):
+    """A library that adapts an ordinary module of one task, here with torch's own batch norm."""
+
+    def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
+        self.workload = workload
+        self.model = workload.torch_model(start)
+        self.parameters = list(self.model.parameters())
+        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr)

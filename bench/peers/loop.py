@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from peers.inner_loop import Problem, Score, passing_score, score
-from peers.learner import Learner
+from peers.learner import TaskByTask
 from peers.nets import Parameters
-
-if TYPE_CHECKING:
-    from maml_fast.data import Episodes
 
 
 def task_scores(problem: Problem, parameters: Parameters, rates: Sequence, task: Sequence[Tensor]) -> list[Score]:
@@ -37,17 +33,12 @@ def loop_loss(problem: Problem, parameters: Parameters, rates: Sequence, episode
     return torch.stack(losses).mean()
 
 
-class TaskLoop(Learner):
-    """Every task's gradient is taken before the next task: one task's graph is in memory at a time."""
-
+class TaskLoop(TaskByTask):
     name = "loop"
     title = "per-task PyTorch loop"
 
-    def backward(self, episodes: Episodes) -> Tensor:
+    def task_backward(self, task: Sequence[Tensor], weight: float) -> list[Tensor]:
         problem, rates = self.workload.problem(), [self.workload.inner_lr] * len(self.parameters)
-        total = torch.zeros(len(problem.scored) + 1)
-        for task in zip(*episodes, strict=True):
-            scores = task_scores(problem, self.parameters, rates, task)
-            (scores[-1].loss / episodes.meta_batch_size).backward()
-            total = total + torch.stack([each.loss.detach() for each in scores])
-        return total / episodes.meta_batch_size
+        losses = [each.loss for each in task_scores(problem, self.parameters, rates, task)]
+        (weight * losses[-1]).backward()
+        return losses

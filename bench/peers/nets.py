@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from maml_fast.nn import BatchStatNorm2d
 
 Parameters = Sequence[Tensor]
 Network = Callable[[Parameters, Tensor], Tensor]
@@ -26,6 +28,26 @@ def elementary_batch_norm(y: Tensor, gamma: Tensor | None, beta: Tensor | None, 
     if gamma is not None:
         z = z * gamma.reshape(1, -1, 1, 1)
     return z if beta is None else z + beta.reshape(1, -1, 1, 1)
+
+
+class LibraryBatchNorm(nn.Module):
+    """``library_batch_norm`` with the parameters of a model's own, which is in elementary operations and slower."""
+
+    def __init__(self, norm: BatchStatNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return library_batch_norm(x, self.weight, self.bias, self.eps)
+
+
+def with_library_batch_norm(model: nn.Module) -> nn.Module:
+    """The model, its batch norms exchanged in place."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BatchStatNorm2d):
+                setattr(parent, name, LibraryBatchNorm(child))
+    return model
 
 
 @dataclass(frozen=True)
@@ -61,4 +83,5 @@ class ConvNet:
 
 
 CONV4 = ConvNet((("conv", "norm", "relu", "pool"),) * 4)
+STRIDED = ConvNet((("conv", "norm", "relu"),) * 4, stride=2, gamma=False, eps=1e-3, average=True)
 TUTORIAL = ConvNet((("conv", "norm", "pool", "relu"),) * 3 + (("conv", "relu", "norm", "pool"),), stride=2, padding=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,14 +26,11 @@ class Ours(Learner):
     title = "maml_fast"
     all_tasks_at_once = True
 
-    def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
+    def __init__(self, workload: Workload, start: Sequence[Tensor], **options: Any) -> None:
         self.workload = workload
-        model = workload.model().to(start[0].dtype)
+        model = workload.model_at(start)
         self.parameters = list(model.parameters())
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, start, strict=True):
-                parameter.copy_(value)
-        self.maml = MAML(model, workload.inner_lr, workload.inner_steps, workload.order)
+        self.maml = MAML(model, workload.inner_lr, workload.inner_steps, workload.order, **options)
         self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr)
 
     @classmethod

@@ -231,19 +231,27 @@ def doctor() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: half a minute.")
+@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: a minute.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="New folder for the record (default: a fresh one in bench/results/)."
 )
 @click.option("--sweeps", type=click.IntRange(1), help="How often everything is measured (default: 3).")
 @click.option("--seconds", type=float, help="For how long each time, about (default: 2).")
+@click.option("--workloads", help="These alone, such as W1,W3-order2 (default: all).")
+@click.option("--peers", help="maml_fast and these alone, such as loop,vmap (default: all).")
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), help="Run nothing: compare two bench.json, old and new."
+)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 @_debug
-def bench(pytest_arguments: tuple[str, ...], **options: Any) -> None:
-    """Time maml_fast against its peers, parity first; write a JSON, a table and a picture.
+def bench(compare: tuple[Path, Path] | None, pytest_arguments: tuple[str, ...], **options: Any) -> None:
+    """Time maml_fast against its peers, parity first; write JSON, tables and pictures.
 
-    Further arguments go to pytest, which runs the benchmarks: -k sampler, for one.
+    Further arguments go to pytest, which runs the benchmarks: -k sampler, for one. --compare OLD NEW exits with 1 if
+    something of maml_fast's got slower, beyond the spread of both.
     """
     from maml_fast.cli import benchmark
 
+    if compare is not None:
+        sys.exit(benchmark.compare(*compare))
     sys.exit(benchmark.run(pytest_arguments=pytest_arguments, **options))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from maml_fast.train.record import describe_machine
 
-__all__ = ["claim", "default_out", "folder", "run"]
+__all__ = ["claim", "compare", "default_out", "folder", "run"]
 
 NEEDED = ("pytest", "pytest_benchmark")
 RECORD = "bench.json"
@@ -25,15 +25,19 @@ def run(
     out: Path | None = None,
     sweeps: int | None = None,
     seconds: float | None = None,
+    workloads: str | None = None,
+    peers: str | None = None,
     pytest_arguments: Sequence[str] = (),
 ) -> int:
-    """Run the benchmarks; write JSON, a Markdown table and a picture; return pytest's exit code.
+    """Run the benchmarks; write JSON, Markdown tables and pictures; return pytest's exit code.
 
     Args:
-        quick: tiny workloads, only to see that everything works: half a minute.
+        quick: tiny workloads, only to see that everything works: a minute.
         out: new folder for the record; by default a fresh ``bench/results/<date>-<machine>`` under the working folder.
         sweeps: how often everything is measured.
         seconds: for how long each time, about.
+        workloads: these alone, such as ``"W1,W3-order2"``.
+        peers: maml_fast and these alone, such as ``"loop,vmap"``.
         pytest_arguments: for example ``("-k", "sampler")``.
 
     Raises:
@@ -47,12 +51,22 @@ def run(
     suite = folder()
     out = claim(default_out() if out is None else out)
     options = ["--quick"] if quick else []
-    options += [f"--{name}={value}" for name, value in (("sweeps", sweeps), ("seconds", seconds)) if value is not None]
+    given = {"sweeps": sweeps, "seconds": seconds, "workloads": workloads, "peers": peers}
+    options += [f"--{name}={value}" for name, value in given.items() if value is not None]
     options += [f"--out={out}", f"--benchmark-storage=file://{out}"]  # else pytest-benchmark leaves a folder of its own
     code = _call([sys.executable, "-m", "pytest", str(suite), *options, *pytest_arguments])
     if not any(out.iterdir()):
         out.rmdir()  # nothing was run
     return code
+
+
+def compare(old: Path, new: Path) -> int:
+    """Print what differs between two records by more than their spread.
+
+    Returns:
+        1 if something of maml_fast's got slower, 2 if a file is no record of this format, else 0.
+    """
+    return _call([sys.executable, str(folder() / "compare.py"), str(old), str(new)])
 
 
 def _call(command: Sequence[str]) -> int:

@@ -1,0 +1,33 @@
+"""learn2learn (Arnold et al. 2020): a clone of the module for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from peers.learner import ModuleLearner
+
+
+class Learn2Learn(ModuleLearner):
+    name = "learn2learn"
+    title = "learn2learn"
+    library = "learn2learn"
+    remedy = "pip install learn2learn, on Python 3.10: its 0.2.0 does not build on later ones"
+
+    def task_backward(self, task: Sequence[Tensor], weight: float) -> list[Tensor]:
+        from learn2learn.algorithms import MAML
+
+        x_spt, y_spt, x_qry, y_qry = task
+        learner = MAML(self.model, lr=self.workload.inner_lr, first_order=self.workload.order == 1).clone()
+        losses = []
+        for step in range(self.workload.inner_steps):
+            if step in self.workload.scored:
+                with torch.no_grad():
+                    losses.append(F.cross_entropy(learner(x_qry), y_qry))
+            learner.adapt(F.cross_entropy(learner(x_spt), y_spt))
+        losses.append(F.cross_entropy(learner(x_qry), y_qry))
+        (weight * losses[-1]).backward()
+        return losses

@@ -1,0 +1,25 @@
+"""A warm-up tells how many rounds there is time for; then come the rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+MOST = 30
+
+
+def repeat(function: Callable[[], object], seconds: float) -> list[float]:
+    """The seconds of each round; at least one."""
+    return [seconds_of(function) for _ in range(within(seconds, seconds_of(function)))]
+
+
+def within(seconds: float, once: float) -> int:
+    """How many rounds of ``once`` seconds each."""
+    return min(max(int(seconds / once), 1), MOST)
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

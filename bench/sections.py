@@ -1,0 +1,197 @@
+"""The parts of a report: one for every kind of measurement, left out where nothing was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cliffs
+from measurements import rows_of, unique
+from peers import OURS, TRUTH, TUTORIAL
+from scaling import FLOAT32
+from tables import NOTHING, number, ratio, table, times
+
+Record = dict[str, Any]
+Row = dict[str, Any]
+
+
+def all_of(record: Record) -> Iterable[str]:
+    """The sections of this record."""
+    iteration = _measured_workloads(rows_of(record, "iteration"))
+    if iteration:
+        yield from (_summary(iteration), _iteration(iteration))
+    for name, section in (("op", _op), ("chunks", _chunks), ("scaling", _scaling)):
+        if rows := rows_of(record, name):
+            yield section(rows)
+    if rows := rows_of(record, "sampler"):
+        yield _sampler(rows, {row["subject"]: row["median_ms"] for row in iteration if row["who"] == OURS.title})
+
+
+def _measured_workloads(rows: Sequence[Row]) -> list[Row]:
+    """The rows of workloads of which more is known than who can't run."""
+    measured = {row["subject"] for row in rows if row["rounds"] or row["failed"]}
+    return [row for row in rows if row["subject"] in measured]
+
+
+def _workloads(rows: Sequence[Row]) -> list[list[Row]]:
+    return [[row for row in rows if row["subject"] == subject] for subject in unique(row["subject"] for row in rows)]
+
+
+def _median(rows: Sequence[Row], who: str) -> float | None:
+    return next((row["median_ms"] for row in rows if row["who"] == who), None)
+
+
+def _summary(iteration: Sequence[Row]) -> str:
+    lines = []
+    for rows in _workloads(iteration):
+        ours = next((row for row in rows if row["who"] == OURS.title), None)
+        best = min(
+            (row for row in rows if row is not ours and row["rounds"]), key=lambda row: row["median_ms"], default=None
+        )
+        median = None if ours is None else ours["median_ms"]
+        share = None if ours is None else ours["share_of_blocks"]
+        lines.append(
+            [
+                rows[0]["subject"],
+                rows[0]["what"],
+                f"**{times(ours)}**",
+                ratio(median, rows[0]["floor_ms"] if ours is None else ours["floor_ms"]),
+                NOTHING if best is None else f"{ratio(best['median_ms'], median)} {best['who']}",
+                ratio(_median(rows, TRUTH.title), median),
+                ratio(_median(rows, TUTORIAL.title), median),
+                number(None if share is None else 1 - share, ".1%"),
+            ]
+        )
+    head = ["", "workload", "maml_fast, ms", "÷ floor", "best peer", TRUTH.title, TUTORIAL.title, "not blocks"]
+    text = (
+        "A peer's figure says how many times as long as maml_fast it takes. *Not blocks*: the part of maml_fast's "
+        "iteration that is not spent in the kernels of the convolution blocks."
+    )
+    return f"## Summary\n\n{table(head, lines)}\n\n{text}"
+
+
+def _iteration(iteration: Sequence[Row]) -> str:
+    text = (
+        "A row is one whole iteration: inner loops, query loss, meta-gradient, Adam; float32; in a process of its own. "
+        "*Parity* is the largest relative difference between the row and maml_fast (in its own row: the per-task "
+        "loop), in float64. *Peak* is what training adds to the process, and all of its worker processes."
+    )
+    tables = [_workload(rows) for rows in _workloads(iteration)]
+    left_out = _listing("Not run", iteration, "skipped"), _listing("Failed", iteration, "failed")
+    return "\n\n".join(["## Meta-training iteration", text, *tables, *filter(None, left_out)])
+
+
+def _workload(rows: Sequence[Row]) -> str:
+    ours, floor = _median(rows, OURS.title), next((row["floor_ms"] for row in rows if row["floor_ms"]), None)
+    lines = [
+        [
+            f"**{row['who']}**" if row["who"] == OURS.title else row["who"],
+            "failed" if row["failed"] else times(row),
+            ratio(row["median_ms"], ours),
+            ratio(row["median_ms"], floor),
+            number(row["peak_mib"], ".0f"),
+            _parity(row),
+        ]
+        for row in rows
+        if row["skipped"] is None
+    ]
+    head = ["who", "ms (quartiles)", "÷ maml_fast", "÷ floor", "peak MiB", "parity: loss, meta-gradient"]
+    title = f"### {rows[0]['subject']}: {rows[0]['what']}"
+    return (
+        f"{title}\n\n{number(rows[0]['gflop'], '.1f')} GFLOP, floor {number(floor, '.3g')} ms.\n\n{table(head, lines)}"
+    )
+
+
+def _listing(title: str, rows: Sequence[Row], field: str) -> str | None:
+    """Who has something to tell, and on which workloads: all of them are not named."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row[field] is not None:
+            found.setdefault((row["who"], row[field]), []).append(row["subject"])
+    everywhere = len(unique(row["subject"] for row in rows))
+    lines = [
+        f"- {who}{'' if len(where) == everywhere else ' on ' + ', '.join(where)}: {reason}"
+        for (who, reason), where in found.items()
+    ]
+    return "\n".join([f"### {title}", "", *lines]) if lines else None
+
+
+def _parity(row: Row) -> str:
+    parity = row["parity"]
+    return NOTHING if parity is None else f"{parity['loss']:.0e}, {parity['gradient']:.0e}"
+
+
+def _op(rows: Sequence[Row]) -> str:
+    everyone = unique(row["who"] for row in rows)
+    fastest_of_ours = "native" if "native" in everyone else "reference"
+    found = {(row["subject"], row["what"], row["who"]): row for row in rows}
+    lines = []
+    for subject, what in dict.fromkeys((row["subject"], row["what"]) for row in rows):
+        each = {who: found.get((subject, what, who)) for who in everyone}
+        best, torchs = (each.get(who) or {} for who in (fastest_of_ours, "per-task torch"))
+        lines.append(
+            [
+                subject,
+                what,
+                *map(times, each.values()),
+                ratio(torchs.get("median_ms"), best.get("median_ms")),
+                ratio(best.get("median_ms"), best.get("floor_ms")),
+                number(max(row["parity"]["values"] for row in each.values() if row and row["parity"]), ".0e"),
+            ]
+        )
+    ratios = [f"torch ÷ {fastest_of_ours}", f"{fastest_of_ours} ÷ floor", "parity"]
+    head = ["block", "pass", *(f"{who}, ms (quartiles)" for who in everyone), *ratios]
+    text = "A pass includes those before it: *double backward* is forward, backward and double backward."
+    return f"## Conv block\n\n{table(head, lines)}\n\n{text}"
+
+
+def _sampler(rows: Sequence[Row], iteration: dict[str, float]) -> str:
+    lines = []
+    for row in sorted(rows, key=lambda row: row["subject"]):  # making and waiting side by side
+        whole = iteration.get(row["subject"])
+        known = whole is not None and row["median_ms"] is not None
+        share = f"{row['median_ms'] / whole:.2%}" if known else NOTHING
+        lines.append([row["subject"], row["what"], row["who"], times(row), share])
+    head = ["workload", "what", "backend", "ms (quartiles)", "share of maml_fast's iteration"]
+    text = "Episodes are equal to the bit on both backends. Workloads with equal episodes are named once."
+    return f"## Sampler\n\n{table(head, lines)}\n\n{text}"
+
+
+def _chunks(rows: Sequence[Row]) -> str:
+    lines = [[row["subject"], f"{row['at']:.0f}", times(row), number(row["peak_mib"], ".0f")] for row in rows]
+    head = ["workload", "tasks at a time", "ms (quartiles)", "peak MiB"]
+    return f"## Time against memory\n\n{table(head, lines)}"
+
+
+def _scaling(rows: Sequence[Row]) -> str:
+    curves = cliffs.curves_of(rows)
+    plain = {(curve.subject, curve.what): curve for curve in curves if curve.who == FLOAT32}
+    others = [curve for curve in curves if curve.who != FLOAT32 and (curve.subject, curve.what) in plain]
+    text = (
+        "float32. A *cliff* is a point that lies above both of its neighbours, each in units of its arithmetic floor. "
+        "All points are in scaling.png."
+    )
+    parts = ["## Scaling", text, _cliffs(list(plain.values()))]
+    if others:
+        parts.append(_ratios([(curve, curve.over(plain[curve.subject, curve.what])) for curve in others]))
+    return "\n\n".join(parts)
+
+
+def _cliffs(curves: Sequence[cliffs.Curve]) -> str:
+    lines = []
+    for curve in curves:
+        low, high = curve.extremes()
+        steepest = curve.steepest()
+        cliff = NOTHING if steepest is None else f"{ratio(steepest.height, 1)} at {steepest.at:g}"
+        ends = [f"{ratio(point.over_floor, 1)} at {point.at:g}" for point in (low, high)]
+        lines.append([curve.subject, curve.what, *ends, cliff])
+    return table(["along", "what", "least ÷ floor", "most ÷ floor", "steepest cliff"], lines)
+
+
+def _ratios(curves: Sequence[tuple[cliffs.Curve, dict[float, float]]]) -> str:
+    places = sorted({at for _, ratios in curves for at in ratios})
+    lines = [
+        [f"{curve.who} ÷ {FLOAT32}", curve.what, *(ratio(ratios.get(at), 1) for at in places)]
+        for curve, ratios in curves
+    ]
+    return table(["", f"{curves[0][0].subject}:", *(f"{at:g}" for at in places)], lines)

@@ -1,0 +1,87 @@
+"""Processes of their own: what runs there can't hurt the rest, and is told by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import breakdown
+import pytest
+import torch
+from child import Child, ChildError
+from contestant import Contestant
+from peers import TRUTH
+
+
+class Subject:
+    def __init__(self, closed=None):
+        self.closed = closed
+
+    def add(self, a, b):
+        return a + b
+
+    def environment(self, name):
+        return os.environ.get(name)
+
+    def fail(self):
+        raise ValueError("no such thing as 7")
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def leave(self):
+        os._exit(3)
+
+    def close(self):
+        if self.closed is not None:
+            self.closed.touch()
+
+
+def test_answers_come_back():
+    with Child("a subject", Subject, environment={"MAML_FAST_NOBODY": "9"}) as child:
+        assert child.call("add", 2, 3) == 5
+        assert child.call("environment", "MAML_FAST_NOBODY") == "9"
+    assert "MAML_FAST_NOBODY" not in os.environ
+
+
+def test_the_object_is_closed(tmp_path):
+    with Child("a subject", Subject, tmp_path / "closed"):
+        pass
+    assert (tmp_path / "closed").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("fail", "a subject failed: ValueError: no such thing as 7"),
+        ("die", "a subject was killed by SIGSEGV"),
+        ("leave", "a subject left with exit code 3"),
+    ],
+)
+def test_trouble_is_told_by_name(method, message):
+    with Child("a subject", Subject) as child, pytest.raises(ChildError, match=message):
+        child.call(method)
+
+
+def test_an_object_that_can_not_be_made_is_an_error():
+    with pytest.raises(ChildError, match="nobody failed: StopIteration"):
+        Child("nobody", Contestant, "Q2", "nobody", 1)
+
+
+@pytest.mark.parametrize("peer", [TRUTH.name, "processes"])
+def test_memory_parity_and_time_of_a_peer(peer):
+    with Child(peer, Contestant, "Q2", peer, torch.get_num_threads()) as child:
+        peak = child.call("peak_mib")
+        assert peak is None or 0 < peak < 4096
+        assert child.call("parity")["gradient"] < 1e-9
+        assert all(seconds > 0 for seconds in child.call("times", 0.01))
+
+
+@pytest.mark.native
+def test_kernels_are_told_from_the_rest():
+    from maml_fast import ops
+
+    x, weight = torch.rand(2, 5, 8, 14, 14), torch.rand(2, 8, 8, 3, 3)
+    share = breakdown.share_of_blocks(lambda: [ops.conv_block(x, weight) for _ in range(20)])
+    assert 0.1 < share <= 1
+    assert breakdown.share_of_blocks(lambda: x.square().sum()) == 0
