@@ -74,7 +74,8 @@ def _iteration(iteration: Sequence[Row]) -> str:
     text = (
         "A row is one whole iteration: inner loops, query loss, meta-gradient, Adam; float32; in a process of its own. "
         "*Parity* is the largest relative difference between the row and maml_fast (in its own row: the per-task "
-        "loop), in float64. *Peak* is what training adds to the process, and all of its worker processes."
+        "loop), in float64. *Peak* is what training adds to the process, what a compiler leaves "
+        "behind included, and all of its worker processes."
     )
     tables = [_workload(rows) for rows in _workloads(iteration)]
     left_out = _listing("Not run", iteration, "skipped"), _listing("Failed", iteration, "failed")
