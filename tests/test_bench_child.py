@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import breakdown
 import pytest
 import torch
+from bench_subject import Subject
 from child import Child, ChildError
 from contestant import Contestant
 from peers import TRUTH
-
-
-class Subject:
-    def __init__(self, closed=None):
-        self.closed = closed
-
-    def add(self, a, b):
-        return a + b
-
-    def environment(self, name):
-        return os.environ.get(name)
-
-    def fail(self):
-        raise ValueError("no such thing as 7")
-
-    def die(self):
-        os.kill(os.getpid(), signal.SIGSEGV)
-
-    def leave(self):
-        os._exit(3)
-
-    def close(self):
-        if self.closed is not None:
-            self.closed.touch()
 
 
 def test_answers_come_back():

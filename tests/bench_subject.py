@@ -1,0 +1,30 @@
+"""What tests ask for in a process of its own, which finds it by the name of this module."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+class Subject:
+    def __init__(self, closed=None):
+        self.closed = closed
+
+    def add(self, a, b):
+        return a + b
+
+    def environment(self, name):
+        return os.environ.get(name)
+
+    def fail(self):
+        raise ValueError("no such thing as 7")
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def leave(self):
+        os._exit(3)
+
+    def close(self):
+        if self.closed is not None:
+            self.closed.touch()
