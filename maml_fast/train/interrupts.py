@@ -50,10 +50,11 @@ class Interrupts:
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """A part that a first signal does not break into; it raises when the part has ended."""
-        self._deferring, self._waiting = True, False
+        self._waiting = False
+        self._deferring = True
         try:
             yield
         finally:
             self._deferring = False
-        if self._waiting:
+        if self.received is not None:  # also where the KeyboardInterrupt before was raised in a __del__, and lost
             raise KeyboardInterrupt
