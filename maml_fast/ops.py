@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
+from maml_fast._inner_loops import NetDescription, inner_loops
 
-__all__ = ["conv_block", "in_kernel_order", "over_tasks"]
+__all__ = ["NetDescription", "conv_block", "in_kernel_order", "inner_loops", "native_obstacle", "over_tasks"]
 
 _announced: set[str] = set()
 
@@ -58,7 +59,7 @@ def conv_block(
     _check_tensors(x, weight, bias, gamma, beta)
     _check_geometry(x, weight, stride, padding, pool, eps)
     if native.library() is not None:
-        obstacle = _obstacle(x, weight, stride, pool)
+        obstacle = native_obstacle(x, weight, stride, pool)
         if obstacle is None:
             geometry = _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first)
             return _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)
@@ -88,6 +89,24 @@ def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
         in_memory = parameter.permute(2, 3, 1, 0)  # [k, k, Cin, Cout]
         return in_memory.expand(n_tasks, *in_memory.shape).permute(0, 4, 3, 1, 2)
     return parameter.expand(n_tasks, *parameter.shape)
+
+
+def native_obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str | None:
+    """What keeps a block of these arguments from the native kernels; ``None`` if nothing does."""
+    if native.library() is None:
+        return "there are no native kernels"
+    if x.device.type != "cpu":
+        return f"device {x.device.type} (cpu only)"
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"{x.dtype} (float32 and float64 only)"
+    _, _, _, height, width = weight.shape
+    if height != width or height not in (1, 3, 5):
+        return f"kernel {height}x{width} (1x1, 3x3 and 5x5 only)"
+    if stride > 3:
+        return f"stride {stride} (1 to 3 only)"
+    if pool not in (None, 2):
+        return f"pool {pool} (None and 2 only)"
+    return None
 
 
 def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None) -> None:
@@ -128,22 +147,6 @@ def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: 
                 f"conv_block: images of {tuple(image)} have no output under kernel {tuple(kernel)}, "
                 f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
             )
-
-
-def _obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str | None:
-    """Return what keeps these arguments from the native kernels, or ``None``."""
-    if x.device.type != "cpu":
-        return f"device {x.device.type} (cpu only)"
-    if x.dtype not in (torch.float32, torch.float64):
-        return f"{x.dtype} (float32 and float64 only)"
-    _, _, _, height, width = weight.shape
-    if height != width or height not in (1, 3, 5):
-        return f"kernel {height}x{width} (1x1, 3x3 and 5x5 only)"
-    if stride > 3:
-        return f"stride {stride} (1 to 3 only)"
-    if pool not in (None, 2):
-        return f"pool {pool} (None and 2 only)"
-    return None
 
 
 def _announce(obstacle: str) -> None:

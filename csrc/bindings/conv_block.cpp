@@ -8,66 +8,14 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <array>
 #include <optional>
 #include <tuple>
 
-#include "cpu/arena.h"
+#include "bindings/tensors.h"
 #include "cpu/dispatch.h"
 
 namespace maml_fast {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-using Sizes = std::initializer_list<int64_t>;
-
-const Pool& TorchPool() {
-  static thread_local Pool pool;
-  pool.threads = torch::stable::get_num_threads();
-  pool.least_work = 10'000'000;  // about 0.1 ms of one thread
-  pool.run = [](int64_t count, Pool::Body body, void* context) {
-    torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-  };
-  return pool;
-}
-
-void CheckSizes(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
-  STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, " must have the dtype of x");
-  STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(), " dimensions");
-  int64_t dim = 0;
-  for (const int64_t size : sizes) {
-    STD_TORCH_CHECK(t.size(dim) == size, name, " must be of size ", size, " at dimension ", dim, ", got ", t.size(dim));
-    ++dim;
-  }
-}
-
-template <typename Scalar>
-const Scalar* Images(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
-  CheckSizes(t, name, sizes, like);
-  STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
-  return static_cast<const Scalar*>(t.data_ptr());
-}
-
-template <typename Scalar>
-const Scalar* Images(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
-  return t.has_value() ? Images<Scalar>(*t, name, sizes, like) : nullptr;
-}
-
-// Dense within a task; any stride between tasks, 0 included.
-template <typename Scalar>
-TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
-  if (!t.has_value()) return {};
-  CheckSizes(*t, name, sizes, like);
-  int64_t dense = 1;
-  for (int64_t dim = t->dim() - 1; dim > 0; --dim) {
-    STD_TORCH_CHECK(t->size(dim) == 1 || t->stride(dim) == dense, name, " must be contiguous within a task");
-    dense *= t->size(dim);
-  }
-  return {static_cast<const Scalar*>(t->data_ptr()), t->size(0) == 1 ? 0 : t->stride(0)};
-}
 
 ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding, bool pool, double eps,
                      bool relu_first) {
@@ -96,25 +44,6 @@ ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int6
                   "nothing to compute: a dimension of x, weight or the output is empty");
   STD_TORCH_CHECK(s.InPixels() < (int64_t{1} << 31) && s.ConvPixels() < (int64_t{1} << 31), "the image is too large");
   return s;
-}
-
-Tensor Empty(Sizes sizes, ScalarType dtype) {
-  Tensor t = torch::stable::empty({sizes.begin(), sizes.size()}, dtype);
-  AdviseHugePages(t.data_ptr(), static_cast<size_t>(t.numel()) * (dtype == ScalarType::Double ? 8 : 4));
-  return t;
-}
-
-template <typename Scalar>
-Scalar* Data(const Tensor& t) {
-  return static_cast<Scalar*>(t.data_ptr());
-}
-
-// Calls f with a float or a double, as x has.
-template <typename F>
-auto WithScalar(const Tensor& x, const F& f) {
-  if (x.scalar_type() == ScalarType::Float) return f(float{});
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Double, "x must be float32 or float64");
-  return f(double{});
 }
 
 template <typename Scalar, typename T>

@@ -72,6 +72,11 @@ struct ConvBlockForwardArgs {
   Scalar* mean;                         // [T, Cout]
   Scalar* rstd;                         // [T, Cout]
   uint8_t* argmax;                      // [T, B, PH, PW, Cout]
+
+  // For a thin block that meets the same images again: its patch moments in double, [T, KeptSize()], which forward
+  // leaves here, or takes from here where they are known.
+  double* moments = nullptr;
+  bool moments_known = false;
 };
 
 // What forward left behind and both backward passes read.

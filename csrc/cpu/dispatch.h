@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cpu/conv_block.h"
+#include "cpu/kernel_table.h"
 
 namespace maml_fast {
 

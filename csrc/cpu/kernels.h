@@ -1,45 +1,16 @@
 // The table of an instruction set's kernels.
 #pragma once
 
-#include "cpu/conv_block.h"
-#include "cpu/passes/backward.h"
-#include "cpu/passes/double_backward.h"
-#include "cpu/passes/forward.h"
-#include "cpu/thin/fallback.h"
-#include "cpu/thin/passes.h"
+#include "cpu/inner_loop/inner_loops.h"
+#include "cpu/kernel_table.h"
+#include "cpu/run_block.h"
 
 namespace maml_fast {
 namespace {
 
-template <template <typename> class Pass, typename Args>
-void RunBlock(const Args& args, const Pool& pool) {
-  ArenaScope arena;
-  RunPass(Pass(args, arena), args.shape, pool);
-}
-
 template <typename Scalar>
-void RunForward(const ConvBlockForwardArgs<Scalar>& args, const Pool& pool) {
-  if (args.shape.Thin()) return RunBlock<ThinForwardPass>(args, pool);
-  RunBlock<ForwardPass>(args, pool);
-}
-
-template <typename Scalar>
-void RunBackward(const ConvBlockBackwardArgs<Scalar>& args, const Pool& pool) {
-  if (!args.shape.Thin()) return RunBlock<BackwardPass>(args, pool);
-  if (args.grad_x != nullptr) return BackwardOnPixels(args, pool);
-  RunBlock<ThinBackwardPass>(args, pool);
-}
-
-template <typename Scalar>
-void RunDoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Pool& pool) {
-  if (!args.shape.Thin()) return RunBlock<DoubleBackwardPass>(args, pool);
-  if (args.grad_x != nullptr || args.gg_x != nullptr) return DoubleBackwardOnPixels(args, pool);
-  RunBlock<ThinDoubleBackwardPass>(args, pool);
-}
-
-template <typename Scalar>
-constexpr ConvBlockKernels<Scalar> MakeKernels() {
-  return {RunForward<Scalar>, RunBackward<Scalar>, RunDoubleBackward<Scalar>};
+constexpr KernelTable<Scalar> MakeKernels() {
+  return {RunForward<Scalar>, RunBackward<Scalar>, RunDoubleBackward<Scalar>, RunInnerLoops<Scalar>};
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast import ops
+from maml_fast.fusion.conv_net import ConvNet, read_conv_net
 from maml_fast.fusion.fuser import Fuser, Recording
 from maml_fast.fusion.report import BatchNormPolicy, FusionReport
 from maml_fast.fusion.structure import set_batch_norm_policy, structural_copy
@@ -73,6 +74,9 @@ def _check_model(model: Any, batch_norm: BatchNormPolicy) -> None:
             raise ValueError(f"{name} has no shape yet; run the model once on an example before fusing it")
 
 
+NO_RECORDING = "forward has no recording in these modes"
+
+
 class FusedModel(nn.Module):
     """What :func:`fuse` returns.
 
@@ -99,6 +103,7 @@ class FusedModel(nn.Module):
         recording = fuser.recordings.get(root, Recording([], {}))
         self._watched = recording.watched
         self._programs = {modes: read_program(graph, root) for modes, graph in recording.graphs.items()}
+        self._nets = {modes: read_conv_net(program) for modes, program in self._programs.items()}
         self._block_weights = _first_names(root, fuser.block_weights)
         self._pairs = [(model, self), *zip(model.modules(), root.modules(), strict=True)]
         self.report = FusionReport(batch_norm, tuple(fuser.fused), tuple(fuser.left))
@@ -121,8 +126,11 @@ class FusedModel(nn.Module):
 
     def task_program(self) -> TaskProgram | str:
         """What runs the model for all tasks at once in the training modes that it is in, or why nothing does."""
-        modes = tuple([module.training for module in self._watched])
-        return self._programs.get(modes, "forward has no recording in these modes")
+        return self._programs.get(self._modes(), NO_RECORDING)
+
+    def conv_net(self) -> ConvNet | str:
+        """The model as a chain of conv blocks, in the training modes that it is in, or why it is none."""
+        return self._nets.get(self._modes(), NO_RECORDING)
 
     def in_kernel_order(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return parameters, given by name, with the filters of fused blocks laid out in memory as the kernels do."""
@@ -130,6 +138,9 @@ class FusedModel(nn.Module):
             name: ops.in_kernel_order(parameter) if name in self._block_weights else parameter
             for name, parameter in parameters.items()
         }
+
+    def _modes(self) -> tuple[bool, ...]:
+        return tuple([module.training for module in self._watched])
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True

@@ -12,7 +12,7 @@ from maml_fast import ops
 from maml_fast.fusion.task_steps import Step, Weight, gives_size, read_step
 from maml_fast.fusion.trace import has_hooks
 
-__all__ = ["TaskProgram", "read_program"]
+__all__ = ["Line", "TaskProgram", "read_program"]
 
 
 def read_program(graph: Graph, root: nn.Module) -> TaskProgram | str:
@@ -29,7 +29,9 @@ class _UnknownStepError(Exception):
     """The recording holds what can't be done for all tasks at once, or not yet; the message names it."""
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
+    """One operation of a program, and what can be let go of after it."""
+
     result: Node
     step: Step
     done: list[Node]  # values that no later line needs
@@ -46,12 +48,12 @@ class TaskProgram:
         result = next(node for node in graph.nodes if node.op == "output").args[0]
         if len(inputs) != 1 or not isinstance(result, Node):
             raise _UnknownStepError("a forward of one tensor to one tensor is needed")
-        self._input, self._result = inputs[0], result
-        self._lines = _lines(graph, root, inputs[0], result)
+        self.input, self.result = inputs[0], result
+        self.lines = _lines(graph, root, inputs[0], result)
 
     def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Run it."""
-        values: dict[Any, Any] = {self._input: x}
+        values: dict[Any, Any] = {self.input: x}
 
         def value(operand: Any) -> Any:
             if type(operand) is Weight:
@@ -59,20 +61,20 @@ class TaskProgram:
                 return ops.over_tasks(shared[operand.name], len(x)) if own is None else own
             return values[operand] if type(operand) is Node else operand
 
-        for result, step, done in self._lines:
+        for result, step, done in self.lines:
             values[result] = step.run(*map(value, step.operands))
             for node in done:
                 del values[node]
-        return values[self._result]
+        return values[self.result]
 
 
-def _lines(graph: Graph, root: nn.Module, start: Node, result: Node) -> list[_Line]:
+def _lines(graph: Graph, root: nn.Module, start: Node, result: Node) -> list[Line]:
     """Read every node, in the order of the recording."""
     first_names: dict[Tensor, str] = {}  # tied tensors have several
     for name, tensor in (*root.named_parameters(), *root.named_buffers()):
         first_names.setdefault(tensor, name)
     tensors, sizes = {start}, set[Node]()
-    lines: list[_Line] = []
+    lines: list[Line] = []
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr", "output"):
             continue
@@ -80,7 +82,7 @@ def _lines(graph: Graph, root: nn.Module, start: Node, result: Node) -> list[_Li
         if step is None or not _is_closed(node, step, {*tensors, *sizes}):
             raise _UnknownStepError(f"{_described(node, root)} has no form for all tasks at once")
         operands = tuple(_named(operand, root, first_names) for operand in step.operands)
-        lines.append(_Line(node, Step(step.run, operands), []))
+        lines.append(Line(node, Step(step.run, operands), []))
         (sizes if gives_size(node) else tensors).add(node)
     if result not in tensors:
         raise _UnknownStepError("what it returns is not computed from its input")
@@ -106,7 +108,7 @@ def _named(operand: Any, root: nn.Module, first_names: Mapping[Tensor, str]) -> 
     return Weight(first_names[tensor])
 
 
-def _release(lines: list[_Line], start: Node, result: Node) -> None:
+def _release(lines: list[Line], start: Node, result: Node) -> None:
     """Note where each value is needed for the last time."""
     last = {start: lines[0]} if lines else {}
     for line in lines:

@@ -19,7 +19,7 @@ from maml_fast.fusion.patterns import arguments, input_of, read_pool
 from maml_fast.fusion.trace import has_hooks
 from maml_fast.nn import ConvBlock, conv_block, conv_block_of_tasks
 
-__all__ = ["Step", "Weight", "gives_size", "read_step"]
+__all__ = ["Step", "Weight", "flatten", "fold", "gives_size", "linear", "mean", "read_step", "reshape", "size"]
 
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
@@ -62,7 +62,7 @@ def read_step(node: Node, root: nn.Module, sizes: Collection[Node]) -> Step | No
     if node.op not in ("call_function", "call_method"):
         return None
     if read_pool(node, root) or node.target in _POOLS or getattr(node.target, "per_image", False):
-        return _on_input(node, lambda function: partial(_fold, function), node.target)
+        return _on_input(node, lambda function: partial(fold, function), node.target)
     if node.target in _POINTWISE:
         return _on_input(node, lambda function: function, _POINTWISE[node.target])
     reader = _READERS.get(node.target)
@@ -82,13 +82,13 @@ def _read_module(module: nn.Module, name: str, node: Node) -> Step | None:
         rest = (None if p is None else Weight(place) for p, place in zip(parameters, places, strict=True))
         return Step(partial(conv_block_of_tasks, **module.geometry), (x, Weight(f"{name}.conv.weight"), *rest))
     if type(module) is nn.Linear:
-        return Step(_linear, (x, Weight(f"{name}.weight"), None if module.bias is None else Weight(f"{name}.bias")))
+        return Step(linear, (x, Weight(f"{name}.weight"), None if module.bias is None else Weight(f"{name}.bias")))
     if type(module) is nn.Flatten:
-        return Step(_flatten, (x, module.start_dim, module.end_dim))
+        return Step(flatten, (x, module.start_dim, module.end_dim))
     if type(module) in _POINTWISE_MODULES:
         return Step(module.forward, (x,))
     if type(module) in _POOL_MODULES or (type(module) is nn.MaxPool2d and not module.return_indices):
-        return Step(partial(_fold, module.forward), (x,))
+        return Step(partial(fold, module.forward), (x,))
     return None
 
 
@@ -101,12 +101,12 @@ def _on_input(node: Node, form: Callable[[Any], Any], function: Any) -> Step | N
     return Step(partial(form(function), **options) if options else form(function), (x, *node.args[1:]))
 
 
-def _fold(function: Callable[..., Tensor], x: Tensor, *rest: Any, **options: Any) -> Tensor:
+def fold(function: Callable[..., Tensor], x: Tensor, *rest: Any, **options: Any) -> Tensor:
     """Give the images of all tasks to a function as one batch."""
     return function(x.flatten(0, 1), *rest, **options).unflatten(0, x.shape[:2])
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [T, N, ..., in], weight [T, out, in], bias [T, out] -> [T, N, ..., out]."""
     if x.shape[-1] != weight.shape[-1]:
         raise ValueError(f"a linear layer of {weight.shape[-1]} features got {list(x.shape)}, tasks first")
@@ -115,11 +115,11 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out if x.dim() == 3 else out.view(*x.shape[:-1], -1)
 
 
-def _flatten(x: Tensor, first: int, last: int) -> Tensor:
+def flatten(x: Tensor, first: int, last: int) -> Tensor:
     return x.flatten(_past_tasks(first), _past_tasks(last))
 
 
-def _mean(x: Tensor, dims: Any, keepdim: bool) -> Tensor:
+def mean(x: Tensor, dims: Any, keepdim: bool) -> Tensor:
     return x.mean([_past_tasks(dim) for dim in ((dims,) if isinstance(dims, int) else dims)], keepdim)
 
 
@@ -127,37 +127,37 @@ def _past_tasks(dim: int) -> int:
     return dim + 1 if dim >= 0 else dim
 
 
-def _reshape(x: Tensor, *sizes: Any) -> Tensor:
+def reshape(x: Tensor, *sizes: Any) -> Tensor:
     return x.reshape(x.shape[0], *(sizes if isinstance(sizes[0], int) else sizes[0]))
 
 
-def _size(x: Tensor, dim: int | None = None) -> Any:
+def size(x: Tensor, dim: int | None = None) -> Any:
     return x.shape[1:] if dim is None else x.shape[1:][dim]
 
 
 def _read_flatten(node: Node, sizes: Collection[Node]) -> Step | None:
     x, first, last = arguments(node, {"input": None, "start_dim": 0, "end_dim": -1}).values()
-    return Step(_flatten, (x, first, last)) if isinstance(first, int) and isinstance(last, int) else None
+    return Step(flatten, (x, first, last)) if isinstance(first, int) and isinstance(last, int) else None
 
 
 def _read_mean(node: Node, sizes: Collection[Node]) -> Step | None:
     x, dims, keepdim, dtype = arguments(node, {"input": None, "dim": None, "keepdim": False, "dtype": None}).values()
-    return None if dims is None or dtype is not None else Step(_mean, (x, dims, keepdim))
+    return None if dims is None or dtype is not None else Step(mean, (x, dims, keepdim))
 
 
 def _read_reshape(node: Node, sizes: Collection[Node]) -> Step | None:
     x, *rest = node.args
     shape = tuple(rest[0]) if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else tuple(rest)
     known = all(isinstance(extent, int) or extent in sizes for extent in shape)
-    return Step(_reshape, (x, *shape)) if shape and known and not node.kwargs else None
+    return Step(reshape, (x, *shape)) if shape and known and not node.kwargs else None
 
 
 def _read_size(node: Node, sizes: Collection[Node]) -> Step | None:
-    return None if node.kwargs else Step(_size, node.args)
+    return None if node.kwargs else Step(size, node.args)
 
 
 def _read_attribute(node: Node, sizes: Collection[Node]) -> Step | None:
-    return Step(_size, node.args[:1]) if node.args[1] == "shape" else None
+    return Step(size, node.args[:1]) if node.args[1] == "shape" else None
 
 
 def _read_item(node: Node, sizes: Collection[Node]) -> Step | None:
@@ -165,7 +165,7 @@ def _read_item(node: Node, sizes: Collection[Node]) -> Step | None:
 
 
 def _read_linear(node: Node, sizes: Collection[Node]) -> Step:
-    return Step(_linear, tuple(arguments(node, dict.fromkeys(("input", "weight", "bias"))).values()))
+    return Step(linear, tuple(arguments(node, dict.fromkeys(("input", "weight", "bias"))).values()))
 
 
 def _read_block(node: Node, sizes: Collection[Node]) -> Step:

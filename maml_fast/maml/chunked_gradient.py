@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-__all__ = ["ChunkedGradient", "OutsideGraphError"]
+__all__ = ["ChunkedGradient", "OutsideGraphError", "hand_out"]
 
 _AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
@@ -68,7 +69,7 @@ class ChunkedGradient:
 
     def hand_out(self, loss: Tensor) -> Tensor:
         """Return the loss, with the gradient that was added up as its own."""
-        return _HandOut.apply(loss, list(self._gradients.values()), *self._gradients)
+        return hand_out(loss, self._gradients)
 
     def _leaves(self, root: Node) -> list[Tensor]:
         """All leaves that a graph leads to."""
@@ -92,6 +93,11 @@ class ChunkedGradient:
         return leaf
 
 
+def hand_out(loss: Tensor, gradients: Mapping[Tensor, Tensor]) -> Tensor:
+    """Return the loss as a function of the tensors whose gradients are given."""
+    return _HandOut.apply(loss, list(gradients.values()), *gradients)
+
+
 class _HandOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *sources: Tensor) -> Tensor:
@@ -102,7 +108,7 @@ class _HandOut(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "the meta-gradient itself can't be differentiated (create_graph=True) when tasks go in chunks, whose "
-                "graphs are gone; use task_chunk=None: MAML(..., task_chunk=None)"
+                "the meta-gradient itself can't be differentiated (create_graph=True) once the tasks' graphs are gone; "
+                "use task_chunk=None, which keeps them: MAML(..., task_chunk=None)"
             )
         return None, None, *(grad_loss * gradient for gradient in ctx.saved_tensors)

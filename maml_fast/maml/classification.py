@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["check_labels", "count_correct", "cross_entropy_of_tasks"]
+__all__ = ["check_labels", "check_range", "count_correct", "cross_entropy_of_tasks"]
 
 IGNORED = -100  # the label that F.cross_entropy leaves out
 
@@ -42,9 +42,14 @@ def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
             f"cross-entropy on logits {list(logits.shape)} takes int64 labels {list(logits.shape[:2])}, "
             f"got {what} of {targets.dtype} {list(targets.shape)}; pass another loss_fn for other targets"
         )
+    check_range(targets, logits.shape[2], what)
+
+
+def check_range(targets: Tensor, n_classes: int, what: str) -> None:
+    """Raise unless labels on the CPU are classes 0 to ``n_classes - 1``."""
     if targets.device.type != "cpu" or targets.numel() == 0:
         return
-    (least, most), n_classes = (int(label) for label in torch.aminmax(targets)), logits.shape[2]
+    least, most = (int(label) for label in torch.aminmax(targets))
     if least < 0 or most >= n_classes:
         wrong = least if least < 0 else most
         raise ValueError(f"{what} holds the label {wrong}, but the model has {n_classes} outputs: 0..{n_classes - 1}")

@@ -23,10 +23,11 @@ from maml_fast.maml.checks import (
 )
 from maml_fast.maml.inner_loop import InnerLoop, Theta
 from maml_fast.maml.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
+from maml_fast.maml.native_loop import NativeLoop, native_loop
 from maml_fast.maml.results import MAMLOutput, TaskResults
 from maml_fast.maml.selection import Adapt, select_parameters
 from maml_fast.maml.sgd import FastWeights
-from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk
+from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.task_loss import LossFunction, TaskLoss
 
@@ -116,7 +117,11 @@ class MAML(nn.Module):
         parameters = self._current_parameters()
         loop = self._inner_loop(parameters, inner_steps)
         episodes = self._checked(episodes, parameters)
-        results, loss = self._chunks.loss(loop, episodes, per_step, self.task_chunk)
+        native = self._native(loop, episodes)
+        if native is not None:
+            results, loss = native.loss(episodes, per_step)
+        else:
+            results, loss = self._chunks.loss(loop, episodes, per_step, self.task_chunk)
         losses = results.losses.detach().mean(dim=1) if per_step else None
         if results.correct is None:
             return MAMLOutput(loss, None, losses, None)
@@ -151,8 +156,12 @@ class MAML(nn.Module):
         parameters = self._current_parameters()
         loop = self._inner_loop(parameters, inner_steps)
         episodes = self._checked(episodes, parameters)
-        chunk = None if torch.is_grad_enabled() else self.task_chunk
-        return self._chunks.results(loop, episodes, per_step, chunk)
+        if torch.is_grad_enabled():
+            return self._chunks.results(loop, episodes, per_step, None)
+        native = self._native(loop, episodes)
+        if native is not None:
+            return native.results(episodes, per_step)
+        return self._chunks.results(loop, episodes, per_step, self.task_chunk)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -222,6 +231,10 @@ class MAML(nn.Module):
         adapted = self._adapted(parameters)
         theta = self._theta(parameters, adapted)._replace(rates={name: self._rate_of(name) for name in adapted})
         return InnerLoop(theta, self._forward_tasks, partial(self._task_loss, self.loss_fn), steps, self.order)
+
+    def _native(self, loop: InnerLoop, episodes: Episodes) -> NativeLoop | None:
+        form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(self.task_chunk))
+        return None if isinstance(form, str) else form
 
     def _theta(self, parameters: Mapping[str, nn.Parameter], adapted: Mapping[str, Tensor]) -> Theta:
         shared = {name: parameter for name, parameter in parameters.items() if name not in adapted}

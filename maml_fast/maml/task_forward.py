@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from maml_fast.fusion import FusedModel, fuse
+from maml_fast.fusion.conv_net import ConvNet
 from maml_fast.fusion.report import BatchNormPolicy
 from maml_fast.fusion.task_program import TaskProgram
 from maml_fast.maml.batch_norm import BatchNormMode
@@ -47,6 +48,13 @@ class TaskForward:
     def in_kernel_order(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The parameters laid out in memory as what runs here reads them, to be done once before many calls."""
         return self.module.in_kernel_order(parameters) if isinstance(self.module, FusedModel) else parameters
+
+    def conv_net(self) -> ConvNet | str:
+        """The module as a chain of conv blocks, in the training modes that it is in, or why it is none."""
+        if not isinstance(self.module, FusedModel):
+            return "fusion is switched off"
+        self.module.follow_modes()
+        return self.module.conv_net()
 
     def describe(self) -> str:
         """What runs the module in the training modes that it is in, and why."""

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "cpu/conv_block.h"
+#include "cpu/kernel_table.h"
 #include "cpu/dispatch.h"
 
 namespace maml_fast {

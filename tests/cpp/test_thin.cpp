@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/conv_block.h"
+#include "cpu/kernel_table.h"
 #include "every_instruction_set.h"
 #include "plain_block.h"
 
@@ -19,7 +19,7 @@ struct ThinRun {
   using Buffer = std::vector<Scalar>;
 
   const ConvBlockShape s;
-  const ConvBlockKernels<Scalar>& kernels;
+  const KernelTable<Scalar>& kernels;
   const Pool pool;
   Buffer x, weight, bias, gamma, beta, out, kept, mean, rstd;
   std::vector<uint8_t> argmax;

@@ -71,21 +71,26 @@ struct ThinForwardBody {
   }
 };
 
+// One after the other in memory.
+struct PatchMoments {
+  double* mean;        // [P]
+  double* covariance;  // [P][P]
+};
+
 template <typename Scalar>
 struct ThinForwardPass {
   static constexpr int kPhases = 3;
   enum Phase { kMoments, kJoin, kSweep };
 
   struct Scratch {
-    double* sums;        // [B][P][P + 1]
-    double* mean;        // [P]
-    double* covariance;  // [P][P]
-    double* weight;      // [P][Cout]
-    double* product;     // [P][Cout]: covariance times weight
-    double* variance;    // [Cout]
-    double* centre;      // [Cout]: mean of y, without the bias
-    Scalar* scaled;      // [P][Cout, padded]: the weights of z
-    Scalar* shift;       // [Cout, padded]
+    double* sums;      // [B][P][P + 1]
+    double* moments;   // [P (P + 1)], where the caller keeps none
+    double* weight;    // [P][Cout]
+    double* product;   // [P][Cout]: covariance times weight
+    double* variance;  // [Cout]
+    double* centre;    // [Cout]: mean of y, without the bias
+    Scalar* scaled;    // [P][Cout, padded]: the weights of z
+    Scalar* shift;     // [Cout, padded]
   };
 
   const ConvBlockForwardArgs<Scalar>& args;
@@ -96,8 +101,7 @@ struct ThinForwardPass {
     const ConvBlockShape& s = args.shape;
     const int64_t patch = s.PatchSize(), pitch = RoundUpToLanes<Scalar>(s.out_channels);
     return {arena.Array<double>(s.batch * patch * (patch + 1)),
-            arena.Array<double>(patch),
-            arena.Array<double>(patch * patch),
+            arena.Array<double>(s.KeptSize()),
             arena.Array<double>(s.WeightSize()),
             arena.Array<double>(s.WeightSize()),
             arena.Array<double>(s.out_channels),
@@ -111,11 +115,14 @@ struct ThinForwardPass {
   void Run(int phase, int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     switch (phase) {
       case kMoments:
-        return Moments(task, scratch, begin, end);
-      case kJoin:
-        JoinPatchSums(args.shape, scratch.sums, scratch.mean, scratch.covariance);
-        Keep(task, scratch);
-        return JoinNorm(task, scratch);
+        if (!args.moments_known) Moments(task, scratch, begin, end);
+        return;
+      case kJoin: {
+        const PatchMoments moments = MomentsOf(task, scratch);
+        if (!args.moments_known) JoinPatchSums(args.shape, scratch.sums, moments.mean, moments.covariance);
+        Keep(task, moments);
+        return JoinNorm(task, moments, scratch);
+      }
       case kSweep:
         return args.shape.pool ? Sweep<4>(task, scratch, begin, end) : Sweep<1>(task, scratch, begin, end);
     }
@@ -133,20 +140,24 @@ struct ThinForwardPass {
     }
   }
 
-  void Keep(int64_t task, const Scratch& scratch) const {
-    const int64_t patch = args.shape.PatchSize();
-    Scalar* kept = args.kept + task * args.shape.KeptSize();
-    std::copy(scratch.mean, scratch.mean + patch, kept);
-    std::copy(scratch.covariance, scratch.covariance + patch * patch, kept + patch);
+  PatchMoments MomentsOf(int64_t task, const Scratch& scratch) const {
+    const int64_t size = args.shape.KeptSize();
+    double* first = args.moments == nullptr ? scratch.moments : args.moments + task * size;
+    return {first, first + args.shape.PatchSize()};
+  }
+
+  void Keep(int64_t task, const PatchMoments& moments) const {
+    const int64_t size = args.shape.KeptSize();
+    std::copy(moments.mean, moments.mean + size, args.kept + task * size);
   }
 
   // mean = w . p_bar + bias, var = w^T C w; z = gamma rstd w . (p - p_bar) + beta
-  void JoinNorm(int64_t task, const Scratch& scratch) const {
+  void JoinNorm(int64_t task, const PatchMoments& moments, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     ToDouble(args.weight.Of(task), s.WeightSize(), scratch.weight);
-    TimesCovariance(s, scratch.covariance, scratch.weight, scratch.product);
+    TimesCovariance(s, moments.covariance, scratch.weight, scratch.product);
     DotColumns(s, scratch.weight, scratch.product, scratch.variance);
-    TimesPatch(s, scratch.mean, scratch.weight, scratch.centre);
+    TimesPatch(s, moments.mean, scratch.weight, scratch.centre);
     const Scalar *bias = args.bias.Of(task), *gamma = args.gamma.Of(task), *beta = args.beta.Of(task);
     const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
     std::fill(scratch.scaled, scratch.scaled + s.PatchSize() * pitch, Scalar{0});

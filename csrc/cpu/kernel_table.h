@@ -1,24 +1,26 @@
-// The conv block on the CPU. One table of kernels per instruction set; the best that this machine runs is chosen once.
+// What the CPU runs. One table of kernels per instruction set; the best that this machine runs is chosen once.
 #pragma once
 
 #include "core/conv_block.h"
+#include "core/inner_loop.h"
 #include "cpu/parallel.h"
 
 namespace maml_fast {
 
 template <typename Scalar>
-struct ConvBlockKernels {
+struct KernelTable {
   void (*forward)(const ConvBlockForwardArgs<Scalar>&, const Pool&);
   void (*backward)(const ConvBlockBackwardArgs<Scalar>&, const Pool&);
   void (*double_backward)(const ConvBlockDoubleBackwardArgs<Scalar>&, const Pool&);
+  void (*inner_loops)(const InnerLoopArgs<Scalar>&, const Pool&);
 };
 
 struct CpuKernels {
-  ConvBlockKernels<float> f32;
-  ConvBlockKernels<double> f64;
+  KernelTable<float> f32;
+  KernelTable<double> f64;
 
   template <typename Scalar>
-  const ConvBlockKernels<Scalar>& Of() const {
+  const KernelTable<Scalar>& Of() const {
     if constexpr (sizeof(Scalar) == sizeof(float)) {
       return f32;
     } else {

@@ -1,35 +1,39 @@
 #if defined(__x86_64__)
 
-// Everything shared with other files is included before the target pragma: only the kernels may use avx2.
+// Everything shared with other files is included before the target pragma: only the kernels may use avx512.
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "core/conv_block.h"
+#include "core/inner_loop.h"
 #include "cpu/arena.h"
-#include "cpu/conv_block.h"
 #include "cpu/convolution/pixel_plan.h"
 #include "cpu/convolution/winograd_tiles.h"
+#include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 
-#define MF_VECTOR_BYTES 32
+#define MF_VECTOR_BYTES 64
 #include "cpu/kernels.h"
 
 namespace maml_fast {
 
-const CpuKernels kAvx2Kernels = {MakeKernels<float>(), MakeKernels<double>()};
+const CpuKernels kAvx512Kernels = {MakeKernels<float>(), MakeKernels<double>()};
 
 }  // namespace maml_fast
 

@@ -1,0 +1,137 @@
+// Whole inner loops as a private torch operator; maml_fast/_inner_loop.py is its only caller.
+#include "core/inner_loop.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "bindings/tensors.h"
+#include "cpu/dispatch.h"
+
+namespace maml_fast {
+namespace {
+
+using Integers = std::vector<int64_t>;
+using Floats = std::vector<double>;
+
+// The shape of a block, from its numbers: out_channels, kernel, stride, padding, pool, relu_first, has_bias, has_gamma,
+// has_beta.
+constexpr size_t kNumbersOfBlock = 9;
+
+ConvBlockShape BlockShape(const int64_t* numbers, double eps, int64_t channels, int64_t height, int64_t width) {
+  ConvBlockShape s{};
+  s.in_channels = channels;
+  s.in_height = height;
+  s.in_width = width;
+  s.out_channels = numbers[0];
+  s.kernel = numbers[1];
+  s.stride = numbers[2];
+  s.padding = numbers[3];
+  s.pool = numbers[4] != 0;
+  s.relu_first = numbers[5] != 0;
+  s.eps = eps;
+  STD_TORCH_CHECK(s.out_channels >= 1 && s.kernel >= 1 && s.stride >= 1 && s.padding >= 0, "a block is out of range");
+  STD_TORCH_CHECK(height + 2 * s.padding >= s.kernel && width + 2 * s.padding >= s.kernel,
+                  "a block's kernel does not fit its padded image");
+  s.conv_height = ConvExtent(height, s.kernel, s.stride, s.padding);
+  s.conv_width = ConvExtent(width, s.kernel, s.stride, s.padding);
+  s.out_height = s.pool ? s.conv_height / 2 : s.conv_height;
+  s.out_width = s.pool ? s.conv_width / 2 : s.conv_width;
+  STD_TORCH_CHECK(s.OutPixels() >= 1, "a block has no output");
+  return s;
+}
+
+// head: mean_over_pixels, classes, has_bias.
+ConvNet Net(const Tensor& x, const Integers& blocks, const Floats& eps, const Integers& head) {
+  STD_TORCH_CHECK(!eps.empty() && blocks.size() == eps.size() * kNumbersOfBlock && head.size() == 3 && head[1] >= 1,
+                  "the description of the net is incomplete");
+  ConvNet net;
+  int64_t channels = x.size(4), height = x.size(2), width = x.size(3);
+  STD_TORCH_CHECK(channels >= 1 && height >= 1 && width >= 1 && height * width < (int64_t{1} << 31),
+                  "images must have pixels, and not too many");
+  for (size_t l = 0; l < eps.size(); ++l) {
+    const int64_t* numbers = blocks.data() + l * kNumbersOfBlock;
+    ConvNet::Block block{};
+    block.shape = BlockShape(numbers, eps[l], channels, height, width);
+    channels = block.shape.out_channels;
+    height = block.shape.out_height;
+    width = block.shape.out_width;
+    block.weight = net.Append(true, block.shape.WeightSize());
+    block.bias = net.Append(numbers[6] != 0, channels);
+    block.gamma = net.Append(numbers[7] != 0, channels);
+    block.beta = net.Append(numbers[8] != 0, channels);
+    net.blocks.push_back(block);
+  }
+  net.mean_over_pixels = head[0] != 0;
+  net.classes = head[1];
+  net.classifier = net.Append(true, net.classes * net.Features());
+  net.classifier_bias = net.Append(head[2] != 0, net.classes);
+  return net;
+}
+
+const int64_t* Labels(const Tensor& t, const char* name, const Tensor& images, int64_t classes) {
+  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == ScalarType::Long, name,
+                  " must be contiguous int64 on the CPU");
+  STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == images.size(0) && t.size(1) == images.size(1), name,
+                  " must have one label for every image");
+  const auto* labels = static_cast<const int64_t*>(t.data_ptr());
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    STD_TORCH_CHECK(labels[i] >= 0 && labels[i] < classes, name, " holds the label ", labels[i], ", not one of 0..",
+                    classes - 1);
+  }
+  return labels;
+}
+
+using Result = std::tuple<Tensor, Tensor, Tensor>;
+
+Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
+                  Integers head, Floats rates, int64_t steps, bool second_order, bool every_step, int64_t tasks_at_once,
+                  bool needs_gradient) {
+  STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, H, W, C]");
+  const ConvNet net = Net(x_spt, blocks, eps, head);
+  const int64_t tasks = x_spt.size(0), height = x_spt.size(2), width = x_spt.size(3), channels = x_spt.size(4);
+  STD_TORCH_CHECK(tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1,
+                  "tasks, images or steps are out of range");
+  STD_TORCH_CHECK(rates.size() == net.places.size(), "every parameter needs a rate");
+  const int64_t scores = every_step ? steps + 1 : 1;
+  const Tensor losses = torch::stable::empty({scores, tasks}, theta.scalar_type());
+  const Tensor correct = torch::stable::empty({scores, tasks}, ScalarType::Long);
+  const Tensor gradient = torch::stable::empty({needs_gradient ? net.size : 0}, theta.scalar_type());
+  return WithScalar(theta, [&](auto zero) -> Result {
+    using Scalar = decltype(zero);
+    const InnerLoopArgs<Scalar> args{
+        net,
+        tasks,
+        x_spt.size(1),
+        x_qry.size(1),
+        steps,
+        second_order,
+        every_step,
+        tasks_at_once,
+        rates.data(),
+        Images<Scalar>(theta, "theta", {net.size}, theta),
+        Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), height, width, channels}, theta),
+        Labels(y_spt, "y_spt", x_spt, net.classes),
+        Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), height, width, channels}, theta),
+        Labels(y_qry, "y_qry", x_qry, net.classes),
+        Data<Scalar>(losses),
+        Data<int64_t>(correct),
+        needs_gradient ? Data<Scalar>(gradient) : nullptr};
+    Kernels().Of<Scalar>().inner_loops(args, TorchPool());
+    return {losses, correct, gradient};
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
+  m.def(
+      "inner_loops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
+      "int[] head, float[] rates, int steps, bool second_order, bool every_step, int tasks_at_once, "
+      "bool needs_gradient) -> (Tensor losses, Tensor correct, Tensor gradient)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) { m.impl("inner_loops", TORCH_BOX(&InnerLoops)); }
+
+}  // namespace maml_fast

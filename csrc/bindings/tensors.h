@@ -1,0 +1,90 @@
+// Tensors as the kernels take them: checked, and as bare pointers.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <initializer_list>
+#include <optional>
+
+#include "core/conv_block.h"
+#include "cpu/arena.h"
+#include "cpu/parallel.h"
+
+namespace maml_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+using Sizes = std::initializer_list<int64_t>;
+
+inline const Pool& TorchPool() {
+  static thread_local Pool pool;
+  pool.threads = torch::stable::get_num_threads();
+  pool.least_work = 10'000'000;  // about 0.1 ms of one thread
+  pool.run = [](int64_t count, Pool::Body body, void* context) {
+    torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
+  };
+  return pool;
+}
+
+inline void CheckSizes(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, " must have the dtype of x");
+  STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(), " dimensions");
+  int64_t dim = 0;
+  for (const int64_t size : sizes) {
+    STD_TORCH_CHECK(t.size(dim) == size, name, " must be of size ", size, " at dimension ", dim, ", got ", t.size(dim));
+    ++dim;
+  }
+}
+
+template <typename Scalar>
+const Scalar* Images(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  CheckSizes(t, name, sizes, like);
+  STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
+  return static_cast<const Scalar*>(t.data_ptr());
+}
+
+template <typename Scalar>
+const Scalar* Images(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  return t.has_value() ? Images<Scalar>(*t, name, sizes, like) : nullptr;
+}
+
+// Dense within a task; any stride between tasks, 0 included.
+template <typename Scalar>
+TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
+  if (!t.has_value()) return {};
+  CheckSizes(*t, name, sizes, like);
+  int64_t dense = 1;
+  for (int64_t dim = t->dim() - 1; dim > 0; --dim) {
+    STD_TORCH_CHECK(t->size(dim) == 1 || t->stride(dim) == dense, name, " must be contiguous within a task");
+    dense *= t->size(dim);
+  }
+  return {static_cast<const Scalar*>(t->data_ptr()), t->size(0) == 1 ? 0 : t->stride(0)};
+}
+
+inline Tensor Empty(Sizes sizes, ScalarType dtype) {
+  Tensor t = torch::stable::empty({sizes.begin(), sizes.size()}, dtype);
+  AdviseHugePages(t.data_ptr(), static_cast<size_t>(t.numel()) * (dtype == ScalarType::Double ? 8 : 4));
+  return t;
+}
+
+template <typename Scalar>
+Scalar* Data(const Tensor& t) {
+  return static_cast<Scalar*>(t.data_ptr());
+}
+
+// Calls f with a float or a double, as x has.
+template <typename F>
+auto WithScalar(const Tensor& x, const F& f) {
+  if (x.scalar_type() == ScalarType::Float) return f(float{});
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Double, "x must be float32 or float64");
+  return f(double{});
+}
+
+}  // namespace
+}  // namespace maml_fast

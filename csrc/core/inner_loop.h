@@ -1,0 +1,80 @@
+// The vocabulary of whole inner loops: a net of conv blocks and a linear classifier, and what becomes of it on the
+// episodes of a meta-batch.
+//
+//   x -> block -> ... -> block -> features -> logits -> mean cross-entropy
+//
+// Features are the last block's output, pixel after pixel, or its mean over the pixels. All parameters of the net are
+// one flat vector: block by block the weight [k, k, Cin, Cout], bias, gamma and beta (those that it has), then the
+// classifier's weight [classes, features] and bias.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/conv_block.h"
+
+namespace maml_fast {
+
+// One parameter's place in the flat vector.
+struct Place {
+  int64_t begin = -1;  // -1: the net does not have it
+  int64_t size = 0;
+
+  bool Present() const { return begin >= 0; }
+};
+
+struct ConvNet {
+  struct Block {
+    ConvBlockShape shape;  // of one task; the number of images is to be filled in
+    Place weight, bias, gamma, beta;
+
+    ConvBlockShape ShapeOf(int64_t tasks, int64_t images) const {
+      ConvBlockShape s = shape;
+      s.tasks = tasks;
+      s.batch = images;
+      return s;
+    }
+  };
+
+  std::vector<Block> blocks;
+  bool mean_over_pixels = false;
+  int64_t classes = 0;
+  Place classifier, classifier_bias;
+  std::vector<Place> places;  // of all parameters, in order
+  int64_t size = 0;           // of the flat vector
+
+  const ConvBlockShape& Last() const { return blocks.back().shape; }
+  int64_t Features() const { return Last().out_channels * (mean_over_pixels ? 1 : Last().OutPixels()); }
+
+  Place Append(bool present, int64_t count) {
+    if (!present) return {};
+    const Place place{size, count};
+    places.push_back(place);
+    size += count;
+    return place;
+  }
+};
+
+// What the inner loops start from and what they give, T tasks of N support and M query images.
+template <typename Scalar>
+struct InnerLoopArgs {
+  const ConvNet& net;
+  int64_t tasks, n_support, n_query;
+  int64_t steps;
+  bool second_order;
+  bool every_step;        // score the queries after every step from 0 on, or after the last alone
+  int64_t tasks_at_once;  // in memory, where there are more of them
+  const double* rates;    // of every parameter in net.places
+  const Scalar* theta;    // [net.size]
+  const Scalar* x_spt;    // [T, N, H, W, Cin]
+  const int64_t* y_spt;   // [T, N], classes
+  const Scalar* x_qry;    // [T, M, H, W, Cin]
+  const int64_t* y_qry;   // [T, M]
+  Scalar* losses;         // [scores, T]: the queries' mean cross-entropy, steps + 1 times or once
+  int64_t* correct;       // [scores, T]: right predictions
+  Scalar* gradient;       // [net.size], of the last losses' mean over tasks; null: not asked for
+
+  int64_t Scores() const { return every_step ? steps + 1 : 1; }
+};
+
+}  // namespace maml_fast

@@ -1,0 +1,120 @@
+// The end of the net for one task: a linear classifier under mean cross-entropy, its gradient, and its part of a
+// Hessian product.
+//
+// z = f V^T + c,  p = softmax(z),  loss = mean of -log p[label],  dz = (p - onehot) / N
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/arena.h"
+#include "cpu/inner_loop/rows.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct Classifier {
+  int64_t images, features, classes;
+  const Scalar* weight;  // [classes][features]
+  const Scalar* bias;    // [classes], or null
+
+  struct Score {
+    Scalar loss;
+    int64_t correct;
+  };
+
+  // Softmax probabilities and the loss's gradient at the logits, both [images][classes].
+  Score Forward(const Scalar* f, const int64_t* labels, Scalar* probabilities, Scalar* grad_logits) const {
+    Scalar* logits = grad_logits;
+    for (int64_t n = 0; n < images; ++n) {
+      for (int64_t o = 0; o < classes; ++o) logits[n * classes + o] = bias == nullptr ? Scalar{0} : bias[o];
+    }
+    AddDots(f, images, weight, classes, features, logits);
+    double loss = 0;
+    int64_t correct = 0;
+    for (int64_t n = 0; n < images; ++n) {
+      const int64_t at = n * classes;
+      correct += Largest(logits + at) == labels[n];
+      loss += CrossEntropy(logits + at, labels[n], probabilities + at);
+      for (int64_t o = 0; o < classes; ++o) {
+        const Scalar target = o == labels[n] ? 1 : 0;
+        grad_logits[at + o] = (probabilities[at + o] - target) / static_cast<Scalar>(images);
+      }
+    }
+    return {static_cast<Scalar>(loss / static_cast<double>(images)), correct};
+  }
+
+  // grad_bias may be null.
+  void Backward(const Scalar* f, const Scalar* grad_logits, Scalar* grad_f, Scalar* grad_weight,
+                Scalar* grad_bias) const {
+    const auto k = Coefficients<Scalar>::Of(grad_logits, images, classes);
+    std::fill(grad_f, grad_f + images * features, Scalar{0});
+    std::fill(grad_weight, grad_weight + classes * features, Scalar{0});
+    AddCombinations(k, weight, features, grad_f);
+    AddCombinations(k.Transposed(), f, features, grad_weight);
+    SumRows(grad_logits, grad_bias);
+  }
+
+  // The derivative of <gg_f, grad_f> + <gg_weight, grad_weight> + <gg_bias, grad_bias>. gg_bias and product_bias may be
+  // null.
+  void HessianProduct(const Scalar* f, const Scalar* probabilities, const Scalar* grad_logits, const Scalar* gg_f,
+                      const Scalar* gg_weight, const Scalar* gg_bias, Scalar* product_f, Scalar* product_weight,
+                      Scalar* product_bias) const {
+    ArenaScope arena;
+    auto* at_logits = arena.Array<Scalar>(images * classes);
+    for (int64_t n = 0; n < images; ++n) {
+      for (int64_t o = 0; o < classes; ++o) at_logits[n * classes + o] = gg_bias == nullptr ? Scalar{0} : gg_bias[o];
+    }
+    AddDots(f, images, gg_weight, classes, features, at_logits);
+    AddDots(gg_f, images, weight, classes, features, at_logits);
+    ThroughSoftmax(probabilities, at_logits);
+    const auto first = Coefficients<Scalar>::Of(grad_logits, images, classes);
+    const auto second = Coefficients<Scalar>::Of(at_logits, images, classes);
+    std::fill(product_f, product_f + images * features, Scalar{0});
+    std::fill(product_weight, product_weight + classes * features, Scalar{0});
+    AddCombinations(first, gg_weight, features, product_f);
+    AddCombinations(second, weight, features, product_f);
+    AddCombinations(first.Transposed(), gg_f, features, product_weight);
+    AddCombinations(second.Transposed(), f, features, product_weight);
+    SumRows(at_logits, product_bias);
+  }
+
+ private:
+  // As torch.argmax: the first of the largest, and NaN above all.
+  int64_t Largest(const Scalar* logits) const {
+    int64_t largest = 0;
+    for (int64_t o = 1; o < classes && !std::isnan(logits[largest]); ++o) {
+      if (logits[o] > logits[largest] || std::isnan(logits[o])) largest = o;
+    }
+    return largest;
+  }
+
+  double CrossEntropy(const Scalar* logits, int64_t label, Scalar* probabilities) const {
+    const Scalar most = *std::max_element(logits, logits + classes);
+    Scalar total = 0;
+    for (int64_t o = 0; o < classes; ++o) total += probabilities[o] = std::exp(logits[o] - most);
+    for (int64_t o = 0; o < classes; ++o) probabilities[o] /= total;
+    return std::log(total) - (logits[label] - most);
+  }
+
+  // A gradient at dz becomes one at z, in place.
+  void ThroughSoftmax(const Scalar* probabilities, Scalar* g) const {
+    for (int64_t n = 0; n < images; ++n, probabilities += classes, g += classes) {
+      Scalar mean = 0;
+      for (int64_t o = 0; o < classes; ++o) mean += probabilities[o] * g[o];
+      for (int64_t o = 0; o < classes; ++o) g[o] = probabilities[o] * (g[o] - mean) / static_cast<Scalar>(images);
+    }
+  }
+
+  void SumRows(const Scalar* rows, Scalar* sums) const {
+    if (sums == nullptr) return;
+    std::fill(sums, sums + classes, Scalar{0});
+    for (int64_t n = 0; n < images; ++n) {
+      for (int64_t o = 0; o < classes; ++o) sums[o] += rows[n * classes + o];
+    }
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,256 @@
+// One pass of several tasks' images through the net: forward, backward, and the product of the Hessian with a vector.
+// It keeps what the next of the three needs.
+#pragma once
+
+#include <cstring>
+
+#include "core/inner_loop.h"
+#include "cpu/arena.h"
+#include "cpu/inner_loop/classifier.h"
+#include "cpu/inner_loop/weights.h"
+#include "cpu/run_block.h"
+
+namespace maml_fast {
+namespace {
+
+// Images and labels, and what follows from the images alone whatever the weights are: a thin first block's moments.
+template <typename Scalar>
+struct ImageSet {
+  const Scalar* x;
+  const int64_t* labels;
+  int64_t images;
+  Scalar* kept = nullptr;     // of a thin first block: null otherwise
+  double* moments = nullptr;  // likewise
+  bool moments_known = false;
+
+  ImageSet(const ConvNet& net, const Scalar* x_, const int64_t* labels_, int64_t tasks, int64_t images_,
+           ArenaScope& arena)
+      : x(x_), labels(labels_), images(images_) {
+    const ConvBlockShape s = net.blocks[0].ShapeOf(tasks, images);
+    if (!s.Thin()) return;
+    kept = arena.Array<Scalar>(tasks * s.KeptSize());
+    moments = arena.Array<double>(tasks * s.KeptSize());
+  }
+};
+
+template <typename Scalar>
+class NetPass {
+ public:
+  // What lasts as long as the pass is taken from `arena`; the gradients only if there will be a backward pass.
+  NetPass(const ConvNet& net, int64_t tasks, ImageSet<Scalar>& set, bool has_backward, const Pool& pool,
+          ArenaScope& arena)
+      : net_(net), tasks_(tasks), set_(set), pool_(pool), layers_(arena.Array<Layer>(Depth())) {
+    for (int64_t l = 0; l < Depth(); ++l) {
+      const ConvBlockShape s = ShapeOf(l);
+      Layer& layer = layers_[l];
+      layer.out = arena.Array<Scalar>(OutSize(l));
+      layer.kept = l == 0 && set.kept != nullptr ? set.kept : arena.Array<Scalar>(tasks * s.KeptSize());
+      layer.mean = arena.Array<Scalar>(tasks * s.out_channels);
+      layer.rstd = arena.Array<Scalar>(tasks * s.out_channels);
+      layer.argmax = arena.Array<uint8_t>(OutSize(l));
+      layer.grad_out = has_backward ? arena.Array<Scalar>(OutSize(l)) : nullptr;
+    }
+    const int64_t logits = tasks * set.images * net.classes;
+    features_ = net.mean_over_pixels ? arena.Array<Scalar>(FeaturesSize()) : layers_[Depth() - 1].out;
+    probabilities_ = arena.Array<Scalar>(logits);
+    grad_logits_ = arena.Array<Scalar>(logits);
+  }
+
+  void Forward(const Weights<Scalar>& weights, Scalar* losses, int64_t* correct) {
+    for (int64_t l = 0; l < Depth(); ++l) {
+      const ConvNet::Block& block = net_.blocks[l];
+      const Layer& layer = layers_[l];
+      const bool first = l == 0;
+      RunForward<Scalar>({ShapeOf(l), Input(l), weights.At(block.weight), weights.At(block.bias),
+                          weights.At(block.gamma), weights.At(block.beta), layer.out, layer.kept, layer.mean,
+                          layer.rstd, layer.argmax, first ? set_.moments : nullptr, first && set_.moments_known},
+                         pool_);
+    }
+    set_.moments_known = set_.moments != nullptr;
+    if (net_.mean_over_pixels) AverageFeatures(layers_[Depth() - 1].out, features_);
+    for (int64_t task = 0; task < tasks_; ++task) {
+      const auto score = ClassifierOf(weights, task)
+                             .Forward(OfTask(features_, task), set_.labels + task * set_.images,
+                                      LogitsOf(probabilities_, task), LogitsOf(grad_logits_, task));
+      losses[task] = score.loss;
+      correct[task] = score.correct;
+    }
+  }
+
+  // The gradient of the tasks' losses at their weights.
+  void Backward(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
+    Scalar* last = layers_[Depth() - 1].grad_out;
+    ArenaScope arena;
+    Scalar* grad_features = net_.mean_over_pixels ? arena.Array<Scalar>(FeaturesSize()) : last;
+    for (int64_t task = 0; task < tasks_; ++task) {
+      ClassifierOf(weights, task)
+          .Backward(OfTask(features_, task), LogitsOf(grad_logits_, task), OfTask(grad_features, task),
+                    gradients.OfTask(net_.classifier, task), gradients.OfTask(net_.classifier_bias, task));
+    }
+    if (net_.mean_over_pixels) SpreadFeatures(grad_features, last);
+    for (int64_t l = Depth() - 1; l >= 0; --l) {
+      BlockBackward(l, weights, layers_[l].grad_out, nullptr, l == 0 ? nullptr : layers_[l - 1].grad_out, gradients);
+    }
+  }
+
+  // product = the losses' Hessian, at the weights of the passes before, times `direction`.
+  void HessianProduct(const Weights<Scalar>& weights, const Weights<Scalar>& direction,
+                      const WeightGradients<Scalar>& product) const {
+    ArenaScope arena;
+    auto* cotangents = arena.Array<Cotangents>(Depth());
+    for (int64_t l = 0; l < Depth(); ++l) {
+      cotangents[l] = {arena.Array<Scalar>(OutSize(l)), arena.Array<Scalar>(OutSize(l)),
+                       ShapeOf(l).Thin() ? nullptr : arena.Array<Scalar>(tasks_ * ShapeOf(l).KeptSize())};
+    }
+    ThroughBackward(weights, direction, cotangents, product);
+    ThroughClassifier(weights, direction, cotangents[Depth() - 1], product, arena);
+    ThroughForward(weights, cotangents, product, arena);
+  }
+
+ private:
+  struct Layer {
+    Scalar* out;
+    Scalar* kept;
+    Scalar* mean;
+    Scalar* rstd;
+    uint8_t* argmax;
+    Scalar* grad_out;
+  };
+
+  // Gradients at what forward and backward computed, while the Hessian product goes back through both.
+  struct Cotangents {
+    Scalar* grad_out;
+    Scalar* out;
+    Scalar* y;  // null in a thin block
+  };
+
+  int64_t Depth() const { return static_cast<int64_t>(net_.blocks.size()); }
+  ConvBlockShape ShapeOf(int64_t l) const { return net_.blocks[l].ShapeOf(tasks_, set_.images); }
+  int64_t OutSize(int64_t l) const {
+    const ConvBlockShape s = ShapeOf(l);
+    return tasks_ * s.batch * s.OutPixels() * s.out_channels;
+  }
+  int64_t FeaturesSize() const { return tasks_ * set_.images * net_.Features(); }
+  const Scalar* Input(int64_t l) const { return l == 0 ? set_.x : layers_[l - 1].out; }
+  Scalar* OfTask(Scalar* features, int64_t task) const { return features + task * set_.images * net_.Features(); }
+  Scalar* LogitsOf(Scalar* logits, int64_t task) const { return logits + task * set_.images * net_.classes; }
+
+  Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, int64_t task) const {
+    return {set_.images, net_.Features(), net_.classes, weights.At(net_.classifier).Of(task),
+            weights.At(net_.classifier_bias).Of(task)};
+  }
+
+  ConvBlockSaved<Scalar> Saved(int64_t l, const Weights<Scalar>& weights) const {
+    const ConvNet::Block& block = net_.blocks[l];
+    const Layer& layer = layers_[l];
+    return {Input(l),    weights.At(block.weight), weights.At(block.gamma), layer.kept, layer.mean, layer.rstd,
+            layer.argmax};
+  }
+
+  void BlockBackward(int64_t l, const Weights<Scalar>& weights, const Scalar* grad_out, const Scalar* grad_y,
+                     Scalar* grad_x, const WeightGradients<Scalar>& gradients) const {
+    const ConvNet::Block& block = net_.blocks[l];
+    RunBackward<Scalar>({ShapeOf(l), Saved(l, weights), grad_out, grad_y, grad_x, gradients.At(block.weight),
+                         gradients.At(block.bias), gradients.At(block.gamma), gradients.At(block.beta)},
+                        pool_);
+  }
+
+  // The derivative of <direction, gradient>, first through the blocks' backward passes, from the first to the last ...
+  void ThroughBackward(const Weights<Scalar>& weights, const Weights<Scalar>& direction, const Cotangents* cotangents,
+                       const WeightGradients<Scalar>& product) const {
+    for (int64_t l = 0; l < Depth(); ++l) {
+      const ConvNet::Block& block = net_.blocks[l];
+      const bool first = l == 0;
+      RunDoubleBackward<Scalar>(
+          {ShapeOf(l), Saved(l, weights), layers_[l].grad_out, first ? nullptr : cotangents[l - 1].grad_out,
+           direction.At(block.weight).data, direction.At(block.bias).data, direction.At(block.gamma).data,
+           direction.At(block.beta).data, cotangents[l].grad_out, first ? nullptr : cotangents[l - 1].out,
+           product.At(block.weight), product.At(block.gamma), cotangents[l].y},
+          pool_);
+    }
+  }
+
+  // ... then through the classifier's backward and forward ...
+  void ThroughClassifier(const Weights<Scalar>& weights, const Weights<Scalar>& direction, const Cotangents& last,
+                         const WeightGradients<Scalar>& product, ArenaScope& arena) const {
+    Scalar *gg_features = last.grad_out, *at_features = last.out;
+    if (net_.mean_over_pixels) {
+      gg_features = arena.Array<Scalar>(FeaturesSize());
+      at_features = arena.Array<Scalar>(FeaturesSize());
+      AverageFeatures(last.grad_out, gg_features);
+    }
+    for (int64_t task = 0; task < tasks_; ++task) {
+      ClassifierOf(weights, task)
+          .HessianProduct(OfTask(features_, task), LogitsOf(probabilities_, task), LogitsOf(grad_logits_, task),
+                          OfTask(gg_features, task), direction.At(net_.classifier).Of(task),
+                          direction.At(net_.classifier_bias).Of(task), OfTask(at_features, task),
+                          product.OfTask(net_.classifier, task), product.OfTask(net_.classifier_bias, task));
+    }
+    if (net_.mean_over_pixels) SpreadFeatures(at_features, last.out);
+  }
+
+  // ... and through the blocks' forward passes, where each input has a share from its block's backward already.
+  void ThroughForward(const Weights<Scalar>& weights, const Cotangents* cotangents,
+                      const WeightGradients<Scalar>& product, ArenaScope& arena) const {
+    int64_t widest = 0;
+    for (int64_t l = 0; l + 1 < Depth(); ++l) widest = OutSize(l) > widest ? OutSize(l) : widest;
+    auto* at_input = arena.Array<Scalar>(widest);
+    const WeightGradients<Scalar> share{arena.Array<Scalar>(net_.size * tasks_), tasks_, product.spare};
+    for (int64_t l = Depth() - 1; l >= 0; --l) {
+      BlockBackward(l, weights, cotangents[l].out, cotangents[l].y, l == 0 ? nullptr : at_input, share);
+      if (l > 0) AddTo(cotangents[l - 1].out, at_input, OutSize(l - 1));
+      AddShares(net_.blocks[l], share, product);
+    }
+  }
+
+  // A block's backward pass does not depend on bias and beta.
+  void AddShares(const ConvNet::Block& block, const WeightGradients<Scalar>& share,
+                 const WeightGradients<Scalar>& product) const {
+    for (const Place* place : {&block.weight, &block.gamma}) {
+      if (place->Present()) AddTo(product.At(*place), share.At(*place), place->size * tasks_);
+    }
+    for (const Place* place : {&block.bias, &block.beta}) {
+      if (place->Present()) std::memcpy(product.At(*place), share.At(*place), place->size * tasks_ * sizeof(Scalar));
+    }
+  }
+
+  // Means over the pixels of the last block's output, or of a gradient there.
+  void AverageFeatures(const Scalar* pixels, Scalar* features) const {
+    const ConvBlockShape& s = net_.Last();
+    const Scalar share = Scalar{1} / static_cast<Scalar>(s.OutPixels());
+    for (int64_t image = 0; image < tasks_ * set_.images; ++image, features += s.out_channels) {
+      ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t lanes) {
+        Vec<Scalar> sum{};
+        for (int64_t p = 0; p < s.OutPixels(); ++p) {
+          sum += Load(pixels + (image * s.OutPixels() + p) * s.out_channels + c, lanes);
+        }
+        Store(features + c, share * sum, lanes);
+      });
+    }
+  }
+
+  // The transpose of AverageFeatures.
+  void SpreadFeatures(const Scalar* features, Scalar* pixels) const {
+    const ConvBlockShape& s = net_.Last();
+    const Scalar share = Scalar{1} / static_cast<Scalar>(s.OutPixels());
+    for (int64_t image = 0; image < tasks_ * set_.images; ++image, features += s.out_channels) {
+      for (int64_t p = 0; p < s.OutPixels(); ++p, pixels += s.out_channels) {
+        ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t lanes) {
+          Store(pixels + c, share * Load(features + c, lanes), lanes);
+        });
+      }
+    }
+  }
+
+  const ConvNet& net_;
+  const int64_t tasks_;
+  ImageSet<Scalar>& set_;
+  const Pool& pool_;
+  Layer* layers_;
+  Scalar* features_;
+  Scalar* probabilities_;
+  Scalar* grad_logits_;
+};
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,81 @@
+"""The native inner loops of a whole meta-batch: one call of the operator in ``csrc/bindings/inner_loop.cpp``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["NetDescription", "inner_loops"]
+
+
+class NetDescription(NamedTuple):
+    """A net in numbers.
+
+    blocks: out_channels, kernel, stride, padding, pool, relu_first, has_bias, has_gamma, has_beta of every block.
+    eps: of every block.
+    head: mean_over_pixels, classes, has_bias.
+    """
+
+    blocks: list[int]
+    eps: list[float]
+    head: list[int]
+
+    @property
+    def n_classes(self) -> int:
+        """Outputs of the classifier."""
+        return self.head[1]
+
+
+def inner_loops(
+    net: NetDescription,
+    theta: Tensor,
+    episodes: Sequence[Tensor],
+    rates: list[float],
+    *,
+    steps: int,
+    order: int,
+    per_step: bool,
+    tasks_at_once: int,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adapt ``net`` from ``theta`` to every task, score its queries, and differentiate through that.
+
+    Args:
+        net: the net; its blocks must be such as the native kernels take.
+        theta: all parameters, [P]: of every block the weight [k, k, Cin, Cout], bias, gamma and beta, then the
+            classifier's weight, pixels before channels, and bias.
+        episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64.
+        rates: the inner learning rate of every parameter.
+        steps: inner steps.
+        order: 2 differentiates through the inner gradients, 1 takes them as constants.
+        per_step: score the queries after every step, from 0 on, or after the last alone.
+        tasks_at_once: in memory.
+        needs_gradient: whether to compute the gradient.
+
+    Returns:
+        query losses [S, T], right query predictions [S, T] int64, and the gradient of the last losses' mean over tasks
+        with respect to theta, [P], or empty; S is steps + 1 or 1.
+    """
+    x_spt, y_spt, x_qry, y_qry = episodes
+    losses, correct, gradient = torch.ops.maml_fast.inner_loops(
+        theta,
+        _channels_last(x_spt),
+        y_spt.contiguous(),
+        _channels_last(x_qry),
+        y_qry.contiguous(),
+        *net,
+        rates,
+        steps,
+        order == 2,
+        per_step,
+        tasks_at_once,
+        needs_gradient,
+    )
+    return losses, correct, gradient
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 1, 3, 4, 2).contiguous()  # [T, N, H, W, C]

@@ -1,0 +1,121 @@
+"""The inner loops of a meta-batch as one native call, which takes each task through all its steps in one core's cache.
+
+It stands in for :class:`maml_fast.maml.inner_loop.InnerLoop`, which composes the same of single operations of PyTorch,
+where the net is a chain of conv blocks under cross-entropy and nobody asks for the graph. The results are the same, up
+to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maml_fast import ops
+from maml_fast.data.episodes import Episodes
+from maml_fast.fusion.conv_net import ConvNet
+from maml_fast.maml.chunked_gradient import hand_out
+from maml_fast.maml.classification import check_range
+from maml_fast.maml.inner_loop import InnerLoop, Theta
+from maml_fast.maml.results import TaskResults
+
+__all__ = ["NativeLoop", "native_loop"]
+
+
+@dataclass(frozen=True)
+class NativeLoop:
+    """``inner_steps`` steps of a ConvNet from theta; make it with :func:`native_loop`. Episodes must be checked."""
+
+    net: ConvNet
+    theta: dict[str, Tensor]
+    rates: list[float]
+    steps: int
+    order: int
+    tasks_at_once: int
+
+    def results(self, episodes: Episodes, per_step: bool) -> TaskResults:
+        """Every task's query results, without a graph."""
+        with torch.no_grad():
+            return self._run(self.net.flat(self.theta), episodes, per_step, needs_gradient=False)[0]
+
+    def loss(self, episodes: Episodes, per_step: bool) -> tuple[TaskResults, Tensor]:
+        """The results, and the mean loss after the last step, which carries the gradient."""
+        theta = self.net.flat(self.theta)
+        results, gradient = self._run(theta, episodes, per_step, needs_gradient=theta.requires_grad)
+        loss = results.losses[-1].mean()
+        return results, hand_out(loss, {theta: gradient}) if theta.requires_grad else loss
+
+    def _run(
+        self, theta: Tensor, episodes: Episodes, per_step: bool, *, needs_gradient: bool
+    ) -> tuple[TaskResults, Tensor]:
+        x_spt, y_spt, x_qry, y_qry = episodes
+        description = self.net.description(self.theta)
+        check_range(y_spt, description.n_classes, "y_spt")
+        check_range(y_qry, description.n_classes, "y_qry")
+        losses, correct, gradient = ops.inner_loops(
+            description,
+            theta.detach(),
+            (self.net.images(x_spt), y_spt, self.net.images(x_qry), y_qry),
+            self.rates,
+            steps=self.steps,
+            order=self.order,
+            per_step=per_step,
+            tasks_at_once=self.tasks_at_once,
+            needs_gradient=needs_gradient,
+        )
+        return TaskResults(losses, correct, y_qry[0].numel()), gradient
+
+
+def native_loop(
+    loop: InnerLoop, loss_fn: Callable[..., Tensor], episodes: Episodes, tasks_at_once: int | None
+) -> NativeLoop | str:
+    """Return the native form of a loop over these episodes, or what keeps it from having one.
+
+    Args:
+        loop: the loop.
+        loss_fn: its loss.
+        episodes: checked ones.
+        tasks_at_once: in memory; ``None`` wants a graph of all tasks.
+    """
+    if tasks_at_once is None:
+        return "task_chunk=None keeps the graph of all tasks"
+    net = loop.forward.conv_net()
+    if isinstance(net, str):
+        return net
+    if loss_fn is not F.cross_entropy:
+        return "the loss is not F.cross_entropy"
+    found = _obstacle_in_theta(loop.theta, net) or _obstacle_in_episodes(episodes) or _obstacle_in_modes()
+    if found is None:
+        found = net.obstacle(loop.theta.adapted, episodes.x_spt) or net.obstacle(loop.theta.adapted, episodes.x_qry)
+    if found is not None:
+        return found
+    rates = [loop.theta.rates[name] for name in net.names()]
+    return NativeLoop(net, dict(loop.theta.adapted), rates, loop.steps, loop.order, tasks_at_once)
+
+
+def _obstacle_in_theta(theta: Theta, net: ConvNet) -> str | None:
+    if still := [name for name in net.names() if name not in theta.adapted]:
+        return f"{still[0]} does not adapt"
+    if tensors := [name for name, rate in theta.rates.items() if isinstance(rate, Tensor)]:
+        return f"the inner learning rate of {tensors[0]} is a tensor"
+    return None
+
+
+def _obstacle_in_episodes(episodes: Episodes) -> str | None:
+    if any(x.requires_grad for x in (episodes.x_spt, episodes.x_qry)):
+        return "the images take a gradient"
+    for y in (episodes.y_spt, episodes.y_qry):
+        if y.dtype != torch.int64 or y.dim() != 2:
+            return f"targets of {y.dtype} {list(y.shape)} are not classes"
+    return None
+
+
+def _obstacle_in_modes() -> str | None:
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func is active"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    return "torch.compile is at work" if torch.compiler.is_compiling() else None
