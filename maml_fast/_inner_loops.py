@@ -37,7 +37,7 @@ def inner_loops(
     *,
     steps: int,
     order: int,
-    per_step: bool,
+    scored: Sequence[int],
     tasks_at_once: int,
     needs_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,13 +51,13 @@ def inner_loops(
         rates: the inner learning rate of every parameter.
         steps: inner steps.
         order: 2 differentiates through the inner gradients, 1 takes them as constants.
-        per_step: score the queries after every step, from 0 on, or after the last alone.
+        scored: the steps, in order, after which the queries are scored; the last one must be the last of all.
         tasks_at_once: in memory.
         needs_gradient: whether to compute the gradient.
 
     Returns:
         query losses [S, T], right query predictions [S, T] int64, and the gradient of the last losses' mean over tasks
-        with respect to theta, [P], or empty; S is steps + 1 or 1.
+        with respect to theta, [P], or empty; S is the number of scored steps.
     """
     x_spt, y_spt, x_qry, y_qry = episodes
     losses, correct, gradient = torch.ops.maml_fast.inner_loops(
@@ -68,9 +68,9 @@ def inner_loops(
         y_qry.contiguous(),
         *net,
         rates,
+        list(scored),
         steps,
         order == 2,
-        per_step,
         tasks_at_once,
         needs_gradient,
     )

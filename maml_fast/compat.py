@@ -76,11 +76,12 @@ class MetaLearner(nn.Module):
         self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor
     ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
         """Train on one meta-batch: x [T, N, C, H, W], y [T, N]; query accuracies and losses, both [update_step+1]."""
-        results = self._results(Episodes(x_spt, y_spt, x_qry, y_qry), self.update_step)
+        episodes = Episodes(x_spt, y_spt, x_qry, y_qry)
+        results, loss = self._current_maml().results_and_loss(episodes, per_step=True, inner_steps=self.update_step)
         self.meta_optim.zero_grad()
-        results.losses[-1].mean().backward()
+        loss.backward()
         self.meta_optim.step()
-        return _accuracies(results), results.losses.detach().double().mean(dim=1).cpu().numpy()
+        return _accuracies(results), results.losses.double().mean(dim=1).cpu().numpy()
 
     def finetunning(
         self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor
@@ -90,14 +91,14 @@ class MetaLearner(nn.Module):
             raise ValueError(f"finetunning takes the images of one task, [N, C, H, W], got x_spt {list(x_spt.shape)}")
         with torch.no_grad():
             one = Episodes(x_spt[None], y_spt[None], x_qry[None], y_qry[None])
-            return _accuracies(self._results(one, self.update_step_test))
+            results = self._current_maml().task_results(one, per_step=True, inner_steps=self.update_step_test)
+            return _accuracies(results)
 
-    def _results(self, episodes: Episodes, inner_steps: int) -> TaskResults:
+    def _current_maml(self) -> MAML:
         if not self._maml or self._maml[0].model is not self.net:
             self._maml = [MAML(self.net, order=1)]
-        maml = self._maml[0]
-        maml.inner_lr = self.base_lr
-        return maml.task_results(episodes, per_step=True, inner_steps=inner_steps)
+        self._maml[0].inner_lr = self.base_lr
+        return self._maml[0]
 
 
 def _accuracies(results: TaskResults) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -18,7 +18,7 @@ PACKAGE = Path(maml_fast.__file__).parent
 ROOMS = {
     "native": ("native", ""),
     "reference": ("reference", ""),
-    "ops": ("ops _conv_block", "native reference"),
+    "ops": ("ops _conv_block _inner_loops", "native reference"),
     "nn": ("nn", "ops"),
     "fusion": ("fusion", "nn ops"),
     "models": ("models", "nn"),

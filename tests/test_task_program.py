@@ -221,5 +221,5 @@ def test_dimensions_that_do_not_fit_are_an_error():
 
 def test_values_are_let_go_once_they_are_not_needed():
     model = FusedModel(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh()), "batch")
-    lines = model.task_program()._lines
+    lines = model.task_program().lines
     assert [[node.name for node in line.done] for line in lines] == [["input_1"], ["_0"], ["_1"], ["_2"]]

@@ -86,7 +86,7 @@ const int64_t* Labels(const Tensor& t, const char* name, const Tensor& images, i
 using Result = std::tuple<Tensor, Tensor, Tensor>;
 
 Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
-                  Integers head, Floats rates, int64_t steps, bool second_order, bool every_step, int64_t tasks_at_once,
+                  Integers head, Floats rates, Integers scored, int64_t steps, bool second_order, int64_t tasks_at_once,
                   bool needs_gradient) {
   STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, H, W, C]");
   const ConvNet net = Net(x_spt, blocks, eps, head);
@@ -94,7 +94,10 @@ Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor
   STD_TORCH_CHECK(tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1,
                   "tasks, images or steps are out of range");
   STD_TORCH_CHECK(rates.size() == net.places.size(), "every parameter needs a rate");
-  const int64_t scores = every_step ? steps + 1 : 1;
+  STD_TORCH_CHECK(!scored.empty() && scored.front() >= 0 && scored.back() == steps,
+                  "the scored steps must end with the last step");
+  for (size_t i = 1; i < scored.size(); ++i) STD_TORCH_CHECK(scored[i - 1] < scored[i], "the scored steps need order");
+  const auto scores = static_cast<int64_t>(scored.size());
   const Tensor losses = torch::stable::empty({scores, tasks}, theta.scalar_type());
   const Tensor correct = torch::stable::empty({scores, tasks}, ScalarType::Long);
   const Tensor gradient = torch::stable::empty({needs_gradient ? net.size : 0}, theta.scalar_type());
@@ -107,9 +110,10 @@ Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor
         x_qry.size(1),
         steps,
         second_order,
-        every_step,
         tasks_at_once,
         rates.data(),
+        scored.data(),
+        scores,
         Images<Scalar>(theta, "theta", {net.size}, theta),
         Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), height, width, channels}, theta),
         Labels(y_spt, "y_spt", x_spt, net.classes),
@@ -128,7 +132,7 @@ Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor
 STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
   m.def(
       "inner_loops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
-      "int[] head, float[] rates, int steps, bool second_order, bool every_step, int tasks_at_once, "
+      "int[] head, float[] rates, int[] scored, int steps, bool second_order, int tasks_at_once, "
       "bool needs_gradient) -> (Tensor losses, Tensor correct, Tensor gradient)");
 }
 

@@ -62,19 +62,18 @@ struct InnerLoopArgs {
   int64_t tasks, n_support, n_query;
   int64_t steps;
   bool second_order;
-  bool every_step;        // score the queries after every step from 0 on, or after the last alone
   int64_t tasks_at_once;  // in memory, where there are more of them
   const double* rates;    // of every parameter in net.places
-  const Scalar* theta;    // [net.size]
-  const Scalar* x_spt;    // [T, N, H, W, Cin]
-  const int64_t* y_spt;   // [T, N], classes
-  const Scalar* x_qry;    // [T, M, H, W, Cin]
-  const int64_t* y_qry;   // [T, M]
-  Scalar* losses;         // [scores, T]: the queries' mean cross-entropy, steps + 1 times or once
-  int64_t* correct;       // [scores, T]: right predictions
-  Scalar* gradient;       // [net.size], of the last losses' mean over tasks; null: not asked for
-
-  int64_t Scores() const { return every_step ? steps + 1 : 1; }
+  const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
+  int64_t scores;
+  const Scalar* theta;   // [net.size]
+  const Scalar* x_spt;   // [T, N, H, W, Cin]
+  const int64_t* y_spt;  // [T, N], classes
+  const Scalar* x_qry;   // [T, M, H, W, Cin]
+  const int64_t* y_qry;  // [T, M]
+  Scalar* losses;        // [scores, T]: the queries' mean cross-entropy
+  int64_t* correct;      // [scores, T]: right predictions
+  Scalar* gradient;      // [net.size], of the last losses' mean over tasks; null: not asked for
 };
 
 }  // namespace maml_fast

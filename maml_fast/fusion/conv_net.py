@@ -152,5 +152,7 @@ def _is_block(step: Step) -> bool:
 
 
 def _block(step: Step) -> Block:
-    names = (None if operand is None else operand.name for operand in step.operands[1:])
-    return Block(*names, **step.run.keywords)
+    assert isinstance(step.run, partial)
+    weight, *others = step.operands[1:]
+    bias, gamma, beta = (None if operand is None else operand.name for operand in others)
+    return Block(weight.name, bias, gamma, beta, **step.run.keywords)

@@ -116,10 +116,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def flatten(x: Tensor, first: int, last: int) -> Tensor:
+    """``x.flatten`` of every task."""
     return x.flatten(_past_tasks(first), _past_tasks(last))
 
 
 def mean(x: Tensor, dims: Any, keepdim: bool) -> Tensor:
+    """``x.mean`` of every task."""
     return x.mean([_past_tasks(dim) for dim in ((dims,) if isinstance(dims, int) else dims)], keepdim)
 
 
@@ -128,10 +130,12 @@ def _past_tasks(dim: int) -> int:
 
 
 def reshape(x: Tensor, *sizes: Any) -> Tensor:
+    """``x.reshape`` of every task."""
     return x.reshape(x.shape[0], *(sizes if isinstance(sizes[0], int) else sizes[0]))
 
 
 def size(x: Tensor, dim: int | None = None) -> Any:
+    """``x.size`` of one task."""
     return x.shape[1:] if dim is None else x.shape[1:][dim]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
 
-__all__ = ["check_arguments", "check_fast_weights", "check_like_model", "check_steps", "check_support"]
+__all__ = ["check_arguments", "check_fast_weights", "check_like_model", "check_steps", "check_support", "scored_steps"]
 
 
 def check_arguments(model: Any, order: Any, loss_fn: Any, batch_norm: Any) -> None:
@@ -34,6 +34,15 @@ def check_steps(inner_steps: Any) -> int:
     if isinstance(inner_steps, bool) or not hasattr(inner_steps, "__index__") or operator.index(inner_steps) < 0:
         raise ValueError(f"inner_steps must be a whole number of at least 0, got {inner_steps!r}")
     return operator.index(inner_steps)
+
+
+def scored_steps(per_step: Any, inner_steps: int) -> tuple[int, ...]:
+    """The steps after which queries are scored, in order: the last one, and besides it all, none, or those given."""
+    if isinstance(per_step, bool):
+        return tuple(range(inner_steps + 1)) if per_step else (inner_steps,)
+    if not isinstance(per_step, Collection) or not all(type(s) is int and 0 <= s <= inner_steps for s in per_step):
+        raise ValueError(f"per_step must be True, False or steps from 0 to {inner_steps}, got {per_step!r}")
+    return tuple(sorted({*per_step, inner_steps}))
 
 
 def check_support(x_spt: Any, y_spt: Any) -> None:

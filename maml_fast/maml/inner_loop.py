@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -68,15 +68,15 @@ class InnerLoop:
                 fast = self._step(fast, shared, x_spt, y_spt)
         return fast
 
-    def results(self, episodes: Episodes, per_step: bool) -> TaskResults:
-        """Every task's query results, after the last step or from step 0 on."""
+    def results(self, episodes: Episodes, scored: Collection[int]) -> TaskResults:
+        """Every task's query results after the ``scored`` steps, the last among them."""
         losses, correct = [], []
         with _outside_inference_mode():
             x_spt, y_spt, x_qry, y_qry = (_usable_by_autograd(tensor) for tensor in episodes)
             fast, shared = self._start(len(x_spt))
             for step in range(self.steps + 1):
                 last = step == self.steps
-                if per_step or last:
+                if step in scored:
                     with torch.set_grad_enabled(last and torch.is_grad_enabled()):
                         logits = self.forward(fast, shared, x_qry)
                         losses.append(self.losses(logits, y_qry, "y_qry"))

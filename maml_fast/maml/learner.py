@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from maml_fast.maml.checks import (
     check_like_model,
     check_steps,
     check_support,
+    scored_steps,
 )
 from maml_fast.maml.inner_loop import InnerLoop, Theta
 from maml_fast.maml.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
@@ -98,15 +99,19 @@ class MAML(nn.Module):
         self._forward_tasks = TaskForward(model, batch_norm, fused)
         self._task_loss = TaskLoss()
         self._chunks = TaskChunks()
+        self._not_native: str | None = None  # why the last call did not run natively; "" if it did
         unfused = self.fusion is not None and self.fusion.left
         logger.log(logging.WARNING if unfused else logging.INFO, "%s", self.describe())
 
-    def forward(self, episodes: Episodes, per_step: bool = False, inner_steps: int | None = None) -> MAMLOutput:
-        """Adapt to every task of ``episodes`` and score its query set; ``per_step`` records every step from 0 on.
+    def forward(
+        self, episodes: Episodes, per_step: bool | Collection[int] = False, inner_steps: int | None = None
+    ) -> MAMLOutput:
+        """Adapt to every task of ``episodes`` and score its query set.
 
         Args:
             episodes: x_spt [T, N, ...], y_spt [T, N, ...], x_qry [T, M, ...], y_qry [T, M, ...].
-            per_step: record the query losses and accuracies after every step, without their graphs.
+            per_step: record the query losses and accuracies after every step from 0 on, without their graphs; or after
+                the last step and those given: ``(0, 1)``.
             inner_steps: in place of those given at construction.
 
         Raises:
@@ -114,20 +119,27 @@ class MAML(nn.Module):
                 as are not on the model's device or not in its precision.
             RuntimeError: if the support loss does not depend on any adapted parameter.
         """
-        parameters = self._current_parameters()
-        loop = self._inner_loop(parameters, inner_steps)
-        episodes = self._checked(episodes, parameters)
-        native = self._native(loop, episodes)
-        if native is not None:
-            results, loss = native.loss(episodes, per_step)
-        else:
-            results, loss = self._chunks.loss(loop, episodes, per_step, self.task_chunk)
-        losses = results.losses.detach().mean(dim=1) if per_step else None
+        results, loss = self.results_and_loss(episodes, per_step=per_step, inner_steps=inner_steps)
+        losses = results.losses.mean(dim=1) if per_step else None
         if results.correct is None:
             return MAMLOutput(loss, None, losses, None)
         n_tasks = results.losses.shape[1]
         accuracies = results.correct.sum(dim=1) / (n_tasks * results.predictions)
         return MAMLOutput(loss, accuracies[-1], losses, accuracies if per_step else None)
+
+    def results_and_loss(
+        self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
+    ) -> tuple[TaskResults, Tensor]:
+        """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
+        parameters = self._current_parameters()
+        loop = self._inner_loop(parameters, inner_steps)
+        scored = scored_steps(per_step, loop.steps)
+        episodes = self._checked(episodes, parameters)
+        native = self._native(loop, episodes)
+        if native is not None:
+            return native.loss(episodes, scored)
+        results, loss = self._chunks.loss(loop, episodes, scored, self.task_chunk)
+        return results.detached(), loss
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
         """Every task's adapted parameters ``{name: [T, ...]}`` from support images [T, N, ...] and targets [T, N, ...].
@@ -147,7 +159,7 @@ class MAML(nn.Module):
         return self._forward_tasks(fast, self._theta(parameters, fast).in_common(), x_qry)
 
     def task_results(
-        self, episodes: Episodes, *, per_step: bool = False, inner_steps: int | None = None
+        self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> TaskResults:
         """The query results of every single task, of which :meth:`forward` gives the means.
 
@@ -155,13 +167,14 @@ class MAML(nn.Module):
         """
         parameters = self._current_parameters()
         loop = self._inner_loop(parameters, inner_steps)
+        scored = scored_steps(per_step, loop.steps)
         episodes = self._checked(episodes, parameters)
         if torch.is_grad_enabled():
-            return self._chunks.results(loop, episodes, per_step, None)
+            return self._chunks.results(loop, episodes, scored, None)
         native = self._native(loop, episodes)
         if native is not None:
-            return native.results(episodes, per_step)
-        return self._chunks.results(loop, episodes, per_step, self.task_chunk)
+            return native.results(episodes, scored)
+        return self._chunks.results(loop, episodes, scored, self.task_chunk)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -182,6 +195,9 @@ class MAML(nn.Module):
     def describe(self) -> str:
         """What runs and how, in a few lines.
 
+        The inner loop is the last call's: it is native where the net is a chain of conv blocks under cross-entropy and
+        nobody asks for the graph.
+
         They are also logged once, by the logger ``maml_fast``: as WARNING, which Python shows unless told otherwise,
         where something did not fuse, else as INFO.
         """
@@ -189,6 +205,7 @@ class MAML(nn.Module):
             f"MAML of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
             f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
             f"batch norm: {self.batch_norm}",
+            f"inner loop: {self._describe_loop()}",
             f"forward: {self._forward_tasks.describe()}",
             f"in memory: {self._chunks.describe(self.task_chunk)}",
         ]
@@ -234,7 +251,16 @@ class MAML(nn.Module):
 
     def _native(self, loop: InnerLoop, episodes: Episodes) -> NativeLoop | None:
         form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(self.task_chunk))
+        self._not_native = form if isinstance(form, str) else ""
         return None if isinstance(form, str) else form
+
+    def _describe_loop(self) -> str:
+        why = self._not_native
+        if why is None:  # no call yet
+            loop = self._inner_loop(self._current_parameters(), None)
+            form = native_loop(loop, self.loss_fn, None, tasks_at_once(self.task_chunk))
+            why = form if isinstance(form, str) else ""
+        return f"operation by operation ({why})" if why else "native, each task in one core's cache"
 
     def _theta(self, parameters: Mapping[str, nn.Parameter], adapted: Mapping[str, Tensor]) -> Theta:
         shared = {name: parameter for name, parameter in parameters.items() if name not in adapted}

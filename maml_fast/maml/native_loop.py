@@ -36,20 +36,20 @@ class NativeLoop:
     order: int
     tasks_at_once: int
 
-    def results(self, episodes: Episodes, per_step: bool) -> TaskResults:
+    def results(self, episodes: Episodes, scored: tuple[int, ...]) -> TaskResults:
         """Every task's query results, without a graph."""
         with torch.no_grad():
-            return self._run(self.net.flat(self.theta), episodes, per_step, needs_gradient=False)[0]
+            return self._run(self.net.flat(self.theta), episodes, scored, needs_gradient=False)[0]
 
-    def loss(self, episodes: Episodes, per_step: bool) -> tuple[TaskResults, Tensor]:
+    def loss(self, episodes: Episodes, scored: tuple[int, ...]) -> tuple[TaskResults, Tensor]:
         """The results, and the mean loss after the last step, which carries the gradient."""
         theta = self.net.flat(self.theta)
-        results, gradient = self._run(theta, episodes, per_step, needs_gradient=theta.requires_grad)
+        results, gradient = self._run(theta, episodes, scored, needs_gradient=theta.requires_grad)
         loss = results.losses[-1].mean()
         return results, hand_out(loss, {theta: gradient}) if theta.requires_grad else loss
 
     def _run(
-        self, theta: Tensor, episodes: Episodes, per_step: bool, *, needs_gradient: bool
+        self, theta: Tensor, episodes: Episodes, scored: tuple[int, ...], *, needs_gradient: bool
     ) -> tuple[TaskResults, Tensor]:
         x_spt, y_spt, x_qry, y_qry = episodes
         description = self.net.description(self.theta)
@@ -62,7 +62,7 @@ class NativeLoop:
             self.rates,
             steps=self.steps,
             order=self.order,
-            per_step=per_step,
+            scored=scored,
             tasks_at_once=self.tasks_at_once,
             needs_gradient=needs_gradient,
         )
@@ -70,38 +70,46 @@ class NativeLoop:
 
 
 def native_loop(
-    loop: InnerLoop, loss_fn: Callable[..., Tensor], episodes: Episodes, tasks_at_once: int | None
+    loop: InnerLoop, loss_fn: Callable[..., Tensor], episodes: Episodes | None, tasks_at_once: int | None
 ) -> NativeLoop | str:
-    """Return the native form of a loop over these episodes, or what keeps it from having one.
+    """Return the native form of a loop, or what keeps it from having one.
 
     Args:
         loop: the loop.
         loss_fn: its loss.
-        episodes: checked ones.
+        episodes: checked ones that it is to run on; ``None`` leaves open whether there are any that it can run on.
         tasks_at_once: in memory; ``None`` wants a graph of all tasks.
     """
-    if tasks_at_once is None:
-        return "task_chunk=None keeps the graph of all tasks"
     net = loop.forward.conv_net()
     if isinstance(net, str):
         return net
     if loss_fn is not F.cross_entropy:
         return "the loss is not F.cross_entropy"
-    found = _obstacle_in_theta(loop.theta, net) or _obstacle_in_episodes(episodes) or _obstacle_in_modes()
-    if found is None:
-        found = net.obstacle(loop.theta.adapted, episodes.x_spt) or net.obstacle(loop.theta.adapted, episodes.x_qry)
-    if found is not None:
-        return found
-    rates = [loop.theta.rates[name] for name in net.names()]
-    return NativeLoop(net, dict(loop.theta.adapted), rates, loop.steps, loop.order, tasks_at_once)
+    if tasks_at_once is None:
+        return "task_chunk=None keeps the graph of all tasks"
+    rates = _rates(loop.theta, net)
+    if isinstance(rates, str):
+        return rates
+    found = None if episodes is None else _obstacle_in_call(net, loop.theta, episodes)
+    return found or NativeLoop(net, dict(loop.theta.adapted), rates, loop.steps, loop.order, tasks_at_once)
 
 
-def _obstacle_in_theta(theta: Theta, net: ConvNet) -> str | None:
-    if still := [name for name in net.names() if name not in theta.adapted]:
-        return f"{still[0]} does not adapt"
-    if tensors := [name for name, rate in theta.rates.items() if isinstance(rate, Tensor)]:
-        return f"the inner learning rate of {tensors[0]} is a tensor"
-    return None
+def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | None:
+    found = _obstacle_in_modes() or _obstacle_in_episodes(episodes)
+    return found or net.obstacle(theta.adapted, episodes.x_spt) or net.obstacle(theta.adapted, episodes.x_qry)
+
+
+def _rates(theta: Theta, net: ConvNet) -> list[float] | str:
+    """Every parameter's rate, in the net's order, or what keeps a parameter from a rate that is a number."""
+    rates: list[float] = []
+    for name in net.names():
+        if name not in theta.adapted:
+            return f"{name} does not adapt"
+        rate = theta.rates[name]
+        if isinstance(rate, Tensor):
+            return f"the inner learning rate of {name} is a tensor"
+        rates.append(rate)
+    return rates
 
 
 def _obstacle_in_episodes(episodes: Episodes) -> str | None:

@@ -16,7 +16,7 @@ class MAMLOutput(NamedTuple):
 
     loss: mean query loss of the tasks after the last inner step, a differentiable scalar.
     query_accuracy: share of right query predictions after the last step, or ``None`` where targets are not classes.
-    query_losses, query_accuracies: [inner_steps+1], after every step from step 0 on, or ``None`` unless asked for;
+    query_losses, query_accuracies: [S], after every recorded step, the last one last, or ``None`` unless asked for;
     they are records and carry no graph.
     """
 
@@ -27,7 +27,7 @@ class MAMLOutput(NamedTuple):
 
 
 class TaskResults(NamedTuple):
-    """Query results of every task after the S recorded steps: the last one, or all inner_steps + 1 from step 0 on.
+    """Query results of every task after the S recorded steps, of which the last inner step is the last.
 
     losses: [S, T]; the last row carries the graph.
     correct: [S, T] int64, right predictions out of ``predictions`` a task; ``None`` where targets are not classes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -46,24 +46,24 @@ class TaskChunks:
     def __init__(self) -> None:
         self._obstacle: str | None = None
 
-    def results(self, loop: InnerLoop, episodes: Episodes, per_step: bool, chunk: TaskChunk) -> TaskResults:
-        """What ``loop.results(episodes, per_step)`` gives."""
-        return TaskResults.joined(
-            [loop.results(_only(tasks, episodes), per_step) for tasks in _slices(episodes, chunk)]
-        )
+    def results(self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk) -> TaskResults:
+        """What ``loop.results(episodes, scored)`` gives."""
+        return TaskResults.joined([loop.results(_only(tasks, episodes), scored) for tasks in _slices(episodes, chunk)])
 
-    def loss(self, loop: InnerLoop, episodes: Episodes, per_step: bool, chunk: TaskChunk) -> tuple[TaskResults, Tensor]:
+    def loss(
+        self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk
+    ) -> tuple[TaskResults, Tensor]:
         """The results, and the mean loss after the last step, which carries the gradient."""
         several = (tasks_at_once(chunk) or episodes.meta_batch_size) < episodes.meta_batch_size
         transformed = torch._C._are_functorch_transforms_active()  # their tensors have no leaves to stop at
         if several and torch.is_grad_enabled() and not transformed and self._obstacle is None:
             try:
-                return _loss_in_chunks(loop, episodes, per_step, chunk)
+                return _loss_in_chunks(loop, episodes, scored, chunk)
             except OutsideGraphError as error:
                 self._obstacle = str(error)
             what = f"task_chunk={chunk!r} is not in effect, all tasks are held in memory at once"
-            warnings.warn(f"{what}: {self._obstacle}", stacklevel=5)
-        results = self.results(loop, episodes, per_step, None if torch.is_grad_enabled() else chunk)
+            warnings.warn(f"{what}: {self._obstacle}", stacklevel=6)
+        results = self.results(loop, episodes, scored, None if torch.is_grad_enabled() else chunk)
         return results, results.losses[-1].mean()
 
     def describe(self, chunk: TaskChunk) -> str:
@@ -75,7 +75,7 @@ class TaskChunks:
 
 
 def _loss_in_chunks(
-    loop: InnerLoop, episodes: Episodes, per_step: bool, chunk: TaskChunk
+    loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk
 ) -> tuple[TaskResults, Tensor]:
     """The results without a graph, and the mean loss, whose backward pass hands out the gradient of all chunks."""
     gradient = ChunkedGradient(episodes.meta_batch_size)
@@ -85,7 +85,7 @@ def _loss_in_chunks(
     with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
         for tasks in _slices(episodes, chunk):
             gradient.begin_chunk()
-            results = inside.results(_only(tasks, episodes), per_step)
+            results = inside.results(_only(tasks, episodes), scored)
             gradient.add(results.losses[-1])
             parts.append(results.detached())
             del results  # and with it what is left of the graph

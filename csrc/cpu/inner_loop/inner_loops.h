@@ -50,9 +50,10 @@ class InnerLoop {
     auto* fast = arena.Array<Scalar>(net_.size * tasks_);
     const WeightGradients<Scalar> step{arena.Array<Scalar>(net_.size * tasks_), tasks_, gradient.spare};
     Weights<Scalar> weights{args_.theta, 0};
+    int64_t scores = 0;
     for (int64_t s = 0; s < args_.steps; ++s) {
       ArenaScope of_step;
-      if (args_.every_step) Score(s, weights, query);
+      if (args_.scored[scores] == s) Score(scores++, weights, query);
       TakeStep(weights, support, step, of_step);
       Descend(net_, weights, args_.rates, step.data, tasks_, fast);
       weights = {fast, tasks_};
@@ -69,8 +70,9 @@ class InnerLoop {
     auto* steps = arena.Array<Step>(args_.steps);
     const WeightGradients<Scalar> step{arena.Array<Scalar>(size), tasks_, gradient.spare};
     Weights<Scalar> weights{args_.theta, 0};
+    int64_t scores = 0;
     for (int64_t s = 0; s < args_.steps; ++s) {
-      if (args_.every_step) Score(s, weights, query);
+      if (args_.scored[scores] == s) Score(scores++, weights, query);
       auto* after = arena.Array<Scalar>(size);
       new (steps + s) Step{TakeStep(weights, support, step, arena), weights};
       Descend(net_, weights, args_.rates, step.data, tasks_, after);
@@ -99,13 +101,13 @@ class InnerLoop {
     return pass;
   }
 
-  void Score(int64_t step, const Weights<Scalar>& weights, ImageSet<Scalar>& query) const {
+  void Score(int64_t row, const Weights<Scalar>& weights, ImageSet<Scalar>& query) const {
     ArenaScope arena;
     NetPass<Scalar> pass(net_, tasks_, query, false, pool_, arena);
-    ScoreAs(step, pass, weights);
+    ScoreAs(row, pass, weights);
   }
   void LastScore(NetPass<Scalar>& pass, const Weights<Scalar>& weights) const {
-    ScoreAs(args_.Scores() - 1, pass, weights);
+    ScoreAs(args_.scores - 1, pass, weights);
   }
   void ScoreAs(int64_t row, NetPass<Scalar>& pass, const Weights<Scalar>& weights) const {
     const int64_t at = row * args_.tasks + first_;
