@@ -37,6 +37,10 @@ class Theta(NamedTuple):
 
         return Theta(*map(mapped, self))
 
+    def parameters(self) -> dict[str, Tensor]:
+        """All parameters, whether they adapt or not."""
+        return {**self.shared, **self.adapted}
+
     def fast_weights(self, n_tasks: int) -> FastWeights:
         """Every task at theta: views with task stride 0, no copies."""
         return {name: ops.over_tasks(theta, n_tasks) for name, theta in self.adapted.items()}

@@ -91,21 +91,26 @@ def native_loop(
     if isinstance(rates, str):
         return rates
     found = None if episodes is None else _obstacle_in_call(net, loop.theta, episodes)
-    return found or NativeLoop(net, dict(loop.theta.adapted), rates, loop.steps, loop.order, tasks_at_once)
+    return found or NativeLoop(net, loop.theta.parameters(), rates, loop.steps, loop.order, tasks_at_once)
 
 
 def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | None:
     found = _obstacle_in_modes() or _obstacle_in_episodes(episodes)
-    return found or net.obstacle(theta.adapted, episodes.x_spt) or net.obstacle(theta.adapted, episodes.x_qry)
+    at = theta.parameters()
+    return found or net.obstacle(at, episodes.x_spt) or net.obstacle(at, episodes.x_qry)
 
 
 def _rates(theta: Theta, net: ConvNet) -> list[float] | str:
-    """Every parameter's rate, in the net's order, or what keeps a parameter from a rate that is a number."""
+    """Every parameter's rate, in the net's order, 0 for those that do not adapt, or what is in the way.
+
+    Where filters stay as they are, most of what the native loop does would be for nothing.
+    """
+    still = [block.weight for block in net.blocks if block.weight not in theta.adapted]
+    if still:
+        return f"{still[0]} does not adapt"
     rates: list[float] = []
     for name in net.names():
-        if name not in theta.adapted:
-            return f"{name} does not adapt"
-        rate = theta.rates[name]
+        rate = theta.rates.get(name, 0.0)
         if isinstance(rate, Tensor):
             return f"the inner learning rate of {name} is a tensor"
         rates.append(rate)
