@@ -118,5 +118,6 @@ def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: P
 
 
 def _direction(like: Tensor) -> Tensor:
-    """Numbers that look random and cost little: sin(0), sin(1), ..."""
-    return torch.arange(like.numel(), dtype=like.dtype).sin_().reshape(like.shape)
+    """Numbers that look random and cost little, sin(0), sin(1), ..., in the memory format of ``like``."""
+    numbers = torch.arange(like.numel(), dtype=like.dtype).sin_().reshape(like.shape)
+    return torch.empty_like(like, requires_grad=False).copy_(numbers)

@@ -43,9 +43,9 @@ class Contestant:
         """One meta-training iteration."""
         self._learner.iteration(self._episodes)
 
-    def share_of_blocks(self) -> float:
-        """Of the iteration's time, in the kernels of the convolution blocks."""
-        return breakdown.share_of_blocks(self.iterate)
+    def share_of_convolutions(self) -> float:
+        """Of all threads' time in an iteration, in native convolutions."""
+        return breakdown.share_of_convolutions(self.iterate)
 
     def close(self) -> None:
         """Give back what the learner holds."""

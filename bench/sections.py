@@ -49,7 +49,7 @@ def _summary(iteration: Sequence[Row]) -> str:
             (row for row in rows if row is not ours and row["rounds"]), key=lambda row: row["median_ms"], default=None
         )
         median = None if ours is None else ours["median_ms"]
-        share = None if ours is None else ours["share_of_blocks"]
+        share = None if ours is None else ours["share_of_convolutions"]
         lines.append(
             [
                 rows[0]["subject"],
@@ -62,10 +62,11 @@ def _summary(iteration: Sequence[Row]) -> str:
                 number(None if share is None else 1 - share, ".1%"),
             ]
         )
-    head = ["", "workload", "maml_fast, ms", "÷ floor", "best peer", TRUTH.title, TUTORIAL.title, "not blocks"]
+    head = ["", "workload", "maml_fast, ms", "÷ floor", "best peer", TRUTH.title, TUTORIAL.title, "not convolutions"]
     text = (
-        "A peer's figure says how many times as long as maml_fast it takes. *Not blocks*: the part of maml_fast's "
-        "iteration that is not spent in the kernels of the convolution blocks."
+        "A peer's figure says how many times as long as maml_fast it takes. *Not convolutions*: the part of all "
+        "threads' time, in maml_fast's iteration, that goes into batch norm, ReLU, pooling, the classifier, losses, "
+        "SGD, Python, Adam, and waiting."
     )
     return f"## Summary\n\n{table(head, lines)}\n\n{text}"
 

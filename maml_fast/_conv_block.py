@@ -12,7 +12,6 @@ functions of y, or of the inputs, that they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -230,67 +229,69 @@ def _is_y(kept: Tensor) -> bool:
     return kept.dim() == 5  # [T, B, OH, OW, Cout]; a thin layer's patch moments are [T, P * (P + 1)]
 
 
+def _forward_shapes(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    stride: int,
+    padding: int,
+    pool: bool,
+    eps: float,
+    relu_first: bool,
+) -> tuple[Tensor, ...]:
+    tasks, batch, height, width, in_channels = x.shape
+    kernel, channels = weight.shape[1], weight.shape[4]
+    patch = kernel * kernel * in_channels
+    thin = in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and not relu_first
+    conv = [(extent + 2 * padding - kernel) // stride + 1 for extent in (height, width)]
+    out = [extent // 2 for extent in conv] if pool else conv
+    return (
+        x.new_empty(tasks, batch, *out, channels),
+        x.new_empty(tasks, patch * (patch + 1)) if thin else x.new_empty(tasks, batch, *conv, channels),
+        x.new_empty(tasks, channels),
+        x.new_empty(tasks, channels),
+        x.new_empty(tasks, batch, *out, channels, dtype=torch.uint8),
+    )
+
+
+def _backward_shapes(
+    grad_out: Tensor, grad_y: Tensor | None, x: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    channels = weight.shape[0], weight.shape[4]
+    return _grad_x_like(x, rest[-1]), x.new_empty(weight.shape), *(x.new_empty(channels) for _ in range(3))
+
+
+def _double_backward_shapes(
+    gg_x: Tensor,
+    gg_weight: Tensor,
+    gg_bias: Tensor,
+    gg_gamma: Tensor,
+    gg_beta: Tensor,
+    grad_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    gamma: Tensor | None,
+    kept: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    return (
+        torch.empty_like(grad_out),
+        _grad_x_like(x, rest[-1]),
+        x.new_empty(weight.shape),
+        x.new_empty(weight.shape[0], weight.shape[4]),
+        torch.empty_like(kept) if _is_y(kept) else x.new_empty(0),
+    )
+
+
+def _grad_x_like(x: Tensor, needed: bool) -> Tensor:
+    return torch.empty_like(x) if needed else x.new_empty(0)
+
+
 @native.when_loaded
 def _register_shapes() -> None:
     """Tell torch.compile the operators' output shapes, once the library that defines them is loaded."""
-
-    def register(name: str) -> Callable[[Callable], Callable]:
-        return torch.library.register_fake(f"maml_fast::{name}")
-
-    def grad_x_like(x: Tensor, needed: bool) -> Tensor:
-        return torch.empty_like(x) if needed else x.new_empty(0)
-
-    @register("conv_block_forward")
-    def _(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        stride: int,
-        padding: int,
-        pool: bool,
-        eps: float,
-        relu_first: bool,
-    ) -> tuple[Tensor, ...]:
-        tasks, batch, height, width, in_channels = x.shape
-        kernel, channels = weight.shape[1], weight.shape[4]
-        patch = kernel * kernel * in_channels
-        thin = in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and not relu_first
-        conv = [(extent + 2 * padding - kernel) // stride + 1 for extent in (height, width)]
-        out = [extent // 2 for extent in conv] if pool else conv
-        return (
-            x.new_empty(tasks, batch, *out, channels),
-            x.new_empty(tasks, patch * (patch + 1)) if thin else x.new_empty(tasks, batch, *conv, channels),
-            x.new_empty(tasks, channels),
-            x.new_empty(tasks, channels),
-            x.new_empty(tasks, batch, *out, channels, dtype=torch.uint8),
-        )
-
-    @register("conv_block_backward")
-    def _(grad_out: Tensor, grad_y: Tensor | None, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        channels = weight.shape[0], weight.shape[4]
-        grads = [x.new_empty(channels) for _ in range(3)]
-        return grad_x_like(x, rest[-1]), x.new_empty(weight.shape), *grads
-
-    @register("conv_block_double_backward")
-    def _(
-        gg_x: Tensor,
-        gg_weight: Tensor,
-        gg_bias: Tensor,
-        gg_gamma: Tensor,
-        gg_beta: Tensor,
-        grad_out: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        gamma: Tensor | None,
-        kept: Tensor,
-        *rest: Any,
-    ) -> tuple[Tensor, ...]:
-        return (
-            torch.empty_like(grad_out),
-            grad_x_like(x, rest[-1]),
-            x.new_empty(weight.shape),
-            x.new_empty(weight.shape[0], weight.shape[4]),
-            torch.empty_like(kept) if _is_y(kept) else x.new_empty(0),
-        )
+    torch.library.register_fake("maml_fast::conv_block_forward", _forward_shapes)
+    torch.library.register_fake("maml_fast::conv_block_backward", _backward_shapes)
+    torch.library.register_fake("maml_fast::conv_block_double_backward", _double_backward_shapes)

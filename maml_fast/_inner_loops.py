@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from maml_fast import native
 
 __all__ = ["NetDescription", "inner_loops"]
 
@@ -59,13 +61,10 @@ def inner_loops(
         query losses [S, T], right query predictions [S, T] int64, and the gradient of the last losses' mean over tasks
         with respect to theta, [P], or empty; S is the number of scored steps.
     """
-    x_spt, y_spt, x_qry, y_qry = episodes
+    dense = [part.contiguous() for part in episodes]
     losses, correct, gradient = torch.ops.maml_fast.inner_loops(
         theta,
-        _channels_last(x_spt),
-        y_spt.contiguous(),
-        _channels_last(x_qry),
-        y_qry.contiguous(),
+        *dense,
         *net,
         rates,
         list(scored),
@@ -77,5 +76,13 @@ def inner_loops(
     return losses, correct, gradient
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.permute(0, 1, 3, 4, 2).contiguous()  # [T, N, H, W, C]
+@native.when_loaded
+def _register_shapes() -> None:
+    """Tell torch the operator's output shapes, once the library that defines it is loaded."""
+
+    @torch.library.register_fake("maml_fast::inner_loops")
+    def _(theta: Tensor, x_spt: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *_, scored, _steps, _second_order, _tasks_at_once, needs_gradient = rest
+        scores = len(scored), x_spt.shape[0]
+        losses, correct = theta.new_empty(scores), theta.new_empty(scores, dtype=torch.int64)
+        return losses, correct, theta.new_empty(theta.shape if needs_gradient else 0)

@@ -10,7 +10,15 @@ from torch import Tensor
 from maml_fast import _conv_block, native, reference
 from maml_fast._inner_loops import NetDescription, inner_loops
 
-__all__ = ["NetDescription", "conv_block", "in_kernel_order", "inner_loops", "native_obstacle", "over_tasks"]
+__all__ = [
+    "NetDescription",
+    "conv_block",
+    "has_native_kernels",
+    "in_kernel_order",
+    "inner_loops",
+    "native_obstacle",
+    "over_tasks",
+]
 
 _announced: set[str] = set()
 
@@ -58,7 +66,7 @@ def conv_block(
     """
     _check_tensors(x, weight, bias, gamma, beta)
     _check_geometry(x, weight, stride, padding, pool, eps)
-    if native.library() is not None:
+    if has_native_kernels():
         obstacle = native_obstacle(x, weight, stride, pool)
         if obstacle is None:
             geometry = _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first)
@@ -91,10 +99,13 @@ def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
     return parameter.expand(n_tasks, *parameter.shape)
 
 
+def has_native_kernels() -> bool:
+    """Return whether there are any; they are built now if they never were."""
+    return native.library() is not None
+
+
 def native_obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str | None:
     """What keeps a block of these arguments from the native kernels; ``None`` if nothing does."""
-    if native.library() is None:
-        return "there are no native kernels"
     if x.device.type != "cpu":
         return f"device {x.device.type} (cpu only)"
     if x.dtype not in (torch.float32, torch.float64):

@@ -19,7 +19,7 @@ def make_record(**changes):
         row = found.row("iteration", "W9", "a net", who)
         row.seconds = [1e-3 * each for each in milliseconds]
         row.flops, row.parity, row.peak_mib = 0.5e9, {"loss": 1e-15, "gradient": 2e-13, "float32_loss": 0.0}, 77.4
-    found.row("iteration", "W9", "a net", OURS.title).share_of_blocks = 0.8
+    found.row("iteration", "W9", "a net", OURS.title).share_of_convolutions = 0.8
     found.row("iteration", "W9", "a net", "torch.func.vmap").skipped = "needs about 10.0 GiB of memory"
     found.row("iteration", "W9", "a net", "higher").failed = "higher on W9 was killed by SIGSEGV"
     found.row("iteration", "W8", "another net", "torch.func.vmap").skipped = "needs about 10.0 GiB of memory"

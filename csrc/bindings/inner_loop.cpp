@@ -47,7 +47,7 @@ ConvNet Net(const Tensor& x, const Integers& blocks, const Floats& eps, const In
   STD_TORCH_CHECK(!eps.empty() && blocks.size() == eps.size() * kNumbersOfBlock && head.size() == 3 && head[1] >= 1,
                   "the description of the net is incomplete");
   ConvNet net;
-  int64_t channels = x.size(4), height = x.size(2), width = x.size(3);
+  int64_t channels = x.size(2), height = x.size(3), width = x.size(4);
   STD_TORCH_CHECK(channels >= 1 && height >= 1 && width >= 1 && height * width < (int64_t{1} << 31),
                   "images must have pixels, and not too many");
   for (size_t l = 0; l < eps.size(); ++l) {
@@ -88,9 +88,9 @@ using Result = std::tuple<Tensor, Tensor, Tensor>;
 Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
                   Integers head, Floats rates, Integers scored, int64_t steps, bool second_order, int64_t tasks_at_once,
                   bool needs_gradient) {
-  STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, H, W, C]");
+  STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, C, H, W]");
   const ConvNet net = Net(x_spt, blocks, eps, head);
-  const int64_t tasks = x_spt.size(0), height = x_spt.size(2), width = x_spt.size(3), channels = x_spt.size(4);
+  const int64_t tasks = x_spt.size(0), channels = x_spt.size(2), height = x_spt.size(3), width = x_spt.size(4);
   STD_TORCH_CHECK(tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1,
                   "tasks, images or steps are out of range");
   STD_TORCH_CHECK(rates.size() == net.places.size(), "every parameter needs a rate");
@@ -115,9 +115,9 @@ Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor
         scored.data(),
         scores,
         Images<Scalar>(theta, "theta", {net.size}, theta),
-        Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), height, width, channels}, theta),
+        Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), channels, height, width}, theta),
         Labels(y_spt, "y_spt", x_spt, net.classes),
-        Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), height, width, channels}, theta),
+        Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), channels, height, width}, theta),
         Labels(y_qry, "y_qry", x_qry, net.classes),
         Data<Scalar>(losses),
         Data<int64_t>(correct),

@@ -30,6 +30,13 @@ struct ConvBlockShape {
   int64_t InPixels() const { return in_height * in_width; }
   int64_t ConvPixels() const { return conv_height * conv_width; }
   int64_t OutPixels() const { return out_height * out_width; }
+  // Scalars of one image of x, y and out, and where an image begins.
+  int64_t InSize() const { return InPixels() * in_channels; }
+  int64_t ConvSize() const { return ConvPixels() * out_channels; }
+  int64_t OutSize() const { return OutPixels() * out_channels; }
+  int64_t InImage(int64_t task, int64_t b) const { return (task * batch + b) * InSize(); }
+  int64_t ConvImage(int64_t task, int64_t b) const { return (task * batch + b) * ConvSize(); }
+  int64_t OutImage(int64_t task, int64_t b) const { return (task * batch + b) * OutSize(); }
   int64_t PatchSize() const { return kernel * kernel * in_channels; }  // the input of one output value
   int64_t WeightSize() const { return PatchSize() * out_channels; }    // of one task
 
@@ -38,7 +45,7 @@ struct ConvBlockShape {
   bool Thin() const { return in_channels <= 4 && PatchSize() <= kThinPatch && !relu_first; }
   // Scalars of one task that forward keeps for the backward passes: y, or a thin block's patch moments: the mean patch
   // [P], then the covariances [P, P] (of the population, zero padding included).
-  int64_t KeptSize() const { return Thin() ? PatchSize() * (PatchSize() + 1) : batch * ConvPixels() * out_channels; }
+  int64_t KeptSize() const { return Thin() ? PatchSize() * (PatchSize() + 1) : batch * ConvSize(); }
 
   static constexpr int64_t kThinPatch = 36;
 };

@@ -67,9 +67,9 @@ struct InnerLoopArgs {
   const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
   int64_t scores;
   const Scalar* theta;   // [net.size]
-  const Scalar* x_spt;   // [T, N, H, W, Cin]
+  const Scalar* x_spt;   // [T, N, Cin, H, W]
   const int64_t* y_spt;  // [T, N], classes
-  const Scalar* x_qry;   // [T, M, H, W, Cin]
+  const Scalar* x_qry;   // [T, M, Cin, H, W]
   const int64_t* y_qry;  // [T, M]
   Scalar* losses;        // [scores, T]: the queries' mean cross-entropy
   int64_t* correct;      // [scores, T]: right predictions

@@ -101,7 +101,9 @@ class MAML(nn.Module):
         self._chunks = TaskChunks()
         self._not_native: str | None = None  # why the last call did not run natively; "" if it did
         unfused = self.fusion is not None and self.fusion.left
-        logger.log(logging.WARNING if unfused else logging.INFO, "%s", self.describe())
+        level = logging.WARNING if unfused else logging.INFO
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", self.describe())
 
     def forward(
         self, episodes: Episodes, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -135,7 +137,7 @@ class MAML(nn.Module):
         loop = self._inner_loop(parameters, inner_steps)
         scored = scored_steps(per_step, loop.steps)
         episodes = self._checked(episodes, parameters)
-        native = self._native(loop, episodes)
+        native = self._native(loop, episodes, self.task_chunk)
         if native is not None:
             return native.loss(episodes, scored)
         results, loss = self._chunks.loss(loop, episodes, scored, self.task_chunk)
@@ -169,12 +171,11 @@ class MAML(nn.Module):
         loop = self._inner_loop(parameters, inner_steps)
         scored = scored_steps(per_step, loop.steps)
         episodes = self._checked(episodes, parameters)
-        if torch.is_grad_enabled():
-            return self._chunks.results(loop, episodes, scored, None)
-        native = self._native(loop, episodes)
+        chunk = None if torch.is_grad_enabled() else self.task_chunk
+        native = self._native(loop, episodes, chunk)
         if native is not None:
             return native.results(episodes, scored)
-        return self._chunks.results(loop, episodes, scored, self.task_chunk)
+        return self._chunks.results(loop, episodes, scored, chunk)
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -205,9 +206,8 @@ class MAML(nn.Module):
             f"MAML of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
             f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
             f"batch norm: {self.batch_norm}",
-            f"inner loop: {self._describe_loop()}",
             f"forward: {self._forward_tasks.describe()}",
-            f"in memory: {self._chunks.describe(self.task_chunk)}",
+            *self._describe_loop(),
         ]
         if self.fusion is None:
             return "\n".join([*lines, "fused: switched off"])
@@ -249,18 +249,22 @@ class MAML(nn.Module):
         theta = self._theta(parameters, adapted)._replace(rates={name: self._rate_of(name) for name in adapted})
         return InnerLoop(theta, self._forward_tasks, partial(self._task_loss, self.loss_fn), steps, self.order)
 
-    def _native(self, loop: InnerLoop, episodes: Episodes) -> NativeLoop | None:
-        form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(self.task_chunk))
+    def _native(self, loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | None:
+        form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(chunk))
         self._not_native = form if isinstance(form, str) else ""
         return None if isinstance(form, str) else form
 
-    def _describe_loop(self) -> str:
+    def _describe_loop(self) -> list[str]:
         why = self._not_native
         if why is None:  # no call yet
             loop = self._inner_loop(self._current_parameters(), None)
             form = native_loop(loop, self.loss_fn, None, tasks_at_once(self.task_chunk))
             why = form if isinstance(form, str) else ""
-        return f"operation by operation ({why})" if why else "native, each task in one core's cache"
+        if why:
+            held = self._chunks.describe(self.task_chunk)
+            return [f"inner loop: operation by operation ({why})", f"in memory: {held}"]
+        held = f"{min(tasks_at_once(self.task_chunk) or 1, torch.get_num_threads())} tasks at a time"
+        return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
 
     def _theta(self, parameters: Mapping[str, nn.Parameter], adapted: Mapping[str, Tensor]) -> Theta:
         shared = {name: parameter for name, parameter in parameters.items() if name not in adapted}

@@ -85,8 +85,10 @@ def native_loop(
         return net
     if loss_fn is not F.cross_entropy:
         return "the loss is not F.cross_entropy"
+    if not ops.has_native_kernels():
+        return "there are no native kernels"
     if tasks_at_once is None:
-        return "task_chunk=None keeps the graph of all tasks"
+        return "the graph of all tasks is kept"
     rates = _rates(loop.theta, net)
     if isinstance(rates, str):
         return rates

@@ -3,8 +3,8 @@
 
 #include <cstring>
 
-#include "cpu/kernel_table.h"
 #include "cpu/dispatch.h"
+#include "cpu/kernel_table.h"
 
 namespace maml_fast {
 

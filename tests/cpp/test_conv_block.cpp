@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "block_run.h"
 #include "check.h"
 #include "cpu/kernel_table.h"
 #include "every_instruction_set.h"
@@ -11,43 +12,13 @@
 namespace maml_fast {
 namespace {
 
-// The kernels' results. Buffers are exactly as large as they must be: the address sanitizer guards their ends.
 template <typename Scalar>
-struct Run {
-  using Buffer = std::vector<Scalar>;
-
-  const ConvBlockShape s;
-  const KernelTable<Scalar>& kernels;
-  const Pool pool;
-  Buffer x, weight, bias, gamma, beta, out, kept, mean, rstd;
-  std::vector<uint8_t> argmax;
-
-  static Buffer Cast(const Values& values) { return Buffer(values.begin(), values.end()); }
-
-  Run(const ConvBlockShape& shape, const CpuKernels& k, int64_t threads, const Inputs& in)
-      : s(shape),
-        kernels(k.Of<Scalar>()),
-        pool(PoolOf(threads)),
-        x(Cast(in.x)),
-        weight(Cast(in.weight)),
-        bias(Cast(in.bias)),
-        gamma(Cast(in.gamma)),
-        beta(Cast(in.beta)),
-        out(s.tasks * s.batch * s.OutPixels() * s.out_channels),
-        kept(s.tasks * s.KeptSize()),
-        mean(s.tasks * s.out_channels),
-        rstd(s.tasks * s.out_channels),
-        argmax(out.size()) {
-    kernels.forward({s, x.data(), Weight(), Channels(bias), Channels(gamma), Channels(beta), out.data(), kept.data(),
-                     mean.data(), rstd.data(), argmax.data()},
-                    pool);
-  }
-
-  TaskParam<Scalar> Weight() const { return {weight.data(), s.WeightSize()}; }
-  TaskParam<Scalar> Channels(const Buffer& b) const { return {b.data(), s.out_channels}; }
-  ConvBlockSaved<Scalar> Saved() const {
-    return {x.data(), Weight(), Channels(gamma), kept.data(), mean.data(), rstd.data(), argmax.data()};
-  }
+struct Run : BlockRun<Scalar> {
+  using Base = BlockRun<Scalar>;
+  using Base::Base, Base::Cast, Base::Join, Base::Saved;
+  using Base::s, Base::kernels, Base::pool, Base::x, Base::weight, Base::bias, Base::gamma, Base::beta, Base::out,
+      Base::kept;
+  using typename Base::Buffer;
 
   // grad_x, grad_weight, grad_bias, grad_gamma, grad_beta, one after another.
   Values Backward(const Buffer& grad_out, const Scalar* grad_y = nullptr) const {
@@ -71,12 +42,6 @@ struct Run {
     const Values through_y = Backward(Buffer(out.size()), grad_y.data());
     for (size_t i = 0; i < gx.size() + gw.size() + gb.size(); ++i) direct[out.size() + i] += through_y[i];
     return direct;
-  }
-
-  static Values Join(std::vector<const Buffer*> parts) {
-    Values all;
-    for (const Buffer* part : parts) all.insert(all.end(), part->begin(), part->end());
-    return all;
   }
 };
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "block_run.h"
 #include "check.h"
 #include "cpu/kernel_table.h"
 #include "every_instruction_set.h"
@@ -13,48 +14,12 @@
 namespace maml_fast {
 namespace {
 
-// The kernels' results. Buffers are exactly as large as they must be: the address sanitizer guards their ends.
 template <typename Scalar>
-struct ThinRun {
-  using Buffer = std::vector<Scalar>;
-
-  const ConvBlockShape s;
-  const KernelTable<Scalar>& kernels;
-  const Pool pool;
-  Buffer x, weight, bias, gamma, beta, out, kept, mean, rstd;
-  std::vector<uint8_t> argmax;
-
-  static Buffer Cast(const Values& values) { return Buffer(values.begin(), values.end()); }
-
-  ThinRun(const ConvBlockShape& shape, const CpuKernels& k, int64_t threads, const Inputs& in)
-      : s(shape),
-        kernels(k.Of<Scalar>()),
-        pool(PoolOf(threads)),
-        x(Cast(in.x)),
-        weight(Cast(in.weight)),
-        bias(Cast(in.bias)),
-        gamma(Cast(in.gamma)),
-        beta(Cast(in.beta)),
-        out(s.tasks * s.batch * s.OutPixels() * s.out_channels),
-        kept(s.tasks * s.KeptSize()),
-        mean(s.tasks * s.out_channels),
-        rstd(s.tasks * s.out_channels),
-        argmax(out.size()) {
-    kernels.forward({s, x.data(), Weight(), Channels(bias), Channels(gamma), Channels(beta), out.data(), kept.data(),
-                     mean.data(), rstd.data(), argmax.data()},
-                    pool);
-  }
-
-  // A parameter that is empty the net does not have; one that is too small for all tasks they share.
-  TaskParam<Scalar> Param(const Buffer& b, int64_t size) const {
-    const bool shared = static_cast<int64_t>(b.size()) == size;
-    return {b.empty() ? nullptr : b.data(), shared ? 0 : size};
-  }
-  TaskParam<Scalar> Weight() const { return Param(weight, s.WeightSize()); }
-  TaskParam<Scalar> Channels(const Buffer& b) const { return Param(b, s.out_channels); }
-  ConvBlockSaved<Scalar> Saved() const {
-    return {x.data(), Weight(), Channels(gamma), kept.data(), mean.data(), rstd.data(), argmax.data()};
-  }
+struct ThinRun : BlockRun<Scalar> {
+  using Base = BlockRun<Scalar>;
+  using Base::Base, Base::Cast, Base::Join, Base::Saved;
+  using Base::s, Base::kernels, Base::pool, Base::out, Base::mean;
+  using typename Base::Buffer;
 
   // grad_weight, grad_bias, grad_gamma, grad_beta, one after another.
   Values Backward(const Buffer& grad_out) const {
@@ -73,12 +38,6 @@ struct ThinRun {
                              ggo.data(), nullptr, gw.data(), g.data(), nullptr},
                             pool);
     return Join({&ggo, &gw, &g});
-  }
-
-  static Values Join(const std::vector<const Buffer*>& parts) {
-    Values all;
-    for (const Buffer* part : parts) all.insert(all.end(), part->begin(), part->end());
-    return all;
   }
 };
 

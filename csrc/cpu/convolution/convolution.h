@@ -1,6 +1,7 @@
 // The three convolutions of a block, for one task's images and weights, each by the algorithm that suits its geometry.
 #pragma once
 
+#include "cpu/convolution/clock.h"
 #include "cpu/convolution/direct.h"
 #include "cpu/convolution/winograd.h"
 #include "cpu/simd.h"
@@ -12,6 +13,13 @@ namespace {
 inline int64_t ImagesAtOnce(const ConvBlockShape& s) {
   constexpr int64_t kPixels = 192;
   return (kPixels + s.ConvPixels() - 1) / s.ConvPixels();
+}
+
+// Calls f(first, past) for the images [begin, end), so many at once.
+template <typename F>
+void ForImagesAtOnce(const ConvBlockShape& s, int64_t begin, int64_t end, const F& f) {
+  const int64_t at_once = ImagesAtOnce(s);
+  for (int64_t first = begin; first < end; first += at_once) f(first, first + at_once < end ? first + at_once : end);
 }
 
 // y from x, or grad_x from grad_y: the same computation on other images, with other weights.
@@ -40,6 +48,7 @@ class Convolution {
   // The weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
   const Scalar* Prepare(const Scalar* weight, Scalar* buffer) const {
     if (TakesWeightsAsTheyAre()) return weight;
+    const InConvolution timed;
     if (winograd_ && transposed_) {
       TransformWeightsForDataGradient(weight, shape_.in_channels, shape_.out_channels, buffer);
     } else if (winograd_) {
@@ -52,9 +61,15 @@ class Convolution {
     return buffer;
   }
 
+  // Where Prepare left them.
+  const Scalar* Prepared(const Scalar* weight, const Scalar* buffer) const {
+    return TakesWeightsAsTheyAre() ? weight : buffer;
+  }
+
   // dest images [begin, end). The sums start from the row `start` (see PackRow), or go on from dest where that is null.
   void Run(const Scalar* source, const Scalar* prepared, const Scalar* start, Scalar* dest, int64_t begin,
            int64_t end) const {
+    const InConvolution timed;
     if (winograd_) {
       ArenaScope arena;
       auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(SourceChannels(), DestChannels()));
@@ -95,6 +110,7 @@ class WeightGradient {
 
   // sum += over `images` images.
   void Add(const Scalar* x, const Scalar* grad_y, int64_t images, Scalar* sum) const {
+    const InConvolution timed;
     ArenaScope arena;
     if (winograd_) {
       auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(shape_.in_channels, shape_.out_channels));
@@ -107,6 +123,7 @@ class WeightGradient {
   // grad_weight [k, k, Cin, Cout] from the sum of `count` sums that lie `apart` scalars apart, for the input channels
   // [begin, end).
   void Finish(const Scalar* sums, int64_t count, int64_t apart, Scalar* grad_weight, int64_t begin, int64_t end) const {
+    const InConvolution timed;
     if (winograd_) {
       return FinishWeightGradient(sums, count, apart, shape_.in_channels, shape_.out_channels, grad_weight, begin, end);
     }

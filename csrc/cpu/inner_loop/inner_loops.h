@@ -28,11 +28,11 @@ class InnerLoop {
   // gradient: the tasks' own, as Weights has them; null: not asked for.
   void Run(Scalar* gradient) const {
     ArenaScope arena;
-    const int64_t image = net_.blocks[0].shape.InPixels() * net_.blocks[0].shape.in_channels;
+    const int64_t image = net_.blocks[0].shape.InSize();
     ImageSet<Scalar> support(net_, args_.x_spt + first_ * args_.n_support * image,
-                             args_.y_spt + first_ * args_.n_support, tasks_, args_.n_support, arena);
+                             args_.y_spt + first_ * args_.n_support, tasks_, args_.n_support, pool_, arena);
     ImageSet<Scalar> query(net_, args_.x_qry + first_ * args_.n_query * image, args_.y_qry + first_ * args_.n_query,
-                           tasks_, args_.n_query, arena);
+                           tasks_, args_.n_query, pool_, arena);
     auto* spare = arena.Array<Scalar>(tasks_ * WidestBlock());
     if (gradient != nullptr && args_.second_order) return SecondOrder(support, query, {gradient, tasks_, spare}, arena);
     FirstOrder(support, query, {gradient, tasks_, spare}, arena);

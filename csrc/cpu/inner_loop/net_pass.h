@@ -7,31 +7,12 @@
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/inner_loop/classifier.h"
+#include "cpu/inner_loop/image_set.h"
 #include "cpu/inner_loop/weights.h"
 #include "cpu/run_block.h"
 
 namespace maml_fast {
 namespace {
-
-// Images and labels, and what follows from the images alone whatever the weights are: a thin first block's moments.
-template <typename Scalar>
-struct ImageSet {
-  const Scalar* x;
-  const int64_t* labels;
-  int64_t images;
-  Scalar* kept = nullptr;     // of a thin first block: null otherwise
-  double* moments = nullptr;  // likewise
-  bool moments_known = false;
-
-  ImageSet(const ConvNet& net, const Scalar* x_, const int64_t* labels_, int64_t tasks, int64_t images_,
-           ArenaScope& arena)
-      : x(x_), labels(labels_), images(images_) {
-    const ConvBlockShape s = net.blocks[0].ShapeOf(tasks, images);
-    if (!s.Thin()) return;
-    kept = arena.Array<Scalar>(tasks * s.KeptSize());
-    moments = arena.Array<double>(tasks * s.KeptSize());
-  }
-};
 
 template <typename Scalar>
 class NetPass {
@@ -126,10 +107,7 @@ class NetPass {
 
   int64_t Depth() const { return static_cast<int64_t>(net_.blocks.size()); }
   ConvBlockShape ShapeOf(int64_t l) const { return net_.blocks[l].ShapeOf(tasks_, set_.images); }
-  int64_t OutSize(int64_t l) const {
-    const ConvBlockShape s = ShapeOf(l);
-    return tasks_ * s.batch * s.OutPixels() * s.out_channels;
-  }
+  int64_t OutSize(int64_t l) const { return ShapeOf(l).OutImage(tasks_, 0); }
   int64_t FeaturesSize() const { return tasks_ * set_.images * net_.Features(); }
   const Scalar* Input(int64_t l) const { return l == 0 ? set_.x : layers_[l - 1].out; }
   Scalar* OfTask(Scalar* features, int64_t task) const { return features + task * set_.images * net_.Features(); }

@@ -108,25 +108,24 @@ struct BackwardPass {
   // A few images at a time: their gradient at y stays in cache for both convolutions.
   void RunGroup(int64_t task, const Scratch& scratch, int64_t group) const {
     const ConvBlockShape& s = args.shape;
-    const int64_t conv_image = s.ConvPixels() * s.out_channels;
     ArenaScope arena;
-    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * conv_image + kLanes<Scalar>);  // with the tiles' slack
+    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);  // with the tiles' slack
     Scalar* sum = scratch.grad_weight.Open(group);
-    for (int64_t first = groups.Begin(group), end = groups.End(group); first < end; first += ImagesAtOnce(s)) {
-      const int64_t count = first + ImagesAtOnce(s) < end ? ImagesAtOnce(s) : end - first;
-      for (int64_t i = 0; i < count; ++i) GradientAtY(task, scratch, first + i, grad_y + i * conv_image);
-      weight_gradient.Add(args.saved.x + images.InImage(task, first), grad_y, count, sum);
-      if (args.grad_x == nullptr) continue;
+    ForImagesAtOnce(s, groups.Begin(group), groups.End(group), [&](int64_t first, int64_t past) {
+      const int64_t count = past - first;
+      for (int64_t i = 0; i < count; ++i) GradientAtY(task, scratch, first + i, grad_y + i * s.ConvSize());
+      weight_gradient.Add(args.saved.x + s.InImage(task, first), grad_y, count, sum);
+      if (args.grad_x == nullptr) return;
       data_gradient.Run(grad_y, shared_weights != nullptr ? shared_weights : scratch.prepared, scratch.zero,
-                        args.grad_x + images.InImage(task, first), 0, count);
-    }
+                        args.grad_x + s.InImage(task, first), 0, count);
+    });
     scratch.grad_weight.Close(group);
   }
 
   void GradientAtY(int64_t task, const Scratch& scratch, int64_t b, Scalar* grad_y) const {
     const ConvBlockShape& s = args.shape;
     const Scalar* k = scratch.coefficients;
-    const Scalar* more = args.grad_y == nullptr ? nullptr : args.grad_y + images.ConvImage(task, b);
+    const Scalar* more = args.grad_y == nullptr ? nullptr : args.grad_y + s.ConvImage(task, b);
     GradY(s, images.NormOf(task), {k, k + s.out_channels, k + 2 * s.out_channels}, images.Of(task, b), more, grad_y,
           scratch.bias_sums + b * s.out_channels);
   }

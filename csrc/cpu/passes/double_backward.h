@@ -86,7 +86,7 @@ struct DoubleBackwardPass {
   }
 
   const Scalar* GgWeight(int64_t task) const { return args.gg_weight + task * args.shape.WeightSize(); }
-  Scalar* GradYOf(int64_t task, int64_t b) const { return args.grad_y + images.ConvImage(task, b); }
+  Scalar* GradYOf(int64_t task, int64_t b) const { return args.grad_y + args.shape.ConvImage(task, b); }
 
   // Batch norm takes a constant out again, so gg_bias counts only where ReLU comes between.
   void Prepare(int64_t task, const Scratch& scratch) const {
@@ -103,17 +103,15 @@ struct DoubleBackwardPass {
   // time, so that they are in cache for their sums.
   void Tangent(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
-    const bool as_they_are = forward.PreparedSize() == 0;
-    for (int64_t first = begin; first < end; first += ImagesAtOnce(s)) {
-      const int64_t past = first + ImagesAtOnce(s) < end ? first + ImagesAtOnce(s) : end;
+    ForImagesAtOnce(s, begin, end, [&](int64_t first, int64_t past) {
       const Scalar* start = scratch.gg_bias;
       if (args.gg_x != nullptr) {
-        forward.Run(args.gg_x + images.InImage(task, 0), as_they_are ? args.saved.weight.Of(task) : scratch.weight,
-                    start, GradYOf(task, 0), first, past);
+        forward.Run(args.gg_x + s.InImage(task, 0), forward.Prepared(args.saved.weight.Of(task), scratch.weight), start,
+                    GradYOf(task, 0), first, past);
         start = nullptr;
       }
       if (args.gg_weight != nullptr) {
-        forward.Run(args.saved.x + images.InImage(task, 0), as_they_are ? GgWeight(task) : scratch.gg_weight, start,
+        forward.Run(args.saved.x + s.InImage(task, 0), forward.Prepared(GgWeight(task), scratch.gg_weight), start,
                     GradYOf(task, 0), first, past);
       } else if (start != nullptr) {
         FillImages(s, start, GradYOf(task, 0), first, past);
@@ -122,28 +120,27 @@ struct DoubleBackwardPass {
         TangentSums(s, images.NormOf(task), images.Of(task, b), GradYOf(task, b),
                     scratch.sums + b * kSums * s.out_channels);
       }
-    }
+    });
   }
 
   // A few images at a time: their gradient at y stays in cache for both convolutions.
   void RunGroup(int64_t task, const Scratch& scratch, int64_t group) const {
     const ConvBlockShape& s = args.shape;
-    const int64_t conv_image = s.ConvPixels() * s.out_channels;
     ArenaScope arena;
-    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * conv_image + kLanes<Scalar>);  // with the tiles' slack
+    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);  // with the tiles' slack
     Scalar* sum = HasWeightGradient() ? scratch.grad_weight.Open(group) : nullptr;
-    for (int64_t first = groups.Begin(group), end = groups.End(group); first < end; first += ImagesAtOnce(s)) {
-      const int64_t count = first + ImagesAtOnce(s) < end ? ImagesAtOnce(s) : end - first;
-      for (int64_t i = 0; i < count; ++i) SecondGradients(task, scratch, first + i, grad_y + i * conv_image);
-      if (HasWeightGradient()) weight_gradient.Add(args.gg_x + images.InImage(task, first), grad_y, count, sum);
-      if (args.grad_x == nullptr) continue;
-      Scalar* grad_x = args.grad_x + images.InImage(task, first);
+    ForImagesAtOnce(s, groups.Begin(group), groups.End(group), [&](int64_t first, int64_t past) {
+      const int64_t count = past - first;
+      for (int64_t i = 0; i < count; ++i) SecondGradients(task, scratch, first + i, grad_y + i * s.ConvSize());
+      if (HasWeightGradient()) weight_gradient.Add(args.gg_x + s.InImage(task, first), grad_y, count, sum);
+      if (args.grad_x == nullptr) return;
+      Scalar* grad_x = args.grad_x + s.InImage(task, first);
       if (HasDataGradient()) {
         data_gradient.Run(grad_y, scratch.gg_transposed, scratch.zero, grad_x, 0, count);
       } else {
-        std::memset(grad_x, 0, static_cast<size_t>(count * s.InPixels() * s.in_channels) * sizeof(Scalar));
+        std::memset(grad_x, 0, static_cast<size_t>(count * s.InSize()) * sizeof(Scalar));
       }
-    }
+    });
     if (HasWeightGradient()) scratch.grad_weight.Close(group);
   }
 
@@ -154,7 +151,7 @@ struct DoubleBackwardPass {
     const ImageGradient<Scalar> image = images.Of(task, b);
     GradY<Scalar>(s, norm, {k(0), k(1), k(2)}, image, nullptr, grad_y, nullptr);
     SecondGradY(s, norm, TangentCoefficients<Scalar>{{k(3), k(4), k(5)}, {k(6), k(7), k(8), k(9)}}, image,
-                GradYOf(task, b), args.grad_grad_out + images.OutImage(task, b));
+                GradYOf(task, b), args.grad_grad_out + s.OutImage(task, b));
   }
 
   void FinishWeightGradient(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {

@@ -51,7 +51,7 @@ struct ForwardPass {
         return JoinMoments(s, scratch.moments, mean, rstd);
       case kNormalise:
         for (int64_t b = begin; b < end; ++b) {
-          const int64_t out = (task * s.batch + b) * s.OutPixels() * s.out_channels;
+          const int64_t out = s.OutImage(task, b);
           NormReluPool(s, Norm<Scalar>{mean, rstd, args.gamma.Of(task), args.beta.Of(task)}, Y(task, b), args.out + out,
                        args.argmax + out);
         }
@@ -59,25 +59,22 @@ struct ForwardPass {
     }
   }
 
-  Scalar* Y(int64_t task, int64_t b) const {
-    return args.kept + (task * args.shape.batch + b) * args.shape.ConvPixels() * args.shape.out_channels;
-  }
+  Scalar* Y(int64_t task, int64_t b) const { return args.kept + args.shape.ConvImage(task, b); }
 
   // The statistics of a few images at a time, while they are in cache.
   void Convolve(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
-    const Scalar* x = args.x + task * s.batch * s.InPixels() * s.in_channels;
+    const Scalar* x = args.x + s.InImage(task, 0);
     const Scalar* weights = WeightsOf(task, scratch);
-    for (int64_t first = begin; first < end; first += ImagesAtOnce(s)) {
-      const int64_t past = first + ImagesAtOnce(s) < end ? first + ImagesAtOnce(s) : end;
+    ForImagesAtOnce(s, begin, end, [&](int64_t first, int64_t past) {
       convolution.Run(x, weights, scratch.bias, Y(task, 0), first, past);
       for (int64_t b = first; b < past; ++b) ImageMoments(s, Y(task, b), scratch.moments + b * 2 * s.out_channels);
-    }
+    });
   }
 
   const Scalar* WeightsOf(int64_t task, const Scratch& scratch) const {
     if (shared_weights != nullptr) return shared_weights;
-    return convolution.PreparedSize() == 0 ? args.weight.Of(task) : scratch.prepared;
+    return convolution.Prepared(args.weight.Of(task), scratch.prepared);
   }
 };
 

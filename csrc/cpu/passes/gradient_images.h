@@ -15,12 +15,9 @@ struct GradientImages {
   Norm<Scalar> NormOf(int64_t task) const {
     return {saved.mean + task * s.out_channels, saved.rstd + task * s.out_channels, saved.gamma.Of(task), nullptr};
   }
-  int64_t OutImage(int64_t task, int64_t b) const { return (task * s.batch + b) * s.OutPixels() * s.out_channels; }
-  int64_t ConvImage(int64_t task, int64_t b) const { return (task * s.batch + b) * s.ConvPixels() * s.out_channels; }
-  int64_t InImage(int64_t task, int64_t b) const { return (task * s.batch + b) * s.InPixels() * s.in_channels; }
 
   ImageGradient<Scalar> Of(int64_t task, int64_t b) const {
-    return {saved.kept + ConvImage(task, b), grad_out + OutImage(task, b), saved.argmax + OutImage(task, b)};
+    return {saved.kept + s.ConvImage(task, b), grad_out + s.OutImage(task, b), saved.argmax + s.OutImage(task, b)};
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/conv_block.h"
+#include "cpu/convolution/clock.h"
 #include "cpu/passes/phases.h"
 #include "cpu/thin/algebra.h"
 #include "cpu/thin/gradient.h"
@@ -49,6 +50,7 @@ struct ThinBackwardPass {
 
   template <int WINDOW>
   void Sums(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    const InConvolution timed;
     ForWindowRows<Scalar, WINDOW>(
         args.shape, tools.X(task), begin, end, [&](const WindowRow<Scalar>& row, int64_t b, int64_t i) {
           tools.template AddGradientPatches<WINDOW>(row, task, b, i, scratch.sums + b * tools.SumsSize());

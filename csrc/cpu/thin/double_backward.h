@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/conv_block.h"
+#include "cpu/convolution/clock.h"
 #include "cpu/convolution/register_tiles.h"
 #include "cpu/passes/argmax.h"
 #include "cpu/passes/phases.h"
@@ -156,6 +157,7 @@ struct ThinDoubleBackwardPass {
 
   template <int WINDOW>
   void Sweep(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    const InConvolution timed;
     constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
     const ConvBlockShape& s = args.shape;
     ForWindowRows<Scalar, WINDOW>(

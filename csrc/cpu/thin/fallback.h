@@ -7,6 +7,7 @@
 #include "cpu/passes/backward.h"
 #include "cpu/passes/double_backward.h"
 #include "cpu/passes/forward.h"
+#include "cpu/thin/algebra.h"
 
 namespace maml_fast {
 namespace {
@@ -23,13 +24,12 @@ Buffer<Scalar> MakeBuffer(int64_t size) {
 template <typename Scalar>
 Buffer<Scalar> BiasFromMean(const ConvBlockShape& s, const ConvBlockSaved<Scalar>& saved) {
   Buffer<Scalar> bias = MakeBuffer<Scalar>(s.tasks * s.out_channels);
+  const Buffer<double> weight = MakeBuffer<double>(s.WeightSize()), centre = MakeBuffer<double>(s.out_channels);
   for (int64_t task = 0; task < s.tasks; ++task) {
-    const Scalar* mean_patch = saved.kept + task * s.KeptSize();
-    const Scalar* weight = saved.weight.Of(task);
+    ToDouble(saved.weight.Of(task), s.WeightSize(), weight.get());
+    TimesPatch(s, saved.kept + task * s.KeptSize(), weight.get(), centre.get());
     for (int64_t c = 0; c < s.out_channels; ++c) {
-      double product = 0;
-      for (int64_t p = 0; p < s.PatchSize(); ++p) product += double{mean_patch[p]} * weight[p * s.out_channels + c];
-      bias[task * s.out_channels + c] = static_cast<Scalar>(saved.mean[task * s.out_channels + c] - product);
+      bias[task * s.out_channels + c] = static_cast<Scalar>(saved.mean[task * s.out_channels + c] - centre[c]);
     }
   }
   return bias;
@@ -37,11 +37,11 @@ Buffer<Scalar> BiasFromMean(const ConvBlockShape& s, const ConvBlockSaved<Scalar
 
 template <typename Scalar>
 Buffer<Scalar> ComputeYAgain(const ConvBlockShape& s, const ConvBlockSaved<Scalar>& saved, const Pool& pool) {
-  const int64_t outputs = s.tasks * s.batch * s.OutPixels() * s.out_channels, channels = s.tasks * s.out_channels;
+  const int64_t outputs = s.OutImage(s.tasks, 0), channels = s.tasks * s.out_channels;
   const Buffer<Scalar> bias = BiasFromMean(s, saved), out = MakeBuffer<Scalar>(outputs);
   const Buffer<Scalar> mean = MakeBuffer<Scalar>(channels), rstd = MakeBuffer<Scalar>(channels);
   const Buffer<uint8_t> argmax = MakeBuffer<uint8_t>(outputs);
-  Buffer<Scalar> y = MakeBuffer<Scalar>(s.tasks * s.batch * s.ConvPixels() * s.out_channels);
+  Buffer<Scalar> y = MakeBuffer<Scalar>(s.ConvImage(s.tasks, 0));
   const ConvBlockForwardArgs<Scalar> args{s,          saved.x,    saved.weight, {bias.get(), s.out_channels},
                                           {},         {},         out.get(),    y.get(),
                                           mean.get(), rstd.get(), argmax.get()};
@@ -62,10 +62,10 @@ void BackwardOnPixels(ConvBlockBackwardArgs<Scalar> args, const Pool& pool) {
 template <typename Scalar>
 void DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<Scalar> args, const Pool& pool) {
   const ConvBlockShape& s = args.shape;
-  const int64_t outputs = s.tasks * s.batch * s.OutPixels() * s.out_channels, channels = s.tasks * s.out_channels;
-  const int64_t inputs = s.tasks * s.batch * s.InPixels() * s.in_channels, weights = s.tasks * s.WeightSize();
+  const int64_t outputs = s.OutImage(s.tasks, 0), channels = s.tasks * s.out_channels;
+  const int64_t inputs = s.InImage(s.tasks, 0), weights = s.tasks * s.WeightSize();
   const Buffer<Scalar> y = ComputeYAgain(s, args.saved, pool);
-  const Buffer<Scalar> grad_y = MakeBuffer<Scalar>(s.tasks * s.batch * s.ConvPixels() * s.out_channels);
+  const Buffer<Scalar> grad_y = MakeBuffer<Scalar>(s.ConvImage(s.tasks, 0));
   args.saved.kept = y.get();
   args.grad_y = grad_y.get();
   ArenaScope arena;

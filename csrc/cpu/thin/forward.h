@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/conv_block.h"
+#include "cpu/convolution/clock.h"
 #include "cpu/convolution/register_tiles.h"
 #include "cpu/passes/argmax.h"
 #include "cpu/passes/phases.h"
@@ -128,15 +129,14 @@ struct ThinForwardPass {
     }
   }
 
-  const Scalar* X(int64_t task) const { return args.x + task * args.shape.batch * ImageSize(); }
-  int64_t ImageSize() const { return args.shape.InPixels() * args.shape.in_channels; }
+  const Scalar* X(int64_t task) const { return args.x + args.shape.InImage(task, 0); }
 
   void Moments(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
     ArenaScope arena;
     PatchSums<Scalar> patches(s, arena);
     for (int64_t b = begin; b < end; ++b) {
-      patches.Image(X(task) + b * ImageSize(), scratch.sums + b * s.PatchSize() * (s.PatchSize() + 1));
+      patches.Image(X(task) + b * s.InSize(), scratch.sums + b * s.PatchSize() * (s.PatchSize() + 1));
     }
   }
 
@@ -180,11 +180,12 @@ struct ThinForwardPass {
 
   template <int WINDOW>
   void Sweep(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    const InConvolution timed;
     constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
     const ConvBlockShape& s = args.shape;
     const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
     ForWindowRows<Scalar, WINDOW>(s, X(task), begin, end, [&](const WindowRow<Scalar>& row, int64_t b, int64_t i) {
-      const int64_t out = (((task * s.batch + b) * s.out_height + i) * s.out_width) * s.out_channels;
+      const int64_t out = s.OutImage(task, b) + i * s.out_width * s.out_channels;
       for (int64_t c = 0; c < s.out_channels; c += kPanel) {
         Dispatch<ThinForwardBody<Scalar, WINDOW>, 1, kTileVecs>(
             1, (pitch - c) / kLanes<Scalar>, s, row, scratch.scaled + c, pitch, scratch.shift + c, s.out_channels - c,

@@ -82,7 +82,7 @@ struct ThinTools {
 
   int64_t Pitch() const { return RoundUpToLanes<Scalar>(s.out_channels); }
   int64_t SumsSize() const { return (s.PatchSize() + 1) * Pitch(); }  // of one image: g p [P], then g
-  const Scalar* X(int64_t task) const { return saved.x + task * s.batch * s.InPixels() * s.in_channels; }
+  const Scalar* X(int64_t task) const { return saved.x + s.InImage(task, 0); }
   const Scalar* MeanPatch(int64_t task) const { return saved.kept + task * s.KeptSize(); }
   const Scalar* Covariance(int64_t task) const { return MeanPatch(task) + s.PatchSize(); }
 
@@ -91,7 +91,7 @@ struct ThinTools {
     return {grad_out + at, saved.argmax + at, s.out_channels, s.out_channels - channel};
   }
   int64_t OutRow(int64_t task, int64_t b, int64_t i) const {
-    return ((task * s.batch + b) * s.out_height + i) * s.out_width * s.out_channels;
+    return s.OutImage(task, b) + i * s.out_width * s.out_channels;
   }
 
   template <int WINDOW>

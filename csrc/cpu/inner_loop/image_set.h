@@ -1,0 +1,48 @@
+// Images and labels of several tasks, and what follows from the images alone, whatever the weights are.
+#pragma once
+
+#include "core/inner_loop.h"
+#include "cpu/arena.h"
+#include "cpu/passes/phases.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct ImageSet {
+  const Scalar* x;  // [tasks, images, H, W, C]
+  const int64_t* labels;
+  int64_t images;
+
+  // Of a thin first block, null otherwise: its patch moments, and the same in double, once it has run.
+  Scalar* kept = nullptr;
+  double* moments = nullptr;
+  bool moments_known = false;
+
+  // pixels: [tasks, images, C, H, W].
+  ImageSet(const ConvNet& net, const Scalar* pixels, const int64_t* labels_, int64_t tasks, int64_t images_,
+           const Pool& pool, ArenaScope& arena)
+      : labels(labels_), images(images_) {
+    const ConvBlockShape s = net.blocks[0].ShapeOf(tasks, images);
+    x = s.in_channels == 1 ? pixels : ChannelsLast(s, pixels, pool, arena.Array<Scalar>(s.InImage(tasks, 0)));
+    if (!s.Thin()) return;
+    kept = arena.Array<Scalar>(tasks * s.KeptSize());
+    moments = arena.Array<double>(tasks * s.KeptSize());
+  }
+
+ private:
+  static const Scalar* ChannelsLast(const ConvBlockShape& s, const Scalar* pixels, const Pool& pool, Scalar* result) {
+    For(pool, s.tasks * s.batch, [&](int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) {
+        for (int64_t c = 0; c < s.in_channels; ++c) {
+          const Scalar* plane = pixels + image * s.InSize() + c * s.InPixels();
+          for (int64_t p = 0; p < s.InPixels(); ++p) result[image * s.InSize() + p * s.in_channels + c] = plane[p];
+        }
+      }
+    });
+    return result;
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast

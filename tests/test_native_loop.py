@@ -1,0 +1,389 @@
+"""The native inner loop against the same loop composed of single operations; where it runs, and what it refuses.
+
+Against independent oracles and finite differences it is tested in test_meta_gradient.py, as everything is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import make_episodes
+from torch import nn
+
+from maml_fast import MAML, Episodes, evaluate
+from maml_fast.models import Conv4, TutorialNet
+from maml_fast.nn import BatchStatNorm2d, ConvBlock
+
+pytestmark = pytest.mark.native
+
+NATIVE, COMPOSED = "native, each task in one core's cache", "operation by operation"
+
+
+class SmallTutorialNet(TutorialNet):
+    hidden = 8
+
+
+class View(nn.Module):
+    """Flattened as most code in the field does it; no biases, a filter of 5, a hidden layer of few channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(2, 3, 5, padding=2, bias=False), BatchStatNorm2d(3)
+        self.conv2, self.norm2 = nn.Conv2d(3, 17, 3, stride=2, bias=False), BatchStatNorm2d(17, affine=False)
+        self.fc = nn.Linear(17 * 6, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
+        return self.fc(x.view(x.size(0), -1))
+
+
+class Blocks(nn.Sequential):
+    """Blocks of ours: filters of 1, stride 3, ReLU before the norm."""
+
+    def __init__(self) -> None:
+        first = ConvBlock(5, 6, kernel_size=3, padding=1, pool=2)
+        second = ConvBlock(6, 20, kernel_size=1, stride=3, padding=0, pool=None, relu_first=True)
+        super().__init__(first, second, nn.Flatten(), nn.Linear(20 * 4, 5))
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
+    "conv4": (lambda: Conv4(hidden=8, image_size=17), (1, 17, 17)),
+    "winograd": (lambda: Conv4(hidden=16), (1, 28, 28)),
+    "colour": (lambda: Conv4(in_channels=3, hidden=12, image_size=40), (3, 40, 40)),
+    "strided": (lambda: Conv4(strided=True, hidden=20), (1, 28, 28)),
+    "tutorial": (SmallTutorialNet, (1, 28, 28)),
+    "view": (View, (2, 13, 11)),
+    "blocks": (Blocks, (5, 10, 11)),
+}
+
+
+@pytest.fixture(params=NETS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return make(request.param)
+
+
+def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    model = NETS[name][0]().to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.shape = NETS[name][1]
+    return model
+
+
+def outcome(maml: MAML, episodes: Episodes, wanted: str, **options: object) -> tuple[torch.Tensor, ...]:
+    """Losses, accuracies and the whole meta-gradient, after a check of what ran."""
+    out = maml(episodes, per_step=True, **options)
+    parameters = [parameter for parameter in maml.parameters() if parameter.requires_grad]
+    gradient = torch.autograd.grad(out.loss, parameters)
+    assert f"inner loop: {wanted}" in maml.describe()
+    flat = torch.cat([g.flatten() for g in gradient])
+    return out.loss, out.query_losses, out.query_accuracies, flat
+
+
+def assert_same(model: nn.Module, episodes: Episodes, *, steps: int = 2, lr: object = 0.1, **options: object) -> None:
+    """Native and composed must agree to the last digits."""
+    native = outcome(MAML(model, lr, steps, **options), episodes, NATIVE)
+    composed = outcome(MAML(model, lr, steps, task_chunk=None, **options), episodes, COMPOSED)
+    for one, other in zip(native, composed, strict=True):
+        assert other.norm() > 0
+        assert (one - other).norm() <= 1e-10 * other.norm()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_equals_the_composed_loop(model: nn.Module, order: int, n_tasks: int) -> None:
+    assert_same(model, make_episodes(n_tasks, shape=model.shape), order=order)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_any_number_of_steps(steps: int) -> None:
+    model = make("conv4")
+    assert_same(model, make_episodes(shape=model.shape), steps=steps)
+
+
+def test_orders_differ() -> None:
+    model = make("conv4")
+    episodes = make_episodes(shape=model.shape)
+    first, second = (outcome(MAML(model, 0.1, 2, order), episodes, NATIVE)[-1] for order in (1, 2))
+    assert (first - second).norm() > 1e-3 * second.norm()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_does_not_adapt_is_meta_learned_all_the_same(order: int) -> None:
+    model = make("strided")
+    assert_same(model, make_episodes(shape=model.shape), order=order, adapt=["features.*.conv.*", "classifier.weight"])
+
+
+def test_a_frozen_parameter_takes_no_gradient() -> None:
+    model = make("conv4")
+    model.features[1].norm.weight.requires_grad_(False)
+    assert_same(model, make_episodes(shape=model.shape))
+    MAML(model, 0.1)(make_episodes(shape=model.shape)).loss.backward()
+    assert model.features[1].norm.weight.grad is None
+
+
+def test_every_parameter_has_its_own_rate() -> None:
+    model = make("conv4")
+    rates = {"features": 0.2, "features.0": 0.0, "features.*.norm.bias": 0.05, "classifier": 0.4}
+    assert_same(model, make_episodes(shape=model.shape), lr=rates)
+
+
+def test_scores_the_steps_that_are_asked_for() -> None:
+    model = make("conv4")
+    episodes = make_episodes(shape=model.shape)
+    maml = MAML(model, 0.1, 4)
+    every, some = maml(episodes, per_step=True), maml(episodes, per_step=(3, 0))
+    assert torch.equal(every.query_losses[[0, 3, 4]], some.query_losses)
+    assert torch.equal(every.query_accuracies[[0, 3, 4]], some.query_accuracies)
+    assert maml(episodes).query_losses is None
+    assert torch.equal(maml(episodes).loss, every.loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["winograd", "strided", "blocks"])
+def test_threads_and_chunks_change_no_bit(name: str, dtype: torch.dtype) -> None:
+    model, before = make(name, dtype), torch.get_num_threads()
+    episodes = make_episodes(7, shape=model.shape, dtype=dtype)
+    try:
+        torch.set_num_threads(1)
+        expected = outcome(MAML(model, 0.1, 2), episodes, NATIVE)
+        for threads in (2, 3, 4):
+            torch.set_num_threads(threads)
+            for chunk in ("auto", 1, 3):
+                got = outcome(MAML(model, 0.1, 2, task_chunk=chunk), episodes, NATIVE)
+                assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_many_tasks() -> None:
+    """More than are kept before their gradients are added up."""
+    model = make("blocks")
+    assert_same(model, make_episodes(70, n_query=3, shape=model.shape), steps=1)
+
+
+def test_float32_is_as_close_as_its_rounding() -> None:
+    model = make("winograd")
+    episodes = make_episodes(shape=model.shape)
+    exact = outcome(MAML(model, 0.1, 1), episodes, NATIVE)
+    rounded = outcome(MAML(model.float(), 0.1, 1), episodes.to(torch.float32), NATIVE)
+    assert (rounded[-1] - exact[-1]).norm() <= 1e-4 * exact[-1].norm()
+
+
+def test_evaluation_runs_on_it() -> None:
+    model = make("conv4")
+    maml, episodes = MAML(model, 0.1, 2), make_episodes(6, shape=model.shape)
+    with torch.no_grad():
+        native = maml.task_results(episodes, per_step=True)
+    assert NATIVE in maml.describe()
+    composed = maml.task_results(episodes, per_step=True)
+    assert COMPOSED in maml.describe()
+    torch.testing.assert_close(native.losses, composed.losses, rtol=1e-10, atol=0)
+    assert torch.equal(native.correct, composed.correct)
+    assert native.predictions == composed.predictions
+    evaluate(maml, [episodes], episodes=6)
+    assert NATIVE in maml.describe()
+
+
+def test_a_nan_reaches_loss_gradient_and_predictions() -> None:
+    model = make("conv4")
+    episodes = make_episodes(shape=model.shape)
+    with torch.no_grad():
+        model.classifier.bias[2] = math.nan
+    maml, composed = MAML(model, 0.1, 1), MAML(model, 0.1, 1, task_chunk=None)
+    out, wanted = maml(episodes, per_step=True), composed(episodes, per_step=True)
+    assert out.query_losses.isnan().all()
+    assert wanted.query_losses.isnan().all()
+    assert torch.equal(out.query_accuracies, wanted.query_accuracies)
+    (gradient,) = torch.autograd.grad(out.loss, model.classifier.weight)
+    assert gradient.isnan().any()
+
+
+def test_images_and_labels_of_any_strides() -> None:
+    model = make("colour")
+    plain = make_episodes(shape=model.shape)
+    strided = Episodes(*(part.repeat_interleave(2, dim=1)[:, ::2] for part in plain))
+    assert not strided.x_spt.is_contiguous()
+    one, other = (outcome(MAML(model, 0.1, 1), episodes, NATIVE) for episodes in (plain, strided))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def closed_over(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"task_chunk": None}, "the graph of all tasks is kept"),
+        ({"loss_fn": closed_over}, "the loss is not F.cross_entropy"),
+        ({"learn_inner_lr": True}, "the inner learning rate of features.0.conv.weight is a tensor"),
+        ({"adapt": "head"}, "features.0.conv.weight does not adapt"),
+        ({"fused": False}, "fusion is switched off"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_says_why_it_is_composed(options: dict[str, object], reason: str) -> None:
+    model = make("conv4")
+    maml = MAML(model, 0.1, 1, **options)
+    assert f"inner loop: {COMPOSED} ({reason})" in maml.describe()
+    maml(make_episodes(shape=model.shape)).loss.backward()
+    assert f"inner loop: {COMPOSED} ({reason})" in maml.describe()
+
+
+class Branches(Conv4):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.features[:3](x)
+        self.features[3](x)
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+class TwoLayers(Conv4):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).flatten(1).relu())
+
+
+class Tied(Conv4):
+    def __init__(self) -> None:
+        super().__init__(hidden=8, image_size=16)
+        self.features[2].conv.weight = self.features[1].conv.weight
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Branches(hidden=8, image_size=16), "no chain"),
+        (TwoLayers(hidden=8, image_size=16), "not followed by"),
+        (Tied(), "parameters are tied"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 5)), "does not begin with a conv block"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_other_nets_are_composed(model: nn.Module, reason: str) -> None:
+    assert reason in MAML(model, 0.1).describe()
+
+
+def test_a_gradient_of_the_images_is_composed() -> None:
+    model = make("conv4")
+    episodes = make_episodes(shape=model.shape)
+    episodes.x_qry.requires_grad_()
+    maml = MAML(model, 0.1, 1)
+    (gradient,) = torch.autograd.grad(maml(episodes).loss, episodes.x_qry)
+    assert gradient.norm() > 0
+    assert "the images take a gradient" in maml.describe()
+
+
+def test_autocast_and_transforms_are_composed() -> None:
+    model = make("conv4", torch.float32)
+    episodes = make_episodes(shape=model.shape, dtype=torch.float32)
+    maml = MAML(model, 0.1, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maml(episodes)
+    assert "autocast is on" in maml.describe()
+    parameters = {name: parameter.detach() for name, parameter in maml.named_parameters()}
+    torch.func.grad(lambda at: torch.func.functional_call(maml, at, (episodes,)).loss)(parameters)
+    assert "a transform of torch.func is active" in maml.describe()
+
+
+def test_the_graph_is_gone_and_the_error_says_what_keeps_it() -> None:
+    model = make("conv4")
+    loss = MAML(model, 0.1, 1, order=1)(make_episodes(shape=model.shape)).loss
+    with pytest.raises(RuntimeError, match="task_chunk=None"):
+        torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+
+
+@pytest.mark.parametrize(("part", "label"), [("y_spt", 5), ("y_qry", 9)])
+def test_labels_out_of_range(part: str, label: int) -> None:
+    model = make("conv4")
+    episodes = make_episodes(shape=model.shape)
+    wrong = getattr(episodes, part).clone()
+    wrong[1, 2] = label
+    maml = MAML(model, 0.1, 1)
+    with pytest.raises(ValueError, match=f"{part} holds the label {label}, but the model has 5 outputs"):
+        maml(episodes._replace(**{part: wrong}))
+
+
+def test_images_of_another_size() -> None:
+    with pytest.raises(ValueError, match=r"made for images \[B, 1, 17, 17\]"):
+        MAML(make("conv4"), 0.1, 1)(make_episodes(shape=(1, 16, 16)))
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).double()
+    with pytest.raises((ValueError, RuntimeError), match="100"):
+        MAML(plain, 0.1, 1)(make_episodes(shape=(1, 7, 7)))
+
+
+def test_per_step_names_what_is_wrong() -> None:
+    maml = MAML(make("conv4"), 0.1, 2)
+    for wrong in ((3,), (-1,), (0.5,), 2):
+        with pytest.raises(ValueError, match="per_step must be True, False or steps from 0 to 2"):
+            maml(make_episodes(shape=(1, 17, 17)), per_step=wrong)
+
+
+def operator_arguments() -> dict[str, object]:
+    """Good arguments of the private operator: one block of 4 channels on 6x6, two tasks."""
+    torch.manual_seed(0)
+    return {
+        "theta": torch.randn(9 * 4 + 4 + 5 * 36 + 5),
+        "x_spt": torch.randn(2, 5, 1, 6, 6),
+        "y_spt": torch.arange(5).expand(2, 5).contiguous(),
+        "x_qry": torch.randn(2, 7, 1, 6, 6),
+        "y_qry": torch.randint(5, (2, 7)),
+        "blocks": [4, 3, 1, 1, 1, 0, 1, 0, 0],
+        "eps": [1e-5],
+        "head": [0, 5, 1],
+        "rates": [0.1] * 4,
+        "scored": [0, 2],
+        "steps": 2,
+        "second_order": True,
+        "tasks_at_once": 4,
+        "needs_gradient": True,
+    }
+
+
+def test_opcheck() -> None:
+    torch.library.opcheck(torch.ops.maml_fast.inner_loops.default, tuple(operator_arguments().values()))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"theta": torch.randn(3)},
+        {"theta": torch.randn(225, dtype=torch.float16)},
+        {"x_spt": torch.randn(2, 5, 6, 6)},
+        {"x_spt": torch.randn(2, 5, 1, 6, 6, dtype=torch.float64)},
+        {"x_spt": torch.randn(2, 5, 2, 6, 6)},
+        {"x_qry": torch.randn(3, 7, 1, 6, 6)},
+        {"x_qry": torch.randn(2, 7, 1, 6, 5)},
+        {"x_qry": torch.randn(2, 0, 1, 6, 6)},
+        {"x_spt": torch.randn(2, 5, 1, 6, 12)[..., ::2]},
+        {"y_spt": torch.full((2, 5), 5)},
+        {"y_spt": torch.full((2, 5), -1)},
+        {"y_qry": torch.zeros(2, 7)},
+        {"y_qry": torch.zeros(2, 6, dtype=torch.int64)},
+        {"blocks": [4, 3, 1, 1, 1, 0, 1, 0]},
+        {"blocks": [0, 3, 1, 1, 1, 0, 1, 0, 0]},
+        {"blocks": [4, 3, 0, 1, 1, 0, 1, 0, 0]},
+        {"blocks": [4, 9, 1, 0, 1, 0, 1, 0, 0]},
+        {"blocks": [], "eps": []},
+        {"head": [0, 0, 1]},
+        {"head": [0, 5]},
+        {"rates": [0.1] * 3},
+        {"scored": []},
+        {"scored": [0, 1]},
+        {"scored": [-1, 2]},
+        {"scored": [0, 0, 2]},
+        {"steps": -1},
+        {"tasks_at_once": 0},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_the_operator_refuses_what_it_can_not_do(wrong: dict[str, object]) -> None:
+    arguments = operator_arguments() | wrong
+    with pytest.raises(RuntimeError):
+        torch.ops.maml_fast.inner_loops(*arguments.values())
