@@ -73,7 +73,8 @@ def test_shared_filters_too():
 
 class Listening:
     def __init__(self, forward, heard):
-        self.forward, self.heard, self.in_kernel_order = forward, heard, forward.in_kernel_order
+        self.forward, self.heard = forward, heard
+        self.in_kernel_order, self.conv_net = forward.in_kernel_order, forward.conv_net
 
     def __call__(self, fast, shared, x):
         self.heard.append(shared)

@@ -38,7 +38,7 @@ class Learner(ABC):
     def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
         self.workload = workload
         self.parameters = [parameter.detach().clone().requires_grad_() for parameter in start]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
 
     @classmethod
     def obstacle(cls, workload: Workload) -> str | None:
@@ -93,4 +93,4 @@ class ModuleLearner(TaskByTask):
         self.workload = workload
         self.model = workload.torch_model(start)
         self.parameters = list(self.model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)

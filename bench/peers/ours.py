@@ -31,7 +31,7 @@ class Ours(Learner):
         model = workload.model_at(start)
         self.parameters = list(model.parameters())
         self.maml = MAML(model, workload.inner_lr, workload.inner_steps, workload.order, **options)
-        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
 
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:

@@ -86,7 +86,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, folder: RunFolder, bench: Workbench, reporter: Reporter):
         self.config, self.folder, self.bench, self.reporter = config, folder, bench, reporter
         self.parameters = list(bench.maml.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.meta_lr)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.meta_lr, fused=True)
         self.iteration = self.saved_iteration = 0
         self.seconds = self.wait_seconds = 0.0
         self.saved_at = time.monotonic()

@@ -136,15 +136,16 @@ void AddTasks(const ConvNet& net, const Scalar* gradients, int64_t tasks, Scalar
   }
 }
 
-// Every thread takes tasks of its own through everything.
+// Every thread takes one task after another through everything, whichever is next: threads are not equally fast.
 template <typename Scalar>
 void RunTaskByTask(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool) {
   const Pool alone{1, nullptr, pool.least_work};
   const int64_t size = args.gradient == nullptr ? 0 : args.net.size;
   ArenaScope arena;
   auto* gradients = arena.Array<Scalar>(tasks * size);
-  For(pool, tasks, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
+  int64_t next = 0;
+  For(pool, pool.threads, [&](int64_t, int64_t) {
+    for (int64_t task; (task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < tasks;) {
       InnerLoop<Scalar>(args, first + task, 1, alone).Run(size == 0 ? nullptr : gradients + task * size);
     }
   });
