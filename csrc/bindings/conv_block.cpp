@@ -36,10 +36,7 @@ ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int6
   STD_TORCH_CHECK(stride >= 1 && padding >= 0 && s.kernel >= 1, "stride, padding or kernel size out of range");
   STD_TORCH_CHECK(s.in_height + 2 * padding >= s.kernel && s.in_width + 2 * padding >= s.kernel,
                   "the kernel does not fit the padded image");
-  s.conv_height = ConvExtent(s.in_height, s.kernel, stride, padding);
-  s.conv_width = ConvExtent(s.in_width, s.kernel, stride, padding);
-  s.out_height = pool ? s.conv_height / 2 : s.conv_height;
-  s.out_width = pool ? s.conv_width / 2 : s.conv_width;
+  s.Derive();
   STD_TORCH_CHECK(s.tasks >= 1 && s.batch >= 1 && s.in_channels >= 1 && s.out_channels >= 1 && s.OutPixels() >= 1,
                   "nothing to compute: a dimension of x, weight or the output is empty");
   STD_TORCH_CHECK(s.InPixels() < (int64_t{1} << 31) && s.ConvPixels() < (int64_t{1} << 31), "the image is too large");

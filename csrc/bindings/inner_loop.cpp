@@ -34,10 +34,7 @@ ConvBlockShape BlockShape(const int64_t* numbers, double eps, int64_t channels, 
   STD_TORCH_CHECK(s.out_channels >= 1 && s.kernel >= 1 && s.stride >= 1 && s.padding >= 0, "a block is out of range");
   STD_TORCH_CHECK(height + 2 * s.padding >= s.kernel && width + 2 * s.padding >= s.kernel,
                   "a block's kernel does not fit its padded image");
-  s.conv_height = ConvExtent(height, s.kernel, s.stride, s.padding);
-  s.conv_width = ConvExtent(width, s.kernel, s.stride, s.padding);
-  s.out_height = s.pool ? s.conv_height / 2 : s.conv_height;
-  s.out_width = s.pool ? s.conv_width / 2 : s.conv_width;
+  s.Derive();
   STD_TORCH_CHECK(s.OutPixels() >= 1, "a block has no output");
   return s;
 }

@@ -27,6 +27,15 @@ struct ConvBlockShape {
   bool relu_first;
   double eps;
 
+  // The extents of y and out follow from all else.
+  void Derive() {
+    conv_height = ConvExtent(in_height);
+    conv_width = ConvExtent(in_width);
+    out_height = pool ? conv_height / 2 : conv_height;
+    out_width = pool ? conv_width / 2 : conv_width;
+  }
+  int64_t ConvExtent(int64_t in) const { return (in + 2 * padding - kernel) / stride + 1; }
+
   int64_t InPixels() const { return in_height * in_width; }
   int64_t ConvPixels() const { return conv_height * conv_width; }
   int64_t OutPixels() const { return out_height * out_width; }
@@ -49,10 +58,6 @@ struct ConvBlockShape {
 
   static constexpr int64_t kThinPatch = 36;
 };
-
-inline int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding) {
-  return (in + 2 * padding - kernel) / stride + 1;
-}
 
 // A parameter of every task. A stride of 0 says that all tasks share one value (they still stand at theta).
 template <typename Scalar>

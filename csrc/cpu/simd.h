@@ -9,6 +9,10 @@
 #error "define MF_VECTOR_BYTES before including the kernels"
 #endif
 
+#if MF_VECTOR_BYTES >= 32
+#include <immintrin.h>
+#endif
+
 #define MF_INLINE inline __attribute__((always_inline))
 
 namespace maml_fast {
@@ -46,7 +50,43 @@ MF_INLINE void Store(Scalar* p, Vec<Scalar> v) {
   *reinterpret_cast<Vec<Scalar>*>(p) = v;
 }
 
-// The first n lanes only (the last vector of a channel count that is not a multiple of the lanes); the rest reads 0.
+// The first n lanes only, fewer than all (the last vector of a channel count that is not a multiple of the lanes); the
+// rest reads 0.
+#if MF_VECTOR_BYTES == 64
+MF_INLINE Vec<float> LoadFirst(const float* p, int64_t n) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << n) - 1), p);
+}
+MF_INLINE Vec<double> LoadFirst(const double* p, int64_t n) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1U << n) - 1), p);
+}
+MF_INLINE void StoreFirst(float* p, Vec<float> v, int64_t n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << n) - 1), (__m512)v);
+}
+MF_INLINE void StoreFirst(double* p, Vec<double> v, int64_t n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1U << n) - 1), (__m512d)v);
+}
+#elif MF_VECTOR_BYTES == 32
+// All bits of the first n integers.
+template <typename Integer>
+MF_INLINE __m256i FirstLanes(int64_t n) {
+  constexpr int64_t kLane = 32 / static_cast<int64_t>(sizeof(Integer));
+  alignas(32) static constexpr Integer kOnes[2 * kLane] = {
+      -1, -1, -1, -1, kLane > 4 ? -1 : 0, kLane > 4 ? -1 : 0, kLane > 4 ? -1 : 0, kLane > 4 ? -1 : 0};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kOnes + kLane - n));
+}
+MF_INLINE Vec<float> LoadFirst(const float* p, int64_t n) {
+  return (Vec<float>)_mm256_maskload_ps(p, FirstLanes<int32_t>(n));
+}
+MF_INLINE Vec<double> LoadFirst(const double* p, int64_t n) {
+  return (Vec<double>)_mm256_maskload_pd(p, FirstLanes<int64_t>(n));
+}
+MF_INLINE void StoreFirst(float* p, Vec<float> v, int64_t n) {
+  _mm256_maskstore_ps(p, FirstLanes<int32_t>(n), (__m256)v);
+}
+MF_INLINE void StoreFirst(double* p, Vec<double> v, int64_t n) {
+  _mm256_maskstore_pd(p, FirstLanes<int64_t>(n), (__m256d)v);
+}
+#else
 template <typename Scalar>
 __attribute__((noinline)) Vec<Scalar> LoadFirst(const Scalar* p, int64_t n) {
   Vec<Scalar> v{};
@@ -58,6 +98,7 @@ template <typename Scalar>
 __attribute__((noinline)) void StoreFirst(Scalar* p, Vec<Scalar> v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = v[i];
 }
+#endif
 
 template <typename Scalar>
 MF_INLINE Vec<Scalar> Load(const Scalar* p, int64_t n) {

@@ -37,10 +37,7 @@ inline Pool PoolOf(int64_t threads) {
 inline ConvBlockShape MakeShape(int64_t tasks, int64_t batch, int64_t in, int64_t height, int64_t width, int64_t out,
                                 int64_t kernel, int64_t stride, int64_t padding, bool pool, bool relu_first) {
   ConvBlockShape s{tasks, batch, in, height, width, out, kernel, stride, padding, 0, 0, 0, 0, pool, relu_first, 1e-3};
-  s.conv_height = ConvExtent(height, kernel, stride, padding);
-  s.conv_width = ConvExtent(width, kernel, stride, padding);
-  s.out_height = pool ? s.conv_height / 2 : s.conv_height;
-  s.out_width = pool ? s.conv_width / 2 : s.conv_width;
+  s.Derive();
   return s;
 }
 

@@ -26,8 +26,7 @@ using Values = std::vector<double>;
 
 ConvBlockShape MakeShape(int64_t batch, int64_t in, int64_t height, int64_t width, int64_t out, int64_t padding) {
   ConvBlockShape s{1, batch, in, height, width, out, 3, 1, padding, 0, 0, 0, 0, false, false, 1e-5};
-  s.conv_height = s.out_height = ConvExtent(height, 3, 1, padding);
-  s.conv_width = s.out_width = ConvExtent(width, 3, 1, padding);
+  s.Derive();
   return s;
 }
 

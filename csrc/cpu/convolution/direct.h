@@ -65,12 +65,14 @@ struct Staging {
   void Fill(Scalar* const* dest, int64_t count, int64_t channels, bool copy) {
     for (int64_t r = 0; r < count; ++r) {
       pointers[r] = rows + r * kPitch;
-      for (int64_t c = 0; copy && c < kPitch; ++c) pointers[r][c] = c < channels ? dest[r][c] : Scalar{0};
+      if (copy) {
+        ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) { Store(pointers[r] + c, Load(dest[r] + c, n)); });
+      }
     }
   }
   void Empty(Scalar* const* dest, int64_t count, int64_t channels) const {
     for (int64_t r = 0; r < count; ++r) {
-      for (int64_t c = 0; c < channels; ++c) dest[r][c] = pointers[r][c];
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) { Store(dest[r] + c, Load(pointers[r] + c), n); });
     }
   }
 };

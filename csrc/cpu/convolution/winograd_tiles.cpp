@@ -50,15 +50,12 @@ WinogradTiles DataGradientTiles(const ConvBlockShape& s, ArenaScope& arena) {
 // In multiply-adds of one image. The constants say how many would take as long as the rest of the work; they are
 // measured (Zen 4; AVX-512 and AVX2 agree), for 8 to 128 channels and images of 3 x 3 to 84 x 84.
 bool WinogradPays(const ConvBlockShape& s, int64_t lanes) {
-  constexpr double kPerTransform = 100;   // of a tile's channel, there or back
-  constexpr double kPartialVector = 2.5;  // times as long as a whole one
-  constexpr double kPerWeight = 75;       // once for all images
+  constexpr double kPerTransform = 100;  // of a tile's channel, there or back
+  constexpr double kPerWeight = 75;      // once for all images
   if (s.kernel != 3 || s.stride != 1) return false;
-  auto transforms = [&](int64_t channels) {
-    const double partial = channels % lanes != 0 ? kPartialVector : 0.0;
-    return kPerTransform * static_cast<double>(lanes) * (static_cast<double>(channels / lanes) + partial);
-  };
-  const double products = static_cast<double>(s.in_channels * s.out_channels);
+  auto whole_vectors = [&](int64_t channels) { return static_cast<double>((channels + lanes - 1) / lanes * lanes); };
+  auto transforms = [&](int64_t channels) { return kPerTransform * whole_vectors(channels); };
+  const double products = static_cast<double>(s.in_channels) * whole_vectors(s.out_channels);
   const double tiles = static_cast<double>((s.conv_height + 1) / 2 * ((s.conv_width + 1) / 2));
   const double direct = products * static_cast<double>(TapsThatMeet(s.in_height, s.conv_height, s) *
                                                        TapsThatMeet(s.in_width, s.conv_width, s));

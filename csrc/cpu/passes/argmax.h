@@ -51,12 +51,37 @@ MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
 #endif
 }
 
+// The first n lanes only, fewer than all.
+#if MF_VECTOR_BYTES == 64
+template <typename Scalar>
+MF_INLINE IntVec<Scalar> LoadFirstIndex(const uint8_t* p, int64_t n) {
+  const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1U << n) - 1), p);
+  if constexpr (sizeof(Scalar) == sizeof(float)) {
+    return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi32(0xffff, bytes);
+  } else {
+    return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi64(0xff, bytes);
+  }
+}
+template <typename Scalar>
+MF_INLINE void StoreFirstIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
+  if constexpr (sizeof(Scalar) == sizeof(float)) {
+    _mm512_mask_cvtepi32_storeu_epi8(p, static_cast<__mmask16>((1U << n) - 1), (__m512i)index);
+  } else {
+    _mm512_mask_cvtepi64_storeu_epi8(p, static_cast<__mmask8>((1U << n) - 1), (__m512i)index);
+  }
+}
+#else
 template <typename Scalar>
 __attribute__((noinline)) IntVec<Scalar> LoadFirstIndex(const uint8_t* p, int64_t n) {
   uint8_t bytes[kLanes<Scalar>]{};
   std::memcpy(bytes, p, static_cast<size_t>(n));
   return LoadIndex<Scalar>(bytes);
 }
+template <typename Scalar>
+__attribute__((noinline)) void StoreFirstIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = static_cast<uint8_t>(index[i]);
+}
+#endif
 
 template <typename Scalar>
 MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p, int64_t n) {
@@ -65,13 +90,9 @@ MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p, int64_t n) {
 
 template <typename Scalar>
 MF_INLINE void StoreIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
+  if (n < kLanes<Scalar>) return StoreFirstIndex<Scalar>(p, index, n);
   using Bytes = typename IntOf<Scalar>::Bytes;
-  const Bytes bytes = __builtin_convertvector(index, Bytes);
-  if (n >= kLanes<Scalar>) {
-    *reinterpret_cast<Bytes*>(p) = bytes;
-  } else {
-    std::memcpy(p, &bytes, static_cast<size_t>(n));
-  }
+  *reinterpret_cast<Bytes*>(p) = __builtin_convertvector(index, Bytes);
 }
 
 // values[index] in every lane: what the channels of a pixel read when each has its maximum elsewhere in the window.
