@@ -214,11 +214,11 @@ void TestWinogradPaysWhereItWasMeasuredTo() {
   CHECK(WinogradPays(MakeShape(5, 64, 14, 14, 64, 1), 16));
   CHECK(WinogradPays(MakeShape(5, 64, 7, 7, 64, 1), 16));
   CHECK(WinogradPays(MakeShape(5, 32, 21, 21, 32, 1), 16));
-  CHECK(!WinogradPays(MakeShape(5, 64, 3, 3, 64, 1), 16));    // most taps are on padding
-  CHECK(!WinogradPays(MakeShape(5, 32, 5, 5, 32, 1), 16));    // half-empty tiles
-  CHECK(!WinogradPays(MakeShape(5, 3, 84, 84, 32, 1), 16));   // too few channels
-  CHECK(!WinogradPays(MakeShape(5, 20, 14, 14, 20, 1), 16));  // partial vectors ...
-  CHECK(WinogradPays(MakeShape(5, 20, 14, 14, 20, 1), 4));    // ... and whole ones
+  CHECK(!WinogradPays(MakeShape(5, 64, 3, 3, 64, 1), 16));   // most taps are on padding
+  CHECK(!WinogradPays(MakeShape(5, 32, 5, 5, 32, 1), 16));   // half-empty tiles
+  CHECK(!WinogradPays(MakeShape(5, 3, 84, 84, 32, 1), 16));  // too few channels
+  CHECK(WinogradPays(MakeShape(5, 20, 14, 14, 20, 1), 16));
+  CHECK(!WinogradPays(MakeShape(5, 12, 14, 14, 12, 1), 16));  // little in its only vector
   ConvBlockShape strided = MakeShape(5, 64, 14, 14, 64, 1);
   strided.stride = 2;
   CHECK(!WinogradPays(strided, 16));
