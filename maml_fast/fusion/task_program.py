@@ -48,7 +48,7 @@ class TaskProgram:
         result = next(node for node in graph.nodes if node.op == "output").args[0]
         if len(inputs) != 1 or not isinstance(result, Node):
             raise _UnknownStepError("a forward of one tensor to one tensor is needed")
-        self.input, self.result = inputs[0], result
+        self.input, self._result = inputs[0], result
         self.lines = _lines(graph, root, inputs[0], result)
 
     def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class TaskProgram:
             values[result] = step.run(*map(value, step.operands))
             for node in done:
                 del values[node]
-        return values[self.result]
+        return values[self._result]
 
 
 def _lines(graph: Graph, root: nn.Module, start: Node, result: Node) -> list[Line]:
