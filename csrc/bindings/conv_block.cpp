@@ -33,14 +33,7 @@ ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int6
   s.pool = pool;
   s.eps = eps;
   s.relu_first = relu_first;
-  STD_TORCH_CHECK(stride >= 1 && padding >= 0 && s.kernel >= 1, "stride, padding or kernel size out of range");
-  STD_TORCH_CHECK(s.in_height + 2 * padding >= s.kernel && s.in_width + 2 * padding >= s.kernel,
-                  "the kernel does not fit the padded image");
-  s.Derive();
-  STD_TORCH_CHECK(s.tasks >= 1 && s.batch >= 1 && s.in_channels >= 1 && s.out_channels >= 1 && s.OutPixels() >= 1,
-                  "nothing to compute: a dimension of x, weight or the output is empty");
-  STD_TORCH_CHECK(s.InPixels() < (int64_t{1} << 31) && s.ConvPixels() < (int64_t{1} << 31), "the image is too large");
-  return s;
+  return Derived(s);
 }
 
 template <typename Scalar, typename T>

@@ -31,12 +31,8 @@ ConvBlockShape BlockShape(const int64_t* numbers, double eps, int64_t channels, 
   s.pool = numbers[4] != 0;
   s.relu_first = numbers[5] != 0;
   s.eps = eps;
-  STD_TORCH_CHECK(s.out_channels >= 1 && s.kernel >= 1 && s.stride >= 1 && s.padding >= 0, "a block is out of range");
-  STD_TORCH_CHECK(height + 2 * s.padding >= s.kernel && width + 2 * s.padding >= s.kernel,
-                  "a block's kernel does not fit its padded image");
-  s.Derive();
-  STD_TORCH_CHECK(s.OutPixels() >= 1, "a block has no output");
-  return s;
+  s.tasks = s.batch = 1;
+  return Derived(s);
 }
 
 // head: mean_over_pixels, classes, has_bias.
@@ -45,8 +41,6 @@ ConvNet Net(const Tensor& x, const Integers& blocks, const Floats& eps, const In
                   "the description of the net is incomplete");
   ConvNet net;
   int64_t channels = x.size(2), height = x.size(3), width = x.size(4);
-  STD_TORCH_CHECK(channels >= 1 && height >= 1 && width >= 1 && height * width < (int64_t{1} << 31),
-                  "images must have pixels, and not too many");
   for (size_t l = 0; l < eps.size(); ++l) {
     const int64_t* numbers = blocks.data() + l * kNumbersOfBlock;
     ConvNet::Block block{};

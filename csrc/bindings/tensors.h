@@ -67,6 +67,18 @@ TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, Sizes sizes, con
   return {static_cast<const Scalar*>(t->data_ptr()), t->size(0) == 1 ? 0 : t->stride(0)};
 }
 
+// A shape with the extents that follow from it, after a look at all of them.
+inline ConvBlockShape Derived(ConvBlockShape s) {
+  STD_TORCH_CHECK(s.stride >= 1 && s.padding >= 0 && s.kernel >= 1, "stride, padding or kernel size out of range");
+  STD_TORCH_CHECK(s.in_height + 2 * s.padding >= s.kernel && s.in_width + 2 * s.padding >= s.kernel,
+                  "the kernel does not fit the padded image");
+  s.Derive();
+  STD_TORCH_CHECK(s.tasks >= 1 && s.batch >= 1 && s.in_channels >= 1 && s.out_channels >= 1 && s.OutPixels() >= 1,
+                  "nothing to compute: a dimension of x, weight or the output is empty");
+  STD_TORCH_CHECK(s.InPixels() < (int64_t{1} << 31) && s.ConvPixels() < (int64_t{1} << 31), "the image is too large");
+  return s;
+}
+
 inline Tensor Empty(Sizes sizes, ScalarType dtype) {
   Tensor t = torch::stable::empty({sizes.begin(), sizes.size()}, dtype);
   AdviseHugePages(t.data_ptr(), static_cast<size_t>(t.numel()) * (dtype == ScalarType::Double ? 8 : 4));
