@@ -44,7 +44,7 @@ def test_iteration(workload, peer, found, asked):
             row.parity = child.call("parity")
             row.seconds += child.call("times", asked.seconds)
             if peer is OURS and native.library() is not None:
-                row.share_of_convolutions = child.call("share_of_convolutions")
+                row.shares = child.call("shares")
     except ChildError as error:
         row.failed = str(error)
         raise

@@ -1,31 +1,40 @@
-"""Where the time of an iteration goes: into convolutions, or into all else, of which Python is a part."""
+"""Where the time of an iteration goes: into convolutions, waiting, or all else, of which Python is a part."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import median
+from typing import NamedTuple
 
 import rounds
 import torch
 
 from maml_fast import native
 
-ROUNDS = 5
+ROUNDS = 9
 
 
-def share_of_convolutions(iteration: Callable[[], object]) -> float:
-    """Share of all threads' time that native convolutions take, from 0 to 1; threads that wait take it from the rest.
+class Shares(NamedTuple):
+    """Of all threads' time, from 0 to 1.
 
-    A thin first layer's sweep counts as a convolution, and with it the ReLU and the pooling that it does on its way;
-    its statistics do not.
+    convolutions: in native convolutions. A thin first layer's sweep counts as one, and with it the ReLU and the pooling
+        that it does on its way; its statistics do not.
+    waiting: of threads that are done with their tasks, for the last one. Those that wait for Python are not counted.
     """
-    return median(_share(iteration) for _ in range(ROUNDS))
+
+    convolutions: float
+    waiting: float
 
 
-def _share(iteration: Callable[[], object]) -> float:
+def shares(iteration: Callable[[], object]) -> Shares:
+    """The medians of some iterations."""
+    return Shares(*map(median, zip(*(_shares(iteration) for _ in range(ROUNDS)), strict=True)))
+
+
+def _shares(iteration: Callable[[], object]) -> Shares:
     library = native.library()
     if library is None:
-        return 0.0
-    library.start_convolution_clock()
-    seconds = rounds.seconds_of(iteration)
-    return min(library.stop_convolution_clock() / (seconds * torch.get_num_threads()), 1.0)
+        return Shares(0.0, 0.0)
+    library.start_clock()
+    seconds = rounds.seconds_of(iteration) * torch.get_num_threads()
+    return Shares(*(min(each / seconds, 1.0) for each in library.stop_clock()))

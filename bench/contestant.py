@@ -43,9 +43,9 @@ class Contestant:
         """One meta-training iteration."""
         self._learner.iteration(self._episodes)
 
-    def share_of_convolutions(self) -> float:
-        """Of all threads' time in an iteration, in native convolutions."""
-        return breakdown.share_of_convolutions(self.iterate)
+    def shares(self) -> dict[str, float]:
+        """Of all threads' time in an iteration; see :class:`breakdown.Shares`."""
+        return breakdown.shares(self.iterate)._asdict()
 
     def close(self) -> None:
         """Give back what the learner holds."""

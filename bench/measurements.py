@@ -23,7 +23,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     parity: dict[str, float] | None = None  # relative errors
     peak_mib: float | None = None
-    share_of_convolutions: float | None = None  # of all threads' time
+    shares: dict[str, float] | None = None  # of all threads' time
     tasks: int | None = None  # that the time is for
     skipped: str | None = None  # why it was not run
     failed: str | None = None  # how
@@ -52,7 +52,7 @@ class Row:
             "over_floor": None if floor is None or median is None else median / floor,
             "parity": self.parity,
             "peak_mib": self.peak_mib,
-            "share_of_convolutions": self.share_of_convolutions,
+            "shares": self.shares,
             "at": self.at,
             "tasks": self.tasks,
             "skipped": self.skipped,

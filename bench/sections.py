@@ -49,7 +49,7 @@ def _summary(iteration: Sequence[Row]) -> str:
             (row for row in rows if row is not ours and row["rounds"]), key=lambda row: row["median_ms"], default=None
         )
         median = None if ours is None else ours["median_ms"]
-        share = None if ours is None else ours["share_of_convolutions"]
+        shares = None if ours is None else ours["shares"]
         lines.append(
             [
                 rows[0]["subject"],
@@ -59,14 +59,16 @@ def _summary(iteration: Sequence[Row]) -> str:
                 NOTHING if best is None else f"{ratio(best['median_ms'], median)} {best['who']}",
                 ratio(_median(rows, TRUTH.title), median),
                 ratio(_median(rows, TUTORIAL.title), median),
-                number(None if share is None else 1 - share, ".1%"),
+                NOTHING if shares is None else f"{1 - shares['convolutions']:.1%}",
+                NOTHING if shares is None else f"{shares['waiting']:.1%}",
             ]
         )
-    head = ["", "workload", "maml_fast, ms", "÷ floor", "best peer", TRUTH.title, TUTORIAL.title, "not convolutions"]
+    head = ["", "workload", "maml_fast, ms", "÷ floor", "best peer", TRUTH.title, TUTORIAL.title]
+    head += ["not convolutions", "of it waiting"]
     text = (
         "A peer's figure says how many times as long as maml_fast it takes. *Not convolutions*: the part of all "
         "threads' time, in maml_fast's iteration, that goes into batch norm, ReLU, pooling, the classifier, losses, "
-        "SGD, Python, Adam, and waiting."
+        "SGD, Python, Adam, and waiting; *of it waiting*: threads that are done with their tasks, for the last one."
     )
     return f"## Summary\n\n{table(head, lines)}\n\n{text}"
 

@@ -33,7 +33,7 @@ class NetDescription(NamedTuple):
 
 def inner_loops(
     net: NetDescription,
-    theta: Tensor,
+    theta: Sequence[Tensor],
     episodes: Sequence[Tensor],
     rates: list[float],
     *,
@@ -42,13 +42,13 @@ def inner_loops(
     scored: Sequence[int],
     tasks_at_once: int,
     needs_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Adapt ``net`` from ``theta`` to every task, score its queries, and differentiate through that.
 
     Args:
         net: the net; its blocks must be such as the native kernels take.
-        theta: all parameters, [P]: of every block the weight [k, k, Cin, Cout], bias, gamma and beta, then the
-            classifier's weight, pixels before channels, and bias.
+        theta: all parameters: of every block the weight [Cout, Cin, k, k], bias, gamma and beta, then the classifier's
+            weight [classes, features] and bias.
         episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64.
         rates: the inner learning rate of every parameter.
         steps: inner steps.
@@ -59,12 +59,11 @@ def inner_loops(
 
     Returns:
         query losses [S, T], right query predictions [S, T] int64, and the gradient of the last losses' mean over tasks
-        with respect to theta, [P], or empty; S is the number of scored steps.
+        with respect to every parameter, or nothing; S is the number of scored steps.
     """
-    dense = [part.contiguous() for part in episodes]
     losses, correct, gradient = torch.ops.maml_fast.inner_loops(
-        theta,
-        *dense,
+        [parameter.contiguous() for parameter in theta],
+        *(part.contiguous() for part in episodes),
         *net,
         rates,
         list(scored),
@@ -81,8 +80,8 @@ def _register_shapes() -> None:
     """Tell torch the operator's output shapes, once the library that defines it is loaded."""
 
     @torch.library.register_fake("maml_fast::inner_loops")
-    def _(theta: Tensor, x_spt: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def _(theta: list[Tensor], x_spt: Tensor, *rest: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         *_, scored, _steps, _second_order, _tasks_at_once, needs_gradient = rest
         scores = len(scored), x_spt.shape[0]
-        losses, correct = theta.new_empty(scores), theta.new_empty(scores, dtype=torch.int64)
-        return losses, correct, theta.new_empty(theta.shape if needs_gradient else 0)
+        losses, correct = x_spt.new_empty(scores), x_spt.new_empty(scores, dtype=torch.int64)
+        return losses, correct, [torch.empty_like(parameter) for parameter in theta] if needs_gradient else []

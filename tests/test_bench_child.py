@@ -58,6 +58,7 @@ def test_convolutions_are_told_from_the_rest():
     from maml_fast import ops
 
     x, weight = torch.rand(2, 5, 8, 14, 14), torch.rand(2, 8, 8, 3, 3)
-    share = breakdown.share_of_convolutions(lambda: [ops.conv_block(x, weight) for _ in range(20)])
-    assert 0 < share <= 1
-    assert breakdown.share_of_convolutions(lambda: x.square().sum()) == 0
+    found = breakdown.shares(lambda: [ops.conv_block(x, weight) for _ in range(20)])
+    assert 0 < found.convolutions <= 1
+    assert found.waiting == 0  # of whole inner loops only
+    assert breakdown.shares(lambda: x.square().sum()) == (0, 0)

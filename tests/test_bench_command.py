@@ -71,7 +71,7 @@ def test_quick_run_draws_curves_and_tells_kernels_from_the_rest(quick):
     curves = {(row["subject"], row["who"]) for row in rows if row["bench"] == "scaling" and row["rounds"]}
     assert {subject for subject, _ in curves} == {"tasks", "images of a task", "channels", "image size", "threads"}
     assert {who for _, who in curves} == {FLOAT32, FLOAT64, AVX2}
-    assert 0 < rows[0]["share_of_convolutions"] < 1
+    assert 0 < rows[0]["shares"]["convolutions"] < 1
     assert (quick / "scaling.png").is_file()
 
 

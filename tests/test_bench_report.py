@@ -19,7 +19,7 @@ def make_record(**changes):
         row = found.row("iteration", "W9", "a net", who)
         row.seconds = [1e-3 * each for each in milliseconds]
         row.flops, row.parity, row.peak_mib = 0.5e9, {"loss": 1e-15, "gradient": 2e-13, "float32_loss": 0.0}, 77.4
-    found.row("iteration", "W9", "a net", OURS.title).share_of_convolutions = 0.8
+    found.row("iteration", "W9", "a net", OURS.title).shares = {"convolutions": 0.8, "waiting": 0.05}
     found.row("iteration", "W9", "a net", "torch.func.vmap").skipped = "needs about 10.0 GiB of memory"
     found.row("iteration", "W9", "a net", "higher").failed = "higher on W9 was killed by SIGSEGV"
     found.row("iteration", "W8", "another net", "torch.func.vmap").skipped = "needs about 10.0 GiB of memory"
@@ -97,7 +97,7 @@ def test_tables_have_ratios_to_ours_and_to_the_floor():
 
 def test_summary_names_the_best_peer_and_what_is_not_blocks():
     best = "4.00× per-task PyTorch loop"
-    expected = ["W9", "a net", "**11.0 (10.5–11.5)**", "2.20×", best, "4.00×", "–", "20.0%"]
+    expected = ["W9", "a net", "**11.0 (10.5–11.5)**", "2.20×", best, "4.00×", "–", "20.0%", "5.0%"]
     assert table_row(report.markdown(make_record()), "| W9 |") == expected
 
 

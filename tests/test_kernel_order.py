@@ -74,7 +74,8 @@ def test_shared_filters_too():
 class Listening:
     def __init__(self, forward, heard):
         self.forward, self.heard = forward, heard
-        self.in_kernel_order, self.conv_net = forward.in_kernel_order, forward.conv_net
+        self.in_kernel_order, self.in_common = forward.in_kernel_order, forward.in_common
+        self.conv_net = forward.conv_net
 
     def __call__(self, fast, shared, x):
         self.heard.append(shared)

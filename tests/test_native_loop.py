@@ -53,6 +53,7 @@ class Blocks(nn.Sequential):
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "conv4": (lambda: Conv4(hidden=8, image_size=17), (1, 17, 17)),
+    "narrow": (lambda: Conv4(hidden=3), (1, 28, 28)),
     "winograd": (lambda: Conv4(hidden=16), (1, 28, 28)),
     "colour": (lambda: Conv4(in_channels=3, hidden=12, image_size=40), (3, 40, 40)),
     "strided": (lambda: Conv4(strided=True, hidden=20), (1, 28, 28)),
@@ -215,6 +216,13 @@ def test_images_and_labels_of_any_strides() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_parameters_of_any_strides(order: int) -> None:
+    model = make("conv4").to(memory_format=torch.channels_last)
+    assert not model.features[1].conv.weight.is_contiguous()
+    assert_same(model, make_episodes(shape=model.shape), order=order)
+
+
 def closed_over(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, targets)
 
@@ -325,11 +333,14 @@ def test_per_step_names_what_is_wrong() -> None:
             maml(make_episodes(shape=(1, 17, 17)), per_step=wrong)
 
 
+SHAPES = (4, 1, 3, 3), (4,), (5, 36), (5,)
+
+
 def operator_arguments() -> dict[str, object]:
     """Good arguments of the private operator: one block of 4 channels on 6x6, two tasks."""
     torch.manual_seed(0)
     return {
-        "theta": torch.randn(9 * 4 + 4 + 5 * 36 + 5),
+        "theta": [torch.randn(shape) for shape in SHAPES],
         "x_spt": torch.randn(2, 5, 1, 6, 6),
         "y_spt": torch.arange(5).expand(2, 5).contiguous(),
         "x_qry": torch.randn(2, 7, 1, 6, 6),
@@ -353,8 +364,10 @@ def test_opcheck() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"theta": torch.randn(3)},
-        {"theta": torch.randn(225, dtype=torch.float16)},
+        {"theta": [torch.randn(shape) for shape in SHAPES[1:]]},
+        {"theta": [torch.randn(shape) for shape in SHAPES[::-1]]},
+        {"theta": [torch.randn(shape, dtype=torch.float64) for shape in SHAPES]},
+        {"theta": [torch.randn(*shape, 2)[..., 0] for shape in SHAPES]},
         {"x_spt": torch.randn(2, 5, 6, 6)},
         {"x_spt": torch.randn(2, 5, 1, 6, 6, dtype=torch.float64)},
         {"x_spt": torch.randn(2, 5, 2, 6, 6)},

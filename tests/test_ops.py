@@ -263,6 +263,31 @@ def test_constant_image_gives_finite_derivatives() -> None:
     torch.testing.assert_close(out, reference.conv_block(x, *parameters))
 
 
+@pytest.mark.parametrize("in_channels", [3, 5], ids=["thin", "thick"])
+def test_where_gamma_is_zero_the_first_pixel_of_a_window_counts(in_channels: int) -> None:
+    x, weight, bias, gamma, beta = tensors(Case("ties", in_channels=in_channels), torch.float64)
+    gamma = torch.zeros_like(gamma).requires_grad_()
+    parameters = [weight, bias, gamma, beta]
+    found, expected = (
+        torch.autograd.grad(block(x, *parameters).square().sum(), [weight, gamma, beta], materialize_grads=True)
+        for block in (ops.conv_block, reference.conv_block)
+    )
+    assert expected[1].norm() > 0
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("every", [1, 4], ids=["far from zero", "every fourth pixel alike"])
+@pytest.mark.parametrize("pool", [2, None])
+def test_statistics_do_not_cancel(every: int, pool: int | None) -> None:
+    """In float32; a filter of one pixel hands the images on as they are."""
+    x = torch.randn(2, 3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    x.flatten(3)[..., ::every] = 1000 + (x.flatten(3)[..., ::every] if every == 1 else 0)
+    weight = torch.eye(5).expand(2, 5, 5)[..., None, None].contiguous()
+    out = ops.conv_block(x, weight, padding=0, pool=pool)
+    truth = reference.conv_block(x.double(), weight.double(), padding=0, pool=pool)
+    assert (out - truth).norm() < 1e-4 * truth.norm()
+
+
 OUTSIDE = {
     "kernel 7": ({}, (2, 4, 2, 7, 7), {"padding": 3}, "kernel 7x7"),
     "kernel 3x1": ({}, (2, 4, 2, 3, 1), {}, "kernel 3x1"),

@@ -1,4 +1,4 @@
-// Whole inner loops as a private torch operator; maml_fast/_inner_loop.py is its only caller.
+// Whole inner loops as a private torch operator; maml_fast/_inner_loops.py is its only caller.
 #include "core/inner_loop.h"
 
 #include <torch/csrc/stable/library.h>
@@ -43,21 +43,13 @@ ConvNet Net(const Tensor& x, const Integers& blocks, const Floats& eps, const In
   int64_t channels = x.size(2), height = x.size(3), width = x.size(4);
   for (size_t l = 0; l < eps.size(); ++l) {
     const int64_t* numbers = blocks.data() + l * kNumbersOfBlock;
-    ConvNet::Block block{};
-    block.shape = BlockShape(numbers, eps[l], channels, height, width);
-    channels = block.shape.out_channels;
-    height = block.shape.out_height;
-    width = block.shape.out_width;
-    block.weight = net.Append(true, block.shape.WeightSize());
-    block.bias = net.Append(numbers[6] != 0, channels);
-    block.gamma = net.Append(numbers[7] != 0, channels);
-    block.beta = net.Append(numbers[8] != 0, channels);
-    net.blocks.push_back(block);
+    const ConvBlockShape shape = BlockShape(numbers, eps[l], channels, height, width);
+    net.AppendBlock(shape, numbers[6] != 0, numbers[7] != 0, numbers[8] != 0);
+    channels = shape.out_channels;
+    height = shape.out_height;
+    width = shape.out_width;
   }
-  net.mean_over_pixels = head[0] != 0;
-  net.classes = head[1];
-  net.classifier = net.Append(true, net.classes * net.Features());
-  net.classifier_bias = net.Append(head[2] != 0, net.classes);
+  net.AppendClassifier(head[0] != 0, head[1], head[2] != 0);
   return net;
 }
 
@@ -74,9 +66,25 @@ const int64_t* Labels(const Tensor& t, const char* name, const Tensor& images, i
   return labels;
 }
 
-using Result = std::tuple<Tensor, Tensor, Tensor>;
+// The shapes of the parameters in PyTorch, in the order of net.places.
+std::vector<Sizes> ParameterSizes(const ConvNet& net) {
+  std::vector<Sizes> sizes;
+  for (const ConvNet::Block& block : net.blocks) {
+    const ConvBlockShape& s = block.shape;
+    sizes.push_back({s.out_channels, s.in_channels, s.kernel, s.kernel});
+    for (const Place& place : {block.bias, block.gamma, block.beta}) {
+      if (place.Present()) sizes.push_back({s.out_channels});
+    }
+  }
+  sizes.push_back({net.classes, net.Features()});
+  if (net.classifier_bias.Present()) sizes.push_back({net.classes});
+  return sizes;
+}
 
-Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
+using Tensors = std::vector<Tensor>;
+using Result = std::tuple<Tensor, Tensor, Tensors>;
+
+Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
                   Integers head, Floats rates, Integers scored, int64_t steps, bool second_order, int64_t tasks_at_once,
                   bool needs_gradient) {
   STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, C, H, W]");
@@ -84,16 +92,26 @@ Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor
   const int64_t tasks = x_spt.size(0), channels = x_spt.size(2), height = x_spt.size(3), width = x_spt.size(4);
   STD_TORCH_CHECK(tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1,
                   "tasks, images or steps are out of range");
-  STD_TORCH_CHECK(rates.size() == net.places.size(), "every parameter needs a rate");
+  STD_TORCH_CHECK(theta.size() == net.places.size() && rates.size() == theta.size(),
+                  "every parameter needs a value and a rate");
   STD_TORCH_CHECK(!scored.empty() && scored.front() >= 0 && scored.back() == steps,
                   "the scored steps must end with the last step");
   for (size_t i = 1; i < scored.size(); ++i) STD_TORCH_CHECK(scored[i - 1] < scored[i], "the scored steps need order");
   const auto scores = static_cast<int64_t>(scored.size());
-  const Tensor losses = torch::stable::empty({scores, tasks}, theta.scalar_type());
+  const Tensor losses = torch::stable::empty({scores, tasks}, x_spt.scalar_type());
   const Tensor correct = torch::stable::empty({scores, tasks}, ScalarType::Long);
-  const Tensor gradient = torch::stable::empty({needs_gradient ? net.size : 0}, theta.scalar_type());
-  return WithScalar(theta, [&](auto zero) -> Result {
+  const std::vector<Sizes> sizes = ParameterSizes(net);
+  return WithScalar(x_spt, [&](auto zero) -> Result {
     using Scalar = decltype(zero);
+    std::vector<const Scalar*> parameters;
+    std::vector<Scalar*> gradients;
+    Tensors gradient;
+    for (size_t p = 0; p < theta.size(); ++p) {
+      parameters.push_back(Images<Scalar>(theta[p], "theta", sizes[p], x_spt));
+      if (!needs_gradient) continue;
+      gradient.push_back(torch::stable::empty(sizes[p], x_spt.scalar_type()));
+      gradients.push_back(Data<Scalar>(gradient.back()));
+    }
     const InnerLoopArgs<Scalar> args{
         net,
         tasks,
@@ -105,14 +123,14 @@ Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor
         rates.data(),
         scored.data(),
         scores,
-        Images<Scalar>(theta, "theta", {net.size}, theta),
-        Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), channels, height, width}, theta),
+        parameters.data(),
+        Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), channels, height, width}, x_spt),
         Labels(y_spt, "y_spt", x_spt, net.classes),
-        Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), channels, height, width}, theta),
+        Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), channels, height, width}, x_spt),
         Labels(y_qry, "y_qry", x_qry, net.classes),
         Data<Scalar>(losses),
         Data<int64_t>(correct),
-        needs_gradient ? Data<Scalar>(gradient) : nullptr};
+        needs_gradient ? gradients.data() : nullptr};
     Kernels().Of<Scalar>().inner_loops(args, TorchPool());
     return {losses, correct, gradient};
   });
@@ -122,9 +140,9 @@ Result InnerLoops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor
 
 STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
   m.def(
-      "inner_loops(Tensor theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
+      "inner_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
       "int[] head, float[] rates, int[] scored, int steps, bool second_order, int tasks_at_once, "
-      "bool needs_gradient) -> (Tensor losses, Tensor correct, Tensor gradient)");
+      "bool needs_gradient) -> (Tensor losses, Tensor correct, Tensor[] gradient)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) { m.impl("inner_loops", TORCH_BOX(&InnerLoops)); }

@@ -1,7 +1,9 @@
 // The Python face of the library. Tensor operators register themselves with torch, from their own files.
 #include <pybind11/pybind11.h>
 
-#include "cpu/convolution/clock.h"
+#include <utility>
+
+#include "cpu/clock.h"
 #include "cpu/dispatch.h"
 
 namespace maml_fast {
@@ -13,8 +15,14 @@ void BindSampler(pybind11::module_& m);
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Native kernels of maml_fast.";
   m.def("cpu_capability", &maml_fast::CpuCapability, "Instruction set of the kernels: avx512, avx2 or generic.");
-  m.def("start_convolution_clock", &maml_fast::StartConvolutionClock, "Begin to count the time in convolutions.");
-  m.def("stop_convolution_clock", &maml_fast::StopConvolutionClock,
-        "Return the seconds of all threads in convolutions since the start.");
+  m.def("start_clock", &maml_fast::StartClock, "Begin to count what threads do.");
+  m.def(
+      "stop_clock",
+      [] {
+        const maml_fast::ClockSeconds seconds = maml_fast::StopClock();
+        return std::make_pair(seconds.convolutions, seconds.waiting);
+      },
+      "Return the seconds since the start that all threads together were in convolutions, and that they waited for the "
+      "last one in whole inner loops.");
   maml_fast::BindSampler(m);
 }

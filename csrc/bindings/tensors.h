@@ -6,8 +6,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <initializer_list>
 #include <optional>
+#include <vector>
 
 #include "core/conv_block.h"
 #include "cpu/arena.h"
@@ -19,7 +19,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
-using Sizes = std::initializer_list<int64_t>;
+using Sizes = std::vector<int64_t>;
 
 inline const Pool& TorchPool() {
   static thread_local Pool pool;
@@ -31,7 +31,7 @@ inline const Pool& TorchPool() {
   return pool;
 }
 
-inline void CheckSizes(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
+inline void CheckSizes(const Tensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
   STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
   STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, " must have the dtype of x");
   STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(), " dimensions");
@@ -43,20 +43,20 @@ inline void CheckSizes(const Tensor& t, const char* name, Sizes sizes, const Ten
 }
 
 template <typename Scalar>
-const Scalar* Images(const Tensor& t, const char* name, Sizes sizes, const Tensor& like) {
+const Scalar* Images(const Tensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
   CheckSizes(t, name, sizes, like);
   STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
   return static_cast<const Scalar*>(t.data_ptr());
 }
 
 template <typename Scalar>
-const Scalar* Images(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
+const Scalar* Images(const MaybeTensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
   return t.has_value() ? Images<Scalar>(*t, name, sizes, like) : nullptr;
 }
 
 // Dense within a task; any stride between tasks, 0 included.
 template <typename Scalar>
-TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, Sizes sizes, const Tensor& like) {
+TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
   if (!t.has_value()) return {};
   CheckSizes(*t, name, sizes, like);
   int64_t dense = 1;
@@ -79,8 +79,8 @@ inline ConvBlockShape Derived(ConvBlockShape s) {
   return s;
 }
 
-inline Tensor Empty(Sizes sizes, ScalarType dtype) {
-  Tensor t = torch::stable::empty({sizes.begin(), sizes.size()}, dtype);
+inline Tensor Empty(const Sizes& sizes, ScalarType dtype) {
+  Tensor t = torch::stable::empty(sizes, dtype);
   AdviseHugePages(t.data_ptr(), static_cast<size_t>(t.numel()) * (dtype == ScalarType::Double ? 8 : 4));
   return t;
 }

@@ -80,10 +80,10 @@ struct ConvBlockForwardArgs {
   TaskParam<Scalar> weight;             // [T, k, k, Cin, Cout]
   TaskParam<Scalar> bias, gamma, beta;  // [T, Cout]
   Scalar* out;                          // [T, B, PH, PW, Cout]
-  Scalar* kept;                         // [T, KeptSize()]: y [T, B, OH, OW, Cout], or patch moments
-  Scalar* mean;                         // [T, Cout]
-  Scalar* rstd;                         // [T, Cout]
-  uint8_t* argmax;                      // [T, B, PH, PW, Cout]
+  Scalar* kept;     // [T, KeptSize()]: y [T, B, OH, OW, Cout], or patch moments; null: not asked for
+  Scalar* mean;     // [T, Cout]
+  Scalar* rstd;     // [T, Cout]
+  uint8_t* argmax;  // [T, B, PH, PW, Cout]; null: not asked for
 
   // For a thin block that meets the same images again: its patch moments in double, [T, KeptSize()], which forward
   // leaves here, or takes from here where they are known.

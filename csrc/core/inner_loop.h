@@ -3,9 +3,10 @@
 //
 //   x -> block -> ... -> block -> features -> logits -> mean cross-entropy
 //
-// Features are the last block's output, pixel after pixel, or its mean over the pixels. All parameters of the net are
-// one flat vector: block by block the weight [k, k, Cin, Cout], bias, gamma and beta (those that it has), then the
-// classifier's weight [classes, features] and bias.
+// Features are the last block's output, pixel after pixel, or its mean over the pixels. To the kernels all parameters
+// of the net are one flat vector: block by block the weight [k, k, Cin, Cout], bias, gamma and beta (those that it
+// has), then the classifier's weight [classes, pixels, channels] and bias. PyTorch has each of them the other way
+// round.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +16,19 @@
 
 namespace maml_fast {
 
+// How PyTorch lays a parameter out: `count` arrays [a][b][c], which the kernels read as [c][b][a].
+struct Layout {
+  int64_t count, a, b, c;
+
+  static Layout Row(int64_t size) { return {1, size, 1, 1}; }
+  int64_t Size() const { return count * a * b * c; }
+};
+
 // One parameter's place in the flat vector.
 struct Place {
   int64_t begin = -1;  // -1: the net does not have it
   int64_t size = 0;
+  Layout layout{};
 
   bool Present() const { return begin >= 0; }
 };
@@ -44,14 +54,28 @@ struct ConvNet {
   int64_t size = 0;           // of the flat vector
 
   const ConvBlockShape& Last() const { return blocks.back().shape; }
-  int64_t Features() const { return Last().out_channels * (mean_over_pixels ? 1 : Last().OutPixels()); }
+  int64_t FeaturePixels() const { return mean_over_pixels ? 1 : Last().OutPixels(); }
+  int64_t Features() const { return Last().out_channels * FeaturePixels(); }
 
-  Place Append(bool present, int64_t count) {
+  void AppendBlock(const ConvBlockShape& s, bool bias, bool gamma, bool beta) {
+    const Layout channels = Layout::Row(s.out_channels);
+    const Place weight = Append(true, {1, s.out_channels, s.in_channels, s.kernel * s.kernel});
+    const Place of_bias = Append(bias, channels), of_gamma = Append(gamma, channels), of_beta = Append(beta, channels);
+    blocks.push_back({s, weight, of_bias, of_gamma, of_beta});
+  }
+  void AppendClassifier(bool mean, int64_t of_classes, bool bias) {
+    mean_over_pixels = mean;
+    classes = of_classes;
+    classifier = Append(true, {classes, Last().out_channels, 1, FeaturePixels()});
+    classifier_bias = Append(bias, Layout::Row(classes));
+  }
+
+ private:
+  Place Append(bool present, const Layout& layout) {
     if (!present) return {};
-    const Place place{size, count};
-    places.push_back(place);
-    size += count;
-    return place;
+    places.push_back({size, layout.Size(), layout});
+    size += layout.Size();
+    return places.back();
   }
 };
 
@@ -66,14 +90,14 @@ struct InnerLoopArgs {
   const double* rates;    // of every parameter in net.places
   const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
   int64_t scores;
-  const Scalar* theta;   // [net.size]
-  const Scalar* x_spt;   // [T, N, Cin, H, W]
-  const int64_t* y_spt;  // [T, N], classes
-  const Scalar* x_qry;   // [T, M, Cin, H, W]
-  const int64_t* y_qry;  // [T, M]
-  Scalar* losses;        // [scores, T]: the queries' mean cross-entropy
-  int64_t* correct;      // [scores, T]: right predictions
-  Scalar* gradient;      // [net.size], of the last losses' mean over tasks; null: not asked for
+  const Scalar* const* theta;  // the parameters in net.places, as PyTorch has them
+  const Scalar* x_spt;         // [T, N, Cin, H, W]
+  const int64_t* y_spt;        // [T, N], classes
+  const Scalar* x_qry;         // [T, M, Cin, H, W]
+  const int64_t* y_qry;        // [T, M]
+  Scalar* losses;              // [scores, T]: the queries' mean cross-entropy
+  int64_t* correct;            // [scores, T]: right predictions
+  Scalar* const* gradient;     // of the last losses' mean over tasks, like theta; null: not asked for
 };
 
 }  // namespace maml_fast

@@ -15,7 +15,7 @@
 #include "core/conv_block.h"
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
-#include "cpu/convolution/clock.h"
+#include "cpu/clock.h"
 #include "cpu/convolution/pixel_plan.h"
 #include "cpu/convolution/winograd_tiles.h"
 #include "cpu/kernel_table.h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,20 +25,27 @@ def check_tensors(parts: Sequence[Tensor], names: Sequence[str]) -> None:
 
 def check_shapes(episodes: Episodes, classification: bool) -> None:
     """Raise ValueError where the shapes do not fit one another."""
-    shapes = ", ".join(f"{n} {list(x.shape)}" for n, x in zip(episodes._fields, episodes, strict=True))
+    wrong = _wrong_shapes(episodes, classification)
+    if wrong is not None:
+        shapes = ", ".join(f"{n} {list(x.shape)}" for n, x in zip(episodes._fields, episodes, strict=True))
+        raise ValueError(f"{wrong}, got {shapes}")
+
+
+def _wrong_shapes(episodes: Episodes, classification: bool) -> str | None:
     if any(x.dim() < 3 for x in (episodes.x_spt, episodes.x_qry)):
-        raise ValueError(f"images must be [episodes, images, ...], at least three dimensions, got {shapes}")
+        return "images must be [episodes, images, ...], at least three dimensions"
     if any(y.dim() != 2 if classification else y.dim() < 2 for y in (episodes.y_spt, episodes.y_qry)):
-        raise ValueError(f"labels must be [episodes, images], one for each image, got {shapes}")
+        return "labels must be [episodes, images], one for each image"
     if any(0 in x.shape for x in episodes):
-        raise ValueError(f"episodes must not be empty, got {shapes}")
+        return "episodes must not be empty"
     if len({x.shape[0] for x in episodes}) != 1:
-        raise ValueError(f"all four must have the same number of episodes (dimension 0), got {shapes}")
+        return "all four must have the same number of episodes (dimension 0)"
     for half, x, y in (("support", episodes.x_spt, episodes.y_spt), ("query", episodes.x_qry, episodes.y_qry)):
         if x.shape[1] != y.shape[1]:
-            raise ValueError(f"{half}: {x.shape[1]} images but {y.shape[1]} labels in each episode, got {shapes}")
+            return f"{half}: {x.shape[1]} images but {y.shape[1]} labels in each episode"
     if episodes.x_spt.shape[2:] != episodes.x_qry.shape[2:]:
-        raise ValueError(f"support and query images must have the same shape, got {shapes}")
+        return "support and query images must have the same shape"
+    return None
 
 
 def check_types(episodes: Episodes, classification: bool) -> None:
@@ -49,9 +57,9 @@ def check_types(episodes: Episodes, classification: bool) -> None:
             raise TypeError(f"{name} must hold class numbers as torch.int64, got {tensor.dtype}; use {name}.long()")
     if episodes.x_spt.dtype != episodes.x_qry.dtype:
         raise ValueError(f"x_spt is {episodes.x_spt.dtype} but x_qry is {episodes.x_qry.dtype}; make them alike")
-    devices = [str(x.device) for x in episodes]
+    devices = [x.device for x in episodes]
     if len(set(devices)) != 1:
-        raise ValueError(f"all four must be on one device, got {', '.join(devices)}; use Episodes.to(device)")
+        raise ValueError(f"all four must be on one device, got {', '.join(map(str, devices))}; use Episodes.to(device)")
 
 
 def check_values(episodes: Episodes, n_way: int | None, classification: bool) -> None:
@@ -65,7 +73,7 @@ def check_values(episodes: Episodes, n_way: int | None, classification: bool) ->
 
 def _check_finite(name: str, tensor: Tensor) -> None:
     tensor = tensor.detach()
-    if torch.isfinite(tensor.sum()):  # far cheaper than a look at every value; a sum that overflows is looked at below
+    if math.isfinite(tensor.sum().item()):  # far cheaper than a look at every value; it may overflow: hence the second
         return
     finite = torch.isfinite(tensor)
     if not finite.all():

@@ -44,7 +44,7 @@ class ConvNet(NamedTuple):
     classifier_bias: str | None
 
     def names(self) -> list[str]:
-        """All parameters, in the order of :meth:`flat`."""
+        """All parameters, in the order in which the native kernels take them."""
         of_blocks = [name for block in self.blocks for name in block[:4] if name is not None]
         return [*of_blocks, self.classifier, *([self.classifier_bias] if self.classifier_bias else [])]
 
@@ -53,16 +53,6 @@ class ConvNet(NamedTuple):
         for step in self.before:
             x = step.run(x, *step.operands[1:])
         return x
-
-    def flat(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """All parameters as one differentiable vector, each in the order in which the kernels read it."""
-        ordered = dict(parameters)
-        for block in self.blocks:
-            ordered[block.weight] = parameters[block.weight].permute(2, 3, 1, 0)  # [k, k, Cin, Cout]
-        if not self.mean_over_pixels:
-            channels = len(parameters[self.blocks[-1].weight])
-            ordered[self.classifier] = parameters[self.classifier].unflatten(1, (channels, -1)).mT  # pixels first
-        return torch.cat([ordered[name].flatten() for name in self.names()])
 
     def description(self, parameters: Mapping[str, Tensor]) -> ops.NetDescription:
         """The net in numbers."""

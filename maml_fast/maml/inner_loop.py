@@ -22,12 +22,11 @@ __all__ = ["InnerLoop", "Theta"]
 
 
 class Theta(NamedTuple):
-    """What all tasks start from, by name: parameters that adapt, their rates, other parameters, and buffers."""
+    """What all tasks start from, by name: parameters that adapt, their rates, and other parameters."""
 
     adapted: Mapping[str, Tensor]
     rates: Mapping[str, Rate]
     shared: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Theta:
         """The same with other tensors in the place of these."""
@@ -44,13 +43,6 @@ class Theta(NamedTuple):
     def fast_weights(self, n_tasks: int) -> FastWeights:
         """Every task at theta: views with task stride 0, no copies."""
         return {name: ops.over_tasks(theta, n_tasks) for name, theta in self.adapted.items()}
-
-    def in_common(self) -> dict[str, Tensor]:
-        """What all tasks have in common: the parameters that do not adapt, and copies of the buffers.
-
-        A module may write to its buffers (batch norm counts its batches): into the copies, never into the model.
-        """
-        return {**self.shared, **{name: buffer.clone() for name, buffer in self.buffers.items()}}
 
 
 @dataclass(frozen=True)
@@ -91,8 +83,8 @@ class InnerLoop:
 
     def _start(self, n_tasks: int) -> tuple[FastWeights, dict[str, Tensor]]:
         adapted, shared = (self.forward.in_kernel_order(each) for each in (self.theta.adapted, self.theta.shared))
-        theta = self.theta._replace(adapted=adapted, shared=shared)
-        return theta.fast_weights(n_tasks), theta.in_common()
+        theta = self.theta._replace(adapted=adapted)
+        return theta.fast_weights(n_tasks), self.forward.in_common(shared)
 
     def _step(self, fast: FastWeights, shared: Mapping[str, Tensor], x_spt: Tensor, y_spt: Tensor) -> FastWeights:
         second_order = self.order == 2 and torch.is_grad_enabled()

@@ -158,7 +158,7 @@ class MAML(nn.Module):
         parameters = self._current_parameters()
         check_like_model("x_qry", x_qry, parameters)
         check_fast_weights(fast, x_qry, parameters)
-        return self._forward_tasks(fast, self._theta(parameters, fast).in_common(), x_qry)
+        return self._forward_tasks(fast, self._forward_tasks.in_common(_without(parameters, fast)), x_qry)
 
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -246,7 +246,7 @@ class MAML(nn.Module):
     def _inner_loop(self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None) -> InnerLoop:
         steps = self.inner_steps if inner_steps is None else check_steps(inner_steps)
         adapted = self._adapted(parameters)
-        theta = self._theta(parameters, adapted)._replace(rates={name: self._rate_of(name) for name in adapted})
+        theta = Theta(adapted, {name: self._rate_of(name) for name in adapted}, _without(parameters, adapted))
         return InnerLoop(theta, self._forward_tasks, partial(self._task_loss, self.loss_fn), steps, self.order)
 
     def _native(self, loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | None:
@@ -266,10 +266,6 @@ class MAML(nn.Module):
         held = f"{min(tasks_at_once(self.task_chunk) or 1, torch.get_num_threads())} tasks at a time"
         return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
 
-    def _theta(self, parameters: Mapping[str, nn.Parameter], adapted: Mapping[str, Tensor]) -> Theta:
-        shared = {name: parameter for name, parameter in parameters.items() if name not in adapted}
-        return Theta(adapted, {}, shared, dict(self.model.named_buffers()))
-
     def _current_parameters(self) -> dict[str, nn.Parameter]:
         parameters = dict(self.model.named_parameters())
         if list(parameters) != self._names:
@@ -279,6 +275,10 @@ class MAML(nn.Module):
 
     def _adapted(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         return {name: parameters[name] for name in self._chosen if parameters[name].requires_grad}
+
+
+def _without(parameters: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in parameters.items() if name not in names}
 
 
 def _plain(rate: Rate) -> str:

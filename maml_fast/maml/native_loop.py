@@ -38,26 +38,30 @@ class NativeLoop:
 
     def results(self, episodes: Episodes, scored: tuple[int, ...]) -> TaskResults:
         """Every task's query results, without a graph."""
-        with torch.no_grad():
-            return self._run(self.net.flat(self.theta), episodes, scored, needs_gradient=False)[0]
+        return self._run(episodes, scored, needs_gradient=False)[0]
 
     def loss(self, episodes: Episodes, scored: tuple[int, ...]) -> tuple[TaskResults, Tensor]:
         """The results, and the mean loss after the last step, which carries the gradient."""
-        theta = self.net.flat(self.theta)
-        results, gradient = self._run(theta, episodes, scored, needs_gradient=theta.requires_grad)
+        learned = {name for name in self.net.names() if self.theta[name].requires_grad}
+        needs_gradient = torch.is_grad_enabled() and bool(learned)
+        results, gradient = self._run(episodes, scored, needs_gradient=needs_gradient)
         loss = results.losses[-1].mean()
-        return results, hand_out(loss, {theta: gradient}) if theta.requires_grad else loss
+        if not needs_gradient:
+            return results, loss
+        gradients = zip(self.net.names(), gradient, strict=True)
+        return results, hand_out(loss, {self.theta[name]: each for name, each in gradients if name in learned})
 
+    @torch.no_grad()
     def _run(
-        self, theta: Tensor, episodes: Episodes, scored: tuple[int, ...], *, needs_gradient: bool
-    ) -> tuple[TaskResults, Tensor]:
+        self, episodes: Episodes, scored: tuple[int, ...], *, needs_gradient: bool
+    ) -> tuple[TaskResults, list[Tensor]]:
         x_spt, y_spt, x_qry, y_qry = episodes
         description = self.net.description(self.theta)
         check_range(y_spt, description.n_classes, "y_spt")
         check_range(y_qry, description.n_classes, "y_qry")
         losses, correct, gradient = ops.inner_loops(
             description,
-            theta.detach(),
+            [self.theta[name] for name in self.net.names()],
             (self.net.images(x_spt), y_spt, self.net.images(x_qry), y_qry),
             self.rates,
             steps=self.steps,
@@ -98,8 +102,7 @@ def native_loop(
 
 def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | None:
     found = _obstacle_in_modes() or _obstacle_in_episodes(episodes)
-    at = theta.parameters()
-    return found or net.obstacle(at, episodes.x_spt) or net.obstacle(at, episodes.x_qry)
+    return found or net.obstacle(theta.parameters(), episodes.x_spt)  # x_qry is like it
 
 
 def _rates(theta: Theta, net: ConvNet) -> list[float] | str:

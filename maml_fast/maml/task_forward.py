@@ -45,6 +45,13 @@ class TaskForward:
         with BatchNormMode(self.policy):
             return self._all_tasks(self._one_task, (own, x), (common,))
 
+    def in_common(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What all tasks have in common: these parameters, and copies of the buffers.
+
+        A module may write to its buffers (batch norm counts its batches): into the copies, never into the model.
+        """
+        return {**parameters, **{name: buffer.clone() for name, buffer in self.module.named_buffers()}}
+
     def in_kernel_order(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The parameters laid out in memory as what runs here reads them, to be done once before many calls."""
         return self.module.in_kernel_order(parameters) if isinstance(self.module, FusedModel) else parameters

@@ -20,22 +20,9 @@ struct Parts {
 // A thin block on 9 x 8 pixels of one channel, then one of 5 channels; `parts` are the second block's and the head's.
 ConvNet MakeNet(const Parts& parts) {
   ConvNet net;
-  ConvNet::Block first{}, second{};
-  first.shape = MakeShape(1, 0, 1, 9, 8, 5, 3, 1, 1, true, false);
-  first.weight = net.Append(true, first.shape.WeightSize());
-  first.bias = net.Append(true, 5);
-  first.gamma = net.Append(true, 5);
-  first.beta = net.Append(true, 5);
-  second.shape = MakeShape(1, 0, 5, 4, 4, 6, 3, 1, 1, true, parts.relu_first);
-  second.weight = net.Append(true, second.shape.WeightSize());
-  second.bias = net.Append(parts.bias, 6);
-  second.gamma = net.Append(parts.gamma, 6);
-  second.beta = net.Append(parts.beta, 6);
-  net.blocks = {first, second};
-  net.mean_over_pixels = parts.mean;
-  net.classes = kClasses;
-  net.classifier = net.Append(true, kClasses * net.Features());
-  net.classifier_bias = net.Append(parts.bias, kClasses);
+  net.AppendBlock(MakeShape(1, 0, 1, 9, 8, 5, 3, 1, 1, true, false), true, true, true);
+  net.AppendBlock(MakeShape(1, 0, 5, 4, 4, 6, 3, 1, 1, true, parts.relu_first), parts.bias, parts.gamma, parts.beta);
+  net.AppendClassifier(parts.mean, kClasses, parts.bias);
   return net;
 }
 
@@ -69,6 +56,14 @@ struct Outcome {
   }
 };
 
+// Where each parameter begins; all of them lie one after the other.
+template <typename Scalar>
+std::vector<Scalar*> Parameters(const ConvNet& net, Scalar* first) {
+  std::vector<Scalar*> parameters;
+  for (const Place& place : net.places) parameters.push_back(first + place.begin);
+  return parameters;
+}
+
 template <typename Scalar>
 Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order, int64_t threads, int64_t at_once,
                     bool needs_gradient = true) {
@@ -80,6 +75,8 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
   out.losses.resize(scores * c.tasks);
   out.correct.resize(scores * c.tasks);
   out.gradient.resize(needs_gradient ? c.net.size : 0);
+  const auto parameters = Parameters(c.net, theta.data());
+  const auto gradients = Parameters(c.net, out.gradient.data());
   const InnerLoopArgs<Scalar> args{c.net,
                                    c.tasks,
                                    kSupport,
@@ -90,14 +87,14 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    c.rates.data(),
                                    scored.data(),
                                    scores,
-                                   theta.data(),
+                                   parameters.data(),
                                    x_spt.data(),
                                    c.y_spt.data(),
                                    x_qry.data(),
                                    c.y_qry.data(),
                                    out.losses.data(),
                                    out.correct.data(),
-                                   needs_gradient ? out.gradient.data() : nullptr};
+                                   needs_gradient ? gradients.data() : nullptr};
   kernels.Of<Scalar>().inner_loops(args, PoolOf(threads));
   return out;
 }

@@ -1,7 +1,7 @@
 // The three convolutions of a block, for one task's images and weights, each by the algorithm that suits its geometry.
 #pragma once
 
-#include "cpu/convolution/clock.h"
+#include "cpu/clock.h"
 #include "cpu/convolution/direct.h"
 #include "cpu/convolution/winograd.h"
 #include "cpu/simd.h"

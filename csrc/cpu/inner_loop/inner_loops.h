@@ -7,10 +7,13 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
+#include "cpu/clock.h"
 #include "cpu/inner_loop/net_pass.h"
+#include "cpu/inner_loop/theta.h"
 #include "cpu/inner_loop/weights.h"
 #include "cpu/parallel.h"
 #include "cpu/passes/phases.h"
@@ -18,12 +21,20 @@
 namespace maml_fast {
 namespace {
 
+// What all tasks of a call have in common.
+template <typename Scalar>
+struct MetaBatch {
+  const InnerLoopArgs<Scalar>& args;
+  const Scalar* theta;  // [net.size]
+  Scalar* gradient;     // [net.size], the tasks' sum; null: not asked for
+};
+
 // Several tasks, from `first` on, side by side.
 template <typename Scalar>
 class InnerLoop {
  public:
-  InnerLoop(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool)
-      : args_(args), net_(args.net), first_(first), tasks_(tasks), pool_(pool) {}
+  InnerLoop(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool)
+      : args_(batch.args), net_(args_.net), theta_(batch.theta), first_(first), tasks_(tasks), pool_(pool) {}
 
   // gradient: the tasks' own, as Weights has them; null: not asked for.
   void Run(Scalar* gradient) const {
@@ -49,7 +60,7 @@ class InnerLoop {
                   ArenaScope& arena) const {
     auto* fast = arena.Array<Scalar>(net_.size * tasks_);
     const WeightGradients<Scalar> step{arena.Array<Scalar>(net_.size * tasks_), tasks_, gradient.spare};
-    Weights<Scalar> weights{args_.theta, 0};
+    Weights<Scalar> weights{theta_, 0};
     int64_t scores = 0;
     for (int64_t s = 0; s < args_.steps; ++s) {
       ArenaScope of_step;
@@ -69,7 +80,7 @@ class InnerLoop {
     const int64_t size = net_.size * tasks_;
     auto* steps = arena.Array<Step>(args_.steps);
     const WeightGradients<Scalar> step{arena.Array<Scalar>(size), tasks_, gradient.spare};
-    Weights<Scalar> weights{args_.theta, 0};
+    Weights<Scalar> weights{theta_, 0};
     int64_t scores = 0;
     for (int64_t s = 0; s < args_.steps; ++s) {
       if (args_.scored[scores] == s) Score(scores++, weights, query);
@@ -122,6 +133,7 @@ class InnerLoop {
 
   const InnerLoopArgs<Scalar>& args_;
   const ConvNet& net_;
+  const Scalar* theta_;
   const int64_t first_, tasks_;
   const Pool& pool_;
 };
@@ -138,21 +150,25 @@ void AddTasks(const ConvNet& net, const Scalar* gradients, int64_t tasks, Scalar
 
 // Every thread takes one task after another through everything, whichever is next: threads are not equally fast.
 template <typename Scalar>
-void RunTaskByTask(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool) {
+void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
   const Pool alone{1, nullptr, pool.least_work};
-  const int64_t size = args.gradient == nullptr ? 0 : args.net.size;
+  const int64_t size = batch.gradient == nullptr ? 0 : batch.args.net.size;
   ArenaScope arena;
   auto* gradients = arena.Array<Scalar>(tasks * size);
-  int64_t next = 0;
-  For(pool, pool.threads, [&](int64_t, int64_t) {
-    for (int64_t task; (task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < tasks;) {
-      InnerLoop<Scalar>(args, first + task, 1, alone).Run(size == 0 ? nullptr : gradients + task * size);
-    }
-  });
+  std::atomic<int64_t> next{0};
+  {
+    WaitingForAll waiting;
+    For(pool, pool.threads, [&](int64_t, int64_t) {
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+        InnerLoop<Scalar>(batch, first + task, 1, alone).Run(size == 0 ? nullptr : gradients + task * size);
+      }
+      waiting.Done();
+    });
+  }
   constexpr int64_t kBlock = 4096;
   For(pool, (size + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
     for (int64_t task = 0; task < tasks; ++task) {
-      AddTo(args.gradient + begin * kBlock, gradients + task * size + begin * kBlock,
+      AddTo(batch.gradient + begin * kBlock, gradients + task * size + begin * kBlock,
             std::min(end * kBlock, size) - begin * kBlock);
     }
   });
@@ -160,31 +176,35 @@ void RunTaskByTask(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tas
 
 // All threads share every operation on these tasks.
 template <typename Scalar>
-void RunTogether(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool) {
+void RunTogether(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
   ArenaScope arena;
-  Scalar* gradients = args.gradient == nullptr ? nullptr : arena.Array<Scalar>(tasks * args.net.size);
-  InnerLoop<Scalar>(args, first, tasks, pool).Run(gradients);
-  if (gradients != nullptr) AddTasks(args.net, gradients, tasks, args.gradient);
+  const ConvNet& net = batch.args.net;
+  Scalar* gradients = batch.gradient == nullptr ? nullptr : arena.Array<Scalar>(tasks * net.size);
+  InnerLoop<Scalar>(batch, first, tasks, pool).Run(gradients);
+  if (gradients != nullptr) AddTasks(net, gradients, tasks, batch.gradient);
 }
 
 template <typename Scalar>
 void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Pool& pool) {
   constexpr int64_t kTasksOfThread = 16;  // whose gradients are kept until they are added up
   const int64_t at_once = std::max<int64_t>(1, args.tasks_at_once);
-  if (args.gradient != nullptr) std::fill(args.gradient, args.gradient + args.net.size, Scalar{0});
+  ArenaScope arena;
+  const int64_t size = args.gradient == nullptr ? 0 : args.net.size;
+  Scalar* gradient = size == 0 ? nullptr : arena.Array<Scalar>(size);
+  std::fill(gradient, gradient + size, Scalar{0});
+  const MetaBatch<Scalar> batch{args, Flat(args.net, args.theta, pool, arena), gradient};
   int64_t first = 0;
   while (at_once >= pool.threads && args.tasks - first >= pool.threads) {
     const int64_t tasks = std::min((args.tasks - first) / pool.threads, kTasksOfThread) * pool.threads;
-    RunTaskByTask(args, first, tasks, pool);
+    RunTaskByTask(batch, first, tasks, pool);
     first += tasks;
   }
   for (int64_t tasks; first < args.tasks; first += tasks) {
     tasks = std::min(args.tasks - first, at_once);
-    RunTogether(args, first, tasks, pool);
+    RunTogether(batch, first, tasks, pool);
   }
-  if (args.gradient == nullptr) return;
-  const Scalar share = Scalar{1} / static_cast<Scalar>(args.tasks);
-  for (int64_t i = 0; i < args.net.size; ++i) args.gradient[i] *= share;
+  if (gradient == nullptr) return;
+  Unflatten(args.net, gradient, Scalar{1} / static_cast<Scalar>(args.tasks), pool, args.gradient);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ namespace {
 template <typename Scalar>
 class NetPass {
  public:
-  // What lasts as long as the pass is taken from `arena`; the gradients only if there will be a backward pass.
+  // What lasts as long as the pass is taken from `arena`; what backward passes need only if there will be any.
   NetPass(const ConvNet& net, int64_t tasks, ImageSet<Scalar>& set, bool has_backward, const Pool& pool,
           ArenaScope& arena)
       : net_(net), tasks_(tasks), set_(set), pool_(pool), layers_(arena.Array<Layer>(Depth())) {
@@ -25,10 +25,11 @@ class NetPass {
       const ConvBlockShape s = ShapeOf(l);
       Layer& layer = layers_[l];
       layer.out = arena.Array<Scalar>(OutSize(l));
-      layer.kept = l == 0 && set.kept != nullptr ? set.kept : arena.Array<Scalar>(tasks * s.KeptSize());
+      layer.kept = has_backward ? arena.Array<Scalar>(tasks * s.KeptSize()) : nullptr;
+      if (l == 0 && set.kept != nullptr) layer.kept = set.kept;
       layer.mean = arena.Array<Scalar>(tasks * s.out_channels);
       layer.rstd = arena.Array<Scalar>(tasks * s.out_channels);
-      layer.argmax = arena.Array<uint8_t>(OutSize(l));
+      layer.argmax = has_backward ? arena.Array<uint8_t>(OutSize(l)) : nullptr;
       layer.grad_out = has_backward ? arena.Array<Scalar>(OutSize(l)) : nullptr;
     }
     const int64_t logits = tasks * set.images * net.classes;

@@ -36,7 +36,9 @@ MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
   if constexpr (kFloat) {
     return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   } else {
-    return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi64(0xff, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    // Not folded into the widening: there GCC 12 breaks down with an internal error.
+    const __m128i bytes = InRegister(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi64(0xff, bytes);
   }
 #elif MF_VECTOR_BYTES == 32
   if constexpr (kFloat) {

@@ -1,6 +1,8 @@
 // The backward pass as phases over one task.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/convolution/convolution.h"
 #include "cpu/passes/gradient_images.h"
 #include "cpu/passes/image_groups.h"
@@ -94,8 +96,11 @@ struct BackwardPass {
     const ConvBlockShape& s = args.shape;
     const Norm<Scalar> norm = images.NormOf(task);
     const double count = static_cast<double>(s.batch * s.ConvPixels());
+    ArenaScope arena;
+    auto* totals = arena.Array<double>(2 * s.out_channels);
+    SumOverImages(s.batch, scratch.sums, 2 * s.out_channels, totals);
     for (int64_t c = 0; c < s.out_channels; ++c) {
-      const double sum_g = SumOverImages(s, scratch.sums, 2, 0, c), sum_gx = SumOverImages(s, scratch.sums, 2, 1, c);
+      const double sum_g = totals[c], sum_gx = totals[s.out_channels + c];
       const double scale = (norm.gamma == nullptr ? 1.0 : norm.gamma[c]) * static_cast<double>(norm.rstd[c]);
       args.grad_beta[task * s.out_channels + c] = static_cast<Scalar>(sum_g);
       args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(sum_gx);
@@ -133,9 +138,11 @@ struct BackwardPass {
   // Zero where batch norm takes any constant out again.
   void BiasGradient(const Scratch& scratch, Scalar* grad_bias) const {
     const ConvBlockShape& s = args.shape;
-    for (int64_t c = 0; c < s.out_channels; ++c) {
-      grad_bias[c] = s.relu_first ? static_cast<Scalar>(SumOverImages(s, scratch.bias_sums, 1, 0, c)) : Scalar{0};
-    }
+    if (!s.relu_first) return std::fill(grad_bias, grad_bias + s.out_channels, Scalar{0});
+    ArenaScope arena;
+    auto* totals = arena.Array<double>(s.out_channels);
+    SumOverImages(s.batch, scratch.bias_sums, s.out_channels, totals);
+    std::copy(totals, totals + s.out_channels, grad_bias);
   }
 };
 

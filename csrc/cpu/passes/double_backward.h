@@ -174,8 +174,11 @@ struct DoubleBackwardPass {
     const ConvBlockShape& s = args.shape;
     const Norm<Scalar> norm = images.NormOf(task);
     const double count = static_cast<double>(s.batch * s.ConvPixels());
+    ArenaScope arena;
+    auto* totals = arena.Array<double>(kSums * s.out_channels);
+    SumOverImages(s.batch, scratch.sums, kSums * s.out_channels, totals);
     for (int64_t c = 0; c < s.out_channels; ++c) {
-      auto mean = [&](int64_t which) { return SumOverImages(s, scratch.sums, kSums, which, c) / count; };
+      auto mean = [&](int64_t which) { return totals[which * s.out_channels + c] / count; };
       const double g = mean(0), A = mean(1), h = mean(2), H = mean(3), D = mean(4) - g * h - A * H;
       const double a = norm.rstd[c], gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[c];
       const double gg_gamma = args.gg_gamma == nullptr ? 0.0 : args.gg_gamma[task * s.out_channels + c];

@@ -39,8 +39,6 @@ struct ForwardPass {
 
   void Run(int phase, int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
-    Scalar* mean = args.mean + task * s.out_channels;
-    Scalar* rstd = args.rstd + task * s.out_channels;
     switch (phase) {
       case kPrepare:
         if (shared_weights == nullptr) convolution.Prepare(args.weight.Of(task), scratch.prepared);
@@ -48,27 +46,45 @@ struct ForwardPass {
       case kConvolve:
         return Convolve(task, scratch, begin, end);
       case kJoin:
-        return JoinMoments(s, scratch.moments, mean, rstd);
+        return JoinMoments(s, scratch.moments, args.mean + task * s.out_channels, args.rstd + task * s.out_channels);
       case kNormalise:
         for (int64_t b = begin; b < end; ++b) {
-          const int64_t out = s.OutImage(task, b);
-          NormReluPool(s, Norm<Scalar>{mean, rstd, args.gamma.Of(task), args.beta.Of(task)}, Y(task, b), args.out + out,
-                       args.argmax + out);
+          NormRelu(s, NormOf(task), s.pool ? Out(task, b) : Y(task, b), Out(task, b), Argmax(task, b));
         }
         return;
     }
   }
 
-  Scalar* Y(int64_t task, int64_t b) const { return args.kept + args.shape.ConvImage(task, b); }
+  Norm<Scalar> NormOf(int64_t task) const {
+    const int64_t first = task * args.shape.out_channels;
+    return {args.mean + first, args.rstd + first, args.gamma.Of(task), args.beta.Of(task)};
+  }
+  Scalar* Out(int64_t task, int64_t b) const { return args.out + args.shape.OutImage(task, b); }
+  uint8_t* Argmax(int64_t task, int64_t b) const {
+    return args.argmax == nullptr ? nullptr : args.argmax + args.shape.OutImage(task, b);
+  }
+  // Where nobody keeps y and nothing is pooled, out holds it until it is normalised.
+  Scalar* Y(int64_t task, int64_t b) const {
+    return args.kept == nullptr ? Out(task, b) : args.kept + args.shape.ConvImage(task, b);
+  }
 
-  // The statistics of a few images at a time, while they are in cache.
+  // A few images at a time: what the statistics and the pooling read of them is in cache.
   void Convolve(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
-    const Scalar* x = args.x + s.InImage(task, 0);
     const Scalar* weights = WeightsOf(task, scratch);
+    ArenaScope arena;
+    Scalar* passing = args.kept == nullptr && s.pool ? arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize()) : nullptr;
     ForImagesAtOnce(s, begin, end, [&](int64_t first, int64_t past) {
-      convolution.Run(x, weights, scratch.bias, Y(task, 0), first, past);
-      for (int64_t b = first; b < past; ++b) ImageMoments(s, Y(task, b), scratch.moments + b * 2 * s.out_channels);
+      Scalar* y = passing != nullptr ? passing : Y(task, first);
+      convolution.Run(args.x + s.InImage(task, first), weights, scratch.bias, y, 0, past - first);
+      for (int64_t b = first; b < past; ++b, y += s.ConvSize()) {
+        Scalar* moments = scratch.moments + b * 2 * s.out_channels;
+        if (s.pool) {
+          PoolImage(s, NormOf(task), y, moments, Out(task, b), Argmax(task, b));
+        } else {
+          ImageMoments(s, y, moments);
+        }
+      }
     });
   }
 

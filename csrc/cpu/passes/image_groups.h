@@ -4,6 +4,7 @@
 
 #include "core/conv_block.h"
 #include "cpu/arena.h"
+#include "cpu/clock.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
@@ -37,6 +38,7 @@ class GroupSums {
 
   // A group's sum, to be added to.
   Scalar* Open(int64_t group) const {
+    const InConvolution timed;
     Scalar* sum = data_ + (group < buffers_ ? group : buffers_ - 1) * size_;
     std::memset(sum, 0, static_cast<size_t>(size_) * sizeof(Scalar));
     return sum;
@@ -44,6 +46,7 @@ class GroupSums {
 
   void Close(int64_t group) const {
     if (!added_ || group == 0) return;
+    const InConvolution timed;
     for (int64_t i = 0; i < size_; i += kLanes<Scalar>) Store(data_ + i, Load(data_ + i) + Load(data_ + size_ + i));
   }
 

@@ -1,29 +1,17 @@
-// Everything of a block that is not a convolution, one image at a time: statistics, batch norm, ReLU, max-pool, and
-// the sums and images that their first and second derivatives need.
+// Batch norm, ReLU and max-pool, one image at a time, and the sums and images that their first and second derivatives
+// need.
 //
 // Notation, per task and channel, with M = B * OH * OW values: g is the gradient at z, h the tangent at r,
 // x^ = (r - mean) * rstd, and a bar means the average over the M values.
 #pragma once
 
-#include <cmath>
-
 #include "core/conv_block.h"
 #include "cpu/passes/argmax.h"
+#include "cpu/passes/statistics.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
 namespace {
-
-// NaN is neither <= 0 nor cut off: it must reach the user.
-template <typename Scalar>
-MF_INLINE Vec<Scalar> Relu(Vec<Scalar> v) {
-  return v <= Scalar{0} ? Vec<Scalar>{} : v;
-}
-
-template <typename Scalar>
-MF_INLINE Vec<Scalar> NormInput(Vec<Scalar> y, bool relu_first) {
-  return relu_first ? Relu<Scalar>(y) : y;
-}
 
 // Calls covered(conv pixels of a window [SIZE], out pixel) and, for the rows and columns that rounding down leaves
 // out of every window, uncovered(conv pixel).
@@ -46,41 +34,6 @@ MF_INLINE void ForWindows(const ConvBlockShape& s, const Covered& covered, const
   }
 }
 
-// Mean and sum of squared deviations of one image, per channel: moments is [2][C].
-template <typename Scalar>
-void ImageMoments(const ConvBlockShape& s, const Scalar* y, Scalar* moments) {
-  const int64_t channels = s.out_channels, pixels = s.ConvPixels();
-  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
-    Vec<Scalar> sum{}, squares{};
-    for (int64_t p = 0; p < pixels; ++p) sum += NormInput<Scalar>(Load(y + p * channels + c, n), s.relu_first);
-    const Vec<Scalar> mean = sum / static_cast<Scalar>(pixels);
-    for (int64_t p = 0; p < pixels; ++p) {
-      const Vec<Scalar> deviation = NormInput<Scalar>(Load(y + p * channels + c, n), s.relu_first) - mean;
-      squares += deviation * deviation;
-    }
-    Store(moments + c, mean, n);
-    Store(moments + channels + c, squares, n);
-  });
-}
-
-// Joins the images' moments ([B][2][C]) in image order (Chan, Golub & LeVeque 1979), in double.
-template <typename Scalar>
-void JoinMoments(const ConvBlockShape& s, const Scalar* moments, Scalar* mean, Scalar* rstd) {
-  const int64_t channels = s.out_channels;
-  const double pixels = static_cast<double>(s.ConvPixels()), count = pixels * static_cast<double>(s.batch);
-  for (int64_t c = 0; c < channels; ++c) {
-    double total = 0, squares = 0;
-    for (int64_t b = 0; b < s.batch; ++b) total += moments[2 * b * channels + c];
-    const double centre = total / static_cast<double>(s.batch);
-    for (int64_t b = 0; b < s.batch; ++b) {
-      const double off = moments[2 * b * channels + c] - centre;
-      squares += moments[(2 * b + 1) * channels + c] + pixels * off * off;
-    }
-    mean[c] = static_cast<Scalar>(centre);
-    rstd[c] = static_cast<Scalar>(1.0 / std::sqrt(squares / count + s.eps));
-  }
-}
-
 // One task's batch norm, as the image kernels read it.
 template <typename Scalar>
 struct Norm {
@@ -95,36 +48,58 @@ struct Norm {
   MF_INLINE Vec<Scalar> Beta(int64_t c, int64_t n) const { return beta == nullptr ? Vec<Scalar>{} : Load(beta + c, n); }
 };
 
-// out and argmax of one image from its y.
+// r where z is going to be largest in every window, and which of its pixels that is. z rises with r where gamma is
+// positive, falls where it is negative, and is the same everywhere where gamma is zero: then the first pixel counts.
+// On the way, the image's moments. argmax: null where nobody asks for it.
 template <typename Scalar>
-void NormReluPool(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* y, Scalar* out, uint8_t* argmax) {
+void PoolImage(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* y, Scalar* moments, Scalar* r,
+               uint8_t* argmax) {
   const int64_t channels = s.out_channels;
   ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
-    const Vec<Scalar> mean = Load(norm.mean + c, n), scale = Load(norm.rstd + c, n) * norm.Gamma(c, n);
-    const Vec<Scalar> shift = norm.Beta(c, n);
+    const Vec<Scalar> gamma = norm.Gamma(c, n), one = Broadcast(Scalar{1});
+    Deviations<Scalar> deviations(s, y + c, n);
+    const Vec<Scalar> sign = gamma > Scalar{0} ? one : (gamma < Scalar{0} ? -one : Vec<Scalar>{});
     auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
       Vec<Scalar> best{};
       IntVec<Scalar> index{};
       for (int e = 0; e < size(); ++e) {
-        const Vec<Scalar> r = NormInput<Scalar>(Load(y + window[e] * channels + c, n), s.relu_first);
-        const Vec<Scalar> z = (r - mean) * scale + shift;
+        const Vec<Scalar> r_here = NormInput<Scalar>(Load(y + window[e] * channels + c, n), s.relu_first);
+        const Vec<Scalar> signed_r = sign * r_here;
+        deviations.Add(r_here);
         if (e == 0) {
-          best = z;
+          best = signed_r;
         } else {
-          const auto better = (z > best) | (z != z);
-          best = better ? z : best;
+          const auto better = signed_r > best;
+          best = better ? signed_r : best;
           index = better ? IntVec<Scalar>{} + e : index;
         }
       }
-      if (!s.relu_first) {
-        const auto dead = best <= Scalar{0};
-        index = dead ? IntVec<Scalar>{} + kDead : index;
-        best = dead ? Vec<Scalar>{} : best;
-      }
-      Store(out + out_pixel * channels + c, best, n);
-      StoreIndex<Scalar>(argmax + out_pixel * channels + c, index, n);
+      Store(r + out_pixel * channels + c, sign * best, n);
+      if (argmax != nullptr) StoreIndex<Scalar>(argmax + out_pixel * channels + c, index, n);
     };
-    ForWindows(s, covered, [](int64_t) {});
+    ForWindows(s, covered, [&](int64_t pixel) __attribute__((always_inline)) {
+      deviations.Add(NormInput<Scalar>(Load(y + pixel * channels + c, n), s.relu_first));
+    });
+    deviations.Write(s, moments + c, n);
+  });
+}
+
+// out of one image from its r at the maxima (r may be out), and argmax, where it is not null, with the windows marked
+// that ReLU cuts off. Statistics that are NaN make all of a channel NaN.
+template <typename Scalar>
+void NormRelu(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* r, Scalar* out, uint8_t* argmax) {
+  const int64_t channels = s.out_channels;
+  ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+    const Vec<Scalar> mean = Load(norm.mean + c, n), scale = Load(norm.rstd + c, n) * norm.Gamma(c, n);
+    const Vec<Scalar> shift = norm.Beta(c, n);
+    for (int64_t at = c; at < s.OutPixels() * channels; at += channels) {
+      const Vec<Scalar> z = (NormInput<Scalar>(Load(r + at, n), s.relu_first) - mean) * scale + shift;
+      const auto dead = s.relu_first ? IntVec<Scalar>{} : z <= Scalar{0};
+      Store(out + at, dead ? Vec<Scalar>{} : z, n);
+      if (argmax == nullptr) continue;
+      const IntVec<Scalar> index = s.pool ? LoadIndex<Scalar>(argmax + at, n) : IntVec<Scalar>{};
+      StoreIndex<Scalar>(argmax + at, dead ? IntVec<Scalar>{} + kDead : index, n);
+    }
   });
 }
 
@@ -282,14 +257,6 @@ void FillImages(const ConvBlockShape& s, const Scalar* value, Scalar* images, in
   for (int64_t p = begin * s.ConvPixels(); p < end * s.ConvPixels(); ++p) {
     std::memcpy(images + p * s.out_channels, value, static_cast<size_t>(s.out_channels) * sizeof(Scalar));
   }
-}
-
-// Adds up [B][count][C] over images, in image order, in double.
-template <typename Scalar>
-MF_INLINE double SumOverImages(const ConvBlockShape& s, const Scalar* sums, int64_t count, int64_t which, int64_t c) {
-  double total = 0;
-  for (int64_t b = 0; b < s.batch; ++b) total += sums[(b * count + which) * s.out_channels + c];
-  return total;
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/conv_block.h"
-#include "cpu/convolution/clock.h"
+#include "cpu/clock.h"
 #include "cpu/passes/phases.h"
 #include "cpu/thin/algebra.h"
 #include "cpu/thin/gradient.h"

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "core/conv_block.h"
-#include "cpu/convolution/clock.h"
+#include "cpu/clock.h"
 #include "cpu/convolution/register_tiles.h"
 #include "cpu/passes/argmax.h"
 #include "cpu/passes/phases.h"

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "core/conv_block.h"
-#include "cpu/convolution/clock.h"
+#include "cpu/clock.h"
 #include "cpu/convolution/register_tiles.h"
 #include "cpu/passes/argmax.h"
 #include "cpu/passes/phases.h"
@@ -18,15 +18,15 @@ namespace {
 
 // out and argmax of a row of windows, for VECS vectors of channels, of which `channels` are left:
 // z = shift + sum over taps of weight[tap] * value. A NaN anywhere has gone through the statistics into every z of its
-// channel, so that the first of a window stands for all.
-template <typename Scalar, int WINDOW, int VECS>
+// channel, so that the first of a window stands for all. argmax is left alone unless KEEPS.
+template <typename Scalar, int WINDOW, bool KEEPS, int VECS>
 __attribute__((noinline)) void ThinForwardTile(const ConvBlockShape& s, const WindowRow<Scalar>& row,
                                                const Scalar* weight, int64_t pitch, const Scalar* shift,
                                                int64_t channels, Scalar* out, uint8_t* argmax) {
   constexpr int64_t kLane = kLanes<Scalar>;
   const int64_t patch = s.PatchSize();
   const Scalar* window = row.first;
-  for (int64_t j = 0; j < row.count; ++j, window += row.step, out += s.out_channels, argmax += s.out_channels) {
+  for (int64_t j = 0; j < row.count; ++j, window += row.step, out += s.out_channels) {
     Vec<Scalar> z[WINDOW][VECS];
 #pragma GCC unroll 4
     for (int e = 0; e < WINDOW; ++e) {
@@ -59,16 +59,17 @@ __attribute__((noinline)) void ThinForwardTile(const ConvBlockShape& s, const Wi
       index = dead ? IntVec<Scalar>{} + kDead : index;
       best = dead ? Vec<Scalar>{} : best;
       Store(out + v * kLane, best, channels - v * kLane);
-      StoreIndex<Scalar>(argmax + v * kLane, index, channels - v * kLane);
+      if constexpr (KEEPS) StoreIndex<Scalar>(argmax + v * kLane, index, channels - v * kLane);
     }
+    if constexpr (KEEPS) argmax += s.out_channels;
   }
 }
 
-template <typename Scalar, int WINDOW>
+template <typename Scalar, int WINDOW, bool KEEPS>
 struct ThinForwardBody {
   template <int, int VECS, typename... Args>
   static void Run(const Args&... args) {
-    ThinForwardTile<Scalar, WINDOW, VECS>(args...);
+    ThinForwardTile<Scalar, WINDOW, KEEPS, VECS>(args...);
   }
 };
 
@@ -125,7 +126,8 @@ struct ThinForwardPass {
         return JoinNorm(task, moments, scratch);
       }
       case kSweep:
-        return args.shape.pool ? Sweep<4>(task, scratch, begin, end) : Sweep<1>(task, scratch, begin, end);
+        if (args.argmax == nullptr) return SweepAs<false>(task, scratch, begin, end);
+        return SweepAs<true>(task, scratch, begin, end);
     }
   }
 
@@ -147,6 +149,7 @@ struct ThinForwardPass {
   }
 
   void Keep(int64_t task, const PatchMoments& moments) const {
+    if (args.kept == nullptr) return;
     const int64_t size = args.shape.KeptSize();
     std::copy(moments.mean, moments.mean + size, args.kept + task * size);
   }
@@ -178,7 +181,13 @@ struct ThinForwardPass {
     }
   }
 
-  template <int WINDOW>
+  template <bool KEEPS>
+  void SweepAs(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
+    if (args.shape.pool) return Sweep<4, KEEPS>(task, scratch, begin, end);
+    Sweep<1, KEEPS>(task, scratch, begin, end);
+  }
+
+  template <int WINDOW, bool KEEPS>
   void Sweep(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const InConvolution timed;
     constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
@@ -187,9 +196,9 @@ struct ThinForwardPass {
     ForWindowRows<Scalar, WINDOW>(s, X(task), begin, end, [&](const WindowRow<Scalar>& row, int64_t b, int64_t i) {
       const int64_t out = s.OutImage(task, b) + i * s.out_width * s.out_channels;
       for (int64_t c = 0; c < s.out_channels; c += kPanel) {
-        Dispatch<ThinForwardBody<Scalar, WINDOW>, 1, kTileVecs>(
+        Dispatch<ThinForwardBody<Scalar, WINDOW, KEEPS>, 1, kTileVecs>(
             1, (pitch - c) / kLanes<Scalar>, s, row, scratch.scaled + c, pitch, scratch.shift + c, s.out_channels - c,
-            args.out + out + c, args.argmax + out + c);
+            args.out + out + c, KEEPS ? args.argmax + out + c : nullptr);
       }
     });
   }
