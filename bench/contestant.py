@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import breakdown
@@ -15,11 +16,18 @@ from workloads import named as workload_named
 
 
 class Contestant:
-    """The learner, its meta-batch, and as many threads as the benchmarks have. ``options`` are the learner's own."""
+    """The learner, its meta-batch, and as many threads as the benchmarks have. ``options`` are the learner's own.
 
-    def __init__(self, workload: str, peer: str, threads: int, options: dict[str, Any] | None = None) -> None:
+    ``tasks`` are the meta-batch's, in place of the workload's own.
+    """
+
+    def __init__(
+        self, workload: str, peer: str, threads: int, options: dict[str, Any] | None = None, tasks: int | None = None
+    ) -> None:
         torch.set_num_threads(threads)
         self._workload, self._peer = workload_named(workload), peer_named(peer)
+        if tasks is not None:
+            self._workload = replace(self._workload, meta_batch_size=tasks)
         self._episodes = self._workload.episodes()
         self._before = memory.held()
         self._learner = self._peer(self._workload, self._workload.start(torch.float32), **(options or {}))

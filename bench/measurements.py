@@ -14,7 +14,7 @@ FORMAT = 2  # of the JSON
 class Row:
     """One thing measured: ``who`` did ``what``. Sweeps add to it."""
 
-    bench: str  # iteration, op, sampler, scaling, chunks
+    bench: str  # iteration, op, sampler, scaling, chunks, many tasks
     subject: str  # a workload's, a block's or a curve's name
     what: str
     who: str

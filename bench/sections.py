@@ -20,7 +20,7 @@ def all_of(record: Record) -> Iterable[str]:
     iteration = _measured_workloads(rows_of(record, "iteration"))
     if iteration:
         yield from (_summary(iteration), _iteration(iteration))
-    for name, section in (("op", _op), ("chunks", _chunks), ("scaling", _scaling)):
+    for name, section in (("op", _op), ("chunks", _chunks), ("many tasks", _many_tasks), ("scaling", _scaling)):
         if rows := rows_of(record, name):
             yield section(rows)
     if rows := rows_of(record, "sampler"):
@@ -165,6 +165,24 @@ def _chunks(rows: Sequence[Row]) -> str:
     lines = [[row["subject"], f"{row['at']:.0f}", times(row), number(row["peak_mib"], ".0f")] for row in rows]
     head = ["workload", "tasks at a time", "ms (quartiles)", "peak MiB"]
     return f"## Time against memory\n\n{table(head, lines)}"
+
+
+def _many_tasks(rows: Sequence[Row]) -> str:
+    lines = [
+        [
+            row["subject"],
+            f"{row['tasks']}",
+            times(row),
+            number(row["median_ms"] / row["tasks"], ".3g"),
+            ratio(row["median_ms"], row["floor_ms"]),
+            number(row["peak_mib"], ".0f"),
+        ]
+        for row in rows
+        if row["rounds"]
+    ]
+    head = ["workload", "tasks", "ms (quartiles)", "ms a task", "÷ floor", "peak MiB"]
+    text = "With the default task_chunk. The peak is what training adds to the images."
+    return f"## Many tasks\n\n{text}\n\n{table(head, lines)}"
 
 
 def _scaling(rows: Sequence[Row]) -> str:

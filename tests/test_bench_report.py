@@ -35,6 +35,8 @@ def make_record(**changes):
     row.seconds, row.flops, row.tasks = [30e-3], 0.4e9, 4
     row = found.row("chunks", "W9", "a net", OURS.title, 4)
     row.seconds, row.peak_mib = [13e-3], 55.4
+    row = found.row("many tasks", "W9", "a net", OURS.title, 64)
+    row.seconds, row.peak_mib, row.flops, row.tasks = [160e-3], 57.4, 8e9, 64
     about = {
         "date": "2031-02-03T04:05:06+00:00",
         "machine": {
@@ -93,6 +95,7 @@ def test_tables_have_ratios_to_ours_and_to_the_floor():
     assert table_row(text, "| block 7") == op
     assert table_row(text, "| W9       | make")[-2:] == ["0.110 (0.110–0.110)", "1.00%"]
     assert table_row(text, "| W9       |               4")[-2:] == ["13.0 (13.0–13.0)", "55"]
+    assert table_row(text, "| W9       |    64")[-4:] == ["160 (160–160)", "2.5", "2.00×", "57"]
 
 
 def test_summary_names_the_best_peer_and_what_is_not_blocks():

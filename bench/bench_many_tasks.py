@@ -1,0 +1,28 @@
+"""A meta-batch of many tasks: time for one of them stays what it is in a small one, and memory stays a few tasks'."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import settings
+import torch
+from child import Child
+from contestant import Contestant
+from peers import OURS
+
+
+def pytest_generate_tests(metafunc):
+    asked = settings.of(metafunc)
+    tasks = 16 if asked.quick else 256
+    cases = [pytest.param(workload, tasks, id=f"{workload.name}-{tasks}") for workload in asked.kinds_of_episodes]
+    metafunc.parametrize(("workload", "tasks"), cases)
+
+
+def test_many_tasks(workload, tasks, found, asked):
+    row = found.row("many tasks", workload.name, workload.title, OURS.title, tasks)
+    row.flops, row.tasks = replace(workload, meta_batch_size=tasks).flops(), tasks
+    place = (workload.name, OURS.name, torch.get_num_threads(), {}, tasks)
+    with Child(f"maml_fast on {workload.name} with {tasks} tasks", Contestant, *place) as child:
+        row.peak_mib = child.call("peak_mib")
+        row.seconds += child.call("times", asked.seconds)
