@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -93,15 +93,18 @@ def _means(batches: list[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
-    left = episodes
-    for batch in sampler:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 4:
-            raise TypeError(f"sampler must give episodes of four tensors each, got {type(batch).__name__}")
-        taken = Episodes(*(tensor[:left] for tensor in batch))
-        left -= taken.x_spt.shape[0]
-        yield taken
-        if left == 0:
-            return
+    left, batches = episodes, iter(sampler)
+    with ExitStack() as stack:
+        if isinstance(batches, Generator):  # left to the collector, its end would swallow a Ctrl-C
+            stack.callback(batches.close)
+        for batch in batches:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 4:
+                raise TypeError(f"sampler must give episodes of four tensors each, got {type(batch).__name__}")
+            taken = Episodes(*(tensor[:left] for tensor in batch))
+            left -= taken.x_spt.shape[0]
+            yield taken
+            if left == 0:
+                return
     raise ValueError(f"the sampler ended after {episodes - left} of {episodes} episodes")
 
 
