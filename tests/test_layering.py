@@ -33,7 +33,7 @@ ROOM_OF = {module: room for room, (modules, _) in ROOMS.items() for module in mo
 FOLDERS = {  # of csrc
     "core": "",
     "cpu": "core",
-    "cuda": "core",
+    "cuda": "core sampler",
     "sampler": "core",
     "bindings": "core cpu cuda sampler",
 }

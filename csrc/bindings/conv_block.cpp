@@ -1,201 +1,50 @@
-// The conv block as private torch operators. They know nothing of autograd (maml_fast/ops.py does); tensors are
-// channels-last and dense, parameters dense within a task. Written on torch's stable ABI, which compiles in a second.
-#include "core/conv_block.h"
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
-#include <optional>
-#include <tuple>
-
-#include "bindings/tensors.h"
+// The conv block's operators: their schemas, and what runs them on the CPU.
+#include "bindings/conv_block_op.h"
 #include "cpu/dispatch.h"
 
 namespace maml_fast {
 namespace {
 
-ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding, bool pool, double eps,
-                     bool relu_first) {
-  STD_TORCH_CHECK(x.dim() == 5 && weight.dim() == 5, "x must be [T, B, H, W, Cin] and weight [T, k, k, Cin, Cout]");
-  ConvBlockShape s{};
-  s.tasks = x.size(0);
-  s.batch = x.size(1);
-  s.in_height = x.size(2);
-  s.in_width = x.size(3);
-  s.in_channels = x.size(4);
-  s.out_channels = weight.size(4);
-  s.kernel = weight.size(1);
-  s.stride = stride;
-  s.padding = padding;
-  s.pool = pool;
-  s.eps = eps;
-  s.relu_first = relu_first;
-  return Derived(s);
-}
-
-template <typename Scalar, typename T>
-const Scalar* AtY(const ConvBlockShape& s, const T& t, const char* name, const Tensor& x) {
-  return Images<Scalar>(t, name, {s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, x);
-}
-
-// y, or a thin block's patch moments [T, P (P + 1)].
-Tensor Kept(const ConvBlockShape& s, ScalarType dtype) {
-  if (s.Thin()) return torch::stable::empty({s.tasks, s.KeptSize()}, dtype);
-  return Empty({s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, dtype);
-}
-
-template <typename Scalar>
-const Scalar* Kept(const ConvBlockShape& s, const Tensor& kept, const Tensor& x) {
-  if (s.Thin()) return Images<Scalar>(kept, "kept", {s.tasks, s.KeptSize()}, x);
-  return AtY<Scalar>(s, kept, "kept", x);
-}
-
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gamma, MaybeTensor beta, int64_t stride,
-                      int64_t padding, bool pool, double eps, bool relu_first) {
-  const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
-  const ScalarType dtype = x.scalar_type();
-  const Tensor out = Empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, dtype);
-  const Tensor kept = Kept(s, dtype);
-  const Tensor mean = Empty({s.tasks, s.out_channels}, dtype), rstd = Empty({s.tasks, s.out_channels}, dtype);
-  const Tensor argmax =
-      torch::stable::empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, ScalarType::Byte);
-  return WithScalar(x, [&](auto zero) -> ForwardResult {
-    using Scalar = decltype(zero);
-    const Sizes channels = {s.tasks, s.out_channels};
-    const ConvBlockForwardArgs<Scalar> args{
-        s,
-        Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-        Param<Scalar>(weight, "weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
-        Param<Scalar>(bias, "bias", channels, x),
-        Param<Scalar>(gamma, "gamma", channels, x),
-        Param<Scalar>(beta, "beta", channels, x),
-        Data<Scalar>(out),
-        Data<Scalar>(kept),
-        Data<Scalar>(mean),
-        Data<Scalar>(rstd),
-        Data<uint8_t>(argmax)};
+struct Cpu {
+  static ConvBlockShape ShapeOf(const ConvBlockShape& shape) { return shape; }
+  static Tensor Empty(const Tensor&, const Sizes& sizes, ScalarType dtype) { return maml_fast::Empty(sizes, dtype); }
+  template <typename Scalar>
+  static void Forward(const ConvBlockForwardArgs<Scalar>& args, const Tensor&, int64_t) {
     Kernels().Of<Scalar>().forward(args, TorchPool());
-    return {out, kept, mean, rstd, argmax};
-  });
-}
-
-template <typename Scalar>
-ConvBlockSaved<Scalar> Saved(const ConvBlockShape& s, const Tensor& x, const Tensor& weight, const MaybeTensor& gamma,
-                             const Tensor& kept, const Tensor& mean, const Tensor& rstd, const Tensor& argmax) {
-  STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Byte && argmax.is_contiguous() && argmax.is_cpu() &&
-                      argmax.numel() == s.tasks * s.batch * s.OutPixels() * s.out_channels,
-                  "argmax must be the one that forward returned");
-  return {Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-          Param<Scalar>(weight, "weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
-          Param<Scalar>(gamma, "gamma", {s.tasks, s.out_channels}, x),
-          Kept<Scalar>(s, kept, x),
-          Images<Scalar>(mean, "mean", {s.tasks, s.out_channels}, x),
-          Images<Scalar>(rstd, "rstd", {s.tasks, s.out_channels}, x),
-          static_cast<const uint8_t*>(argmax.data_ptr())};
-}
-
-template <typename Scalar>
-const Scalar* GradOut(const ConvBlockShape& s, const Tensor& grad_out, const Tensor& x) {
-  return Images<Scalar>(grad_out, "grad_out", {s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, x);
-}
-
-// grad_x, or an empty tensor where it is not asked for.
-Tensor GradX(const ConvBlockShape& s, bool needed, ScalarType dtype) {
-  if (!needed) return torch::stable::empty({0}, dtype);
-  return Empty({s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, dtype);
-}
-
-using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-BackwardResult Backward(Tensor grad_out, MaybeTensor grad_y, Tensor x, Tensor weight, MaybeTensor gamma, Tensor kept,
-                        Tensor mean, Tensor rstd, Tensor argmax, int64_t stride, int64_t padding, bool pool, double eps,
-                        bool relu_first, bool needs_grad_x) {
-  const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
-  STD_TORCH_CHECK(!s.Thin() || !grad_y.has_value(), "a thin block has no y for grad_y to flow into");
-  const ScalarType dtype = x.scalar_type();
-  const Tensor grad_x = GradX(s, needs_grad_x, dtype);
-  const Tensor grad_weight = Empty({s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, dtype);
-  const Tensor grad_bias = Empty({s.tasks, s.out_channels}, dtype);
-  const Tensor grad_gamma = Empty({s.tasks, s.out_channels}, dtype);
-  const Tensor grad_beta = Empty({s.tasks, s.out_channels}, dtype);
-  return WithScalar(x, [&](auto zero) -> BackwardResult {
-    using Scalar = decltype(zero);
-    const ConvBlockBackwardArgs<Scalar> args{s,
-                                             Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
-                                             GradOut<Scalar>(s, grad_out, x),
-                                             AtY<Scalar>(s, grad_y, "grad_y", x),
-                                             needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
-                                             Data<Scalar>(grad_weight),
-                                             Data<Scalar>(grad_bias),
-                                             Data<Scalar>(grad_gamma),
-                                             Data<Scalar>(grad_beta)};
+  }
+  template <typename Scalar>
+  static void Backward(const ConvBlockBackwardArgs<Scalar>& args, const Tensor&, int64_t) {
     Kernels().Of<Scalar>().backward(args, TorchPool());
-    return {grad_x, grad_weight, grad_bias, grad_gamma, grad_beta};
-  });
-}
-
-using DoubleBackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-DoubleBackwardResult DoubleBackward(MaybeTensor gg_x, MaybeTensor gg_weight, MaybeTensor gg_bias, MaybeTensor gg_gamma,
-                                    MaybeTensor gg_beta, Tensor grad_out, Tensor x, Tensor weight, MaybeTensor gamma,
-                                    Tensor kept, Tensor mean, Tensor rstd, Tensor argmax, int64_t stride,
-                                    int64_t padding, bool pool, double eps, bool relu_first, bool needs_grad_x) {
-  const ConvBlockShape s = Shape(x, weight, stride, padding, pool, eps, relu_first);
-  const ScalarType dtype = x.scalar_type();
-  const Tensor grad_grad_out = Empty({s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, dtype);
-  const Tensor grad_x = GradX(s, needs_grad_x, dtype);
-  const Tensor grad_weight = Empty({s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, dtype);
-  const Tensor grad_gamma = Empty({s.tasks, s.out_channels}, dtype);
-  const Tensor grad_y = s.Thin() ? torch::stable::empty({0}, dtype) : Kept(s, dtype);
-  return WithScalar(x, [&](auto zero) -> DoubleBackwardResult {
-    using Scalar = decltype(zero);
-    const Sizes channels = {s.tasks, s.out_channels};
-    const ConvBlockDoubleBackwardArgs<Scalar> args{
-        s,
-        Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
-        GradOut<Scalar>(s, grad_out, x),
-        Images<Scalar>(gg_x, "gg_x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-        Images<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
-        Images<Scalar>(gg_bias, "gg_bias", channels, x),
-        Images<Scalar>(gg_gamma, "gg_gamma", channels, x),
-        Images<Scalar>(gg_beta, "gg_beta", channels, x),
-        Data<Scalar>(grad_grad_out),
-        needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
-        Data<Scalar>(grad_weight),
-        Data<Scalar>(grad_gamma),
-        s.Thin() ? nullptr : Data<Scalar>(grad_y)};
+  }
+  template <typename Scalar>
+  static void DoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Tensor&, int64_t) {
     Kernels().Of<Scalar>().double_backward(args, TorchPool());
-    return {grad_grad_out, grad_x, grad_weight, grad_gamma, grad_y};
-  });
-}
+  }
+};
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(maml_fast, m) {
   m.def(
       "conv_block_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, int stride, int padding, "
-      "bool pool, float eps, bool relu_first) -> (Tensor out, Tensor kept, Tensor mean, Tensor rstd, Tensor argmax)");
+      "bool pool, float eps, bool relu_first, int arithmetic) -> "
+      "(Tensor out, Tensor kept, Tensor mean, Tensor rstd, Tensor argmax)");
   m.def(
       "conv_block_backward(Tensor grad_out, Tensor? grad_y, Tensor x, Tensor weight, Tensor? gamma, Tensor kept, "
       "Tensor mean, Tensor rstd, Tensor argmax, int stride, int padding, bool pool, float eps, bool relu_first, "
-      "bool needs_grad_x) -> "
+      "int arithmetic, bool needs_grad_x) -> "
       "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_gamma, Tensor grad_beta)");
   m.def(
       "conv_block_double_backward(Tensor? gg_x, Tensor? gg_weight, Tensor? gg_bias, Tensor? gg_gamma, Tensor? gg_beta, "
       "Tensor grad_out, Tensor x, Tensor weight, Tensor? gamma, Tensor kept, Tensor mean, Tensor rstd, Tensor argmax, "
-      "int stride, int padding, bool pool, float eps, bool relu_first, bool needs_grad_x) -> "
+      "int stride, int padding, bool pool, float eps, bool relu_first, int arithmetic, bool needs_grad_x) -> "
       "(Tensor grad_grad_out, Tensor grad_x, Tensor grad_weight, Tensor grad_gamma, Tensor grad_y)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) {
-  m.impl("conv_block_forward", TORCH_BOX(&Forward));
-  m.impl("conv_block_backward", TORCH_BOX(&Backward));
-  m.impl("conv_block_double_backward", TORCH_BOX(&DoubleBackward));
+  m.impl("conv_block_forward", TORCH_BOX(&Forward<Cpu>));
+  m.impl("conv_block_backward", TORCH_BOX(&Backward<Cpu>));
+  m.impl("conv_block_double_backward", TORCH_BOX(&DoubleBackward<Cpu>));
 }
 
 }  // namespace maml_fast

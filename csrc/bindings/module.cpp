@@ -12,9 +12,16 @@ void BindSampler(pybind11::module_& m);
 
 }  // namespace maml_fast
 
+#ifdef MF_WITH_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Native kernels of maml_fast.";
   m.def("cpu_capability", &maml_fast::CpuCapability, "Instruction set of the kernels: avx512, avx2 or generic.");
+  m.def("has_cuda", [] { return kHasCuda; }, "Whether kernels for GPUs are in the library.");
   m.def("start_clock", &maml_fast::StartClock, "Begin to count what threads do.");
   m.def(
       "stop_clock",

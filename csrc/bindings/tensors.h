@@ -32,7 +32,7 @@ inline const Pool& TorchPool() {
 }
 
 inline void CheckSizes(const Tensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
-  STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(t.device() == like.device(), name, " must be on the device of x");
   STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, " must have the dtype of x");
   STD_TORCH_CHECK(t.dim() == static_cast<int64_t>(sizes.size()), name, " must have ", sizes.size(), " dimensions");
   int64_t dim = 0;

@@ -13,6 +13,8 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace maml_fast {
 
 struct ConvBlockShape {
@@ -26,35 +28,36 @@ struct ConvBlockShape {
   bool pool;                        // 2 x 2, stride 2, rounded down
   bool relu_first;
   double eps;
+  // A thin block is a first layer in closed form, on the CPU: so small a patch that the patches' first two moments give
+  // every batch statistic, and that y is cheaper to compute again than to keep.
+  bool thin = false;
 
-  // The extents of y and out follow from all else.
+  // The extents of y and out, and whether the block is thin, follow from all else.
   void Derive() {
+    thin = in_channels <= 4 && PatchSize() <= kThinPatch && !relu_first;
     conv_height = ConvExtent(in_height);
     conv_width = ConvExtent(in_width);
     out_height = pool ? conv_height / 2 : conv_height;
     out_width = pool ? conv_width / 2 : conv_width;
   }
-  int64_t ConvExtent(int64_t in) const { return (in + 2 * padding - kernel) / stride + 1; }
+  MF_HD int64_t ConvExtent(int64_t in) const { return (in + 2 * padding - kernel) / stride + 1; }
 
-  int64_t InPixels() const { return in_height * in_width; }
-  int64_t ConvPixels() const { return conv_height * conv_width; }
-  int64_t OutPixels() const { return out_height * out_width; }
+  MF_HD int64_t InPixels() const { return in_height * in_width; }
+  MF_HD int64_t ConvPixels() const { return conv_height * conv_width; }
+  MF_HD int64_t OutPixels() const { return out_height * out_width; }
   // Scalars of one image of x, y and out, and where an image begins.
-  int64_t InSize() const { return InPixels() * in_channels; }
-  int64_t ConvSize() const { return ConvPixels() * out_channels; }
-  int64_t OutSize() const { return OutPixels() * out_channels; }
-  int64_t InImage(int64_t task, int64_t b) const { return (task * batch + b) * InSize(); }
-  int64_t ConvImage(int64_t task, int64_t b) const { return (task * batch + b) * ConvSize(); }
-  int64_t OutImage(int64_t task, int64_t b) const { return (task * batch + b) * OutSize(); }
-  int64_t PatchSize() const { return kernel * kernel * in_channels; }  // the input of one output value
-  int64_t WeightSize() const { return PatchSize() * out_channels; }    // of one task
+  MF_HD int64_t InSize() const { return InPixels() * in_channels; }
+  MF_HD int64_t ConvSize() const { return ConvPixels() * out_channels; }
+  MF_HD int64_t OutSize() const { return OutPixels() * out_channels; }
+  MF_HD int64_t InImage(int64_t task, int64_t b) const { return (task * batch + b) * InSize(); }
+  MF_HD int64_t ConvImage(int64_t task, int64_t b) const { return (task * batch + b) * ConvSize(); }
+  MF_HD int64_t OutImage(int64_t task, int64_t b) const { return (task * batch + b) * OutSize(); }
+  MF_HD int64_t PatchSize() const { return kernel * kernel * in_channels; }  // the input of one output value
+  MF_HD int64_t WeightSize() const { return PatchSize() * out_channels; }    // of one task
 
-  // A thin block is a first layer: so small a patch that the patches' first two moments give every batch statistic in
-  // closed form, and that y is cheaper to compute again than to keep.
-  bool Thin() const { return in_channels <= 4 && PatchSize() <= kThinPatch && !relu_first; }
   // Scalars of one task that forward keeps for the backward passes: y, or a thin block's patch moments: the mean patch
   // [P], then the covariances [P, P] (of the population, zero padding included).
-  int64_t KeptSize() const { return Thin() ? PatchSize() * (PatchSize() + 1) : batch * ConvSize(); }
+  MF_HD int64_t KeptSize() const { return thin ? PatchSize() * (PatchSize() + 1) : batch * ConvSize(); }
 
   static constexpr int64_t kThinPatch = 36;
 };
@@ -65,8 +68,8 @@ struct TaskParam {
   const Scalar* data = nullptr;  // null: the net does not have it
   int64_t stride = 0;            // elements from one task to the next
 
-  const Scalar* Of(int64_t task) const { return data == nullptr ? nullptr : data + task * stride; }
-  bool Shared() const { return stride == 0; }
+  MF_HD const Scalar* Of(int64_t task) const { return data == nullptr ? nullptr : data + task * stride; }
+  MF_HD bool Shared() const { return stride == 0; }
 };
 
 // Where the maximum of a pooling window was found, row by row; kDead marks a window that ReLU cut off, so that no

@@ -6,13 +6,7 @@
 
 #include <cstdint>
 
-#ifndef MF_HD
-#ifdef __CUDACC__
-#define MF_HD __host__ __device__
-#else
-#define MF_HD
-#endif
-#endif
+#include "core/host_device.h"
 
 namespace maml_fast {
 

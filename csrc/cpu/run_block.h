@@ -21,20 +21,20 @@ void RunBlock(const Args& args, const Pool& pool) {
 
 template <typename Scalar>
 void RunForward(const ConvBlockForwardArgs<Scalar>& args, const Pool& pool) {
-  if (args.shape.Thin()) return RunBlock<ThinForwardPass>(args, pool);
+  if (args.shape.thin) return RunBlock<ThinForwardPass>(args, pool);
   RunBlock<ForwardPass>(args, pool);
 }
 
 template <typename Scalar>
 void RunBackward(const ConvBlockBackwardArgs<Scalar>& args, const Pool& pool) {
-  if (!args.shape.Thin()) return RunBlock<BackwardPass>(args, pool);
+  if (!args.shape.thin) return RunBlock<BackwardPass>(args, pool);
   if (args.grad_x != nullptr) return BackwardOnPixels(args, pool);
   RunBlock<ThinBackwardPass>(args, pool);
 }
 
 template <typename Scalar>
 void RunDoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Pool& pool) {
-  if (!args.shape.Thin()) return RunBlock<DoubleBackwardPass>(args, pool);
+  if (!args.shape.thin) return RunBlock<DoubleBackwardPass>(args, pool);
   if (args.grad_x != nullptr || args.gg_x != nullptr) return DoubleBackwardOnPixels(args, pool);
   RunBlock<ThinDoubleBackwardPass>(args, pool);
 }

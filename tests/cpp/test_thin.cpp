@@ -171,7 +171,7 @@ void CheckThin(const CpuKernels& kernels) {
       MakeShape(1, 2, 1, 7, 6, 3, 5, 1, 0, true, false),
   };
   for (const ConvBlockShape& s : shapes) {
-    CHECK(s.Thin());
+    CHECK(s.thin);
     for (const int64_t threads : {1, 3}) CheckAgainstDifferences(s, kernels, threads);
     CheckThreadsAndPrecision(s, kernels);
     CheckNullAndShared(s, kernels);

@@ -25,7 +25,7 @@ struct ImageSet {
       : labels(labels_), images(images_) {
     const ConvBlockShape s = net.blocks[0].ShapeOf(tasks, images);
     x = s.in_channels == 1 ? pixels : ChannelsLast(s, pixels, pool, arena.Array<Scalar>(s.InImage(tasks, 0)));
-    if (!s.Thin()) return;
+    if (!s.thin) return;
     kept = arena.Array<Scalar>(tasks * s.KeptSize());
     moments = arena.Array<double>(tasks * s.KeptSize());
   }

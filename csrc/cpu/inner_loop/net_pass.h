@@ -82,7 +82,7 @@ class NetPass {
     auto* cotangents = arena.Array<Cotangents>(Depth());
     for (int64_t l = 0; l < Depth(); ++l) {
       cotangents[l] = {arena.Array<Scalar>(OutSize(l)), arena.Array<Scalar>(OutSize(l)),
-                       ShapeOf(l).Thin() ? nullptr : arena.Array<Scalar>(tasks_ * ShapeOf(l).KeptSize())};
+                       ShapeOf(l).thin ? nullptr : arena.Array<Scalar>(tasks_ * ShapeOf(l).KeptSize())};
     }
     ThroughBackward(weights, direction, cotangents, product);
     ThroughClassifier(weights, direction, cotangents[Depth() - 1], product, arena);

@@ -1,0 +1,72 @@
+// The conv block's operators on a GPU: on the current stream of x's device, with memory from torch.
+#include <algorithm>
+
+#include "bindings/conv_block_op.h"
+#include "bindings/cuda_stream.h"
+#include "cuda/conv_block.h"
+
+namespace maml_fast {
+namespace {
+
+struct Cuda {
+  static ConvBlockShape ShapeOf(ConvBlockShape s) {
+    s.thin = false;
+    STD_TORCH_CHECK(s.tasks <= kMostBlocks, "a GPU takes at most ", kMostBlocks, " tasks at once, got ", s.tasks,
+                    "; use a smaller task_chunk");
+    STD_TORCH_CHECK(s.batch <= kMostBlocks, "a GPU takes at most ", kMostBlocks, " images of a task at once, got ",
+                    s.batch);
+    STD_TORCH_CHECK(
+        std::max({s.batch * s.InPixels(), s.batch * s.ConvPixels(), s.InSize(), s.ConvSize()}) < kMostPixels,
+        "a task's images are too large for a GPU: 2^31 pixels, or values of one image, or more");
+    return s;
+  }
+  static Tensor Empty(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
+    return torch::stable::new_empty(like, sizes, dtype);
+  }
+  template <typename Scalar>
+  static void Forward(const ConvBlockForwardArgs<Scalar>& args, const Tensor& x, int64_t arithmetic) {
+    Queue<Scalar>(x, cuda::ForwardScratch(args.shape), [&](Scalar* scratch, cudaStream_t stream) {
+      return cuda::Forward(args, Of(arithmetic), scratch, stream);
+    });
+  }
+  template <typename Scalar>
+  static void Backward(const ConvBlockBackwardArgs<Scalar>& args, const Tensor& x, int64_t arithmetic) {
+    Queue<Scalar>(x, cuda::BackwardScratch(args.shape), [&](Scalar* scratch, cudaStream_t stream) {
+      return cuda::Backward(args, Of(arithmetic), scratch, stream);
+    });
+  }
+  template <typename Scalar>
+  static void DoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Tensor& x, int64_t arithmetic) {
+    Queue<Scalar>(x, cuda::DoubleBackwardScratch(args.shape), [&](Scalar* scratch, cudaStream_t stream) {
+      return cuda::DoubleBackward(args, Of(arithmetic), scratch, stream);
+    });
+  }
+
+ private:
+  static constexpr int64_t kMostBlocks = 65535;             // along a grid's second and third axis
+  static constexpr int64_t kMostPixels = int64_t{1} << 31;  // counted by int
+
+  // As maml_fast/_conv_block.py numbers them.
+  static cuda::Arithmetic Of(int64_t number) {
+    STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(cuda::Arithmetic::kFp16), "there is no arithmetic ",
+                    number);
+    return static_cast<cuda::Arithmetic>(number);
+  }
+
+  // Scratch memory goes back to torch at once: its allocator hands it out again on the same stream only.
+  template <typename Scalar, typename F>
+  static void Queue(const Tensor& x, int64_t scratch_size, const F& run) {
+    const Tensor scratch = Empty(x, {scratch_size}, x.scalar_type());
+    OnStreamOf(x, [&](cudaStream_t stream) { return run(Data<Scalar>(scratch), stream); });
+  }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(maml_fast, CUDA, m) {
+  m.impl("conv_block_forward", TORCH_BOX(&Forward<Cuda>));
+  m.impl("conv_block_backward", TORCH_BOX(&Backward<Cuda>));
+  m.impl("conv_block_double_backward", TORCH_BOX(&DoubleBackward<Cuda>));
+}
+
+}  // namespace maml_fast

@@ -1,0 +1,113 @@
+// Backward: sums over the pooled gradient, their join, the gradient at y, and the two products that it goes into.
+#include "cuda/convolve.h"
+#include "cuda/gradient.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+// partial[..][2][C]: g and g x^ over the values of out.
+template <typename T>
+__global__ void GradientSums(const BlockImages<T> images, const Norms<T> norms, T* partial) {
+  const ConvBlockShape& s = images.s;
+  SumPart<2>(static_cast<int>(s.batch * s.OutPixels()), static_cast<int>(s.out_channels), partial,
+             [&](int task, int row, int channel, T* sums) {
+               const Place out = Place::OfOut(s, task, row, channel);
+               const int element = images.argmax[out.at];
+               if (element == kDead) return;
+               const T g = images.grad_out[out.at], r = images.R(images.y[images.InWindow(out, element)]);
+               sums[0] += g;
+               sums[1] += g * norms.Of(task, channel).Normalised(r);
+             });
+}
+
+// grad_r = gamma rstd (g - g_bar - x^ (g x^)_bar)   (Ioffe & Szegedy 2015, the last equations of section 3)
+template <typename T>
+__global__ void JoinGradients(const ConvBlockShape s, int parts, const T* partial, const Norms<T> norms,
+                              T* coefficients, T* grad_gamma, T* grad_beta, T* grad_bias) {
+  JoinParts<2>(parts, static_cast<int>(s.out_channels), partial, [&](int task, int channel, const double* sums) {
+    const Norm<T> norm = norms.Of(task, channel);
+    const double count = static_cast<double>(s.batch * s.ConvPixels());
+    const double scale = static_cast<double>(norm.gamma) * static_cast<double>(norm.rstd);
+    const int64_t at = int64_t{task} * s.out_channels + channel;
+    grad_beta[at] = static_cast<T>(sums[0]);
+    grad_gamma[at] = static_cast<T>(sums[1]);
+    if (!s.relu_first) grad_bias[at] = T{0};  // batch norm takes any constant out again
+    T* k = coefficients + int64_t{task} * kGradient * s.out_channels + channel;
+    k[0] = static_cast<T>(scale);
+    k[s.out_channels] = static_cast<T>(-scale * sums[1] / count);
+    k[2 * s.out_channels] = static_cast<T>(-scale * sums[0] / count);
+  });
+}
+
+// A thread for every value of y. more: what else flows into y, or null.
+template <typename T>
+__global__ void GradientAtY(const BlockImages<T> images, const Norms<T> norms, const GradientCoefficients<T> k,
+                            const T* more, T* grad_y) {
+  const Place p = Place::Here(images.s, images.s.conv_height, images.s.conv_width);
+  if (p.at < 0) return;
+  grad_y[p.at] = GradY(images, norms.Of(p.task, p.channel), k, p) + (more == nullptr ? T{0} : more[p.at]);
+}
+
+template <typename T>
+__global__ void SumOverPixels(const ConvBlockShape s, const T* values, T* partial) {
+  SumPart<1>(static_cast<int>(s.batch * s.ConvPixels()), static_cast<int>(s.out_channels), partial,
+             [&](int task, int row, int channel, T* sums) {
+               sums[0] += values[s.ConvImage(task, 0) + row * s.out_channels + channel];
+             });
+}
+
+template <typename T>
+__global__ void JoinBias(int parts, int channels, const T* partial, T* grad_bias) {
+  JoinParts<1>(parts, channels, partial, [&](int task, int channel, const double* sums) {
+    grad_bias[int64_t{task} * channels + channel] = static_cast<T>(sums[0]);
+  });
+}
+
+// Scratch of one call, in scalars.
+struct Layout {
+  int64_t grad_y, partial, gradient, weights, size;
+
+  explicit Layout(const ConvBlockShape& s)
+      : grad_y(0),
+        partial(grad_y + s.ConvImage(s.tasks, 0)),
+        gradient(partial + s.tasks * PartsOf(s.batch * s.ConvPixels()) * 2 * s.out_channels),
+        weights(gradient + s.tasks * kGradient * s.out_channels),
+        size(weights + s.tasks * WeightGradientParts(s) * s.WeightSize()) {}
+};
+
+}  // namespace
+
+int64_t BackwardScratch(const ConvBlockShape& s) { return Layout(s).size; }
+
+template <typename T>
+cudaError_t Backward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithmetic, T* scratch, cudaStream_t stream) {
+  const ConvBlockShape& s = args.shape;
+  const Layout at(s);
+  T *grad_y = scratch + at.grad_y, *partial = scratch + at.partial;
+  const BlockImages<T> images{s, args.saved.kept, args.saved.argmax, args.grad_out};
+  const Norms<T> norms = NormsOf(s, args.saved);
+  const int channels = static_cast<int>(s.out_channels), of_out = PartsOf(s.batch * s.OutPixels());
+  Launches launch(stream);
+  launch(&GradientSums<T>, SumGrid(s, of_out), dim3(kLanes, kPlies), SumShared<T>(2), images, norms, partial);
+  launch(&JoinGradients<T>, JoinGrid(s), dim3(kLanes, kPlies), SumShared<double>(2), s, of_out,
+         static_cast<const T*>(partial), norms, scratch + at.gradient, args.grad_gamma, args.grad_beta, args.grad_bias);
+  const GradientCoefficients<T> k{scratch + at.gradient, channels};
+  launch(&GradientAtY<T>, ImageGrid(s, s.ConvSize()), dim3(kThreadsOfImages), 0, images, norms, k, args.grad_y, grad_y);
+  if (s.relu_first) {
+    const int of_y = PartsOf(s.batch * s.ConvPixels());
+    launch(&SumOverPixels<T>, SumGrid(s, of_y), dim3(kLanes, kPlies), SumShared<T>(1), s, static_cast<const T*>(grad_y),
+           partial);
+    launch(&JoinBias<T>, JoinGrid(s), dim3(kLanes, kPlies), SumShared<double>(1), of_y, channels,
+           static_cast<const T*>(partial), args.grad_bias);
+  }
+  StartWeightGradient<T>(launch, arithmetic, s, args.saved.x, grad_y, scratch + at.weights, args.grad_weight);
+  if (args.grad_x != nullptr) StartDataGradient<T>(launch, arithmetic, s, grad_y, args.saved.weight, args.grad_x);
+  return launch.Error();
+}
+
+template cudaError_t Backward(const ConvBlockBackwardArgs<float>&, Arithmetic, float*, cudaStream_t);
+template cudaError_t Backward(const ConvBlockBackwardArgs<double>&, Arithmetic, double*, cudaStream_t);
+
+}  // namespace cuda
+}  // namespace maml_fast

@@ -1,0 +1,55 @@
+// grad_x: lines of the product are pixels of x, columns input channels.
+#include "cuda/products.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+// grad_x from grad_y.
+template <typename T>
+struct DataGradientProduct {
+  static constexpr bool kAlongA = true, kAlongB = true;
+
+  ConvBlockShape shape;
+  PatchGrid grid;
+  const T* grad_y;
+  TaskParam<T> weight;
+  T* grad_x;
+
+  static DataGradientProduct Of(const ConvBlockShape& s, const T* grad_y, TaskParam<T> weight, T* grad_x) {
+    return {s, PatchGrid::DataGradient(s), grad_y, weight, grad_x};
+  }
+
+  __host__ __device__ int Rows() const { return static_cast<int>(shape.batch * shape.InPixels()); }
+  __host__ __device__ int Cols() const { return static_cast<int>(shape.in_channels); }
+  __host__ __device__ int Depth() const { return static_cast<int>(shape.kernel * shape.kernel * shape.out_channels); }
+  __host__ __device__ int Parts() const { return 1; }
+  MF_DEVICE Patches<T> A(int task) const { return {grid, grad_y + shape.ConvImage(task, 0), Rows()}; }
+  MF_DEVICE TransposedFilters<T> B(int task) const {
+    return {weight.Of(task), static_cast<int>(shape.kernel * shape.kernel), Cols(),
+            static_cast<int>(shape.out_channels)};
+  }
+
+  template <class TileType>
+  MF_DEVICE void Finish(const Job& job, TileType& tile) const {
+    T* out = grad_x + shape.InImage(job.task, 0);
+    StoreTile(tile, job, Rows(), Cols(), out);
+  }
+};
+
+}  // namespace
+
+template <typename T>
+void StartDataGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* grad_y,
+                       TaskParam<T> weight, T* grad_x) {
+  const auto product = DataGradientProduct<T>::Of(s, grad_y, weight, grad_x);
+  Start<T>(launch, arithmetic, product, s.tasks, {grad_y, s.out_channels, 0},
+           {weight.data, s.out_channels, weight.stride});
+}
+
+template void StartDataGradient(Launches&, Arithmetic, const ConvBlockShape&, const float*, TaskParam<float>, float*);
+template void StartDataGradient(Launches&, Arithmetic, const ConvBlockShape&, const double*, TaskParam<double>,
+                                double*);
+
+}  // namespace cuda
+}  // namespace maml_fast

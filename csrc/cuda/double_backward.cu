@@ -1,0 +1,172 @@
+// Double backward: the tangent at y, its sums and their join, one sweep that gives all images, and the two products.
+// See csrc/cpu/passes/double_backward.h for the formulas.
+#include "cuda/convolve.h"
+#include "cuda/gradient.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+constexpr int kSums = 5;    // g, g x^, h, h x^, g h
+constexpr int kSecond = 7;  // coefficients besides GradientCoefficients
+constexpr int kTangentZ = 0, kSecondR = 3;
+
+template <typename T>
+MF_DEVICE T TangentAtR(const BlockImages<T>& images, T tangent_y, T y) {
+  return images.s.relu_first && y <= T{0} ? T{0} : tangent_y;
+}
+
+// Every pixel of y set to a row of channels, or to zero.
+template <typename T>
+__global__ void FillImages(const ConvBlockShape s, const T* rows, T* y) {
+  const Place p = Place::Here(s, s.conv_height, s.conv_width);
+  if (p.at >= 0) y[p.at] = rows == nullptr ? T{0} : rows[int64_t{p.task} * s.out_channels + p.channel];
+}
+
+template <typename T>
+__global__ void FillWithZero(int64_t size, T* values) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < size) values[i] = T{0};
+}
+
+template <typename T>
+void StartZero(Launches& launch, T* values, int64_t size) {
+  constexpr int kZeroThreads = 256;
+  launch(&FillWithZero<T>, dim3(Ceil(size, kZeroThreads)), dim3(kZeroThreads), 0, size, values);
+}
+
+template <typename T>
+__global__ void TangentSums(const BlockImages<T> images, const Norms<T> norms, const T* tangent_y, T* partial) {
+  const ConvBlockShape& s = images.s;
+  SumPart<kSums>(static_cast<int>(s.batch * s.ConvPixels()), static_cast<int>(s.out_channels), partial,
+                 [&](int task, int row, int channel, T* sums) {
+                   const Place p = Place::OfY(s, task, row, channel);
+                   const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
+                   const T x = norms.Of(task, channel).Normalised(images.R(y));
+                   sums[0] += g;
+                   sums[1] += g * x;
+                   sums[2] += h;
+                   sums[3] += h * x;
+                   sums[4] += g * h;
+                 });
+}
+
+template <typename T>
+__global__ void JoinTangents(const ConvBlockShape s, int parts, const T* partial, const Norms<T> norms,
+                             const T* gg_gamma, const T* gg_beta, T* gradient, T* second, T* grad_gamma) {
+  JoinParts<kSums>(parts, static_cast<int>(s.out_channels), partial, [&](int task, int channel, const double* sums) {
+    const Norm<T> norm = norms.Of(task, channel);
+    const double count = static_cast<double>(s.batch * s.ConvPixels());
+    const int64_t channels = s.out_channels, at = int64_t{task} * channels + channel;
+    const double g = sums[0] / count, A = sums[1] / count, h = sums[2] / count, H = sums[3] / count;
+    const double D = sums[4] / count - g * h - A * H;
+    const double a = norm.rstd, gamma = norm.gamma;
+    const double of_gamma = gg_gamma == nullptr ? 0.0 : gg_gamma[at], of_beta = gg_beta == nullptr ? 0.0 : gg_beta[at];
+    const double scale = gamma * a, square = gamma * a * a;
+    const double first[kGradient] = {scale, -scale * A, -scale * g};
+    const double then[kSecond] = {scale,
+                                  of_gamma - scale * H,
+                                  of_beta - scale * h,  // tangent_z: h, x^, 1
+                                  of_gamma * a - square * H,
+                                  -square * A,                                    // second_r: g, h,
+                                  -of_gamma * a * A - square * (D - 2 * A * H),   //   x^,
+                                  -of_gamma * a * g + square * (H * g + A * h)};  //   1
+    for (int i = 0; i < kGradient; ++i) gradient[(int64_t{task} * kGradient + i) * channels + channel] = T(first[i]);
+    for (int i = 0; i < kSecond; ++i) second[(int64_t{task} * kSecond + i) * channels + channel] = T(then[i]);
+    grad_gamma[at] = static_cast<T>(count * a * D);
+  });
+}
+
+// A thread for every value of y: grad_y as backward has it, and, in place of tangent_y, what flows on from y into x and
+// weight. tangent_z goes to the output whose maximum is here; outputs that ReLU cut off were set to zero.
+template <typename T>
+__global__ void SecondGradients(const BlockImages<T> images, const Norms<T> norms, const GradientCoefficients<T> k,
+                                const T* second, T* tangent_y, T* grad_y, T* grad_grad_out) {
+  const ConvBlockShape& s = images.s;
+  const Place p = Place::Here(s, s.conv_height, s.conv_width);
+  if (p.at < 0) return;
+  const Norm<T> norm = norms.Of(p.task, p.channel);
+  const T* of = second + int64_t{p.task} * kSecond * s.out_channels + p.channel;
+  const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
+  const T x = norm.Normalised(images.R(y));
+  auto at = [&](int i) { return of[i * s.out_channels]; };
+  const bool dead = s.relu_first && y <= T{0};
+  grad_y[p.at] = GradY(images, norm, k, p);
+  tangent_y[p.at] = dead ? T{0} : at(kSecondR) * g + (at(kSecondR + 1) * h + (at(kSecondR + 2) * x + at(kSecondR + 3)));
+  const int64_t out = images.OutputFrom(p);
+  if (out >= 0) grad_grad_out[out] = at(kTangentZ) * h + (at(kTangentZ + 1) * x + at(kTangentZ + 2));
+}
+
+// Scratch of one call, in scalars.
+struct Layout {
+  int64_t grad_y, partial, gradient, second, weights, size;
+
+  explicit Layout(const ConvBlockShape& s)
+      : grad_y(0),
+        partial(grad_y + s.ConvImage(s.tasks, 0)),
+        gradient(partial + s.tasks * PartsOf(s.batch * s.ConvPixels()) * kSums * s.out_channels),
+        second(gradient + s.tasks * kGradient * s.out_channels),
+        weights(second + s.tasks * kSecond * s.out_channels),
+        size(weights + s.tasks * WeightGradientParts(s) * s.WeightSize()) {}
+};
+
+}  // namespace
+
+int64_t DoubleBackwardScratch(const ConvBlockShape& s) { return Layout(s).size; }
+
+template <typename T>
+cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmetic arithmetic, T* scratch,
+                           cudaStream_t stream) {
+  const ConvBlockShape& s = args.shape;
+  const Layout at(s);
+  const BlockImages<T> images{s, args.saved.kept, args.saved.argmax, args.grad_out};
+  const Norms<T> norms = NormsOf(s, args.saved);
+  const TaskParam<T> gg_weight{args.gg_weight, s.WeightSize()};
+  T *tangent_y = args.grad_y, *grad_y = scratch + at.grad_y;
+  Launches launch(stream);
+
+  // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias; batch norm takes a constant out again, so gg_bias
+  // counts only where ReLU comes between.
+  const TaskParam<T> gg_bias{s.relu_first ? args.gg_bias : nullptr, s.out_channels};
+  bool adds = false;
+  if (args.gg_x != nullptr) {
+    StartForward<T>(launch, arithmetic, s, args.gg_x, args.saved.weight, gg_bias, tangent_y, adds, nullptr);
+    adds = true;
+  }
+  if (args.gg_weight != nullptr) {
+    StartForward<T>(launch, arithmetic, s, args.saved.x, gg_weight, gg_bias, tangent_y, adds, nullptr);
+    adds = true;
+  }
+  const dim3 of_y = ImageGrid(s, s.ConvSize()), threads(kThreadsOfImages), plies(kLanes, kPlies);
+  if (!adds) launch(&FillImages<T>, of_y, threads, 0, s, gg_bias.data, tangent_y);
+
+  const int parts = PartsOf(s.batch * s.ConvPixels());
+  launch(&TangentSums<T>, SumGrid(s, parts), plies, SumShared<T>(kSums), images, norms,
+         static_cast<const T*>(tangent_y), scratch + at.partial);
+  launch(&JoinTangents<T>, JoinGrid(s), plies, SumShared<double>(kSums), s, parts,
+         static_cast<const T*>(scratch + at.partial), norms, args.gg_gamma, args.gg_beta, scratch + at.gradient,
+         scratch + at.second, args.grad_gamma);
+  const GradientCoefficients<T> k{scratch + at.gradient, static_cast<int>(s.out_channels)};
+  StartZero(launch, args.grad_grad_out, s.OutImage(s.tasks, 0));
+  launch(&SecondGradients<T>, of_y, threads, 0, images, norms, k, static_cast<const T*>(scratch + at.second), tangent_y,
+         grad_y, args.grad_grad_out);
+
+  if (args.gg_x != nullptr) {
+    StartWeightGradient<T>(launch, arithmetic, s, args.gg_x, grad_y, scratch + at.weights, args.grad_weight);
+  } else {
+    StartZero(launch, args.grad_weight, s.tasks * s.WeightSize());
+  }
+  if (args.grad_x == nullptr) return launch.Error();
+  if (args.gg_weight != nullptr) {
+    StartDataGradient<T>(launch, arithmetic, s, grad_y, gg_weight, args.grad_x);
+  } else {
+    StartZero(launch, args.grad_x, s.InImage(s.tasks, 0));
+  }
+  return launch.Error();
+}
+
+template cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<float>&, Arithmetic, float*, cudaStream_t);
+template cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<double>&, Arithmetic, double*, cudaStream_t);
+
+}  // namespace cuda
+}  // namespace maml_fast

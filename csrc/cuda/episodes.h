@@ -1,0 +1,44 @@
+// Episodes drawn and gathered on a GPU: the same as csrc/sampler makes, to the bit. No torch here.
+#pragma once
+
+#include <cstdint>
+
+#include "core/host_device.h"
+#include "cuda/runtime.h"
+
+namespace maml_fast {
+namespace cuda {
+
+// What an episode is; see sampler/episode.h. The caller has checked all counts.
+struct EpisodePlan {
+  uint64_t seed;
+  int n_way, k_shot, k_query;
+  bool rotate;
+  int n_classes;
+  int channels, height, width;
+};
+
+// In the GPU's memory.
+struct EpisodeBuffers {
+  const uint8_t* images;   // [M, C, H, W]
+  const int64_t* starts;   // [n_classes]
+  const int64_t* counts;   // [n_classes]
+  const float* table;      // [256], what a byte becomes
+  const int64_t* episode;  // the first one's number, so that a replayed graph can draw others
+  float* x_spt;            // [T, n_way * k_shot, C, H, W]
+  int64_t* y_spt;          // [T, n_way * k_shot]
+  float* x_qry;            // [T, n_way * k_query, C, H, W]
+  int64_t* y_qry;          // [T, n_way * k_query]
+  int64_t* picks;          // scratch [T, n_way * (k_shot + k_query)]: 4 * image + quarter turns
+  int* scratch;            // [T, PickInts(plan)]
+};
+
+// Ints of scratch memory that an episode takes.
+MF_HD inline int64_t PickInts(const EpisodePlan& plan) {
+  return int64_t{plan.n_way} * (3 + 4 * (plan.k_shot + plan.k_query));
+}
+
+cudaError_t DrawEpisodes(const EpisodePlan& plan, const EpisodeBuffers& buffers, int tasks, cudaStream_t stream);
+
+}  // namespace cuda
+}  // namespace maml_fast

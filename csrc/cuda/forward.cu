@@ -1,0 +1,88 @@
+// Forward: the convolution with its statistics, the statistics' join, and one sweep that normalises, cuts off and
+// pools.
+#include "cuda/convolve.h"
+#include "cuda/norm_pool.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+// Joins the parts' moments in order (Chan, Golub & LeVeque 1979), in double. Blocks: x over channels, y over tasks.
+template <typename T>
+__global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, T* mean, T* rstd) {
+  auto* shared = static_cast<double*>(Shared());  // [kPlies][count, mean, squares][kLanes]
+  const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
+  const int channels = static_cast<int>(s.out_channels), parts = (rows + kRowsOfMoments - 1) / kRowsOfMoments;
+  const int channel = static_cast<int>(blockIdx.x) * kLanes + lane, task = static_cast<int>(blockIdx.y);
+  double count = 0, centre = 0, squares = 0;
+  auto join = [&](double more, double of_more, double squares_of_more) {
+    if (more == 0) return;
+    const double off = of_more - centre, all = count + more;
+    centre += off * more / all;
+    squares += squares_of_more + off * off * count * more / all;
+    count = all;
+  };
+  if (channel < channels) {
+    for (int part = ply; part < parts; part += kPlies) {
+      const T* at = moments + (int64_t{task} * parts + part) * 2 * channels + channel;
+      const int left = rows - part * kRowsOfMoments;
+      join(left < kRowsOfMoments ? left : kRowsOfMoments, at[0], at[channels]);
+    }
+  }
+  double* mine = shared + ply * 3 * kLanes + lane;
+  mine[0] = count;
+  mine[kLanes] = centre;
+  mine[2 * kLanes] = squares;
+  __syncthreads();
+  if (ply > 0 || channel >= channels) return;
+  for (int p = 1; p < kPlies; ++p) {
+    const double* other = shared + p * 3 * kLanes + lane;
+    join(other[0], other[kLanes], other[2 * kLanes]);
+  }
+  mean[int64_t{task} * channels + channel] = static_cast<T>(centre);
+  rstd[int64_t{task} * channels + channel] = static_cast<T>(1.0 / sqrt(squares / count + s.eps));
+}
+
+// out and argmax from y; a thread for every value of out.
+template <typename T>
+__global__ void NormReluPool(const BlockImages<T> images, const Norms<T> norms, T* out, uint8_t* argmax) {
+  const ConvBlockShape& s = images.s;
+  const Place p = Place::Here(s, s.out_height, s.out_width);
+  if (p.at < 0) return;
+  const Norm<T> norm = norms.Of(p.task, p.channel);
+  T best = 0;
+  int index = 0;
+  for (int e = 0; e < images.Window(); ++e) {
+    const T r = images.R(images.y[images.InWindow(p, e)]);
+    const T z = (r - norm.mean) * (norm.rstd * norm.gamma) + norm.beta;
+    if (e > 0 && !(z > best || z != z)) continue;
+    best = z;
+    index = e;
+  }
+  const bool dead = !s.relu_first && best <= T{0};
+  out[p.at] = dead ? T{0} : best;
+  argmax[p.at] = static_cast<uint8_t>(dead ? kDead : index);
+}
+
+}  // namespace
+
+int64_t ForwardScratch(const ConvBlockShape& s) { return s.tasks * MomentParts(s) * 2 * s.out_channels; }
+
+template <typename T>
+cudaError_t Forward(const ConvBlockForwardArgs<T>& args, Arithmetic arithmetic, T* scratch, cudaStream_t stream) {
+  const ConvBlockShape& s = args.shape;
+  Launches launch(stream);
+  StartForward<T>(launch, arithmetic, s, args.x, args.weight, args.bias, args.kept, false, scratch);
+  launch(&JoinMoments<T>, dim3(Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks)), dim3(kLanes, kPlies),
+         3 * kLanes * kPlies * sizeof(double), s, RowsOfY(s), static_cast<const T*>(scratch), args.mean, args.rstd);
+  const BlockImages<T> images{s, args.kept, nullptr, nullptr};
+  const Norms<T> norms{args.mean, args.rstd, args.gamma, args.beta, static_cast<int>(s.out_channels)};
+  launch(&NormReluPool<T>, ImageGrid(s, s.OutSize()), dim3(kThreadsOfImages), 0, images, norms, args.out, args.argmax);
+  return launch.Error();
+}
+
+template cudaError_t Forward(const ConvBlockForwardArgs<float>&, Arithmetic, float*, cudaStream_t);
+template cudaError_t Forward(const ConvBlockForwardArgs<double>&, Arithmetic, double*, cudaStream_t);
+
+}  // namespace cuda
+}  // namespace maml_fast

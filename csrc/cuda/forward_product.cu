@@ -1,0 +1,82 @@
+// y and its moments: lines of the product are pixels of y, columns output channels.
+#include "cuda/norm_pool.cuh"
+#include "cuda/products.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+// y = conv(x, weight) + bias, or y += conv(x, weight). With it, for batch norm, the mean and the sum of squared
+// deviations of every kRowsOfMoments rows.
+template <typename T>
+struct ForwardProduct {
+  static constexpr bool kAlongA = true, kAlongB = false;
+
+  ConvBlockShape shape;
+  PatchGrid grid;
+  const T* x;
+  TaskParam<T> weight, bias;
+  T* y;
+  bool adds;
+  T* moments;  // [T, MomentParts, 2, Cout]; null: not asked for
+  int rows;    // RowsOfY
+
+  static ForwardProduct Of(const ConvBlockShape& s, const T* x, TaskParam<T> weight, TaskParam<T> bias, T* y, bool adds,
+                           T* moments) {
+    return {s, PatchGrid::Forward(s), x, weight, bias, y, adds, moments, RowsOfY(s)};
+  }
+
+  __host__ __device__ int Rows() const { return rows; }
+  __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
+  __host__ __device__ int Depth() const { return static_cast<int>(shape.PatchSize()); }
+  __host__ __device__ int Parts() const { return 1; }
+  MF_DEVICE Patches<T> A(int task) const { return {grid, x + shape.InImage(task, 0), rows}; }
+  MF_DEVICE Matrix<T> B(int task) const { return {weight.Of(task), Depth(), Cols()}; }
+
+  // A thread takes a column's upper or lower half.
+  template <class TileType>
+  MF_DEVICE void Finish(const Job& job, TileType& tile) const {
+    static_assert(kThreads == 2 * kTileCols && kTileRows == 2 * kRowsOfMoments, "halves of columns");
+    const int col = static_cast<int>(threadIdx.x) % kTileCols, channel = job.col + col;
+    const int begin = static_cast<int>(threadIdx.x) / kTileCols * kRowsOfMoments, first = job.row + begin;
+    if (channel >= Cols() || first >= rows) return;
+    const int count = rows - first < kRowsOfMoments ? rows - first : kRowsOfMoments;
+    const T* of_task = bias.Of(job.task);
+    const T start = of_task == nullptr ? T{0} : of_task[channel];
+    T* out = y + shape.ConvImage(job.task, 0) + int64_t{first} * Cols() + channel;
+    T sum = 0;
+    for (int i = 0; i < count; ++i, out += Cols()) {
+      const T value = tile.At(begin + i, col) + (adds ? *out : start);
+      *out = value;
+      sum += tile.At(begin + i, col) = shape.relu_first ? Relu(value) : value;
+    }
+    if (moments == nullptr) return;
+    const T mean = sum / static_cast<T>(count);
+    T squares = 0;
+    for (int i = 0; i < count; ++i) {
+      const T deviation = tile.At(begin + i, col) - mean;
+      squares += deviation * deviation;
+    }
+    const int parts = (rows + kRowsOfMoments - 1) / kRowsOfMoments;
+    T* part = moments + (int64_t{job.task} * parts + first / kRowsOfMoments) * 2 * Cols() + channel;
+    part[0] = mean;
+    part[Cols()] = squares;
+  }
+};
+
+}  // namespace
+
+template <typename T>
+void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, TaskParam<T> weight,
+                  TaskParam<T> bias, T* y, bool adds, T* moments) {
+  const auto product = ForwardProduct<T>::Of(s, x, weight, bias, y, adds, moments);
+  Start<T>(launch, arithmetic, product, s.tasks, {x, s.in_channels, 0}, {weight.data, s.out_channels, weight.stride});
+}
+
+template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const float*, TaskParam<float>,
+                           TaskParam<float>, float*, bool, float*);
+template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const double*, TaskParam<double>,
+                           TaskParam<double>, double*, bool, double*);
+
+}  // namespace cuda
+}  // namespace maml_fast

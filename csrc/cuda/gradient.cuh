@@ -1,0 +1,51 @@
+// What the two backward passes share.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/norm_pool.cuh"
+
+namespace maml_fast {
+namespace cuda {
+
+constexpr int kGradient = 3;
+
+// grad_r = of_g g + of_x x^ + one, with [tasks, kGradient, C] of each.
+template <typename T>
+struct GradientCoefficients {
+  const T* values;
+  int channels;
+
+  MF_DEVICE T Of(int task, int which, int channel) const {
+    return values[(int64_t{task} * kGradient + which) * channels + channel];
+  }
+};
+
+// The gradient at a value of y, from the block's output.
+template <typename T>
+MF_DEVICE T GradY(const BlockImages<T>& images, const Norm<T>& norm, const GradientCoefficients<T>& k, const Place& p) {
+  const T y = images.y[p.at];
+  if (images.s.relu_first && y <= T{0}) return 0;
+  const T x = norm.Normalised(images.R(y));
+  return k.Of(p.task, 0, p.channel) * images.GradientAt(p) +
+         (k.Of(p.task, 1, p.channel) * x + k.Of(p.task, 2, p.channel));
+}
+
+template <typename T>
+Norms<T> NormsOf(const ConvBlockShape& s, const ConvBlockSaved<T>& saved) {
+  return {saved.mean, saved.rstd, saved.gamma, {}, static_cast<int>(s.out_channels)};
+}
+
+inline dim3 SumGrid(const ConvBlockShape& s, int parts) {
+  return dim3(static_cast<unsigned>(parts), Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks));
+}
+inline dim3 JoinGrid(const ConvBlockShape& s) {
+  return dim3(Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks));
+}
+
+template <typename T>
+size_t SumShared(int count) {
+  return sizeof(T) * static_cast<size_t>(count) * kLanes * kPlies;
+}
+
+}  // namespace cuda
+}  // namespace maml_fast

@@ -1,0 +1,48 @@
+// How kernels are started.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/runtime.h"
+
+namespace maml_fast {
+namespace cuda {
+
+#if defined(__CUDACC__)
+template <typename... Params, typename... Args>
+cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared, cudaStream_t stream,
+                   const Args&... args) {
+  kernel<<<grid, threads, shared, stream>>>(args...);
+  return cudaGetLastError();
+}
+#else
+template <typename... Params, typename... Args>
+cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared, cudaStream_t,
+                   const Args&... args) {
+  host_gpu::Run(grid, threads, shared, [&] { kernel(args...); });
+  return cudaSuccess;
+}
+#endif
+
+// The first error of several launches; after it none is made.
+class Launches {
+ public:
+  explicit Launches(cudaStream_t stream) : stream_(stream) {}
+
+  template <typename... Params, typename... Args>
+  void operator()(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared, const Args&... args) {
+    if (error_ == cudaSuccess) error_ = Launch(kernel, grid, threads, shared, stream_, args...);
+  }
+
+  cudaError_t Error() const { return error_; }
+
+ private:
+  const cudaStream_t stream_;
+  cudaError_t error_ = cudaSuccess;
+};
+
+inline unsigned Ceil(int64_t count, int64_t size) { return static_cast<unsigned>((count + size - 1) / size); }
+
+}  // namespace cuda
+}  // namespace maml_fast

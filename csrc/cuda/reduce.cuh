@@ -1,0 +1,80 @@
+// Sums over a task's rows [rows][channels], in two steps and always in the same order: parts of the rows first, then
+// the parts, in double.
+#pragma once
+
+#include <cmath>
+
+#include "cuda/device.cuh"
+
+namespace maml_fast {
+namespace cuda {
+
+constexpr int kLanes = 32, kPlies = 8;  // of a block: channels side by side, rows in turn
+constexpr int kRowsOfPart = 256;
+
+inline int PartsOf(int64_t rows) { return static_cast<int>((rows + kRowsOfPart - 1) / kRowsOfPart); }
+
+// What a block of kLanes x kPlies threads works on: one part of one task's rows, and some channels. x: parts, y: groups
+// of channels, z: tasks.
+struct PartOfRows {
+  int task, part, parts, channel;
+  int begin, end;
+
+  MF_DEVICE static PartOfRows Here(int rows) {
+    const int part = static_cast<int>(blockIdx.x), begin = part * kRowsOfPart, end = begin + kRowsOfPart;
+    return {static_cast<int>(blockIdx.z),
+            part,
+            static_cast<int>(gridDim.x),
+            static_cast<int>(blockIdx.y) * kLanes + static_cast<int>(threadIdx.x),
+            begin,
+            end < rows ? end : rows};
+  }
+};
+
+// partial[task][part][i][channel] = sum over the part's rows of term(task, row, channel)[i].
+template <int COUNT, typename T, class Term>
+MF_DEVICE void SumPart(int rows, int channels, T* partial, const Term& term) {
+  auto* shared = static_cast<T*>(Shared());  // [kPlies][COUNT][kLanes]
+  const PartOfRows here = PartOfRows::Here(rows);
+  const int ply = static_cast<int>(threadIdx.y), lane = static_cast<int>(threadIdx.x);
+  T sums[COUNT]{};
+  if (here.channel < channels) {
+    for (int row = here.begin + ply; row < here.end; row += kPlies) term(here.task, row, here.channel, sums);
+  }
+  for (int i = 0; i < COUNT; ++i) shared[(ply * COUNT + i) * kLanes + lane] = sums[i];
+  __syncthreads();
+  if (here.channel >= channels) return;
+  for (int i = ply; i < COUNT; i += kPlies) {
+    T sum = 0;
+    for (int p = 0; p < kPlies; ++p) sum += shared[(p * COUNT + i) * kLanes + lane];
+    partial[((int64_t{here.task} * here.parts + here.part) * COUNT + i) * channels + here.channel] = sum;
+  }
+}
+
+// Calls finish(task, channel, totals) once for every channel of every task, with totals[i] the sum over parts.
+// Blocks: x over channels, y over tasks.
+template <int COUNT, typename T, class Finish>
+MF_DEVICE void JoinParts(int parts, int channels, const T* partial, const Finish& finish) {
+  auto* shared = static_cast<double*>(Shared());  // [kPlies][COUNT][kLanes]
+  const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
+  const int channel = static_cast<int>(blockIdx.x) * kLanes + lane, task = static_cast<int>(blockIdx.y);
+  double sums[COUNT]{};
+  if (channel < channels) {
+    for (int part = ply; part < parts; part += kPlies) {
+      for (int i = 0; i < COUNT; ++i)
+        sums[i] += partial[((int64_t{task} * parts + part) * COUNT + i) * channels + channel];
+    }
+  }
+  for (int i = 0; i < COUNT; ++i) shared[(ply * COUNT + i) * kLanes + lane] = sums[i];
+  __syncthreads();
+  if (channel >= channels || ply > 0) return;
+  for (int i = 0; i < COUNT; ++i) {
+    double total = 0;
+    for (int p = 0; p < kPlies; ++p) total += shared[(p * COUNT + i) * kLanes + lane];
+    sums[i] = total;
+  }
+  finish(task, channel, sums);
+}
+
+}  // namespace cuda
+}  // namespace maml_fast

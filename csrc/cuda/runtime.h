@@ -1,0 +1,9 @@
+// The CUDA runtime, or, for tests, a host that plays a GPU.
+#pragma once
+
+#ifdef MF_HOST_GPU
+#include "host_formats.h"
+#include "host_gpu.h"
+#else
+#include <cuda_runtime.h>
+#endif

@@ -1,0 +1,75 @@
+// grad_weight: lines of the product are a patch's values, columns output channels, and its depth y's pixels.
+#include "cuda/products.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+// grad_weight from x and grad_y: each part sums over a range of y's pixels.
+template <typename T>
+struct WeightGradientProduct {
+  static constexpr bool kAlongA = false, kAlongB = false;
+
+  ConvBlockShape shape;
+  PatchGrid grid;
+  const T* x;
+  const T* grad_y;
+  int parts, pixels;
+  T* sums;  // [T, parts, k, k, Cin, Cout]
+
+  static WeightGradientProduct Of(const ConvBlockShape& s, const T* x, const T* grad_y, int parts, T* sums) {
+    return {s, PatchGrid::Forward(s), x, grad_y, parts, RowsOfY(s), sums};
+  }
+
+  __host__ __device__ int Rows() const { return static_cast<int>(shape.PatchSize()); }
+  __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
+  __host__ __device__ int Depth() const { return pixels; }
+  __host__ __device__ int Parts() const { return parts; }
+  MF_DEVICE Patches<T> A(int task) const { return {grid, x + shape.InImage(task, 0), pixels}; }
+  MF_DEVICE Matrix<T> B(int task) const { return {grad_y + shape.ConvImage(task, 0), pixels, Cols()}; }
+
+  template <class TileType>
+  MF_DEVICE void Finish(const Job& job, TileType& tile) const {
+    StoreTile(tile, job, Rows(), Cols(), sums + (int64_t{job.task} * parts + job.part) * shape.WeightSize());
+  }
+};
+
+template <typename T>
+__global__ void SumWeightGradients(int64_t size, int parts, const T* sums, T* grad_weight) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= size) return;
+  const T* of_task = sums + int64_t{blockIdx.y} * parts * size + i;
+  T total = 0;
+  for (int part = 0; part < parts; ++part) total += of_task[part * size];
+  grad_weight[int64_t{blockIdx.y} * size + i] = total;
+}
+
+}  // namespace
+
+// Into how many parts a weight gradient's pixels fall: enough blocks for a large GPU, each with some work.
+int WeightGradientParts(const ConvBlockShape& s) {
+  constexpr int64_t kBlocks = 512, kPixelsOfPart = 256;
+  const int64_t tiles = int64_t{Ceil(s.PatchSize(), kTileRows)} * Ceil(s.out_channels, kTileCols) * s.tasks;
+  const int64_t wanted = Ceil(kBlocks, tiles), most = Ceil(RowsOfY(s), kPixelsOfPart);
+  return static_cast<int>(wanted < most ? wanted : most);
+}
+
+template <typename T>
+void StartWeightGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, const T* grad_y,
+                         T* sums, T* grad_weight) {
+  const int parts = WeightGradientParts(s);
+  const auto product = WeightGradientProduct<T>::Of(s, x, grad_y, parts, parts == 1 ? grad_weight : sums);
+  Start<T>(launch, arithmetic, product, s.tasks, {x, s.in_channels, 0}, {grad_y, s.out_channels, 0});
+  if (parts == 1) return;
+  constexpr int kSumThreads = 256;
+  launch(&SumWeightGradients<T>, dim3(Ceil(s.WeightSize(), kSumThreads), static_cast<unsigned>(s.tasks)),
+         dim3(kSumThreads), 0, s.WeightSize(), parts, static_cast<const T*>(sums), grad_weight);
+}
+
+template void StartWeightGradient(Launches&, Arithmetic, const ConvBlockShape&, const float*, const float*, float*,
+                                  float*);
+template void StartWeightGradient(Launches&, Arithmetic, const ConvBlockShape&, const double*, const double*, double*,
+                                  double*);
+
+}  // namespace cuda
+}  // namespace maml_fast

@@ -1,0 +1,41 @@
+// The kernels of csrc/cuda, run on the host's own GPU player, in the place of a CPU's.
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "check.h"
+#include "cpu/kernel_table.h"
+#include "cuda/conv_block.h"
+
+namespace maml_fast {
+
+template <typename Scalar, cuda::Arithmetic ARITHMETIC>
+struct GpuKernels {
+  // Scratch that holds NaN, as large as it must be: the address sanitizer guards its end.
+  static std::vector<Scalar> Scratch(int64_t size) {
+    return std::vector<Scalar>(static_cast<size_t>(size), std::numeric_limits<Scalar>::quiet_NaN());
+  }
+
+  static void Forward(const ConvBlockForwardArgs<Scalar>& args, const Pool&) {
+    auto scratch = Scratch(cuda::ForwardScratch(args.shape));
+    CHECK_EQ(cuda::Forward(args, ARITHMETIC, scratch.data(), nullptr), cudaSuccess);
+  }
+  static void Backward(const ConvBlockBackwardArgs<Scalar>& args, const Pool&) {
+    auto scratch = Scratch(cuda::BackwardScratch(args.shape));
+    CHECK_EQ(cuda::Backward(args, ARITHMETIC, scratch.data(), nullptr), cudaSuccess);
+  }
+  static void DoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Pool&) {
+    auto scratch = Scratch(cuda::DoubleBackwardScratch(args.shape));
+    CHECK_EQ(cuda::DoubleBackward(args, ARITHMETIC, scratch.data(), nullptr), cudaSuccess);
+  }
+
+  static KernelTable<Scalar> Table() { return {&Forward, &Backward, &DoubleBackward, nullptr}; }
+};
+
+template <cuda::Arithmetic ARITHMETIC>
+CpuKernels OnGpu() {
+  return {GpuKernels<float, ARITHMETIC>::Table(), GpuKernels<double, cuda::Arithmetic::kPlain>::Table()};
+}
+
+}  // namespace maml_fast

@@ -1,0 +1,92 @@
+// A GPU played by the host, so that CI can run the kernels of csrc/cuda where there is none, under sanitizers.
+//
+// Blocks run one after another, in no order that a kernel could count on. A block's threads are fibers of one host
+// thread, switched only at barriers and warp collectives, in an order that changes with every turn: what a missing
+// barrier leaves to chance comes out wrong. Shared memory is filled with NaN patterns before a block begins, has a
+// guard behind its end, and asynchronous copies land only when they are waited for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace host_gpu {
+
+constexpr int kWarp = 32;
+
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  size_t bytes;
+};
+
+using Place = void* [5];  // as the compiler's own setjmp keeps it
+
+// One thread of the block that runs.
+struct Fiber {
+  Place place;  // where it goes on
+  unsigned index;
+  bool begun = false, done = false;
+  const void* waits_for = nullptr;  // the barrier it stands at
+  std::vector<Copy> open;           // asynchronous copies since the last commit
+  std::deque<std::vector<Copy>> committed;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::unique_ptr<unsigned char[]> shared;
+  uint32_t exchange[1024][8];  // what the lanes of a warp hand each other
+  Place scheduler;
+  Fiber* now = nullptr;
+  std::function<void()> body;
+  uint64_t turns = 0;
+};
+
+inline Block* block = nullptr;
+
+void Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body);
+
+// Ends the program unless the address is a multiple of so many bytes, as a GPU's copies demand.
+void RequireMultiple(const void* address, size_t bytes);
+
+// Returns when all fibers of the block, or of the warp, that have not ended have come here.
+void AwaitBlock();
+void AwaitWarp();
+
+inline void* Shared() { return block->shared.get(); }
+
+}  // namespace host_gpu
+
+inline void __syncthreads() { host_gpu::AwaitBlock(); }
+inline void __syncwarp() { host_gpu::AwaitWarp(); }
+
+template <typename T>
+T __shfl_down_sync(unsigned, T value, unsigned offset) {
+  static_assert(sizeof(T) <= sizeof(host_gpu::block->exchange[0]));
+  const unsigned self = host_gpu::block->now->index, lane = self % host_gpu::kWarp;
+  std::memcpy(host_gpu::block->exchange[self], &value, sizeof(T));
+  host_gpu::AwaitWarp();
+  if (lane + offset < host_gpu::kWarp) std::memcpy(&value, host_gpu::block->exchange[self + offset], sizeof(T));
+  host_gpu::AwaitWarp();
+  return value;
+}

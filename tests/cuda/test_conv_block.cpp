@@ -1,0 +1,71 @@
+// The GPU's kernels, run by the host on small and awkward shapes; see block_checks.h for what is checked.
+#include "block_checks.h"
+#include "gpu_kernels.h"
+
+namespace maml_fast {
+namespace {
+
+std::vector<ConvBlockShape> Shapes() {
+  std::vector<ConvBlockShape> shapes = {
+      MakeShape(2, 2, 1, 6, 6, 5, 3, 1, 1, true, false),   MakeShape(1, 2, 3, 5, 7, 4, 3, 1, 1, true, false),
+      MakeShape(2, 2, 8, 4, 4, 20, 3, 1, 1, true, true),   MakeShape(2, 3, 16, 9, 10, 68, 3, 1, 1, true, false),
+      MakeShape(1, 2, 18, 8, 8, 21, 3, 1, 0, false, true), MakeShape(2, 1, 2, 7, 7, 4, 3, 2, 2, true, false),
+      MakeShape(1, 3, 7, 5, 5, 9, 5, 3, 2, false, true),   MakeShape(3, 2, 6, 3, 3, 17, 1, 1, 0, false, false),
+      MakeShape(1, 2, 2, 8, 5, 3, 1, 3, 1, false, false),  MakeShape(2, 2, 1, 4, 4, 2, 3, 1, 4, true, false),
+  };
+  for (ConvBlockShape& s : shapes) s.thin = false;  // as on a GPU
+  return shapes;
+}
+
+double Distance(const Values& a, const Values& b) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(error / size);
+}
+
+// Tensor cores round their factors: what they give, in all three passes, lies as near to the plain sums as that allows.
+// The backward passes
+// begin from the plain forward pass: rounding may carry a value across ReLU's edge, or make another the maximum.
+template <cuda::Arithmetic ARITHMETIC>
+void CheckRounded(const ConvBlockShape& s, double bound) {
+  const Inputs in = RandomInputs(s, 1), gg = RandomInputs(s, 21);
+  const CpuKernels exact = OnGpu<cuda::Arithmetic::kPlain>(), kernels = OnGpu<ARITHMETIC>();
+  const Run<float> plain(s, exact, 1, in);
+  Run<float> rounded(s, kernels, 1, in);
+  auto check = [&](const Values& got, const Values& right) {
+    const double distance = Distance(got, right);
+    CHECK(distance > 0 && distance < bound);
+  };
+  check(Run<float>::Join({&rounded.kept}), Run<float>::Join({&plain.kept}));
+  rounded.kept = plain.kept;
+  rounded.mean = plain.mean;
+  rounded.rstd = plain.rstd;
+  rounded.argmax = plain.argmax;
+  const Values grad = Random(static_cast<int64_t>(plain.out.size()), 31);
+  const std::vector<float> grad_out(grad.begin(), grad.end());
+  check(rounded.Backward(grad_out), plain.Backward(grad_out));
+  check(rounded.DoubleBackward(grad_out, gg), plain.DoubleBackward(grad_out, gg));
+}
+
+}  // namespace
+}  // namespace maml_fast
+
+int main() {
+  using namespace maml_fast;
+  const CpuKernels kernels = OnGpu<cuda::Arithmetic::kPlain>();
+  const std::vector<ConvBlockShape> shapes = Shapes();
+  for (const ConvBlockShape& s : shapes) {
+    CheckAgainstDifferences(s, kernels, 1);
+    CheckNulls(s, kernels);
+  }
+  for (size_t i = 0; i < 4; ++i) {  // with and without whole vectors of channels
+    const ConvBlockShape& s = shapes[i];
+    CheckRounded<cuda::Arithmetic::kTf32>(s, 2e-3);
+    CheckRounded<cuda::Arithmetic::kFp16>(s, 2e-3);
+    CheckRounded<cuda::Arithmetic::kBf16>(s, 1.5e-2);
+  }
+  return 0;
+}

@@ -1,0 +1,158 @@
+"""The GPU's kernels on a machine without a GPU: what nvcc makes of them, and whether their tests would notice a bug."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from torch.utils import cpp_extension
+
+from maml_fast.native._cuda_toolkit import find_home
+
+# On the reference there is nothing else to see than on the native kernels: once is enough.
+pytestmark = pytest.mark.native
+
+ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
+ARCHITECTURES = ("75", "80", "90", "100")
+BUDGET = json.loads((ROOT / "tests" / "cuda" / "budget.json").read_text())
+SOURCES = sorted(CSRC.glob("cuda/*.cu"))
+GLUE = sorted(CSRC.glob("bindings/*_cuda.cpp"))
+COMPILER = os.environ.get("CXX", "c++")
+
+nvcc = shutil.which("nvcc")
+needs_nvcc = pytest.mark.skipif(nvcc is None and "CI" not in os.environ, reason="nvcc is not installed")
+
+
+def run_all(commands: Iterable[list[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands side by side."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda c: subprocess.run(c, capture_output=True, text=True, check=False), commands))
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[Path, str]]:
+    """Every kernel file compiled by nvcc for all architectures: its object, and what ptxas told of it."""
+    folder = tmp_path_factory.mktemp("objects")
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    flags = ["-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}"]
+    made = [folder / f"{source.stem}.o" for source in SOURCES]
+    commands = [
+        [nvcc or "nvcc", "-c", str(source), "-o", str(to), *flags, *targets]
+        for source, to in zip(SOURCES, made, strict=True)
+    ]
+    done = run_all(commands)
+    assert all(each.returncode == 0 for each in done), "\n".join(each.stderr for each in done)
+    return {source: (to, each.stderr) for source, to, each in zip(SOURCES, made, done, strict=True)}
+
+
+@needs_nvcc
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_compiles_within_its_budget(source: Path, objects: dict[Path, tuple[Path, str]]) -> None:
+    """Registers of a thread and bytes that it spills, at every architecture: more would cost occupancy, or memory."""
+    kernels = resources(objects[source][1])
+    assert kernels or source.name.endswith("_block.cu")
+    for name, used in kernels.items():
+        budget = next(limit for pattern, limit in BUDGET if re.search(pattern, name))
+        assert used["registers"] <= budget["registers"], f"{name} takes {used['registers']} registers"
+        assert used["spills"] <= budget["spills"], f"{name} spills {used['spills']} bytes"
+
+
+def resources(log: str) -> dict[str, dict[str, int]]:
+    """Of each kernel, the most that ``ptxas -v`` tells of it."""
+    found: dict[str, dict[str, int]] = {}
+    pieces = re.split(r"Compiling entry function '(\w+)' for 'sm_\d+'", log)
+    for name, text in zip(pieces[1::2], pieces[2::2], strict=True):
+        registers = int(re.search(r"Used (\d+) registers", text)[1])
+        spills = int(re.search(r"(\d+) bytes spill stores", text)[1])
+        before = found.get(name, {"registers": 0, "spills": 0})
+        found[name] = {"registers": max(before["registers"], registers), "spills": max(before["spills"], spills)}
+    return found
+
+
+@needs_nvcc
+def test_glue_compiles_and_links(objects: dict[Path, tuple[Path, str]], tmp_path: Path) -> None:
+    """With CUDA's headers, nvcc's objects and this torch; what only torch for CUDA has is all that may be missing."""
+    folders = [CSRC, Path(find_home(nvcc or "nvcc")) / "include"]
+    includes = [f"-I{folder}" for folder in (*folders, *cpp_extension.include_paths())]
+    libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
+    made = [tmp_path / f"{source.stem}.o" for source in GLUE]
+    done = run_all(
+        [COMPILER, "-std=c++17", "-fPIC", "-Wall", "-c", str(source), "-o", str(to), *includes]
+        for source, to in zip(GLUE, made, strict=True)
+    )
+    assert all(each.returncode == 0 for each in done), "\n".join(each.stderr for each in done)
+    parts = [str(path) for path in (*made, *(to for to, _ in objects.values()))]
+    link = [
+        nvcc or "nvcc",
+        "-shared",
+        *parts,
+        "-o",
+        str(tmp_path / "glue.so"),
+        *libraries,
+        "-ltorch",
+        "-ltorch_cpu",
+        "-lc10",
+    ]
+    linked = subprocess.run([*link, "-Xlinker", "--no-undefined"], capture_output=True, text=True, check=False)
+    missing = set(re.findall(r"undefined reference to `(\w+)", linked.stderr))
+    assert missing == {"aoti_torch_get_current_cuda_stream"}, linked.stderr
+
+
+# Each is a bug that a reader could make; the kernels' test must fail on it.
+PLANTED = {
+    "off by one in the padding": ("operands.cuh", "to * stride - padding + tap", "to * stride - padding + tap + 1"),
+    "the wrong tap in the data gradient": ("operands.cuh", "to + padding - tap", "to + padding - tap - 1"),
+    "no barrier before the slabs are read": (
+        "multiply.cuh",
+        "WaitForCopies<1>();\n    __syncthreads();",
+        "WaitForCopies<1>();",
+    ),
+    "no barrier before the slabs are overwritten": (
+        "multiply.cuh",
+        "slab % 2].b);\n    __syncthreads();",
+        "slab % 2].b);",
+    ),
+    "no wait for the copies": ("multiply.cuh", "WaitForCopies<1>();", ""),
+    "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", ""),
+    "a tile's last row left out": ("multiply.cuh", "job.row + row >= rows", "job.row + row >= rows - 1"),
+    "a tile stored past its end": (
+        "multiply.cuh",
+        "i < kTileRows * kTileCols; i +=",
+        "i < kTileRows * kTileCols + kThreads; i +=",
+    ),
+}
+
+
+def test_planted_bugs_are_caught(tmp_path: Path) -> None:
+    """A test run for every bug, and one without, side by side; under the address sanitizer, as in CI."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = dict(
+            zip([None, *PLANTED], pool.map(lambda bug: run_with(bug, tmp_path), [None, *PLANTED]), strict=True)
+        )
+    assert codes.pop(None) == 0
+    assert [bug for bug, code in codes.items() if code == 0] == []
+
+
+def run_with(bug: str | None, folder: Path) -> int:
+    """Plant a bug, compile the kernels for the host, run their test, and return its exit code."""
+    csrc = folder / (bug or "as it is").replace(" ", "-") / "csrc"
+    shutil.copytree(CSRC, csrc)
+    if bug is not None:
+        name, right, wrong = PLANTED[bug]
+        text = (csrc / "cuda" / name).read_text()
+        assert right in text, bug
+        (csrc / "cuda" / name).write_text(text.replace(right, wrong))
+    tests = ROOT / "tests"
+    sources = [*csrc.glob("cuda/*.cu"), tests / "cuda" / "host_gpu.cpp", tests / "cuda" / "test_conv_block.cpp"]
+    flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", f"-I{csrc}", f"-I{tests / 'cuda'}", f"-I{tests / 'cpp'}", "-pthread"]
+    command = [COMPILER, "-fsanitize=address", "-x", "c++", *flags, *map(str, sources), "-o", str(csrc / "test")]
+    subprocess.run(command, check=True)
+    return subprocess.run([str(csrc / "test")], capture_output=True, check=False).returncode
