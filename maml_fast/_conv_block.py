@@ -1,6 +1,6 @@
 """The native conv block under autograd: three Functions, each the derivative of the one before.
 
-They wrap the private operators of ``csrc/bindings/conv_block.cpp``, which know nothing of autograd. Images are
+They wrap the private operators of ``csrc/bindings/conv_block_op.h``, which know nothing of autograd. Images are
 channels-last here, [T, B, H, W, C], and weights in the order in which the kernels read them, [T, k, k, Cin, Cout].
 
 Everything that backward needs besides inputs is an output of forward: ``kept`` (the convolution's output y, or a thin
@@ -12,6 +12,7 @@ functions of y, or of the inputs, that they are.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +21,18 @@ from torch._functorch.utils import unwrap_dead_wrappers
 
 from maml_fast import native
 
-__all__ = ["Geometry", "conv_block"]
+__all__ = ["Arithmetic", "Geometry", "conv_block"]
 
-THIN_CHANNELS, THIN_PATCH = 4, 36  # as ConvBlockShape::Thin in csrc/core/conv_block.h
+THIN_CHANNELS, THIN_PATCH = 4, 36  # as ConvBlockShape::Derive in csrc/core/conv_block.h
+
+
+class Arithmetic(IntEnum):
+    """How a GPU forms the products of float32, as csrc/cuda/conv_block.h numbers it: exactly, or of rounded factors."""
+
+    EXACT = 0
+    TF32 = 1
+    BFLOAT16 = 2
+    FLOAT16 = 3
 
 
 class Geometry(NamedTuple):
@@ -33,6 +43,7 @@ class Geometry(NamedTuple):
     pool: bool
     eps: float
     relu_first: bool
+    arithmetic: int = Arithmetic.EXACT
 
 
 def conv_block(
@@ -240,11 +251,12 @@ def _forward_shapes(
     pool: bool,
     eps: float,
     relu_first: bool,
+    arithmetic: int,
 ) -> tuple[Tensor, ...]:
     tasks, batch, height, width, in_channels = x.shape
     kernel, channels = weight.shape[1], weight.shape[4]
     patch = kernel * kernel * in_channels
-    thin = in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and not relu_first
+    thin = x.device.type == "cpu" and in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and not relu_first
     conv = [(extent + 2 * padding - kernel) // stride + 1 for extent in (height, width)]
     out = [extent // 2 for extent in conv] if pool else conv
     return (

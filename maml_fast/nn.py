@@ -210,7 +210,7 @@ def conv_block_of_tasks(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, **geometry: Any
 ) -> Tensor:
     """:func:`maml_fast.ops.conv_block`, which under autocast computes in its parameters' precision."""
-    if torch.is_autocast_enabled(x.device.type):
+    if x.dtype is not weight.dtype and torch.is_autocast_enabled(x.device.type):
         x = x.to(weight.dtype)  # what other layers made of it
     return ops.conv_block(x, weight, bias, gamma, beta, **geometry)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import torch
 from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
+from maml_fast._conv_block import Arithmetic
 from maml_fast._inner_loops import NetDescription, inner_loops
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
 ]
 
 _announced: set[str] = set()
+_OF_AUTOCAST = {torch.bfloat16: Arithmetic.BFLOAT16, torch.float16: Arithmetic.FLOAT16}
 
 
 def conv_block(
@@ -61,17 +64,20 @@ def conv_block(
         TypeError: x is not a floating-point tensor, or another tensor's dtype or device differs from x's.
         ValueError: shapes that do not fit each other, or an output without pixels.
 
-    Native kernels take k in {1, 3, 5}, strides 1 to 3, ``pool`` ``None`` or 2, float32 and float64 on the CPU. Anything
-    else runs on pure PyTorch and says so once, in a warning. Source: Ioffe & Szegedy 2015; Finn et al. 2017, app. A.1.
+    Native kernels take k in {1, 3, 5}, strides 1 to 3, ``pool`` ``None`` or 2, float32 and float64, on the CPU and on
+    CUDA devices. Anything else runs on pure PyTorch and says so once, in a warning. On a GPU from sm_80 on, products of
+    float32 go through the tensor cores with factors rounded to TF32 where ``torch.set_float32_matmul_precision`` (or
+    ``torch.backends.cuda.matmul.fp32_precision``) allows it, to bfloat16 or float16 under ``torch.autocast``; sums,
+    statistics and images stay float32. Source: Ioffe & Szegedy 2015; Finn et al. 2017, app. A.1.
     """
     _check_tensors(x, weight, bias, gamma, beta)
     _check_geometry(x, weight, stride, padding, pool, eps)
     if has_native_kernels():
         obstacle = native_obstacle(x, weight, stride, pool)
         if obstacle is None:
-            geometry = _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first)
+            geometry = _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first, _arithmetic(x).value)
             return _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)
-        _announce(obstacle)
+        _announce(f"pure PyTorch runs it, not the native kernels: {obstacle}")
     return reference.conv_block(
         x, weight, bias, gamma, beta, stride=stride, padding=padding, pool=pool, eps=eps, relu_first=relu_first
     )
@@ -82,7 +88,8 @@ def in_kernel_order(weight: Tensor) -> Tensor:
 
     Differentiable; the filters themselves where the kernels do not run. Elementwise operations keep the order.
     """
-    if weight.device.type != "cpu" or native.library() is None:
+    runs_here = native.library() is not None if weight.device.type == "cpu" else native.has_cuda_kernels()
+    if not runs_here:
         return weight
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
@@ -106,8 +113,10 @@ def has_native_kernels() -> bool:
 
 def native_obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str | None:
     """What keeps a block of these arguments from the native kernels; ``None`` if nothing does."""
-    if x.device.type != "cpu":
-        return f"device {x.device.type} (cpu only)"
+    if x.device.type not in ("cpu", "cuda"):
+        return f"device {x.device.type} (cpu and cuda only)"
+    if x.device.type == "cuda" and not native.has_cuda_kernels():
+        return "device cuda, for which no kernels were compiled: see `maml-fast doctor`"
     if x.dtype not in (torch.float32, torch.float64):
         return f"{x.dtype} (float32 and float64 only)"
     _, _, _, height, width = weight.shape
@@ -160,9 +169,28 @@ def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: 
             )
 
 
-def _announce(obstacle: str) -> None:
-    if obstacle not in _announced:
-        _announced.add(obstacle)
-        warnings.warn(
-            f"conv_block runs on pure PyTorch, not on the native kernels: {obstacle}", RuntimeWarning, stacklevel=3
-        )
+def _arithmetic(x: Tensor) -> Arithmetic:
+    """How x's device forms products: on a GPU's tensor cores where autocast, or PyTorch's setting for TF32, lets it."""
+    if x.device.type != "cuda" or x.dtype is not torch.float32:
+        return Arithmetic.EXACT
+    if torch.is_autocast_enabled("cuda"):
+        wanted = _OF_AUTOCAST[torch.get_autocast_dtype("cuda")]
+    elif torch.backends.cuda.matmul.fp32_precision == "tf32":
+        wanted = Arithmetic.TF32
+    else:
+        return Arithmetic.EXACT
+    if _has_tensor_cores(x.device):
+        return wanted
+    _announce(f"products stay exact on {torch.cuda.get_device_name(x.device)}: {wanted.name} needs sm_80 or later")
+    return Arithmetic.EXACT
+
+
+@functools.cache
+def _has_tensor_cores(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _announce(what: str) -> None:
+    if what not in _announced:
+        _announced.add(what)
+        warnings.warn(f"conv_block: {what}", RuntimeWarning, stacklevel=3)

@@ -30,11 +30,23 @@ def test_tells_torch_compiler_cpu_cuda_backend_and_cache(fresh_backend, monkeypa
     assert torch.__version__ in told["torch"].text
     assert str(_toolchain.find_compiler()) in told["compiler"].text
     assert f"{_toolchain.usable_cores()} of " in told["CPU"].text
-    assert "nvcc" in told["CUDA"].text
+    assert "no kernels for GPUs" in told["CUDA"].text or "nvcc" in told["CUDA"].text
     assert told["backend"].text == "reference (asked for by MAML_FAST_BACKEND)"
     assert told["cache"].text == f"{fresh_backend}, 1 libraries, 1.0 MiB"
     assert not any(finding.amiss for finding in told.values())
     assert doctor.report().endswith("Nothing is amiss.")
+
+
+def test_gpu_without_a_toolkit_is_amiss(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(doctor, "find_cuda_toolkit", lambda: "nvcc is missing: install it")
+    assert doctor._find("CUDA", doctor._cuda) == doctor.Finding(
+        "CUDA", "a GPU, but no kernels for it: nvcc is missing: install it", amiss=True
+    )
+    monkeypatch.setenv("MAML_FAST_CUDA", "0")
+    assert not doctor._find("CUDA", doctor._cuda).amiss
 
 
 def test_missing_compiler_and_ninja_come_with_their_remedy(monkeypatch, tmp_path, no_library):

@@ -14,17 +14,17 @@ import torch
 from op_table import Case, tensors
 
 from maml_fast import ops
-from maml_fast._conv_block import _task_dense
+from maml_fast._conv_block import Arithmetic, _task_dense
 
 pytestmark = pytest.mark.native
 
-GEOMETRY = (1, 1, True, 1e-5, False)
+GEOMETRY = (1, 1, True, 1e-5, False, Arithmetic.EXACT.value)
 
 
-def operator_arguments(in_channels: int = 5) -> tuple[tuple, tuple, tuple]:
+def operator_arguments(in_channels: int = 5, device: str | torch.device = "cpu") -> tuple[tuple, tuple, tuple]:
     """Arguments of the three private operators, as the autograd Functions give them; a thin block's with 3 channels."""
     case = Case("operators", in_channels=in_channels)
-    x, weight, bias, gamma, beta = tensors(case, torch.float64, requires_grad=False)
+    x, weight, bias, gamma, beta = (t.to(device) for t in tensors(case, torch.float64, requires_grad=False))
     x = x.permute(0, 1, 3, 4, 2).contiguous()
     weight = weight.permute(0, 3, 4, 2, 1).contiguous()
     forward = (x, weight, bias, gamma, beta, *GEOMETRY)

@@ -14,8 +14,10 @@ MODULE = """
 int Answer();
 static PyObject* PyAnswer(PyObject*, PyObject*) { return PyLong_FromLong(Answer()); }
 static PyObject* Capability(PyObject*, PyObject*) { return PyUnicode_FromString("tiny"); }
+static PyObject* HasCuda(PyObject*, PyObject*) { Py_RETURN_FALSE; }
 static PyMethodDef methods[] = {{"answer", PyAnswer, METH_NOARGS, nullptr},
                                 {"cpu_capability", Capability, METH_NOARGS, nullptr},
+                                {"has_cuda", HasCuda, METH_NOARGS, nullptr},
                                 {nullptr, nullptr, 0, nullptr}};
 static PyModuleDef module_def = {PyModuleDef_HEAD_INIT, "maml_fast_native", nullptr, -1, methods};
 PyMODINIT_FUNC PyInit_maml_fast_native() { return PyModule_Create(&module_def); }

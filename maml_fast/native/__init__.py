@@ -26,7 +26,17 @@ import torch  # also because the library links against torch's, which must be in
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder
 
-__all__ = ["Backend", "BuildReport", "backend", "build", "cache_folder", "library", "use_backend", "when_loaded"]
+__all__ = [
+    "Backend",
+    "BuildReport",
+    "backend",
+    "build",
+    "cache_folder",
+    "has_cuda_kernels",
+    "library",
+    "use_backend",
+    "when_loaded",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,12 @@ def library() -> ModuleType | None:
     if attempt.library is None:
         _fall_back(choice, attempt.reason)
     return attempt.library
+
+
+def has_cuda_kernels() -> bool:
+    """Return whether the library holds kernels for GPUs."""
+    module = library()
+    return module is not None and bool(module.has_cuda())
 
 
 def backend() -> Backend:
@@ -148,7 +164,8 @@ def _try() -> _Attempt:
         if _attempt is None:
             try:
                 module = _load()
-                _attempt = _Attempt(module, f"{module.cpu_capability()} kernels for torch {torch.__version__}")
+                gpu = " and CUDA" if module.has_cuda() else ""
+                _attempt = _Attempt(module, f"{module.cpu_capability()}{gpu} kernels for torch {torch.__version__}")
             except (BuildError, ImportError, OSError) as error:
                 _attempt = _Attempt(None, str(error))
         return _attempt

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from maml_fast.native._cuda_toolkit import CudaToolkit, find_cuda_toolkit
 from maml_fast.native._toolchain import (
     BuildError,
     Compiler,
@@ -39,9 +40,11 @@ __all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_
 
 NAME = "maml_fast_native"
 FOLDERS = ("cpu", "sampler", "bindings")  # of csrc, whose sources make up the library
+GPU_SOURCES = ("cuda/*.cu", "bindings/*_cuda.cpp")  # and with CUDA
 # One set for every file: a kernel chooses its instruction set in the file, by pragma, and is dispatched at run time.
 FLAGS = ("-O3", "-DNDEBUG", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
 LINK_FLAGS = ("-pthread",)
+GPU_FLAGS = ("-O3", "-DNDEBUG")
 _PARTIAL = "partial-"
 _MARKER = "complete"
 
@@ -110,12 +113,20 @@ class _Order:
     compiler: Compiler
     environment: dict[str, str]
     verbose: bool
+    cuda: CudaToolkit | None
+
+    @property
+    def tools(self) -> str:
+        return f"{self.compiler} and {self.cuda}" if self.cuda else str(self.compiler)
 
 
 def _order(csrc: Path, compiler: Compiler, verbose: bool) -> _Order:
     """Gather what a build needs, or raise BuildError, before anything is locked or said."""
     find_python_headers()
-    sources = sorted(path for folder in FOLDERS for path in (csrc / folder).rglob("*.cpp"))
+    cuda = _cuda_toolkit()
+    gpu = {path for pattern in GPU_SOURCES for path in csrc.glob(pattern)}
+    sources = sorted({path for folder in FOLDERS for path in (csrc / folder).rglob("*.cpp")} - gpu)
+    sources += sorted(gpu) if cuda else []
     environment = {
         **os.environ,
         "CXX": compiler.path,
@@ -124,7 +135,14 @@ def _order(csrc: Path, compiler: Compiler, verbose: bool) -> _Order:
         "LC_ALL": "C",  # error messages that _gist understands
         "PYTHONUTF8": "1",
     }
-    return _Order(csrc, sources, compiler, environment, verbose)
+    if cuda:
+        environment |= {"CUDA_HOME": cuda.home, "TORCH_CUDA_ARCH_LIST": cuda.architectures}
+    return _Order(csrc, sources, compiler, environment, verbose, cuda)
+
+
+def _cuda_toolkit() -> CudaToolkit | None:
+    found = find_cuda_toolkit()
+    return None if isinstance(found, str) else found
 
 
 def _digest(csrc: Path) -> str:
@@ -132,7 +150,8 @@ def _digest(csrc: Path) -> str:
     import pybind11
 
     target = (torch.version.git_version, sysconfig.get_config_var("SOABI"), platform.machine(), _libc())
-    digest = hashlib.sha256(repr((target, pybind11.__version__, FLAGS, LINK_FLAGS)).encode())
+    flags = (FLAGS, LINK_FLAGS, GPU_FLAGS, str(_cuda_toolkit()))
+    digest = hashlib.sha256(repr((target, pybind11.__version__, flags)).encode())
     for path in sorted(csrc.rglob("*")):
         if path.suffix in {".cpp", ".h", ".cu", ".cuh"}:
             text = path.read_bytes()
@@ -186,7 +205,7 @@ def _build(order: _Order, cache: Path, entry: Path) -> BuildReport:
     workshop = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=cache))
     started = time.monotonic()
     outcome = "failed after"
-    _say(f"maml_fast: building native kernels for torch {torch.__version__} with {order.compiler} ... ")
+    _say(f"maml_fast: building native kernels for torch {torch.__version__} with {order.tools} ... ")
     try:
         _compile(order, workshop)
         _publish(workshop, entry)
@@ -204,7 +223,9 @@ def _compile(order: _Order, workshop: Path) -> None:
     arguments = {  # of torch.utils.cpp_extension.load
         "name": NAME,
         "sources": [_stand_in(path, order.csrc, workshop) for path in order.sources],
-        "extra_cflags": FLAGS,
+        "extra_cflags": [*FLAGS, "-DMF_WITH_CUDA"] if order.cuda else FLAGS,
+        "extra_cuda_cflags": GPU_FLAGS,
+        "with_cuda": order.cuda is not None,
         "extra_ldflags": LINK_FLAGS,
         "extra_include_paths": [str(order.csrc), pybind11.get_include()],  # before torch's own, older pybind11
         "build_directory": str(workshop),
@@ -217,7 +238,8 @@ def _compile(order: _Order, workshop: Path) -> None:
     if status != 0:
         kept = workshop.parent / "last-failure.log"
         kept.write_text(log, encoding="utf8")
-        raise BuildError(f"compiling failed: {_gist(log) or f'exit status {status}'} (the whole log: {kept})")
+        without = "; MAML_FAST_CUDA=0 leaves the kernels for GPUs out" if order.cuda else ""
+        raise BuildError(f"compiling failed: {_gist(log) or f'exit status {status}'} (the whole log: {kept}){without}")
 
 
 def _stand_in(source: Path, csrc: Path, workshop: Path) -> str:

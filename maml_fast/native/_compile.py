@@ -17,7 +17,7 @@ def main() -> None:
 
     from torch.utils import cpp_extension
 
-    cpp_extension.load(**job["arguments"], with_cuda=False, verbose=True)
+    cpp_extension.load(**job["arguments"], verbose=True)
 
 
 if __name__ == "__main__":

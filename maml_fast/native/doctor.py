@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 
 from maml_fast import native
 from maml_fast.native import _build, _toolchain
+from maml_fast.native._cuda_toolkit import find_cuda_toolkit
 
 __all__ = ["Finding", "examine", "report"]
 
@@ -82,9 +82,10 @@ def _torch() -> str:
 def _cuda() -> str:
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     devices = ", ".join(torch.cuda.get_device_name(i) for i in range(n_devices)) or "no device"
-    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
-    return f"{devices}, {nvcc or 'no nvcc'}"
+    toolkit = find_cuda_toolkit()
+    if n_devices and isinstance(toolkit, str) and os.environ.get("MAML_FAST_CUDA") != "0":
+        raise RuntimeError(f"{devices}, but no kernels for it: {toolkit}")
+    return f"{devices}, {f'no kernels for GPUs: {toolkit}' if isinstance(toolkit, str) else toolkit}"
 
 
 def _backend() -> Finding:

@@ -1,0 +1,82 @@
+"""What compiling kernels for GPUs needs besides: nvcc, a torch that can run them, and GPUs to compile for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+__all__ = ["CudaToolkit", "find_cuda_toolkit", "find_home"]
+
+
+@dataclass(frozen=True)
+class CudaToolkit:
+    """CUDA's compiler, and what it is to compile for."""
+
+    nvcc: str
+    version: str  # such as 13.0
+    architectures: str  # as TORCH_CUDA_ARCH_LIST names them, such as 8.0;9.0
+
+    @property
+    def home(self) -> str:
+        """The folder that torch looks for as CUDA_HOME."""
+        return find_home(self.nvcc)
+
+    def __str__(self) -> str:
+        return f"nvcc {self.version} for {self.architectures}"
+
+
+def find_cuda_toolkit() -> CudaToolkit | str:
+    """Return the toolkit that GPU kernels are compiled with, or why there will be none and what would change that."""
+    if os.environ.get("MAML_FAST_CUDA") == "0":
+        return "MAML_FAST_CUDA=0 leaves them out"
+    if torch.version.cuda is None:
+        return "this torch is for the CPU only"
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or _architectures_here()
+    if not architectures:
+        return "there is no CUDA device here; to compile for others, name them in TORCH_CUDA_ARCH_LIST"
+    nvcc = _find_nvcc()
+    if nvcc is None:
+        return f"nvcc is missing: install the CUDA toolkit {torch.version.cuda}, or set CUDA_HOME to its folder"
+    version = _version(nvcc)
+    if version.partition(".")[0] != torch.version.cuda.partition(".")[0]:
+        return f"{nvcc} is of CUDA {version}, but torch is for {torch.version.cuda}; set CUDA_HOME to a fitting toolkit"
+    return CudaToolkit(nvcc, version, architectures)
+
+
+def _architectures_here() -> str:
+    if not torch.cuda.is_available():
+        return ""
+    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
+
+
+def _find_nvcc() -> str | None:
+    for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if home and (path := shutil.which("nvcc", path=str(Path(home) / "bin"))):
+            return path
+    return shutil.which("nvcc")
+
+
+def find_home(nvcc: str) -> str:
+    """Return the folder of bin/, include/ and lib64/, also where ``nvcc`` on PATH is a script that calls another."""
+    here = re.search(r"_HERE_=(.*)/bin$", _ask(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull), re.MULTILINE)
+    return here[1] if here else str(Path(nvcc).resolve().parents[1])
+
+
+def _version(nvcc: str) -> str:
+    number = re.search(r"release (\d+\.\d+)", _ask(nvcc, "--version"))
+    return number[1] if number else "?"
+
+
+def _ask(*command: str) -> str:
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        return str(error)
+    return told.stdout + told.stderr

@@ -1,0 +1,56 @@
+"""The operators for GPUs, glue and kernels as they are, with the host playing the GPU, so that CI runs them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+from maml_fast import _conv_block, native
+
+ROOT = Path(__file__).resolve().parents[1]
+OPERATORS = ("conv_block_forward", "conv_block_backward", "conv_block_double_backward", "draw_episodes")
+
+
+@pytest.fixture(scope="session")
+def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile csrc/cuda and its bindings for the host; they register as torch's kernels for CUDA."""
+    assert native.library() is not None  # declares the operators
+    folder = tmp_path_factory.mktemp("gpu_on_host")
+    sources = [*ROOT.glob("csrc/cuda/*.cu"), *ROOT.glob("csrc/bindings/*_cuda.cpp"), ROOT / "tests/cuda/host_gpu.cpp"]
+    stand_ins = []
+    for source in sources:  # torch would give .cu files to nvcc
+        stand_in = folder / f"{source.parent.name}-{source.stem}.cpp"
+        stand_in.write_text(f'#include "{source}"\n')
+        stand_ins.append(str(stand_in))
+    cpp_extension.load(
+        "gpu_on_host",
+        stand_ins,
+        extra_cflags=["-O2", "-DMF_HOST_GPU", "-fvisibility=hidden"],
+        extra_include_paths=[str(ROOT / place) for place in ("tests/cuda/shim", "csrc", "tests/cuda")],
+        build_directory=str(folder),
+        with_cuda=False,
+        is_python_module=False,
+    )
+
+
+@pytest.fixture
+def gpu_on_host(gpu_library: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Send the operators of tensors on the CPU to the kernels for GPUs."""
+    monkeypatch.setattr(_conv_block, "THIN_PATCH", 0)  # no block is thin on a GPU
+    library = torch.library.Library("maml_fast", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that other kernels are overridden
+        for name in OPERATORS:
+            library.impl(name, _on_gpu(getattr(torch.ops.maml_fast, name).default), "CPU", allow_override=True)
+    yield
+    library._destroy()
+
+
+def _on_gpu(operator: torch._ops.OpOverload):
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    return lambda *arguments: operator.redispatch(keys, *arguments)
