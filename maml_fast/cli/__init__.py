@@ -51,7 +51,7 @@ HELP: dict[str, str] = {
     "eval_episodes": "Episodes of each evaluation.",
     "test_episodes": "Episodes of the evaluation at the end.",
     "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps where that is more).",
-    "task_chunk": "Tasks held in memory at once: a number, or auto for a few for every thread.",
+    "task_chunk": "Tasks held in memory at once: a number, or auto for a few for every thread (all on a GPU).",
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
     "device": "Where to train.",
@@ -239,6 +239,13 @@ def doctor() -> None:
 @click.option("--seconds", type=float, help="For how long each time, about (default: 2).")
 @click.option("--workloads", help="These alone, such as W1,W3-order2 (default: all).")
 @click.option("--peers", help="maml_fast and these alone, such as loop,vmap (default: all).")
+@click.option("--device", type=_choice(CHOICES["device"]), default="cpu", help="Where to compute (default: cpu).")
+@click.option(
+    "--precision",
+    type=_choice(("exact", "tf32")),
+    default="exact",
+    help="On cuda, products of float32 (default: exact).",
+)
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), help="Run nothing: compare two bench.json, old and new."
 )

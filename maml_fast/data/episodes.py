@@ -7,6 +7,7 @@ import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from maml_fast import native
 from maml_fast.data import checks, numpy_sampler
 from maml_fast.data.bank import ImageBank
+from maml_fast.data.gpu_sampler import GpuSampler, can_draw, check_device
 
 __all__ = ["EpisodeSampler", "Episodes", "check_episodes"]
 
@@ -111,6 +113,8 @@ class EpisodeSampler(Dataset[Episodes]):
         batches: meta-batches in one iteration; None for no end.
         prefetch: meta-batches made ahead of the one in use; 0 makes each when asked for.
         threads: prefetching threads; None for one.
+        device: where episodes are wanted. On a CUDA device the images lie there as bytes, and kernels draw, scale and
+            turn them; the episodes are the CPU's, bit for bit. Where there are no such kernels they are copied there.
 
     Raises:
         TypeError, ValueError: a parameter is of the wrong type, out of range, or more than the bank has.
@@ -129,6 +133,7 @@ class EpisodeSampler(Dataset[Episodes]):
     batches: int | None = None
     prefetch: int = 2
     threads: int | None = None
+    device: torch.device | str | int = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("n_way", "k_shot", "k_query", "meta_batch_size"):
@@ -144,6 +149,7 @@ class EpisodeSampler(Dataset[Episodes]):
             raise ValueError(f"scale must be one of {', '.join(numpy_sampler.SCALES)}, got {self.scale!r}")
         if not isinstance(self.rotate, bool):
             raise TypeError(f"rotate must be True or False, got {self.rotate!r}")
+        object.__setattr__(self, "device", check_device(self.device))
         self._check_bank()
         native.library()  # builds here, if it must, rather than in the middle of training
 
@@ -183,6 +189,11 @@ class EpisodeSampler(Dataset[Episodes]):
         Raises IndexError where `i` is negative or beyond `batches`.
         """
         first = self._first_episode(i)
+        if self._gpu is not None:
+            return Episodes(*self._gpu.draw(first))
+        return self._on_cpu(first).to(self.device)
+
+    def _on_cpu(self, first: int) -> Episodes:
         library = native.library()
         if library is None:
             arrays = numpy_sampler.make_batch(self.bank, self._table(), first, self.meta_batch_size, **self._spec())
@@ -190,6 +201,15 @@ class EpisodeSampler(Dataset[Episodes]):
         episodes = self._allocate()
         self._native(library).write(first, *(x.numpy() for x in episodes))
         return episodes
+
+    @cached_property
+    def _gpu(self) -> GpuSampler | None:
+        """What draws on the device itself, if anything can."""
+        device = torch.device(self.device)
+        return GpuSampler(self, self._table(), device) if can_draw(device) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_gpu"}  # another process makes its own
 
     def __getitem__(self, i: int) -> Episodes:
         """Return ``batch(i)``: what a DataLoader calls."""
@@ -201,19 +221,24 @@ class EpisodeSampler(Dataset[Episodes]):
         return self.batches
 
     def __iter__(self) -> Iterator[Episodes]:
-        library = native.library() if self.prefetch else None
+        library = native.library() if self.prefetch and self._gpu is None else None
         if library is None:
             return map(self.batch, self._numbers())
-        return self._prefetched(library)
+        made = self._prefetched(library)
+        return made if torch.device(self.device).type == "cpu" else (episodes.to(self.device) for episodes in made)
 
     def __repr__(self) -> str:
-        backend = "NumPy" if native.library() is None else "native"
+        maker = f"kernels on {self.device}" if self._gpu is not None else self._cpu_maker()
         length = "endless" if self.batches is None else f"{self.batches} meta-batches"
         return (
             f"<EpisodeSampler: {self.n_way}-way {self.k_shot}-shot with {self.k_query} queries, {length} of "
             f"{self.meta_batch_size} episodes from {self.start_episode} of seed {self.seed}, {self.scale} pixels"
-            f"{', rotated' if self.rotate else ''}, from {self.bank.name!r}, made by {backend} code>"
+            f"{', rotated' if self.rotate else ''}, from {self.bank.name!r}, made by {maker}>"
         )
+
+    def _cpu_maker(self) -> str:
+        code = "NumPy code" if native.library() is None else "native code"
+        return code if torch.device(self.device).type == "cpu" else f"{code} and copied to {self.device}"
 
     def _numbers(self) -> Iterable[int]:
         return itertools.count() if self.batches is None else range(self.batches)

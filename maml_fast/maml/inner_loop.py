@@ -36,6 +36,11 @@ class Theta(NamedTuple):
 
         return Theta(*map(mapped, self))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.parameters().values())).device
+
     def parameters(self) -> dict[str, Tensor]:
         """All parameters, whether they adapt or not."""
         return {**self.shared, **self.adapted}

@@ -59,8 +59,9 @@ class MAML(nn.Module):
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
             taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, but
             can't be differentiated again, and dropout draws other numbers. ``"auto"`` is a few for every thread of
-            PyTorch, ``None`` all tasks. :meth:`adapt` is never chunked, nor is :meth:`task_results` with gradients:
-            the graph is what they give; nor is anything under the transforms of ``torch.func``.
+            PyTorch on the CPU and all on a GPU, ``None`` all tasks. :meth:`adapt` is never chunked, nor is
+            :meth:`task_results` with gradients: the graph is what they give; nor is anything under the transforms of
+            ``torch.func``.
 
     ``inner_steps``, ``order``, ``task_chunk`` and a fixed ``inner_lr`` are attributes that may be changed at any time.
 
@@ -250,20 +251,21 @@ class MAML(nn.Module):
         return InnerLoop(theta, self._forward_tasks, partial(self._task_loss, self.loss_fn), steps, self.order)
 
     def _native(self, loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | None:
-        form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(chunk))
+        form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(chunk, loop.theta.device))
         self._not_native = form if isinstance(form, str) else ""
         return None if isinstance(form, str) else form
 
     def _describe_loop(self) -> list[str]:
         why = self._not_native
+        loop = self._inner_loop(self._current_parameters(), None)
+        device = loop.theta.device
         if why is None:  # no call yet
-            loop = self._inner_loop(self._current_parameters(), None)
-            form = native_loop(loop, self.loss_fn, None, tasks_at_once(self.task_chunk))
+            form = native_loop(loop, self.loss_fn, None, tasks_at_once(self.task_chunk, device))
             why = form if isinstance(form, str) else ""
         if why:
-            held = self._chunks.describe(self.task_chunk)
+            held = self._chunks.describe(self.task_chunk, device)
             return [f"inner loop: operation by operation ({why})", f"in memory: {held}"]
-        held = f"{min(tasks_at_once(self.task_chunk) or 1, torch.get_num_threads())} tasks at a time"
+        held = f"{min(tasks_at_once(self.task_chunk, device) or 1, torch.get_num_threads())} tasks at a time"
         return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
 
     def _current_parameters(self) -> dict[str, nn.Parameter]:

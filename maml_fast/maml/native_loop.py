@@ -87,6 +87,8 @@ def native_loop(
     net = loop.forward.conv_net()
     if isinstance(net, str):
         return net
+    if loop.theta.device.type != "cpu":
+        return f"on {loop.theta.device.type}, where all tasks of an operation run at once"
     if loss_fn is not F.cross_entropy:
         return "the loss is not F.cross_entropy"
     if not ops.has_native_kernels():

@@ -30,10 +30,15 @@ def check_task_chunk(chunk: Any) -> TaskChunk:
     raise ValueError(f"task_chunk must be a whole number of at least 1, 'auto', or None for all at once, got {chunk!r}")
 
 
-def tasks_at_once(chunk: TaskChunk) -> int | None:
-    """The number of tasks that a chunk has in this thread now; ``None`` for all."""
+def tasks_at_once(chunk: TaskChunk, device: torch.device) -> int | None:
+    """The number of tasks that a chunk has in this thread now; ``None`` for all.
+
+    On an accelerator "auto" is all: fewer would leave it idle.
+    """
     chunk = check_task_chunk(chunk)
-    return TASKS_PER_THREAD * torch.get_num_threads() if isinstance(chunk, str) else chunk
+    if not isinstance(chunk, str):
+        return chunk
+    return TASKS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else None
 
 
 class TaskChunks:
@@ -54,7 +59,7 @@ class TaskChunks:
         self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk
     ) -> tuple[TaskResults, Tensor]:
         """The results, and the mean loss after the last step, which carries the gradient."""
-        several = (tasks_at_once(chunk) or episodes.meta_batch_size) < episodes.meta_batch_size
+        several = _number(episodes, chunk) < episodes.meta_batch_size
         transformed = torch._C._are_functorch_transforms_active()  # their tensors have no leaves to stop at
         if several and torch.is_grad_enabled() and not transformed and self._obstacle is None:
             try:
@@ -66,11 +71,11 @@ class TaskChunks:
         results = self.results(loop, episodes, scored, None if torch.is_grad_enabled() else chunk)
         return results, results.losses[-1].mean()
 
-    def describe(self, chunk: TaskChunk) -> str:
+    def describe(self, chunk: TaskChunk, device: torch.device) -> str:
         """How many tasks are held in memory at once, and why."""
         if self._obstacle is not None:
             return f"all tasks ({self._obstacle})"
-        number = tasks_at_once(chunk)
+        number = tasks_at_once(chunk, device)
         return "all tasks" if number is None else f"{number} tasks at a time"
 
 
@@ -94,8 +99,12 @@ def _loss_in_chunks(
 
 
 def _slices(episodes: Episodes, chunk: TaskChunk) -> Iterator[slice]:
-    number = tasks_at_once(chunk) or episodes.meta_batch_size
+    number = _number(episodes, chunk)
     return (slice(start, start + number) for start in range(0, episodes.meta_batch_size, number))
+
+
+def _number(episodes: Episodes, chunk: TaskChunk) -> int:
+    return tasks_at_once(chunk, episodes.x_spt.device) or episodes.meta_batch_size
 
 
 def _only(tasks: slice, episodes: Episodes) -> Episodes:

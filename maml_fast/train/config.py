@@ -51,8 +51,8 @@ class TrainConfig:
         eval_episodes: episodes of each of them.
         test_episodes: episodes of the evaluation at the end.
         eval_inner_steps: inner steps in evaluation; None is 3 (Finn et al. 2017), or `inner_steps` where that is more.
-        task_chunk: tasks held in memory at once, "auto" for a few for every thread, None for all; a run keeps what
-            "auto" was when it started.
+        task_chunk: tasks held in memory at once, "auto" for a few for every thread (all on a GPU), None for all; a run
+            keeps what "auto" was when it started.
         checkpoint_seconds: at most so many seconds of training are lost by a kill.
         threads: torch.set_num_threads for this run; None leaves torch as it is.
         device: cpu or cuda.

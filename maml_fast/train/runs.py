@@ -42,7 +42,8 @@ def train(
     folder = RunFolder.create(out, config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s")
     with _session(config):
         # A resumed run may have other threads, but must add up the same chunks.
-        config = dataclasses.replace(config, task_chunk=tasks_at_once(config.task_chunk))
+        chunk = tasks_at_once(config.task_chunk, torch.device(config.device))
+        config = dataclasses.replace(config, task_chunk=chunk)
         try:
             trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)
         except BaseException:

@@ -12,8 +12,10 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from maml_fast import native
 from maml_fast.data.episodes import Episodes
@@ -182,14 +184,17 @@ class Trainer:
 
     def _step(self, episodes: Episodes, started: float, waited: float) -> None:
         """One meta-iteration; refuses to touch the parameters with anything that is not finite."""
-        out = self.bench.maml(episodes.to(self.config.device))
-        loss = out.loss.item()
-        self._refuse_unless(math.isfinite(loss), f"the loss became {loss}")
+        out = self.bench.maml(episodes.to(self.config.device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
         out.loss.backward()
-        self._refuse_unless(self._gradients_finite(), "the meta-gradient is not finite")
+        finite = self._gradients_finite() & out.loss.isfinite()
         self.whole = False
-        self.optimizer.step()
+        self._update_if(finite)
+        told = (out.loss.detach(), cast(Tensor, out.query_accuracy), finite)
+        # All work is queued; here the program waits for the device, once.
+        loss, accuracy, updated = torch.stack([number.double() for number in told]).tolist()
+        self._refuse_unless(math.isfinite(loss), f"the loss became {loss}")
+        self._refuse_unless(bool(updated), "the meta-gradient is not finite")
         self.iteration += 1
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -198,7 +203,7 @@ class Trainer:
             {
                 "iteration": self.iteration,
                 "loss": loss,
-                "query_accuracy": float(out.query_accuracy),
+                "query_accuracy": accuracy,
                 "seconds": round(seconds, 6),
                 "wait_seconds": round(waited, 6),
                 "episodes_per_second": round(self.config.meta_batch_size / seconds, 2),
@@ -206,9 +211,15 @@ class Trainer:
         )
         self.whole = True
 
-    def _gradients_finite(self) -> bool:
+    def _gradients_finite(self) -> Tensor:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
+        return torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
+
+    def _update_if(self, finite: Tensor) -> None:
+        """Adam's step where ``finite`` is true, which the program does not wait to learn."""
+        # As torch.amp.GradScaler says it to a fused optimiser.
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
 
     def _refuse_unless(self, finite: bool, what: str) -> None:
         if not finite:

@@ -90,6 +90,7 @@ class Workbench:
             config.meta_batch_size,
             seed,
             scale=config.scale,
+            device=config.device,
             **options,
         )
 

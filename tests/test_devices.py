@@ -1,0 +1,175 @@
+"""What is said about devices, whatever this machine has: those that disagree, are not here, or have no kernels."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small import conv_net, make_episodes
+from test_episodes import ragged_bank
+
+from maml_fast import MAML, native, ops
+from maml_fast._conv_block import Arithmetic
+from maml_fast.data.episodes import EpisodeSampler
+from maml_fast.maml.task_chunks import tasks_at_once
+from maml_fast.models import Conv4
+from maml_fast.native import _cuda_toolkit
+from maml_fast.native._cuda_toolkit import CudaToolkit, find_cuda_toolkit
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_block_refuses_parameters_from_elsewhere() -> None:
+    x, weight = torch.zeros(1, 2, 3, 8, 8), torch.zeros(1, 4, 3, 3, 3)
+    with pytest.raises(TypeError, match=r"weight is torch.float32 on meta but x is torch.float32 on cpu.*\.to\(\)"):
+        ops.conv_block(x, weight.to("meta"))
+
+
+def test_maml_refuses_episodes_from_elsewhere() -> None:
+    with pytest.raises(ValueError, match=r"x_spt is on meta, the model on cpu; move one of them"):
+        MAML(conv_net())(make_episodes().to("meta"))
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        ("meta", ValueError, "device must be cpu or cuda, got meta"),
+        ("cuda", RuntimeError, "device cuda was asked for, but torch finds no CUDA device; use device cpu"),
+        ("cuda:3", RuntimeError, "device cuda:3 was asked for"),
+    ],
+)
+def test_sampler_refuses_devices_that_are_not_here(device: str, error: type, message: str, no_gpu: None) -> None:
+    with pytest.raises(error, match=message):
+        EpisodeSampler(ragged_bank([3, 3]), 2, 1, 1, 1, device=device)
+
+
+def test_devices_without_kernels_are_named() -> None:
+    x = SimpleNamespace(device=CUDA, dtype=torch.float32)
+    weight = torch.zeros(1, 4, 3, 3, 3)
+    if not native.has_cuda_kernels():
+        assert "no kernels were compiled" in str(ops.native_obstacle(x, weight, 1, 2))
+    assert ops.native_obstacle(SimpleNamespace(device=torch.device("meta")), weight, 1, 2).startswith("device meta")
+
+
+def test_native_inner_loop_is_for_the_cpu() -> None:
+    described = MAML(Conv4().to("meta")).describe()
+    assert "operation by operation (on meta" in described
+    assert "in memory: all tasks" in described
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("order", [1, 2])
+def test_an_iteration_reads_nothing_back(order: int, monkeypatch) -> None:
+    """Tensors without values, as on a GPU whose work is only queued: whoever asks for one fails."""
+    monkeypatch.setattr(ops, "native_obstacle", lambda *_: None)
+    model = Conv4().to("meta")
+    maml = MAML(model, 0.4, 2, order)
+    optimiser = torch.optim.Adam(maml.parameters())
+    out = maml(make_episodes(shape=(1, 28, 28), dtype=torch.float32).to("meta"), per_step=True)
+    out.loss.backward()
+    optimiser.step()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(RuntimeError, match="meta"):
+        out.loss.item()
+
+
+def test_auto_chunk_is_all_tasks_on_a_gpu() -> None:
+    assert tasks_at_once("auto", CUDA) is None
+    assert tasks_at_once(3, CUDA) == 3
+    assert tasks_at_once("auto", torch.device("cpu")) > 0
+
+
+SETTINGS = {  # PyTorch's setting for float32, autocast's type, and what a GPU of this capability then does
+    "exact": ("highest", None, (9, 0), Arithmetic.EXACT),
+    "TF32": ("high", None, (9, 0), Arithmetic.TF32),
+    "medium": ("medium", None, (8, 0), Arithmetic.TF32),
+    "bfloat16": ("highest", torch.bfloat16, (8, 0), Arithmetic.BFLOAT16),
+    "float16": ("high", torch.float16, (8, 6), Arithmetic.FLOAT16),
+}
+
+
+@pytest.mark.parametrize(("precision", "half", "capability", "expected"), SETTINGS.values(), ids=SETTINGS)
+def test_arithmetic_follows_torch(precision, half, capability, expected, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(ops, "_has_tensor_cores", ops._has_tensor_cores.__wrapped__)
+    assert arithmetic(precision, half, torch.float32) == expected
+    assert arithmetic(precision, half, torch.float64) == Arithmetic.EXACT
+    assert ops._arithmetic(torch.zeros(1)) == Arithmetic.EXACT
+
+
+def test_older_gpus_multiply_exactly_and_say_so(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a Turing")
+    monkeypatch.setattr(ops, "_has_tensor_cores", ops._has_tensor_cores.__wrapped__)
+    monkeypatch.setattr(ops, "_announced", set())
+    with pytest.warns(RuntimeWarning, match="products stay exact on a Turing: TF32 needs sm_80 or later"):
+        assert arithmetic("high", None, torch.float32) == Arithmetic.EXACT
+
+
+def arithmetic(precision: str, half: torch.dtype | None, dtype: torch.dtype) -> Arithmetic:
+    before = torch.get_float32_matmul_precision()
+    was_on, was_half = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_float32_matmul_precision(precision)
+    torch.set_autocast_enabled("cuda", half is not None)  # torch.autocast itself wants a GPU
+    torch.set_autocast_dtype("cuda", half or was_half)
+    try:
+        return ops._arithmetic(SimpleNamespace(device=CUDA, dtype=dtype))
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.set_autocast_enabled("cuda", was_on)
+        torch.set_autocast_dtype("cuda", was_half)
+
+
+@pytest.fixture
+def toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyPatch:
+    """A torch for CUDA 13.0 on a machine with a GPU of capability 9.0, and an nvcc that answers like one."""
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.1'\n")
+    nvcc.chmod(0o755)
+    for name in ("MAML_FAST_CUDA", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(_cuda_toolkit, "_architectures_here", lambda: "9.0")
+    return monkeypatch
+
+
+def test_toolkit_is_found(toolkit, tmp_path) -> None:
+    found = find_cuda_toolkit()
+    assert isinstance(found, CudaToolkit)
+    assert str(found) == "nvcc 13.0 for 9.0"
+    assert found.home == str(tmp_path / "cuda")
+
+
+def test_kernels_for_gpus_may_be_left_out(toolkit) -> None:
+    toolkit.setenv("MAML_FAST_CUDA", "0")
+    assert find_cuda_toolkit() == "MAML_FAST_CUDA=0 leaves them out"
+
+
+def test_torch_for_the_cpu_needs_none(toolkit) -> None:
+    toolkit.setattr(torch.version, "cuda", None)
+    assert find_cuda_toolkit() == "this torch is for the CPU only"
+
+
+def test_toolkit_of_another_cuda_is_refused(toolkit) -> None:
+    toolkit.setattr(torch.version, "cuda", "12.8")
+    assert "is of CUDA 13.0, but torch is for 12.8; set CUDA_HOME" in str(find_cuda_toolkit())
+
+
+def test_missing_nvcc_is_named(toolkit) -> None:
+    toolkit.setattr(_cuda_toolkit.shutil, "which", lambda *_, **__: None)
+    assert "nvcc is missing: install the CUDA toolkit 13.0" in str(find_cuda_toolkit())
+
+
+def test_machines_without_a_gpu_compile_for_none_unless_asked(toolkit) -> None:
+    toolkit.setattr(_cuda_toolkit, "_architectures_here", lambda: "")
+    assert "name them in TORCH_CUDA_ARCH_LIST" in str(find_cuda_toolkit())
+    toolkit.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
+    assert str(find_cuda_toolkit()) == "nvcc 13.0 for 8.0"
