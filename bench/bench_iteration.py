@@ -5,7 +5,6 @@ from __future__ import annotations
 import memory
 import pytest
 import settings
-import torch
 from child import Child, ChildError
 from contestant import Contestant
 from peers import OURS
@@ -18,7 +17,7 @@ def pytest_generate_tests(metafunc):
     cases = []
     for workload in asked.workloads:
         for peer in asked.peers:
-            obstacle = peer.obstacle(workload) or memory.shortage(peer.memory_needed(workload))
+            obstacle = peer.obstacle(workload) or memory.shortage(peer.memory_needed(workload), workload.device)
             row_of(found, workload, peer).skipped = obstacle
         cases += [
             pytest.param(workload, peer, id=f"{workload.name}-{peer.name}-{sweep}")
@@ -36,14 +35,14 @@ def row_of(found, workload, peer):
 def test_iteration(workload, peer, found, asked):
     row = row_of(found, workload, peer)
     row.flops = workload.flops()
-    place = (workload.name, peer.name, torch.get_num_threads())
+    arguments = (workload.name, peer.name, asked.place)
     environment = peer.quick_environment if asked.quick else {}
     try:
-        with Child(f"{peer.title} on {workload.name}", Contestant, *place, environment=environment) as child:
+        with Child(f"{peer.title} on {workload.name}", Contestant, *arguments, environment=environment) as child:
             row.peak_mib = child.call("peak_mib")
             row.parity = child.call("parity")
             row.seconds += child.call("times", asked.seconds)
-            if peer is OURS and native.library() is not None:
+            if peer is OURS and workload.device == "cpu" and native.library() is not None:
                 row.shares = child.call("shares")
     except ChildError as error:
         row.failed = str(error)

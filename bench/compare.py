@@ -121,7 +121,14 @@ def _surroundings(record: Record) -> dict[str, Any]:
     machine = {name: record["machine"][name] for name in ("processor", "cores", "platform", "python", "torch", "numpy")}
     settings = {"quick mode": record["settings"]["quick"], "complete": record["complete"]}
     backend = {"backend": record["backend"]["name"], "kernels": record["backend"]["reason"]}
-    return {**machine, **record["libraries"], "threads": record["threads"], **backend, **settings}
+    return {**machine, **_device(record), **record["libraries"], "threads": record["threads"], **backend, **settings}
+
+
+def _device(record: Record) -> dict[str, Any]:
+    device = record.get("device", "cpu")  # older records have none
+    if device == "cpu":
+        return {"device": device}
+    return {"device": device, "GPU": record["machine"]["gpu"], "precision": record["precision"]}
 
 
 def _counts(old: Record, new: Record) -> str:

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 import report
 import sgemm
-import torch
 from measurements import Measurements, unique
+from place import DEVICES, PRECISIONS
 from settings import FOUND, KEY, Settings, found_by
 from timing import Timer
 
 from maml_fast import native
 from maml_fast.cli import benchmark as command
 from maml_fast.train.record import describe_machine
+
+ON_GPUS = ("bench_iteration.py",)  # the benches that a GPU can run
 
 ABOUT = pytest.StashKey[dict]()
 RECORD = pytest.StashKey[dict]()
@@ -34,6 +36,10 @@ def pytest_addoption(parser):
     group.addoption("--peers", help="maml_fast and these alone, such as loop,vmap (default: all)")
     group.addoption("--sweeps", type=int, help="how often everything is measured (default: 3)")
     group.addoption("--seconds", type=float, help="for how long each time, about (default: 2)")
+    group.addoption("--device", choices=DEVICES, default="cpu", help="where to compute (default: cpu)")
+    group.addoption(
+        "--precision", choices=PRECISIONS, default="exact", help="on cuda, products of float32 (default: exact)"
+    )
     group.addoption("--out", help="new folder for the JSON, the table and the picture (default: none is written)")
 
 
@@ -43,12 +49,13 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    left_out = [f"left out: {name} ({reason})" for name, reason in _left_out().items()]
-    return [f"maml_fast backend: {_backend()}", *left_out]
+    asked = config.stash[KEY]
+    left_out = [f"left out: {name} ({reason})" for name, reason in _left_out(asked).items()]
+    return [f"maml_fast backend: {_backend(asked)}", f"device: {asked.place}", *left_out]
 
 
-def pytest_ignore_collect(collection_path):
-    return True if collection_path.name in _left_out() else None
+def pytest_ignore_collect(collection_path, config):
+    return True if collection_path.name in _left_out(config.stash[KEY]) else None
 
 
 def pytest_collection_finish(session):
@@ -64,7 +71,8 @@ def pytest_collection_finish(session):
         except OSError as error:
             raise pytest.UsageError(str(error)) from error
     config.stash[ABOUT] = _about(asked)
-    config.stash[ABOUT]["sgemm_before"] = sgemm.peaks(512 if asked.quick else 4096)
+    asked.place.keep_to()
+    config.stash[ABOUT]["sgemm_before"] = _sgemm(asked)
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -73,7 +81,7 @@ def pytest_sessionfinish(session, exitstatus):
         return
     about = config.stash[ABOUT]
     asked = config.stash[KEY]
-    before, after = about.pop("sgemm_before"), sgemm.peaks(512 if asked.quick else 4096)
+    before, after = about.pop("sgemm_before"), _sgemm(asked)
     about["load_average_after"] = os.getloadavg()
     about["minutes"] = (time.time() - about.pop("started")) / 60
     about["complete"] = exitstatus == pytest.ExitCode.OK
@@ -111,30 +119,43 @@ def timer(benchmark, pytestconfig):
     return Timer(benchmark, pytestconfig.stash[KEY].seconds)
 
 
-def _backend():
+def _sgemm(asked):
+    return sgemm.peaks(asked.place, sgemm.QUICK if asked.quick else sgemm.SIZES[asked.place.device])
+
+
+def _backend(asked):
+    """What maml_fast runs on at the place that is asked for."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the header and the report say what the fallback's warning would
-            return native.backend()
+            found = native.backend()
     except (RuntimeError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
+    if asked.place.device == "cuda" and found.name == "native" and not native.has_cuda_kernels():
+        return native.Backend("reference", "no kernels for GPUs were compiled: see `maml-fast doctor`")
+    return found
 
 
-def _left_out():
+def _left_out(asked):
     """Benches that have nothing to measure here, and why."""
-    return {} if _backend().name == "native" else {"bench_scaling.py": "it is native kernels that may have cliffs"}
+    if asked.place.device == "cuda":
+        names = sorted(path.name for path in Path(__file__).parent.glob("bench_*.py"))
+        return {name: "it measures the CPU" for name in names if name not in ON_GPUS}
+    return {} if _backend(asked).name == "native" else {"bench_scaling.py": "it is native kernels that may have cliffs"}
 
 
 def _about(asked):
     machine = describe_machine()
     del machine["command"]  # pytest's, full of paths
-    backend = _backend()
+    backend = _backend(asked)
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": machine,
         "libraries": _versions(peer.library for peer in asked.peers),
         "backend": {"name": backend.name, "reason": backend.reason},
-        "threads": torch.get_num_threads(),
+        "threads": asked.place.threads,
+        "device": asked.place.device,
+        "precision": asked.place.precision,
         "settings": {"quick": asked.quick, "sweeps": asked.sweeps, "seconds": asked.seconds},
         "load_average_before": os.getloadavg(),
         "started": time.time(),

@@ -11,37 +11,42 @@ import parity
 import torch
 from peers import OURS, TRUTH
 from peers import named as peer_named
+from place import Place
 from rounds import repeat
 from workloads import named as workload_named
 
 
 class Contestant:
-    """The learner, its meta-batch, and as many threads as the benchmarks have. ``options`` are the learner's own.
+    """The learner and its meta-batch, at the place that all benchmarks have. ``options`` are the learner's own.
 
     ``tasks`` are the meta-batch's, in place of the workload's own.
     """
 
     def __init__(
-        self, workload: str, peer: str, threads: int, options: dict[str, Any] | None = None, tasks: int | None = None
+        self, workload: str, peer: str, place: Place, options: dict[str, Any] | None = None, tasks: int | None = None
     ) -> None:
-        torch.set_num_threads(threads)
-        self._workload, self._peer = workload_named(workload), peer_named(peer)
+        place.keep_to()
+        self._place, self._peer = place, peer_named(peer)
+        self._workload = replace(workload_named(workload), device=place.device)
         if tasks is not None:
             self._workload = replace(self._workload, meta_batch_size=tasks)
         self._episodes = self._workload.episodes()
-        self._before = memory.held()
+        self._meter = memory.meter(place.device)
         self._learner = self._peer(self._workload, self._workload.start(torch.float32), **(options or {}))
 
     def peak_mib(self) -> float | None:
-        """MiB that training adds at its peak, from the second iteration on."""
+        """MiB that training adds at its peak, from the second iteration on; None where nobody tells."""
         self.iterate()
-        memory.forget_peak(self._learner.workers)
+        self._meter.forget_peak(self._learner.workers)
         self.iterate()
-        return memory.added_mib(self._before, self._learner.workers)
+        if self._place.device == "cuda" and not self._learner.torch_allocates:
+            return None
+        return self._meter.added_mib(self._learner.workers)
 
     def parity(self) -> dict[str, float]:
         """Errors against maml_fast, or of maml_fast against the truth; see :func:`parity.check`."""
-        return parity.check(self._workload, TRUTH if self._peer is OURS else self._peer)._asdict()
+        other = TRUTH if self._peer is OURS else self._peer
+        return parity.check(self._workload, other, precision=self._place.precision)._asdict()
 
     def times(self, seconds: float) -> list[float]:
         """Seconds of iterations, for so long about."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FORMAT = 2  # of the JSON
+PRODUCTS = {"exact": "exact", "tf32": "in TF32"}  # in words
 
 
 @dataclass
@@ -80,6 +81,15 @@ class Measurements:
 def rows_of(record: dict[str, Any], bench: str) -> list[dict[str, Any]]:
     """The rows of one bench."""
     return [row for row in record["rows"] if row["bench"] == bench]
+
+
+def machine_of(record: dict[str, Any]) -> str:
+    """What computed, in words."""
+    machine = record["machine"]
+    host = f"{machine['processor']}, {machine['cores']} cores, {record['threads']} threads"
+    if record["device"] == "cpu":
+        return host
+    return f"{machine['gpu']}, products of float32 {PRODUCTS[record['precision']]}; {host}"
 
 
 def unique(values: Iterable[str]) -> list[str]:

@@ -1,47 +1,86 @@
-"""How much memory there is, and how much a program takes at its peak. Linux tells; elsewhere nothing is known."""
+"""How much memory there is, and how much a program takes at its peak.
+
+Of the CPU's memory Linux tells, elsewhere nothing is known; of a GPU's PyTorch tells.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
+
+import torch
 
 MARGIN = 0.9  # of what is available may be taken
 SELF = "self"  # this process, among the process identifiers
+NAMES = {"cpu": "memory", "cuda": "GPU memory"}
 
 
-def available() -> int | None:
+def available(device: str = "cpu") -> int | None:
     """Bytes that a program could take now."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
     return _fields(Path("/proc/meminfo")).get("MemAvailable")
 
 
-def shortage(needed: float) -> str | None:
+def shortage(needed: float, device: str = "cpu") -> str | None:
     """Why so many bytes can't be had, or None."""
-    free = available()
+    free = available(device)
     if free is None or needed <= MARGIN * free:
         return None
-    return f"needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are available"
+    return f"needs about {needed / 2**30:.1f} GiB of {NAMES[device]}, {free / 2**30:.1f} GiB are available"
 
 
-def held() -> int | None:
-    """Bytes that this process holds now; files that are mapped, such as libraries, do not count."""
-    fields = _fields(Path("/proc/self/status"))
-    return fields["VmRSS"] - fields["RssFile"] if "RssFile" in fields else None
+class Meter(Protocol):
+    """Measures from when it is made."""
+
+    def forget_peak(self, workers: Iterable[int] = ()) -> None:
+        """Let the peak begin anew."""
+
+    def added_mib(self, workers: Iterable[int] = ()) -> float | None:
+        """MiB at the peak beyond what was held at first."""
 
 
-def forget_peak(workers: Iterable[int] = ()) -> None:
-    """Let the peak of this process and these others begin anew, where the system allows it."""
-    for process in (SELF, *workers):
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{process}/clear_refs").write_text("5")
+def meter(device: str) -> Meter:
+    """What measures the memory of this device."""
+    return GpuMeter() if device == "cuda" else HostMeter()
 
 
-def added_mib(before: int | None, workers: Iterable[int] = ()) -> float | None:
-    """MiB at the peak of this process beyond ``before``, and all that its workers hold at theirs."""
-    peaks = [_fields(Path(f"/proc/{process}/status")) for process in (SELF, *workers)]
-    if before is None or not all("VmHWM" in peak for peak in peaks):
-        return None
-    return (sum(peak["VmHWM"] - peak["RssFile"] for peak in peaks) - before) / 2**20
+class HostMeter:
+    """What this process and its workers hold; files that are mapped, such as libraries, do not count."""
+
+    def __init__(self) -> None:
+        status = _fields(Path("/proc/self/status"))
+        self._before = status["VmRSS"] - status["RssFile"] if "RssFile" in status else None
+
+    def forget_peak(self, workers: Iterable[int] = ()) -> None:
+        """Where the system allows it."""
+        for process in (SELF, *workers):
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{process}/clear_refs").write_text("5")
+
+    def added_mib(self, workers: Iterable[int] = ()) -> float | None:
+        """Of this process beyond what it held at first, and all that its workers hold at their peaks."""
+        peaks = [_fields(Path(f"/proc/{process}/status")) for process in (SELF, *workers)]
+        if self._before is None or not all("VmHWM" in peak for peak in peaks):
+            return None
+        return (sum(peak["VmHWM"] - peak["RssFile"] for peak in peaks) - self._before) / 2**20
+
+
+class GpuMeter:
+    """The tensors that PyTorch holds for this process on the GPU."""
+
+    def __init__(self) -> None:
+        self._before = torch.cuda.memory_allocated()
+
+    def forget_peak(self, workers: Iterable[int] = ()) -> None:
+        """There are no workers on a GPU."""
+        torch.cuda.reset_peak_memory_stats()
+
+    def added_mib(self, workers: Iterable[int] = ()) -> float:
+        """At the peak, beyond what was held at first."""
+        return (torch.cuda.max_memory_allocated() - self._before) / 2**20
 
 
 def _fields(file: Path) -> dict[str, int]:

@@ -15,7 +15,9 @@ from torch import Tensor
 from workloads import Workload
 
 TOLERANCE = 1e-9  # relative, in float64: of the losses, and of the meta-gradient as one vector
-FLOAT32_TOLERANCE = 2e-2  # of the loss; rounding grows over the inner steps, and gradients may part by some per cent
+# Of the loss alone: rounding grows over the inner steps, and gradients may part by some per cent. TF32 alone moves the
+# loss of W3 by 5 %.
+FLOAT32_TOLERANCE = {"exact": 2e-2, "tf32": 2e-1}
 TASKS = 2  # of the workload, in float64: the whole would take hours and twice the memory
 
 
@@ -33,7 +35,7 @@ class Parity(NamedTuple):
 
 def relative_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Of the tensors as one vector, in the Euclidean norm; not-a-number compares as infinitely wrong."""
-    a, e = (torch.cat([tensor.detach().double().flatten() for tensor in each]) for each in (actual, expected))
+    a, e = (torch.cat([tensor.detach().cpu().double().flatten() for tensor in each]) for each in (actual, expected))
     if e.norm() == 0:
         raise ParityError("there is nothing to compare: the expected values are all zero")
     error = float((a - e).norm() / e.norm())
@@ -47,17 +49,19 @@ def require(error: float, tolerance: float, what: str) -> float:
     return error
 
 
-def check(workload: Workload, peer: type[Learner], ours: type[Learner] = OURS) -> Parity:
+def check(workload: Workload, peer: type[Learner], ours: type[Learner] = OURS, *, precision: str = "exact") -> Parity:
     """Compare losses and meta-gradient of one iteration from equal weights and episodes.
+
+    ``precision`` is what this process forms the products of float32 at.
 
     Raises:
         ParityError: they differ.
     """
-    return _check(workload, peer, ours)
+    return _check(workload, peer, ours, FLOAT32_TOLERANCE[precision])
 
 
 @lru_cache
-def _check(workload: Workload, peer: type[Learner], ours: type[Learner]) -> Parity:
+def _check(workload: Workload, peer: type[Learner], ours: type[Learner], float32_tolerance: float) -> Parity:
     who = f"{workload.name}: {peer.title} against {ours.title}"
     theirs_loss, theirs = losses_and_gradient(workload.of_tasks(TASKS), peer, torch.float64)
     ours_loss, expected = losses_and_gradient(workload.of_tasks(TASKS), ours, torch.float64)
@@ -66,7 +70,7 @@ def _check(workload: Workload, peer: type[Learner], ours: type[Learner]) -> Pari
         require(relative_error(theirs, expected), TOLERANCE, f"{who}, meta-gradient in float64"),
         require(
             relative_error([_float32_losses(workload, peer)[-1:]], [_float32_losses(workload, ours)[-1:]]),
-            FLOAT32_TOLERANCE,
+            float32_tolerance,
             f"{who}, loss in float32",
         ),
     )

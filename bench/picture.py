@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from measurements import rows_of, unique
+from measurements import machine_of, rows_of, unique
 from peers import OURS
 
 from maml_fast.train.plots import FAINT, GRID, INK
@@ -95,6 +95,6 @@ def _caption(record: dict[str, Any]) -> str:
     return (
         f"Bars: medians, with quartiles. Dashed: the arithmetic floor at the machine's sgemm peak, "
         f"{record['floor_gflops']:.0f} GFLOP/s.\n"
-        f"{machine['processor']}, {machine['cores']} cores, {record['threads']} threads; torch {machine['torch']}; "
+        f"{machine_of(record)}; torch {machine['torch']}; "
         f"maml_fast: {native}; {record['date'][:10]}."
     )

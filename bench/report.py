@@ -10,12 +10,13 @@ from typing import Any
 import curves
 import picture
 import sections
-from measurements import rows_of
+from measurements import machine_of, rows_of
 
 from maml_fast.cli.benchmark import RECORD
 from maml_fast.data.files import write_atomically
 
 TABLE, PICTURE, CURVES = "bench.md", "bench.png", "scaling.png"
+SGEMM = {"numpy": "NumPy"}  # who multiplies, where the record's name for it is not for people
 
 Record = dict[str, Any]
 
@@ -51,16 +52,17 @@ def _notices(record: Record) -> Iterable[str]:
 
 
 def _machine(record: Record) -> str:
-    machine, sgemm = record["machine"], record["sgemm_gflops"]
+    machine = record["machine"]
     before, after = record["load_average_before"][0], record["load_average_after"][0]
+    peaks = ", ".join(f"{SGEMM.get(name, name)} {gflops:.0f}" for name, gflops in record["sgemm_gflops"].items())
     libraries = "".join(f", {name} {version}" for name, version in record["libraries"].items())
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores, {record['threads']} threads, {machine['platform']}",
+        f"{machine_of(record)}, {machine['platform']}",
         f"maml_fast {machine['maml_fast']}, backend {record['backend']['name']} ({record['backend']['reason']})",
         f"Python {machine['python']}, torch {machine['torch']}, NumPy {machine['numpy']}{libraries}",
         f"load average {before:.1f} before and {after:.1f} after; {record['minutes']:.1f} minutes, "
         f"{record['settings']['sweeps']} sweeps of {record['settings']['seconds']:g} s a measurement",
-        f"sgemm peak {record['floor_gflops']:.0f} GFLOP/s (NumPy {sgemm['numpy']:.0f}, torch {sgemm['torch']:.0f}): "
+        f"sgemm peak {record['floor_gflops']:.0f} GFLOP/s ({peaks}): "
         "the floor of a row is its arithmetic by direct convolution at this speed",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import torch
+
 MOST = 30
 
 
@@ -19,7 +21,14 @@ def within(seconds: float, once: float) -> int:
 
 
 def seconds_of(function: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """How long one call takes, until a GPU is done too where one is in use."""
+    _wait_for_gpu()
     start = time.perf_counter()
     function()
+    _wait_for_gpu()
     return time.perf_counter() - start
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

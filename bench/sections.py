@@ -11,6 +11,11 @@ from peers import OURS, TRUTH, TUTORIAL
 from scaling import FLOAT32
 from tables import NOTHING, number, ratio, table, times
 
+PEAK = {
+    "cpu": "what training adds to the process, what a compiler leaves behind included, and all of its worker processes",
+    "cuda": "what PyTorch's tensors add on the GPU; who allocates without PyTorch has none",
+}
+
 Record = dict[str, Any]
 Row = dict[str, Any]
 
@@ -19,7 +24,7 @@ def all_of(record: Record) -> Iterable[str]:
     """The sections of this record."""
     iteration = _measured_workloads(rows_of(record, "iteration"))
     if iteration:
-        yield from (_summary(iteration), _iteration(iteration))
+        yield from (_summary(iteration), _iteration(iteration, PEAK[record["device"]]))
     for name, section in (("op", _op), ("chunks", _chunks), ("many tasks", _many_tasks), ("scaling", _scaling)):
         if rows := rows_of(record, name):
             yield section(rows)
@@ -73,12 +78,11 @@ def _summary(iteration: Sequence[Row]) -> str:
     return f"## Summary\n\n{table(head, lines)}\n\n{text}"
 
 
-def _iteration(iteration: Sequence[Row]) -> str:
+def _iteration(iteration: Sequence[Row], peak: str) -> str:
     text = (
         "A row is one whole iteration: inner loops, query loss, meta-gradient, Adam; float32; in a process of its own. "
         "*Parity* is the largest relative difference between the row and maml_fast (in its own row: the per-task "
-        "loop), in float64. *Peak* is what training adds to the process, what a compiler leaves "
-        "behind included, and all of its worker processes."
+        f"loop), in float64. *Peak* is {peak}."
     )
     tables = [_workload(rows) for rows in _workloads(iteration)]
     left_out = _listing("Not run", iteration, "skipped"), _listing("Failed", iteration, "failed")

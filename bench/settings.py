@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import blocks
 import pytest
+import torch
 import workloads
 from measurements import Measurements
 from peers import OURS, PEERS, Learner
+from place import Place
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Settings:
     out: Path | None  # where the record goes
     workloads: tuple[workloads.Workload, ...]  # what to train on
     peers: tuple[type[Learner], ...]  # who trains; maml_fast always does
+    place: Place
 
     @classmethod
     def of(cls, config: pytest.Config) -> Settings:
@@ -34,13 +37,17 @@ class Settings:
                 raise pytest.UsageError(f"{name} must be positive, got {value}")
         out = config.getoption("--out")
         default_sweeps, default_seconds = (1, 0.05) if quick else (3, 2.0)
+        place = _place(config.getoption("--device"), config.getoption("--precision"))
+        known = workloads.QUICK if quick else workloads.WORKLOADS
+        wanted = _workloads(known, config.getoption("--workloads"))
         return cls(
             quick,
             sweeps or default_sweeps,
             seconds or default_seconds,
             None if out is None else Path(out),
-            _workloads(workloads.QUICK if quick else workloads.WORKLOADS, config.getoption("--workloads")),
+            tuple(replace(workload, device=place.device) for workload in wanted),
             _peers(config.getoption("--peers")),
+            place,
         )
 
     @property
@@ -69,6 +76,22 @@ def of(metafunc: pytest.Metafunc) -> Settings:
 def found_by(config: pytest.Config) -> Measurements:
     """What this run has found so far."""
     return config.stash[FOUND]
+
+
+def _place(device: str, precision: str) -> Place:
+    """Raise ``UsageError`` where it can't be had here."""
+    if device == "cpu" and precision != "exact":
+        raise pytest.UsageError(f"--precision {precision} is for GPUs alone: add --device cuda, or leave it out")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"--device cuda: torch {torch.__version__} finds no CUDA device; install the GPU's driver and a torch for "
+            "CUDA, or use --device cpu"
+        )
+    if precision == "tf32" and torch.cuda.get_device_capability() < (8, 0):
+        raise pytest.UsageError(
+            f"--precision tf32: {torch.cuda.get_device_name()} has none, it came with sm_80; use --precision exact"
+        )
+    return Place(torch.get_num_threads(), device, precision)
 
 
 def _workloads(known: tuple[workloads.Workload, ...], names: str | None) -> tuple[workloads.Workload, ...]:

@@ -30,7 +30,7 @@ class Workload:
 
     ``model`` makes the module that maml_fast trains, ``network`` is the same as a function of the module's parameters.
     ``scored`` are inner steps, besides the last, after which the query set is scored too; ``bank`` is what episodes are
-    drawn from, as classes and images of each.
+    drawn from, as classes and images of each. ``device`` is where the parameters and the episodes are.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Workload:
     image_shape: tuple[int, int, int] = (1, 28, 28)
     bank: tuple[int, int] = OMNIGLOT
     scored: tuple[int, ...] = ()
+    device: str = "cpu"
 
     @property
     def family(self) -> str:
@@ -60,8 +61,8 @@ class Workload:
         return self.n_way, self.k_shot, self.k_query, self.meta_batch_size, self.bank, self.image_shape
 
     def model_at(self, start: Sequence[Tensor]) -> nn.Module:
-        """The model with copies of these parameters, in their dtype."""
-        model = self.model().to(start[0].dtype)
+        """The model with copies of these parameters, in their dtype and on their device."""
+        model = self.model().to(start[0])
         with torch.no_grad():
             for parameter, value in zip(model.parameters(), start, strict=True):
                 parameter.copy_(value)
@@ -79,7 +80,7 @@ class Workload:
 
     def start(self, dtype: torch.dtype) -> list[Tensor]:
         """The initial parameters: the model's own, moved a little, so that nothing is zero or equal by design."""
-        return [parameter.to(dtype) for parameter in _start(self.model)]
+        return [parameter.to(self.device, dtype) for parameter in _start(self.model)]
 
     def sampler(self, meta_batch_size: int | None = None) -> EpisodeSampler:
         """Episodes of random images."""
@@ -88,7 +89,7 @@ class Workload:
 
     def episodes(self, dtype: torch.dtype = torch.float32) -> Episodes:
         """The meta-batch that everybody trains on."""
-        return self.sampler().batch(0).to(dtype)
+        return self.sampler().batch(0).to(self.device, dtype)
 
     def of_tasks(self, meta_batch_size: int) -> Workload:
         """The same with fewer tasks."""

@@ -21,13 +21,13 @@ W3 = workloads.named("W3-order2")
 
 
 def test_what_does_not_fit_is_not_run(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 10 * 2**30)
+    monkeypatch.setattr(memory, "available", lambda _: 10 * 2**30)
     assert memory.shortage(8 * 2**30) is None
     assert memory.shortage(9.5 * 2**30) == "needs about 9.5 GiB of memory, 10.0 GiB are available"
 
 
 def test_where_the_system_does_not_tell_all_is_run(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: None)
+    monkeypatch.setattr(memory, "available", lambda _: None)
     assert memory.shortage(1e15) is None
 
 

@@ -74,6 +74,14 @@ def test_other_machines_and_versions_are_named(compare):
     assert "> - torch: 2.99 → 3.0\n> - threads: 5 → 64\n" in told.out
 
 
+def test_another_device_is_named(compare):
+    old = make_record()
+    del old["device"], old["precision"]  # as records were before there was a choice
+    assert "device" not in compare(old, make_record())[1].out
+    _, told = compare(old, make_record(device="cuda", precision="tf32"))
+    assert "> - device: cpu → cuda\n> - GPU: – → Slide Rule 7\n> - precision: – → tf32\n" in told.out
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

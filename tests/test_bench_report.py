@@ -41,6 +41,7 @@ def make_record(**changes):
         "date": "2031-02-03T04:05:06+00:00",
         "machine": {
             "processor": "Abacus 9000",
+            "gpu": "Slide Rule 7",
             "cores": 6,
             "platform": "Linux",
             "maml_fast": "1.2",
@@ -51,13 +52,16 @@ def make_record(**changes):
         "libraries": {"higher": "0.2.1"},
         "backend": {"name": "native", "reason": "avx9 kernels"},
         "threads": 5,
+        "device": "cpu",
+        "precision": "exact",
         "settings": {"quick": False, "sweeps": 3, "seconds": 2.0},
         "load_average_before": [0.25, 1, 1],
         "load_average_after": [3.75, 1, 1],
         "minutes": 7.5,
         "complete": True,
     }
-    return found.record({**about, **changes}, {"numpy": 100.0, "torch": 60.0})
+    sgemm = changes.pop("sgemm_gflops", {"numpy": 100.0, "torch": 60.0})
+    return found.record({**about, **changes}, sgemm)
 
 
 def table_row(text, start):
@@ -159,6 +163,16 @@ def test_writes_tables_and_pictures(tmp_path):
         image = Image.open(io.BytesIO((tmp_path / name).read_bytes()))
         assert image.width > 500
         assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_on_a_gpu_it_is_named_with_its_precision(tmp_path):
+    record = make_record(device="cuda", precision="tf32", sgemm_gflops={"torch.mm on cuda, tf32": 400000.0})
+    text = report.markdown(record)
+    assert "- Slide Rule 7, products of float32 in TF32; Abacus 9000, 6 cores, 5 threads, Linux\n" in text
+    assert "(torch.mm on cuda, tf32 400000)" in text
+    assert "*Peak* is what PyTorch's tensors add on the GPU" in text
+    assert "Slide Rule" not in report.markdown(make_record())
+    assert "bench.png" in report.write(record, tmp_path)
 
 
 def test_what_was_not_measured_has_no_picture(tmp_path):

@@ -239,6 +239,8 @@ def test_bench_hands_its_arguments_on(tmp_path, monkeypatch):
         "seconds": None,
         "workloads": None,
         "peers": None,
+        "device": "cpu",
+        "precision": "exact",
         "pytest_arguments": ("-k", "sampler", "--benchmark-disable"),
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,16 +27,28 @@ Array = Any  # jax.Array, where there is one
 QUICKER_COMPILER = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # seconds for half minutes
 
 
+CUDA_BACKENDS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+PRECISIONS = {"highest": "highest", "high": "tensorfloat32"}  # by PyTorch's names for them
+
+
 class Jax(Learner):
     library = "jax"
+    torch_allocates = False
     quick_environment: ClassVar[Mapping[str, str]] = {"XLA_FLAGS": QUICKER_COMPILER}
     over_tasks: ClassVar[str]
 
     def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
         super().__init__(workload, start)
-        _set_up()
+        _set_up(workload.device)
         rest = (workload.inner_steps, workload.order, workload.inner_lr, workload.scored)
         self._losses_and_gradient = _compiled(self.over_tasks, workload.network, *rest)
+
+    @classmethod
+    def obstacle(cls, workload: Workload) -> str | None:
+        found = super().obstacle(workload)
+        if found is None and workload.device == "cuda" and not any(map(find_spec, CUDA_BACKENDS)):
+            return "jax has no backend for CUDA here: pip install 'jax[cuda13]'"
+        return found
 
     def backward(self, episodes: Episodes) -> Tensor:
         import jax
@@ -63,12 +76,16 @@ class JaxVmap(Jax):
     copies = 24.0  # nine columns for a pixel
 
 
-def _set_up() -> None:
-    os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # XLA's threads; read when its first client is made
+def _set_up(device: str) -> None:
+    # Both are read when the first client is made.
+    os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # XLA's threads
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else it takes most of a GPU at once, which PyTorch shares
     import jax
 
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", device)
     jax.config.update("jax_enable_x64", True)  # parity is judged in float64; arrays in float32 stay so
+    if device == "cuda":  # XLA's own default there is TF32
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[torch.get_float32_matmul_precision()])
 
 
 @lru_cache

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class Learner(ABC):
-    """One way to train on a workload. A new peer is a file with a subclass, and an entry in ``peers.PEERS``.
+    """One way to train on a workload, on its device.
+
+    A new peer is a file with a subclass, and an entry in ``peers.PEERS``.
 
     Args:
         workload: what to train on.
@@ -30,6 +32,7 @@ class Learner(ABC):
     remedy: ClassVar[str] = "pip install 'maml_fast[bench]'"  # where it is not
     quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, whose times mean nothing
     all_tasks_at_once: ClassVar[bool] = False
+    torch_allocates: ClassVar[bool] = True  # what it holds on a GPU; else nobody tells of its peak there
     copies: ClassVar[float] = 8.0  # memory at the peak, in units of the convolutions' outputs; roughly
 
     parameters: list[Tensor]

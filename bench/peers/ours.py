@@ -35,9 +35,9 @@ class Ours(Learner):
 
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:
-        native_kernels = native.library() is not None
-        chunk = tasks_at_once("auto") or workload.meta_batch_size
-        return super().memory_needed(workload.of_tasks(chunk)) * (0.4 if native_kernels else 1.0)
+        in_one_call = workload.device == "cpu" and native.library() is not None  # which keeps little
+        chunk = tasks_at_once("auto", torch.device(workload.device)) or workload.meta_batch_size
+        return super().memory_needed(workload.of_tasks(chunk)) * (0.4 if in_one_call else 1.0)
 
     def backward(self, episodes: Episodes) -> Tensor:
         out = self.maml(episodes, per_step=self.workload.scored)

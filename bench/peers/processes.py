@@ -42,6 +42,12 @@ class Processes(Learner):
         return [Episodes(*share) for share in zip(*parts, strict=True)]
 
     @classmethod
+    def obstacle(cls, workload: Workload) -> str | None:
+        if workload.device != "cpu":
+            return "a process per core is for the CPU"
+        return super().obstacle(workload)
+
+    @classmethod
     def memory_needed(cls, workload: Workload) -> float:
         return super().memory_needed(workload) * min(torch.get_num_threads(), workload.meta_batch_size)
 

@@ -27,6 +27,8 @@ def run(
     seconds: float | None = None,
     workloads: str | None = None,
     peers: str | None = None,
+    device: str = "cpu",
+    precision: str = "exact",
     pytest_arguments: Sequence[str] = (),
 ) -> int:
     """Run the benchmarks; write JSON, Markdown tables and pictures; return pytest's exit code.
@@ -38,6 +40,8 @@ def run(
         seconds: for how long each time, about.
         workloads: these alone, such as ``"W1,W3-order2"``.
         peers: maml_fast and these alone, such as ``"loop,vmap"``.
+        device: where to compute, ``"cpu"`` or ``"cuda"``; on cuda whole iterations are measured, and nothing else.
+        precision: of products of float32 on cuda: ``"exact"``, or ``"tf32"``, in everybody's.
         pytest_arguments: for example ``("-k", "sampler")``.
 
     Raises:
@@ -49,9 +53,10 @@ def run(
     if missing:
         raise RuntimeError(f"{' and '.join(missing)} not installed: pip install 'maml_fast[bench]'")
     suite = folder()
-    out = claim(default_out() if out is None else out)
+    out = claim(default_out(device=device, precision=precision) if out is None else out)
     options = ["--quick"] if quick else []
     given = {"sweeps": sweeps, "seconds": seconds, "workloads": workloads, "peers": peers}
+    given |= {"device": device, "precision": precision}
     options += [f"--{name}={value}" for name, value in given.items() if value is not None]
     options += [f"--out={out}", f"--benchmark-storage=file://{out}"]  # else pytest-benchmark leaves a folder of its own
     code = _call([sys.executable, "-m", "pytest", str(suite), *options, *pytest_arguments])
@@ -86,11 +91,12 @@ def folder() -> Path:
     raise FileNotFoundError(f"the benchmarks are missing from {package / 'bench'}: install maml_fast again")
 
 
-def default_out(parent: Path | str = "bench/results") -> Path:
+def default_out(parent: Path | str = "bench/results", *, device: str = "cpu", precision: str = "exact") -> Path:
     """Return the first folder ``<date>-<machine>``, ``<date>-<machine>-2``, ... that does not exist."""
     machine = describe_machine()
     processor = re.sub(r"\(r\)|\(tm\)|\bcpu\b|\bprocessor\b|\d+-core|@.*", " ", str(machine["processor"]).lower())
-    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today()}-{processor}-{machine['cores']}-cores").strip("-")
+    computer = f"{processor}-{machine['cores']}-cores" if device == "cpu" else f"{machine['gpu'] or device}-{precision}"
+    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today()}-{computer}".lower()).strip("-")
     number = 1
     while (path := Path(parent, name if number == 1 else f"{name}-{number}")).exists():
         number += 1

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# All that only a machine with a GPU can check: build, tests, sanitizers, benchmarks. Nothing is downloaded or installed.
+# Every step leaves NAME.log and NAME.status in the folder OUT; later steps run though earlier ones failed.
+#
+#   OUT            where logs and records go (default: gpu-check)
+#   STEPS          which steps, in order (default: facts build tests memcheck racecheck exact tf32)
+#   WORKLOADS      of the benchmarks, such as W1,W3-order2 (default: all)
+#   PEERS          such as loop,vmap (default: all)
+#   SECONDS_EACH   the most that a step may take (default: 1800)
+#   SECONDS_TOTAL  the most that all may take together (default: 7200)
+#   PYTHON         default: python3
+#   MAML_FAST_CACHE  where the compiled library is kept (default: a folder that is removed at the end)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+export out=${OUT:-gpu-check} python=${PYTHON:-python3} workloads=${WORKLOADS:-} peers=${PEERS:-}
+steps=${STEPS:-facts build tests memcheck racecheck exact tf32}
+seconds_each=${SECONDS_EACH:-1800} seconds_total=${SECONDS_TOTAL:-7200}
+export skipped=77 # the status of a step that has nothing to run with
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out"
+export MAML_FAST_CACHE=${MAML_FAST_CACHE:-$work/kernels} MAML_FAST_BACKEND=native
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+export MPLCONFIGDIR=$work/matplotlib HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis PYTHONDONTWRITEBYTECODE=1
+
+needs() { # Python modules: say which are missing, and fail
+  "$python" -c '
+import sys
+from importlib.util import find_spec
+missing = [name for name in sys.argv[1:] if find_spec(name) is None]
+if missing:
+    sys.exit("this step needs Python modules that are not installed here: " + ", ".join(missing))
+' "$@"
+}
+
+facts() {
+  local status=0
+  nvidia-smi || status=$?
+  nvcc --version || status=$?
+  "$python" -c '
+import sys, torch
+print(f"Python {sys.version}\ntorch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
+print(torch.cuda.get_device_properties(0))
+' || status=$?
+  return "$status"
+}
+
+build() {
+  needs torch numpy PIL click rich filelock platformdirs ninja pybind11
+  "$python" -m maml_fast build --verbose
+  "$python" -m maml_fast doctor
+  "$python" -c 'from maml_fast import native; assert native.has_cuda_kernels(), f"no kernels for GPUs: {native.backend()}"'
+}
+
+tests() {
+  needs pytest pytest_benchmark hypothesis pybind11 ninja matplotlib click rich filelock platformdirs
+  "$python" -m pytest -m cuda -q -p no:cacheprovider
+}
+
+sanitize() { # TOOL
+  if ! command -v compute-sanitizer; then
+    echo "compute-sanitizer is not installed here: $1 is left out"
+    return "$skipped"
+  fi
+  # PyTorch's cache would hide what reaches past the end of a tensor. Only our kernels are watched.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --target-processes all \
+    --kernel-name kernel_substring=maml_fast "$python" bench/gpu_sanitize.py
+}
+
+memcheck() { sanitize memcheck; }
+
+racecheck() { sanitize racecheck; }
+
+bench() { # PRECISION
+  needs pytest pytest_benchmark matplotlib click rich filelock platformdirs
+  "$python" -m maml_fast bench --device cuda --precision "$1" --sweeps 1 --out "$out/bench-$1" \
+    ${workloads:+--workloads "$workloads"} ${peers:+--peers "$peers"}
+}
+
+exact() { bench exact; }
+
+tf32() { bench tf32; }
+
+export -f needs facts build tests sanitize memcheck racecheck bench exact tf32
+
+step() { # NAME: run the function of that name, and note what came of it
+  local name=$1 before=$SECONDS status=0 limit=$((seconds_total - SECONDS))
+  ((limit < seconds_each)) || limit=$seconds_each
+  printf '\n== %s (after %d s)\n' "$name" "$SECONDS"
+  if ((limit <= 0)); then
+    echo "no time is left: SECONDS_TOTAL is $seconds_total" | tee "$out/$name.log"
+    status=124
+  else # an interrupt first, so that the benchmarks write what they have
+    timeout --signal=INT --kill-after=30 "$limit" bash -euo pipefail -c "$name" 2>&1 | tee "$out/$name.log" || status=$?
+  fi
+  echo "$status" >"$out/$name.status"
+  summary+=$(printf '%-10s %-20s %6d s' "$name" "$(meaning "$status")" "$((SECONDS - before))")$'\n'
+  ((status == 0 || status == skipped)) || failed=1
+}
+
+meaning() { # STATUS, in words
+  case $1 in
+    0) echo ok ;;
+    "$skipped") echo "LEFT OUT" ;;
+    124 | 137) echo "FAILED: out of time" ;;
+    *) echo "FAILED: status $1" ;;
+  esac
+}
+
+for name in $steps; do # before any work
+  [[ $name =~ ^(facts|build|tests|memcheck|racecheck|exact|tf32)$ ]] || {
+    echo "gpu_check.sh: error: STEPS: there is no '$name'" >&2
+    exit 2
+  }
+done
+failed=0 summary=
+for name in $steps; do step "$name"; done
+printf '\n== summary: logs are in %s\n%s' "$out" "$summary" | tee "$out/summary.txt"
+exit "$failed"

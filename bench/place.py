@@ -1,0 +1,29 @@
+"""Where everybody computes, and how exactly: told to each process, which then keeps to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("exact", "tf32")  # of the products of float32
+
+
+@dataclass(frozen=True)
+class Place:
+    """PyTorch's threads, the device, and the precision of its products."""
+
+    threads: int
+    device: str = "cpu"
+    precision: str = "exact"
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.threads} threads, precision {self.precision}"
+
+    def keep_to(self) -> None:
+        """Make this process compute so: PyTorch, cuDNN, whose own default is TF32, and whoever follows them."""
+        tf32 = self.precision == "tf32"
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
