@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch.utils import cpp_extension
 
 from maml_fast import _conv_block, native
+from maml_fast.native._toolchain import find_ninja
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = ("conv_block_forward", "conv_block_backward", "conv_block_double_backward", "draw_episodes")
@@ -27,15 +29,17 @@ def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> None:
         stand_in = folder / f"{source.parent.name}-{source.stem}.cpp"
         stand_in.write_text(f'#include "{source}"\n')
         stand_ins.append(str(stand_in))
-    cpp_extension.load(
-        "gpu_on_host",
-        stand_ins,
-        extra_cflags=["-O2", "-DMF_HOST_GPU", "-fvisibility=hidden"],
-        extra_include_paths=[str(ROOT / place) for place in ("tests/cuda/shim", "csrc", "tests/cuda")],
-        build_directory=str(folder),
-        with_cuda=False,
-        is_python_module=False,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path(find_ninja()).parent), prepend=os.pathsep)
+        cpp_extension.load(
+            "gpu_on_host",
+            stand_ins,
+            extra_cflags=["-O2", "-DMF_HOST_GPU", "-fvisibility=hidden"],
+            extra_include_paths=[str(ROOT / place) for place in ("tests/cuda/shim", "csrc", "tests/cuda")],
+            build_directory=str(folder),
+            with_cuda=False,
+            is_python_module=False,
+        )
 
 
 @pytest.fixture
