@@ -69,7 +69,7 @@ class Racer:
     def evaluate(self) -> None:
         """Note the accuracy of the weights as they are now, by maml_fast's evaluation."""
         with torch.no_grad():
-            for theirs, ours in zip(self.learner.parameters, self.bench.maml.model.parameters(), strict=True):
+            for theirs, ours in zip(self.learner.parameters, self.bench.learner.model.parameters(), strict=True):
                 ours.copy_(theirs)
         row = self.bench.evaluate("test", self.bench.config.test_episodes)
         point = {"seconds": self.seconds, "iterations": self.iterations}
@@ -151,7 +151,7 @@ def describe(bench: Workbench, asked: argparse.Namespace) -> dict[str, Any]:
         "data": bench.describe_data(),
         "minutes": asked.minutes,
         "every_seconds": asked.every,
-        "batch_norm": bench.maml.batch_norm,
+        "batch_norm": bench.learner.batch_norm,
         "machine": machine,
         "backend": str(native.backend()),
         "load_average": os.getloadavg(),

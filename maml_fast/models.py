@@ -34,7 +34,7 @@ class Conv4(nn.Module):
       the sizes are the same, the windows on even sizes start one pixel earlier.
 
     Args:
-        n_way: classes of an episode.
+        n_way: classes of an episode; None leaves the classifier out: embeddings come out, [B, hidden * side * side].
         in_channels: channels of the images.
         hidden: channels of every block.
         image_size: side of the square images, in pixels.
@@ -49,7 +49,7 @@ class Conv4(nn.Module):
 
     def __init__(
         self,
-        n_way: int = 5,
+        n_way: int | None = 5,
         *,
         in_channels: int = 1,
         hidden: int = 64,
@@ -59,7 +59,7 @@ class Conv4(nn.Module):
         eps: float | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(n_way=n_way, in_channels=in_channels, hidden=hidden, image_size=image_size)
+        _check_sizes(n_way=1 if n_way is None else n_way, in_channels=in_channels, hidden=hidden, image_size=image_size)
         if not strided and image_size < 16:
             raise ValueError(f"four 2x2 max-pools need an image_size of at least 16, got {image_size}; or strided=True")
         self.in_channels = in_channels
@@ -70,7 +70,8 @@ class Conv4(nn.Module):
         channels = [in_channels, hidden, hidden, hidden, hidden]
         self.features = nn.Sequential(*(self._block(channels[i], hidden, gamma, eps) for i in range(4)))
         side = 1 if strided else image_size // 16  # pixels that the classifier reads
-        self.classifier = nn.utils.skip_init(nn.Linear, hidden * side * side, n_way)
+        features = hidden * side * side
+        self.classifier = nn.Identity() if n_way is None else nn.utils.skip_init(nn.Linear, features, n_way)
         self.reset_parameters()
 
     def _block(self, in_channels: int, out_channels: int, gamma: bool, eps: float) -> nn.Sequential:
@@ -90,6 +91,8 @@ class Conv4(nn.Module):
                 _zero_bias(module)
             elif isinstance(module, BatchStatNorm2d):
                 module.reset_parameters()
+        if isinstance(self.classifier, nn.Identity):
+            return
         if self.strided:
             nn.init.normal_(self.classifier.weight)
         else:
@@ -97,7 +100,7 @@ class Conv4(nn.Module):
         _zero_bias(self.classifier)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images [B, in_channels, image_size, image_size] to logits [B, n_way]."""
+        """Map images [B, in_channels, image_size, image_size] to logits [B, n_way], or to embeddings."""
         x = self.features(checked_images(x, self.in_channels, self.image_size))
         return self.classifier(x.mean(dim=(2, 3)) if self.strided else x.flatten(1))
 

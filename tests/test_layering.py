@@ -24,7 +24,8 @@ ROOMS = {
     "models": ("models", "nn"),
     "data": ("data", "native"),
     "maml": ("maml", "fusion data ops"),
-    "train": ("train", "maml models data native"),
+    "algorithms": ("algorithms", "maml fusion data ops"),
+    "train": ("train", "algorithms maml models data native"),
     "compat": ("compat", "maml models data"),
     "cli": ("cli __main__", "train maml data native"),
 }

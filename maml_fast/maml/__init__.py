@@ -2,6 +2,7 @@
 
 from maml_fast.maml.evaluation import EvaluationResult, evaluate
 from maml_fast.maml.learner import MAML
+from maml_fast.maml.meta_learner import MetaLearner
 from maml_fast.maml.results import MAMLOutput, TaskResults
 
-__all__ = ["MAML", "EvaluationResult", "MAMLOutput", "TaskResults", "evaluate"]
+__all__ = ["MAML", "EvaluationResult", "MAMLOutput", "MetaLearner", "TaskResults", "evaluate"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.learner import MAML
+from maml_fast.maml.meta_learner import MetaLearner
 
 __all__ = ["EvaluationResult", "evaluate"]
 
@@ -46,7 +46,7 @@ class EvaluationResult:
 
 
 def evaluate(
-    maml: MAML, sampler: Iterable[Episodes], episodes: int = 600, inner_steps: int | None = None
+    maml: MetaLearner, sampler: Iterable[Episodes], episodes: int = 600, inner_steps: int | None = None
 ) -> EvaluationResult:
     """Adapt to exactly ``episodes`` episodes of ``sampler`` and score their query sets after every inner step.
 
@@ -54,12 +54,13 @@ def evaluate(
     model's device and floating-point type. ``inner_steps`` may differ from the training's (Finn tests with more).
 
     Raises:
-        TypeError, ValueError: for what is no MAML or no sampler, fewer than one episode, or a sampler that ends early.
+        TypeError, ValueError: for what is no meta-learner or no sampler, fewer than one episode, or a sampler that ends
+            early.
     """
     if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
         raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}")
-    if not isinstance(maml, MAML):
-        raise TypeError(f"maml must be a MAML, got {type(maml).__name__}; wrap the model: MAML(model, ...)")
+    if not isinstance(maml, MetaLearner):
+        raise TypeError(f"maml must be a meta-learner, got {type(maml).__name__}; wrap the model: MAML(model, ...)")
     if not isinstance(sampler, Iterable):
         raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
     losses, accuracies = [], []
@@ -108,7 +109,7 @@ def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
     raise ValueError(f"the sampler ended after {episodes - left} of {episodes} episodes")
 
 
-def _like_the_model(batch: Episodes, maml: MAML) -> Episodes:
+def _like_the_model(batch: Episodes, maml: MetaLearner) -> Episodes:
     like = next(parameter for _, parameter in maml.model.named_parameters() if parameter.is_floating_point())
     return batch.to(like.device, like.dtype)
 

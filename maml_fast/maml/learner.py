@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.fusion import FusedModel, FusionReport
 from maml_fast.fusion.report import BatchNormPolicy
-from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
 from maml_fast.maml.checks import (
     check_arguments,
     check_fast_weights,
@@ -24,12 +22,12 @@ from maml_fast.maml.checks import (
 )
 from maml_fast.maml.inner_loop import InnerLoop, Theta
 from maml_fast.maml.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
+from maml_fast.maml.meta_learner import MetaLearner
 from maml_fast.maml.native_loop import NativeLoop, native_loop
-from maml_fast.maml.results import MAMLOutput, TaskResults
+from maml_fast.maml.results import TaskResults
 from maml_fast.maml.selection import Adapt, select_parameters
 from maml_fast.maml.sgd import FastWeights
 from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once
-from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.task_loss import LossFunction, TaskLoss
 
 __all__ = ["MAML"]
@@ -37,7 +35,7 @@ __all__ = ["MAML"]
 logger = logging.getLogger("maml_fast")
 
 
-class MAML(nn.Module):
+class MAML(MetaLearner):
     """MAML over any ``model``: adapts its parameters to every task of a batch and differentiates through that.
 
     ``maml(episodes).loss`` is the meta-objective: the mean over tasks of the query loss at the weights that
@@ -50,8 +48,9 @@ class MAML(nn.Module):
         inner_steps: gradient steps on the support set.
         order: 2 differentiates through the inner gradients, 1 takes them as constants (FOMAML).
         loss_fn: ``loss_fn(logits [N, ...], targets [N, ...]) -> scalar`` of one task, for the inner and the outer loss.
-        adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), a list of names,
-            prefixes and globs, or a function ``name -> bool``. The others are shared by the tasks and meta-learned.
+        adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), ``"body"`` all
+            others (BOIL), a list of names, prefixes and globs, or a function ``name -> bool``. What does not adapt is
+            shared by the tasks and meta-learned.
         learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key of the mapping.
         batch_norm: ``"batch"`` normalises by the batch's own statistics (transductive) whatever ``train()`` and
             ``eval()`` say; ``"running"`` by the model's stored running statistics. Neither updates them.
@@ -70,7 +69,6 @@ class MAML(nn.Module):
     """
 
     inner_lr: Rate | InnerRates
-    model: nn.Module
 
     def __init__(
         self,
@@ -86,18 +84,14 @@ class MAML(nn.Module):
         fused: bool = True,
         task_chunk: TaskChunk = "auto",
     ) -> None:
-        super().__init__()
         check_arguments(model, order, loss_fn, batch_norm)
-        self.model = model
+        super().__init__(model, batch_norm, fused)
         self.inner_steps = check_steps(inner_steps)
         self.order = order
         self.loss_fn = loss_fn
         self.task_chunk = check_task_chunk(task_chunk)
-        self._names = [name for name, _ in model.named_parameters()]
         self._chosen = select_parameters(model, adapt)
         self._set_inner_lr(inner_lr, learn_inner_lr)
-        self._batch_norm = batch_norm
-        self._forward_tasks = TaskForward(model, batch_norm, fused)
         self._task_loss = TaskLoss()
         self._chunks = TaskChunks()
         self._not_native: str | None = None  # why the last call did not run natively; "" if it did
@@ -105,30 +99,6 @@ class MAML(nn.Module):
         level = logging.WARNING if unfused else logging.INFO
         if logger.isEnabledFor(level):
             logger.log(level, "%s", self.describe())
-
-    def forward(
-        self, episodes: Episodes, per_step: bool | Collection[int] = False, inner_steps: int | None = None
-    ) -> MAMLOutput:
-        """Adapt to every task of ``episodes`` and score its query set.
-
-        Args:
-            episodes: x_spt [T, N, ...], y_spt [T, N, ...], x_qry [T, M, ...], y_qry [T, M, ...].
-            per_step: record the query losses and accuracies after every step from 0 on, without their graphs; or after
-                the last step and those given: ``(0, 1)``.
-            inner_steps: in place of those given at construction.
-
-        Raises:
-            TypeError, ValueError: for bad episodes, as :func:`maml_fast.data.episodes.check_episodes` says it, or such
-                as are not on the model's device or not in its precision.
-            RuntimeError: if the support loss does not depend on any adapted parameter.
-        """
-        results, loss = self.results_and_loss(episodes, per_step=per_step, inner_steps=inner_steps)
-        losses = results.losses.mean(dim=1) if per_step else None
-        if results.correct is None:
-            return MAMLOutput(loss, None, losses, None)
-        n_tasks = results.losses.shape[1]
-        accuracies = results.correct.sum(dim=1) / (n_tasks * results.predictions)
-        return MAMLOutput(loss, accuracies[-1], losses, accuracies if per_step else None)
 
     def results_and_loss(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -182,17 +152,6 @@ class MAML(nn.Module):
     def adapted(self) -> tuple[str, ...]:
         """Names of the parameters that adapt: those chosen by ``adapt`` that are not frozen."""
         return tuple(self._adapted(self._current_parameters()))
-
-    @property
-    def batch_norm(self) -> str:
-        """The batch-norm policy in words, to be printed beside every accuracy."""
-        return BATCH_NORM_POLICIES[self._batch_norm]
-
-    @property
-    def fusion(self) -> FusionReport | None:
-        """What of the model runs on the fused op, and what does not and why; ``None`` with ``fused=False``."""
-        module = self._forward_tasks.module
-        return module.report if isinstance(module, FusedModel) else None
 
     def describe(self) -> str:
         """What runs and how, in a few lines.
@@ -267,13 +226,6 @@ class MAML(nn.Module):
             return [f"inner loop: operation by operation ({why})", f"in memory: {held}"]
         held = f"{min(tasks_at_once(self.task_chunk, device) or 1, torch.get_num_threads())} tasks at a time"
         return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
-
-    def _current_parameters(self) -> dict[str, nn.Parameter]:
-        parameters = dict(self.model.named_parameters())
-        if list(parameters) != self._names:
-            different = sorted(set(parameters).symmetric_difference(self._names)) or "their order"
-            raise RuntimeError(f"the model's parameters have changed since MAML was made: {different}; make a new MAML")
-        return parameters
 
     def _adapted(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         return {name: parameters[name] for name in self._chosen if parameters[name].requires_grad}

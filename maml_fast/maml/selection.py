@@ -16,10 +16,10 @@ Adapt: TypeAlias = str | Sequence[str] | Callable[[str], bool] | None
 def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
     """Names of the parameters that ``adapt`` chooses, in the model's order; frozen ones are included.
 
-    ``None`` chooses all; ``"head"`` those of the last module that holds parameters (ANIL, Raghu et al. 2020); a list
-    of names, prefixes (``"features.3"``) and globs (``"*.bias"``) those that any entry matches; a function
-    ``name -> bool`` those for which it is true. An entry that matches nothing, and a choice without a trainable
-    parameter, are errors.
+    ``None`` chooses all; ``"head"`` those of the last module that holds parameters (ANIL, Raghu et al. 2020) and
+    ``"body"`` all others (BOIL, Oh et al. 2021); a list of names, prefixes (``"features.3"``) and globs (``"*.bias"``)
+    those that any entry matches; a function ``name -> bool`` those for which it is true. An entry that matches nothing,
+    and a choice without a trainable parameter, are errors.
     """
     parameters = dict(model.named_parameters())
     names = tuple(parameters)
@@ -27,6 +27,9 @@ def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
         chosen = names
     elif adapt == "head":
         chosen = _names_of_last_module(model)
+    elif adapt == "body":
+        head = _names_of_last_module(model)
+        chosen = tuple(name for name in names if name not in head)
     elif callable(adapt):
         chosen = tuple(name for name in names if adapt(name))
     else:
@@ -46,7 +49,7 @@ def _names_of_entries(entries: Any, names: tuple[str, ...]) -> tuple[str, ...]:
     chosen: set[str] = set()
     for entry in entries if isinstance(entries, Iterable) else [entries]:
         if not isinstance(entry, str):
-            raise TypeError(f"adapt must be None, 'head', names or a function of a name, got {entry!r}")
+            raise TypeError(f"adapt must be None, 'head', 'body', names or a function of a name, got {entry!r}")
         matches = matching_names(entry, names)
         if not matches:
             raise ValueError(f"adapt names {entry!r}, which matches no parameter; the model has {_listing(names)}")

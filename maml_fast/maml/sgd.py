@@ -10,21 +10,21 @@ from torch import Tensor
 
 from maml_fast.maml.inner_rates import Rate
 
-__all__ = ["FastWeights", "sgd_step"]
+__all__ = ["FastWeights", "sgd_step", "task_gradients"]
 
 FastWeights: TypeAlias = dict[str, Tensor]  # parameter name -> [T, ...]
 
 
-def sgd_step(
-    task_losses: Callable[[FastWeights], Tensor],
-    fast: FastWeights,
-    rates: Mapping[str, Rate],
-    second_order: bool,
-) -> FastWeights:
-    """``w - rate * dL/dw`` for every task's weights (Finn et al. 2017, eq. 1).
+def task_gradients(
+    task_losses: Callable[[FastWeights], Tensor], fast: FastWeights, second_order: bool
+) -> dict[str, Tensor]:
+    """Every task's gradient of its own loss, by name; what no loss depends on is left out.
 
     ``task_losses`` gives the losses [T] of the tasks at given weights. Tasks are independent, so the gradient of the
     losses' sum holds every task's own gradient. At first order the gradient is a constant to the meta-gradient.
+
+    Raises:
+        RuntimeError: no loss depends on any weight.
     """
     with torch.enable_grad():  # also where the caller has switched gradients off
         at = fast if second_order else {name: weight.detach().requires_grad_() for name, weight in fast.items()}
@@ -37,7 +37,17 @@ def sgd_step(
     known = {name: gradient for name, gradient in zip(fast, gradients, strict=True) if gradient is not None}
     if not known:
         raise RuntimeError(f"the support loss does not depend on any adapted parameter: {', '.join(fast)}")
-    return _descended(fast, known, rates)
+    return known
+
+
+def sgd_step(
+    task_losses: Callable[[FastWeights], Tensor],
+    fast: FastWeights,
+    rates: Mapping[str, Rate],
+    second_order: bool,
+) -> FastWeights:
+    """``w - rate * dL/dw`` for every task's weights (Finn et al. 2017, eq. 1); see :func:`task_gradients`."""
+    return _descended(fast, task_gradients(task_losses, fast, second_order), rates)
 
 
 def _descended(fast: FastWeights, gradients: Mapping[str, Tensor], rates: Mapping[str, Rate]) -> FastWeights:

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 import torch
 
+from maml_fast.algorithms import ALGORITHMS, Settings
+from maml_fast.algorithms.protonet import DISTANCES
 from maml_fast.maml.task_chunks import TaskChunk, check_task_chunk
 from maml_fast.train.networks import NETWORKS
 from maml_fast.train.recipes import DEFAULTS, RECIPES
+from maml_fast.train.schedule import SCHEDULES
 
 __all__ = ["CHOICES", "TrainConfig"]
 
@@ -34,12 +37,17 @@ class TrainConfig:
         channels: L (grey) or RGB, for folder; None is L.
         n_way, k_shot, k_query: classes per episode; support and query images per class.
         meta_batch_size: episodes per meta-iteration, all trained at once.
+        algorithm: maml, fomaml, anil, boil, meta-sgd, reptile or protonet. Arguments that mean nothing to it must stay
+            at their defaults.
         inner_lr, inner_steps: step size and steps of the inner loop, on the mean cross-entropy of the support images.
         learn_inner_lr: meta-learn the inner step size too.
         adapt: what the inner loop adapts: head, or names, prefixes and globs of parameters, with commas between; None:
             everything. What does not adapt is meta-learned all the same.
         order: 2 differentiates through the inner loop, 1 is first-order MAML.
-        meta_lr: step size of Adam, the outer optimiser.
+        inner_batch: images of an inner step; for reptile.
+        distance: euclidean (squared) or cosine; for protonet.
+        meta_lr: step size of the outer optimiser: Adam; for reptile SGD.
+        meta_schedule: how that step size goes on: constant, linear or cosine (to 0), halving (every 2000 iterations).
         iterations: meta-iterations of the whole run.
         seed: of the initial weights and of every episode.
         model: conv4 (max-pool), conv4-strided (Finn's) or tutorial.
@@ -47,6 +55,8 @@ class TrainConfig:
         scale: pixels as unit (0-1), raw (0-255) or inverted (1-0).
         rotate: turn the classes of training episodes by 0, 90, 180 or 270 degrees.
         eval_rotate: turn those of evaluation episodes too.
+        eval_n_way: classes per evaluation episode; None: n_way. Another number is for protonet, which has no
+            classifier.
         eval_every: meta-iterations between evaluations on unseen classes, for validation where the split has such.
         eval_episodes: episodes of each of them.
         test_episodes: episodes of the evaluation at the end.
@@ -71,12 +81,16 @@ class TrainConfig:
     k_shot: int = 1
     k_query: int = 15
     meta_batch_size: int = 8
+    algorithm: str = "maml"
     inner_lr: float = 0.4
     inner_steps: int = 1
+    inner_batch: int = 10
+    distance: str = "euclidean"
     learn_inner_lr: bool = False
     adapt: str | None = None
     order: int = 2
     meta_lr: float = 3e-3
+    meta_schedule: str = "constant"
     iterations: int = 200
     seed: int = 0
     model: str = "conv4"
@@ -84,6 +98,7 @@ class TrainConfig:
     scale: Literal["unit", "raw", "inverted"] = "inverted"
     rotate: bool = True
     eval_rotate: bool = False
+    eval_n_way: int | None = None
     eval_every: int = 50
     eval_episodes: int = 100
     test_episodes: int = 600
@@ -101,6 +116,7 @@ class TrainConfig:
         for name, least in _LEAST.items():
             _check_integer(name, getattr(self, name), least)
         check_task_chunk(self.task_chunk)
+        self._check_algorithm()
         for name in ("inner_lr", "meta_lr", "checkpoint_seconds"):
             _check_number(name, getattr(self, name), positive=name == "meta_lr")
         for name in ("learn_inner_lr", "rotate", "eval_rotate"):
@@ -115,6 +131,18 @@ class TrainConfig:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("device cuda was asked for, but torch finds no CUDA device; use device cpu")
 
+    def _check_algorithm(self) -> None:
+        learner, name = ALGORITHMS[self.algorithm], self.algorithm
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in learner.ignores and value != field.default:
+                raise ValueError(f"{field.name} {value!r} means nothing to algorithm {name}; leave it out")
+        if self.eval_n_way not in (None, self.n_way) and not learner.embeds:
+            raise ValueError(
+                f"eval_n_way {self.eval_n_way} is not n_way {self.n_way}, but {name} has a classifier of n_way "
+                "classes; leave it out"
+            )
+
     @classmethod
     def for_dataset(cls, dataset: str = "strokes", **changes: Any) -> TrainConfig:
         """The defaults of a data set, with these changes."""
@@ -123,7 +151,7 @@ class TrainConfig:
     @classmethod
     def for_recipe(cls, recipe: str, **changes: Any) -> TrainConfig:
         """A recipe by its name, with these changes, which :attr:`overrides` keeps apart."""
-        return cls(recipe=recipe, **{**RECIPES.get(recipe, {}), **changes})
+        return cls(recipe=recipe, **{**(RECIPES[recipe].settings if recipe in RECIPES else {}), **changes})
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> TrainConfig:
@@ -140,7 +168,7 @@ class TrainConfig:
     @property
     def overrides(self) -> dict[str, Any]:
         """The arguments in which the run differs from its recipe; empty without one."""
-        fixed = RECIPES[self.recipe] if self.recipe else {}
+        fixed = RECIPES[self.recipe].settings if self.recipe else {}
         return {name: getattr(self, name) for name, value in fixed.items() if getattr(self, name) != value}
 
     @property
@@ -158,12 +186,35 @@ class TrainConfig:
     @property
     def title(self) -> str:
         """One line that tells runs apart."""
-        order = "second order" if self.order == 2 else "first order"
-        return f"{self.dataset} · {self.n_way}-way {self.k_shot}-shot · {self.model} · MAML, {order}"
+        learner = ALGORITHMS[self.algorithm]
+        order = "" if "order" in learner.ignores else f", {'second' if self.order == 2 else 'first'} order"
+        return f"{self.dataset} · {self.n_way}-way {self.k_shot}-shot · {self.model} · {learner.title}{order}"
+
+    @property
+    def n_way_in_evaluation(self) -> int:
+        """Classes of an evaluation episode."""
+        return self.n_way if self.eval_n_way is None else self.eval_n_way
+
+    @property
+    def learner_settings(self) -> Settings:
+        """What the algorithm may know of it."""
+        return Settings(
+            self.inner_lr,
+            self.inner_steps,
+            self.order,
+            self.adapted_names,
+            self.learn_inner_lr,
+            self.task_chunk,
+            self.inner_batch,
+            self.distance,
+        )
 
 
 CHOICES: Mapping[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
+    "algorithm": tuple(ALGORITHMS),
+    "distance": tuple(DISTANCES),
+    "meta_schedule": tuple(SCHEDULES),
     "dataset": tuple(DEFAULTS),
     "model": tuple(NETWORKS),
     "order": (1, 2),
@@ -178,6 +229,8 @@ _LEAST: Mapping[str, int] = {
     "k_query": 1,
     "meta_batch_size": 1,
     "inner_steps": 1,
+    "inner_batch": 1,
+    "eval_n_way": 2,
     "iterations": 1,
     "seed": 0,
     "hidden": 1,
@@ -188,7 +241,7 @@ _LEAST: Mapping[str, int] = {
     "threads": 1,
     "image_size": 1,
 }
-_OPTIONAL = ("recipe", "eval_inner_steps", "threads", "image_size", "channels")
+_OPTIONAL = ("recipe", "eval_n_way", "eval_inner_steps", "threads", "image_size", "channels")
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:

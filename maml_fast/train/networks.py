@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from maml_fast import models
+from maml_fast.algorithms import ALGORITHMS
 
 if TYPE_CHECKING:
     from maml_fast.train.config import TrainConfig
@@ -23,9 +24,8 @@ def _make_conv4(strided: bool) -> ModelMaker:
         channels, height, width = image_shape
         if height != width:
             raise ValueError(f"model conv4 takes square images, got {height} x {width}; resize the data set")
-        return models.Conv4(
-            config.n_way, in_channels=channels, hidden=config.hidden, image_size=height, strided=strided
-        )
+        n_way = None if ALGORITHMS[config.algorithm].embeds else config.n_way
+        return models.Conv4(n_way, in_channels=channels, hidden=config.hidden, image_size=height, strided=strided)
 
     return make
 
@@ -33,6 +33,10 @@ def _make_conv4(strided: bool) -> ModelMaker:
 def _make_tutorial(config: TrainConfig, image_shape: tuple[int, int, int]) -> nn.Module:
     if image_shape[1:] != (28, 28):
         raise ValueError(f"model tutorial takes images of 28 x 28, got {image_shape[1]} x {image_shape[2]}; use conv4")
+    if ALGORITHMS[config.algorithm].embeds:
+        raise ValueError(
+            f"model tutorial has a classifier, which algorithm {config.algorithm} has no use for; use conv4"
+        )
     return models.TutorialNet(config.n_way, in_channels=image_shape[0])
 
 

@@ -13,6 +13,7 @@ import torch
 from maml_fast.maml.task_chunks import tasks_at_once
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.record import Row, RunFolder
+from maml_fast.train.schedule import SCHEDULES
 from maml_fast.train.trainer import Reporter, RunResult, Trainer, TrainingInterrupted, record_evaluation
 from maml_fast.train.workbench import Workbench
 
@@ -91,13 +92,19 @@ def _changed(config: TrainConfig, changes: dict[str, Any], folder: RunFolder) ->
     conflicts = [
         f"{name} (run: {old[name]}, asked: {value})"
         for name, value in new.arguments().items()
-        if value != old[name] and name not in FREE_ON_RESUME
+        if value != old[name] and name not in _free(config)
     ]
     if conflicts:
         raise ValueError(
             f"{folder.path} cannot go on with other arguments: {', '.join(conflicts)}; leave them out or start anew"
         )
     return new
+
+
+def _free(config: TrainConfig) -> tuple[str, ...]:
+    """What may be changed: not the length of a run whose outer step size falls towards its end."""
+    fixed = ("iterations",) if SCHEDULES[config.meta_schedule].to_the_end else ()
+    return tuple(name for name in FREE_ON_RESUME if name not in fixed)
 
 
 @contextlib.contextmanager
@@ -147,5 +154,5 @@ def evaluate_run(
             raise ValueError(f"split must be one of {', '.join(bench.data)}; got {split!r}")
         bench.check_data(record, folder)
         with folder.fitting_checkpoint():
-            bench.maml.load_state_dict(state["maml"])
+            bench.learner.load_state_dict(state["maml"])
         return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)

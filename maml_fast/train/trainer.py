@@ -24,6 +24,7 @@ from maml_fast.train.config import TrainConfig
 from maml_fast.train.interrupts import Interrupts
 from maml_fast.train.metrics import MetricsLog, cut_metrics
 from maml_fast.train.record import Row, RunFolder, describe_machine
+from maml_fast.train.schedule import SCHEDULES
 from maml_fast.train.workbench import Workbench
 
 __all__ = ["Reporter", "RunResult", "Trainer", "TrainingInterrupted", "record_evaluation"]
@@ -87,8 +88,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, bench: Workbench, reporter: Reporter):
         self.config, self.folder, self.bench, self.reporter = config, folder, bench, reporter
-        self.parameters = list(bench.maml.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.meta_lr, fused=True)
+        self.parameters = list(bench.learner.parameters())
+        self.optimizer = bench.learner.make_optimiser(config.meta_lr)
         self.iteration = self.saved_iteration = 0
         self.seconds = self.wait_seconds = 0.0
         self.saved_at = time.monotonic()
@@ -124,7 +125,7 @@ class Trainer:
         """Take up the state of a checkpoint, and drop what was recorded after it."""
         self.bench.check_data(record, self.folder)
         with self.folder.fitting_checkpoint():
-            self.bench.maml.load_state_dict(state["maml"])
+            self.bench.learner.load_state_dict(state["maml"])
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["torch_rng"])
             if self.config.device == "cuda":
@@ -141,7 +142,7 @@ class Trainer:
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
             "elapsed_seconds": self.elapsed_seconds,
-            "maml": self.bench.maml.state_dict(),
+            "maml": self.bench.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
         }
@@ -184,7 +185,7 @@ class Trainer:
 
     def _step(self, episodes: Episodes, started: float, waited: float) -> None:
         """One meta-iteration; refuses to touch the parameters with anything that is not finite."""
-        out = self.bench.maml(episodes.to(self.config.device, non_blocking=True))
+        out = self.bench.learner(episodes.to(self.config.device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
         out.loss.backward()
         finite = self._gradients_finite() & out.loss.isfinite()
@@ -216,7 +217,11 @@ class Trainer:
         return torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
 
     def _update_if(self, finite: Tensor) -> None:
-        """Adam's step where ``finite`` is true, which the program does not wait to learn."""
+        """The outer step where ``finite`` is true, which the program does not wait to learn."""
+        config = self.config
+        factor = SCHEDULES[config.meta_schedule].factor(self.iteration, config.iterations)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.meta_lr * factor
         # As torch.amp.GradScaler says it to a fused optimiser.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()

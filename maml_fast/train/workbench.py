@@ -1,4 +1,4 @@
-"""What a run works with, made from its arguments (data, model, MAML, samplers), and what is measured with it."""
+"""What a run works with, made from its arguments (data, model, learner, samplers), and what is measured with it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from maml_fast import native
+from maml_fast.algorithms import ALGORITHMS
 from maml_fast.data import ImageBank, load
 from maml_fast.data.dataset import DataSet, Progress
 from maml_fast.data.episodes import Episodes, EpisodeSampler
 from maml_fast.data.files import write_atomically
-from maml_fast.maml import MAML
+from maml_fast.maml import MetaLearner
 from maml_fast.maml.evaluation import evaluate
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.networks import make_model
@@ -31,7 +32,7 @@ class Workbench:
 
     config: TrainConfig
     data: DataSet
-    maml: MAML
+    learner: MetaLearner
 
     @classmethod
     def open(cls, config: TrainConfig, progress: Progress | None = None) -> Workbench:
@@ -49,16 +50,8 @@ class Workbench:
             progress=progress,
         )
         model = make_model(config, data["train"].image_shape)
-        maml = MAML(
-            model,
-            config.inner_lr,
-            config.inner_steps,
-            config.order,
-            adapt=config.adapted_names,
-            learn_inner_lr=config.learn_inner_lr,
-            task_chunk=config.task_chunk,
-        )
-        bench = cls(config, data, maml.to(config.device))
+        learner = ALGORITHMS[config.algorithm].make(model, config.learner_settings)
+        bench = cls(config, data, learner.to(config.device))
         for part in data:
             bench.sampler(part)  # raises where the classes are too few or too small
         return bench
@@ -70,6 +63,7 @@ class Workbench:
             yield from self._sampler(
                 "train",
                 config.seed,
+                n_way=config.n_way,
                 rotate=config.rotate,
                 start_episode=iteration * config.meta_batch_size,
                 batches=config.iterations - iteration,
@@ -78,13 +72,14 @@ class Workbench:
     def sampler(self, part: str, seed: int | None = None) -> EpisodeSampler:
         """Episodes to evaluate on: endless, the same ones for a seed (default: the run's)."""
         seed = self.config.seed if seed is None else seed
-        return self._sampler(part, seed, rotate=self.config.eval_rotate)
+        config = self.config
+        return self._sampler(part, seed, n_way=config.n_way_in_evaluation, rotate=config.eval_rotate)
 
-    def _sampler(self, part: str, seed: int, **options: Any) -> EpisodeSampler:
+    def _sampler(self, part: str, seed: int, n_way: int, **options: Any) -> EpisodeSampler:
         config = self.config
         return EpisodeSampler(
             self.data[part],
-            config.n_way,
+            n_way,
             config.k_shot,
             config.k_query,
             config.meta_batch_size,
@@ -102,7 +97,7 @@ class Workbench:
     def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
         """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
         steps = self.config.steps_in_evaluation
-        result = evaluate(self.maml, self.sampler(part, seed), episodes=episodes, inner_steps=steps)
+        result = evaluate(self.learner, self.sampler(part, seed), episodes=episodes, inner_steps=steps)
         return {
             "split": part,
             "accuracy": result.accuracy,
@@ -119,9 +114,10 @@ class Workbench:
         train = self.data["train"]
         return {
             **self._recipe_fact(),
+            "algorithm": ALGORITHMS[self.config.algorithm].title,
             "backend": str(native.backend()),
-            "fused": _fusion_text(self.maml),
-            "batch norm": self.maml.batch_norm,
+            "fused": _fusion_text(self.learner),
+            "batch norm": self.learner.batch_norm,
             "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",
             "split": str(self.data.split),
         }
@@ -154,18 +150,22 @@ class Workbench:
         """Write learning_curve.png; ``last``, the evaluation at the end, replaces one of the same moment."""
         if last is not None and last["split"] == self.monitored:
             rows = [*(row for row in rows if "loss" in row or row["iteration"] != last["iteration"]), last]
-        picture = draw_learning_curve(rows, self.config.title, self.config.n_way, self.config.inner_steps, seconds)
+        picture = draw_learning_curve(
+            rows, self.config.title, self.config.n_way_in_evaluation, self.config.inner_steps, seconds
+        )
         write_atomically(folder.learning_curve, picture)
 
     def draw_episode(self, folder: RunFolder) -> None:
         """Write episode.png: the first test episode."""
-        config, maml = self.config, self.maml
+        config, learner = self.config, self.learner
         episodes = self.sampler("test").batch(0).to(config.device)
         episode = Episodes(*(tensor[:1] for tensor in episodes))  # [1, ...]
         steps = config.steps_in_evaluation
         with torch.no_grad():
             before, after = (
-                maml.predict(maml.adapt(episode.x_spt, episode.y_spt, inner_steps=count), episode.x_qry).argmax(-1)
+                learner.predict(learner.adapt(episode.x_spt, episode.y_spt, inner_steps=count), episode.x_qry).argmax(
+                    -1
+                )
                 for count in (0, steps)
             )
         tensors = (episode.x_spt, episode.y_spt, episode.x_qry, episode.y_qry, before, after)
@@ -181,11 +181,11 @@ class Workbench:
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
 
 
-def _fusion_text(maml: MAML) -> str:
+def _fusion_text(learner: MetaLearner) -> str:
     """What runs on the fused operation, a line each, and what does not and why."""
-    if maml.fusion is None:
+    if learner.fusion is None:
         return "nothing"
-    fused, left = maml.fusion.fused, maml.fusion.left
+    fused, left = learner.fusion.fused, learner.fusion.left
     return "\n".join(
         [f"{len(fused)} of {len(fused) + len(left)} convolutions", *fused, *(f"not {line}" for line in left)]
     )

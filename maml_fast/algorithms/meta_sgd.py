@@ -1,0 +1,36 @@
+"""Meta-SGD: a learned step size for every single weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from maml_fast.maml import MAML
+from maml_fast.maml.selection import Adapt, select_parameters
+
+__all__ = ["MetaSGD"]
+
+
+class MetaSGD(MAML):
+    """MAML with θ' = θ - α ∘ ∇L(θ), where α, one number per weight, is meta-learned beside θ (Li et al. 2017, eq. 3).
+
+    α may turn negative, as in the paper. All of it starts at ``inner_lr``. Other arguments are those of
+    :class:`maml_fast.MAML`, but ``learn_inner_lr``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inner_lr: float = 0.1,
+        inner_steps: int = 1,
+        order: int = 2,
+        *,
+        adapt: Adapt = None,
+        **options: Any,
+    ) -> None:
+        parameters = dict(model.named_parameters())
+        names = [name for name in select_parameters(model, adapt) if parameters[name].requires_grad]
+        rates = {name: torch.full_like(parameters[name], inner_lr, requires_grad=False) for name in names}
+        super().__init__(model, rates, inner_steps, order, adapt=adapt, learn_inner_lr=True, **options)

@@ -1,0 +1,115 @@
+"""Prototypical networks: a query belongs to the class whose mean embedding is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maml_fast.data.episodes import Episodes
+from maml_fast.fusion.report import BatchNormPolicy
+from maml_fast.maml import MetaLearner, TaskResults
+from maml_fast.maml.checks import check_like_model, check_support
+from maml_fast.maml.classification import check_range, count_correct, cross_entropy_of_tasks
+
+__all__ = ["DISTANCES", "ProtoNet"]
+
+
+def squared_euclidean(queries: Tensor, prototypes: Tensor) -> Tensor:
+    """Distances [T, M, n_way] of queries [T, M, D] to prototypes [T, n_way, D]."""
+    return (queries[:, :, None] - prototypes[:, None]).square().sum(dim=3)
+
+
+def cosine(queries: Tensor, prototypes: Tensor) -> Tensor:
+    """The same, one minus the cosine of the angle between them."""
+    return 1 - F.normalize(queries, dim=2) @ F.normalize(prototypes, dim=2).mT
+
+
+DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "euclidean": squared_euclidean,
+    "cosine": cosine,
+}
+
+
+class ProtoNet(MetaLearner):
+    """Logits are minus the distances to the classes' prototypes, the means of their support embeddings.
+
+    Snell, Swersky & Zemel 2017, eq. 1 and 2; nothing adapts, so there are no inner steps. Training episodes may have
+    more classes than those it is tested on. Support and query images of a task go through the model as one batch, as in
+    the authors' code, so that batch norm normalises them alike (transductive, where the policy is ``"batch"``).
+
+    Args:
+        model: any module from images [N, ...] to embeddings [N, ...], such as ``models.Conv4(n_way=None)``.
+        distance: ``"euclidean"``, squared, or ``"cosine"``.
+        batch_norm, fused: as for :class:`maml_fast.MAML`.
+
+    Raises:
+        TypeError, ValueError: for what is no module, another distance or policy; from calls, for episodes that are not
+            of classes, or a class without a support image.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        distance: str = "euclidean",
+        *,
+        batch_norm: BatchNormPolicy = "batch",
+        fused: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        if distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {distance!r}")
+        super().__init__(model, batch_norm, fused)
+        self.distance = distance
+
+    def results_and_loss(
+        self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
+    ) -> tuple[TaskResults, Tensor]:
+        """The query results of every single task, without a graph, and their mean loss."""
+        results = self.task_results(episodes)
+        return results.detached(), results.losses[-1].mean()
+
+    def task_results(
+        self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
+    ) -> TaskResults:
+        """The query results of every single task; there is one step only, whatever is asked for."""
+        x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
+        logits = self._logits(x_spt, y_spt, x_qry)
+        check_range(y_qry, logits.shape[2], "y_qry")
+        losses = cross_entropy_of_tasks(logits, y_qry)
+        correct = count_correct(logits, y_qry)
+        return TaskResults(losses[None], None if correct is None else correct[None], y_qry.shape[1])
+
+    def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> dict[str, Tensor]:
+        """The support set itself: its embeddings depend on the queries that share their batch."""
+        check_support(x_spt, y_spt)
+        check_like_model("x_spt", x_spt, self._current_parameters())
+        return {"x_spt": x_spt, "y_spt": y_spt}
+
+    def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
+        """Logits [T, M, n_way] of images [T, M, ...]."""
+        check_like_model("x_qry", x_qry, self._current_parameters())
+        return self._logits(fast["x_spt"], fast["y_spt"], x_qry)
+
+    def extra_repr(self) -> str:
+        """The settings; PyTorch adds the model."""
+        return f"distance={self.distance}, batch_norm={self.batch_norm}"
+
+    def _logits(self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor) -> Tensor:
+        shared = self._forward_tasks.in_common(self._forward_tasks.in_kernel_order(self._current_parameters()))
+        embeddings = self._forward_tasks({}, shared, torch.cat([x_spt, x_qry], dim=1)).flatten(2)  # [T, N + M, D]
+        support, queries = embeddings.split([x_spt.shape[1], x_qry.shape[1]], dim=1)
+        return -DISTANCES[self.distance](queries, _prototypes(support, y_spt))
+
+
+def _prototypes(embeddings: Tensor, y_spt: Tensor) -> Tensor:
+    """Each class's mean [T, n_way, D] of embeddings [T, N, D] under labels [T, N]."""
+    members = F.one_hot(y_spt).to(embeddings.dtype)  # [T, N, n_way]
+    counts = members.sum(dim=1)  # [T, n_way]
+    if not bool(counts.all()):
+        task, label = (counts == 0).nonzero()[0].tolist()
+        raise ValueError(f"class {label} of task {task} has no support image; number the classes from 0 without gaps")
+    return members.mT @ embeddings / counts[..., None]

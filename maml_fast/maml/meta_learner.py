@@ -1,0 +1,111 @@
+"""What every meta-learner is: a model, trained on episodes, that makes something of a support set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maml_fast.data.episodes import Episodes, check_episodes
+from maml_fast.fusion import FusedModel, FusionReport
+from maml_fast.fusion.report import BatchNormPolicy
+from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
+from maml_fast.maml.checks import check_like_model
+from maml_fast.maml.results import MAMLOutput, TaskResults
+from maml_fast.maml.task_forward import TaskForward
+
+__all__ = ["MetaLearner"]
+
+
+class MetaLearner(nn.Module, ABC):
+    """A model that learns from every task's support set and is judged on its query set, all tasks at once.
+
+    A new algorithm is a subclass with four methods, the abstract ones below; training, evaluation and records take any.
+    """
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module, batch_norm: BatchNormPolicy, fused: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._names = [name for name, _ in model.named_parameters()]
+        self._batch_norm = batch_norm
+        self._forward_tasks = TaskForward(model, batch_norm, fused)
+
+    @abstractmethod
+    def results_and_loss(
+        self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
+    ) -> tuple[TaskResults, Tensor]:
+        """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
+
+    @abstractmethod
+    def task_results(
+        self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
+    ) -> TaskResults:
+        """The query results of every single task, of which :meth:`forward` gives the means."""
+
+    @abstractmethod
+    def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> dict[str, Tensor]:
+        """What becomes of support images [T, N, ...] and targets [T, N, ...], for :meth:`predict`: [T, ...] by name."""
+
+    @abstractmethod
+    def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
+        """Logits [T, N, n_way] of images [T, N, ...] under what :meth:`adapt` made."""
+
+    def forward(
+        self, episodes: Episodes, per_step: bool | Collection[int] = False, inner_steps: int | None = None
+    ) -> MAMLOutput:
+        """Learn from every task of ``episodes`` and score its query set.
+
+        Args:
+            episodes: x_spt [T, N, ...], y_spt [T, N, ...], x_qry [T, M, ...], y_qry [T, M, ...].
+            per_step: record the query losses and accuracies after every step from 0 on, without their graphs; or after
+                the last step and those given: ``(0, 1)``.
+            inner_steps: in place of those given at construction.
+
+        Raises:
+            TypeError, ValueError: for bad episodes, as :func:`maml_fast.data.episodes.check_episodes` says it, or such
+                as are not on the model's device or not in its precision.
+            RuntimeError: if the support loss does not depend on any adapted parameter.
+        """
+        results, loss = self.results_and_loss(episodes, per_step=per_step, inner_steps=inner_steps)
+        losses = results.losses.mean(dim=1) if per_step else None
+        if results.correct is None:
+            return MAMLOutput(loss, None, losses, None)
+        n_tasks = results.losses.shape[1]
+        accuracies = results.correct.sum(dim=1) / (n_tasks * results.predictions)
+        return MAMLOutput(loss, accuracies[-1], losses, accuracies if per_step else None)
+
+    def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
+        """The outer optimiser that the algorithm is published with."""
+        return torch.optim.Adam(self.parameters(), lr=meta_lr, fused=True)
+
+    @property
+    def batch_norm(self) -> str:
+        """The batch-norm policy in words, to be printed beside every accuracy."""
+        return BATCH_NORM_POLICIES[self._batch_norm]
+
+    @property
+    def fusion(self) -> FusionReport | None:
+        """What of the model runs on the fused op, and what does not and why; ``None`` with ``fused=False``."""
+        module = self._forward_tasks.module
+        return module.report if isinstance(module, FusedModel) else None
+
+    def _current_parameters(self) -> dict[str, nn.Parameter]:
+        parameters = dict(self.model.named_parameters())
+        if list(parameters) != self._names:
+            different = sorted(set(parameters).symmetric_difference(self._names)) or "their order"
+            name = type(self).__name__
+            raise RuntimeError(
+                f"the model's parameters have changed since {name} was made: {different}; make a new {name}"
+            )
+        return parameters
+
+    def _checked_classes(self, episodes: Any) -> Episodes:
+        """Episodes of classes, like the model."""
+        if isinstance(episodes, (tuple, list)) and len(episodes) == 4:
+            check_like_model("x_spt", episodes[0], self._current_parameters())
+        return check_episodes(episodes)

@@ -1,0 +1,48 @@
+"""What a recipe is, and what those on Omniglot have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["MAML_LOOP", "OMNIGLOT", "Published", "Recipe", "Settings"]
+
+Settings = Mapping[str, Any]
+
+
+class Published(NamedTuple):
+    """An accuracy in per cent and the half-width of its 95 % interval, None where the paper gives none."""
+
+    accuracy: float
+    interval: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.accuracy} %" if self.interval is None else f"{self.accuracy} ± {self.interval} %"
+
+
+class Recipe(NamedTuple):
+    """A published training: every argument that changes a number, and what came of it there.
+
+    It leaves no number to a default, so that it stays what it is when a default changes.
+    """
+
+    paper: str
+    published: Published | None
+    settings: Settings
+
+
+OMNIGLOT: Settings = {
+    "dataset": "omniglot",
+    "image_size": 28,
+    "channels": None,
+    "k_shot": 1,
+    "hidden": 64,
+    "iterations": 60_000,
+    "seed": 0,
+    "eval_every": 2000,  # an evaluation costs as much as 10 to 40 iterations
+    "test_episodes": 600,
+    "eval_n_way": None,
+}
+
+# For MAML and its family.
+MAML_LOOP: Settings = {"algorithm": "maml", "learn_inner_lr": False, "meta_schedule": "constant"}
