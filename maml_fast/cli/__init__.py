@@ -1,4 +1,4 @@
-"""The command line: ``maml-fast train | evaluate | prepare | build | doctor | bench``.
+"""The command line: ``maml-fast train | recipes | reproduce | evaluate | prepare | build | doctor | bench``.
 
 Errors are one line and exit code 2 (``--debug`` shows the traceback); a stop by a signal exits with 128 + its number.
 """
@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 
 from maml_fast.train.config import CHOICES, TrainConfig
-from maml_fast.train.recipes import DEFAULTS
+from maml_fast.train.recipes import DEFAULTS, RECIPES
 
 __all__ = ["main"]
 
@@ -173,6 +173,39 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> None:
             start_run(make_config(**given), out=out, reporter=reporter)
     finally:
         reporter.stop()
+
+
+@main.command()
+@click.argument("recipe", type=_choice(CHOICES["recipe"]), required=False)
+@_debug
+def recipes(recipe: str | None) -> None:
+    """List the published trainings that can be repeated, or every number of RECIPE."""
+    from maml_fast.cli.console import recipes_table, settings_table
+
+    Console().print(recipes_table(RECIPES) if recipe is None else settings_table(RECIPES[recipe]))
+
+
+@main.command()
+@click.argument("recipe", type=_choice(CHOICES["recipe"]))
+@click.option("--root", required=True, help=HELP["root"])
+@click.option("--iterations", type=int, help="Fewer than the recipe's, for a shortened run (default: the recipe's).")
+@click.option("--out", type=click.Path(path_type=Path), help="New run folder (default: a fresh one under runs/).")
+@click.option("--threads", type=int, help=HELP["threads"])
+@click.option("--device", type=_choice(CHOICES["device"]), help=HELP["device"])
+@_debug
+def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
+    """Train by RECIPE, evaluate, and print ours beside the published accuracy."""
+    from maml_fast.cli.console import ConsoleReporter, comparison
+    from maml_fast.train import train as start_run
+
+    given = {name: value for name, value in options.items() if value is not None}
+    reporter = ConsoleReporter(Console())
+    try:
+        config = TrainConfig.for_recipe(recipe, **given)
+        result = start_run(config, out=out, reporter=reporter)
+    finally:
+        reporter.stop()
+    click.echo(comparison(RECIPES[recipe], result.evaluation, config.overrides))
 
 
 @main.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -17,13 +19,22 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from maml_fast.train import Reporter, RunResult
 from maml_fast.train.config import TrainConfig
+from maml_fast.train.recipes import Recipe
 from maml_fast.train.record import Row, RunFolder
 
-__all__ = ["ConsoleReporter", "CountedProgress", "accuracy_text", "evaluation_table"]
+__all__ = [
+    "ConsoleReporter",
+    "CountedProgress",
+    "accuracy_text",
+    "comparison",
+    "evaluation_table",
+    "recipes_table",
+    "settings_table",
+]
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 WINDOW = 20  # iterations that the shown loss, accuracy and speed are means of
@@ -44,6 +55,34 @@ def evaluation_table(row: Row) -> Table:
     for step, (accuracy, interval) in enumerate(zip(row["accuracies"], row["intervals"], strict=True)):
         table.add_row(str(step), f"{accuracy:.2%}", f"± {interval:.2%}")
     return table
+
+
+def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
+    """Every recipe's paper and accuracy."""
+    table = Table(Column("recipe", no_wrap=True), "algorithm", "published", "paper", box=box.SIMPLE)
+    for name, recipe in recipes.items():
+        table.add_row(name, str(recipe.settings["algorithm"]), str(recipe.published or "-"), recipe.paper)
+    return table
+
+
+def settings_table(recipe: Recipe) -> Table:
+    """Every number of a recipe, under the names that its options have."""
+    table = Table("argument", "value", box=box.SIMPLE)
+    for name, value in recipe.settings.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def comparison(recipe: Recipe, row: Row, overrides: Mapping[str, Any]) -> str:
+    """Ours beside the published accuracy, and how the training differed from the recipe."""
+    changed = ", ".join(f"{name} {value}" for name, value in overrides.items())
+    return "\n".join(
+        [
+            f"ours       {accuracy_text(row)}",
+            f"published  {recipe.published or 'none'} ({recipe.paper})",
+            *([f"shortened or changed: {changed}"] if changed else []),
+        ]
+    )
 
 
 class CountedProgress:
