@@ -70,7 +70,7 @@ def check_episodes(
         episodes: x_spt, y_spt, x_qry, y_qry.
         n_way: labels must be below it, where it is given.
         classification: labels must be int64 class numbers ``[T, N*K]``; if False, `y_spt` and `y_qry` may hold any
-            targets ``[T, N*K, ...]``.
+            targets ``[T, N*K, ...]``, and what is support and query may differ in shape, as sequences do in length.
         values: whether to look for labels out of range, NaN and infinity. None looks where the tensors are on the CPU:
             elsewhere a look makes the program wait for the accelerator, so there it takes a True.
 
