@@ -188,6 +188,11 @@ def test_targets_that_are_not_classes(shape: tuple[int, ...]) -> None:
         check_episodes(episodes._replace(y_spt=torch.randn(2, 5)), classification=False)
 
 
+def test_sequences_may_differ_in_length_where_targets_are_not_classes() -> None:
+    sequences = Episodes(torch.rand(2, 1, 5, 3), torch.rand(2, 1, 5), torch.rand(2, 1, 9, 3), torch.rand(2, 1, 9))
+    assert check_episodes(sequences, classification=False) == sequences
+
+
 def test_episodes_move() -> None:
     episodes = good()
     assert episodes.meta_batch_size == 2

@@ -39,6 +39,8 @@ def test_means_and_intervals_over_exactly_the_episodes(maml, episodes):
     half_widths = 1.96 * accuracies.std(axis=0, ddof=1) / math.sqrt(episodes)
     np.testing.assert_allclose(result.intervals, half_widths, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(result.losses, losses.mean(axis=0), rtol=1e-10)
+    half_widths = 1.96 * losses.std(axis=0, ddof=1) / math.sqrt(episodes)
+    np.testing.assert_allclose(result.loss_intervals, half_widths, rtol=1e-9, atol=1e-15)
     assert (result.accuracy, result.interval) == (result.accuracies[-1], result.intervals[-1])
     assert (result.episodes, result.inner_steps) == (episodes, 3)
     assert result.batch_norm == maml.batch_norm
@@ -116,7 +118,8 @@ def test_regression_has_losses_alone():
     assert result.accuracy is result.interval is result.accuracies is result.intervals is None
     assert len(result.losses) == 3
     assert result.losses[2] < result.losses[0]
-    assert "loss" in str(result)
+    assert len(result.loss_intervals) == 3
+    assert f"loss {result.losses[2]:.4f} ± {result.loss_intervals[2]:.4f}" in str(result)
 
 
 def test_says_policy_steps_and_interval(maml):

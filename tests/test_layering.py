@@ -19,7 +19,7 @@ ROOMS = {
     "native": ("native", ""),
     "reference": ("reference", ""),
     "ops": ("ops _conv_block _inner_loops", "native reference"),
-    "nn": ("nn", "ops"),
+    "nn": ("nn recurrent", "ops"),
     "fusion": ("fusion", "nn ops"),
     "models": ("models", "nn"),
     "data": ("data", "native"),

@@ -56,6 +56,18 @@ def test_below_broadcasts() -> None:
     assert table[2, 1] == philox.below(5, 2, 2, 1, 20)
 
 
+@settings(deadline=None)
+@given(seed=SEED, episode=SEED, stream=WORD, index=WORD)
+def test_uniform_is_the_upper_bits_as_a_share_of_one(seed: int, episode: int, stream: int, index: int) -> None:
+    low, high, _, _ = (
+        int(word) for word in philox.philox4x32((episode % 2**32, episode // 2**32, index, stream), seed)
+    )
+    drawn = philox.uniform(seed, np.uint64(episode), stream, index)
+    assert float(drawn) == ((high * 2**32 + low) >> 11) / 2**53
+    assert 0 <= drawn < 1
+    assert np.array_equal(philox.uniform(seed, np.full((2, 1), episode, np.uint64), stream, [index]), [[drawn]] * 2)
+
+
 @pytest.mark.parametrize("part", ["seed", "seed high", "episode", "episode high", "stream", "index"])
 def test_every_part_of_the_counter_matters(part: str) -> None:
     bits = {"seed": (1, 0, 0, 0), "episode": (0, 1, 0, 0), "stream": (0, 0, 1, 0), "index": (0, 0, 0, 1)}

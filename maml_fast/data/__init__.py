@@ -9,6 +9,7 @@ from maml_fast.data.folder import read_folder
 from maml_fast.data.noise import make_noise
 from maml_fast.data.omniglot import prepare_omniglot, read_omniglot
 from maml_fast.data.registry import DATA_SETS, load
+from maml_fast.data.sinusoid import SinusoidSampler
 from maml_fast.data.splits import Split, read_split
 from maml_fast.data.strokes import draw_strokes
 
@@ -18,6 +19,7 @@ __all__ = [
     "EpisodeSampler",
     "Episodes",
     "ImageBank",
+    "SinusoidSampler",
     "Split",
     "draw_strokes",
     "load",

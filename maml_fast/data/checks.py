@@ -43,7 +43,7 @@ def _wrong_shapes(episodes: Episodes, classification: bool) -> str | None:
     for half, x, y in (("support", episodes.x_spt, episodes.y_spt), ("query", episodes.x_qry, episodes.y_qry)):
         if x.shape[1] != y.shape[1]:
             return f"{half}: {x.shape[1]} images but {y.shape[1]} labels in each episode"
-    if episodes.x_spt.shape[2:] != episodes.x_qry.shape[2:]:
+    if classification and episodes.x_spt.shape[2:] != episodes.x_qry.shape[2:]:
         return "support and query images must have the same shape"
     return None
 

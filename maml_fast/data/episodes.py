@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from types import ModuleType
@@ -14,12 +12,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from maml_fast import native
 from maml_fast.data import checks, numpy_sampler
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.gpu_sampler import GpuSampler, can_draw, check_device
+from maml_fast.data.numbered import NumberedEpisodes
 
 __all__ = ["EpisodeSampler", "Episodes", "check_episodes"]
 
@@ -70,7 +68,7 @@ def check_episodes(
         episodes: x_spt, y_spt, x_qry, y_qry.
         n_way: labels must be below it, where it is given.
         classification: labels must be int64 class numbers ``[T, N*K]``; if False, `y_spt` and `y_qry` may hold any
-            targets ``[T, N*K, ...]``.
+            targets ``[T, N*K, ...]``, and what is support and query may differ in shape, as sequences do in length.
         values: whether to look for labels out of range, NaN and infinity. None looks where the tensors are on the CPU:
             elsewhere a look makes the program wait for the accelerator, so there it takes a True.
 
@@ -88,7 +86,7 @@ def check_episodes(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EpisodeSampler(Dataset[Episodes]):
+class EpisodeSampler(NumberedEpisodes):
     """Draws few-shot episodes from an image bank, a meta-batch at a time.
 
     An episode has ``n_way`` distinct classes, labelled 0 to ``n_way - 1`` in the order they were drawn, and of each
@@ -136,13 +134,10 @@ class EpisodeSampler(Dataset[Episodes]):
     device: torch.device | str | int = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("n_way", "k_shot", "k_query", "meta_batch_size"):
+        for name in ("n_way", "k_shot", "k_query"):
             self._check_integer(name, 1)
-        self._check_integer("seed", 0, 2**64 - 1)
-        self._check_integer("start_episode", 0, 2**63 - 1)
+        self._check_numbering()
         self._check_integer("prefetch", 0)
-        if self.batches is not None:
-            self._check_integer("batches", 1)
         if self.threads is not None:
             self._check_integer("threads", 1, 1024)
         if self.scale not in numpy_sampler.SCALES:
@@ -152,17 +147,6 @@ class EpisodeSampler(Dataset[Episodes]):
         object.__setattr__(self, "device", check_device(self.device))
         self._check_bank()
         native.library()  # builds here, if it must, rather than in the middle of training
-
-    def _check_integer(self, name: str, smallest: int, largest: int | None = None) -> None:
-        value = getattr(self, name)
-        try:
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} must be an integer, got {value!r}") from None
-        if value < smallest or (largest is not None and value > largest):
-            bounds = f"at least {smallest}" if largest is None else f"{smallest} to {largest}"
-            raise ValueError(f"{name} must be {bounds}, got {value}")
-        object.__setattr__(self, name, value)  # NumPy's integers become Python's
 
     def _check_bank(self) -> None:
         bank = self.bank
@@ -183,12 +167,7 @@ class EpisodeSampler(Dataset[Episodes]):
         if max(bank.n_classes, int(bank.counts.max()), self.n_way * needed) > MAX_SHUFFLE:
             raise ValueError(f"more than {MAX_SHUFFLE} classes, or images per class or episode, can't be shuffled")
 
-    def batch(self, i: int) -> Episodes:
-        """Return meta-batch `i`: the episodes from ``start_episode + i * meta_batch_size`` on. Safe in many threads.
-
-        Raises IndexError where `i` is negative or beyond `batches`.
-        """
-        first = self._first_episode(i)
+    def _episodes_from(self, first: int) -> Episodes:
         if self._gpu is not None:
             return Episodes(*self._gpu.draw(first))
         return self._on_cpu(first).to(self.device)
@@ -211,19 +190,10 @@ class EpisodeSampler(Dataset[Episodes]):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_gpu"}  # another process makes its own
 
-    def __getitem__(self, i: int) -> Episodes:
-        """Return ``batch(i)``: what a DataLoader calls."""
-        return self.batch(i)
-
-    def __len__(self) -> int:
-        if self.batches is None:
-            raise TypeError("this EpisodeSampler is endless and has no length; give it batches=...")
-        return self.batches
-
     def __iter__(self) -> Iterator[Episodes]:
         library = native.library() if self.prefetch and self._gpu is None else None
         if library is None:
-            return map(self.batch, self._numbers())
+            return super().__iter__()
         made = self._prefetched(library)
         return made if torch.device(self.device).type == "cpu" else (episodes.to(self.device) for episodes in made)
 
@@ -239,19 +209,6 @@ class EpisodeSampler(Dataset[Episodes]):
     def _cpu_maker(self) -> str:
         code = "NumPy code" if native.library() is None else "native code"
         return code if torch.device(self.device).type == "cpu" else f"{code} and copied to {self.device}"
-
-    def _numbers(self) -> Iterable[int]:
-        return itertools.count() if self.batches is None else range(self.batches)
-
-    def _first_episode(self, i: int) -> int:
-        i = operator.index(i)
-        if i < 0 or (self.batches is not None and i >= self.batches):
-            held = "no end of them" if self.batches is None else f"{self.batches}"
-            raise IndexError(f"there is no meta-batch {i}; this sampler has {held}, counted from 0")
-        first = self.start_episode + i * self.meta_batch_size
-        if first + self.meta_batch_size > 2**64:
-            raise IndexError(f"meta-batch {i} needs episode numbers beyond 2**64 - 1, the last")
-        return first
 
     def _spec(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("seed", "n_way", "k_shot", "k_query", "rotate")}

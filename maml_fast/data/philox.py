@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["EpisodeDraws", "below", "draw_episodes", "philox4x32"]
+__all__ = ["EpisodeDraws", "below", "draw_episodes", "philox4x32", "uniform"]
 
 CLASS_STREAM = 0
 ROTATION_STREAM = 1
@@ -55,6 +55,16 @@ def below(seed: int, episode: Integers, stream: Integers, index: Integers, n: In
     low, high, _, _ = philox4x32((episode & _WORD, episode >> _SHIFT, index, stream), seed)
     n = np.asarray(n, dtype=np.uint64)
     return ((high * n + ((low * n) >> _SHIFT)) >> _SHIFT).astype(np.int64)
+
+
+def uniform(seed: int, episode: Integers, stream: Integers, index: Integers) -> np.ndarray:
+    """Draw float64 numbers in [0, 1), multiples of ``2**-53``: draw number `index` of `stream` of `episode`.
+
+    The arguments broadcast. The bits are the uppermost of those that `below` takes for the same draw.
+    """
+    episode = np.asarray(episode, dtype=np.uint64)
+    low, high, _, _ = philox4x32((episode & _WORD, episode >> _SHIFT, index, stream), seed)
+    return ((high << _SHIFT | low) >> np.uint64(11)) * 2.0**-53
 
 
 class EpisodeDraws(NamedTuple):

@@ -18,6 +18,7 @@ from torch.fx import Node
 from maml_fast.fusion.patterns import arguments, input_of, read_pool
 from maml_fast.fusion.trace import has_hooks
 from maml_fast.nn import ConvBlock, conv_block, conv_block_of_tasks
+from maml_fast.recurrent import lstm, lstm_of_tasks
 
 __all__ = ["Step", "Weight", "flatten", "fold", "gives_size", "linear", "mean", "read_step", "reshape", "size"]
 
@@ -37,6 +38,7 @@ _POOL_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _BLOCK = dict.fromkeys(
     ("x", "weight", "bias", "gamma", "beta", "stride", "padding", "pool", "eps", "relu_first")  # of nn.conv_block
 )
+_LSTM = ("x", "weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of recurrent.lstm
 
 
 class Weight(NamedTuple):
@@ -178,8 +180,13 @@ def _read_block(node: Node, sizes: Collection[Node]) -> Step:
     return Step(partial(conv_block_of_tasks, **values), tensors)
 
 
+def _read_lstm(node: Node, sizes: Collection[Node]) -> Step:
+    return Step(lstm_of_tasks, tuple(arguments(node, dict.fromkeys(_LSTM)).values()))
+
+
 _READERS: dict[Any, Callable[[Node, Collection[Node]], Step | None]] = {
     conv_block: _read_block,
+    lstm: _read_lstm,
     F.linear: _read_linear,
     **dict.fromkeys(("flatten", torch.flatten), _read_flatten),
     **dict.fromkeys(("mean", torch.mean), _read_mean),

@@ -21,7 +21,7 @@ class EvaluationResult:
     """Means over episodes, as shares of 1, and the half-width of their 95 % interval.
 
     An interval is 1.96 * s / sqrt(n) for n episodes of sample standard deviation s (``ddof=1``), as in Finn et al.
-    2017; it is NaN for a single episode. Accuracies and intervals are ``None`` where the targets are not classes.
+    2017; it is NaN for a single episode. Accuracies and their intervals are ``None`` where the targets are not classes.
     """
 
     accuracy: float | None  # after the last inner step
@@ -29,6 +29,7 @@ class EvaluationResult:
     accuracies: tuple[float, ...] | None  # after every step from step 0 on, [inner_steps+1]
     intervals: tuple[float, ...] | None
     losses: tuple[float, ...]  # mean query loss after every step
+    loss_intervals: tuple[float, ...]
     episodes: int
     inner_steps: int
     batch_norm: str  # the policy in words
@@ -38,11 +39,12 @@ class EvaluationResult:
 
     def _score(self) -> str:
         if self.accuracy is None or self.interval is None:
-            return f"loss {self.losses[-1]:.4f}, {self.episodes} episodes"
+            score, half_width, unit = f"loss {self.losses[-1]:.4f}", f"{self.loss_intervals[-1]:.4f}", ""
+        else:
+            score, half_width, unit = f"accuracy {100 * self.accuracy:.2f}", f"{100 * self.interval:.2f}", " %"
         if self.episodes == 1:
-            return f"accuracy {100 * self.accuracy:.2f} % (no interval from 1 episode)"
-        interval = f"{100 * self.accuracy:.2f} ± {100 * self.interval:.2f} % (95 % interval, 1.96 s/√n)"
-        return f"accuracy {interval}, {self.episodes} episodes"
+            return f"{score}{unit} (no interval from 1 episode)"
+        return f"{score} ± {half_width}{unit} (95 % interval, 1.96 s/√n), {self.episodes} episodes"
 
 
 def evaluate(
@@ -71,13 +73,14 @@ def evaluate(
             if results.correct is not None:
                 accuracies.append(results.correct.double() / results.predictions)
     mean_accuracies, intervals = _means(accuracies) if accuracies else (None, None)
-    mean_losses, _ = _means(losses)
+    mean_losses, loss_intervals = _means(losses)
     return EvaluationResult(
         accuracy=mean_accuracies[-1] if mean_accuracies else None,
         interval=intervals[-1] if intervals else None,
         accuracies=mean_accuracies,
         intervals=intervals,
         losses=mean_losses,
+        loss_intervals=loss_intervals,
         episodes=episodes,
         inner_steps=len(mean_losses) - 1,
         batch_norm=maml.batch_norm,

@@ -1,0 +1,89 @@
+"""What all samplers of episodes have in common: their episodes are numbered, and a meta-batch is a run of numbers."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from maml_fast.data.episodes import Episodes
+
+__all__ = ["NumberedEpisodes"]
+
+
+class NumberedEpisodes(Dataset["Episodes"]):
+    """The meta-batches of a sampler whose episode ``e`` of a seed is always the same.
+
+    Iterate over it (every ``iter`` starts anew at ``start_episode``), or take any meta-batch by `batch`. With
+    ``batches`` given it is a map-style data set too: ``DataLoader(sampler, batch_size=None)``.
+
+    What derives from it is a frozen dataclass with the attributes below, and makes the episodes.
+    """
+
+    meta_batch_size: int  # episodes of a meta-batch, T
+    start_episode: int
+    batches: int | None  # meta-batches in one iteration; None for no end
+
+    @abstractmethod
+    def _episodes_from(self, first: int) -> Episodes:
+        """The ``meta_batch_size`` episodes from number `first` on. Safe in many threads."""
+
+    def batch(self, i: int) -> Episodes:
+        """Return meta-batch `i`: the episodes from ``start_episode + i * meta_batch_size`` on. Safe in many threads.
+
+        Raises IndexError where `i` is negative or beyond `batches`.
+        """
+        return self._episodes_from(self._first_episode(i))
+
+    def __getitem__(self, i: int) -> Episodes:
+        """Return ``batch(i)``: what a DataLoader calls."""
+        return self.batch(i)
+
+    def __len__(self) -> int:
+        if self.batches is None:
+            raise TypeError(f"this {type(self).__name__} is endless and has no length; give it batches=...")
+        return self.batches
+
+    def __iter__(self) -> Iterator[Episodes]:
+        return map(self.batch, self._numbers())
+
+    def _check_numbering(self) -> None:
+        self._check_integer("meta_batch_size", 1)
+        self._check_integer("seed", 0, 2**64 - 1)
+        self._check_integer("start_episode", 0, 2**63 - 1)
+        if self.batches is not None:
+            self._check_integer("batches", 1)
+
+    def _check_integer(self, name: str, smallest: int, largest: int | None = None) -> None:
+        value = getattr(self, name)
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        if value < smallest or (largest is not None and value > largest):
+            bounds = f"at least {smallest}" if largest is None else f"{smallest} to {largest}"
+            raise ValueError(f"{name} must be {bounds}, got {value}")
+        object.__setattr__(self, name, value)  # NumPy's integers become Python's
+
+    def _numbers(self) -> Iterable[int]:
+        return itertools.count() if self.batches is None else range(self.batches)
+
+    def _first_episode(self, i: int) -> int:
+        i = operator.index(i)
+        if i < 0 or (self.batches is not None and i >= self.batches):
+            held = "no end of them" if self.batches is None else f"{self.batches}"
+            raise IndexError(f"there is no meta-batch {i}; this sampler has {held}, counted from 0")
+        first = self.start_episode + i * self.meta_batch_size
+        if first + self.meta_batch_size > 2**64:
+            raise IndexError(f"meta-batch {i} needs episode numbers beyond 2**64 - 1, the last")
+        return first
+
+    def _run_of_numbers(self, first: int) -> np.ndarray:
+        """Return the episodes' numbers, uint64 ``[T]``."""
+        return np.uint64(first) + np.arange(self.meta_batch_size, dtype=np.uint64)
