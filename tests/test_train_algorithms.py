@@ -14,7 +14,7 @@ from maml_fast.algorithms import ALGORITHMS
 from maml_fast.cli import main
 from maml_fast.train import Reporter, TrainConfig, resume, train
 from maml_fast.train.metrics import read_metrics
-from maml_fast.train.recipes import RECIPES
+from maml_fast.train.recipes import DEFAULTS, RECIPES
 from maml_fast.train.record import RunFolder
 from maml_fast.train.schedule import SCHEDULES
 
@@ -93,6 +93,13 @@ REFUSED = [
 def test_what_means_nothing_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**arguments)
+
+
+def test_a_data_sets_defaults_are_taken_as_far_as_they_mean_something(monkeypatch) -> None:
+    monkeypatch.setitem(DEFAULTS, "strokes", {"inner_lr": 0.05, "hidden": 48})
+    assert TrainConfig.for_dataset("strokes").inner_lr == 0.05
+    protonet = TrainConfig.for_dataset("strokes", algorithm="protonet")
+    assert (protonet.hidden, protonet.inner_lr) == (48, TrainConfig.inner_lr)
 
 
 def test_protonet_is_tested_on_other_ways_than_it_trains_on(tmp_path) -> None:

@@ -145,8 +145,11 @@ class TrainConfig:
 
     @classmethod
     def for_dataset(cls, dataset: str = "strokes", **changes: Any) -> TrainConfig:
-        """The defaults of a data set, with these changes."""
-        return cls(dataset=dataset, **{**DEFAULTS.get(dataset, {}), **changes})
+        """The defaults of a data set, as far as they mean something to the algorithm, with these changes."""
+        algorithm = ALGORITHMS.get(changes.get("algorithm", cls.algorithm))
+        ignored = algorithm.ignores if algorithm else ()
+        defaults = {name: value for name, value in DEFAULTS.get(dataset, {}).items() if name not in ignored}
+        return cls(dataset=dataset, **{**defaults, **changes})
 
     @classmethod
     def for_recipe(cls, recipe: str, **changes: Any) -> TrainConfig:
