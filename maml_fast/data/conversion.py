@@ -112,7 +112,6 @@ class Conversion:
 def _bank(
     images: np.ndarray, class_names: Sequence[str], counts: Sequence[int], name: str, file: MappedFile | None
 ) -> ImageBank:
-    ends = np.cumsum(counts)
-    if ends[-1] != len(images):
-        raise ValueError(f"{ends[-1]:,} images in the classes, {len(images):,} in all")
-    return ImageBank(images, ends - counts, np.array(counts), tuple(class_names), name, file=file)
+    if sum(counts) != len(images):
+        raise ValueError(f"{sum(counts):,} images in the classes, {len(images):,} in all")
+    return ImageBank(images, np.cumsum(counts) - counts, np.array(counts), tuple(class_names), name, file=file)
