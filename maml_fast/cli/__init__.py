@@ -28,8 +28,8 @@ HELP: dict[str, str] = {
     "dataset": "What to train on; strokes is embedded.",
     "root": "Folder of the data; for omniglot that of the two zips.",
     "split": "omniglot: tutorial, vinyals or finn; or a folder of split files.",
-    "image_size": "Pixels per side (default: 28).",
-    "channels": "Grey or colour, for folder (default: L).",
+    "image_size": "Pixels per side (default: 28; cifar-fs and fc100 32; other data sets in colour 84).",
+    "channels": "Grey or colour (default: L for folder, RGB for data sets in colour).",
     "n_way": "Classes per episode.",
     "k_shot": "Support images per class.",
     "k_query": "Query images per class.",
@@ -55,7 +55,7 @@ HELP: dict[str, str] = {
     "eval_every": "Meta-iterations between evaluations.",
     "eval_episodes": "Episodes of each evaluation.",
     "test_episodes": "Episodes of the evaluation at the end.",
-    "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps where that is more).",
+    "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps if more; data sets in colour 10).",
     "task_chunk": "Tasks held in memory at once: a number, or auto for a few for every thread (all on a GPU).",
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
@@ -135,7 +135,11 @@ def _choice(values: tuple[Any, ...]) -> click.ParamType:
 def _default_text(field: dataclasses.Field[Any]) -> str:
     if field.default is None:
         return ""
-    others = [f"{name} {_plain(values[field.name])}" for name, values in DEFAULTS.items() if field.name in values]
+    names: dict[Any, list[str]] = {}  # value -> the data sets that have it
+    for name, settings in DEFAULTS.items():
+        if field.name in settings:
+            names.setdefault(settings[field.name], []).append(name)
+    others = [f"{', '.join(those)} {_plain(value)}" for value, those in names.items()]
     return f"  [{'; '.join([_plain(field.default), *others])}]"
 
 

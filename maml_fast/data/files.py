@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,16 @@ import numpy as np
 
 from maml_fast.native import cache_folder
 
-__all__ = ["fingerprint", "naming_disk_errors", "replacing", "write_atomically", "write_npy"]
+__all__ = [
+    "fingerprint",
+    "naming_disk_errors",
+    "npy_header",
+    "replacing",
+    "stamps",
+    "sync_folder",
+    "write_atomically",
+    "write_npy",
+]
 
 _MAKING = 1  # raise it when pixels are made differently, so that older caches are left alone
 
@@ -43,13 +53,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
         with naming_disk_errors(path):
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable; a file system that cannot sync folders is left as it is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -84,12 +94,23 @@ def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) 
     The first array is asked for when the file is open, so that an unwritable folder is told before any work.
     """
     with replacing(path) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        file.write(npy_header(shape))
         for array in arrays:
             content = np.ascontiguousarray(array, np.uint8).data
             with naming_disk_errors(path):
                 file.write(content)
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """Return what a .npy of uint8 in this shape begins with."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return where every file lies, its size and when it was written: facts for `fingerprint`."""
+    return [(os.path.abspath(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
 
 
 def fingerprint(*facts: object) -> str:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from maml_fast.data.bank import ImageBank
+from maml_fast.data.conversion import Conversion, Pictures
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
-from maml_fast.data.files import fingerprint, write_npy
-from maml_fast.data.npy import map_npy
-from maml_fast.data.pictures import decode
 from maml_fast.data.splits import PARTS, Split, read_split, shuffled
-from maml_fast.native import cache_folder
 
-__all__ = ["load_folder", "read_folder"]
+__all__ = ["list_pictures", "load_folder", "read_folder"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MOST_IN_MEMORY = 1 << 28  # bytes of pixels; more are kept on disk and mapped
@@ -48,7 +42,8 @@ def read_folder(
         channels: "L" (grey) or "RGB".
         name: the bank's; the folder's if None.
         cache: a folder to keep the pixels in, as a .npy that is mapped, and found again until a picture is added,
-            removed or written. If None they stay in memory, but more than 256 MiB go to ``MAML_FAST_CACHE``.
+            removed or written; reading that was killed goes on where it was. If None they stay in memory, but more than
+            256 MiB go to ``MAML_FAST_CACHE``.
         progress: called with (pictures done, pictures in all).
         say: called with a line for the user.
 
@@ -57,31 +52,25 @@ def read_folder(
         ValueError: there are no class folders, a class is empty, or a picture cannot be read; names it.
         RuntimeError: `cache` cannot be written.
     """
-    if image_size < 1:
-        raise ValueError(f"image_size must be at least 1, got {image_size}")
-    if channels not in ("L", "RGB"):
-        raise ValueError(f"channels must be 'L' or 'RGB', got {channels!r}")
+    conversion = Conversion(image_size, channels, progress, say)
     root = Path(root)
     name = name or root.resolve().name
-    classes = _listing(root, say)
+    files, pictures = list_pictures(root, conversion)
+    if cache is None and len(files) * math.prod(conversion.image_shape) <= _MOST_IN_MEMORY:
+        return conversion.hold(pictures, name)
+    return conversion.keep(files, lambda: pictures, name, None if cache is None else Path(cache))
+
+
+def list_pictures(root: Path, conversion: Conversion) -> tuple[list[Path], Pictures]:
+    """Return the picture files of class folders, class after class, and what makes pixels of them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_folder`.
+    """
+    classes = _listing(root, conversion.say)
     files = [file for one in classes for file in one.files]
-    shape = (len(files), len(channels), image_size, image_size)  # "L" is one channel, "RGB" three
-    pixels = _decoded(files, channels, image_size, progress)
-    if cache is None and math.prod(shape) > _MOST_IN_MEMORY:
-        cache = cache_folder() / "folders"
-    if cache is None:
-        images, file = np.empty(shape, np.uint8), None
-        for i, picture in enumerate(pixels):
-            images[i] = picture
-    else:
-        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        path = Path(cache) / f"{root.resolve().name}-{fingerprint(str(root.resolve()), stamps, shape)}.npy"
-        if not path.exists():
-            say(f"reading {len(files):,} pictures of {root} into {path}")
-            write_npy(path, shape, pixels)
-        images, file = map_npy(path)
-    counts = np.array([len(one.files) for one in classes])
-    return ImageBank(images, np.cumsum(counts) - counts, counts, tuple(one.name for one in classes), name, file=file)
+    names, counts = [one.name for one in classes], [len(one.files) for one in classes]
+    return files, Pictures(names, counts, lambda i: conversion.decode(files[i]))
 
 
 def load_folder(options: Options) -> DataSet:
@@ -147,10 +136,3 @@ def _what_instead(others: list[Path]) -> str:
     if others[0].is_dir():
         return f" but folders, such as {others[0].name}; is {others[0].parent} the root?"
     return f" that are known by their extension, but {others[0].name}; known are {', '.join(sorted(_SUFFIXES))}"
-
-
-def _decoded(files: list[Path], channels: str, size: int, progress: Progress | None) -> Iterator[np.ndarray]:
-    for i, file in enumerate(files):
-        yield decode(file, str(file), channels, size)
-        if progress:
-            progress(i + 1, len(files))

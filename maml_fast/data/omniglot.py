@@ -13,7 +13,7 @@ import numpy as np
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
 from maml_fast.data.download import download as fetch
-from maml_fast.data.files import fingerprint, write_npy
+from maml_fast.data.files import fingerprint, stamps, write_npy
 from maml_fast.data.omniglot_layout import OMNIGLOT, SPLITS, Layout
 from maml_fast.data.omniglot_source import Source, find_source, read_drawings
 from maml_fast.data.splits import read_split
@@ -137,8 +137,8 @@ def _prepared(root: Path, size: int, progress: Progress | None, say: Say, layout
             if path.exists():
                 return path
     sources = _sources(root, layout)
-    stamps = [(str(s.path.resolve()), s.path.stat().st_size, s.path.stat().st_mtime_ns) for s in sources]
-    cached = cache_folder() / f"omniglot-{fingerprint(stamps, size)}.npy"
+    stamped = stamps(source.path.resolve() for source in sources)
+    cached = cache_folder() / f"omniglot-{fingerprint(stamped, size)}.npy"
     if cached.exists():
         return cached
     say(f"preparing Omniglot, once, into the cache folder {cached.parent}")

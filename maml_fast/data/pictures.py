@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-__all__ = ["decode"]
+__all__ = ["decode", "fitted"]
 
 
 def decode(
@@ -42,7 +42,12 @@ def decode(
             raise ValueError(f"has pixels of kind {image.mode!r}, not 8 bits per channel; save it with 8 bits")
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        pixels = np.asarray(image.convert(channels).resize((size, size), Image.Resampling.BICUBIC))
+        return fitted(image, channels, size)
+
+
+def fitted(image: Image.Image, channels: str, size: int) -> np.ndarray:
+    """Return the pixels of an opaque picture in these channels and at this size, as `decode` does."""
+    pixels = np.asarray(image.convert(channels).resize((size, size), Image.Resampling.BICUBIC))
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 

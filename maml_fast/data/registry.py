@@ -10,6 +10,7 @@ from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stder
 from maml_fast.data.folder import load_folder
 from maml_fast.data.noise import load_noise
 from maml_fast.data.omniglot import load_omniglot
+from maml_fast.data.parted import PARTED
 from maml_fast.data.strokes import load_strokes
 
 __all__ = ["DATA_SETS", "load"]
@@ -19,6 +20,7 @@ DATA_SETS: Mapping[str, Callable[[Options], DataSet]] = {
     "omniglot": load_omniglot,
     "folder": load_folder,
     "random": load_noise,
+    **PARTED,
 }
 
 
@@ -36,12 +38,19 @@ def load(
     """Load a data set by name, parted into classes for meta-training and for meta-testing.
 
     Args:
-        name: "strokes" (embedded), "omniglot", "folder" (class folders of pictures) or "random" (noise).
-        root: folder of the data, for omniglot and folder.
+        name: "strokes" (embedded), "omniglot", "folder" (class folders of pictures), "random" (noise); or
+            "mini-imagenet", "tiered-imagenet", "cub", "cifar-fs", "fc100", which come parted.
+        root: folder of the data, for all that are read from disk. Those that come parted are recognised by what lies in
+            it: folders ``train``, ``val`` and ``test`` of class folders of pictures; but for mini-imagenet
+            ``{train,val,test}.npz`` of ``images``, uint8 ``[N, H, W, C]``, and ``labels``; for mini-imagenet
+            ``mini-imagenet-cache-{train,val,test}.pkl``, of which nothing is run, or ``images`` and
+            ``{train,val,test}.csv`` of the columns filename, label. val may be missing, or be called validation. Their
+            split is named after the layout.
         split: for omniglot "tutorial" (default), "vinyals" or "finn"; for omniglot and folder also a folder of split
             files, see `read_split`.
-        image_size: pixels per side; 28 if None.
-        channels: "L" (default) or "RGB", for folder.
+        image_size: pixels per side; if None 28, but 84 for mini-imagenet, tiered-imagenet and cub, and 32 for cifar-fs
+            and fc100.
+        channels: "L" (default of folder) or "RGB" (default of those that come parted); the others are grey.
         seed: of the characters of strokes, of the pixels of random, of the split of folder; 0 if None.
         progress: called with (done, total) in long work.
         say: called with a line that the user should see, such as what was left out.

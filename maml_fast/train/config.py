@@ -30,11 +30,12 @@ class TrainConfig:
 
     Attributes:
         recipe: name of the recipe that the other arguments were taken from; None: no recipe.
-        dataset: strokes (embedded), omniglot, random (noise, for smoke tests) or folder (class folders of images).
-        root: where the data set lies; for omniglot and folder.
+        dataset: strokes (embedded), omniglot, random (noise, for smoke tests), folder (class folders of images),
+            mini-imagenet, tiered-imagenet, cub, cifar-fs or fc100; see :func:`maml_fast.data.load`.
+        root: where the data set lies; for all but strokes and random.
         split: tutorial, vinyals or finn, for omniglot; a folder of split files, for omniglot and folder; None: its own.
-        image_size: pixels per side; None is 28.
-        channels: L (grey) or RGB, for folder; None is L.
+        image_size: pixels per side; None is the data set's own.
+        channels: L (grey) or RGB, for folder and the data sets in colour; None is the data set's own.
         n_way, k_shot, k_query: classes per episode; support and query images per class.
         meta_batch_size: episodes per meta-iteration, all trained at once.
         algorithm: maml, fomaml, anil, boil, meta-sgd, reptile or protonet. Arguments that mean nothing to it must stay

@@ -1,0 +1,136 @@
+"""Reading pickled NumPy arrays without running anything that the pickle asks for.
+
+A pickle is a program: it names functions, which Python's own reader imports and calls. Here every name stands for a
+class of this file, or is refused. Not even NumPy's own functions are called, for made-up dtypes can make those read
+memory that is not theirs.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["read_pickle"]
+
+_INTEGERS = re.compile(r"[iu][1248]")
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a pickle of plain values (dict, list, tuple, text, numbers) and NumPy arrays of integers.
+
+    Pickles of Python 2 and 3, of any protocol and of any NumPy are read; text and bytes of Python 2 both become text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or asks for anything else, which is named and was not run.
+    """
+    with path.open("rb") as file:
+        try:
+            return _finished(_Reader(file, encoding="latin1").load())
+        except Exception as error:  # a damaged pickle raises errors of many kinds
+            raise ValueError(f"{path} cannot be read as a pickle: {error or type(error).__name__}") from error
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Return our stand-in for a name that pickled arrays need."""
+        stand_in = _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name))
+        if stand_in is None:
+            raise pickle.UnpicklingError(
+                f"it asks to run {module}.{name}, which a file of arrays has no need of; refused, nothing was run"
+            )
+        return stand_in
+
+
+class _StandIn:
+    """What a pickle may name. Its state is taken here, so that no pickle can set attributes of ours."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError(f"it sets attributes of {type(self).__name__.strip('_')}; refused")
+
+
+class _Type(_StandIn):
+    """numpy.dtype, of integers alone."""
+
+    def __init__(self, code: str, align: Any = False, copy: Any = True) -> None:
+        if not _INTEGERS.fullmatch(code):
+            raise pickle.UnpicklingError(f"it holds an array of dtype {code!r}; only integers are read, such as uint8")
+        self._code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        byte_order = state[1]
+        if byte_order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"it holds an array of byte order {byte_order!r}")
+        self._code = byte_order + self._code[-2:]
+
+    def array(self, content: bytes | bytearray | str, shape: tuple[int, ...], order: Any) -> np.ndarray:
+        """Return these bytes as an array; raise ValueError unless they are as many as it needs."""
+        if isinstance(content, str):  # Python 2
+            content = content.encode("latin1")
+        dtype = np.dtype(self._code)
+        if len(content) != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"an array of shape {shape} and dtype {dtype} comes with {len(content):,} bytes")
+        return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+class _Array(_StandIn):
+    """numpy.ndarray, and the function that makes an empty one for a pickle to fill."""
+
+    def __init__(self, *_: Any) -> None:
+        self.content: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran_order, content = state
+        self.content = dtype.array(content, shape, "F" if fortran_order else "C")
+
+
+class _FromBuffer(_StandIn):
+    """How protocol 5 makes arrays."""
+
+    def __new__(cls, content: bytes, dtype: _Type, shape: tuple[int, ...], order: str) -> Any:
+        return dtype.array(content, shape, order)
+
+
+class _Scalar(_StandIn):
+    """One number of NumPy."""
+
+    def __new__(cls, dtype: _Type, content: bytes) -> Any:
+        return int(dtype.array(content, (), "C"))
+
+
+class _Latin1(_StandIn):
+    """How protocols below 3 write the bytes of Python 3."""
+
+    def __new__(cls, text: str, encoding: str) -> Any:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"it asks to encode text as {encoding!r}; refused")
+        return text.encode("latin1")
+
+
+_STAND_INS: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): _Array,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.multiarray", "scalar"): _Scalar,
+    ("numpy.core.numeric", "_frombuffer"): _FromBuffer,
+    ("_codecs", "encode"): _Latin1,
+}
+
+
+def _finished(value: Any) -> Any:
+    """Put arrays in the place of our stand-ins for them."""
+    if isinstance(value, _Array):
+        if value.content is None:
+            raise ValueError("it makes an array and does not fill it")
+        return value.content
+    if isinstance(value, dict):
+        return {key: _finished(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finished(item) for item in value]
+    return value
