@@ -21,22 +21,21 @@ __global__ void GradientSums(const BlockImages<T> images, const Norms<T> norms, 
              });
 }
 
-// grad_r = gamma rstd (g - g_bar - x^ (g x^)_bar)   (Ioffe & Szegedy 2015, the last equations of section 3)
 template <typename T>
 __global__ void JoinGradients(const ConvBlockShape s, int parts, const T* partial, const Norms<T> norms,
                               T* coefficients, T* grad_gamma, T* grad_beta, T* grad_bias) {
   JoinParts<2>(parts, static_cast<int>(s.out_channels), partial, [&](int task, int channel, const double* sums) {
     const Norm<T> norm = norms.Of(task, channel);
     const double count = static_cast<double>(s.batch * s.ConvPixels());
-    const double scale = static_cast<double>(norm.gamma) * static_cast<double>(norm.rstd);
+    const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, sums[0] / count, sums[1] / count);
     const int64_t at = int64_t{task} * s.out_channels + channel;
     grad_beta[at] = static_cast<T>(sums[0]);
     grad_gamma[at] = static_cast<T>(sums[1]);
     if (!s.relu_first) grad_bias[at] = T{0};  // batch norm takes any constant out again
     T* k = coefficients + int64_t{task} * kGradient * s.out_channels + channel;
-    k[0] = static_cast<T>(scale);
-    k[s.out_channels] = static_cast<T>(-scale * sums[1] / count);
-    k[2 * s.out_channels] = static_cast<T>(-scale * sums[0] / count);
+    k[0] = static_cast<T>(first.of_g);
+    k[s.out_channels] = static_cast<T>(first.of_x);
+    k[2 * s.out_channels] = static_cast<T>(first.one);
   });
 }
 

@@ -1,5 +1,5 @@
 // Double backward: the tangent at y, its sums and their join, one sweep that gives all images, and the two products.
-// See csrc/cpu/passes/double_backward.h for the formulas.
+// See csrc/core/norm_derivatives.h for the formulas.
 #include "cuda/convolve.h"
 #include "cuda/gradient.cuh"
 
@@ -58,22 +58,19 @@ __global__ void JoinTangents(const ConvBlockShape s, int parts, const T* partial
     const Norm<T> norm = norms.Of(task, channel);
     const double count = static_cast<double>(s.batch * s.ConvPixels());
     const int64_t channels = s.out_channels, at = int64_t{task} * channels + channel;
-    const double g = sums[0] / count, A = sums[1] / count, h = sums[2] / count, H = sums[3] / count;
-    const double D = sums[4] / count - g * h - A * H;
-    const double a = norm.rstd, gamma = norm.gamma;
     const double of_gamma = gg_gamma == nullptr ? 0.0 : gg_gamma[at], of_beta = gg_beta == nullptr ? 0.0 : gg_beta[at];
-    const double scale = gamma * a, square = gamma * a * a;
-    const double first[kGradient] = {scale, -scale * A, -scale * g};
-    const double then[kSecond] = {scale,
-                                  of_gamma - scale * H,
-                                  of_beta - scale * h,  // tangent_z: h, x^, 1
-                                  of_gamma * a - square * H,
-                                  -square * A,                                    // second_r: g, h,
-                                  -of_gamma * a * A - square * (D - 2 * A * H),   //   x^,
-                                  -of_gamma * a * g + square * (H * g + A * h)};  //   1
-    for (int i = 0; i < kGradient; ++i) gradient[(int64_t{task} * kGradient + i) * channels + channel] = T(first[i]);
-    for (int i = 0; i < kSecond; ++i) second[(int64_t{task} * kSecond + i) * channels + channel] = T(then[i]);
-    grad_gamma[at] = static_cast<T>(count * a * D);
+    auto mean = [&](int i) { return sums[i] / count; };
+    const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, mean(0), mean(1));
+    const NormSecond then =
+        NormSecond::Of(norm.rstd, norm.gamma, of_gamma, of_beta, mean(0), mean(1), mean(2), mean(3), mean(4));
+    T* of_gradient = gradient + int64_t{task} * kGradient * channels + channel;
+    of_gradient[0] = static_cast<T>(first.of_g);
+    of_gradient[channels] = static_cast<T>(first.of_x);
+    of_gradient[2 * channels] = static_cast<T>(first.one);
+    T* of_second = second + int64_t{task} * kSecond * channels + channel;
+    for (int i = 0; i < 3; ++i) of_second[(kTangentZ + i) * channels] = static_cast<T>(then.tangent_z[i]);
+    for (int i = 0; i < 4; ++i) of_second[(kSecondR + i) * channels] = static_cast<T>(then.second_r[i]);
+    grad_gamma[at] = static_cast<T>(count * then.second_gamma);
   });
 }
 

@@ -1,6 +1,7 @@
 // What the two backward passes share.
 #pragma once
 
+#include "core/norm_derivatives.h"
 #include "cuda/launch.h"
 #include "cuda/norm_pool.cuh"
 

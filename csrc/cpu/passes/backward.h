@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/norm_derivatives.h"
 #include "cpu/convolution/convolution.h"
 #include "cpu/passes/gradient_images.h"
 #include "cpu/passes/image_groups.h"
@@ -91,7 +92,6 @@ struct BackwardPass {
     }
   }
 
-  // grad_r = gamma rstd (g - g_bar - x^ (g x^)_bar)   (Ioffe & Szegedy 2015, the last equations of section 3)
   void Join(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     const Norm<Scalar> norm = images.NormOf(task);
@@ -101,12 +101,13 @@ struct BackwardPass {
     SumOverImages(s.batch, scratch.sums, 2 * s.out_channels, totals);
     for (int64_t c = 0; c < s.out_channels; ++c) {
       const double sum_g = totals[c], sum_gx = totals[s.out_channels + c];
-      const double scale = (norm.gamma == nullptr ? 1.0 : norm.gamma[c]) * static_cast<double>(norm.rstd[c]);
+      const double gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[c];
+      const NormGradient k = NormGradient::Of(norm.rstd[c], gamma, sum_g / count, sum_gx / count);
       args.grad_beta[task * s.out_channels + c] = static_cast<Scalar>(sum_g);
       args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(sum_gx);
-      scratch.coefficients[c] = static_cast<Scalar>(scale);
-      scratch.coefficients[s.out_channels + c] = static_cast<Scalar>(-scale * sum_gx / count);
-      scratch.coefficients[2 * s.out_channels + c] = static_cast<Scalar>(-scale * sum_g / count);
+      scratch.coefficients[c] = static_cast<Scalar>(k.of_g);
+      scratch.coefficients[s.out_channels + c] = static_cast<Scalar>(k.of_x);
+      scratch.coefficients[2 * s.out_channels + c] = static_cast<Scalar>(k.one);
     }
   }
 

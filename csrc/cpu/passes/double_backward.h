@@ -1,6 +1,7 @@
 // The double backward pass as phases over one task.
 #pragma once
 
+#include "core/norm_derivatives.h"
 #include "cpu/convolution/convolution.h"
 #include "cpu/passes/gradient_images.h"
 #include "cpu/passes/image_groups.h"
@@ -165,11 +166,6 @@ struct DoubleBackwardPass {
     }
   }
 
-  // The second derivative of batch norm, per channel. With a = rstd, A = (g x^)_bar, H = (h x^)_bar and
-  // D = (g h)_bar - g_bar h_bar - A H, where <h, grad_r> = M gamma a D:
-  //   tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^)
-  //   second_r  = gg_gamma a (g - g_bar - A x^) - gamma a^2 ((D - 2 A H) x^ + H (g - g_bar) + A (h - h_bar))
-  //   second_gamma = M a D
   void Join(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     const Norm<Scalar> norm = images.NormOf(task);
@@ -179,24 +175,21 @@ struct DoubleBackwardPass {
     SumOverImages(s.batch, scratch.sums, kSums * s.out_channels, totals);
     for (int64_t c = 0; c < s.out_channels; ++c) {
       auto mean = [&](int64_t which) { return totals[which * s.out_channels + c] / count; };
-      const double g = mean(0), A = mean(1), h = mean(2), H = mean(3), D = mean(4) - g * h - A * H;
       const double a = norm.rstd[c], gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[c];
       const double gg_gamma = args.gg_gamma == nullptr ? 0.0 : args.gg_gamma[task * s.out_channels + c];
       const double gg_beta = args.gg_beta == nullptr ? 0.0 : args.gg_beta[task * s.out_channels + c];
-      const double scale = gamma * a, square = gamma * a * a;
-      const double k[kCoefficients] = {scale,
-                                       -scale * A,
-                                       -scale * g,  // grad_r: g, x^, 1
-                                       scale,
-                                       gg_gamma - scale * H,
-                                       gg_beta - scale * h,  // tangent_z: h, x^, 1
-                                       gg_gamma * a - square * H,
-                                       -square * A,                                    // second_r: g, h,
-                                       -gg_gamma * a * A - square * (D - 2 * A * H),   //   x^,
-                                       -gg_gamma * a * g + square * (H * g + A * h)};  //   1
-      for (int64_t i = 0; i < kCoefficients; ++i)
-        scratch.coefficients[i * s.out_channels + c] = static_cast<Scalar>(k[i]);
-      args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(count * a * D);
+      const NormGradient first = NormGradient::Of(a, gamma, mean(0), mean(1));
+      const NormSecond second =
+          NormSecond::Of(a, gamma, gg_gamma, gg_beta, mean(0), mean(1), mean(2), mean(3), mean(4));
+      Scalar* k = scratch.coefficients + c;
+      auto put = [&](double value) {
+        *k = static_cast<Scalar>(value);
+        k += s.out_channels;
+      };
+      for (const double value : {first.of_g, first.of_x, first.one}) put(value);
+      for (const double value : second.tangent_z) put(value);
+      for (const double value : second.second_r) put(value);
+      args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(count * second.second_gamma);
     }
   }
 };
