@@ -69,6 +69,8 @@ def read(options: argparse.Namespace) -> AnswerLog:
 
 def parts(log: AnswerLog, seed: int) -> tuple[AnswerLog, AnswerLog, AnswerLog]:
     """Split the students at random: 70 % to train on, 10 % to choose a rate, 20 % to be tested on."""
+    if log.n_students < 10:
+        raise SystemExit(f"10 students at least are needed for three parts, got {log.n_students}")
     order = np.random.RandomState(seed).permutation(log.n_students)
     first, second = int(0.7 * log.n_students), int(0.8 * log.n_students)
     return log.select(order[:first]), log.select(order[first:second]), log.select(order[second:])

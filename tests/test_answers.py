@@ -105,6 +105,13 @@ def test_selects_students() -> None:
     for place, student in enumerate((3, 1)):
         for ours, theirs in zip(some.answers_of(place), log.answers_of(student), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="a log needs at least one student"):
+        log.select([])
+    for student in (4, -1):
+        with pytest.raises(IndexError, match=f"there is no student {student}; there are 4"):
+            log.select([student])
+        with pytest.raises(IndexError, match=f"there is no student {student}; there are 4"):
+            log.answers_of(student)
 
 
 def test_selects_those_who_answered_enough(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class AnswerLog:
     starts: np.ndarray
 
     def __post_init__(self) -> None:
+        if not self.student_names:
+            raise ValueError("a log needs at least one student")
         n_answers = len(self.skills)
         if len(self.correct) != n_answers or self.starts[-1] != n_answers or len(self.starts) != self.n_students + 1:
             raise ValueError(
@@ -67,15 +69,15 @@ class AnswerLog:
 
     def answers_of(self, student: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the skills and whether the answers were right, ``[n]`` each, of one student."""
-        its = slice(self.starts[student], self.starts[student + 1])
+        its = self._place_of(student)
         return self.skills[its], self.correct[its]
 
     def select(self, students: Sequence[int] | np.ndarray) -> AnswerLog:
-        """Return the log of these students alone, in this order, with all skills."""
-        rows = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in students])
-        counts = self.counts[list(students)]
+        """Return the log of these students alone, in this order, with all skills; raise ValueError for none."""
+        places = [self._place_of(i) for i in students]
+        rows = np.concatenate([np.arange(its.start, its.stop) for its in places] or [np.empty(0, np.int64)])
+        starts = np.cumsum([0, *(its.stop - its.start for its in places)])
         names = tuple(self.student_names[i] for i in students)
-        starts = np.concatenate([[0], np.cumsum(counts)])
         return AnswerLog(names, self.skill_names, self.skills[rows], self.correct[rows], starts)
 
     def with_at_least(self, n_answers: int) -> AnswerLog:
@@ -84,6 +86,11 @@ class AnswerLog:
         if len(students) == 0:
             raise ValueError(f"no student gave {n_answers} answers; the most is {self.counts.max()}")
         return self.select(students)
+
+    def _place_of(self, student: int) -> slice:
+        if not 0 <= student < self.n_students:
+            raise IndexError(f"there is no student {student}; there are {self.n_students}, counted from 0")
+        return slice(int(self.starts[student]), int(self.starts[student + 1]))
 
     def __repr__(self) -> str:
         return f"<AnswerLog: {len(self.skills):,} answers of {self.n_students:,} students on {self.n_skills} skills>"
