@@ -89,9 +89,11 @@ def sampler(log: AnswerLog, options: argparse.Namespace) -> StudentSampler:
 
 
 def train_by_maml(log: AnswerLog, options: argparse.Namespace) -> mf.MAML:
-    """Meta-train: the loss is that of the later answers, after steps on the first ones."""
-    steps, rate = options.inner_steps, options.inner_lr
-    maml = mf.MAML(network(log, options), rate, steps, order=2, loss_fn=answer_loss, task_chunk=None)
+    """Meta-train: the loss is that of the later answers, after steps on the first ones, whose rates are learned too."""
+    net = network(log, options)
+    rates = {name: options.inner_lr for name, _ in net.named_parameters()}
+    form = {"inner_steps": options.inner_steps, "order": 2, "learn_inner_lr": True, "task_chunk": None}
+    maml = mf.MAML(net, rates, **form, loss_fn=answer_loss)
     optimiser = torch.optim.Adam(maml.parameters(), lr=options.meta_lr)
     for episodes in sampler(log, options):
         optimiser.zero_grad()
@@ -183,7 +185,7 @@ def print_table(scores: dict[str, Scores], seconds: dict[str, float]) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--students", type=int, default=3000, help="to simulate (default: 3000)")
+    add("--students", type=int, default=10_000, help="to simulate (default: 10000)")
     add("--skills", type=int, default=10, help="to simulate (default: 10)")
     add("--answers", type=int, default=100, help="of every student; later ones are left out (default: 100)")
     add("--support", type=int, default=50, help="of them to adapt to, the first ones (default: 50)")
@@ -191,8 +193,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--iterations", type=int, default=2000, help="meta-iterations (default: 2000)")
     add("--meta-batch-size", type=int, default=16, help="students of an iteration (default: 16)")
     add("--meta-lr", type=float, default=3e-3, help="rate of Adam, for both (default: 0.003)")
-    add("--inner-lr", type=float, default=1.0, help="rate of MAML's inner steps (default: 1)")
-    add("--inner-steps", type=int, default=1, help="of adaptation, for both (default: 1)")
+    add("--inner-lr", type=float, default=0.3, help="rate at which MAML's inner steps begin (default: 0.3)")
+    add("--inner-steps", type=int, default=3, help="of adaptation, for both (default: 3)")
     add("--seed", type=int, default=0)
     add("--csv", type=Path, help="a table of answers, in place of simulated students")
     for column in ("student", "skill", "correct", "order"):
