@@ -4,8 +4,8 @@
     python examples/sinusoid.py --iterations 70000   # as long as Finn trained
 
 An MLP of two hidden layers of 40, 10 points to adapt to, one inner step of 0.01 on the mean squared error, second
-order, Adam at 1e-3, meta-batches of 25. Finn draws the initial weights with standard deviation 0.01 (``--init-std 0.01``),
-from where the same error takes twice as many iterations as from 0.1, the default here.
+order, Adam at 1e-3, meta-batches of 25. Finn draws the initial weights with standard deviation 0.01; from there it
+takes twice as many iterations to the same error as from 0.1, the default here. ``--init-std 0.01`` is his.
 """
 
 from __future__ import annotations
