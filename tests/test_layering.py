@@ -25,7 +25,7 @@ ROOMS = {
     "data": ("data", "native"),
     "maml": ("maml", "fusion data ops"),
     "train": ("train", "maml models data native"),
-    "compat": ("compat", "maml models data"),
+    "compat": ("compat", "maml models data fusion"),
     "cli": ("cli __main__", "train maml data native"),
 }
 ROOM_OF = {module: room for room, (modules, _) in ROOMS.items() for module in modules.split()}
