@@ -48,12 +48,15 @@ class Geometry(NamedTuple):
 
 def conv_block(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, geometry: Geometry
-) -> Tensor:
-    """Run the native kernels on checked arguments; shapes as in :func:`maml_fast.ops.conv_block`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the native kernels on checked arguments; shapes as in :func:`maml_fast.ops.conv_block`.
+
+    Beside the result, the mean and 1 / sqrt(variance + eps) of what was normalised, [T, Cout], without gradients.
+    """
     channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy where the memory is so already
     kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]
-    out = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry)[0]
-    return out.permute(0, 1, 4, 2, 3)
+    out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry)
+    return out.permute(0, 1, 4, 2, 3), mean, rstd
 
 
 def _task_dense(parameter: Tensor | None) -> Tensor | None:

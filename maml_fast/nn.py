@@ -20,6 +20,7 @@ __all__ = [
     "conv_block_of_tasks",
     "per_image",
     "traced_as_one",
+    "tracking_conv_block",
 ]
 
 P = ParamSpec("P")
@@ -189,14 +190,9 @@ def conv_block(
 
     Under ``torch.func.vmap`` the operation's batching rule puts the mapped tasks where the one task is here.
     """
-    if x.dim() != 4:
-        raise ValueError(f"expected images [B, C, H, W], got a tensor of shape {list(x.shape)}")
+    _check_images(x)
     out = conv_block_of_tasks(
-        x[None],  # [1, B, Cin, H, W]
-        weight[None],
-        None if bias is None else bias[None],
-        None if gamma is None else gamma[None],
-        None if beta is None else beta[None],
+        *_as_one_task(x, weight, bias, gamma, beta),
         stride=stride,
         padding=padding,
         pool=pool,
@@ -210,9 +206,65 @@ def conv_block_of_tasks(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, **geometry: Any
 ) -> Tensor:
     """:func:`maml_fast.ops.conv_block`, which under autocast computes in its parameters' precision."""
+    return ops.conv_block(_in_precision_of(weight, x), weight, bias, gamma, beta, **geometry)
+
+
+@traced_as_one
+def tracking_conv_block(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor | None,
+    *,
+    momentum: float | None,
+    **geometry: Any,
+) -> Tensor:
+    """:func:`conv_block` that updates running statistics [Cout] in place, as a ``BatchNorm2d`` in training does.
+
+    ``momentum`` is the batch's share in them; with ``None`` they are means over all batches. Raises a ``ValueError``
+    for a batch with one value a channel, which has no variance.
+    """
+    _check_images(x)
+    tasks = _as_one_task(_in_precision_of(weight, x), weight, bias, gamma, beta)
+    out, mean, variance = ops.conv_block_with_statistics(*tasks, **geometry)
+    count = x.shape[0] * _pixels(x, weight, geometry["stride"], geometry["padding"])
+    if count == 1:
+        raise ValueError("batch norm expected more than one value per channel in training; use more or larger images")
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    if momentum is None:
+        momentum = 0.0 if num_batches_tracked is None else 1 / float(num_batches_tracked)
+    # Through .data, as F.batch_norm writes: autograd holds them where a layer is called twice, but never reads them.
+    running_mean.data.mul_(1 - momentum).add_(mean[0], alpha=momentum)
+    running_var.data.mul_(1 - momentum).add_(variance[0], alpha=momentum * count / (count - 1))
+    return out.squeeze(0)
+
+
+def _check_images(x: Tensor) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"expected images [B, C, H, W], got a tensor of shape {list(x.shape)}")
+
+
+def _as_one_task(x: Tensor, weight: Tensor, *rest: Tensor | None) -> tuple[Any, ...]:
+    """The arguments with a task dimension of one: x [1, B, Cin, H, W], ..."""
+    return x[None], weight[None], *(None if tensor is None else tensor[None] for tensor in rest)
+
+
+def _in_precision_of(weight: Tensor, x: Tensor) -> Tensor:
     if x.dtype is not weight.dtype and torch.is_autocast_enabled(x.device.type):
-        x = x.to(weight.dtype)  # what other layers made of it
-    return ops.conv_block(x, weight, bias, gamma, beta, **geometry)
+        return x.to(weight.dtype)  # what other layers made of it
+    return x
+
+
+def _pixels(x: Tensor, weight: Tensor, stride: int, padding: int) -> int:
+    """How many pixels a convolution's output has."""
+    side = weight.shape[-1]
+    height, width = ((extent + 2 * padding - side) // stride + 1 for extent in x.shape[2:])
+    return height * width
 
 
 def _check_whole(name: str, value: int, least: int) -> None:

@@ -15,6 +15,7 @@ from maml_fast._inner_loops import NetDescription, inner_loops
 __all__ = [
     "NetDescription",
     "conv_block",
+    "conv_block_with_statistics",
     "has_native_kernels",
     "in_kernel_order",
     "inner_loops",
@@ -72,13 +73,42 @@ def conv_block(
     """
     _check_tensors(x, weight, bias, gamma, beta)
     _check_geometry(x, weight, stride, padding, pool, eps)
-    if has_native_kernels():
-        obstacle = native_obstacle(x, weight, stride, pool)
-        if obstacle is None:
-            geometry = _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first, _arithmetic(x).value)
-            return _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)
-        _announce(f"pure PyTorch runs it, not the native kernels: {obstacle}")
+    geometry = _native_geometry(x, weight, stride, padding, pool, eps, relu_first)
+    if geometry is not None:
+        return _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)[0]
     return reference.conv_block(
+        x, weight, bias, gamma, beta, stride=stride, padding=padding, pool=pool, eps=eps, relu_first=relu_first
+    )
+
+
+def conv_block_with_statistics(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    pool: int | None = 2,
+    eps: float = 1e-5,
+    relu_first: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`conv_block`, and the statistics by which it normalised.
+
+    Takes and raises what :func:`conv_block` does.
+
+    Returns:
+        The result, [T, B, Cout, H', W'], and mean and biased variance over the batch's images and pixels of what the
+        batch norm was given, [T, Cout] each, without gradients.
+    """
+    _check_tensors(x, weight, bias, gamma, beta)
+    _check_geometry(x, weight, stride, padding, pool, eps)
+    geometry = _native_geometry(x, weight, stride, padding, pool, eps, relu_first)
+    if geometry is not None:
+        out, mean, rstd = _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)
+        return out, mean, (rstd.pow(-2) - eps).clamp_(min=0)
+    return reference.conv_block_with_statistics(
         x, weight, bias, gamma, beta, stride=stride, padding=padding, pool=pool, eps=eps, relu_first=relu_first
     )
 
@@ -109,6 +139,19 @@ def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
 def has_native_kernels() -> bool:
     """Return whether there are any; they are built now if they never were."""
     return native.library() is not None
+
+
+def _native_geometry(
+    x: Tensor, weight: Tensor, stride: int, padding: int, pool: int | None, eps: float, relu_first: bool
+) -> _conv_block.Geometry | None:
+    """The block's constants for the native kernels; ``None`` where pure PyTorch runs it, which is said once."""
+    if not has_native_kernels():
+        return None
+    obstacle = native_obstacle(x, weight, stride, pool)
+    if obstacle is not None:
+        _announce(f"pure PyTorch runs it, not the native kernels: {obstacle}")
+        return None
+    return _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first, _arithmetic(x).value)
 
 
 def native_obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str | None:

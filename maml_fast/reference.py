@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["batch_norm", "conv_block"]
+__all__ = ["batch_norm", "conv_block", "conv_block_with_statistics"]
 
 
 def batch_norm(y: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> Tensor:
@@ -44,6 +44,32 @@ def conv_block(
     relu_first: bool = False,
 ) -> Tensor:
     """Twin of :func:`maml_fast.ops.conv_block`; see there for shapes and meaning."""
+    y = _to_be_normalised(x, weight, bias, stride, padding, relu_first)
+    return _normalised(y, gamma, beta, pool, eps, relu_first)
+
+
+def conv_block_with_statistics(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    pool: int | None = 2,
+    eps: float = 1e-5,
+    relu_first: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of :func:`maml_fast.ops.conv_block_with_statistics`; see there for shapes and meaning."""
+    y = _to_be_normalised(x, weight, bias, stride, padding, relu_first)
+    variance, mean = torch.var_mean(y.detach(), dim=(1, 3, 4), correction=0)
+    return _normalised(y, gamma, beta, pool, eps, relu_first), mean, variance
+
+
+def _to_be_normalised(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, relu_first: bool
+) -> Tensor:
     # One convolution per task: a grouped convolution would issue one more per group in its double backward.
     y = torch.stack(
         [
@@ -51,5 +77,12 @@ def conv_block(
             for t in range(x.shape[0])
         ]
     )  # [T, B, Cout, OH, OW]
-    z = batch_norm(y.relu(), gamma, beta, eps) if relu_first else batch_norm(y, gamma, beta, eps).relu()
+    return y.relu() if relu_first else y
+
+
+def _normalised(
+    y: Tensor, gamma: Tensor | None, beta: Tensor | None, pool: int | None, eps: float, relu_first: bool
+) -> Tensor:
+    z = batch_norm(y, gamma, beta, eps)
+    z = z if relu_first else z.relu()
     return z if pool is None else F.max_pool2d(z.flatten(0, 1), pool).unflatten(0, z.shape[:2])

@@ -104,6 +104,21 @@ def test_fused_model_equals_the_original(case: Case) -> None:
     torch.testing.assert_close(in_eval, run(oracle, {}, inputs), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.name != "fused before"], ids=str)
+def test_as_written_equals_the_original_in_both_modes_and_keeps_its_statistics(case: Case) -> None:
+    model, inputs = made(case)
+    fused = fuse(model, batch_norm="as_written")
+    original, _ = made(case)  # the same, with statistics of its own
+    assert len(fused.report.fused) <= case.fused  # a batch norm that is called as a function runs as it is written
+    actual, wanted = (meta_gradient(each.train(), inputs) for each in (fused, original))
+    torch.testing.assert_close(actual[0], wanted[0], rtol=1e-10, atol=1e-10)
+    assert_equal(actual[1], wanted[1])
+    assert_equal(actual[2], wanted[2])
+    assert_equal(dict(model.named_buffers()), dict(original.named_buffers()))
+    actual, wanted = (run(each.eval(), {}, inputs) for each in (fused, original))
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+
+
 def is_drawable(letters: str) -> bool:
     return letters.count("P") <= 3  # more would leave no pixels
 

@@ -152,8 +152,18 @@ def test_fx_graph_module_is_fused() -> None:
         (Conv4, {}, TypeError, r"expected a module, got the class Conv4; pass an instance, Conv4\(\.\.\.\)"),
         (torch.relu, {}, TypeError, "expected a torch.nn.Module, got builtin_function_or_method"),
         (None, {}, TypeError, "expected a torch.nn.Module, got NoneType"),
-        (nn.ReLU(), {"batch_norm": "eval"}, ValueError, "batch_norm must be 'batch' or 'running', got 'eval'"),
-        (nn.ReLU(), {"batch_norm": None}, ValueError, "batch_norm must be 'batch' or 'running', got None"),
+        (
+            nn.ReLU(),
+            {"batch_norm": "eval"},
+            ValueError,
+            "must be 'batch', 'running' or 'as_written', got 'eval'",
+        ),
+        (
+            nn.ReLU(),
+            {"batch_norm": None},
+            ValueError,
+            "must be 'batch', 'running' or 'as_written', got None",
+        ),
         (Conv4(), {"batch_norm": "running"}, ValueError, r"features.0.norm keeps none .*use batch_norm='batch'"),
         (nn.Sequential(nn.LazyConv2d(3, 3)), {}, ValueError, "0.weight has no shape yet; run the model once"),
         (

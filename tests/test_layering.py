@@ -26,7 +26,7 @@ ROOMS = {
     "maml": ("maml", "fusion data ops"),
     "algorithms": ("algorithms", "maml fusion data ops"),
     "train": ("train", "algorithms maml models data native"),
-    "compat": ("compat", "maml models data"),
+    "compat": ("compat", "maml models data fusion"),
     "cli": ("cli __main__", "train maml data native"),
 }
 ROOM_OF = {module: room for room, (modules, _) in ROOMS.items() for module in modules.split()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from op_table import CASES, NAMES, Case, tensors
 from peers.block import per_task_block
 from torch import Tensor
@@ -57,6 +58,23 @@ def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
 def test_equals_torch_layers_task_by_task(case: Case) -> None:
     expected = derivatives(per_task_block, case, torch.float64)
     assert_close(derivatives(ops.conv_block, case, torch.float64), expected, torch.float64)
+
+
+@all_cases
+@both_dtypes
+def test_statistics_are_those_of_what_is_normalised(case: Case, dtype: torch.dtype) -> None:
+    arguments = tensors(case, dtype)
+    x, weight, bias, *_ = (None if a is None else a.detach().double() for a in arguments)
+    out, *statistics = ops.conv_block_with_statistics(*arguments, **case.options)
+    assert torch.equal(out, ops.conv_block(*arguments, **case.options))
+    for t in range(case.tasks):
+        y = F.conv2d(x[t], weight[t], None if bias is None else bias[t], stride=case.stride, padding=case.padding)
+        y = y.relu() if case.relu_first else y
+        wanted = y.mean(dim=(0, 2, 3)), y.var(dim=(0, 2, 3), correction=0)
+        for actual, expected in zip(statistics, wanted, strict=True):
+            assert not actual.requires_grad
+            error = (actual[t].double() - expected).abs().max() / y.abs().max().clamp(min=1) ** 2
+            assert error < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-3, 1.0])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Proxy
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.fusion.report import BatchNormPolicy
+from maml_fast.fusion.report import FusionPolicy
 from maml_fast.fusion.rewrite import block_weights, describe_block, fuse_runs, set_functional_norms
 from maml_fast.fusion.structure import follows_policy
 from maml_fast.fusion.trace import UntraceableError, has_hooks, required_inputs, trace
 from maml_fast.nn import ConvBlock
 
-__all__ = ["Fuser", "Recording"]
+__all__ = ["Fuser", "RecordedForward", "Recording"]
 
 Flags = tuple[bool, ...]  # the .training of some modules
 
@@ -30,12 +33,13 @@ class Recording(NamedTuple):
 class Fuser:
     """Fuses what it can below a module of a structural copy, and collects the lines of the report."""
 
-    def __init__(self, policy: BatchNormPolicy) -> None:
+    def __init__(self, policy: FusionPolicy) -> None:
         self.policy = policy
         self.fused: list[str] = []
         self.left: list[str] = []
         self.block_weights: set[str] = set()  # of fused operations
         self.recordings: dict[nn.Module, Recording] = {}  # rewritten
+        self.forwards: list[RecordedForward] = []
         self.done: set[nn.Module] = set()
 
     def fuse(self, module: nn.Module, name: str) -> None:
@@ -61,7 +65,7 @@ class Fuser:
         opaque: set[nn.Module] = set()
         while True:
             try:
-                recording = self.recordings[module] = _record(module, opaque)
+                recording = self.recordings[module] = _record(module, opaque, self.policy)
                 break
             except UntraceableError as error:
                 if error.module is module or error.module in opaque:
@@ -84,7 +88,8 @@ class Fuser:
         runs = {}
         for flags, graph in graphs.items():
             norms = set_functional_norms(graph, self.policy)
-            fused, left = fuse_runs(graph, module)
+            with _in_modes(dict(zip(watched, flags, strict=True))):
+                fused, left = fuse_runs(graph, module)
             self.block_weights.update(prefix + weight for weight in block_weights(graph, module))
             if flags == now:
                 self.fused += [prefix + line for line in fused]
@@ -92,7 +97,8 @@ class Fuser:
             if norms or fused:
                 runs[flags] = _compiled(module, graph)
         if runs:
-            vars(module)["forward"] = _Recorded(module, watched, runs)
+            self.forwards.append(RecordedForward(module, watched, runs))
+            vars(module)["forward"] = self.forwards[-1]
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -101,22 +107,31 @@ def _is_layer(module: nn.Module) -> bool:
     return torchs or follows_policy(module)
 
 
-def _record(module: nn.Module, opaque: Set[nn.Module]) -> Recording:
+def _record(module: nn.Module, opaque: Set[nn.Module], policy: FusionPolicy) -> Recording:
     """Record ``forward`` in the training mode that the tree is in, in ``train()`` and in ``eval()``."""
-    modes = {m: m.training for m in module.modules()}
-    watched: dict[nn.Module, None] = {}
+    own = {m: m.training for m in module.modules()}
+    obeying = [m for m in own if isinstance(m, _BatchNorm)] if policy == "as_written" else []  # train() and eval()
+    watched: dict[nn.Module, None] = dict.fromkeys(obeying)
     recordings = []
-    try:
-        for mode in (None, True, False):
-            for m, own in modes.items():
-                m.training = own if mode is None else mode
+    for modes in (own, dict.fromkeys(own, True), dict.fromkeys(own, False)):
+        with _in_modes(modes):
             graph, recorded = trace(module, module.forward, opaque)
-            watched.update((m, None) for m in recorded if type(m) is not nn.Sequential)
-            recordings.append(({m: m.training for m in modes}, graph))
-    finally:
-        for m, own in modes.items():
-            m.training = own
+        watched.update((m, None) for m in recorded if type(m) is not nn.Sequential)
+        recordings.append((modes, graph))
     return Recording(list(watched), {tuple(state[m] for m in watched): graph for state, graph in recordings})
+
+
+@contextmanager
+def _in_modes(modes: Mapping[nn.Module, bool]) -> Iterator[None]:
+    """Put modules into these training modes for a while, each alone."""
+    before = {module: module.training for module in modes}
+    try:
+        for module, mode in modes.items():
+            module.training = mode
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
 
 
 def _compiled(module: nn.Module, graph: Graph) -> Callable[..., Any]:
@@ -125,7 +140,7 @@ def _compiled(module: nn.Module, graph: Graph) -> Callable[..., Any]:
     return type(GraphModule(module, graph)).forward
 
 
-class _Recorded:
+class RecordedForward:
     """The ``forward`` of a module with fused runs."""
 
     def __init__(self, module: nn.Module, watched: list[nn.Module], runs: dict[Flags, Callable[..., Any]]) -> None:
@@ -143,6 +158,13 @@ class _Recorded:
         if tensors is None or run is None:
             return self.plain(*args, **kwargs)
         return run(self.module, *tensors)
+
+    def on(self, copies: Mapping[nn.Module, nn.Module]) -> RecordedForward:
+        """Return the same for a copy of the module, given the copy of every module below it."""
+        result = copy.copy(self)
+        result.module, result.watched = copies[self.module], [copies[module] for module in self.watched]
+        result.plain = result.module.forward
+        return result
 
     def _tensors(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Sequence[Any] | None:
         """Return the recorded inputs, or ``None`` if one is no tensor or a default is not taken."""

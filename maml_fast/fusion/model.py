@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from maml_fast import ops
 from maml_fast.fusion.conv_net import ConvNet, read_conv_net
 from maml_fast.fusion.fuser import Fuser, Recording
-from maml_fast.fusion.report import BatchNormPolicy, FusionReport
+from maml_fast.fusion.report import FusionPolicy, FusionReport
 from maml_fast.fusion.structure import set_batch_norm_policy, structural_copy
 from maml_fast.fusion.task_program import TaskProgram, read_program
 
 __all__ = ["FusedModel", "fuse"]
 
 
-def fuse(model: nn.Module, *, batch_norm: BatchNormPolicy = "batch") -> FusedModel:
+def fuse(model: nn.Module, *, batch_norm: FusionPolicy = "batch") -> FusedModel:
     """Return a module that computes what ``model`` does, its conv-BN-ReLU-pool runs as one operation each.
 
     The runs are found in any nesting of ``nn.Sequential`` and in ordinary Python ``forward`` methods (torch.fx): ReLU
@@ -41,22 +41,24 @@ def fuse(model: nn.Module, *, batch_norm: BatchNormPolicy = "batch") -> FusedMod
         batch_norm: where every batch norm layer of the result takes its statistics from, fused or not, in ``train()``
             and ``eval()`` alike. ``"batch"``: from the batch (transductive, as in Finn's code); running statistics are
             neither read nor written. ``"running"``: from the running statistics, which are not updated; nothing that
-            holds a batch norm is fused then.
+            holds a batch norm is fused then. ``"as_written"``: from where PyTorch takes them, which ``train()`` and
+            ``eval()`` decide, and running statistics are updated as PyTorch does; a recorded ``forward`` is fused where
+            all batch norms below it are in one mode, and that takes the batch's statistics.
 
     Raises:
         TypeError: if ``model`` is not a module, or a scripted or compiled one.
         ValueError: for another policy, ``"running"`` on layers that keep no running statistics, a part that is fused
             with the other policy, or lazy layers whose parameters are not there yet.
     """
-    if batch_norm not in get_args(BatchNormPolicy):
-        raise ValueError(f"batch_norm must be 'batch' or 'running', got {batch_norm!r}")
+    if batch_norm not in get_args(FusionPolicy):
+        raise ValueError(f"batch_norm must be 'batch', 'running' or 'as_written', got {batch_norm!r}")
     if isinstance(model, FusedModel):
         return model if model.report.batch_norm == batch_norm else FusedModel(model.original, batch_norm)
     _check_model(model, batch_norm)
     return FusedModel(model, batch_norm)
 
 
-def _check_model(model: Any, batch_norm: BatchNormPolicy) -> None:
+def _check_model(model: Any, batch_norm: FusionPolicy) -> None:
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise TypeError(f"expected a module, got the class {model.__name__}; pass an instance, {model.__name__}(...)")
     if not isinstance(model, nn.Module):
@@ -88,7 +90,7 @@ class FusedModel(nn.Module):
     report: FusionReport
     original: nn.Module
 
-    def __init__(self, model: nn.Module, batch_norm: BatchNormPolicy) -> None:
+    def __init__(self, model: nn.Module, batch_norm: FusionPolicy) -> None:
         super().__init__()
         root = structural_copy(model)
         strangers = set_batch_norm_policy(root, batch_norm)
@@ -104,6 +106,7 @@ class FusedModel(nn.Module):
         self._watched = recording.watched
         self._programs = {modes: read_program(graph, root) for modes, graph in recording.graphs.items()}
         self._nets = {modes: read_conv_net(program) for modes, program in self._programs.items()}
+        self.__dict__["_forwards"] = fuser.forwards
         self._block_weights = _first_names(root, fuser.block_weights)
         self._pairs = [(model, self), *zip(model.modules(), root.modules(), strict=True)]
         self.report = FusionReport(batch_norm, tuple(fuser.fused), tuple(fuser.left))
@@ -111,6 +114,29 @@ class FusedModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model; takes and returns what the original takes and returns."""
         return self.__dict__["_root"](*args, **kwargs)
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether any ``forward`` of the original has a fused form, in any training mode."""
+        return bool(self.__dict__["_forwards"])
+
+    def run_on(self, twin: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Call a copy of the original, with the copy's parameters, buffers and training modes, in the fused form.
+
+        The copy's modules are those of the original at the time of :func:`fuse`, one for one and in their order.
+        """
+        copies = dict(zip(self.__dict__["_root"].modules(), twin.modules(), strict=True))
+        lent = {copies[forward.module]: forward.on(copies) for forward in self.__dict__["_forwards"]}
+        own = {module: vars(module)["forward"] for module in lent if "forward" in vars(module)}
+        try:
+            for module, forward in lent.items():
+                vars(module)["forward"] = forward
+            return twin(*args, **kwargs)
+        finally:
+            for module in lent:
+                vars(module).pop("forward", None)
+            for module, forward in own.items():
+                vars(module)["forward"] = forward
 
     def train(self, mode: bool = True) -> FusedModel:
         """Set the training mode, which matters to dropout but not to batch norm."""
@@ -177,7 +203,7 @@ def _first_names(root: nn.Module, places: Collection[str]) -> frozenset[str]:
     return frozenset(name for name, tensor in root.named_parameters() if tensor in parameters)
 
 
-def _rebuild(model: nn.Module, batch_norm: BatchNormPolicy, training: list[bool]) -> FusedModel:
+def _rebuild(model: nn.Module, batch_norm: FusionPolicy, training: list[bool]) -> FusedModel:
     return _with_training(FusedModel(model, batch_norm), training)
 
 

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from maml_fast.fusion.structure import takes_batch_statistics
+from maml_fast.fusion.structure import keeps_running_statistics, takes_batch_statistics
 from maml_fast.fusion.trace import has_hooks
 from maml_fast.nn import batch_stat_norm
 
 __all__ = [
     "Conv",
     "Norm",
+    "Running",
     "arguments",
     "input_of",
     "is_relu",
@@ -51,12 +52,23 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Running:
+    """Running statistics that a batch norm updates; but for momentum, names of attributes."""
+
+    mean: str
+    variance: str
+    count: str | None
+    momentum: float | None
+
+
+@dataclass(frozen=True)
 class Norm:
     """A batch norm on the batch's own statistics; gamma and beta are the names of attributes."""
 
     gamma: str | None
     beta: str | None
     eps: float
+    running: Running | None = None
 
 
 def read_conv(node: Node, root: nn.Module) -> Conv | str | None:
@@ -123,6 +135,7 @@ def read_norm(node: Node, root: nn.Module) -> Norm | None:
             None if module.weight is None else f"{name}.weight",
             None if module.bias is None else f"{name}.bias",
             module.eps,
+            _running(name, module) if keeps_running_statistics(module) else None,
         )
     if node.op != "call_function" or node.target is not batch_stat_norm:
         return None
@@ -130,6 +143,11 @@ def read_norm(node: Node, root: nn.Module) -> Norm | None:
     gamma, beta, eps = _attribute(values["weight"]), _attribute(values["bias"]), values["eps"]
     computed = (gamma is None and values["weight"] is not None) or (beta is None and values["bias"] is not None)
     return None if computed or isinstance(eps, Node) else Norm(gamma, beta, float(eps))
+
+
+def _running(name: str, module: nn.BatchNorm2d) -> Running:
+    count = None if module.num_batches_tracked is None else f"{name}.num_batches_tracked"
+    return Running(f"{name}.running_mean", f"{name}.running_var", count, module.momentum)
 
 
 def is_identity(node: Node, root: nn.Module) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["BatchNormPolicy", "FusionReport"]
+__all__ = ["BatchNormPolicy", "FusionPolicy", "FusionReport"]
 
 BatchNormPolicy = Literal["batch", "running"]
+FusionPolicy = Literal["batch", "running", "as_written"]
 
-POLICIES: dict[BatchNormPolicy, str] = {
+POLICIES: dict[FusionPolicy, str] = {
     "batch": "the batch's own statistics (transductive) in train() and eval() alike; running ones not read or written",
     "running": "the running statistics, read only",
+    "as_written": "PyTorch's own: train() and eval() decide, and running statistics are kept",
 }
 
 
@@ -20,13 +22,13 @@ class FusionReport:
     """The lines of ``str(report)``.
 
     Attributes:
-        batch_norm: the policy, ``"batch"`` or ``"running"``.
+        batch_norm: the policy, ``"batch"``, ``"running"`` or ``"as_written"``.
         fused: one line for every run that is one operation now, ``"where: what"``.
         left: one line for every convolution that is not, and for every ``forward`` that torch.fx could not record,
             ``"where: why"``.
     """
 
-    batch_norm: BatchNormPolicy
+    batch_norm: FusionPolicy
     fused: tuple[str, ...] = field(default=())
     left: tuple[str, ...] = field(default=())
 

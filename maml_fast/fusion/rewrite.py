@@ -22,8 +22,8 @@ from maml_fast.fusion.patterns import (
     read_norm,
     read_pool,
 )
-from maml_fast.fusion.report import BatchNormPolicy
-from maml_fast.nn import ConvBlock, batch_stat_norm, conv_block
+from maml_fast.fusion.report import FusionPolicy
+from maml_fast.nn import ConvBlock, batch_stat_norm, conv_block, tracking_conv_block
 
 __all__ = ["block_weights", "describe_block", "fuse_runs", "set_functional_norms"]
 
@@ -159,22 +159,23 @@ def _why_no_norm(node: Node, chain: list[Node], root: nn.Module) -> str:
 
 def _replace(graph: Graph, run: _Run) -> None:
     """Put the fused operation where the convolution is: there its input still has the value that is convolved."""
-    conv, norm = run.conv, run.norm
+    conv, norm, running = run.conv, run.norm, run.norm.running
     first, last = run.nodes[0], run.nodes[-1]
+    options: dict[str, Any] = {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "pool": run.pool,
+        "eps": norm.eps,
+        "relu_first": run.relu_first,
+    }
+    names = [conv.weight, conv.bias, norm.gamma, norm.beta]
+    if running is not None:
+        names += [running.mean, running.variance, running.count]
+        options["momentum"] = running.momentum
     with graph.inserting_before(first):
-        names = (conv.weight, conv.bias, norm.gamma, norm.beta)
-        parameters = [None if name is None else graph.create_node("get_attr", name) for name in names]
-        fused = graph.call_function(
-            conv_block,
-            (input_of(first), *parameters),
-            {
-                "stride": conv.stride,
-                "padding": conv.padding,
-                "pool": run.pool,
-                "eps": norm.eps,
-                "relu_first": run.relu_first,
-            },
-        )
+        tensors = [None if name is None else graph.create_node("get_attr", name) for name in names]
+        operation = conv_block if running is None else tracking_conv_block
+        fused = graph.call_function(operation, (input_of(first), *tensors), options)
     last.replace_all_uses_with(fused)
     for node in reversed(run.nodes):
         graph.erase_node(node)
@@ -201,14 +202,17 @@ def _keep_layout(graph: Graph, root: nn.Module) -> None:
 def _is_fused(node: Node, root: nn.Module) -> bool:
     if node.op == "call_module":
         return isinstance(root.get_submodule(str(node.target)), ConvBlock)
-    return node.target is conv_block
+    return node.target in (conv_block, tracking_conv_block)
 
 
-def set_functional_norms(graph: Graph, policy: BatchNormPolicy) -> bool:
+def set_functional_norms(graph: Graph, policy: FusionPolicy) -> bool:
     """Make ``F.batch_norm`` in the graph follow the policy, whatever ``training`` it is given; return if any was there.
 
-    Under ``"running"`` a call without running statistics stays as it is: it has no others to take.
+    Under ``"running"`` a call without running statistics stays as it is: it has no others to take. Under
+    ``"as_written"`` all do.
     """
+    if policy == "as_written":
+        return False
     nodes = [n for n in graph.nodes if n.op == "call_function" and n.target in _FUNCTIONAL_NORMS]
     for node in nodes:
         values = arguments(node, _FUNCTIONAL_NORMS[node.target])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.fusion.report import BatchNormPolicy
+from maml_fast.fusion.report import FusionPolicy
 from maml_fast.nn import BatchStatNorm2d, batch_stat_norm
 
-__all__ = ["follows_policy", "set_batch_norm_policy", "structural_copy", "takes_batch_statistics"]
+__all__ = [
+    "follows_policy",
+    "keeps_running_statistics",
+    "set_batch_norm_policy",
+    "structural_copy",
+    "takes_batch_statistics",
+]
 
 _AXES: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 
@@ -56,7 +62,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-def set_batch_norm_policy(root: nn.Module, policy: BatchNormPolicy) -> list[str]:
+def set_batch_norm_policy(root: nn.Module, policy: FusionPolicy) -> list[str]:
     """Make every batch norm of a structural copy follow the policy; return the names of those that could not.
 
     The module keeps its class, parameters, buffers and place, and gets a ``forward`` of its own. Layers whose class
@@ -76,19 +82,29 @@ def set_batch_norm_policy(root: nn.Module, policy: BatchNormPolicy) -> list[str]
         if type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward) or "forward" in vars(module):
             strangers.append(name)
             continue
-        forward = _batch_forward if policy == "batch" else _running_forward
-        vars(module)["forward"] = partial(forward, module)
+        vars(module)["forward"] = partial(_FORWARDS[policy], module)
     return strangers
 
 
 def follows_policy(module: nn.Module) -> bool:
     """Return whether the module is a batch norm layer that :func:`set_batch_norm_policy` has seen to."""
-    return takes_batch_statistics(module) or _own_forward(module) is _running_forward
+    return isinstance(module, BatchStatNorm2d) or _own_forward(module) in _FORWARDS.values()
 
 
 def takes_batch_statistics(module: nn.Module) -> bool:
-    """Return whether the module is a batch norm layer that takes the batch's statistics under any circumstances."""
+    """Return whether the module is a batch norm layer that takes the batch's statistics.
+
+    As written, layers do in the training mode, and without running statistics; else it is under any circumstances.
+    """
+    if _own_forward(module) is _written_forward:
+        return module.training or (module.running_mean is None and module.running_var is None)
     return isinstance(module, BatchStatNorm2d) or _own_forward(module) is _batch_forward
+
+
+def keeps_running_statistics(module: nn.Module) -> bool:
+    """Return whether the module is a batch norm layer as written that updates its running statistics when called."""
+    tracks = module.track_running_stats and module.running_mean is not None
+    return _own_forward(module) is _written_forward and module.training and bool(tracks)
 
 
 def _own_forward(module: nn.Module) -> Any:
@@ -100,21 +116,32 @@ def _axes(module: _BatchNorm) -> tuple[int, ...] | None:
     return next((axes for kind, axes in _AXES.items() if isinstance(module, kind)), None)
 
 
-def _batch_forward(module: _BatchNorm, x: Tensor) -> Tensor:
-    return batch_stat_norm(x, module.weight, module.bias, module.eps, axes=_axes(module))
+def _batch_forward(module: _BatchNorm, input: Tensor) -> Tensor:
+    return batch_stat_norm(input, module.weight, module.bias, module.eps, axes=_axes(module))
 
 
-def _running_forward(module: _BatchNorm, x: Tensor) -> Tensor:
+def _written_forward(module: _BatchNorm, input: Tensor) -> Tensor:
+    return type(module).forward(module, input)
+
+
+def _running_forward(module: _BatchNorm, input: Tensor) -> Tensor:
     axes = _axes(module)
-    if axes is not None and x.dim() not in axes:
-        raise ValueError(f"batch norm expected {' or '.join(f'{n}-D' for n in axes)} input, got {list(x.shape)}")
+    if axes is not None and input.dim() not in axes:
+        raise ValueError(f"batch norm expected {' or '.join(f'{n}-D' for n in axes)} input, got {list(input.shape)}")
     assert module.running_mean is not None
     assert module.running_var is not None
-    shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+    shape = [-1 if d == 1 else 1 for d in range(input.dim())]
     scale = torch.rsqrt(module.running_var + module.eps)
-    z = (x - module.running_mean.view(shape)) * scale.view(shape)
+    z = (input - module.running_mean.view(shape)) * scale.view(shape)
     if module.weight is not None:
         z = z * module.weight.view(shape)
     if module.bias is not None:
         z = z + module.bias.view(shape)
     return z
+
+
+_FORWARDS: dict[FusionPolicy, Callable[[Any, Tensor], Tensor]] = {
+    "batch": _batch_forward,
+    "running": _running_forward,
+    "as_written": _written_forward,
+}

@@ -1,4 +1,4 @@
-"""Drop-in replacements for well-known MAML code, to be imported in its place."""
+"""The classes of a widely copied MAML tutorial, to be imported in their place."""
 
 from __future__ import annotations
 

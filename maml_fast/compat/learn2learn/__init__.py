@@ -1,0 +1,39 @@
+"""learn2learn's MAML and MetaSGD: code written for them runs when its import alone is changed.
+
+    from maml_fast.compat import learn2learn as l2l  # instead of: import learn2learn as l2l
+
+    maml = l2l.algorithms.MAML(model, lr=0.4)
+    learner = maml.clone()
+    learner.adapt(loss(learner(x_spt), y_spt))
+    loss(learner(x_qry), y_qry).backward()
+
+The loop over tasks stays, and each task's conv-BN-ReLU-pool runs on the fused kernels, as :mod:`.algorithms` says.
+:class:`maml_fast.MAML` takes all tasks at once and is several times as fast. What is here follows learn2learn 0.2.0
+(Arnold et al. 2020); its data sets, vision models and optimisers are not here.
+"""
+
+from typing import NoReturn
+
+from maml_fast.compat.learn2learn import algorithms, utils
+from maml_fast.compat.learn2learn.algorithms import MAML, BaseLearner, MetaSGD, maml_update
+from maml_fast.compat.learn2learn.utils import clone_module, clone_parameters, detach_module, update_module
+
+__all__ = [
+    "MAML",
+    "BaseLearner",
+    "MetaSGD",
+    "algorithms",
+    "clone_module",
+    "clone_parameters",
+    "detach_module",
+    "maml_update",
+    "update_module",
+    "utils",
+]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise AttributeError(
+        f"maml_fast.compat.learn2learn has no {name!r}, only {', '.join(__all__)}; "
+        "for episodes see maml_fast.data and maml_fast.EpisodeSampler"
+    )

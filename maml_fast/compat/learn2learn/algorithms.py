@@ -1,0 +1,222 @@
+"""learn2learn's wrappers: a module that makes clones of itself, which adapt to a task by gradient steps.
+
+Calling a wrapper or a clone runs the module's conv-BN-ReLU-pool on the fused kernels, one task at a time, wherever
+batch norm takes the batch's statistics: in ``train()``, or without running statistics. Where it takes the running ones,
+in ``eval()``, the module runs as it is written. Either way the numbers are PyTorch's, and so is what becomes of the
+running statistics: as in learn2learn, clones share them with the model and update them in ``train()``. What is called
+on ``learner.module`` itself, or on a part of it, runs as it is written. ``maml.fusion`` lists what is fused, and what
+is not and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from maml_fast.compat.learn2learn.fused_calls import FusedCalls
+from maml_fast.compat.learn2learn.utils import clone_module, clone_parameters, update_module
+from maml_fast.fusion import FusionReport
+
+__all__ = ["MAML", "BaseLearner", "MetaSGD", "maml_update"]
+
+M = TypeVar("M", bound=nn.Module)
+L = TypeVar("L", bound="BaseLearner")
+
+
+class BaseLearner(nn.Module):
+    """A wrapper that is called like its ``module``, and has its attributes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._fused_calls: FusedCalls | None = None  # made when first needed, and one for all clones
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module."""
+        return self._fused()(self.module, *args, **kwargs)
+
+    @property
+    def fusion(self) -> FusionReport:
+        """What runs on the fused operation in the training mode at the first call or clone; what does not, and why."""
+        return self._fused().report
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fused_calls": None}
+
+    def _fused(self) -> FusedCalls:
+        if self._fused_calls is None:
+            self._fused_calls = FusedCalls(self.module)
+        return self._fused_calls
+
+    def _sharing_fusion(self, clone: L) -> L:
+        clone._fused_calls = self._fused()
+        return clone
+
+
+class MAML(BaseLearner):
+    """Model-agnostic meta-learning, one task at a time: ``clone()`` for every task, ``adapt`` the clone.
+
+    Args:
+        model: any module of one task.
+        lr: the learning rate of :meth:`adapt`; a number or a tensor.
+        first_order: whether :meth:`adapt` takes the gradient as a constant (first-order MAML).
+        allow_unused: whether parameters that the loss does not depend on are left as they are; by default as
+            ``allow_nograd``.
+        allow_nograd: whether parameters that require no gradient are left as they are.
+
+    Attributes:
+        module: the model; of a clone, a clone of it.
+
+    Source: Finn et al. 2017, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float | Tensor,
+        first_order: bool = False,
+        allow_unused: bool | None = None,
+        allow_nograd: bool = False,
+    ) -> None:
+        super().__init__(model)
+        self.lr = lr
+        self.first_order = first_order
+        self.allow_unused = _default(allow_unused, allow_nograd)
+        self.allow_nograd = allow_nograd
+
+    def clone(
+        self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
+    ) -> MAML:
+        """Return a learner whose parameters are differentiable functions of this one's, with its settings or others.
+
+        ``backward()`` on a loss of the clone, before or after it has adapted, adds to the ``.grad`` of this one's
+        parameters. Clones can be cloned.
+        """
+        clone = MAML(
+            clone_module(self.module),
+            lr=self.lr,
+            first_order=_default(first_order, self.first_order),
+            allow_unused=_default(allow_unused, self.allow_unused),
+            allow_nograd=_default(allow_nograd, self.allow_nograd),
+        )
+        return self._sharing_fusion(clone)
+
+    def adapt(
+        self,
+        loss: Tensor,
+        first_order: bool | None = None,
+        allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
+    ) -> None:
+        """Take one step of gradient descent on ``loss``, a scalar that this clone's outputs gave, in place.
+
+        Raises:
+            RuntimeError: if ``loss`` does not depend on a parameter, or a parameter requires no gradient, unless that
+                is allowed.
+        """
+        gradients = _gradients(
+            loss,
+            self.module,
+            first_order=_default(first_order, self.first_order),
+            allow_unused=_default(allow_unused, self.allow_unused),
+            allow_nograd=_default(allow_nograd, self.allow_nograd),
+        )
+        maml_update(self.module, self.lr, gradients)
+
+
+class MetaSGD(BaseLearner):
+    """MAML with a learned rate for every element of every parameter.
+
+    Args:
+        model: any module of one task.
+        lr: what all rates start at.
+        first_order: whether :meth:`adapt` takes the gradient as a constant.
+        lrs: the rates themselves, instead of ``lr``: one tensor for each of ``model.parameters()``, in their order.
+
+    Attributes:
+        module: the model; of a clone, a clone of it.
+        lrs: the rates, a ``ParameterList``; of a clone, tensors that are functions of them.
+
+    Raises:
+        ValueError: for another number of ``lrs`` than of parameters.
+
+    Source: Li et al. 2017, Meta-SGD, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 1.0,
+        first_order: bool = False,
+        lrs: Sequence[Tensor] | nn.ParameterList | None = None,
+    ) -> None:
+        super().__init__(model)
+        parameters = list(model.parameters())
+        if lrs is None:
+            lrs = nn.ParameterList([nn.Parameter(torch.full_like(parameter, lr)) for parameter in parameters])
+        if len(lrs) != len(parameters):
+            raise ValueError(f"lrs must hold a rate for each of {len(parameters)} parameters, got {len(lrs)}")
+        self.lrs = lrs
+        self.first_order = first_order
+
+    def clone(self) -> MetaSGD:
+        """Return a learner whose parameters and rates are differentiable functions of this one's."""
+        clone = MetaSGD(clone_module(self.module), first_order=self.first_order, lrs=clone_parameters(self.lrs))
+        return self._sharing_fusion(clone)
+
+    def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
+        """Take one step of gradient descent on ``loss``, a scalar that this clone's outputs gave, in place.
+
+        Raises:
+            RuntimeError: if ``loss`` does not depend on a parameter, or a parameter requires no gradient.
+        """
+        gradients = _gradients(loss, self.module, first_order=_default(first_order, self.first_order))
+        updates = [None if g is None else -rate * g for rate, g in zip(self.lrs, gradients, strict=True)]
+        update_module(self.module, updates)
+
+
+def maml_update(model: M, lr: float | Tensor, grads: Sequence[Tensor | None]) -> M:
+    """Take the step p - lr * g with every parameter of a cloned module, differentiably; return the module.
+
+    ``grads`` holds one gradient for each of ``model.parameters()``; ``None`` leaves the parameter as it is. Raises a
+    ``ValueError`` for another number of them.
+    """
+    return update_module(model, [None if g is None else -lr * g for g in grads])
+
+
+def _gradients(
+    loss: Tensor, module: nn.Module, *, first_order: bool, allow_unused: bool = False, allow_nograd: bool = False
+) -> list[Tensor | None]:
+    """The gradient of every parameter, in the module's order; ``None`` for those left out."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    frozen = [name for parameter, name in names.items() if not parameter.requires_grad]
+    if frozen and not allow_nograd:
+        raise RuntimeError(
+            f"{', '.join(frozen)}: requires_grad is False, so there is no gradient to adapt by; "
+            "MAML(allow_nograd=True) leaves such parameters as they are"
+        )
+    if not loss.requires_grad:
+        raise RuntimeError("the loss has no graph to differentiate: was it computed under no_grad, or detached?")
+    differentiable = [parameter for parameter in names if parameter.requires_grad]
+    found = torch.autograd.grad(loss, differentiable, create_graph=not first_order, allow_unused=True)
+    gradients = dict(zip(differentiable, found, strict=True))
+    unused = [names[parameter] for parameter, gradient in gradients.items() if gradient is None]
+    if unused and not allow_unused:
+        raise RuntimeError(
+            f"the loss does not depend on {', '.join(unused)}: was it computed by this very clone? "
+            "MAML(allow_unused=True) leaves unused parameters as they are"
+        )
+    return [gradients.get(parameter) for parameter in names]
+
+
+def _default(given: bool | None, otherwise: bool) -> bool:
+    return otherwise if given is None else given

@@ -1,0 +1,86 @@
+"""Running clones of a module by its fused form, as long as they are what that form was made from."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from maml_fast.fusion import FusedModel, FusionReport, fuse
+
+__all__ = ["FusedCalls"]
+
+# What a clone has of its own, and no recording holds; the last two are recurrent layers', which renew them themselves.
+_LIVE = ("training", "_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class FusedCalls:
+    """Calls a clone of ``module`` with its conv-BN-ReLU-pool runs as one operation each.
+
+    Everything else is as PyTorch has it, running statistics and training modes included. The fused form knows the
+    module's structure, attributes and hooks from now; a clone with others runs as it is written, after one warning.
+
+    Attributes:
+        report: what is fused, and what is not and why.
+    """
+
+    report: FusionReport
+
+    def __init__(self, module: nn.Module) -> None:
+        if any(isinstance(part, FusedModel) for part in module.modules()):
+            raise ValueError("the model holds a FusedModel; put its .original in its place, clones are fused anyway")
+        self._fused = fuse(module, batch_norm="as_written")
+        self._parts = [_part(each) for each in module.modules()]
+        self._warned = False
+        self.report = self._fused.report
+
+    def __call__(self, clone: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """What ``clone(*args, **kwargs)`` returns."""
+        if self._fused.is_rewritten and self._still_fits(clone):
+            return self._fused.run_on(clone, *args, **kwargs)
+        return clone(*args, **kwargs)
+
+    def _still_fits(self, clone: nn.Module) -> bool:
+        parts = list(clone.modules())
+        same = len(parts) == len(self._parts) and all(map(_is_like, parts, self._parts))
+        if not same and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "the module was changed after its first clone() and runs unfused now; wrap it anew to fuse it again",
+                RuntimeWarning,
+                stacklevel=6,
+            )
+        return same
+
+
+class _Part(NamedTuple):
+    """What a module was."""
+
+    kind: type[nn.Module]
+    n_attributes: int
+    children: list[str]
+    attributes: dict[str, Any]
+    hooks: list[bool]
+
+
+def _part(module: nn.Module) -> _Part:
+    attributes = {name: value for name, value in vars(module).items() if name not in _LIVE}
+    return _Part(type(module), len(vars(module)), list(module._modules), attributes, _hooks(module))
+
+
+def _hooks(module: nn.Module) -> list[bool]:
+    return [bool(getattr(module, name)) for name in _HOOKS]
+
+
+def _is_like(module: nn.Module, part: _Part) -> bool:
+    """Return whether a module is what ``part`` says, its attributes the very same objects."""
+    now = vars(module)
+    return (
+        type(module) is part.kind
+        and len(now) == part.n_attributes
+        and all(now.get(name, part) is value for name, value in part.attributes.items())
+        and list(module._modules) == part.children
+        and _hooks(module) == part.hooks
+    )

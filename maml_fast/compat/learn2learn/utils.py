@@ -1,0 +1,74 @@
+"""Modules whose parameters are functions of another module's, and taking steps with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+__all__ = ["clone_module", "clone_parameters", "detach_module", "update_module"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def clone_parameters(param_list: Iterable[Tensor]) -> list[Tensor]:
+    """Return a differentiable copy of every tensor."""
+    return [parameter.clone() for parameter in param_list]
+
+
+def clone_module(module: M) -> M:
+    """Return a copy of a module whose parameters are ``.clone()`` of its own: gradients flow back to the module.
+
+    As in learn2learn, buffers that require no gradient are shared, so that running statistics which the copy updates
+    are the module's too, and all other attributes are the same objects. Tied parameters and modules with two names
+    stay what they are.
+    """
+    copies: dict[nn.Module, nn.Module] = {part: _shallow_copy(part) for part in module.modules()}
+    buffers = [buffer for buffer in module.buffers() if buffer.requires_grad]
+    clones: dict[Tensor, Tensor] = {tensor: tensor.clone() for tensor in (*module.parameters(), *buffers)}
+    for copy in copies.values():
+        _replace(copy, clones)
+        copy._modules.update({name: part and copies[part] for name, part in copy._modules.items()})
+    return copies[module]  # type: ignore[return-value]
+
+
+def update_module(module: M, updates: Sequence[Tensor | None]) -> M:
+    """Put p + u in the place of every parameter p of a cloned module, differentiably; return the module.
+
+    Args:
+        module: changed in place; the tensors that it held are not.
+        updates: one for each of ``module.parameters()``, in their order; ``None`` leaves the parameter as it is.
+
+    Raises:
+        ValueError: for another number of updates.
+    """
+    parameters = list(module.parameters())
+    if len(updates) != len(parameters):
+        raise ValueError(f"the module has {len(parameters)} parameters, got {len(updates)} updates")
+    steps = zip(parameters, updates, strict=True)
+    updated: dict[Tensor, Tensor] = {p: p + step for p, step in steps if step is not None}
+    for part in module.modules():
+        _replace(part, updated)
+    return module
+
+
+def detach_module(module: nn.Module) -> None:
+    """Cut a cloned module's parameters and buffers off from what they were computed from, in place."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.detach_()
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    copy: nn.Module = object.__new__(type(module))
+    vars(copy).update(vars(module))
+    for own in ("_parameters", "_buffers", "_modules"):
+        vars(copy)[own] = vars(module)[own].copy()
+    return copy
+
+
+def _replace(module: nn.Module, tensors: Mapping[Tensor, Tensor]) -> None:
+    """Put others in the place of a module's own parameters and buffers; setattr would want an ``nn.Parameter``."""
+    own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+    for held in own:
+        held.update({name: tensors[tensor] for name, tensor in held.items() if tensor in tensors})
