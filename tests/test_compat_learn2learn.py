@@ -52,7 +52,7 @@ class LearnedBuffer(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(162, 4)
-        self.register_buffer("shift", torch.ones(4, requires_grad=True))
+        self.register_buffer("shift", torch.ones(4, dtype=torch.float64, requires_grad=True))  # .double() would copy
         self.register_buffer("scale", torch.full((4,), 2.0))
 
     def forward(self, x):
@@ -115,9 +115,13 @@ def has_two_names(model):
     return isinstance(model, SharedTwice)
 
 
+def learned(model):
+    return {name: t for name, t in (*model.named_parameters(), *model.named_buffers()) if t.requires_grad}
+
+
 def assert_same_gradients(model, expected):
     assert any(parameter.grad.norm() > 0 for parameter in expected.parameters())
-    for (name, parameter), wanted in zip(model.named_parameters(), expected.parameters(), strict=True):
+    for (name, parameter), wanted in zip(learned(model).items(), learned(expected).values(), strict=True):
         scale = max(1.0, float(wanted.grad.abs().max()))
         assert (parameter.grad - wanted.grad).abs().max() <= 1e-10 * scale, name
 
@@ -527,8 +531,18 @@ def test_maml_update_is_a_step_of_adapt():
 
 
 def test_detach_module_cuts_a_clone_off():
-    model = build("linear")
+    model = build("a learned buffer")
     twin = l2l.clone_module(model)
+    assert twin.shift is not model.shift
+    assert twin.scale is model.scale
     l2l.detach_module(twin)
-    assert not any(parameter.requires_grad for parameter in twin.parameters())
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert len(learned(twin)) == 0
+    assert list(learned(model)) == ["linear.weight", "linear.bias", "shift"]
+
+
+def test_every_part_of_a_clone_is_its_own():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential())
+    model.register_module("none", None)
+    twin = l2l.clone_module(model)
+    assert twin.none is None
+    assert not set(twin.modules()) & set(model.modules())

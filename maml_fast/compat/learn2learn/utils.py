@@ -29,7 +29,7 @@ def clone_module(module: M) -> M:
     clones: dict[Tensor, Tensor] = {tensor: tensor.clone() for tensor in (*module.parameters(), *buffers)}
     for copy in copies.values():
         _replace(copy, clones)
-        copy._modules.update({name: part and copies[part] for name, part in copy._modules.items()})
+        copy._modules.update({name: copies[part] for name, part in copy._modules.items() if part is not None})
     return copies[module]  # type: ignore[return-value]
 
 
