@@ -62,7 +62,8 @@ def evaluate(
     if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
         raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}")
     if not isinstance(maml, MetaLearner):
-        raise TypeError(f"maml must be a meta-learner, got {type(maml).__name__}; wrap the model: MAML(model, ...)")
+        kind = type(maml).__name__
+        raise TypeError(f"maml must be a MAML or another meta-learner, got {kind}; wrap the model: MAML(model, ...)")
     if not isinstance(sampler, Iterable):
         raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
     losses, accuracies = [], []
