@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["MAML_LOOP", "OMNIGLOT", "Published", "Recipe", "Settings"]
+__all__ = ["MAML_LOOP", "OMNIGLOT", "Published", "Recipe", "Settings", "without"]
 
 Settings = Mapping[str, Any]
 
@@ -46,3 +46,8 @@ OMNIGLOT: Settings = {
 
 # For MAML and its family.
 MAML_LOOP: Settings = {"algorithm": "maml", "learn_inner_lr": False, "meta_schedule": "constant"}
+
+
+def without(name: str, settings: Settings) -> Settings:
+    """The settings but this one, which means nothing to another algorithm."""
+    return {each: value for each, value in settings.items() if each != name}

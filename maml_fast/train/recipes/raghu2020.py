@@ -1,0 +1,23 @@
+"""Raghu, Raghu, Bengio & Vinyals 2020: the head alone adapts; all else is Finn's recipe, which they compare with.
+
+The paper gives 20 ways; its 5-way sibling here has no published figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from maml_fast.train.recipes import finn2017
+from maml_fast.train.recipes.recipe import Published, Recipe, Settings, without
+
+PAPER = "Raghu, Raghu, Bengio & Vinyals 2020"
+
+
+def _anil(finns: str) -> Settings:
+    return {**without("adapt", finn2017.RECIPES[finns].settings), "algorithm": "anil"}
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "raghu2020-omniglot-5w1s": Recipe(PAPER, None, _anil("finn2017-omniglot-5w1s")),
+    "raghu2020-omniglot-20w1s": Recipe(PAPER, Published(96.2, 0.5), _anil("finn2017-omniglot-20w1s")),
+}
