@@ -21,7 +21,11 @@ CONSTRUCTION = {
     "negative steps": (lambda: MAML(conv_net(), inner_steps=-1), ValueError, "inner_steps.*-1"),
     "half a step": (lambda: MAML(conv_net(), inner_steps=1.5), ValueError, "inner_steps.*1.5"),
     "loss": (lambda: MAML(conv_net(), loss_fn="mse"), TypeError, "loss_fn.*'mse'"),
-    "batch norm": (lambda: MAML(conv_net(), batch_norm="group"), ValueError, "'batch', 'running', got 'group'"),
+    "batch norm": (
+        lambda: MAML(conv_net(), batch_norm="group"),
+        ValueError,
+        "'batch', 'running'.*got 'group'",
+    ),
     "no running statistics": (lambda: MAML(Conv4(hidden=2), batch_norm="running"), ValueError, "features.0.norm"),
     "no parameters": (lambda: MAML(nn.ReLU()), ValueError, "nothing to adapt.*no parameters"),
     "all frozen": (lambda: MAML(conv_net().requires_grad_(False)), ValueError, "frozen"),

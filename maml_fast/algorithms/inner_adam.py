@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml.sgd import FastWeights
+from maml_fast.maml.task_gradients import FastWeights
 
 __all__ = ["AdamMemory", "InnerAdam"]
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.fusion.report import BatchNormPolicy
 from maml_fast.maml import MetaLearner, TaskResults
+from maml_fast.maml.batch_norm import BatchNormPolicy
 from maml_fast.maml.checks import check_like_model, check_support
 from maml_fast.maml.classification import check_range, count_correct, cross_entropy_of_tasks
 
@@ -58,8 +58,6 @@ class ProtoNet(MetaLearner):
         batch_norm: BatchNormPolicy = "batch",
         fused: bool = True,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         if distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {distance!r}")
         super().__init__(model, batch_norm, fused)

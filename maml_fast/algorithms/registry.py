@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from torch import nn
 
@@ -23,7 +23,7 @@ __all__ = ["ALGORITHMS", "Algorithm", "Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training run says about its learner; each algorithm takes what it knows."""
+    """What a training run says about its learner; each algorithm takes what it knows, as arguments of these names."""
 
     inner_lr: float
     inner_steps: int
@@ -34,57 +34,34 @@ class Settings:
     inner_batch: int
     distance: str
 
-    def inner_loop(self, *names: str) -> dict[str, Any]:
-        """Those of these names, as arguments."""
-        return {name: getattr(self, name) for name in ("inner_lr", "inner_steps", *names)}
-
 
 class Algorithm(NamedTuple):
-    """How to make a learner, and which settings it takes none of: they must be left at their defaults."""
+    """A learner's class, and which of the settings it takes."""
 
     title: str
-    make: Callable[[nn.Module, Settings], MetaLearner]
-    ignores: tuple[str, ...] = ()
+    learner: Callable[..., MetaLearner]
+    takes: tuple[str, ...]
     embeds: bool = False  # its model has no classifier
 
+    def make(self, model: nn.Module, settings: Settings) -> MetaLearner:
+        """The learner with these settings."""
+        return self.learner(model, **{name: getattr(settings, name) for name in self.takes})
 
-_LOOP = ("order", "task_chunk")
+    @property
+    def ignores(self) -> tuple[str, ...]:
+        """The settings that mean nothing to it: a run must leave them at their defaults."""
+        return tuple(each.name for each in fields(Settings) if each.name not in (*self.takes, *_OF_THE_MACHINE))
+
+
+_OF_THE_MACHINE = ("task_chunk",)  # changes no result: a run may set it whatever the algorithm
+_LOOP = ("inner_lr", "inner_steps", "task_chunk")
 
 ALGORITHMS: Mapping[str, Algorithm] = {
-    "maml": Algorithm(
-        "MAML",
-        lambda model, s: MAML(model, **s.inner_loop(*_LOOP, "adapt", "learn_inner_lr")),
-        ("inner_batch", "distance"),
-    ),
-    "fomaml": Algorithm(
-        "first-order MAML",
-        lambda model, s: FOMAML(model, **s.inner_loop("task_chunk", "adapt", "learn_inner_lr")),
-        ("order", "inner_batch", "distance"),
-    ),
-    "anil": Algorithm(
-        "ANIL",
-        lambda model, s: ANIL(model, **s.inner_loop(*_LOOP, "learn_inner_lr")),
-        ("adapt", "inner_batch", "distance"),
-    ),
-    "boil": Algorithm(
-        "BOIL",
-        lambda model, s: BOIL(model, **s.inner_loop(*_LOOP, "learn_inner_lr")),
-        ("adapt", "inner_batch", "distance"),
-    ),
-    "meta-sgd": Algorithm(
-        "Meta-SGD",
-        lambda model, s: MetaSGD(model, **s.inner_loop(*_LOOP, "adapt")),
-        ("learn_inner_lr", "inner_batch", "distance"),
-    ),
-    "reptile": Algorithm(
-        "Reptile",
-        lambda model, s: Reptile(model, **s.inner_loop("inner_batch")),
-        ("order", "adapt", "learn_inner_lr", "distance"),
-    ),
-    "protonet": Algorithm(
-        "prototypical networks",
-        lambda model, s: ProtoNet(model, s.distance),
-        ("order", "adapt", "learn_inner_lr", "inner_batch", "inner_lr", "inner_steps"),
-        embeds=True,
-    ),
+    "maml": Algorithm("MAML", MAML, (*_LOOP, "order", "adapt", "learn_inner_lr")),
+    "fomaml": Algorithm("first-order MAML", FOMAML, (*_LOOP, "adapt", "learn_inner_lr")),
+    "anil": Algorithm("ANIL", ANIL, (*_LOOP, "order", "learn_inner_lr")),
+    "boil": Algorithm("BOIL", BOIL, (*_LOOP, "order", "learn_inner_lr")),
+    "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "order", "adapt")),
+    "reptile": Algorithm("Reptile", Reptile, ("inner_lr", "inner_steps", "inner_batch")),
+    "protonet": Algorithm("prototypical networks", ProtoNet, ("distance",), embeds=True),
 }

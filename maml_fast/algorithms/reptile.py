@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from maml_fast import ops
 from maml_fast.algorithms.inner_adam import AdamMemory, InnerAdam
 from maml_fast.data.episodes import Episodes
-from maml_fast.fusion.report import BatchNormPolicy
 from maml_fast.maml import MetaLearner, TaskResults
+from maml_fast.maml.batch_norm import BatchNormPolicy
 from maml_fast.maml.checks import check_like_model, check_steps, check_support, scored_steps
 from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import check_labels, count_correct, cross_entropy_of_tasks
-from maml_fast.maml.sgd import FastWeights, task_gradients
+from maml_fast.maml.task_gradients import FastWeights, task_gradients
 
 __all__ = ["Reptile"]
 
@@ -49,13 +49,11 @@ class Reptile(MetaLearner):
         batch_norm: BatchNormPolicy = "batch",
         fused: bool = True,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        super().__init__(model, batch_norm, fused)
         if not inner_lr > 0:
             raise ValueError(f"inner_lr must be above 0, got {inner_lr!r}")
         if isinstance(inner_batch, bool) or not isinstance(inner_batch, int) or inner_batch < 1:
             raise ValueError(f"inner_batch must be a whole number of at least 1, got {inner_batch!r}")
-        super().__init__(model, batch_norm, fused)
         self.inner_lr = inner_lr
         self.inner_steps = check_steps(inner_steps)
         self.inner_batch = inner_batch
@@ -137,7 +135,7 @@ class Reptile(MetaLearner):
             training.last = score.detached()
             return score.losses[0]
 
-        gradients = task_gradients(losses, training.fast, second_order=False)
+        _, gradients = task_gradients(losses, training.fast, second_order=False)
         training.fast = training.adam.step(training.fast, gradients, self.inner_lr)
 
     def _score(self, fast: Mapping[str, Tensor], x: Tensor, y: Tensor, what: str) -> TaskResults:

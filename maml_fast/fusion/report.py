@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["BatchNormPolicy", "FusionPolicy", "FusionReport"]
+__all__ = ["FusionPolicy", "FusionReport"]
 
-BatchNormPolicy = Literal["batch", "running"]
 FusionPolicy = Literal["batch", "running", "as_written"]
 
 POLICIES: dict[FusionPolicy, str] = {

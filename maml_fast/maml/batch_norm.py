@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from maml_fast.fusion.report import BatchNormPolicy
+__all__ = ["BATCH_NORM_POLICIES", "BatchNormMode", "BatchNormPolicy", "InnerBatchNorm", "is_per_step"]
 
-__all__ = ["BATCH_NORM_POLICIES", "BatchNormMode"]
+BatchNormPolicy: TypeAlias = Literal["batch", "running"]
+InnerBatchNorm: TypeAlias = BatchNormPolicy | Literal["per_step", "per_step_running"]  # of what has inner steps
 
 # What is printed beside every accuracy.
-BATCH_NORM_POLICIES: dict[BatchNormPolicy, str] = {
+BATCH_NORM_POLICIES: dict[InnerBatchNorm, str] = {
     "batch": "batch statistics (transductive, as in Finn's code)",
     "running": "the model's running statistics (read, never updated; not transductive)",
+    "per_step": "batch statistics (transductive), scale and shift of every inner step",
+    "per_step_running": "running statistics, scale and shift of every inner step (not transductive)",
 }
+
+
+def is_per_step(policy: InnerBatchNorm) -> bool:
+    """Whether every inner step has a batch norm of its own."""
+    return policy.startswith("per_step")
 
 
 class BatchNormMode(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""What MAML's public methods say about bad input, before any work is done."""
+"""What a meta-learner's public methods say about bad input, before any work is done."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
+__all__ = [
+    "check_fast_weights",
+    "check_like_model",
+    "check_model",
+    "check_steps",
+    "check_support",
+    "scored_steps",
+]
 
-__all__ = ["check_arguments", "check_fast_weights", "check_like_model", "check_steps", "check_support", "scored_steps"]
 
-
-def check_arguments(model: Any, order: Any, loss_fn: Any, batch_norm: Any) -> None:
-    """Raise unless MAML can be made with these."""
+def check_model(model: Any, batch_norm: Any, policies: Collection[str]) -> None:
+    """Raise unless a meta-learner that can follow these policies can be made of this model under this one."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
-    if batch_norm not in BATCH_NORM_POLICIES:
-        raise ValueError(f"batch_norm must be one of {', '.join(map(repr, BATCH_NORM_POLICIES))}, got {batch_norm!r}")
+    if batch_norm not in policies:
+        raise ValueError(f"batch_norm must be one of {', '.join(map(repr, policies))}, got {batch_norm!r}")
     if batch_norm == "running":
         _check_keeps_statistics(model)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,93 +13,120 @@ from torch import Tensor
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.classification import count_correct
+from maml_fast.maml.inner_optimisers import InnerOptimiser
 from maml_fast.maml.inner_rates import Rate
+from maml_fast.maml.per_step import MaybePerStep, PerStep, at_step
 from maml_fast.maml.results import TaskResults
-from maml_fast.maml.sgd import FastWeights, sgd_step
 from maml_fast.maml.task_forward import TaskForward
+from maml_fast.maml.task_gradients import FastWeights, task_gradients
+from maml_fast.maml.theta import Theta
 
-__all__ = ["InnerLoop", "Theta"]
+__all__ = ["InnerLoop", "Outcome"]
 
 
-class Theta(NamedTuple):
-    """What all tasks start from, by name: parameters that adapt, their rates, and other parameters."""
+class Outcome(NamedTuple):
+    """Query results, and every task's objective [T], which carries the graph."""
 
-    adapted: Mapping[str, Tensor]
-    rates: Mapping[str, Rate]
-    shared: Mapping[str, Tensor]
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Theta:
-        """The same with other tensors in the place of these."""
-
-        def mapped(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()}
-
-        return Theta(*map(mapped, self))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(iter(self.parameters().values())).device
-
-    def parameters(self) -> dict[str, Tensor]:
-        """All parameters, whether they adapt or not."""
-        return {**self.shared, **self.adapted}
-
-    def fast_weights(self, n_tasks: int) -> FastWeights:
-        """Every task at theta: views with task stride 0, no copies."""
-        return {name: ops.over_tasks(theta, n_tasks) for name, theta in self.adapted.items()}
+    results: TaskResults
+    objectives: Tensor
 
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """``steps`` steps from ``theta``; ``losses(logits, targets, what) -> [T]``. Episodes must have been checked."""
+    """``steps`` steps from ``theta``. Episodes must have been checked.
+
+    Attributes:
+        losses: ``losses(logits, targets, what) -> [T]``.
+        optimiser: makes steps of gradients.
+        step_weights: of the query losses after steps 1, 2, ... in the objective; ``None``: the last alone.
+    """
 
     theta: Theta
     forward: TaskForward
     losses: Callable[[Tensor, Tensor, str], Tensor]
     steps: int
     order: int
+    optimiser: Callable[[Mapping[str, MaybePerStep[Rate]]], InnerOptimiser]
+    step_weights: tuple[float, ...] | None = None
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
-        """Every task's adapted parameters."""
+        """Every task's own parameters: the adapted ones, and those of the last step where each has its own."""
         with _outside_inference_mode():
             x_spt, y_spt = _usable_by_autograd(x_spt), _usable_by_autograd(y_spt)
-            fast, shared = self._start(len(x_spt))
+            walk = _Walk(self, len(x_spt))
             for _ in range(self.steps):
-                fast = self._step(fast, shared, x_spt, y_spt)
-        return fast
+                walk.step(x_spt, y_spt)
+        of_step = {name: value for name, value in self.theta.shared.items() if isinstance(value, PerStep)}
+        last = at_step(of_step, _step_of_queries(self.steps))
+        return {**walk.fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
 
-    def results(self, episodes: Episodes, scored: Collection[int]) -> TaskResults:
-        """Every task's query results after the ``scored`` steps, the last among them."""
-        losses, correct = [], []
+    def run(self, episodes: Episodes, scored: Collection[int]) -> Outcome:
+        """Every task's query results after the ``scored`` steps, the last among them, and its objective."""
+        losses, correct, objective = [], [], []
         with _outside_inference_mode():
             x_spt, y_spt, x_qry, y_qry = (_usable_by_autograd(tensor) for tensor in episodes)
-            fast, shared = self._start(len(x_spt))
+            walk = _Walk(self, len(x_spt))
             for step in range(self.steps + 1):
-                last = step == self.steps
-                if step in scored:
-                    with torch.set_grad_enabled(last and torch.is_grad_enabled()):
-                        logits = self.forward(fast, shared, x_qry)
-                        losses.append(self.losses(logits, y_qry, "y_qry"))
-                    correct.append(count_correct(logits, y_qry))
-                if not last:
-                    fast = self._step(fast, shared, x_spt, y_spt)
-        return TaskResults(torch.stack(losses), _stacked(correct), y_qry[0].numel())
+                weight = self._weight(step)
+                if weight or step in scored:
+                    with torch.set_grad_enabled(weight != 0 and torch.is_grad_enabled()):
+                        logits = walk.logits(x_qry)
+                        loss = self.losses(logits, y_qry, "y_qry")
+                    if step in scored:
+                        losses.append(loss if step == self.steps else loss.detach())
+                        correct.append(count_correct(logits, y_qry))
+                    if weight:
+                        objective.append(loss if weight == 1 else weight * loss)
+                if step < self.steps:
+                    walk.step(x_spt, y_spt)
+        results = TaskResults(torch.stack(losses), _stacked(correct), y_qry[0].numel())
+        return Outcome(results, objective[0] if len(objective) == 1 else torch.stack(objective).sum(dim=0))
 
-    def _start(self, n_tasks: int) -> tuple[FastWeights, dict[str, Tensor]]:
-        adapted, shared = (self.forward.in_kernel_order(each) for each in (self.theta.adapted, self.theta.shared))
-        theta = self.theta._replace(adapted=adapted)
-        return theta.fast_weights(n_tasks), self.forward.in_common(shared)
+    def _weight(self, step: int) -> float:
+        """Of the query loss after so many steps."""
+        if self.step_weights is None:
+            return float(step == self.steps)
+        return self.step_weights[step - 1] if step else 0.0
 
-    def _step(self, fast: FastWeights, shared: Mapping[str, Tensor], x_spt: Tensor, y_spt: Tensor) -> FastWeights:
-        second_order = self.order == 2 and torch.is_grad_enabled()
+
+class _Walk:
+    """All tasks on their way through the inner loop."""
+
+    def __init__(self, loop: InnerLoop, n_tasks: int) -> None:
+        theta, forward = loop.theta, loop.forward
+        self._loop = loop
+        self._optimiser = loop.optimiser(theta.rule)
+        self._constant = {name: value for name, value in theta.shared.items() if not isinstance(value, PerStep)}
+        self._constant = forward.in_common(forward.in_kernel_order(self._constant))
+        self._of_step = {name: value for name, value in theta.shared.items() if isinstance(value, PerStep)}
+        self._done = 0
+        self.fast = theta._replace(adapted=forward.in_kernel_order(theta.adapted)).fast_weights(n_tasks)
+
+    def logits(self, x_qry: Tensor) -> Tensor:
+        """Those of the queries here."""
+        return self._loop.forward(self.fast, self._shared(_step_of_queries(self._done)), x_qry)
+
+    def step(self, x_spt: Tensor, y_spt: Tensor) -> None:
+        """Go on."""
+        second_order = self._loop.order == 2 and torch.is_grad_enabled()
+        shared = self._shared(self._done)
         if not second_order:
             shared = {name: tensor.detach() for name, tensor in shared.items()}
 
         def task_losses(at: FastWeights) -> Tensor:
-            return self.losses(self.forward(at, shared, x_spt), y_spt, "y_spt")
+            return self._loop.losses(self._loop.forward(at, shared, x_spt), y_spt, "y_spt")
 
-        return sgd_step(task_losses, fast, self.theta.rates, second_order)
+        losses, gradients = task_gradients(task_losses, self.fast, second_order)
+        self.fast = self._optimiser.step(self.fast, losses, gradients)
+        self._done += 1
+
+    def _shared(self, step: int) -> dict[str, Tensor]:
+        return {**self._constant, **at_step(self._of_step, step)}
+
+
+def _step_of_queries(done: int) -> int:
+    """The step whose own values the queries get that are scored after so many: the last, as in Antoniou et al. 2019."""
+    return max(done - 1, 0)
 
 
 @contextmanager

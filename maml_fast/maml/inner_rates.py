@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml.selection import matching_names
+from maml_fast.maml.per_step import MaybePerStep, PerStep
+from maml_fast.maml.selection import as_attribute, matching_names
 
-__all__ = ["InnerRates", "Rate", "check_rate", "learnable_rate"]
+__all__ = ["InnerRates", "LearnInnerLR", "Rate", "check_learn_inner_lr", "check_rate", "learnable_rate", "of_steps"]
 
 Rate: TypeAlias = float | Tensor
+LearnInnerLR: TypeAlias = bool | Literal["per_step"]
+
+
+def check_learn_inner_lr(learn: Any) -> LearnInnerLR:
+    """Return ``learn`` if it is one of the ways to learn inner rates."""
+    if learn is True or learn is False or learn == "per_step":
+        return learn
+    raise ValueError(f"learn_inner_lr must be True, False or 'per_step', got {learn!r}")
 
 
 def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
@@ -41,21 +50,35 @@ def check_broadcasts(rate: Rate, parameters: Mapping[str, Tensor], what: str = "
             )
 
 
-def learnable_rate(rate: Rate, like: Tensor) -> nn.Parameter:
-    """A meta-learned rate that starts at ``rate``, in the dtype and on the device of ``like``."""
-    return nn.Parameter(torch.as_tensor(rate, dtype=like.dtype, device=like.device).detach().clone())
+def learnable_rate(rate: Rate, like: Tensor, steps: int | None) -> nn.Parameter:
+    """A meta-learned rate that starts at ``rate``, in the dtype and on the device of ``like``; one for every step."""
+    start = torch.as_tensor(rate, dtype=like.dtype, device=like.device).detach()
+    return nn.Parameter(start.clone() if steps is None else start.expand(steps, *start.shape).clone())
+
+
+def of_steps(rate: Rate, steps: int | None) -> MaybePerStep[Rate]:
+    """A rate as the inner loop takes it, [steps, ...] if there are steps."""
+    return PerStep(rate) if steps is not None and isinstance(rate, Tensor) else rate
 
 
 class InnerRates(nn.Module):
     """Inner learning rates by parameter name, prefix or glob; a later key overrides an earlier one.
 
     A rate is a number or a tensor that broadcasts to its parameter (element-wise rates as in Meta-SGD). With
-    ``learnable`` every key has one ``nn.Parameter``, shared by the parameters that the key stands for. In the state
-    dict a key's dots are written as slashes, because PyTorch reserves the dot.
+    ``learnable`` every key has one ``nn.Parameter``, shared by the parameters that the key stands for; with ``steps``
+    it is [steps, ...], each step's own. In the state dict a key's dots are written as slashes, because PyTorch reserves
+    the dot.
     """
 
-    def __init__(self, rates: Mapping[str, Rate], adapted: Mapping[str, Tensor], learnable: bool = False) -> None:
+    def __init__(
+        self,
+        rates: Mapping[str, Rate],
+        adapted: Mapping[str, Tensor],
+        learnable: bool = False,
+        steps: int | None = None,
+    ) -> None:
         super().__init__()
+        self._steps = steps
         self._numbers: dict[str, float] = {}
         self._key_of: dict[str, str] = {}
         for key, value in rates.items():
@@ -69,9 +92,9 @@ class InnerRates(nn.Module):
             check_broadcasts(rate, {name: adapted[name] for name in matches}, what)
             self._key_of.update(dict.fromkeys(matches, key))
             if learnable:
-                self.register_parameter(_attribute(key), learnable_rate(rate, adapted[matches[0]]))
+                self.register_parameter(as_attribute(key), learnable_rate(rate, adapted[matches[0]], steps))
             elif isinstance(rate, Tensor):
-                self.register_buffer(_attribute(key), rate)
+                self.register_buffer(as_attribute(key), rate)
             else:
                 self._numbers[key] = rate
         missing = [name for name in adapted if name not in self._key_of]
@@ -80,12 +103,12 @@ class InnerRates(nn.Module):
                 f"inner_lr has no rate for {', '.join(missing)}; add them, or '*' first for all the others"
             )
 
-    def rate_of(self, name: str) -> Rate:
+    def rate_of(self, name: str) -> MaybePerStep[Rate]:
         """The rate of the parameter called ``name``."""
-        return self[self._key_of[name]]
+        return of_steps(self[self._key_of[name]], self._steps)
 
     def __getitem__(self, key: str) -> Rate:
-        return self._numbers[key] if key in self._numbers else getattr(self, _attribute(key))
+        return self._numbers[key] if key in self._numbers else getattr(self, as_attribute(key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(self._key_of.values()))
@@ -93,7 +116,3 @@ class InnerRates(nn.Module):
     def extra_repr(self) -> str:
         """The fixed numbers; tensors are listed by PyTorch itself."""
         return ", ".join(f"{key}={rate}" for key, rate in self._numbers.items())
-
-
-def _attribute(key: str) -> str:
-    return key.replace(".", "/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,24 +12,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.fusion.report import BatchNormPolicy
-from maml_fast.maml.checks import (
-    check_arguments,
-    check_fast_weights,
-    check_like_model,
-    check_steps,
-    check_support,
-    scored_steps,
+from maml_fast.maml.annealing import NO_ANNEALING, Annealing
+from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
+from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
+from maml_fast.maml.inner_loop import InnerLoop
+from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
+from maml_fast.maml.inner_rates import (
+    InnerRates,
+    LearnInnerLR,
+    Rate,
+    check_broadcasts,
+    check_learn_inner_lr,
+    check_rate,
+    learnable_rate,
+    of_steps,
 )
-from maml_fast.maml.inner_loop import InnerLoop, Theta
-from maml_fast.maml.inner_rates import InnerRates, Rate, check_broadcasts, check_rate, learnable_rate
 from maml_fast.maml.meta_learner import MetaLearner
 from maml_fast.maml.native_loop import NativeLoop, native_loop
+from maml_fast.maml.per_step import MaybePerStep
 from maml_fast.maml.results import TaskResults
 from maml_fast.maml.selection import Adapt, select_parameters
-from maml_fast.maml.sgd import FastWeights
+from maml_fast.maml.step_norms import StepNorms
 from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once
+from maml_fast.maml.task_gradients import FastWeights
 from maml_fast.maml.task_loss import LossFunction, TaskLoss
+from maml_fast.maml.theta import Theta
 
 __all__ = ["MAML"]
 
@@ -51,9 +59,15 @@ class MAML(MetaLearner):
         adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), ``"body"`` all
             others (BOIL), a list of names, prefixes and globs, or a function ``name -> bool``. What does not adapt is
             shared by the tasks and meta-learned.
-        learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key of the mapping.
+        learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key of the mapping; with
+            ``"per_step"`` each of them holds a rate for every one of the ``inner_steps`` (Antoniou et al. 2019), the
+            last of which serves later steps too.
         batch_norm: ``"batch"`` normalises by the batch's own statistics (transductive) whatever ``train()`` and
             ``eval()`` say; ``"running"`` by the model's stored running statistics. Neither updates them.
+            ``"per_step"`` is ``"batch"`` with a scale and a shift for every one of the ``inner_steps``, meta-learned
+            and shared by the tasks: the model's own, where they start, are left as they are.
+        inner_optimiser: ``"sgd"``, or ``"adam"`` from fresh memory for every task.
+        annealing: what is different early in meta-training, for those who call :meth:`begin_iteration`.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
             taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, but
@@ -62,13 +76,15 @@ class MAML(MetaLearner):
             :meth:`task_results` with gradients: the graph is what they give; nor is anything under the transforms of
             ``torch.func``.
 
-    ``inner_steps``, ``order``, ``task_chunk`` and a fixed ``inner_lr`` are attributes that may be changed at any time.
+    ``inner_steps``, ``order``, ``annealing``, ``task_chunk`` and a fixed ``inner_lr`` are attributes that may be
+    changed at any time.
 
     Raises:
         TypeError, ValueError: for an argument out of its range, names that match no parameter, or nothing to adapt.
     """
 
     inner_lr: Rate | InnerRates
+    batch_norm_policies = tuple(BATCH_NORM_POLICIES)
 
     def __init__(
         self,
@@ -79,19 +95,30 @@ class MAML(MetaLearner):
         *,
         loss_fn: LossFunction = F.cross_entropy,
         adapt: Adapt = None,
-        learn_inner_lr: bool = False,
-        batch_norm: BatchNormPolicy = "batch",
+        learn_inner_lr: LearnInnerLR = False,
+        batch_norm: InnerBatchNorm = "batch",
+        inner_optimiser: str = "sgd",
+        annealing: Annealing = NO_ANNEALING,
         fused: bool = True,
         task_chunk: TaskChunk = "auto",
     ) -> None:
-        check_arguments(model, order, loss_fn, batch_norm)
         super().__init__(model, batch_norm, fused)
+        if order not in (1, 2):
+            raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
+        if not callable(loss_fn):
+            raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
+        if inner_optimiser not in INNER_OPTIMISERS:
+            raise ValueError(f"inner_optimiser must be one of {', '.join(INNER_OPTIMISERS)}; got {inner_optimiser!r}")
         self.inner_steps = check_steps(inner_steps)
         self.order = order
         self.loss_fn = loss_fn
+        self.inner_optimiser = inner_optimiser
+        self.annealing = annealing
         self.task_chunk = check_task_chunk(task_chunk)
-        self._chosen = select_parameters(model, adapt)
-        self._set_inner_lr(inner_lr, learn_inner_lr)
+        self.step_norms = StepNorms(model, max(1, self.inner_steps)) if is_per_step(batch_norm) else None
+        self._iteration: int | None = None
+        self._chosen = self._without_norms(select_parameters(model, adapt))
+        self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
         self._task_loss = TaskLoss()
         self._chunks = TaskChunks()
         self._not_native: str | None = None  # why the last call did not run natively; "" if it did
@@ -105,14 +132,17 @@ class MAML(MetaLearner):
     ) -> tuple[TaskResults, Tensor]:
         """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
         parameters = self._current_parameters()
-        loop = self._inner_loop(parameters, inner_steps)
+        loop = self._objective(self._inner_loop(parameters, inner_steps))
         scored = scored_steps(per_step, loop.steps)
         episodes = self._checked(episodes, parameters)
         native = self._native(loop, episodes, self.task_chunk)
         if native is not None:
             return native.loss(episodes, scored)
-        results, loss = self._chunks.loss(loop, episodes, scored, self.task_chunk)
-        return results.detached(), loss
+        return self._chunks.loss(loop, episodes, scored, self.task_chunk)
+
+    def begin_iteration(self, iteration: int) -> None:
+        """Anneal: what :attr:`annealing` says of a meta-iteration, from 0 on, holds until the next call."""
+        self._iteration = iteration
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
         """Every task's adapted parameters ``{name: [T, ...]}`` from support images [T, N, ...] and targets [T, N, ...].
@@ -178,22 +208,29 @@ class MAML(MetaLearner):
         rate = "" if isinstance(self.inner_lr, InnerRates) else f"inner_lr={_plain(self.inner_lr)}, "
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
 
-    def _set_inner_lr(self, inner_lr: Rate | Mapping[str, Rate], learnable: bool) -> None:
+    def _set_inner_lr(self, inner_lr: Rate | Mapping[str, Rate], learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())
+        self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
         if isinstance(inner_lr, Mapping):
-            self.inner_lr = InnerRates(inner_lr, adapted, learnable)
+            self.inner_lr = InnerRates(inner_lr, adapted, bool(learn), self._rate_steps)
             return
         rate = check_rate(inner_lr)
         check_broadcasts(rate, adapted)
-        if learnable:
-            self.inner_lr = learnable_rate(rate, next(iter(adapted.values())))
+        if learn:
+            self.inner_lr = learnable_rate(rate, next(iter(adapted.values())), self._rate_steps)
         elif isinstance(rate, Tensor) and not isinstance(rate, nn.Parameter):
             self.register_buffer("inner_lr", rate)
         else:
             self.inner_lr = rate
 
-    def _rate_of(self, name: str) -> Rate:
-        return self.inner_lr.rate_of(name) if isinstance(self.inner_lr, InnerRates) else self.inner_lr
+    def _rate_of(self, name: str) -> MaybePerStep[Rate]:
+        if isinstance(self.inner_lr, InnerRates):
+            return self.inner_lr.rate_of(name)
+        return of_steps(self.inner_lr, self._rate_steps)
+
+    def _without_norms(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        of_steps = self.step_norms.names if self.step_norms is not None else ()
+        return tuple(name for name in names if name not in of_steps)
 
     def _checked(self, episodes: Episodes, parameters: Mapping[str, Tensor]) -> Episodes:
         parts = tuple(episodes) if isinstance(episodes, (tuple, list)) else ()
@@ -206,8 +243,19 @@ class MAML(MetaLearner):
     def _inner_loop(self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None) -> InnerLoop:
         steps = self.inner_steps if inner_steps is None else check_steps(inner_steps)
         adapted = self._adapted(parameters)
-        theta = Theta(adapted, {name: self._rate_of(name) for name in adapted}, _without(parameters, adapted))
-        return InnerLoop(theta, self._forward_tasks, partial(self._task_loss, self.loss_fn), steps, self.order)
+        norms = self.step_norms.values() if self.step_norms is not None else {}
+        theta = Theta(
+            adapted, {name: self._rate_of(name) for name in adapted}, {**_without(parameters, adapted), **norms}
+        )
+        losses = partial(self._task_loss, self.loss_fn)
+        optimiser = INNER_OPTIMISERS[self.inner_optimiser]
+        order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
+        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser)
+
+    def _objective(self, loop: InnerLoop) -> InnerLoop:
+        """The loop with this meta-iteration's weights of the steps' losses."""
+        weights = None if self._iteration is None else self.annealing.step_weights(self._iteration, loop.steps)
+        return replace(loop, step_weights=weights)
 
     def _native(self, loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | None:
         form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(chunk, loop.theta.device))

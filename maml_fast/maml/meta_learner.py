@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.fusion import FusedModel, FusionReport
-from maml_fast.fusion.report import BatchNormPolicy
-from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
-from maml_fast.maml.checks import check_like_model
+from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm
+from maml_fast.maml.checks import check_like_model, check_model
 from maml_fast.maml.results import MAMLOutput, TaskResults
 from maml_fast.maml.task_forward import TaskForward
 
@@ -27,13 +26,15 @@ class MetaLearner(nn.Module, ABC):
     """
 
     model: nn.Module
+    batch_norm_policies: ClassVar[Collection[InnerBatchNorm]] = ("batch", "running")  # that it can follow
 
-    def __init__(self, model: nn.Module, batch_norm: BatchNormPolicy, fused: bool) -> None:
+    def __init__(self, model: nn.Module, batch_norm: InnerBatchNorm, fused: bool) -> None:
+        check_model(model, batch_norm, self.batch_norm_policies)
         super().__init__()
         self.model = model
         self._names = [name for name, _ in model.named_parameters()]
         self._batch_norm = batch_norm
-        self._forward_tasks = TaskForward(model, batch_norm, fused)
+        self._forward_tasks = TaskForward(model, "running" if batch_norm == "running" else "batch", fused)
 
     @abstractmethod
     def results_and_loss(
@@ -78,6 +79,9 @@ class MetaLearner(nn.Module, ABC):
         n_tasks = results.losses.shape[1]
         accuracies = results.correct.sum(dim=1) / (n_tasks * results.predictions)
         return MAMLOutput(loss, accuracies[-1], losses, accuracies if per_step else None)
+
+    def begin_iteration(self, iteration: int) -> None:
+        """Tell the learner which meta-iteration of its training is next, from 0 on; most do not mind."""
 
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """The outer optimiser that the algorithm is published with."""

@@ -7,7 +7,7 @@ to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,10 @@ from maml_fast.data.episodes import Episodes
 from maml_fast.fusion.conv_net import ConvNet
 from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import check_range
-from maml_fast.maml.inner_loop import InnerLoop, Theta
+from maml_fast.maml.inner_loop import InnerLoop
+from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.results import TaskResults
+from maml_fast.maml.theta import Theta
 
 __all__ = ["NativeLoop", "native_loop"]
 
@@ -95,16 +97,24 @@ def native_loop(
         return "there are no native kernels"
     if tasks_at_once is None:
         return "the graph of all tasks is kept"
+    if loop.optimiser is not SGD:
+        return "inner steps are not plain gradient descent"
+    if loop.step_weights is not None:
+        return "the loss is of several steps"
+    parameters = {**loop.theta.shared, **loop.theta.adapted}
+    theta = {name: parameter for name, parameter in parameters.items() if isinstance(parameter, Tensor)}
+    if len(theta) < len(parameters):
+        return "batch norm has parameters for every step"
     rates = _rates(loop.theta, net)
     if isinstance(rates, str):
         return rates
-    found = None if episodes is None else _obstacle_in_call(net, loop.theta, episodes)
-    return found or NativeLoop(net, loop.theta.parameters(), rates, loop.steps, loop.order, tasks_at_once)
+    found = None if episodes is None else _obstacle_in_call(net, theta, episodes)
+    return found or NativeLoop(net, theta, rates, loop.steps, loop.order, tasks_at_once)
 
 
-def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | None:
+def _obstacle_in_call(net: ConvNet, theta: Mapping[str, Tensor], episodes: Episodes) -> str | None:
     found = _obstacle_in_modes() or _obstacle_in_episodes(episodes)
-    return found or net.obstacle(theta.parameters(), episodes.x_spt)  # x_qry is like it
+    return found or net.obstacle(theta, episodes.x_spt)  # x_qry is like it
 
 
 def _rates(theta: Theta, net: ConvNet) -> list[float] | str:
@@ -117,8 +127,8 @@ def _rates(theta: Theta, net: ConvNet) -> list[float] | str:
         return f"{still[0]} does not adapt"
     rates: list[float] = []
     for name in net.names():
-        rate = theta.rates.get(name, 0.0)
-        if isinstance(rate, Tensor):
+        rate = theta.rule.get(name, 0.0)
+        if not isinstance(rate, float):
             return f"the inner learning rate of {name} is a tensor"
         rates.append(rate)
     return rates

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-__all__ = ["Adapt", "matching_names", "select_parameters"]
+__all__ = ["Adapt", "as_attribute", "matching_names", "select_parameters"]
 
 Adapt: TypeAlias = str | Sequence[str] | Callable[[str], bool] | None
 
@@ -43,6 +43,11 @@ def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
 def matching_names(entry: str, names: Iterable[str]) -> list[str]:
     """Those of ``names`` that are ``entry``, lie below it (``entry + "."``), or match it as a glob."""
     return [name for name in names if name == entry or name.startswith(f"{entry}.") or fnmatchcase(name, entry)]
+
+
+def as_attribute(name: str) -> str:
+    """A parameter's name in a state dict of what belongs to it: PyTorch reserves the dot."""
+    return name.replace(".", "/")
 
 
 def _names_of_entries(entries: Any, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.chunked_gradient import ChunkedGradient, OutsideGraphError
-from maml_fast.maml.inner_loop import InnerLoop
+from maml_fast.maml.inner_loop import InnerLoop, Outcome
 from maml_fast.maml.results import TaskResults
 
 __all__ = ["TaskChunk", "TaskChunks", "check_task_chunk", "tasks_at_once"]
@@ -52,13 +52,13 @@ class TaskChunks:
         self._obstacle: str | None = None
 
     def results(self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk) -> TaskResults:
-        """What ``loop.results(episodes, scored)`` gives."""
-        return TaskResults.joined([loop.results(_only(tasks, episodes), scored) for tasks in _slices(episodes, chunk)])
+        """The results of ``loop.run(episodes, scored)``."""
+        return self._run(loop, episodes, scored, chunk).results
 
     def loss(
         self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk
     ) -> tuple[TaskResults, Tensor]:
-        """The results, and the mean loss after the last step, which carries the gradient."""
+        """The results without a graph, and the tasks' mean objective, which carries the gradient."""
         several = _number(episodes, chunk) < episodes.meta_batch_size
         transformed = torch._C._are_functorch_transforms_active()  # their tensors have no leaves to stop at
         if several and torch.is_grad_enabled() and not transformed and self._obstacle is None:
@@ -68,8 +68,12 @@ class TaskChunks:
                 self._obstacle = str(error)
             what = f"task_chunk={chunk!r} is not in effect, all tasks are held in memory at once"
             warnings.warn(f"{what}: {self._obstacle}", stacklevel=6)
-        results = self.results(loop, episodes, scored, None if torch.is_grad_enabled() else chunk)
-        return results, results.losses[-1].mean()
+        outcome = self._run(loop, episodes, scored, None if torch.is_grad_enabled() else chunk)
+        return outcome.results.detached(), outcome.objectives.mean()
+
+    def _run(self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk) -> Outcome:
+        parts = [loop.run(_only(tasks, episodes), scored) for tasks in _slices(episodes, chunk)]
+        return _joined(parts)
 
     def describe(self, chunk: TaskChunk, device: torch.device) -> str:
         """How many tasks are held in memory at once, and why."""
@@ -82,7 +86,7 @@ class TaskChunks:
 def _loss_in_chunks(
     loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk
 ) -> tuple[TaskResults, Tensor]:
-    """The results without a graph, and the mean loss, whose backward pass hands out the gradient of all chunks."""
+    """The same, chunk by chunk: the loss's backward pass hands out the gradient of all of them."""
     gradient = ChunkedGradient(episodes.meta_batch_size)
     inside = replace(loop, theta=loop.theta.map(gradient.stand_in))
     episodes = Episodes(*map(gradient.stand_in, episodes))
@@ -90,12 +94,17 @@ def _loss_in_chunks(
     with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
         for tasks in _slices(episodes, chunk):
             gradient.begin_chunk()
-            results = inside.results(_only(tasks, episodes), scored)
-            gradient.add(results.losses[-1])
-            parts.append(results.detached())
-            del results  # and with it what is left of the graph
-    whole = TaskResults.joined(parts)
-    return whole, gradient.hand_out(whole.losses[-1].mean())
+            outcome = inside.run(_only(tasks, episodes), scored)
+            gradient.add(outcome.objectives)
+            parts.append(Outcome(outcome.results.detached(), outcome.objectives.detach()))
+            del outcome  # and with it what is left of the graph
+    whole = _joined(parts)
+    return whole.results, gradient.hand_out(whole.objectives.mean())
+
+
+def _joined(parts: Sequence[Outcome]) -> Outcome:
+    results = TaskResults.joined([part.results for part in parts])
+    return Outcome(results, torch.cat([part.objectives for part in parts]))
 
 
 def _slices(episodes: Episodes, chunk: TaskChunk) -> Iterator[slice]:

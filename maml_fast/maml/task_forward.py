@@ -9,9 +9,8 @@ from torch.func import functional_call
 
 from maml_fast.fusion import FusedModel, fuse
 from maml_fast.fusion.conv_net import ConvNet
-from maml_fast.fusion.report import BatchNormPolicy
 from maml_fast.fusion.task_program import TaskProgram
-from maml_fast.maml.batch_norm import BatchNormMode
+from maml_fast.maml.batch_norm import BatchNormMode, BatchNormPolicy
 from maml_fast.maml.task_map import TaskMap
 
 __all__ = ["TaskForward"]

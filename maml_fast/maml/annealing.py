@@ -1,0 +1,37 @@
+"""What MAML does differently early in meta-training (Antoniou, Edwards & Storkey 2019)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["NO_ANNEALING", "Annealing"]
+
+LEAST = 0.03  # of an even share, for the loss after an earlier step: as in the authors' code
+
+
+class Annealing(NamedTuple):
+    """How an iteration's order and step weights follow from its number; by default they do not.
+
+    first_order_iterations: so many iterations at order 1, before those at MAML's own order (section 4, derivative-order
+        annealing).
+    multi_step_iterations: so many iterations whose loss is a weighted mean of the query losses after every inner step,
+        from equal weights on towards the last step alone, which is the loss afterwards (section 4, multi-step loss).
+    """
+
+    first_order_iterations: int = 0
+    multi_step_iterations: int = 0
+
+    def order(self, iteration: int, afterwards: int) -> int:
+        """The order of an iteration, counted from 0."""
+        return 1 if iteration < self.first_order_iterations else afterwards
+
+    def step_weights(self, iteration: int, steps: int) -> tuple[float, ...] | None:
+        """The weights of the query losses after steps 1, 2, ..., which add up to 1; ``None``: the last step alone."""
+        if iteration >= self.multi_step_iterations or steps < 2:
+            return None
+        share, progress = 1 / steps, iteration / self.multi_step_iterations
+        earlier = max(share * (1 - progress), share * LEAST)
+        return *(earlier,) * (steps - 1), 1 - (steps - 1) * earlier
+
+
+NO_ANNEALING = Annealing()

@@ -1,0 +1,99 @@
+"""How the inner loop makes a step of its gradients: a rule, and what it remembers of one adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from maml_fast.maml.inner_rates import Rate
+from maml_fast.maml.per_step import MaybePerStep, at_step
+from maml_fast.maml.task_gradients import FastWeights, Gradients
+
+__all__ = ["INNER_OPTIMISERS", "SGD", "Adam", "InnerOptimiser"]
+
+
+class InnerOptimiser(Protocol):
+    """One adaptation of all tasks, made new for each: ``optimiser(rule).step(...)``, once for every inner step.
+
+    ``rule`` is that of :class:`maml_fast.maml.theta.Theta`. All that a step gives must be differentiable with respect
+    to the weights, the rule and, at second order, the gradients and the losses.
+    """
+
+    def step(self, fast: FastWeights, losses: Tensor, gradients: Gradients) -> FastWeights:
+        """The tasks' weights after the next step, from their weights [T, ...], losses [T] and gradients [T, ...].
+
+        Weights without a gradient stay.
+        """
+
+
+class SGD:
+    """``w - rate * dL/dw`` (Finn et al. 2017, eq. 1)."""
+
+    def __init__(self, rates: Mapping[str, MaybePerStep[Rate]]) -> None:
+        self._rates = rates
+        self._steps = 0
+
+    def step(self, fast: FastWeights, losses: Tensor, gradients: Gradients) -> FastWeights:
+        """Every task's weights after the step."""
+        rates = at_step(self._rates, self._steps)
+        self._steps += 1
+        return _descended(fast, gradients, rates)
+
+
+class Adam:
+    """Adam from fresh memory (Kingma & Ba 2015, algorithm 1), with β1 = 0.9, β2 = 0.999, for each task by itself.
+
+    ε = 1e-8 is added to the mean square before its root is taken, squared, and not to the root: otherwise a gradient of
+    zero, as a dead ReLU gives it, would make the meta-gradient NaN.
+    """
+
+    MOMENTUM, DECAY, EPS = 0.9, 0.999, 1e-8
+
+    def __init__(self, rates: Mapping[str, MaybePerStep[Rate]]) -> None:
+        self._rates = rates
+        self._steps = 0
+        self._means: Gradients = {}
+        self._squares: Gradients = {}
+
+    def step(self, fast: FastWeights, losses: Tensor, gradients: Gradients) -> FastWeights:
+        """Every task's weights after the step."""
+        rates = at_step(self._rates, self._steps)
+        self._steps += 1
+        return _descended(fast, {name: self._direction(name, each) for name, each in gradients.items()}, rates)
+
+    def _direction(self, name: str, gradient: Tensor) -> Tensor:
+        mean = self._means[name] = _moved(self._means.get(name), gradient, self.MOMENTUM)
+        square = self._squares[name] = _moved(self._squares.get(name), gradient.square(), self.DECAY)
+        mean = mean / (1 - self.MOMENTUM**self._steps)
+        square = square / (1 - self.DECAY**self._steps)
+        return mean * torch.rsqrt(square + self.EPS**2)
+
+
+INNER_OPTIMISERS: Mapping[str, Callable[[Mapping[str, MaybePerStep[Rate]]], InnerOptimiser]] = {
+    "sgd": SGD,
+    "adam": Adam,
+}
+
+
+def _moved(before: Tensor | None, now: Tensor, decay: float) -> Tensor:
+    """The exponential moving average that begins at zero."""
+    return now * (1 - decay) if before is None else torch.lerp(now, before, decay)
+
+
+def _descended(fast: FastWeights, directions: Mapping[str, Tensor], rates: Mapping[str, Rate]) -> FastWeights:
+    """``w - rate * direction``; what has no direction stays."""
+    after = dict(fast)
+    names_of: dict[float, list[str]] = {}  # that one number is the rate of: they go together
+    for name, direction in directions.items():
+        rate = rates[name]
+        if isinstance(rate, Tensor):
+            after[name] = fast[name] - rate * direction
+        else:
+            names_of.setdefault(rate, []).append(name)
+    for number, names in names_of.items():
+        weights, steps = [fast[name] for name in names], [directions[name] for name in names]
+        after.update(zip(names, torch._foreach_add(weights, steps, alpha=-number), strict=True))
+    return after

@@ -1,0 +1,43 @@
+"""Values that every inner step has of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from torch import Tensor
+
+__all__ = ["MaybePerStep", "PerStep", "at_step", "map_tensors"]
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, eq=False)
+class PerStep:
+    """One value for each of K steps, [K, ...]; what goes beyond them, as evaluation may, takes the last."""
+
+    values: Tensor
+
+    def at(self, step: int) -> Tensor:
+        """The value [...] of a step, counted from 0."""
+        return self.values[min(step, len(self.values) - 1)]
+
+
+MaybePerStep: TypeAlias = Value | PerStep  # the same at every step, or each step's own
+
+
+def at_step(values: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """What holds at a step."""
+    return {name: value.at(step) if isinstance(value, PerStep) else value for name, value in values.items()}
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with other tensors in the place of these; what is no tensor stays."""
+
+    def mapped(value: Any) -> Any:
+        if isinstance(value, PerStep):
+            return PerStep(function(value.values))
+        return function(value) if isinstance(value, Tensor) else value
+
+    return {name: mapped(value) for name, value in values.items()}
