@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.maml.annealing import NO_ANNEALING, Annealing
+from maml_fast.maml.annealing import Annealing
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
 from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
 from maml_fast.maml.inner_loop import InnerLoop
@@ -51,15 +52,16 @@ class MAML(MetaLearner):
 
     Args:
         model: any module from images [N, ...] to logits [N, ...]; shared, not copied.
-        inner_lr: a number; a tensor; or a mapping from parameter names, prefixes or globs to these. Finn's code divides
-            the summed inner loss by the shots, not the images: his 0.4 is ``n_way * 0.4`` under mean cross-entropy.
+        inner_lr: a number; a tensor; a mapping from parameter names, prefixes or globs to these; or a function from an
+            adapted parameter to its own. Finn's code divides the summed inner loss by the shots, not the images: his
+            0.4 is ``n_way * 0.4`` under mean cross-entropy.
         inner_steps: gradient steps on the support set.
         order: 2 differentiates through the inner gradients, 1 takes them as constants (FOMAML).
         loss_fn: ``loss_fn(logits [N, ...], targets [N, ...]) -> scalar`` of one task, for the inner and the outer loss.
         adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), ``"body"`` all
             others (BOIL), a list of names, prefixes and globs, or a function ``name -> bool``. What does not adapt is
             shared by the tasks and meta-learned.
-        learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key of the mapping; with
+        learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key or call of the function; with
             ``"per_step"`` each of them holds a rate for every one of the ``inner_steps`` (Antoniou et al. 2019), the
             last of which serves later steps too.
         batch_norm: ``"batch"`` normalises by the batch's own statistics (transductive) whatever ``train()`` and
@@ -67,7 +69,8 @@ class MAML(MetaLearner):
             ``"per_step"`` is ``"batch"`` with a scale and a shift for every one of the ``inner_steps``, meta-learned
             and shared by the tasks: the model's own, where they start, are left as they are.
         inner_optimiser: ``"sgd"``, or ``"adam"`` from fresh memory for every task.
-        annealing: what is different early in meta-training, for those who call :meth:`begin_iteration`.
+        first_order_iterations, multi_step_iterations: how order and loss are annealed early in meta-training, as
+            :class:`maml_fast.maml.annealing.Annealing` says, for those who call :meth:`begin_iteration`.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
             taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, but
@@ -89,7 +92,7 @@ class MAML(MetaLearner):
     def __init__(
         self,
         model: nn.Module,
-        inner_lr: Rate | Mapping[str, Rate] = 0.4,
+        inner_lr: Rate | Mapping[str, Rate] | Callable[[nn.Parameter], Rate] = 0.4,
         inner_steps: int = 1,
         order: int = 2,
         *,
@@ -98,7 +101,8 @@ class MAML(MetaLearner):
         learn_inner_lr: LearnInnerLR = False,
         batch_norm: InnerBatchNorm = "batch",
         inner_optimiser: str = "sgd",
-        annealing: Annealing = NO_ANNEALING,
+        first_order_iterations: int = 0,
+        multi_step_iterations: int = 0,
         fused: bool = True,
         task_chunk: TaskChunk = "auto",
     ) -> None:
@@ -113,7 +117,7 @@ class MAML(MetaLearner):
         self.order = order
         self.loss_fn = loss_fn
         self.inner_optimiser = inner_optimiser
-        self.annealing = annealing
+        self.annealing = Annealing(first_order_iterations, multi_step_iterations)
         self.task_chunk = check_task_chunk(task_chunk)
         self.step_norms = StepNorms(model, max(1, self.inner_steps)) if is_per_step(batch_norm) else None
         self._iteration: int | None = None
@@ -208,9 +212,11 @@ class MAML(MetaLearner):
         rate = "" if isinstance(self.inner_lr, InnerRates) else f"inner_lr={_plain(self.inner_lr)}, "
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
 
-    def _set_inner_lr(self, inner_lr: Rate | Mapping[str, Rate], learn: LearnInnerLR) -> None:
+    def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
+        if callable(inner_lr) and not isinstance(inner_lr, Tensor):
+            inner_lr = {name: inner_lr(parameter) for name, parameter in adapted.items()}
         if isinstance(inner_lr, Mapping):
             self.inner_lr = InnerRates(inner_lr, adapted, bool(learn), self._rate_steps)
             return
@@ -230,7 +236,10 @@ class MAML(MetaLearner):
 
     def _without_norms(self, names: tuple[str, ...]) -> tuple[str, ...]:
         of_steps = self.step_norms.names if self.step_norms is not None else ()
-        return tuple(name for name in names if name not in of_steps)
+        adapting = tuple(name for name in names if name not in of_steps)
+        if not adapting:
+            raise ValueError(f"nothing is left to adapt: of {', '.join(names)} every step has its own; widen adapt")
+        return adapting
 
     def _checked(self, episodes: Episodes, parameters: Mapping[str, Tensor]) -> Episodes:
         parts = tuple(episodes) if isinstance(episodes, (tuple, list)) else ()
