@@ -165,6 +165,79 @@ def test_the_models_own_norms_stay_and_the_state_comes_back() -> None:
     torch.testing.assert_close(twin(episodes()).loss, learner(episodes()).loss)
 
 
+def moments(y: Tensor) -> Tensor:
+    """Mean and biased variance of y [N, C, H, W], [2, C]."""
+    return torch.stack([y.mean(dim=(0, 2, 3)), y.var(dim=(0, 2, 3), correction=0)])
+
+
+@pytest.mark.parametrize("task_chunk", [None, 2])
+def test_statistics_of_every_step(task_chunk: int | None) -> None:
+    """One meta-iteration moves them a tenth of the way to the mean over tasks and passes, task by task."""
+    learner = shaken(MAML(net(), 0.2, 2, batch_norm="per_step_running", task_chunk=task_chunk))
+    theta = {name: p.detach() for name, p in learner.model.named_parameters()}
+    of_first: dict[int, list[Tensor]] = {0: [], 1: []}  # block 0's, by step
+    of_second: dict[int, list[Tensor]] = {0: [], 1: []}  # block 1's
+    x_spt, y_spt, x_qry, _ = episodes()
+    for task in range(3):
+        for step in (0, 1):
+            taken = learner.adapt(x_spt, y_spt, inner_steps=step)
+            own = {name: taken[name][task].detach() for name in learner.adapted}
+            norms = {n: learner.step_norms.values()[n].at(step).detach() for n in NORMS}
+            note(of_first[step], of_second[step], {**theta, **own, **norms}, x_spt[task])
+        after = {name: value[task].detach() for name, value in learner.adapt(x_spt, y_spt).items()}
+        note(of_first[1], of_second[1], {**theta, **after}, x_qry[task])
+    learner(episodes())
+    for block, passes in enumerate((of_first, of_second)):
+        for step in (0, 1):
+            mean, variance = torch.stack(passes[step]).mean(dim=0)
+            kept_mean, kept_variance = learner.step_statistics.of(block)
+            torch.testing.assert_close(kept_mean[step], 0.1 * mean)
+            torch.testing.assert_close(kept_variance[step], 0.9 + 0.1 * variance)
+
+
+def note(first: list[Tensor], second: list[Tensor], weights: dict[str, Tensor], x: Tensor) -> None:
+    y = F.conv2d(x, weights["0.weight"], weights["0.bias"], padding=1)
+    first.append(moments(y))
+    z = F.batch_norm(y, None, None, weights["1.weight"], weights["1.bias"], training=True)
+    second.append(moments(F.conv2d(F.max_pool2d(z.relu(), 2), weights["4.weight"], weights["4.bias"], padding=1)))
+
+
+def test_evaluation_by_the_steps_statistics_is_not_transductive() -> None:
+    learner = shaken(MAMLPlusPlus(net(), 0.2, 2, batch_norm="per_step_running"))
+    for _ in range(3):
+        learner(episodes())
+    learner.eval()
+    before = [buffer.clone() for buffer in learner.buffers()]
+    x_spt, y_spt, x_qry, y_qry = episodes()
+    fast = learner.adapt(x_spt, y_spt)
+    logits = learner.predict(fast, x_qry)
+    torch.testing.assert_close(logits[:, :1], learner.predict(fast, x_qry[:, :1]))  # whatever else is in the batch
+    loss = F.cross_entropy(logits.flatten(0, 1), y_qry.flatten())
+    torch.testing.assert_close(learner(episodes()).loss, loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.buffers(), strict=True))
+    learner.train()
+    assert not torch.allclose(learner.predict(fast, x_qry)[:, :1], learner.predict(fast, x_qry[:, :1]))
+    one = {name: value[0] for name, value in fast.items()}
+    theta = {name: p.detach() for name, p in learner.model.named_parameters()}
+    torch.testing.assert_close(plain_forward(learner, {**theta, **one}, x_qry[0]), logits[0])
+
+
+def plain_forward(learner: MAML, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    for block, place in enumerate((0, 4)):
+        mean, variance = (each[1] for each in learner.step_statistics.of(block))
+        y = F.conv2d(x, weights[f"{place}.weight"], weights[f"{place}.bias"], padding=1)
+        norm = (weights[f"{place + 1}.weight"], weights[f"{place + 1}.bias"])
+        x = F.max_pool2d(F.batch_norm(y, mean, variance, *norm).relu(), 2)
+    return F.linear(x.flatten(1), weights["9.weight"], weights["9.bias"])
+
+
+def test_statistics_need_conv_blocks() -> None:
+    with pytest.raises(ValueError, match="a model of conv blocks, run step by step: fusion is switched off"):
+        MAML(net(), 0.1, batch_norm="per_step_running", fused=False)
+    with pytest.raises(ValueError, match="a model of conv blocks, run step by step: .* has no form for all tasks"):
+        MAML(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 5)), 0.1, batch_norm="per_step_running")
+
+
 def adam_oracle(order: int, rate: float, steps: int) -> tuple[Tensor, list[Tensor]]:
     """Adam in the form of the paper, one task after another."""
     model = torch.func.replace_all_batch_norm_modules_(net()).train()

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
+from maml_fast.fusion.task_program import RunBlock
 from maml_fast.maml.annealing import Annealing
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
 from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
-from maml_fast.maml.inner_loop import InnerLoop
+from maml_fast.maml.inner_loop import InnerLoop, step_of_queries
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
 from maml_fast.maml.inner_rates import (
     InnerRates,
@@ -34,6 +35,7 @@ from maml_fast.maml.per_step import MaybePerStep
 from maml_fast.maml.results import TaskResults
 from maml_fast.maml.selection import Adapt, select_parameters
 from maml_fast.maml.step_norms import StepNorms
+from maml_fast.maml.step_statistics import Collector, StepStatistics
 from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once
 from maml_fast.maml.task_gradients import FastWeights
 from maml_fast.maml.task_loss import LossFunction, TaskLoss
@@ -67,7 +69,9 @@ class MAML(MetaLearner):
         batch_norm: ``"batch"`` normalises by the batch's own statistics (transductive) whatever ``train()`` and
             ``eval()`` say; ``"running"`` by the model's stored running statistics. Neither updates them.
             ``"per_step"`` is ``"batch"`` with a scale and a shift for every one of the ``inner_steps``, meta-learned
-            and shared by the tasks: the model's own, where they start, are left as they are.
+            and shared by the tasks: the model's own, where they start, are left as they are. ``"per_step_running"``
+            also keeps running statistics for every step, moved by each call in ``train()`` mode and normalised by in
+            ``eval()`` mode; :meth:`predict` then takes the last step's.
         inner_optimiser: ``"sgd"``, or ``"adam"`` from fresh memory for every task.
         first_order_iterations, multi_step_iterations: how order and loss are annealed early in meta-training, as
             :class:`maml_fast.maml.annealing.Annealing` says, for those who call :meth:`begin_iteration`.
@@ -120,6 +124,10 @@ class MAML(MetaLearner):
         self.annealing = Annealing(first_order_iterations, multi_step_iterations)
         self.task_chunk = check_task_chunk(task_chunk)
         self.step_norms = StepNorms(model, max(1, self.inner_steps)) if is_per_step(batch_norm) else None
+        keeps_statistics = batch_norm == "per_step_running"
+        self.step_statistics = (
+            StepStatistics(self._forward_tasks, max(1, self.inner_steps)) if keeps_statistics else None
+        )
         self._iteration: int | None = None
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
@@ -142,7 +150,12 @@ class MAML(MetaLearner):
         native = self._native(loop, episodes, self.task_chunk)
         if native is not None:
             return native.loss(episodes, scored)
-        return self._chunks.loss(loop, episodes, scored, self.task_chunk)
+        if self.step_statistics is None or not self.training:
+            return self._chunks.loss(loop, episodes, scored, self.task_chunk)
+        collector = Collector(self.step_statistics)
+        result = self._chunks.loss(replace(loop, blocks=collector.taking), episodes, scored, self.task_chunk)
+        collector.update()
+        return result
 
     def begin_iteration(self, iteration: int) -> None:
         """Anneal: what :attr:`annealing` says of a meta-iteration, from 0 on, holds until the next call."""
@@ -163,7 +176,10 @@ class MAML(MetaLearner):
         parameters = self._current_parameters()
         check_like_model("x_qry", x_qry, parameters)
         check_fast_weights(fast, x_qry, parameters)
-        return self._forward_tasks(fast, self._forward_tasks.in_common(_without(parameters, fast)), x_qry)
+        shared = self._forward_tasks.in_common(_without(parameters, fast))
+        blocks = self._blocks()
+        run_block = None if blocks is None else blocks(step_of_queries(self.inner_steps))
+        return self._forward_tasks(fast, shared, x_qry, run_block)
 
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -259,7 +275,11 @@ class MAML(MetaLearner):
         losses = partial(self._task_loss, self.loss_fn)
         optimiser = INNER_OPTIMISERS[self.inner_optimiser]
         order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
-        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser)
+        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser, blocks=self._blocks())
+
+    def _blocks(self) -> Callable[[int], RunBlock] | None:
+        """What runs every step's conv blocks by its statistics, where these are to be taken."""
+        return None if self.step_statistics is None or self.training else self.step_statistics.given
 
     def _objective(self, loop: InnerLoop) -> InnerLoop:
         """The loop with this meta-iteration's weights of the steps' losses."""
