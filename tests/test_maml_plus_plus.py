@@ -234,7 +234,7 @@ def plain_forward(learner: MAML, weights: dict[str, Tensor], x: Tensor) -> Tenso
 def test_statistics_need_conv_blocks() -> None:
     with pytest.raises(ValueError, match="a model of conv blocks, run step by step: fusion is switched off"):
         MAML(net(), 0.1, batch_norm="per_step_running", fused=False)
-    with pytest.raises(ValueError, match="a model of conv blocks, run step by step: .* has no form for all tasks"):
+    with pytest.raises(ValueError, match=r"a model of conv blocks, run step by step: .* has no form for all tasks"):
         MAML(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 5)), 0.1, batch_norm="per_step_running")
 
 
