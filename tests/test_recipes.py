@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from tiny_colour import write_caches
 from tiny_run import assert_same_run
 
 from maml_fast.algorithms import ALGORITHMS
@@ -39,6 +40,21 @@ def root(tmp_path_factory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (1623, 20, 1, 28, 28), dtype=np.uint8)
     np.save(root / "omniglot.npy", pixels)
     return root
+
+
+@pytest.fixture(scope="module")
+def roots(root, tmp_path_factory) -> dict[str, Path]:
+    """Noise of every data set that a recipe is for; of mini-ImageNet small images."""
+    colour = tmp_path_factory.mktemp("mini-imagenet")
+    noise = np.random.default_rng(0)
+    write_caches(
+        colour,
+        {
+            part: {f"{part}{i:02d}": noise.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8) for i in range(n_classes)}
+            for part, n_classes in {"train": 30, "val": 5, "test": 5}.items()
+        },
+    )
+    return {"omniglot": root, "mini-imagenet": colour}
 
 
 def call(*arguments: object) -> Result:
@@ -130,13 +146,14 @@ def test_overrides_are_kept_apart(root, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_runs_and_resumes_bitwise(root, tmp_path, recipe):
+def test_a_recipe_runs_and_resumes_bitwise(roots, tmp_path, recipe):
     class Die(Reporter):
         def stepped(self, row):
             if row["iteration"] == 3:
                 raise ZeroDivisionError
 
-    config = TrainConfig.for_recipe(recipe, root=root, checkpoint_seconds=0.0, **SMALL)
+    root = roots[RECIPES[recipe].settings["dataset"]]
+    config = TrainConfig.for_recipe(recipe, root=root, checkpoint_seconds=0.0, image_size=28, **SMALL)
     whole = train(config, out=tmp_path / "whole")
     with pytest.raises(ZeroDivisionError):
         train(config, out=tmp_path / "run", reporter=Die())

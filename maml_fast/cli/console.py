@@ -59,9 +59,9 @@ def evaluation_table(row: Row) -> Table:
 
 def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     """Every recipe's paper and accuracy."""
-    table = Table(Column("recipe", no_wrap=True), "algorithm", "published", "paper", box=box.SIMPLE)
+    table = Table(Column("recipe", no_wrap=True), Column("published", no_wrap=True), "paper", box=box.SIMPLE)
     for name, recipe in recipes.items():
-        table.add_row(name, str(recipe.settings["algorithm"]), str(recipe.published or "-"), recipe.paper)
+        table.add_row(name, str(recipe.published or "-"), f"{recipe.paper} ({recipe.settings['algorithm']})")
     return table
 
 
