@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
-from maml_fast._conv_block import Arithmetic
+from maml_fast._conv_block import Arithmetic, output_extent
 from maml_fast._inner_loops import NetDescription, inner_loops
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "in_kernel_order",
     "inner_loops",
     "native_obstacle",
+    "output_extent",
     "over_tasks",
 ]
 
@@ -206,7 +207,7 @@ def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: 
     _, _, _, *image = x.shape
     _, _, _, *kernel = weight.shape
     for extent, side in zip(image, kernel, strict=True):
-        if (extent + 2 * padding - side) // stride + 1 < (pool or 1):
+        if output_extent(extent, side, stride, padding, pool) < 1:
             raise ValueError(
                 f"conv_block: images of {tuple(image)} have no output under kernel {tuple(kernel)}, "
                 f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
