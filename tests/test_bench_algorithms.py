@@ -70,6 +70,7 @@ class Unsquared(ProtoNetLoop):
         ("anil", MAMLLoop),
         ("boil", MAMLLoop),
         ("meta-sgd", Constant),
+        ("maml++", MetaSGDLoop),
         ("reptile", Forgetful),
         ("protonet", Unsquared),
     ],

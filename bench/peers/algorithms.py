@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from peers.nets import LibraryBatchNorm
+
 if TYPE_CHECKING:
     from maml_fast.algorithms import Settings
 
@@ -113,6 +115,37 @@ class MetaSGDLoop(MAMLLoop):
         return dict(zip(super().rates(), self.learned, strict=True))
 
 
+class MAMLPlusPlusLoop(MAMLLoop):
+    """Antoniou et al. 2019 at the first iteration: rates and batch norms of every step, and all steps' losses alike."""
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        super().__init__(model, settings)
+        steps = settings.inner_steps
+        norms = [module for module in model.modules() if isinstance(module, LibraryBatchNorm)]
+        in_norms = {parameter for norm in norms for parameter in norm.parameters()}
+        named = dict(model.named_parameters())
+        self.norm_names = [name for name, parameter in named.items() if parameter in in_norms]
+        self.adapted = [name for name in named if name not in self.norm_names]
+        self.norms = nn.ParameterList(named[name].detach().expand(steps, -1).clone() for name in self.norm_names)
+        dtype = named[self.adapted[0]].dtype
+        self.learned = nn.ParameterList(torch.full([steps], settings.inner_lr, dtype=dtype) for _ in self.adapted)
+
+    def task_loss(self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor) -> Tensor:
+        named, losses = dict(self.model.named_parameters()), []
+        weights = {name: named[name] for name in self.adapted}
+        for step in range(self.settings.inner_steps):
+            norms = {name: of_steps[step] for name, of_steps in zip(self.norm_names, self.norms, strict=True)}
+            loss = F.cross_entropy(functional_call(self.model, {**weights, **norms}, (x_spt,)), y_spt)
+            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=self.settings.order == 2)
+            rates = [of_steps[step] for of_steps in self.learned]
+            weights = {
+                name: weight - rate * gradient
+                for (name, weight), rate, gradient in zip(weights.items(), rates, gradients, strict=True)
+            }
+            losses.append(F.cross_entropy(functional_call(self.model, {**weights, **norms}, (x_qry,)), y_qry))
+        return torch.stack(losses).mean()
+
+
 class ReptileLoop(NaiveLoop):
     """Nichol et al. 2018, batched: every task trains a copy by Adam with β1 = 0, in TensorFlow's form.
 
@@ -185,6 +218,7 @@ LOOPS: dict[str, type[NaiveLoop]] = {  # by the names of maml_fast.algorithms.AL
     "anil": ANILLoop,
     "boil": BOILLoop,
     "meta-sgd": MetaSGDLoop,
+    "maml++": MAMLPlusPlusLoop,
     "reptile": ReptileLoop,
     "protonet": ProtoNetLoop,
 }

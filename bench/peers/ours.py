@@ -42,6 +42,7 @@ class Ours(Learner):
         return super().memory_needed(workload.of_tasks(chunk)) * (0.4 if in_one_call else 1.0)
 
     def backward(self, episodes: Episodes) -> Tensor:
+        self.learner.begin_iteration(0)
         out = self.learner(episodes, per_step=self.workload.scored)
         out.loss.backward()
         return out.loss.detach()[None] if out.query_losses is None else out.query_losses
