@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peers.higher import Higher
 from peers.jax import JaxMap, JaxVmap
-from peers.learn2learn import Learn2Learn
+from peers.learn2learn import Compat, Learn2Learn
 from peers.learner import Learner
 from peers.loop import TaskLoop
 from peers.naive import Naive
@@ -28,6 +28,7 @@ PEERS: tuple[type[Learner], ...] = (
     Vmap,
     Higher,
     Learn2Learn,
+    Compat,
     TorchOpt,
     JaxMap,
     JaxVmap,
