@@ -79,6 +79,22 @@ struct ConvNet {
   }
 };
 
+// The inner learning rates of one parameter.
+template <typename Scalar>
+struct RateArgs {
+  const Scalar* values;  // [entries], or [entries, ...] with one for every weight, as PyTorch has them
+  int64_t entries;       // one for every step, or 1: the same at all of them
+  bool of_weights;
+  Scalar* gradient;  // like values; null: not asked for
+
+  Layout LayoutFor(const Place& parameter) const {
+    if (!of_weights) return Layout::Row(entries);
+    Layout layout = parameter.layout;
+    layout.count *= entries;
+    return layout;
+  }
+};
+
 // What the inner loops start from and what they give, T tasks of N support and M query images.
 template <typename Scalar>
 struct InnerLoopArgs {
@@ -86,10 +102,11 @@ struct InnerLoopArgs {
   int64_t tasks, n_support, n_query;
   int64_t steps;
   bool second_order;
-  int64_t tasks_at_once;  // in memory, where there are more of them
-  const double* rates;    // of every parameter in net.places
+  int64_t tasks_at_once;          // in memory, where there are more of them
+  const RateArgs<Scalar>* rates;  // of every parameter in net.places
   const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
   int64_t scores;
+  const double* step_weights;  // [scores]: of the scored steps in the loss that is differentiated
   const Scalar* const* theta;  // the parameters in net.places, as PyTorch has them
   const Scalar* x_spt;         // [T, N, Cin, H, W]
   const int64_t* y_spt;        // [T, N], classes
@@ -97,7 +114,7 @@ struct InnerLoopArgs {
   const int64_t* y_qry;        // [T, M]
   Scalar* losses;              // [scores, T]: the queries' mean cross-entropy
   int64_t* correct;            // [scores, T]: right predictions
-  Scalar* const* gradient;     // of the last losses' mean over tasks, like theta; null: not asked for
+  Scalar* const* gradient;  // of the weighted losses' mean over tasks, like theta; null: not asked for, nor the rates'
 };
 
 }  // namespace maml_fast

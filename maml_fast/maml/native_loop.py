@@ -20,6 +20,7 @@ from maml_fast.fusion.conv_net import ConvNet
 from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import check_range
 from maml_fast.maml.inner_loop import InnerLoop, Theta
+from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.results import TaskResults
 
 __all__ = ["NativeLoop", "native_loop"]
@@ -31,7 +32,7 @@ class NativeLoop:
 
     net: ConvNet
     theta: dict[str, Tensor]
-    rates: list[float]
+    rates: list[Rate]
     steps: int
     order: int
     tasks_at_once: int
@@ -42,35 +43,61 @@ class NativeLoop:
 
     def loss(self, episodes: Episodes, scored: tuple[int, ...]) -> tuple[TaskResults, Tensor]:
         """The results, and the mean loss after the last step, which carries the gradient."""
-        learned = {name for name in self.net.names() if self.theta[name].requires_grad}
-        needs_gradient = torch.is_grad_enabled() and bool(learned)
-        results, gradient = self._run(episodes, scored, needs_gradient=needs_gradient)
+        learned = any(_is_learned(source) for source in (*self._parameters(), *self.rates))
+        needs_gradient = torch.is_grad_enabled() and learned
+        results, gradients = self._run(episodes, scored, needs_gradient=needs_gradient)
         loss = results.losses[-1].mean()
-        if not needs_gradient:
-            return results, loss
-        gradients = zip(self.net.names(), gradient, strict=True)
-        return results, hand_out(loss, {self.theta[name]: each for name, each in gradients if name in learned})
+        return results, hand_out(loss, gradients) if needs_gradient else loss
 
     @torch.no_grad()
     def _run(
         self, episodes: Episodes, scored: tuple[int, ...], *, needs_gradient: bool
-    ) -> tuple[TaskResults, list[Tensor]]:
+    ) -> tuple[TaskResults, dict[Tensor, Tensor]]:
         x_spt, y_spt, x_qry, y_qry = episodes
         description = self.net.description(self.theta)
         check_range(y_spt, description.n_classes, "y_spt")
         check_range(y_qry, description.n_classes, "y_qry")
-        losses, correct, gradient = ops.inner_loops(
+        parameters = self._parameters()
+        result = ops.inner_loops(
             description,
-            [self.theta[name] for name in self.net.names()],
+            parameters,
             (self.net.images(x_spt), y_spt, self.net.images(x_qry), y_qry),
-            self.rates,
+            [_of_kernels(rate, parameter) for rate, parameter in zip(self.rates, parameters, strict=True)],
+            [needs_gradient and _is_learned(rate) for rate in self.rates],
             steps=self.steps,
             order=self.order,
             scored=scored,
+            step_weights=[0.0] * (len(scored) - 1) + [1.0],
             tasks_at_once=self.tasks_at_once,
             needs_gradient=needs_gradient,
         )
-        return TaskResults(losses, correct, y_qry[0].numel()), gradient
+        results = TaskResults(result.losses, result.correct, y_qry[0].numel())
+        return results, self._by_source(result.gradient, result.rate_gradient) if needs_gradient else {}
+
+    def _parameters(self) -> list[Tensor]:
+        return [self.theta[name] for name in self.net.names()]
+
+    def _by_source(self, gradient: list[Tensor], rate_gradient: list[Tensor]) -> dict[Tensor, Tensor]:
+        """The gradients by the tensor that they are of; one rate may stand for several parameters."""
+        gradients = {
+            source: each for source, each in zip(self._parameters(), gradient, strict=True) if _is_learned(source)
+        }
+        learned = [rate for rate in self.rates if isinstance(rate, Tensor) and rate.requires_grad]
+        for rate, each in zip(learned, rate_gradient, strict=True):
+            each = each.reshape(rate.shape) if rate.numel() == 1 else each[0].sum_to_size(rate.shape)
+            gradients[rate] = gradients[rate] + each if rate in gradients else each
+        return gradients
+
+
+def _is_learned(source: Rate) -> bool:
+    return isinstance(source, Tensor) and source.requires_grad
+
+
+def _of_kernels(rate: Rate, parameter: Tensor) -> Tensor:
+    """A rate as the kernels take it: [1] for the whole parameter, or [1, *parameter.shape]."""
+    if not isinstance(rate, Tensor):
+        return parameter.new_full((1,), rate)
+    return rate.reshape(1) if rate.numel() == 1 else rate.expand(1, *parameter.shape)
 
 
 def native_loop(
@@ -107,7 +134,7 @@ def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | N
     return found or net.obstacle(theta.parameters(), episodes.x_spt)  # x_qry is like it
 
 
-def _rates(theta: Theta, net: ConvNet) -> list[float] | str:
+def _rates(theta: Theta, net: ConvNet) -> list[Rate] | str:
     """Every parameter's rate, in the net's order, 0 for those that do not adapt, or what is in the way.
 
     Where filters stay as they are, most of what the native loop does would be for nothing.
@@ -115,13 +142,11 @@ def _rates(theta: Theta, net: ConvNet) -> list[float] | str:
     still = [block.weight for block in net.blocks if block.weight not in theta.adapted]
     if still:
         return f"{still[0]} does not adapt"
-    rates: list[float] = []
-    for name in net.names():
-        rate = theta.rates.get(name, 0.0)
-        if isinstance(rate, Tensor):
-            return f"the inner learning rate of {name} is a tensor"
-        rates.append(rate)
-    return rates
+    for name, rate in theta.rates.items():
+        parameter = theta.adapted[name]
+        if isinstance(rate, Tensor) and (rate.dtype, rate.device) != (parameter.dtype, parameter.device):
+            return f"the inner learning rate of {name} is {rate.dtype} on {rate.device}"
+    return [theta.rates.get(name, 0.0) for name in net.names()]
 
 
 def _obstacle_in_episodes(episodes: Episodes) -> str | None:
