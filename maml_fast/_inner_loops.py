@@ -65,12 +65,14 @@ def inner_loops(
     Args:
         net: the net; its blocks must be such as the native kernels take.
         theta: all parameters: of every block the weight [Cout, Cin, k, k], bias, gamma and beta, then the classifier's
-            weight [classes, features] and bias.
+            weight [classes, features] and bias. Any may have a first dimension more, of max(steps, 1): a value for
+            every step, which no step changes, as batch norm's parameters in Antoniou et al. 2019. A step takes its own,
+            the queries are scored with the last step's, and before any step with the first's. Its rate must be 0.
         episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64.
         rates: the inner learning rates of every parameter, R of them: one for every step, or 1, the same at all of
             them. Of shape [R] they are numbers for the whole parameter, of shape [R, *parameter.shape] there is one for
             every weight.
-        rate_needs_gradient: whether to compute that of the rates, for every parameter.
+        rate_needs_gradient: whether to compute the gradient of the rates, for every parameter.
         steps: inner steps.
         order: 2 differentiates through the inner gradients, 1 takes them as constants.
         scored: the steps, in order, after which the queries are scored; the last one must be the last of all.

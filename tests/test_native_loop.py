@@ -285,6 +285,12 @@ def test_per_step_names_what_is_wrong() -> None:
 SHAPES = (4, 1, 3, 3), (4,), (5, 36), (5,)
 
 
+def of_every_step(entries: int) -> list[torch.Tensor]:
+    """Parameters of which the last has a value for every step."""
+    *others, last = SHAPES
+    return [*(torch.randn(shape) for shape in others), torch.randn(entries, *last)]
+
+
 def operator_arguments() -> dict[str, object]:
     """Good arguments of the private operator: one block of 4 channels on 6x6, two tasks."""
     torch.manual_seed(0)
@@ -308,8 +314,12 @@ def operator_arguments() -> dict[str, object]:
     }
 
 
-def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.maml_fast.inner_loops.default, tuple(operator_arguments().values()))
+@pytest.mark.parametrize(
+    "other", [{}, {"theta": of_every_step(2), "rates": [torch.zeros(1)] * 4}], ids=["one", "steps"]
+)
+def test_opcheck(other: dict[str, object]) -> None:
+    arguments = operator_arguments() | other
+    torch.library.opcheck(torch.ops.maml_fast.inner_loops.default, tuple(arguments.values()))
 
 
 @pytest.mark.parametrize(
@@ -349,6 +359,11 @@ def test_opcheck() -> None:
         {"rates": [torch.rand(4)[::2]] * 4},
         {"rate_needs_gradient": [True] * 3},
         {"needs_gradient": False},
+        {"theta": [torch.randn(2, *shape) for shape in SHAPES]},
+        {"theta": of_every_step(2), "rate_needs_gradient": [False, True, True, True]},
+        {"theta": of_every_step(2), "rates": [torch.zeros(1)] * 3 + [torch.zeros(2)]},
+        {"theta": of_every_step(1), "rates": [torch.zeros(1)] * 4},
+        {"theta": of_every_step(3), "rates": [torch.zeros(1)] * 4},
         {"step_weights": [1.0]},
         {"step_weights": [0.0, 0.0, 1.0]},
         {"scored": []},

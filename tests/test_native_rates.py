@@ -31,22 +31,20 @@ class Problem(NamedTuple):
 
     model: nn.Module
     net: ConvNet
+    theta: list[Tensor]  # of every step where it has one dimension more than the model's
     episodes: Episodes
     rates: list[Tensor]
     steps: int
     order: int
     weights: dict[int, float]  # of the scored steps
 
-    def theta(self) -> list[Tensor]:
-        parameters = dict(self.model.named_parameters())
-        return [parameters[name] for name in self.net.names()]
-
     def learned(self) -> list[Tensor]:
         return [rate for rate in self.rates if rate.requires_grad]
 
     def to_float32(self) -> Problem:
         rates = [rate.detach().float().requires_grad_(rate.requires_grad) for rate in self.rates]
-        return self._replace(model=self.model.float(), episodes=self.episodes.to(torch.float32), rates=rates)
+        theta = [each.detach().float() for each in self.theta]
+        return self._replace(theta=theta, episodes=self.episodes.to(torch.float32), rates=rates)
 
 
 class Outcome(NamedTuple):
@@ -65,34 +63,41 @@ def problem(
     order: int = 2,
     weights: dict[int, float] | None = None,
     n_tasks: int = 2,
+    of_every_step: str = "",
 ) -> Problem:
-    """Parameters take turns at ``entries``, ``of_weights`` and ``learned``."""
+    """Parameters take turns at ``entries``, ``of_weights`` and ``learned``; some may have a value for every step."""
     model = make(net)
     form = TaskForward(model, "batch", fused=True).conv_net()
     assert isinstance(form, ConvNet), form
-    parameters, rates = dict(model.named_parameters()), []
+    parameters, theta, rates = dict(model.named_parameters()), [], []
     for p, name in enumerate(form.names()):
-        shape = parameters[name].shape if of_weights[p % len(of_weights)] else ()
+        parameter = parameters[name].detach()
+        if of_every_step and of_every_step in name:
+            theta.append(parameter + 0.1 * torch.randn(max(steps, 1), *parameter.shape, dtype=torch.float64))
+            rates.append(torch.zeros(1, dtype=torch.float64))
+            continue
+        theta.append(parameter)
+        shape = parameter.shape if of_weights[p % len(of_weights)] else ()
         rate = 0.02 + 0.1 * torch.rand(entries[p % len(entries)], *shape, dtype=torch.float64)
         rates.append(rate.requires_grad_(learned[p % len(learned)]))
     episodes = make_episodes(n_tasks, shape=NETS[net][1])
-    return Problem(model, form, episodes, rates, steps, order, weights or {steps: 1.0})
+    weights = weights or {steps: 1.0}
+    return Problem(model, form, [each.requires_grad_() for each in theta], episodes, rates, steps, order, weights)
 
 
-def by_the_operator(p: Problem, tasks_at_once: int = 8) -> Outcome:
+def by_the_operator(p: Problem, tasks_at_once: int = 8, step_weights: list[float] | None = None) -> Outcome:
     x_spt, y_spt, x_qry, y_qry = p.episodes
     images = (p.net.images(x_spt), y_spt, p.net.images(x_qry), y_qry)
-    theta = [parameter.detach() for parameter in p.theta()]
     losses, _, *gradients = ops.inner_loops(
         p.net.description(dict(p.model.named_parameters())),
-        theta,
+        [parameter.detach() for parameter in p.theta],
         images,
         [rate.detach() for rate in p.rates],
         [rate.requires_grad for rate in p.rates],
         steps=p.steps,
         order=p.order,
         scored=list(p.weights),
-        step_weights=list(p.weights.values()),
+        step_weights=list(p.weights.values()) if step_weights is None else step_weights,
         tasks_at_once=tasks_at_once,
         needs_gradient=True,
     )
@@ -102,7 +107,7 @@ def by_the_operator(p: Problem, tasks_at_once: int = 8) -> Outcome:
 def by_autograd(p: Problem) -> Outcome:
     losses = torch.stack([_task_losses(p, task) for task in range(len(p.episodes.x_spt))], dim=1)
     total = losses.new_tensor(list(p.weights.values())) @ losses.mean(dim=1)
-    sources = [*p.theta(), *p.learned()]
+    sources = [*p.theta, *p.learned()]
     gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
     return Outcome(losses.detach(), list(gradients[: len(p.rates)]), list(gradients[len(p.rates) :]))
 
@@ -110,19 +115,29 @@ def by_autograd(p: Problem) -> Outcome:
 def _task_losses(p: Problem, task: int) -> Tensor:
     """The query losses of one task after the scored steps, [S]."""
     x_spt, y_spt, x_qry, y_qry = (part[task] for part in p.episodes)
+    parameters = dict(p.model.named_parameters())
 
     def loss(weights: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(p.model, dict(zip(p.net.names(), weights, strict=True)), (x,)), y)
 
-    weights, losses = p.theta(), []
+    of_every_step = [each.dim() > parameters[name].dim() for name, each in zip(p.net.names(), p.theta, strict=True)]
+
+    def at_step(weights: list[Tensor], step: int) -> list[Tensor]:
+        return [each[step] if by_step else each for by_step, each in zip(of_every_step, weights, strict=True)]
+
+    weights, losses = p.theta, []
     for step in range(p.steps + 1):
         if step in p.weights:
-            losses.append(loss(weights, x_qry, y_qry))
+            losses.append(loss(at_step(weights, max(step - 1, 0)), x_qry, y_qry))
         if step < p.steps:
-            at = weights if p.order == 2 else [weight.detach().requires_grad_() for weight in weights]
+            at = at_step(weights, step)
+            at = at if p.order == 2 else [weight.detach().requires_grad_() for weight in at]
             taken = torch.autograd.grad(loss(at, x_spt, y_spt), at, create_graph=p.order == 2)
             rates = [rate[0 if len(rate) == 1 else step] for rate in p.rates]
-            weights = [weight - rate * g for weight, rate, g in zip(weights, rates, taken, strict=True)]
+            weights = [
+                weight if by_step else weight - rate * g
+                for by_step, weight, rate, g in zip(of_every_step, weights, rates, taken, strict=True)
+            ]
     return torch.stack(losses)
 
 
@@ -185,6 +200,22 @@ def test_step_weights(order: int, learned: bool, weights: dict[int, float]) -> N
     assert_same(problem(order=order, learned=[learned], entries=[3], weights=weights))
 
 
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("which", ["norm.", "norm.weight", "classifier", "bias", "features.1"])
+def test_parameters_of_every_step(order: int, steps: int, which: str) -> None:
+    kinds = {"entries": [1, steps], "of_weights": [False, True, True], "of_every_step": which}
+    assert_same(
+        problem(order=order, steps=steps, weights={step: 0.3 + 0.1 * step for step in range(steps + 1)}, **kinds)
+    )
+    assert_same(problem(order=order, steps=steps, n_tasks=3, **kinds), tasks_at_once=2)
+
+
+@pytest.mark.parametrize("net", ["tutorial", "blocks", "strided"])
+def test_parameters_of_every_step_in_other_nets(net: str) -> None:
+    assert_same(problem(net, steps=2, weights={1: 0.5, 2: 0.5}, of_every_step="norm"))
+
+
 def test_steps_of_no_weight_change_no_bit() -> None:
     last, every = (by_the_operator(problem(weights=weights)) for weights in ({3: 1.0}, {0: 0.0, 2: 0.0, 3: 1.0}))
     for one, other in zip((*last.gradient, *last.rate_gradient), (*every.gradient, *every.rate_gradient), strict=True):
@@ -194,7 +225,7 @@ def test_steps_of_no_weight_change_no_bit() -> None:
 def test_a_rate_for_every_weight_is_a_number_where_all_are_equal() -> None:
     fixed = problem(learned=[False])
     spread = [
-        rate.reshape(1, *(1,) * w.dim()).expand(3, *w.shape) for rate, w in zip(fixed.rates, fixed.theta(), strict=True)
+        rate.reshape(1, *(1,) * w.dim()).expand(3, *w.shape) for rate, w in zip(fixed.rates, fixed.theta, strict=True)
     ]
     one, other = by_the_operator(fixed), by_the_operator(fixed._replace(rates=spread))
     assert torch.equal(one.losses, other.losses)
@@ -209,7 +240,14 @@ def test_a_learned_rate_changes_no_bit_of_the_rest(order: int) -> None:
 
 
 def test_threads_and_chunks_change_no_bit() -> None:
-    p = problem("strided", entries=[1, 3], of_weights=[False, True, True], weights={1: 0.5, 3: 1.0}, n_tasks=7)
+    p = problem(
+        "strided",
+        entries=[1, 3],
+        of_weights=[False, True, True],
+        weights={1: 0.5, 3: 1.0},
+        n_tasks=7,
+        of_every_step="norm",
+    )
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -303,12 +341,27 @@ def test_a_rate_that_is_computed() -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-10, atol=0)
 
 
-def test_a_rate_is_learned_where_no_parameter_is() -> None:
+def test_without_gradients_the_rates_have_none_either() -> None:
     model = make("conv4")
-    episodes = make_episodes(shape=model.shape)
-    maml = MAML(model, 0.1, 1, learn_inner_lr=True)
+    episodes, maml = make_episodes(shape=model.shape), MAML(model, 0.1, 1, learn_inner_lr=True)
     with torch.no_grad():
-        maml(episodes)
+        out = maml(episodes)
     assert f"inner loop: {NATIVE}" in maml.describe()
-    maml(episodes).loss.backward()
-    assert maml.inner_lr.grad.abs() > 0
+    assert not out.loss.requires_grad
+    assert torch.equal(out.loss, maml(episodes).loss)
+
+
+def test_errors_name_the_rate() -> None:
+    p = problem()
+    wrong = [*p.rates[:4], torch.rand(1, 7, dtype=torch.float64), *p.rates[5:]]
+    with pytest.raises(RuntimeError, match=r"rates\[4\] must have 5 dimensions"):
+        by_the_operator(p._replace(rates=wrong))
+    wrong = [*p.rates[:4], torch.rand(2, dtype=torch.float64), *p.rates[5:]]
+    with pytest.raises(RuntimeError, match=r"rates\[4\] must be of size 3 at dimension 0, got 2"):
+        by_the_operator(p._replace(rates=wrong))
+    with pytest.raises(RuntimeError, match="every scored step needs a weight"):
+        by_the_operator(p._replace(weights={0: 1.0, 3: 1.0}), step_weights=[1.0])
+    p = problem(of_every_step="norm.bias")
+    fixed = [torch.full((1,), 0.1, dtype=torch.float64)] * len(p.rates)
+    with pytest.raises(RuntimeError, match=r"rates\[3\] must be 0 and fixed: its parameter has a value for every step"):
+        by_the_operator(p._replace(rates=fixed))

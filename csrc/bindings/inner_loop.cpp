@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -90,6 +91,11 @@ Sizes RateSizes(const Tensor& rate, const Sizes& sizes, int64_t steps) {
   return expected;
 }
 
+// How many entries a parameter of `sizes` has, one for every step; 0 if it has one value, which the steps change.
+int64_t StepEntries(const Tensor& parameter, const Sizes& sizes, int64_t steps) {
+  return parameter.dim() == static_cast<int64_t>(sizes.size()) + 1 ? std::max<int64_t>(1, steps) : 0;
+}
+
 using Tensors = std::vector<Tensor>;
 
 // An empty tensor to write to, which `tensors` then ends with.
@@ -98,6 +104,37 @@ Scalar* Append(Tensors& tensors, const Sizes& sizes, ScalarType dtype) {
   tensors.push_back(torch::stable::empty(sizes, dtype));
   return Data<Scalar>(tensors.back());
 }
+
+// What the kernels take of every parameter, and the gradients that they write.
+template <typename Scalar>
+struct Parameters {
+  const Tensor& like;
+  int64_t steps;
+  std::vector<const Scalar*> theta;
+  Integers step_entries;
+  std::vector<RateArgs<Scalar>> rates;
+  Tensors gradient, rate_gradient;
+  std::vector<Scalar*> gradients;
+
+  void AppendTheta(const Tensor& parameter, Sizes sizes, bool needs_gradient) {
+    const int64_t entries = StepEntries(parameter, sizes, steps);
+    if (entries > 0) sizes.insert(sizes.begin(), entries);
+    theta.push_back(Images<Scalar>(parameter, "theta", sizes, like));
+    step_entries.push_back(entries);
+    if (needs_gradient) gradients.push_back(Append<Scalar>(gradient, sizes, like.scalar_type()));
+  }
+
+  // After the parameter that it is for.
+  void AppendRate(const Tensor& rate, const Sizes& sizes, bool needs_gradient) {
+    const Sizes of_rate = RateSizes(rate, sizes, steps);
+    const std::string name = "rates[" + std::to_string(rates.size()) + "]";
+    const auto* values = Images<Scalar>(rate, name.c_str(), of_rate, like);
+    STD_TORCH_CHECK(step_entries.back() == 0 || (rate.numel() == 1 && *values == 0 && !needs_gradient), name,
+                    " must be 0 and fixed: its parameter has a value for every step");
+    Scalar* to = needs_gradient ? Append<Scalar>(rate_gradient, of_rate, like.scalar_type()) : nullptr;
+    rates.push_back({values, of_rate[0], of_rate.size() > 1, to});
+  }
+};
 
 using Result = std::tuple<Tensor, Tensor, Tensors, Tensors>;
 
@@ -124,17 +161,10 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
   const std::vector<Sizes> sizes = ParameterSizes(net);
   return WithScalar(x_spt, [&](auto zero) -> Result {
     using Scalar = decltype(zero);
-    std::vector<const Scalar*> parameters;
-    std::vector<Scalar*> gradients;
-    std::vector<RateArgs<Scalar>> rate_args;
-    Tensors gradient, rate_gradient;
+    Parameters<Scalar> parameters{x_spt, steps};
     for (size_t p = 0; p < theta.size(); ++p) {
-      const Sizes of_rate = RateSizes(rates[p], sizes[p], steps);
-      parameters.push_back(Images<Scalar>(theta[p], "theta", sizes[p], x_spt));
-      rate_args.push_back(
-          {Images<Scalar>(rates[p], "a rate", of_rate, x_spt), of_rate[0], of_rate.size() > 1, nullptr});
-      if (rate_needs_gradient[p]) rate_args[p].gradient = Append<Scalar>(rate_gradient, of_rate, x_spt.scalar_type());
-      if (needs_gradient) gradients.push_back(Append<Scalar>(gradient, sizes[p], x_spt.scalar_type()));
+      parameters.AppendTheta(theta[p], sizes[p], needs_gradient);
+      parameters.AppendRate(rates[p], sizes[p], rate_needs_gradient[p]);
     }
     const InnerLoopArgs<Scalar> args{
         net,
@@ -144,20 +174,21 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
         steps,
         second_order,
         tasks_at_once,
-        rate_args.data(),
+        parameters.rates.data(),
         scored.data(),
         scores,
         step_weights.data(),
-        parameters.data(),
+        parameters.theta.data(),
+        parameters.step_entries.data(),
         Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), channels, height, width}, x_spt),
         Labels(y_spt, "y_spt", x_spt, net.classes),
         Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), channels, height, width}, x_spt),
         Labels(y_qry, "y_qry", x_qry, net.classes),
         Data<Scalar>(losses),
         Data<int64_t>(correct),
-        needs_gradient ? gradients.data() : nullptr};
+        needs_gradient ? parameters.gradients.data() : nullptr};
     Kernels().Of<Scalar>().inner_loops(args, TorchPool());
-    return {losses, correct, gradient, rate_gradient};
+    return {losses, correct, parameters.gradient, parameters.rate_gradient};
   });
 }
 
@@ -166,9 +197,8 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
 STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
   m.def(
       "inner_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
-      "int[] head, Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, bool "
-      "second_order, "
-      "int tasks_at_once, bool needs_gradient) "
+      "int[] head, Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, "
+      "bool second_order, int tasks_at_once, bool needs_gradient) "
       "-> (Tensor losses, Tensor correct, Tensor[] gradient, Tensor[] rate_gradient)");
 }
 

@@ -21,6 +21,7 @@ struct Layout {
   int64_t count, a, b, c;
 
   static Layout Row(int64_t size) { return {1, size, 1, 1}; }
+  Layout Times(int64_t entries) const { return {entries * count, a, b, c}; }
   int64_t Size() const { return count * a * b * c; }
 };
 
@@ -88,10 +89,7 @@ struct RateArgs {
   Scalar* gradient;  // like values; null: not asked for
 
   Layout LayoutFor(const Place& parameter) const {
-    if (!of_weights) return Layout::Row(entries);
-    Layout layout = parameter.layout;
-    layout.count *= entries;
-    return layout;
+    return of_weights ? parameter.layout.Times(entries) : Layout::Row(entries);
   }
 };
 
@@ -108,12 +106,15 @@ struct InnerLoopArgs {
   int64_t scores;
   const double* step_weights;  // [scores]: of the scored steps in the loss that is differentiated
   const Scalar* const* theta;  // the parameters in net.places, as PyTorch has them
-  const Scalar* x_spt;         // [T, N, Cin, H, W]
-  const int64_t* y_spt;        // [T, N], classes
-  const Scalar* x_qry;         // [T, M, Cin, H, W]
-  const int64_t* y_qry;        // [T, M]
-  Scalar* losses;              // [scores, T]: the queries' mean cross-entropy
-  int64_t* correct;            // [scores, T]: right predictions
+  // Of every parameter: 0, or as many as steps, but at least 1: then theta has so many of it, one for every step, and
+  // its rate is 0. A step takes its own; the queries are scored with the last step's, and before any step the first's.
+  const int64_t* step_entries;
+  const Scalar* x_spt;      // [T, N, Cin, H, W]
+  const int64_t* y_spt;     // [T, N], classes
+  const Scalar* x_qry;      // [T, M, Cin, H, W]
+  const int64_t* y_qry;     // [T, M]
+  Scalar* losses;           // [scores, T]: the queries' mean cross-entropy
+  int64_t* correct;         // [scores, T]: right predictions
   Scalar* const* gradient;  // of the weighted losses' mean over tasks, like theta; null: not asked for, nor the rates'
 };
 

@@ -27,25 +27,33 @@ ConvNet MakeNet(const Parts& parts) {
   return net;
 }
 
-// The simplest rates and loss, or rates of all kinds that take gradients, and a loss after every step.
+// The simplest rates and loss, or rates of all kinds that take gradients, a loss after every step and some parameters
+// that have a value for every step.
 enum class Kind { kPlain, kFull };
 
 struct Case {
   ConvNet net;
   Kind kind;
-  int64_t tasks, steps;
+  int64_t tasks, steps, parameters = 0;
   Values at;  // the parameters, one after the other, then their rates
+  std::vector<int64_t> theta_begins, rate_begins, step_entries;  // of every parameter
   Values x_spt, x_qry, step_weights;
   std::vector<int64_t> y_spt, y_qry, scored;
 
   Case(const Parts& parts, Kind kind_, int64_t tasks_, int64_t steps_)
       : net(MakeNet(parts)), kind(kind_), tasks(tasks_), steps(steps_) {
     const int64_t image = net.blocks[0].shape.InPixels();
-    at = Random(net.size, 1);
+    for (size_t p = 0; p < net.places.size(); ++p) {
+      step_entries.push_back(kind == Kind::kFull && p % 5 == 2 ? std::max<int64_t>(1, steps) : 0);
+      theta_begins.push_back(parameters);
+      parameters += std::max<int64_t>(1, step_entries[p]) * net.places[p].size;
+    }
+    at = Random(parameters, 1);
     for (double& value : at) value *= 0.5;
     for (size_t p = 0; p < net.places.size(); ++p) {
-      for (int64_t i = 0; i < RateSize(p); ++i)
-        at.push_back(p == 1 ? 0.0 : 0.1 + 0.01 * static_cast<double>(p + i % 7));
+      rate_begins.push_back(static_cast<int64_t>(at.size()));
+      const bool none = p == 1 || step_entries[p] > 0;
+      for (int64_t i = 0; i < RateSize(p); ++i) at.push_back(none ? 0.0 : 0.1 + 0.01 * static_cast<double>(p + i % 7));
     }
     x_spt = Random(tasks * kSupport * image, 2);
     x_qry = Random(tasks * kQuery * image, 3);
@@ -57,15 +65,15 @@ struct Case {
     }
   }
 
-  int64_t RateEntries(size_t p) const { return kind == Kind::kFull && p % 2 == 1 ? steps : 1; }
-  bool RateOfWeights(size_t p) const { return kind == Kind::kFull && p % 3 != 0; }
+  bool LearnsRate(size_t p) const { return kind == Kind::kFull && step_entries[p] == 0; }
+  int64_t RateEntries(size_t p) const { return LearnsRate(p) && p % 2 == 1 ? steps : 1; }
+  bool RateOfWeights(size_t p) const { return LearnsRate(p) && p % 3 != 0; }
   int64_t RateSize(size_t p) const { return RateEntries(p) * (RateOfWeights(p) ? net.places[p].size : 1); }
-  int64_t Differentiated() const { return kind == Kind::kFull ? static_cast<int64_t>(at.size()) : net.size; }
 };
 
 template <typename Scalar>
 struct Outcome {
-  std::vector<Scalar> losses, gradient;  // gradient: like Case::at, as far as it is differentiated
+  std::vector<Scalar> losses, gradient;  // gradient: like Case::at, 0 for fixed rates
   std::vector<int64_t> correct;
 
   Scalar Loss(const Case& c) const {
@@ -75,22 +83,20 @@ struct Outcome {
   }
 };
 
-// Where each parameter begins.
 template <typename Scalar>
-std::vector<Scalar*> Parameters(const ConvNet& net, Scalar* first) {
+std::vector<Scalar*> Parameters(const Case& c, Scalar* first) {
   std::vector<Scalar*> parameters;
-  for (const Place& place : net.places) parameters.push_back(first + place.begin);
+  for (const int64_t begin : c.theta_begins) parameters.push_back(first + begin);
   return parameters;
 }
 
 template <typename Scalar>
 std::vector<RateArgs<Scalar>> RatesOf(const Case& c, const Scalar* at, Scalar* gradient) {
   std::vector<RateArgs<Scalar>> rates;
-  int64_t begin = c.net.size;
   for (size_t p = 0; p < c.net.places.size(); ++p) {
+    const int64_t begin = c.rate_begins[p];
     rates.push_back({at + begin, c.RateEntries(p), c.RateOfWeights(p), nullptr});
-    if (gradient != nullptr && c.kind == Kind::kFull) rates[p].gradient = gradient + begin;
-    begin += c.RateSize(p);
+    if (gradient != nullptr && c.LearnsRate(p)) rates[p].gradient = gradient + begin;
   }
   return rates;
 }
@@ -104,9 +110,9 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
   Outcome<Scalar> out;
   out.losses.resize(scores * c.tasks);
   out.correct.resize(scores * c.tasks);
-  out.gradient.resize(needs_gradient ? c.Differentiated() : 0);
-  const auto parameters = Parameters(c.net, at.data());
-  const auto gradients = Parameters(c.net, out.gradient.data());
+  out.gradient.resize(needs_gradient ? c.at.size() : 0);
+  const auto parameters = Parameters(c, at.data());
+  const auto gradients = Parameters(c, out.gradient.data());
   const auto rates = RatesOf(c, at.data(), needs_gradient ? out.gradient.data() : nullptr);
   const InnerLoopArgs<Scalar> args{c.net,
                                    c.tasks,
@@ -120,6 +126,7 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    scores,
                                    c.step_weights.data(),
                                    parameters.data(),
+                                   c.step_entries.data(),
                                    x_spt.data(),
                                    c.y_spt.data(),
                                    x_qry.data(),
@@ -149,14 +156,19 @@ double Difference(Case c, const CpuKernels& kernels, const Values& direction) {
   return (loss[1] - loss[0]) / (2 * kStep);
 }
 
-// Directions of the parameters alone, of their rates alone and of both.
+// Directions of the parameters alone, of their learned rates alone and of both.
 std::vector<Values> Directions(const Case& c) {
   std::vector<Values> directions;
   for (const unsigned seed : {5U, 6U, 7U}) {
-    Values both = Random(c.Differentiated(), seed), parameters = both, rates = both;
-    std::fill(parameters.begin() + c.net.size, parameters.end(), 0.0);
-    std::fill(rates.begin(), rates.begin() + c.net.size, 0.0);
-    for (const Values& direction : {both, parameters, rates}) directions.push_back(direction);
+    const Values any = Random(static_cast<int64_t>(c.at.size()), seed);
+    Values parameters(any.size()), rates(any.size()), both(any.size());
+    std::copy(any.begin(), any.begin() + c.parameters, parameters.begin());
+    for (size_t p = 0; p < c.net.places.size(); ++p) {
+      const auto begin = any.begin() + c.rate_begins[p];
+      if (c.LearnsRate(p)) std::copy(begin, begin + c.RateSize(p), rates.begin() + c.rate_begins[p]);
+    }
+    for (size_t i = 0; i < any.size(); ++i) both[i] = parameters[i] + rates[i];
+    for (const Values& direction : {parameters, rates, both}) directions.push_back(direction);
   }
   return directions;
 }
@@ -172,8 +184,8 @@ void CheckGradient(const Case& c, const CpuKernels& kernels) {
   }
   CHECK_EQ(apart > 1e-3, c.steps > 0);
   // The rates of a loop's only step have the same gradient at both orders.
-  if (c.steps == 1)
-    CHECK(std::equal(first.gradient.begin() + c.net.size, first.gradient.end(), second.gradient.begin() + c.net.size));
+  const auto of_rates = first.gradient.begin() + c.parameters;
+  if (c.steps == 1) CHECK(std::equal(of_rates, first.gradient.end(), second.gradient.begin() + c.parameters));
 }
 
 template <typename Scalar>

@@ -15,6 +15,7 @@
 #include "cpu/clock.h"
 #include "cpu/inner_loop/net_pass.h"
 #include "cpu/inner_loop/rates.h"
+#include "cpu/inner_loop/step_theta.h"
 #include "cpu/inner_loop/theta.h"
 #include "cpu/inner_loop/weights.h"
 #include "cpu/parallel.h"
@@ -29,9 +30,10 @@ struct MetaBatch {
   const InnerLoopArgs<Scalar>& args;
   const Scalar* theta;  // [net.size]
   const Rates<Scalar>& rates;
-  Scalar* gradient;  // [rates.gradient_size], the tasks' sum; null: not asked for
+  const StepTheta<Scalar>& step_theta;
+  Scalar* gradient;  // [step_theta.gradients_end], the tasks' sum; null: not asked for
 
-  int64_t GradientSize() const { return gradient == nullptr ? 0 : rates.gradient_size; }
+  int64_t GradientSize() const { return gradient == nullptr ? 0 : step_theta.gradients_end; }
 };
 
 // Several tasks, from `first` on, side by side.
@@ -43,6 +45,7 @@ class InnerLoop {
       : args_(batch.args),
         net_(args_.net),
         rates_(batch.rates),
+        step_theta_(batch.step_theta),
         theta_(batch.theta),
         first_(first),
         tasks_(tasks),
@@ -85,6 +88,7 @@ class InnerLoop {
         if (gradient_ != nullptr && args_.step_weights[row] != 0) of_queries = arena.Array<Scalar>(size_);
         Score(row++, weights, query, {of_queries, tasks_, spare});
       }
+      if (s > 0) step_theta_.Enter(s, tasks_, after);
       if (s == 0 || second_order_) after = arena.Array<Scalar>(size_);
       if (s == 0 || keeps_gradients) taken = arena.Array<Scalar>(size_);
       steps[s] = {weights, TakeStep(weights, support, {taken, tasks_, spare}, arena), taken, of_queries};
@@ -96,7 +100,7 @@ class InnerLoop {
 
   // From the gradient at the last weights to that at theta, and the rates' on the way.
   void Backward(const Step* steps, Scalar* spare, ArenaScope& arena) const {
-    std::fill(gradient_ + size_, gradient_ + tasks_ * rates_.gradient_size, Scalar{0});
+    std::fill(gradient_ + size_, gradient_ + tasks_ * step_theta_.gradients_end, Scalar{0});
     auto* direction = second_order_ ? arena.Array<Scalar>(size_) : nullptr;
     for (int64_t s = args_.steps - 1; s >= 0; --s) {
       const Step& step = steps[s];
@@ -107,8 +111,10 @@ class InnerLoop {
         step.pass->HessianProduct(step.before, {direction, tasks_}, {product, tasks_, spare});
         AddTo(gradient_, product, size_);
       }
+      step_theta_.MoveGradients(s, tasks_, gradient_);
       if (step.of_queries != nullptr) AddTo(gradient_, step.of_queries, size_);
     }
+    step_theta_.MoveGradients(0, tasks_, gradient_);
   }
 
   // The support loss's gradient. At order 2 the pass that it came from is kept.
@@ -153,6 +159,7 @@ class InnerLoop {
   const InnerLoopArgs<Scalar>& args_;
   const ConvNet& net_;
   const Rates<Scalar>& rates_;
+  const StepTheta<Scalar>& step_theta_;
   const Scalar* theta_;
   const int64_t first_, tasks_, size_;
   Scalar* gradient_;
@@ -162,10 +169,12 @@ class InnerLoop {
 
 // Calls f(its place among the gradients, the caller's array) for everything that is differentiated.
 template <typename Scalar, typename F>
-void ForGradients(const InnerLoopArgs<Scalar>& args, const Rates<Scalar>& rates, const Pool& pool, const F& f) {
+void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) {
+  const InnerLoopArgs<Scalar>& args = batch.args;
   ForPlaces(args.net, pool, [&](int64_t p, const Place& place) {
-    f(place, args.gradient[p]);
-    if (rates.of[p].gradient.Present()) f(rates.of[p].gradient, args.rates[p].gradient);
+    const Place &of_steps = batch.step_theta.of[p].gradient, &of_rate = batch.rates.of[p].gradient;
+    f(of_steps.Present() ? of_steps : place, args.gradient[p]);
+    if (of_rate.Present()) f(of_rate, args.rates[p].gradient);
   });
 }
 
@@ -203,7 +212,7 @@ void RunTogether(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, c
   Scalar* gradients = size == 0 ? nullptr : arena.Array<Scalar>(tasks * size);
   InnerLoop<Scalar>(batch, first, tasks, gradients, pool).Run();
   if (gradients == nullptr) return;
-  ForGradients(batch.args, batch.rates, pool, [&](const Place& place, Scalar*) {
+  ForGradients(batch, pool, [&](const Place& place, Scalar*) {
     for (int64_t task = 0; task < tasks; ++task) {
       AddTo(batch.gradient + place.begin, gradients + place.begin * tasks + task * place.size, place.size);
     }
@@ -216,8 +225,9 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Pool& pool) {
   const int64_t at_once = std::max<int64_t>(1, args.tasks_at_once);
   ArenaScope arena;
   const Rates<Scalar> rates(args, pool, arena);
-  Scalar* gradient = args.gradient == nullptr ? nullptr : arena.Array<Scalar>(rates.gradient_size);
-  const MetaBatch<Scalar> batch{args, Flat(args.net, args.theta, pool, arena), rates, gradient};
+  const StepTheta<Scalar> step_theta(args, rates.gradients_end, pool, arena);
+  Scalar* gradient = args.gradient == nullptr ? nullptr : arena.Array<Scalar>(step_theta.gradients_end);
+  const MetaBatch<Scalar> batch{args, Flat(args.net, args.theta, pool, arena), rates, step_theta, gradient};
   std::fill(gradient, gradient + batch.GradientSize(), Scalar{0});
   int64_t first = 0;
   while (at_once >= pool.threads && args.tasks - first >= pool.threads) {
@@ -231,7 +241,7 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Pool& pool) {
   }
   if (gradient == nullptr) return;
   const Scalar share = Scalar{1} / static_cast<Scalar>(args.tasks);
-  ForGradients(args, rates, pool, [&](const Place& place, Scalar* to) { Unflatten(place, gradient, share, to); });
+  ForGradients(batch, pool, [&](const Place& place, Scalar* to) { Unflatten(place, gradient, share, to); });
 }
 
 }  // namespace

@@ -33,24 +33,24 @@ struct Rate {
   }
 };
 
-// The flat vector of gradients holds the parameters' first, where the parameters have their own vector, then those of
-// the learned rates.
+// The flat vector of gradients holds the parameters' first, as they lie in their own vector, then the learned rates',
+// then those of parameters that have a value for every step.
 template <typename Scalar>
 struct Rates {
   const ConvNet& net;
   Rate<Scalar>* of;  // every parameter in net.places
-  int64_t gradient_size;
+  int64_t gradients_end;
 
   Rates(const InnerLoopArgs<Scalar>& args, const Pool& pool, ArenaScope& arena)
-      : net(args.net), of(arena.Array<Rate<Scalar>>(Parameters())), gradient_size(net.size) {
+      : net(args.net), of(arena.Array<Rate<Scalar>>(Parameters())), gradients_end(net.size) {
     for (int64_t p = 0; p < Parameters(); ++p) {
       const RateArgs<Scalar>& given = args.rates[p];
       const Layout layout = given.LayoutFor(net.places[p]);
       const int64_t size = given.of_weights ? net.places[p].size : 1;
       of[p] = {arena.Array<Scalar>(layout.Size()), given.entries, size, {}};
       if (given.gradient == nullptr) continue;
-      of[p].gradient = {gradient_size, layout.Size(), layout};
-      gradient_size += layout.Size();
+      of[p].gradient = {gradients_end, layout.Size(), layout};
+      gradients_end += layout.Size();
     }
     ForPlaces(net, pool, [&](int64_t p, const Place& place) {
       Reverse(args.rates[p].LayoutFor(place), args.rates[p].values, Scalar{1}, of[p].values);
@@ -58,7 +58,7 @@ struct Rates {
   }
 
   int64_t Parameters() const { return static_cast<int64_t>(net.places.size()); }
-  bool Learned() const { return gradient_size > net.size; }
+  bool Learned() const { return gradients_end > net.size; }
 };
 
 // after = before - rate * gradient; `before` may be shared, and may be `after`.
