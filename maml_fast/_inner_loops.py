@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from maml_fast import native
 
-__all__ = ["NetDescription", "inner_loops"]
+__all__ = ["InnerLoopsResult", "NetDescription", "inner_loops"]
 
 
 class NetDescription(NamedTuple):
@@ -31,48 +31,73 @@ class NetDescription(NamedTuple):
         return self.head[1]
 
 
+class InnerLoopsResult(NamedTuple):
+    """Of T tasks, scored after S steps.
+
+    losses: mean query losses, [S, T].
+    correct: right query predictions, [S, T] int64.
+    gradient: of the weighted losses' mean over tasks, with respect to every parameter; empty if not asked for.
+    rate_gradient: the same with respect to the rates that need one, in order.
+    """
+
+    losses: Tensor
+    correct: Tensor
+    gradient: list[Tensor]
+    rate_gradient: list[Tensor]
+
+
 def inner_loops(
     net: NetDescription,
     theta: Sequence[Tensor],
     episodes: Sequence[Tensor],
-    rates: list[float],
+    rates: Sequence[Tensor],
+    rate_needs_gradient: Sequence[bool],
     *,
     steps: int,
     order: int,
     scored: Sequence[int],
+    step_weights: Sequence[float],
     tasks_at_once: int,
     needs_gradient: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> InnerLoopsResult:
     """Adapt ``net`` from ``theta`` to every task, score its queries, and differentiate through that.
 
     Args:
         net: the net; its blocks must be such as the native kernels take.
         theta: all parameters: of every block the weight [Cout, Cin, k, k], bias, gamma and beta, then the classifier's
-            weight [classes, features] and bias.
+            weight [classes, features] and bias. Any may have a first dimension more, of max(steps, 1): a value for
+            every step, which no step changes, as batch norm's parameters in Antoniou et al. 2019. A step takes its own,
+            the queries are scored with the last step's, and before any step with the first's. Its rate must be 0.
         episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64.
-        rates: the inner learning rate of every parameter.
+        rates: the inner learning rates of every parameter, R of them: one for every step, or 1, the same at all of
+            them. Of shape [R] they are numbers for the whole parameter, of shape [R, *parameter.shape] there is one for
+            every weight.
+        rate_needs_gradient: whether to compute the gradient of the rates, for every parameter.
         steps: inner steps.
         order: 2 differentiates through the inner gradients, 1 takes them as constants.
         scored: the steps, in order, after which the queries are scored; the last one must be the last of all.
+        step_weights: [S], of the scored steps in the loss that is differentiated: the sum over them of the weight and
+            the query losses' mean over tasks (the multi-step loss of Antoniou et al. 2019); 0 costs nothing.
         tasks_at_once: in memory.
-        needs_gradient: whether to compute the gradient.
+        needs_gradient: whether to compute gradients: the parameters', and those of the rates that want one.
 
-    Returns:
-        query losses [S, T], right query predictions [S, T] int64, and the gradient of the last losses' mean over tasks
-        with respect to every parameter, or nothing; S is the number of scored steps.
+    Raises:
+        RuntimeError: anything is not as described.
     """
-    losses, correct, gradient = torch.ops.maml_fast.inner_loops(
+    result = torch.ops.maml_fast.inner_loops(
         [parameter.contiguous() for parameter in theta],
         *(part.contiguous() for part in episodes),
         *net,
-        rates,
+        [rate.contiguous() for rate in rates],
+        list(rate_needs_gradient),
         list(scored),
+        list(step_weights),
         steps,
         order == 2,
         tasks_at_once,
         needs_gradient,
     )
-    return losses, correct, gradient
+    return InnerLoopsResult(*result)
 
 
 @native.when_loaded
@@ -80,8 +105,28 @@ def _register_shapes() -> None:
     """Tell torch the operator's output shapes, once the library that defines it is loaded."""
 
     @torch.library.register_fake("maml_fast::inner_loops")
-    def _(theta: list[Tensor], x_spt: Tensor, *rest: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-        *_, scored, _steps, _second_order, _tasks_at_once, needs_gradient = rest
+    def _(
+        theta: list[Tensor],
+        x_spt: Tensor,
+        y_spt: Tensor,
+        x_qry: Tensor,
+        y_qry: Tensor,
+        blocks: list[int],
+        eps: list[float],
+        head: list[int],
+        rates: list[Tensor],
+        rate_needs_gradient: list[bool],
+        scored: list[int],
+        step_weights: list[float],
+        steps: int,
+        second_order: bool,
+        tasks_at_once: int,
+        needs_gradient: bool,
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         scores = len(scored), x_spt.shape[0]
         losses, correct = x_spt.new_empty(scores), x_spt.new_empty(scores, dtype=torch.int64)
-        return losses, correct, [torch.empty_like(parameter) for parameter in theta] if needs_gradient else []
+        gradient = [torch.empty_like(parameter) for parameter in theta] if needs_gradient else []
+        rate_gradient = [
+            torch.empty_like(rate) for rate, needed in zip(rates, rate_needs_gradient, strict=True) if needed
+        ]
+        return losses, correct, gradient, rate_gradient

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
 from maml_fast._conv_block import Arithmetic, output_extent
-from maml_fast._inner_loops import NetDescription, inner_loops
+from maml_fast._inner_loops import InnerLoopsResult, NetDescription, inner_loops
 
 __all__ = [
+    "InnerLoopsResult",
     "NetDescription",
     "conv_block",
     "conv_block_by_statistics",

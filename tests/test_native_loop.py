@@ -6,76 +6,25 @@ Against independent oracles and finite differences it is tested in test_meta_gra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from native_nets import NETS, make
 from small import make_episodes
 from torch import nn
 
 from maml_fast import MAML, Episodes, evaluate
-from maml_fast.models import Conv4, TutorialNet
-from maml_fast.nn import BatchStatNorm2d, ConvBlock
+from maml_fast.models import Conv4
 
 pytestmark = pytest.mark.native
 
 NATIVE, COMPOSED = "native, each task in one core's cache", "operation by operation"
 
 
-class SmallTutorialNet(TutorialNet):
-    hidden = 8
-
-
-class View(nn.Module):
-    """Flattened as most code in the field does it; no biases, a filter of 5, a hidden layer of few channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(2, 3, 5, padding=2, bias=False), BatchStatNorm2d(3)
-        self.conv2, self.norm2 = nn.Conv2d(3, 17, 3, stride=2, bias=False), BatchStatNorm2d(17, affine=False)
-        self.fc = nn.Linear(17 * 6, 5, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.norm1(self.conv1(x)))
-        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
-        return self.fc(x.view(x.size(0), -1))
-
-
-class Blocks(nn.Sequential):
-    """Blocks of ours: filters of 1, stride 3, ReLU before the norm."""
-
-    def __init__(self) -> None:
-        first = ConvBlock(5, 6, kernel_size=3, padding=1, pool=2)
-        second = ConvBlock(6, 20, kernel_size=1, stride=3, padding=0, pool=None, relu_first=True)
-        super().__init__(first, second, nn.Flatten(), nn.Linear(20 * 4, 5))
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
-    "conv4": (lambda: Conv4(hidden=8, image_size=17), (1, 17, 17)),
-    "narrow": (lambda: Conv4(hidden=3), (1, 28, 28)),
-    "winograd": (lambda: Conv4(hidden=16), (1, 28, 28)),
-    "colour": (lambda: Conv4(in_channels=3, hidden=12, image_size=40), (3, 40, 40)),
-    "strided": (lambda: Conv4(strided=True, hidden=20), (1, 28, 28)),
-    "tutorial": (SmallTutorialNet, (1, 28, 28)),
-    "view": (View, (2, 13, 11)),
-    "blocks": (Blocks, (5, 10, 11)),
-}
-
-
 @pytest.fixture(params=NETS)
 def model(request: pytest.FixtureRequest) -> nn.Module:
     return make(request.param)
-
-
-def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    model = NETS[name][0]().to(dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.shape = NETS[name][1]
-    return model
 
 
 def outcome(maml: MAML, episodes: Episodes, wanted: str, **options: object) -> tuple[torch.Tensor, ...]:
@@ -232,7 +181,7 @@ def closed_over(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     [
         ({"task_chunk": None}, "the graph of all tasks is kept"),
         ({"loss_fn": closed_over}, "the loss is not F.cross_entropy"),
-        ({"learn_inner_lr": True}, "the inner learning rate of features.0.conv.weight is a tensor"),
+        ({"inner_lr": torch.tensor(0.1)}, "the inner learning rate of features.0.conv.weight is torch.float32 on cpu"),
         ({"adapt": "head"}, "features.0.conv.weight does not adapt"),
         ({"fused": False}, "fusion is switched off"),
     ],
@@ -240,7 +189,7 @@ def closed_over(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 )
 def test_says_why_it_is_composed(options: dict[str, object], reason: str) -> None:
     model = make("conv4")
-    maml = MAML(model, 0.1, 1, **options)
+    maml = MAML(model, **options)
     assert f"inner loop: {COMPOSED} ({reason})" in maml.describe()
     maml(make_episodes(shape=model.shape)).loss.backward()
     assert f"inner loop: {COMPOSED} ({reason})" in maml.describe()
@@ -336,6 +285,12 @@ def test_per_step_names_what_is_wrong() -> None:
 SHAPES = (4, 1, 3, 3), (4,), (5, 36), (5,)
 
 
+def of_every_step(entries: int) -> list[torch.Tensor]:
+    """Parameters of which the last has a value for every step."""
+    *others, last = SHAPES
+    return [*(torch.randn(shape) for shape in others), torch.randn(entries, *last)]
+
+
 def operator_arguments() -> dict[str, object]:
     """Good arguments of the private operator: one block of 4 channels on 6x6, two tasks."""
     torch.manual_seed(0)
@@ -348,8 +303,10 @@ def operator_arguments() -> dict[str, object]:
         "blocks": [4, 3, 1, 1, 1, 0, 1, 0, 0],
         "eps": [1e-5],
         "head": [0, 5, 1],
-        "rates": [0.1] * 4,
+        "rates": [torch.full((1,), 0.1), torch.rand(2), torch.rand(2, 5, 36), torch.rand(1, 5)],
+        "rate_needs_gradient": [False, True, True, False],
         "scored": [0, 2],
+        "step_weights": [0.0, 1.0],
         "steps": 2,
         "second_order": True,
         "tasks_at_once": 4,
@@ -357,8 +314,12 @@ def operator_arguments() -> dict[str, object]:
     }
 
 
-def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.maml_fast.inner_loops.default, tuple(operator_arguments().values()))
+@pytest.mark.parametrize(
+    "other", [{}, {"theta": of_every_step(2), "rates": [torch.zeros(1)] * 4}], ids=["one", "steps"]
+)
+def test_opcheck(other: dict[str, object]) -> None:
+    arguments = operator_arguments() | other
+    torch.library.opcheck(torch.ops.maml_fast.inner_loops.default, tuple(arguments.values()))
 
 
 @pytest.mark.parametrize(
@@ -387,7 +348,24 @@ def test_opcheck() -> None:
         {"blocks": [], "eps": []},
         {"head": [0, 0, 1]},
         {"head": [0, 5]},
-        {"rates": [0.1] * 3},
+        {"rates": [torch.rand(1)] * 3},
+        {"rates": [torch.rand(())] * 4},
+        {"rates": [torch.rand(3)] * 4},
+        {"rates": [torch.rand(0)] * 4},
+        {"rates": [torch.rand(3, *shape) for shape in SHAPES]},
+        {"rates": [torch.rand(1, *shape) for shape in SHAPES[::-1]]},
+        {"rates": [torch.rand(shape) for shape in SHAPES]},
+        {"rates": [torch.rand(1, dtype=torch.float64)] * 4},
+        {"rates": [torch.rand(4)[::2]] * 4},
+        {"rate_needs_gradient": [True] * 3},
+        {"needs_gradient": False},
+        {"theta": [torch.randn(2, *shape) for shape in SHAPES]},
+        {"theta": of_every_step(2), "rate_needs_gradient": [False, True, True, True]},
+        {"theta": of_every_step(2), "rates": [torch.zeros(1)] * 3 + [torch.zeros(2)]},
+        {"theta": of_every_step(1), "rates": [torch.zeros(1)] * 4},
+        {"theta": of_every_step(3), "rates": [torch.zeros(1)] * 4},
+        {"step_weights": [1.0]},
+        {"step_weights": [0.0, 0.0, 1.0]},
         {"scored": []},
         {"scored": [0, 1]},
         {"scored": [-1, 2]},

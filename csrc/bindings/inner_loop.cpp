@@ -3,6 +3,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -14,6 +16,7 @@ namespace {
 
 using Integers = std::vector<int64_t>;
 using Floats = std::vector<double>;
+using Bools = std::vector<bool>;
 
 // The shape of a block, from its numbers: out_channels, kernel, stride, padding, pool, relu_first, has_bias, has_gamma,
 // has_beta.
@@ -81,21 +84,76 @@ std::vector<Sizes> ParameterSizes(const ConvNet& net) {
   return sizes;
 }
 
+// The shape of a parameter's rates: for 1 or all steps a number, or one for every weight of a parameter of `sizes`.
+Sizes RateSizes(const Tensor& rate, const Sizes& sizes, int64_t steps) {
+  Sizes expected{rate.dim() > 0 && rate.size(0) == 1 ? 1 : steps};
+  if (rate.dim() > 1) expected.insert(expected.end(), sizes.begin(), sizes.end());
+  return expected;
+}
+
+// How many entries a parameter of `sizes` has, one for every step; 0 if it has one value, which the steps change.
+int64_t StepEntries(const Tensor& parameter, const Sizes& sizes, int64_t steps) {
+  return parameter.dim() == static_cast<int64_t>(sizes.size()) + 1 ? std::max<int64_t>(1, steps) : 0;
+}
+
 using Tensors = std::vector<Tensor>;
-using Result = std::tuple<Tensor, Tensor, Tensors>;
+
+// An empty tensor to write to, which `tensors` then ends with.
+template <typename Scalar>
+Scalar* Append(Tensors& tensors, const Sizes& sizes, ScalarType dtype) {
+  tensors.push_back(torch::stable::empty(sizes, dtype));
+  return Data<Scalar>(tensors.back());
+}
+
+// What the kernels take of every parameter, and the gradients that they write.
+template <typename Scalar>
+struct Parameters {
+  const Tensor& like;
+  int64_t steps;
+  std::vector<const Scalar*> theta;
+  Integers step_entries;
+  std::vector<RateArgs<Scalar>> rates;
+  Tensors gradient, rate_gradient;
+  std::vector<Scalar*> gradients;
+
+  void AppendTheta(const Tensor& parameter, Sizes sizes, bool needs_gradient) {
+    const int64_t entries = StepEntries(parameter, sizes, steps);
+    if (entries > 0) sizes.insert(sizes.begin(), entries);
+    theta.push_back(Images<Scalar>(parameter, "theta", sizes, like));
+    step_entries.push_back(entries);
+    if (needs_gradient) gradients.push_back(Append<Scalar>(gradient, sizes, like.scalar_type()));
+  }
+
+  // After the parameter that it is for.
+  void AppendRate(const Tensor& rate, const Sizes& sizes, bool needs_gradient) {
+    const Sizes of_rate = RateSizes(rate, sizes, steps);
+    const std::string name = "rates[" + std::to_string(rates.size()) + "]";
+    const auto* values = Images<Scalar>(rate, name.c_str(), of_rate, like);
+    STD_TORCH_CHECK(step_entries.back() == 0 || (rate.numel() == 1 && *values == 0 && !needs_gradient), name,
+                    " must be 0 and fixed: its parameter has a value for every step");
+    Scalar* to = needs_gradient ? Append<Scalar>(rate_gradient, of_rate, like.scalar_type()) : nullptr;
+    rates.push_back({values, of_rate[0], of_rate.size() > 1, to});
+  }
+};
+
+using Result = std::tuple<Tensor, Tensor, Tensors, Tensors>;
 
 Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
-                  Integers head, Floats rates, Integers scored, int64_t steps, bool second_order, int64_t tasks_at_once,
-                  bool needs_gradient) {
+                  Integers head, Tensors rates, Bools rate_needs_gradient, Integers scored, Floats step_weights,
+                  int64_t steps, bool second_order, int64_t tasks_at_once, bool needs_gradient) {
   STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, C, H, W]");
   const ConvNet net = Net(x_spt, blocks, eps, head);
   const int64_t tasks = x_spt.size(0), channels = x_spt.size(2), height = x_spt.size(3), width = x_spt.size(4);
   STD_TORCH_CHECK(tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1,
                   "tasks, images or steps are out of range");
-  STD_TORCH_CHECK(theta.size() == net.places.size() && rates.size() == theta.size(),
-                  "every parameter needs a value and a rate");
+  STD_TORCH_CHECK(
+      theta.size() == net.places.size() && rates.size() == theta.size() && rate_needs_gradient.size() == theta.size(),
+      "every parameter needs a value, a rate, and whether that needs a gradient");
+  STD_TORCH_CHECK(needs_gradient || std::count(rate_needs_gradient.begin(), rate_needs_gradient.end(), true) == 0,
+                  "rates have gradients only where the parameters have them");
   STD_TORCH_CHECK(!scored.empty() && scored.front() >= 0 && scored.back() == steps,
                   "the scored steps must end with the last step");
+  STD_TORCH_CHECK(step_weights.size() == scored.size(), "every scored step needs a weight");
   for (size_t i = 1; i < scored.size(); ++i) STD_TORCH_CHECK(scored[i - 1] < scored[i], "the scored steps need order");
   const auto scores = static_cast<int64_t>(scored.size());
   const Tensor losses = torch::stable::empty({scores, tasks}, x_spt.scalar_type());
@@ -103,14 +161,10 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
   const std::vector<Sizes> sizes = ParameterSizes(net);
   return WithScalar(x_spt, [&](auto zero) -> Result {
     using Scalar = decltype(zero);
-    std::vector<const Scalar*> parameters;
-    std::vector<Scalar*> gradients;
-    Tensors gradient;
+    Parameters<Scalar> parameters{x_spt, steps};
     for (size_t p = 0; p < theta.size(); ++p) {
-      parameters.push_back(Images<Scalar>(theta[p], "theta", sizes[p], x_spt));
-      if (!needs_gradient) continue;
-      gradient.push_back(torch::stable::empty(sizes[p], x_spt.scalar_type()));
-      gradients.push_back(Data<Scalar>(gradient.back()));
+      parameters.AppendTheta(theta[p], sizes[p], needs_gradient);
+      parameters.AppendRate(rates[p], sizes[p], rate_needs_gradient[p]);
     }
     const InnerLoopArgs<Scalar> args{
         net,
@@ -120,19 +174,21 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
         steps,
         second_order,
         tasks_at_once,
-        rates.data(),
+        parameters.rates.data(),
         scored.data(),
         scores,
-        parameters.data(),
+        step_weights.data(),
+        parameters.theta.data(),
+        parameters.step_entries.data(),
         Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), channels, height, width}, x_spt),
         Labels(y_spt, "y_spt", x_spt, net.classes),
         Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), channels, height, width}, x_spt),
         Labels(y_qry, "y_qry", x_qry, net.classes),
         Data<Scalar>(losses),
         Data<int64_t>(correct),
-        needs_gradient ? gradients.data() : nullptr};
+        needs_gradient ? parameters.gradients.data() : nullptr};
     Kernels().Of<Scalar>().inner_loops(args, TorchPool());
-    return {losses, correct, gradient};
+    return {losses, correct, parameters.gradient, parameters.rate_gradient};
   });
 }
 
@@ -141,8 +197,9 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
 STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
   m.def(
       "inner_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
-      "int[] head, float[] rates, int[] scored, int steps, bool second_order, int tasks_at_once, "
-      "bool needs_gradient) -> (Tensor losses, Tensor correct, Tensor[] gradient)");
+      "int[] head, Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, "
+      "bool second_order, int tasks_at_once, bool needs_gradient) "
+      "-> (Tensor losses, Tensor correct, Tensor[] gradient, Tensor[] rate_gradient)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) { m.impl("inner_loops", TORCH_BOX(&InnerLoops)); }

@@ -21,6 +21,7 @@ struct Layout {
   int64_t count, a, b, c;
 
   static Layout Row(int64_t size) { return {1, size, 1, 1}; }
+  Layout Times(int64_t entries) const { return {entries * count, a, b, c}; }
   int64_t Size() const { return count * a * b * c; }
 };
 
@@ -79,6 +80,19 @@ struct ConvNet {
   }
 };
 
+// The inner learning rates of one parameter.
+template <typename Scalar>
+struct RateArgs {
+  const Scalar* values;  // [entries], or [entries, ...] with one for every weight, as PyTorch has them
+  int64_t entries;       // one for every step, or 1: the same at all of them
+  bool of_weights;
+  Scalar* gradient;  // like values; null: not asked for
+
+  Layout LayoutFor(const Place& parameter) const {
+    return of_weights ? parameter.layout.Times(entries) : Layout::Row(entries);
+  }
+};
+
 // What the inner loops start from and what they give, T tasks of N support and M query images.
 template <typename Scalar>
 struct InnerLoopArgs {
@@ -86,18 +100,22 @@ struct InnerLoopArgs {
   int64_t tasks, n_support, n_query;
   int64_t steps;
   bool second_order;
-  int64_t tasks_at_once;  // in memory, where there are more of them
-  const double* rates;    // of every parameter in net.places
+  int64_t tasks_at_once;          // in memory, where there are more of them
+  const RateArgs<Scalar>* rates;  // of every parameter in net.places
   const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
   int64_t scores;
+  const double* step_weights;  // [scores]: of the scored steps in the loss that is differentiated
   const Scalar* const* theta;  // the parameters in net.places, as PyTorch has them
-  const Scalar* x_spt;         // [T, N, Cin, H, W]
-  const int64_t* y_spt;        // [T, N], classes
-  const Scalar* x_qry;         // [T, M, Cin, H, W]
-  const int64_t* y_qry;        // [T, M]
-  Scalar* losses;              // [scores, T]: the queries' mean cross-entropy
-  int64_t* correct;            // [scores, T]: right predictions
-  Scalar* const* gradient;     // of the last losses' mean over tasks, like theta; null: not asked for
+  // Of every parameter: 0, or as many as steps, but at least 1: then theta has so many of it, one for every step, and
+  // its rate is 0. A step takes its own; the queries are scored with the last step's, and before any step the first's.
+  const int64_t* step_entries;
+  const Scalar* x_spt;      // [T, N, Cin, H, W]
+  const int64_t* y_spt;     // [T, N], classes
+  const Scalar* x_qry;      // [T, M, Cin, H, W]
+  const int64_t* y_qry;     // [T, M]
+  Scalar* losses;           // [scores, T]: the queries' mean cross-entropy
+  int64_t* correct;         // [scores, T]: right predictions
+  Scalar* const* gradient;  // of the weighted losses' mean over tasks, like theta; null: not asked for, nor the rates'
 };
 
 }  // namespace maml_fast

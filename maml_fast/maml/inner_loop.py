@@ -69,8 +69,9 @@ class InnerLoop:
         with _outside_inference_mode():
             x_spt, y_spt, x_qry, y_qry = (_usable_by_autograd(tensor) for tensor in episodes)
             walk = _Walk(self, len(x_spt))
+            weights = self.weights_of_steps()
             for step in range(self.steps + 1):
-                weight = self._weight(step)
+                weight = weights.get(step, 0.0)
                 if weight or step in scored:
                     with torch.set_grad_enabled(weight != 0 and torch.is_grad_enabled()):
                         logits = walk.logits(x_qry)
@@ -85,11 +86,9 @@ class InnerLoop:
         results = TaskResults(torch.stack(losses), _stacked(correct), y_qry[0].numel())
         return Outcome(results, objective[0] if len(objective) == 1 else torch.stack(objective).sum(dim=0))
 
-    def _weight(self, step: int) -> float:
-        """Of the query loss after so many steps."""
-        if self.step_weights is None:
-            return float(step == self.steps)
-        return self.step_weights[step - 1] if step else 0.0
+    def weights_of_steps(self) -> dict[int, float]:
+        """The weight of the query loss after so many steps, where there is one."""
+        return {self.steps: 1.0} if self.step_weights is None else dict(enumerate(self.step_weights, 1))
 
 
 class _Walk:

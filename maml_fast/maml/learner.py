@@ -138,13 +138,10 @@ class MAML(MetaLearner):
         loop = self._objective(self._inner_loop(parameters, inner_steps))
         scored = scored_steps(per_step, loop.steps)
         episodes = self._checked(episodes, parameters)
-        native = self._native(loop, episodes, self.task_chunk)
-        if native is not None:
-            return native.loss(episodes, scored)
         if self.step_statistics is None or not self.training:
-            return self._chunks.loss(loop, episodes, scored, self.task_chunk)
+            return self._loss(loop, episodes, scored)
         collector = Collector(self.step_statistics)
-        result = self._chunks.loss(replace(loop, blocks=collector.taking), episodes, scored, self.task_chunk)
+        result = self._loss(replace(loop, blocks=collector.taking), episodes, scored)
         collector.update()
         return result
 
@@ -267,6 +264,12 @@ class MAML(MetaLearner):
         """The loop with this meta-iteration's weights of the steps' losses."""
         weights = None if self._iteration is None else self.annealing.step_weights(self._iteration, loop.steps)
         return replace(loop, step_weights=weights)
+
+    def _loss(self, loop: InnerLoop, episodes: Episodes, scored: tuple[int, ...]) -> tuple[TaskResults, Tensor]:
+        native = self._native(loop, episodes, self.task_chunk)
+        if native is not None:
+            return native.loss(episodes, scored)
+        return self._chunks.loss(loop, episodes, scored, self.task_chunk)
 
     def _native(self, loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | None:
         form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(chunk, loop.theta.device))

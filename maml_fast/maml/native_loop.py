@@ -8,7 +8,7 @@ to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import check_range
 from maml_fast.maml.inner_loop import InnerLoop
 from maml_fast.maml.inner_optimisers import SGD
+from maml_fast.maml.inner_rates import Rate
+from maml_fast.maml.per_step import MaybePerStep, PerStep
 from maml_fast.maml.results import TaskResults
 from maml_fast.maml.theta import Theta
 
@@ -32,47 +34,99 @@ class NativeLoop:
     """``inner_steps`` steps of a ConvNet from theta; make it with :func:`native_loop`. Episodes must be checked."""
 
     net: ConvNet
-    theta: dict[str, Tensor]
-    rates: list[float]
+    theta: list[MaybePerStep[Tensor]]  # in the net's order, as the rates are
+    rates: list[MaybePerStep[Rate]]
     steps: int
     order: int
+    step_weights: Mapping[int, float]  # of the query losses after these steps
     tasks_at_once: int
 
     def results(self, episodes: Episodes, scored: tuple[int, ...]) -> TaskResults:
         """Every task's query results, without a graph."""
-        return self._run(episodes, scored, needs_gradient=False)[0]
+        return replace(self, step_weights={self.steps: 1.0})._run(episodes, scored, needs_gradient=False)[0]
 
     def loss(self, episodes: Episodes, scored: tuple[int, ...]) -> tuple[TaskResults, Tensor]:
-        """The results, and the mean loss after the last step, which carries the gradient."""
-        learned = {name for name in self.net.names() if self.theta[name].requires_grad}
-        needs_gradient = torch.is_grad_enabled() and bool(learned)
-        results, gradient = self._run(episodes, scored, needs_gradient=needs_gradient)
-        loss = results.losses[-1].mean()
-        if not needs_gradient:
-            return results, loss
-        gradients = zip(self.net.names(), gradient, strict=True)
-        return results, hand_out(loss, {self.theta[name]: each for name, each in gradients if name in learned})
+        """The results, and the tasks' mean objective, which carries the gradient."""
+        learned = any(_is_learned(source) for source in (*self.theta, *self.rates))
+        needs_gradient = torch.is_grad_enabled() and learned
+        results, loss, gradients = self._run(episodes, scored, needs_gradient=needs_gradient)
+        return results, hand_out(loss, gradients) if needs_gradient else loss
 
     @torch.no_grad()
     def _run(
         self, episodes: Episodes, scored: tuple[int, ...], *, needs_gradient: bool
-    ) -> tuple[TaskResults, list[Tensor]]:
+    ) -> tuple[TaskResults, Tensor, dict[Tensor, Tensor]]:
         x_spt, y_spt, x_qry, y_qry = episodes
-        description = self.net.description(self.theta)
+        theta = [_of_steps(parameter, self.steps) for parameter in self.theta]
+        description = self.net.description(dict(zip(self.net.names(), theta, strict=True)))
         check_range(y_spt, description.n_classes, "y_spt")
         check_range(y_qry, description.n_classes, "y_qry")
-        losses, correct, gradient = ops.inner_loops(
+        rows = sorted({*scored, *self.step_weights})
+        weights = [self.step_weights.get(step, 0.0) for step in rows]
+        result = ops.inner_loops(
             description,
-            [self.theta[name] for name in self.net.names()],
+            theta,
             (self.net.images(x_spt), y_spt, self.net.images(x_qry), y_qry),
-            self.rates,
+            [_of_kernels(rate, parameter, self.steps) for rate, parameter in zip(self.rates, theta, strict=True)],
+            [needs_gradient and _is_learned(rate) for rate in self.rates],
             steps=self.steps,
             order=self.order,
-            scored=scored,
+            scored=rows,
+            step_weights=weights,
             tasks_at_once=self.tasks_at_once,
             needs_gradient=needs_gradient,
         )
-        return TaskResults(losses, correct, y_qry[0].numel()), gradient
+        loss = torch.stack([w * row.mean() for w, row in zip(weights, result.losses, strict=True) if w]).sum()
+        asked = [rows.index(step) for step in scored]
+        results = TaskResults(result.losses[asked], result.correct[asked], y_qry[0].numel())
+        return results, loss, self._by_source(result) if needs_gradient else {}
+
+    def _by_source(self, result: ops.InnerLoopsResult) -> dict[Tensor, Tensor]:
+        """The gradients by the tensor that they are of; one rate may stand for several parameters."""
+        gradients: dict[Tensor, Tensor] = {}
+        for parameter, gradient in zip(self.theta, result.gradient, strict=True):
+            if _is_learned(parameter):
+                gradients[_tensor(parameter)] = _at_source(gradient, parameter)
+        learned = [rate for rate in self.rates if _is_learned(rate)]
+        for rate, gradient in zip(learned, result.rate_gradient, strict=True):
+            each, source = _of_rate(gradient, rate), _tensor(rate)
+            gradients[source] = gradients[source] + each if source in gradients else each
+        return gradients
+
+
+def _tensor(source: Tensor | PerStep | float) -> Tensor:
+    """The tensor that a gradient belongs to."""
+    assert not isinstance(source, float)
+    return source.values if isinstance(source, PerStep) else source
+
+
+def _is_learned(source: MaybePerStep[Rate]) -> bool:
+    return not isinstance(source, float) and _tensor(source).requires_grad
+
+
+def _of_steps(value: MaybePerStep[Tensor], steps: int) -> Tensor:
+    """[...], or a row for each of the steps, [max(steps, 1), ...]."""
+    return value.rows(max(steps, 1)) if isinstance(value, PerStep) else value
+
+
+def _at_source(gradient: Tensor, source: MaybePerStep[Rate]) -> Tensor:
+    """The gradient of a value from that of its rows."""
+    return source.of_rows(gradient) if isinstance(source, PerStep) else gradient
+
+
+def _of_kernels(rate: MaybePerStep[Rate], parameter: Tensor, steps: int) -> Tensor:
+    """A rate as the kernels take it: [R] for the whole parameter, or [R, *parameter.shape], R = 1 or steps."""
+    if not isinstance(rate, Tensor | PerStep):
+        return parameter.new_full((1,), rate)
+    rows = rate.rows(max(steps, 1)) if isinstance(rate, PerStep) else rate[None]
+    return rows.flatten() if rows[0].numel() == 1 else torch.stack([row.expand(parameter.shape) for row in rows])
+
+
+def _of_rate(gradient: Tensor, rate: MaybePerStep[Rate]) -> Tensor:
+    """A rate's gradient from that of what the kernels took."""
+    shape = rate.values.shape[1:] if isinstance(rate, PerStep) else _tensor(rate).shape
+    rows = [row.reshape(shape) if shape.numel() == 1 else row.sum_to_size(shape) for row in gradient]
+    return _at_source(torch.stack(rows), rate) if isinstance(rate, PerStep) else rows[0]
 
 
 def native_loop(
@@ -99,41 +153,36 @@ def native_loop(
         return "the graph of all tasks is kept"
     if loop.optimiser is not SGD:
         return "inner steps are not plain gradient descent"
-    if loop.step_weights is not None:
-        return "the loss is of several steps"
     if loop.blocks is not None:
         return "batch norm keeps statistics of every step"
+    found = _obstacle_in_rates(loop.theta, net) or (episodes and _obstacle_in_call(net, loop.theta, episodes))
+    if found:
+        return found
     parameters = {**loop.theta.shared, **loop.theta.adapted}
-    theta = {name: parameter for name, parameter in parameters.items() if isinstance(parameter, Tensor)}
-    if len(theta) < len(parameters):
-        return "batch norm has parameters for every step"
-    rates = _rates(loop.theta, net)
-    if isinstance(rates, str):
-        return rates
-    found = None if episodes is None else _obstacle_in_call(net, theta, episodes)
-    return found or NativeLoop(net, theta, rates, loop.steps, loop.order, tasks_at_once)
+    theta = [parameters[name] for name in net.names()]
+    rates = [loop.theta.rule.get(name, 0.0) for name in net.names()]
+    weights = loop.weights_of_steps()
+    return NativeLoop(net, theta, rates, loop.steps, loop.order, weights, tasks_at_once)
 
 
-def _obstacle_in_call(net: ConvNet, theta: Mapping[str, Tensor], episodes: Episodes) -> str | None:
+def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | None:
     found = _obstacle_in_modes() or _obstacle_in_episodes(episodes)
-    return found or net.obstacle(theta, episodes.x_spt)  # x_qry is like it
+    parameters = {name: value for name, value in theta.shared.items() if isinstance(value, Tensor)}
+    return found or net.obstacle({**parameters, **theta.adapted}, episodes.x_spt)  # x_qry is like it
 
 
-def _rates(theta: Theta, net: ConvNet) -> list[float] | str:
-    """Every parameter's rate, in the net's order, 0 for those that do not adapt, or what is in the way.
-
-    Where filters stay as they are, most of what the native loop does would be for nothing.
-    """
+def _obstacle_in_rates(theta: Theta, net: ConvNet) -> str | None:
+    """Where filters stay as they are, most of what the native loop does would be for nothing."""
     still = [block.weight for block in net.blocks if block.weight not in theta.adapted]
     if still:
         return f"{still[0]} does not adapt"
-    rates: list[float] = []
-    for name in net.names():
-        rate = theta.rule.get(name, 0.0)
-        if not isinstance(rate, float):
-            return f"the inner learning rate of {name} is a tensor"
-        rates.append(rate)
-    return rates
+    for name, rate in theta.rule.items():
+        if isinstance(rate, float):
+            continue
+        tensor, parameter = _tensor(rate), theta.adapted[name]
+        if (tensor.dtype, tensor.device) != (parameter.dtype, parameter.device):
+            return f"the inner learning rate of {name} is {tensor.dtype} on {tensor.device}"
+    return None
 
 
 def _obstacle_in_episodes(episodes: Episodes) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 __all__ = ["MaybePerStep", "PerStep", "at_step", "map_tensors"]
@@ -22,6 +23,20 @@ class PerStep:
     def at(self, step: int) -> Tensor:
         """The value [...] of a step, counted from 0."""
         return self.values[min(step, len(self.values) - 1)]
+
+    def rows(self, steps: int) -> Tensor:
+        """The values of so many steps, [steps, ...]."""
+        return self.values if steps == len(self.values) else self.values[self._places(steps)]
+
+    def of_rows(self, gradient: Tensor) -> Tensor:
+        """The gradient of the values from one of :meth:`rows`."""
+        if len(gradient) == len(self.values):
+            return gradient
+        places = self._places(len(gradient)).to(gradient.device)
+        return torch.zeros_like(self.values, requires_grad=False).index_add(0, places, gradient)
+
+    def _places(self, steps: int) -> Tensor:
+        return torch.arange(steps).clamp(max=len(self.values) - 1)
 
 
 MaybePerStep: TypeAlias = Value | PerStep  # the same at every step, or each step's own

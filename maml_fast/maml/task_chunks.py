@@ -67,7 +67,7 @@ class TaskChunks:
             except OutsideGraphError as error:
                 self._obstacle = str(error)
             what = f"task_chunk={chunk!r} is not in effect, all tasks are held in memory at once"
-            warnings.warn(f"{what}: {self._obstacle}", stacklevel=6)
+            warnings.warn(f"{what}: {self._obstacle}", stacklevel=7)
         outcome = self._run(loop, episodes, scored, None if torch.is_grad_enabled() else chunk)
         return outcome.results.detached(), outcome.objectives.mean()
 

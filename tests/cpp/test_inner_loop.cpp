@@ -1,5 +1,6 @@
-// Whole inner loops: the second-order gradient against central differences of the loss, the first-order gradient
-// against that of a loop whose steps are constants, and every split over threads and chunks bit for bit.
+// Whole inner loops: the second-order gradient, that of the rates included, against central differences of the loss,
+// the first-order gradient apart from it, and every split over threads and chunks bit for bit.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -26,57 +27,93 @@ ConvNet MakeNet(const Parts& parts) {
   return net;
 }
 
+// The simplest rates and loss, or rates of all kinds that take gradients, a loss after every step and some parameters
+// that have a value for every step.
+enum class Kind { kPlain, kFull };
+
 struct Case {
   ConvNet net;
-  int64_t tasks, steps;
-  Values theta, rates, x_spt, x_qry;
-  std::vector<int64_t> y_spt, y_qry;
+  Kind kind;
+  int64_t tasks, steps, parameters = 0;
+  Values at;  // the parameters, one after the other, then their rates
+  std::vector<int64_t> theta_begins, rate_begins, step_entries;  // of every parameter
+  Values x_spt, x_qry, step_weights;
+  std::vector<int64_t> y_spt, y_qry, scored;
 
-  Case(const Parts& parts, int64_t tasks_, int64_t steps_) : net(MakeNet(parts)), tasks(tasks_), steps(steps_) {
+  Case(const Parts& parts, Kind kind_, int64_t tasks_, int64_t steps_)
+      : net(MakeNet(parts)), kind(kind_), tasks(tasks_), steps(steps_) {
     const int64_t image = net.blocks[0].shape.InPixels();
-    theta = Random(net.size, 1);
-    for (double& value : theta) value *= 0.5;
-    for (size_t p = 0; p < net.places.size(); ++p) rates.push_back(p == 1 ? 0.0 : 0.1 + 0.01 * static_cast<double>(p));
+    for (size_t p = 0; p < net.places.size(); ++p) {
+      step_entries.push_back(kind == Kind::kFull && p % 5 == 2 ? std::max<int64_t>(1, steps) : 0);
+      theta_begins.push_back(parameters);
+      parameters += std::max<int64_t>(1, step_entries[p]) * net.places[p].size;
+    }
+    at = Random(parameters, 1);
+    for (double& value : at) value *= 0.5;
+    for (size_t p = 0; p < net.places.size(); ++p) {
+      rate_begins.push_back(static_cast<int64_t>(at.size()));
+      const bool none = p == 1 || step_entries[p] > 0;
+      for (int64_t i = 0; i < RateSize(p); ++i) at.push_back(none ? 0.0 : 0.1 + 0.01 * static_cast<double>(p + i % 7));
+    }
     x_spt = Random(tasks * kSupport * image, 2);
     x_qry = Random(tasks * kQuery * image, 3);
     for (int64_t i = 0; i < tasks * kSupport; ++i) y_spt.push_back(i % kClasses);
     for (int64_t i = 0; i < tasks * kQuery; ++i) y_qry.push_back((i * i) % kClasses);
+    for (int64_t s = 0; s <= steps; ++s) {
+      scored.push_back(s);
+      step_weights.push_back(kind == Kind::kFull ? 0.3 + 0.2 * static_cast<double>(s) : s == steps);
+    }
   }
+
+  bool LearnsRate(size_t p) const { return kind == Kind::kFull && step_entries[p] == 0; }
+  int64_t RateEntries(size_t p) const { return LearnsRate(p) && p % 2 == 1 ? steps : 1; }
+  bool RateOfWeights(size_t p) const { return LearnsRate(p) && p % 3 != 0; }
+  int64_t RateSize(size_t p) const { return RateEntries(p) * (RateOfWeights(p) ? net.places[p].size : 1); }
 };
 
 template <typename Scalar>
 struct Outcome {
-  std::vector<Scalar> losses, gradient;
+  std::vector<Scalar> losses, gradient;  // gradient: like Case::at, 0 for fixed rates
   std::vector<int64_t> correct;
 
-  Scalar MeanLoss(int64_t tasks) const {
+  Scalar Loss(const Case& c) const {
     Scalar sum = 0;
-    for (auto last = losses.end() - tasks; last != losses.end(); ++last) sum += *last;
-    return sum / static_cast<Scalar>(tasks);
+    for (size_t i = 0; i < losses.size(); ++i) sum += static_cast<Scalar>(c.step_weights[i / c.tasks]) * losses[i];
+    return sum / static_cast<Scalar>(c.tasks);
   }
 };
 
-// Where each parameter begins; all of them lie one after the other.
 template <typename Scalar>
-std::vector<Scalar*> Parameters(const ConvNet& net, Scalar* first) {
+std::vector<Scalar*> Parameters(const Case& c, Scalar* first) {
   std::vector<Scalar*> parameters;
-  for (const Place& place : net.places) parameters.push_back(first + place.begin);
+  for (const int64_t begin : c.theta_begins) parameters.push_back(first + begin);
   return parameters;
+}
+
+template <typename Scalar>
+std::vector<RateArgs<Scalar>> RatesOf(const Case& c, const Scalar* at, Scalar* gradient) {
+  std::vector<RateArgs<Scalar>> rates;
+  for (size_t p = 0; p < c.net.places.size(); ++p) {
+    const int64_t begin = c.rate_begins[p];
+    rates.push_back({at + begin, c.RateEntries(p), c.RateOfWeights(p), nullptr});
+    if (gradient != nullptr && c.LearnsRate(p)) rates[p].gradient = gradient + begin;
+  }
+  return rates;
 }
 
 template <typename Scalar>
 Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order, int64_t threads, int64_t at_once,
                     bool needs_gradient = true) {
-  const std::vector<Scalar> theta(c.theta.begin(), c.theta.end()), x_spt(c.x_spt.begin(), c.x_spt.end()),
+  const std::vector<Scalar> at(c.at.begin(), c.at.end()), x_spt(c.x_spt.begin(), c.x_spt.end()),
       x_qry(c.x_qry.begin(), c.x_qry.end());
-  const std::vector<int64_t> scored = c.steps == 0 ? std::vector<int64_t>{0} : std::vector<int64_t>{0, c.steps};
-  const auto scores = static_cast<int64_t>(scored.size());
+  const auto scores = static_cast<int64_t>(c.scored.size());
   Outcome<Scalar> out;
   out.losses.resize(scores * c.tasks);
   out.correct.resize(scores * c.tasks);
-  out.gradient.resize(needs_gradient ? c.net.size : 0);
-  const auto parameters = Parameters(c.net, theta.data());
-  const auto gradients = Parameters(c.net, out.gradient.data());
+  out.gradient.resize(needs_gradient ? c.at.size() : 0);
+  const auto parameters = Parameters(c, at.data());
+  const auto gradients = Parameters(c, out.gradient.data());
+  const auto rates = RatesOf(c, at.data(), needs_gradient ? out.gradient.data() : nullptr);
   const InnerLoopArgs<Scalar> args{c.net,
                                    c.tasks,
                                    kSupport,
@@ -84,10 +121,12 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    c.steps,
                                    second_order,
                                    at_once,
-                                   c.rates.data(),
-                                   scored.data(),
+                                   rates.data(),
+                                   c.scored.data(),
                                    scores,
+                                   c.step_weights.data(),
                                    parameters.data(),
+                                   c.step_entries.data(),
                                    x_spt.data(),
                                    c.y_spt.data(),
                                    x_qry.data(),
@@ -107,27 +146,46 @@ double Along(const Values& direction, const std::vector<double>& gradient) {
 
 // The derivative of the loss along a direction, by central differences.
 double Difference(Case c, const CpuKernels& kernels, const Values& direction) {
-  constexpr double kStep = 1e-5;
-  const Values at = c.theta;
+  constexpr double kStep = 1e-6;  // ten times as far, one of these nets meets a kink of its ReLUs
+  const Values at = c.at;
   double loss[2];
   for (const int side : {0, 1}) {
-    for (size_t i = 0; i < at.size(); ++i) c.theta[i] = at[i] + (side == 0 ? -kStep : kStep) * direction[i];
-    loss[side] = Run<double>(c, kernels, true, 1, 1, false).MeanLoss(c.tasks);
+    for (size_t i = 0; i < direction.size(); ++i) c.at[i] = at[i] + (side == 0 ? -kStep : kStep) * direction[i];
+    loss[side] = Run<double>(c, kernels, true, 1, 1, false).Loss(c);
   }
   return (loss[1] - loss[0]) / (2 * kStep);
+}
+
+// Directions of the parameters alone, of their learned rates alone and of both.
+std::vector<Values> Directions(const Case& c) {
+  std::vector<Values> directions;
+  for (const unsigned seed : {5U, 6U, 7U}) {
+    const Values any = Random(static_cast<int64_t>(c.at.size()), seed);
+    Values parameters(any.size()), rates(any.size()), both(any.size());
+    std::copy(any.begin(), any.begin() + c.parameters, parameters.begin());
+    for (size_t p = 0; p < c.net.places.size(); ++p) {
+      const auto begin = any.begin() + c.rate_begins[p];
+      if (c.LearnsRate(p)) std::copy(begin, begin + c.RateSize(p), rates.begin() + c.rate_begins[p]);
+    }
+    for (size_t i = 0; i < any.size(); ++i) both[i] = parameters[i] + rates[i];
+    for (const Values& direction : {parameters, rates, both}) directions.push_back(direction);
+  }
+  return directions;
 }
 
 void CheckGradient(const Case& c, const CpuKernels& kernels) {
   const auto second = Run<double>(c, kernels, true, 1, 1), first = Run<double>(c, kernels, false, 1, 1);
   CHECK(second.losses == first.losses);
   double apart = 0;
-  for (const unsigned seed : {5U, 6U, 7U}) {
-    const Values direction = Random(c.net.size, seed);
+  for (const Values& direction : Directions(c)) {
     const double expected = Difference(c, kernels, direction), got = Along(direction, second.gradient);
     CHECK(std::abs(got - expected) < 1e-6 * (1 + std::abs(expected)));
     apart = std::max(apart, std::abs(Along(direction, first.gradient) - expected));
   }
   CHECK_EQ(apart > 1e-3, c.steps > 0);
+  // The rates of a loop's only step have the same gradient at both orders.
+  const auto of_rates = first.gradient.begin() + c.parameters;
+  if (c.steps == 1) CHECK(std::equal(of_rates, first.gradient.end(), second.gradient.begin() + c.parameters));
 }
 
 template <typename Scalar>
@@ -145,13 +203,15 @@ void CheckSplits(const Case& c, const CpuKernels& kernels) {
 
 void CheckInnerLoops(const CpuKernels& kernels) {
   const Parts all{true, true, true, false, false};
-  CheckGradient(Case(all, 2, 2), kernels);
-  CheckGradient(Case(all, 1, 0), kernels);
-  CheckGradient(Case({false, false, false, false, false}, 1, 1), kernels);
-  CheckGradient(Case({true, true, false, true, true}, 1, 2), kernels);
-  CheckGradient(Case({false, false, true, false, true}, 2, 1), kernels);
-  CheckSplits<float>(Case(all, 5, 2), kernels);
-  CheckSplits<double>(Case({true, false, true, true, true}, 7, 1), kernels);
+  for (const Kind kind : {Kind::kPlain, Kind::kFull}) {
+    CheckGradient(Case(all, kind, 2, 2), kernels);
+    CheckGradient(Case(all, kind, 1, 0), kernels);
+    CheckGradient(Case({false, false, false, false, false}, kind, 1, 1), kernels);
+    CheckGradient(Case({true, true, false, true, true}, kind, 1, 2), kernels);
+    CheckGradient(Case({false, false, true, false, true}, kind, 2, 1), kernels);
+    CheckSplits<float>(Case(all, kind, 5, 2), kernels);
+    CheckSplits<double>(Case({true, false, true, true, true}, kind, 7, 1), kernels);
+  }
 }
 
 }  // namespace

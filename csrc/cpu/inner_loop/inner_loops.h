@@ -3,7 +3,8 @@
 // way the arithmetic is the same, in the same order.
 //
 // The meta-gradient runs the steps backwards (Finn et al. 2017, eq. 1, and section 5.2 for order 1): with v = dL/dw at
-// a step's end, dL/dw at its beginning is v - H (rate v), H the Hessian of the support loss there.
+// the end of a step along g, dL/dw at its beginning is v - H (rate v), H the Hessian of the support loss there, and
+// dL/drate is -v g (Li et al. 2017).
 #pragma once
 
 #include <algorithm>
@@ -13,6 +14,8 @@
 #include "cpu/arena.h"
 #include "cpu/clock.h"
 #include "cpu/inner_loop/net_pass.h"
+#include "cpu/inner_loop/rates.h"
+#include "cpu/inner_loop/step_theta.h"
 #include "cpu/inner_loop/theta.h"
 #include "cpu/inner_loop/weights.h"
 #include "cpu/parallel.h"
@@ -26,18 +29,32 @@ template <typename Scalar>
 struct MetaBatch {
   const InnerLoopArgs<Scalar>& args;
   const Scalar* theta;  // [net.size]
-  Scalar* gradient;     // [net.size], the tasks' sum; null: not asked for
+  const Rates<Scalar>& rates;
+  const StepTheta<Scalar>& step_theta;
+  Scalar* gradient;  // [step_theta.gradients_end], the tasks' sum; null: not asked for
+
+  int64_t GradientSize() const { return gradient == nullptr ? 0 : step_theta.gradients_end; }
 };
 
 // Several tasks, from `first` on, side by side.
 template <typename Scalar>
 class InnerLoop {
  public:
-  InnerLoop(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool)
-      : args_(batch.args), net_(args_.net), theta_(batch.theta), first_(first), tasks_(tasks), pool_(pool) {}
-
   // gradient: the tasks' own, as Weights has them; null: not asked for.
-  void Run(Scalar* gradient) const {
+  InnerLoop(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool)
+      : args_(batch.args),
+        net_(args_.net),
+        rates_(batch.rates),
+        step_theta_(batch.step_theta),
+        theta_(batch.theta),
+        first_(first),
+        tasks_(tasks),
+        size_(tasks * net_.size),
+        gradient_(gradient),
+        second_order_(gradient != nullptr && args_.second_order),
+        pool_(pool) {}
+
+  void Run() const {
     ArenaScope arena;
     const int64_t image = net_.blocks[0].shape.InSize();
     ImageSet<Scalar> support(net_, args_.x_spt + first_ * args_.n_support * image,
@@ -45,84 +62,92 @@ class InnerLoop {
     ImageSet<Scalar> query(net_, args_.x_qry + first_ * args_.n_query * image, args_.y_qry + first_ * args_.n_query,
                            tasks_, args_.n_query, pool_, arena);
     auto* spare = arena.Array<Scalar>(tasks_ * WidestBlock());
-    if (gradient != nullptr && args_.second_order) return SecondOrder(support, query, {gradient, tasks_, spare}, arena);
-    FirstOrder(support, query, {gradient, tasks_, spare}, arena);
+    auto* steps = arena.Array<Step>(args_.steps);
+    Forward(support, query, steps, spare, arena);
+    if (gradient_ != nullptr) Backward(steps, spare, arena);
   }
 
  private:
   struct Step {
-    NetPass<Scalar> pass;
-    Weights<Scalar> weights;  // before the step
+    Weights<Scalar> before;
+    const NetPass<Scalar>* pass;  // null at order 1
+    Scalar* gradient;             // that it took; where no rate is learned, the next step writes over it
+    const Scalar* of_queries;     // the gradient of their weighted loss before it; null: of no weight
   };
 
-  // Weights are overwritten step by step.
-  void FirstOrder(ImageSet<Scalar>& support, ImageSet<Scalar>& query, const WeightGradients<Scalar>& gradient,
-                  ArenaScope& arena) const {
-    auto* fast = arena.Array<Scalar>(net_.size * tasks_);
-    const WeightGradients<Scalar> step{arena.Array<Scalar>(net_.size * tasks_), tasks_, gradient.spare};
+  // What the way back needs is kept for it: at order 2 every step's pass and weights, for learned rates its gradient.
+  void Forward(ImageSet<Scalar>& support, ImageSet<Scalar>& query, Step* steps, Scalar* spare,
+               ArenaScope& arena) const {
+    const bool keeps_gradients = gradient_ != nullptr && rates_.Learned();
     Weights<Scalar> weights{theta_, 0};
-    int64_t scores = 0;
+    Scalar *after = nullptr, *taken = nullptr;
+    int64_t row = 0;
     for (int64_t s = 0; s < args_.steps; ++s) {
-      ArenaScope of_step;
-      if (args_.scored[scores] == s) Score(scores++, weights, query);
-      TakeStep(weights, support, step, of_step);
-      Descend(net_, weights, args_.rates, step.data, tasks_, fast);
-      weights = {fast, tasks_};
-    }
-    NetPass<Scalar> last(net_, tasks_, query, gradient.data != nullptr, pool_, arena);
-    LastScore(last, weights);
-    if (gradient.data != nullptr) last.Backward(weights, gradient);
-  }
-
-  // Every step's pass and weights are kept for the way back.
-  void SecondOrder(ImageSet<Scalar>& support, ImageSet<Scalar>& query, const WeightGradients<Scalar>& gradient,
-                   ArenaScope& arena) const {
-    const int64_t size = net_.size * tasks_;
-    auto* steps = arena.Array<Step>(args_.steps);
-    const WeightGradients<Scalar> step{arena.Array<Scalar>(size), tasks_, gradient.spare};
-    Weights<Scalar> weights{theta_, 0};
-    int64_t scores = 0;
-    for (int64_t s = 0; s < args_.steps; ++s) {
-      if (args_.scored[scores] == s) Score(scores++, weights, query);
-      auto* after = arena.Array<Scalar>(size);
-      new (steps + s) Step{TakeStep(weights, support, step, arena), weights};
-      Descend(net_, weights, args_.rates, step.data, tasks_, after);
+      Scalar* of_queries = nullptr;
+      if (args_.scored[row] == s) {
+        if (gradient_ != nullptr && args_.step_weights[row] != 0) of_queries = arena.Array<Scalar>(size_);
+        Score(row++, weights, query, {of_queries, tasks_, spare});
+      }
+      if (s > 0) step_theta_.Enter(s, tasks_, after);
+      if (s == 0 || second_order_) after = arena.Array<Scalar>(size_);
+      if (s == 0 || keeps_gradients) taken = arena.Array<Scalar>(size_);
+      steps[s] = {weights, TakeStep(weights, support, {taken, tasks_, spare}, arena), taken, of_queries};
+      Descend(rates_, s, weights, taken, tasks_, after);
       weights = {after, tasks_};
     }
-    {
-      ArenaScope of_query;
-      NetPass<Scalar> last(net_, tasks_, query, true, pool_, of_query);
-      LastScore(last, weights);
-      last.Backward(weights, gradient);
-    }
-    auto* direction = arena.Array<Scalar>(size);
-    for (int64_t s = args_.steps - 1; s >= 0; --s) {
-      Scale(net_, args_.rates, gradient.data, tasks_, direction);
-      steps[s].pass.HessianProduct(steps[s].weights, {direction, tasks_}, step);
-      AddTo(gradient.data, step.data, size);
-    }
+    Score(row, weights, query, {gradient_, tasks_, spare});
   }
 
-  // The support loss's gradient, and the pass that it came from.
-  NetPass<Scalar> TakeStep(const Weights<Scalar>& weights, ImageSet<Scalar>& support,
-                           const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
+  // From the gradient at the last weights to that at theta, and the rates' on the way.
+  void Backward(const Step* steps, Scalar* spare, ArenaScope& arena) const {
+    std::fill(gradient_ + size_, gradient_ + tasks_ * step_theta_.gradients_end, Scalar{0});
+    auto* direction = second_order_ ? arena.Array<Scalar>(size_) : nullptr;
+    for (int64_t s = args_.steps - 1; s >= 0; --s) {
+      const Step& step = steps[s];
+      AddRateGradients(rates_, s, step.gradient, tasks_, gradient_);
+      if (second_order_) {
+        Scale(rates_, s, gradient_, tasks_, direction);
+        Scalar* product = step.gradient;  // which is done with
+        step.pass->HessianProduct(step.before, {direction, tasks_}, {product, tasks_, spare});
+        AddTo(gradient_, product, size_);
+      }
+      step_theta_.MoveGradients(s, tasks_, gradient_);
+      if (step.of_queries != nullptr) AddTo(gradient_, step.of_queries, size_);
+    }
+    step_theta_.MoveGradients(0, tasks_, gradient_);
+  }
+
+  // The support loss's gradient. At order 2 the pass that it came from is kept.
+  const NetPass<Scalar>* TakeStep(const Weights<Scalar>& weights, ImageSet<Scalar>& support,
+                                  const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
+    if (second_order_) {
+      auto* kept = arena.Array<NetPass<Scalar>>(1);
+      return new (kept) NetPass<Scalar>(SupportPass(weights, support, gradient, arena));
+    }
+    ArenaScope of_step;
+    SupportPass(weights, support, gradient, of_step);
+    return nullptr;
+  }
+  NetPass<Scalar> SupportPass(const Weights<Scalar>& weights, ImageSet<Scalar>& support,
+                              const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
     NetPass<Scalar> pass(net_, tasks_, support, true, pool_, arena);
     pass.Forward(weights, arena.Array<Scalar>(tasks_), arena.Array<int64_t>(tasks_));
     pass.Backward(weights, gradient);
     return pass;
   }
 
-  void Score(int64_t row, const Weights<Scalar>& weights, ImageSet<Scalar>& query) const {
+  // The queries' results, and their weighted losses' gradient where there is a place for it.
+  void Score(int64_t row, const Weights<Scalar>& weights, ImageSet<Scalar>& query,
+             const WeightGradients<Scalar>& gradient) const {
     ArenaScope arena;
-    NetPass<Scalar> pass(net_, tasks_, query, false, pool_, arena);
-    ScoreAs(row, pass, weights);
-  }
-  void LastScore(NetPass<Scalar>& pass, const Weights<Scalar>& weights) const {
-    ScoreAs(args_.scores - 1, pass, weights);
-  }
-  void ScoreAs(int64_t row, NetPass<Scalar>& pass, const Weights<Scalar>& weights) const {
+    const bool has_backward = gradient.data != nullptr;
+    NetPass<Scalar> pass(net_, tasks_, query, has_backward, pool_, arena);
     const int64_t at = row * args_.tasks + first_;
     pass.Forward(weights, args_.losses + at, args_.correct + at);
+    if (!has_backward) return;
+    pass.Backward(weights, gradient);
+    const auto weight = static_cast<Scalar>(args_.step_weights[row]);
+    if (weight != 1) Multiply(gradient.data, weight, size_);
   }
 
   int64_t WidestBlock() const {
@@ -133,26 +158,31 @@ class InnerLoop {
 
   const InnerLoopArgs<Scalar>& args_;
   const ConvNet& net_;
+  const Rates<Scalar>& rates_;
+  const StepTheta<Scalar>& step_theta_;
   const Scalar* theta_;
-  const int64_t first_, tasks_;
+  const int64_t first_, tasks_, size_;
+  Scalar* gradient_;
+  const bool second_order_;
   const Pool& pool_;
 };
 
-// sum[size] += the tasks' gradients, in their order.
-template <typename Scalar>
-void AddTasks(const ConvNet& net, const Scalar* gradients, int64_t tasks, Scalar* sum) {
-  for (const Place& place : net.places) {
-    for (int64_t task = 0; task < tasks; ++task) {
-      AddTo(sum + place.begin, gradients + place.begin * tasks + task * place.size, place.size);
-    }
-  }
+// Calls f(its place among the gradients, the caller's array) for everything that is differentiated.
+template <typename Scalar, typename F>
+void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) {
+  const InnerLoopArgs<Scalar>& args = batch.args;
+  ForPlaces(args.net, pool, [&](int64_t p, const Place& place) {
+    const Place &of_steps = batch.step_theta.of[p].gradient, &of_rate = batch.rates.of[p].gradient;
+    f(of_steps.Present() ? of_steps : place, args.gradient[p]);
+    if (of_rate.Present()) f(of_rate, args.rates[p].gradient);
+  });
 }
 
 // Every thread takes one task after another through everything, whichever is next: threads are not equally fast.
 template <typename Scalar>
 void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
   const Pool alone{1, nullptr, pool.least_work};
-  const int64_t size = batch.gradient == nullptr ? 0 : batch.args.net.size;
+  const int64_t size = batch.GradientSize();
   ArenaScope arena;
   auto* gradients = arena.Array<Scalar>(tasks * size);
   std::atomic<int64_t> next{0};
@@ -160,7 +190,7 @@ void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks,
     WaitingForAll waiting;
     For(pool, pool.threads, [&](int64_t, int64_t) {
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-        InnerLoop<Scalar>(batch, first + task, 1, alone).Run(size == 0 ? nullptr : gradients + task * size);
+        InnerLoop<Scalar>(batch, first + task, 1, size == 0 ? nullptr : gradients + task * size, alone).Run();
       }
       waiting.Done();
     });
@@ -178,10 +208,15 @@ void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks,
 template <typename Scalar>
 void RunTogether(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
   ArenaScope arena;
-  const ConvNet& net = batch.args.net;
-  Scalar* gradients = batch.gradient == nullptr ? nullptr : arena.Array<Scalar>(tasks * net.size);
-  InnerLoop<Scalar>(batch, first, tasks, pool).Run(gradients);
-  if (gradients != nullptr) AddTasks(net, gradients, tasks, batch.gradient);
+  const int64_t size = batch.GradientSize();
+  Scalar* gradients = size == 0 ? nullptr : arena.Array<Scalar>(tasks * size);
+  InnerLoop<Scalar>(batch, first, tasks, gradients, pool).Run();
+  if (gradients == nullptr) return;
+  ForGradients(batch, pool, [&](const Place& place, Scalar*) {
+    for (int64_t task = 0; task < tasks; ++task) {
+      AddTo(batch.gradient + place.begin, gradients + place.begin * tasks + task * place.size, place.size);
+    }
+  });
 }
 
 template <typename Scalar>
@@ -189,10 +224,11 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Pool& pool) {
   constexpr int64_t kTasksOfThread = 16;  // whose gradients are kept until they are added up
   const int64_t at_once = std::max<int64_t>(1, args.tasks_at_once);
   ArenaScope arena;
-  const int64_t size = args.gradient == nullptr ? 0 : args.net.size;
-  Scalar* gradient = size == 0 ? nullptr : arena.Array<Scalar>(size);
-  std::fill(gradient, gradient + size, Scalar{0});
-  const MetaBatch<Scalar> batch{args, Flat(args.net, args.theta, pool, arena), gradient};
+  const Rates<Scalar> rates(args, pool, arena);
+  const StepTheta<Scalar> step_theta(args, rates.gradients_end, pool, arena);
+  Scalar* gradient = args.gradient == nullptr ? nullptr : arena.Array<Scalar>(step_theta.gradients_end);
+  const MetaBatch<Scalar> batch{args, Flat(args.net, args.theta, pool, arena), rates, step_theta, gradient};
+  std::fill(gradient, gradient + batch.GradientSize(), Scalar{0});
   int64_t first = 0;
   while (at_once >= pool.threads && args.tasks - first >= pool.threads) {
     const int64_t tasks = std::min((args.tasks - first) / pool.threads, kTasksOfThread) * pool.threads;
@@ -204,7 +240,8 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Pool& pool) {
     RunTogether(batch, first, tasks, pool);
   }
   if (gradient == nullptr) return;
-  Unflatten(args.net, gradient, Scalar{1} / static_cast<Scalar>(args.tasks), pool, args.gradient);
+  const Scalar share = Scalar{1} / static_cast<Scalar>(args.tasks);
+  ForGradients(batch, pool, [&](const Place& place, Scalar* to) { Unflatten(place, gradient, share, to); });
 }
 
 }  // namespace

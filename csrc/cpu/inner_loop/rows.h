@@ -55,5 +55,18 @@ void AddTo(Scalar* sum, const Scalar* more, int64_t n) {
       n, [&](int64_t i, int64_t lanes) { Store(sum + i, Load(sum + i, lanes) + Load(more + i, lanes), lanes); });
 }
 
+template <typename Scalar>
+void Multiply(Scalar* values, Scalar factor, int64_t n) {
+  ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) { Store(values + i, factor * Load(values + i, lanes), lanes); });
+}
+
+// sums -= a * b
+template <typename Scalar>
+void SubtractProducts(const Scalar* a, const Scalar* b, int64_t n, Scalar* sums) {
+  ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
+    Store(sums + i, Load(sums + i, lanes) - Load(a + i, lanes) * Load(b + i, lanes), lanes);
+  });
+}
+
 }  // namespace
 }  // namespace maml_fast

@@ -41,13 +41,11 @@ const Scalar* Flat(const ConvNet& net, const Scalar* const* parameters, const Po
   return flat;
 }
 
-// parameters = factor * flat
+// parameter = factor * its part of the flat vector
 template <typename Scalar>
-void Unflatten(const ConvNet& net, const Scalar* flat, Scalar factor, const Pool& pool, Scalar* const* parameters) {
-  ForPlaces(net, pool, [&](int64_t p, const Place& place) {
-    const auto [count, a, b, c] = place.layout;
-    Reverse({count, c, b, a}, flat + place.begin, factor, parameters[p]);
-  });
+void Unflatten(const Place& place, const Scalar* flat, Scalar factor, Scalar* parameter) {
+  const auto [count, a, b, c] = place.layout;
+  Reverse({count, c, b, a}, flat + place.begin, factor, parameter);
 }
 
 }  // namespace

@@ -1,0 +1,71 @@
+// Parameters that have a value of their own at every step, which no step changes: batch norm's in Antoniou et al. 2019.
+#pragma once
+
+#include <algorithm>
+
+#include "core/inner_loop.h"
+#include "cpu/arena.h"
+#include "cpu/inner_loop/rows.h"
+#include "cpu/inner_loop/theta.h"
+#include "cpu/passes/phases.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct StepTheta {
+  struct Entries {
+    Scalar* values;  // [entries][size]; null: the parameter has one value, which the steps change
+    Place gradient;  // [entries][size] in the flat vector of gradients
+  };
+
+  const ConvNet& net;
+  Entries* of;  // every parameter in net.places
+  int64_t gradients_end;
+
+  // gradients: where the flat vector of gradients has room for these.
+  StepTheta(const InnerLoopArgs<Scalar>& args, int64_t gradients, const Pool& pool, ArenaScope& arena)
+      : net(args.net), of(arena.Array<Entries>(Parameters())), gradients_end(gradients) {
+    for (int64_t p = 0; p < Parameters(); ++p) {
+      of[p] = {nullptr, {}};
+      if (args.step_entries[p] == 0) continue;
+      const Layout layout = net.places[p].layout.Times(args.step_entries[p]);
+      of[p] = {arena.Array<Scalar>(layout.Size()), {gradients_end, layout.Size(), layout}};
+      gradients_end += layout.Size();
+    }
+    if (gradients_end == gradients) return;
+    ForPlaces(net, pool, [&](int64_t p, const Place&) {
+      if (of[p].values != nullptr) Reverse(of[p].gradient.layout, args.theta[p], Scalar{1}, of[p].values);
+    });
+  }
+
+  int64_t Parameters() const { return static_cast<int64_t>(net.places.size()); }
+
+  // Gives all tasks' weights the values of a step.
+  void Enter(int64_t step, int64_t tasks, Scalar* weights) const {
+    for (int64_t p = 0; p < Parameters(); ++p) {
+      if (of[p].values == nullptr) continue;
+      const Place& place = net.places[p];
+      const Scalar* entry = of[p].values + step * place.size;
+      for (int64_t task = 0; task < tasks; ++task) {
+        std::copy(entry, entry + place.size, weights + place.begin * tasks + task * place.size);
+      }
+    }
+  }
+
+  // Moves what has come together as the gradient at these parameters to the entries of a step.
+  void MoveGradients(int64_t step, int64_t tasks, Scalar* gradients) const {
+    for (int64_t p = 0; p < Parameters(); ++p) {
+      if (of[p].values == nullptr) continue;
+      const Place &place = net.places[p], &entries = of[p].gradient;
+      for (int64_t task = 0; task < tasks; ++task) {
+        Scalar* own = gradients + place.begin * tasks + task * place.size;
+        AddTo(gradients + entries.begin * tasks + task * entries.size + step * place.size, own, place.size);
+        std::fill(own, own + place.size, Scalar{0});
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast
