@@ -11,6 +11,8 @@ from torch import nn
 from maml_fast.algorithms.anil import ANIL
 from maml_fast.algorithms.boil import BOIL
 from maml_fast.algorithms.fomaml import FOMAML
+from maml_fast.algorithms.learned_optimiser import LearnedOptimiser
+from maml_fast.algorithms.meta_lstm import MetaLSTM
 from maml_fast.algorithms.meta_sgd import MetaSGD
 from maml_fast.algorithms.protonet import ProtoNet
 from maml_fast.algorithms.reptile import Reptile
@@ -62,6 +64,8 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "anil": Algorithm("ANIL", ANIL, (*_LOOP, "order", "learn_inner_lr")),
     "boil": Algorithm("BOIL", BOIL, (*_LOOP, "order", "learn_inner_lr")),
     "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "order", "adapt")),
+    "learned-optimiser": Algorithm("learned optimiser", LearnedOptimiser, (*_LOOP, "order", "adapt")),
+    "meta-lstm": Algorithm("LSTM meta-learner", MetaLSTM, (*_LOOP, "order", "adapt")),
     "reptile": Algorithm("Reptile", Reptile, ("inner_lr", "inner_steps", "inner_batch")),
     "protonet": Algorithm("prototypical networks", ProtoNet, ("distance",), embeds=True),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from maml_fast.maml.annealing import NO_ANNEALING, Annealing
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
 from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
 from maml_fast.maml.inner_loop import InnerLoop
-from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
+from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import (
     InnerRates,
     LearnInnerLR,
@@ -66,7 +66,9 @@ class MAML(MetaLearner):
             ``eval()`` say; ``"running"`` by the model's stored running statistics. Neither updates them.
             ``"per_step"`` is ``"batch"`` with a scale and a shift for every one of the ``inner_steps``, meta-learned
             and shared by the tasks: the model's own, where they start, are left as they are.
-        inner_optimiser: ``"sgd"``, or ``"adam"`` from fresh memory for every task.
+        inner_optimiser: ``"sgd"``; ``"adam"`` from fresh memory for every task; or a
+            :class:`maml_fast.maml.inner_optimisers.LearnedRule`, whose parameters are meta-learned too, and which goes
+            with ``inner_lr=None``.
         annealing: what is different early in meta-training, for those who call :meth:`begin_iteration`.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
@@ -83,13 +85,14 @@ class MAML(MetaLearner):
         TypeError, ValueError: for an argument out of its range, names that match no parameter, or nothing to adapt.
     """
 
-    inner_lr: Rate | InnerRates
+    inner_lr: Rate | InnerRates | None
+    inner_optimiser: str | LearnedRule
     batch_norm_policies = tuple(BATCH_NORM_POLICIES)
 
     def __init__(
         self,
         model: nn.Module,
-        inner_lr: Rate | Mapping[str, Rate] = 0.4,
+        inner_lr: Rate | Mapping[str, Rate] | None = 0.4,
         inner_steps: int = 1,
         order: int = 2,
         *,
@@ -97,7 +100,7 @@ class MAML(MetaLearner):
         adapt: Adapt = None,
         learn_inner_lr: LearnInnerLR = False,
         batch_norm: InnerBatchNorm = "batch",
-        inner_optimiser: str = "sgd",
+        inner_optimiser: str | LearnedRule = "sgd",
         annealing: Annealing = NO_ANNEALING,
         fused: bool = True,
         task_chunk: TaskChunk = "auto",
@@ -107,8 +110,9 @@ class MAML(MetaLearner):
             raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
         if not callable(loss_fn):
             raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
-        if inner_optimiser not in INNER_OPTIMISERS:
-            raise ValueError(f"inner_optimiser must be one of {', '.join(INNER_OPTIMISERS)}; got {inner_optimiser!r}")
+        if not isinstance(inner_optimiser, LearnedRule) and inner_optimiser not in INNER_OPTIMISERS:
+            choices = ", ".join(INNER_OPTIMISERS)
+            raise ValueError(f"inner_optimiser must be one of {choices}, or a LearnedRule; got {inner_optimiser!r}")
         self.inner_steps = check_steps(inner_steps)
         self.order = order
         self.loss_fn = loss_fn
@@ -205,11 +209,22 @@ class MAML(MetaLearner):
 
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""
-        rate = "" if isinstance(self.inner_lr, InnerRates) else f"inner_lr={_plain(self.inner_lr)}, "
+        rate = (
+            ""
+            if self.inner_lr is None or isinstance(self.inner_lr, InnerRates)
+            else f"inner_lr={_plain(self.inner_lr)}, "
+        )
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
 
-    def _set_inner_lr(self, inner_lr: Rate | Mapping[str, Rate], learn: LearnInnerLR) -> None:
+    def _set_inner_lr(self, inner_lr: Rate | Mapping[str, Rate] | None, learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())
+        if isinstance(self.inner_optimiser, LearnedRule):
+            if inner_lr is not None or learn:
+                raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {inner_lr!r}")
+            like = next(iter(adapted.values()))
+            self.inner_lr = self._rate_steps = None
+            self.inner_optimiser.to(like.device, like.dtype)
+            return
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
         if isinstance(inner_lr, Mapping):
             self.inner_lr = InnerRates(inner_lr, adapted, bool(learn), self._rate_steps)
@@ -223,9 +238,17 @@ class MAML(MetaLearner):
         else:
             self.inner_lr = rate
 
+    def _rule(self, adapted: Collection[str]) -> tuple[Rule, Callable[[Rule], InnerOptimiser]]:
+        """What the inner optimiser knows, and what makes one of it."""
+        learned = self.inner_optimiser
+        if isinstance(learned, LearnedRule):
+            return dict(learned.named_parameters()), learned.begin
+        return {name: self._rate_of(name) for name in adapted}, INNER_OPTIMISERS[learned]
+
     def _rate_of(self, name: str) -> MaybePerStep[Rate]:
         if isinstance(self.inner_lr, InnerRates):
             return self.inner_lr.rate_of(name)
+        assert self.inner_lr is not None
         return of_steps(self.inner_lr, self._rate_steps)
 
     def _without_norms(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -244,11 +267,9 @@ class MAML(MetaLearner):
         steps = self.inner_steps if inner_steps is None else check_steps(inner_steps)
         adapted = self._adapted(parameters)
         norms = self.step_norms.values() if self.step_norms is not None else {}
-        theta = Theta(
-            adapted, {name: self._rate_of(name) for name in adapted}, {**_without(parameters, adapted), **norms}
-        )
+        rule, optimiser = self._rule(adapted)
+        theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
         losses = partial(self._task_loss, self.loss_fn)
-        optimiser = INNER_OPTIMISERS[self.inner_optimiser]
         order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
         return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser)
 
