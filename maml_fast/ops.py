@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from maml_fast._inner_loops import NetDescription, inner_loops
 __all__ = [
     "NetDescription",
     "conv_block",
+    "conv_block_by_statistics",
     "conv_block_with_statistics",
     "has_native_kernels",
     "in_kernel_order",
@@ -111,6 +113,25 @@ def conv_block_with_statistics(
     return reference.conv_block_with_statistics(
         x, weight, bias, gamma, beta, stride=stride, padding=padding, pool=pool, eps=eps, relu_first=relu_first
     )
+
+
+def conv_block_by_statistics(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    *,
+    mean: Tensor,
+    variance: Tensor,
+    **geometry: Any,
+) -> Tensor:
+    """:func:`conv_block` that normalises by this mean and variance, [Cout] for all tasks; always pure PyTorch.
+
+    Takes the keyword arguments of :func:`conv_block`, and raises what it does.
+    """
+    _check_tensors(x, weight, bias, gamma, beta)
+    return reference.conv_block_by_statistics(x, weight, bias, gamma, beta, mean=mean, variance=variance, **geometry)
 
 
 def in_kernel_order(weight: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["batch_norm", "conv_block", "conv_block_with_statistics"]
+__all__ = ["batch_norm", "conv_block", "conv_block_by_statistics", "conv_block_with_statistics"]
 
 
 def batch_norm(y: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> Tensor:
@@ -22,12 +22,7 @@ def batch_norm(y: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float)
     mean = y.mean(dim=(1, 3, 4), keepdim=True)  # [T, 1, C, 1, 1]
     centred = y - mean
     variance = (centred * centred).mean(dim=(1, 3, 4), keepdim=True)
-    z = centred * torch.rsqrt(variance + eps)
-    if gamma is not None:
-        z = z * gamma[:, None, :, None, None]
-    if beta is not None:
-        z = z + beta[:, None, :, None, None]
-    return z
+    return _scaled(centred * torch.rsqrt(variance + eps), gamma, beta)
 
 
 def conv_block(
@@ -67,6 +62,30 @@ def conv_block_with_statistics(
     return _normalised(y, gamma, beta, pool, eps, relu_first), mean, variance
 
 
+def conv_block_by_statistics(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    *,
+    mean: Tensor,
+    variance: Tensor,
+    stride: int = 1,
+    padding: int = 1,
+    pool: int | None = 2,
+    eps: float = 1e-5,
+    relu_first: bool = False,
+) -> Tensor:
+    """:func:`maml_fast.ops.conv_block` that normalises by this mean and variance, [Cout] for all tasks.
+
+    There is no native twin: meta-training, which has to be fast, takes the batch's own.
+    """
+    y = _to_be_normalised(x, weight, bias, stride, padding, relu_first)
+    z = (y - mean[:, None, None]) * torch.rsqrt(variance + eps)[:, None, None]
+    return _activated(_scaled(z, gamma, beta), pool, relu_first)
+
+
 def _to_be_normalised(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, relu_first: bool
 ) -> Tensor:
@@ -83,6 +102,17 @@ def _to_be_normalised(
 def _normalised(
     y: Tensor, gamma: Tensor | None, beta: Tensor | None, pool: int | None, eps: float, relu_first: bool
 ) -> Tensor:
-    z = batch_norm(y, gamma, beta, eps)
+    return _activated(batch_norm(y, gamma, beta, eps), pool, relu_first)
+
+
+def _scaled(z: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    if gamma is not None:
+        z = z * gamma[:, None, :, None, None]
+    if beta is not None:
+        z = z + beta[:, None, :, None, None]
+    return z
+
+
+def _activated(z: Tensor, pool: int | None, relu_first: bool) -> Tensor:
     z = z if relu_first else z.relu()
     return z if pool is None else F.max_pool2d(z.flatten(0, 1), pool).unflatten(0, z.shape[:2])

@@ -7,6 +7,7 @@ from maml_fast.algorithms.anil import ANIL
 from maml_fast.algorithms.boil import BOIL
 from maml_fast.algorithms.fomaml import FOMAML
 from maml_fast.algorithms.learned_optimiser import LearnedOptimiser
+from maml_fast.algorithms.maml_plus_plus import MAMLPlusPlus
 from maml_fast.algorithms.meta_lstm import MetaLSTM
 from maml_fast.algorithms.meta_sgd import MetaSGD
 from maml_fast.algorithms.protonet import ProtoNet
@@ -20,6 +21,7 @@ __all__ = [
     "FOMAML",
     "Algorithm",
     "LearnedOptimiser",
+    "MAMLPlusPlus",
     "MetaLSTM",
     "MetaSGD",
     "ProtoNet",

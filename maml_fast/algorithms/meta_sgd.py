@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from maml_fast.maml import MAML
-from maml_fast.maml.selection import Adapt, select_parameters
 
 __all__ = ["MetaSGD"]
 
@@ -21,16 +21,7 @@ class MetaSGD(MAML):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        inner_lr: float = 0.1,
-        inner_steps: int = 1,
-        order: int = 2,
-        *,
-        adapt: Adapt = None,
-        **options: Any,
+        self, model: nn.Module, inner_lr: float = 0.1, inner_steps: int = 1, order: int = 2, **options: Any
     ) -> None:
-        parameters = dict(model.named_parameters())
-        names = [name for name in select_parameters(model, adapt) if parameters[name].requires_grad]
-        rates = {name: torch.full_like(parameters[name], inner_lr, requires_grad=False) for name in names}
-        super().__init__(model, rates, inner_steps, order, adapt=adapt, learn_inner_lr=True, **options)
+        rates = partial(torch.full_like, fill_value=inner_lr, requires_grad=False)
+        super().__init__(model, rates, inner_steps, order, learn_inner_lr=True, **options)

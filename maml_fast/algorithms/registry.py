@@ -12,11 +12,13 @@ from maml_fast.algorithms.anil import ANIL
 from maml_fast.algorithms.boil import BOIL
 from maml_fast.algorithms.fomaml import FOMAML
 from maml_fast.algorithms.learned_optimiser import LearnedOptimiser
+from maml_fast.algorithms.maml_plus_plus import MAMLPlusPlus
 from maml_fast.algorithms.meta_lstm import MetaLSTM
 from maml_fast.algorithms.meta_sgd import MetaSGD
 from maml_fast.algorithms.protonet import ProtoNet
 from maml_fast.algorithms.reptile import Reptile
 from maml_fast.maml import MAML, MetaLearner
+from maml_fast.maml.batch_norm import InnerBatchNorm
 from maml_fast.maml.selection import Adapt
 from maml_fast.maml.task_chunks import TaskChunk
 
@@ -25,13 +27,20 @@ __all__ = ["ALGORITHMS", "Algorithm", "Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training run says about its learner; each algorithm takes what it knows, as arguments of these names."""
+    """What a training run says about its learner; each algorithm takes what it knows, as arguments of these names.
+
+    Where ``None`` may stand, it leaves the choice to the algorithm.
+    """
 
     inner_lr: float
     inner_steps: int
     order: int
     adapt: Adapt
     learn_inner_lr: bool
+    inner_optimiser: str
+    batch_norm: InnerBatchNorm | None
+    first_order_iterations: int | None
+    multi_step_iterations: int | None
     task_chunk: TaskChunk
     inner_batch: int
     distance: str
@@ -47,7 +56,8 @@ class Algorithm(NamedTuple):
 
     def make(self, model: nn.Module, settings: Settings) -> MetaLearner:
         """The learner with these settings."""
-        return self.learner(model, **{name: getattr(settings, name) for name in self.takes})
+        given = {name: getattr(settings, name) for name in self.takes}
+        return self.learner(model, **{name: value for name, value in given.items() if value is not None})
 
     @property
     def ignores(self) -> tuple[str, ...]:
@@ -56,16 +66,19 @@ class Algorithm(NamedTuple):
 
 
 _OF_THE_MACHINE = ("task_chunk",)  # changes no result: a run may set it whatever the algorithm
-_LOOP = ("inner_lr", "inner_steps", "task_chunk")
+_FIRST_ORDER = ("inner_lr", "inner_steps", "inner_optimiser", "batch_norm", "multi_step_iterations", "task_chunk")
+_LOOP = (*_FIRST_ORDER, "order", "first_order_iterations")
+_LEARNED_LOOP = ("inner_lr", "inner_steps", "order", "adapt", "batch_norm", "task_chunk")
 
 ALGORITHMS: Mapping[str, Algorithm] = {
-    "maml": Algorithm("MAML", MAML, (*_LOOP, "order", "adapt", "learn_inner_lr")),
-    "fomaml": Algorithm("first-order MAML", FOMAML, (*_LOOP, "adapt", "learn_inner_lr")),
-    "anil": Algorithm("ANIL", ANIL, (*_LOOP, "order", "learn_inner_lr")),
-    "boil": Algorithm("BOIL", BOIL, (*_LOOP, "order", "learn_inner_lr")),
-    "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "order", "adapt")),
-    "learned-optimiser": Algorithm("learned optimiser", LearnedOptimiser, (*_LOOP, "order", "adapt")),
-    "meta-lstm": Algorithm("LSTM meta-learner", MetaLSTM, (*_LOOP, "order", "adapt")),
+    "maml": Algorithm("MAML", MAML, (*_LOOP, "adapt", "learn_inner_lr")),
+    "fomaml": Algorithm("first-order MAML", FOMAML, (*_FIRST_ORDER, "adapt", "learn_inner_lr")),
+    "anil": Algorithm("ANIL", ANIL, (*_LOOP, "learn_inner_lr")),
+    "boil": Algorithm("BOIL", BOIL, (*_LOOP, "learn_inner_lr")),
+    "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "adapt")),
+    "maml++": Algorithm("MAML++", MAMLPlusPlus, (*_LOOP, "adapt")),
+    "learned-optimiser": Algorithm("learned optimiser", LearnedOptimiser, _LEARNED_LOOP),
+    "meta-lstm": Algorithm("LSTM meta-learner", MetaLSTM, _LEARNED_LOOP),
     "reptile": Algorithm("Reptile", Reptile, ("inner_lr", "inner_steps", "inner_batch")),
     "protonet": Algorithm("prototypical networks", ProtoNet, ("distance",), embeds=True),
 }

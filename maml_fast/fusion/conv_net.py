@@ -15,7 +15,6 @@ from maml_fast import ops
 from maml_fast.fusion import task_steps as steps
 from maml_fast.fusion.task_program import TaskProgram
 from maml_fast.fusion.task_steps import Step
-from maml_fast.nn import conv_block_of_tasks
 
 __all__ = ["Block", "ConvNet", "read_conv_net"]
 
@@ -138,11 +137,10 @@ def _is_per_image(step: Step) -> bool:
 
 
 def _is_block(step: Step) -> bool:
-    return isinstance(step.run, partial) and step.run.func is conv_block_of_tasks
+    return steps.geometry_of_block(step) is not None
 
 
 def _block(step: Step) -> Block:
-    assert isinstance(step.run, partial)
     weight, *others = step.operands[1:]
     bias, gamma, beta = (None if operand is None else operand.name for operand in others)
-    return Block(weight.name, bias, gamma, beta, **step.run.keywords)
+    return Block(weight.name, bias, gamma, beta, **steps.geometry_of_block(step) or {})

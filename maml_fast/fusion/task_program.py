@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from maml_fast import ops
-from maml_fast.fusion.task_steps import Step, Weight, gives_size, read_step
+from maml_fast.fusion.task_steps import Step, Weight, geometry_of_block, gives_size, read_step
 from maml_fast.fusion.trace import has_hooks
 
-__all__ = ["Line", "TaskProgram", "read_program"]
+__all__ = ["Line", "RunBlock", "TaskProgram", "read_program"]
+
+# run_block(geometry, x, weight, bias, gamma, beta) in the place of nn.conv_block_of_tasks.
+RunBlock: TypeAlias = Callable[..., Tensor]
 
 
 def read_program(graph: Graph, root: nn.Module) -> TaskProgram | str:
@@ -51,8 +55,14 @@ class TaskProgram:
         self.input, self._result = inputs[0], result
         self.lines = _lines(graph, root, inputs[0], result)
 
-    def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Run it."""
+    def __call__(
+        self,
+        fast: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        x: Tensor,
+        run_block: RunBlock | None = None,
+    ) -> Tensor:
+        """Run it; its conv blocks, in their order, by ``run_block`` if that is given."""
         values: dict[Any, Any] = {self.input: x}
 
         def value(operand: Any) -> Any:
@@ -62,10 +72,16 @@ class TaskProgram:
             return values[operand] if type(operand) is Node else operand
 
         for result, step, done in self.lines:
-            values[result] = step.run(*map(value, step.operands))
+            geometry = None if run_block is None else geometry_of_block(step)
+            run = step.run if run_block is None or geometry is None else partial(run_block, geometry)
+            values[result] = run(*map(value, step.operands))
             for node in done:
                 del values[node]
         return values[self._result]
+
+    def filters(self) -> list[str]:
+        """The names of the conv blocks' filters, in their order."""
+        return [line.step.operands[1].name for line in self.lines if geometry_of_block(line.step) is not None]
 
 
 def _lines(graph: Graph, root: nn.Module, start: Node, result: Node) -> list[Line]:

@@ -20,7 +20,19 @@ from maml_fast.fusion.trace import has_hooks
 from maml_fast.nn import ConvBlock, conv_block, conv_block_of_tasks
 from maml_fast.recurrent import lstm, lstm_of_tasks
 
-__all__ = ["Step", "Weight", "flatten", "fold", "gives_size", "linear", "mean", "read_step", "reshape", "size"]
+__all__ = [
+    "Step",
+    "Weight",
+    "flatten",
+    "fold",
+    "geometry_of_block",
+    "gives_size",
+    "linear",
+    "mean",
+    "read_step",
+    "reshape",
+    "size",
+]
 
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
@@ -74,6 +86,11 @@ def read_step(node: Node, root: nn.Module, sizes: Collection[Node]) -> Step | No
 def gives_size(node: Node) -> bool:
     """Return whether a node that has a step gives numbers instead of a tensor."""
     return node.target in ("size", getattr, operator.getitem)
+
+
+def geometry_of_block(step: Step) -> dict[str, Any] | None:
+    """Return the geometry of a conv block, as :func:`maml_fast.ops.conv_block` takes it; ``None`` of other steps."""
+    return step.run.keywords if isinstance(step.run, partial) and step.run.func is conv_block_of_tasks else None
 
 
 def _read_module(module: nn.Module, name: str, node: Node) -> Step | None:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["NO_ANNEALING", "Annealing"]
+__all__ = ["Annealing"]
 
 LEAST = 0.03  # of an even share, for the loss after an earlier step: as in the authors' code
 
 
-class Annealing(NamedTuple):
+@dataclass(frozen=True)
+class Annealing:
     """How an iteration's order and step weights follow from its number; by default they do not.
 
-    first_order_iterations: so many iterations at order 1, before those at MAML's own order (section 4, derivative-order
-        annealing).
-    multi_step_iterations: so many iterations whose loss is a weighted mean of the query losses after every inner step,
-        from equal weights on towards the last step alone, which is the loss afterwards (section 4, multi-step loss).
+    Attributes:
+        first_order_iterations: so many iterations at order 1, before those at MAML's own order (section 4,
+            derivative-order annealing).
+        multi_step_iterations: so many iterations whose loss is a weighted mean of the query losses after every inner
+            step, from equal weights on towards the last step alone, which is the loss afterwards (section 4, multi-step
+            loss).
+
+    Raises:
+        ValueError: for what is no number of iterations.
     """
 
     first_order_iterations: int = 0
     multi_step_iterations: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _check_iterations(name, value)
 
     def order(self, iteration: int, afterwards: int) -> int:
         """The order of an iteration, counted from 0."""
@@ -34,4 +45,6 @@ class Annealing(NamedTuple):
         return *(earlier,) * (steps - 1), 1 - (steps - 1) * earlier
 
 
-NO_ANNEALING = Annealing()
+def _check_iterations(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
+from maml_fast.fusion.task_program import RunBlock
 from maml_fast.maml.classification import count_correct
 from maml_fast.maml.inner_optimisers import InnerOptimiser, Rule
 from maml_fast.maml.per_step import PerStep, at_step
@@ -20,7 +21,7 @@ from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.task_gradients import FastWeights, task_gradients
 from maml_fast.maml.theta import Theta
 
-__all__ = ["InnerLoop", "Outcome"]
+__all__ = ["InnerLoop", "Outcome", "step_of_queries"]
 
 
 class Outcome(NamedTuple):
@@ -38,6 +39,7 @@ class InnerLoop:
         losses: ``losses(logits, targets, what) -> [T]``.
         optimiser: makes steps of gradients.
         step_weights: of the query losses after steps 1, 2, ... in the objective; ``None``: the last alone.
+        blocks: what runs a step's conv blocks, if not the batch's own statistics shall.
     """
 
     theta: Theta
@@ -47,6 +49,7 @@ class InnerLoop:
     order: int
     optimiser: Callable[[Rule], InnerOptimiser]
     step_weights: tuple[float, ...] | None = None
+    blocks: Callable[[int], RunBlock] | None = None
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
         """Every task's own parameters: the adapted ones, and those of the last step where each has its own."""
@@ -56,7 +59,7 @@ class InnerLoop:
             for _ in range(self.steps):
                 walk.step(x_spt, y_spt)
         of_step = {name: value for name, value in self.theta.shared.items() if isinstance(value, PerStep)}
-        last = at_step(of_step, _step_of_queries(self.steps))
+        last = at_step(of_step, step_of_queries(self.steps))
         return {**walk.fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
 
     def run(self, episodes: Episodes, scored: Collection[int]) -> Outcome:
@@ -103,7 +106,8 @@ class _Walk:
 
     def logits(self, x_qry: Tensor) -> Tensor:
         """Those of the queries here."""
-        return self._loop.forward(self.fast, self._shared(_step_of_queries(self._done)), x_qry)
+        step = step_of_queries(self._done)
+        return self._loop.forward(self.fast, self._shared(step), x_qry, self._block(step))
 
     def step(self, x_spt: Tensor, y_spt: Tensor) -> None:
         """Go on."""
@@ -113,17 +117,20 @@ class _Walk:
             shared = {name: tensor.detach() for name, tensor in shared.items()}
 
         def task_losses(at: FastWeights) -> Tensor:
-            return self._loop.losses(self._loop.forward(at, shared, x_spt), y_spt, "y_spt")
+            return self._loop.losses(self._loop.forward(at, shared, x_spt, self._block(self._done)), y_spt, "y_spt")
 
         losses, gradients = task_gradients(task_losses, self.fast, second_order)
         self.fast = self._optimiser.step(self.fast, losses, gradients)
         self._done += 1
 
+    def _block(self, step: int) -> RunBlock | None:
+        return None if self._loop.blocks is None else self._loop.blocks(step)
+
     def _shared(self, step: int) -> dict[str, Tensor]:
         return {**self._constant, **at_step(self._of_step, step)}
 
 
-def _step_of_queries(done: int) -> int:
+def step_of_queries(done: int) -> int:
     """The step whose own values the queries get that are scored after so many: the last, as in Antoniou et al. 2019."""
     return max(done - 1, 0)
 

@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.maml.annealing import NO_ANNEALING, Annealing
+from maml_fast.fusion.task_program import RunBlock
+from maml_fast.maml.annealing import Annealing
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
 from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
-from maml_fast.maml.inner_loop import InnerLoop
+from maml_fast.maml.inner_loop import InnerLoop, step_of_queries
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import (
     InnerRates,
@@ -33,6 +35,7 @@ from maml_fast.maml.per_step import MaybePerStep
 from maml_fast.maml.results import TaskResults
 from maml_fast.maml.selection import Adapt, select_parameters
 from maml_fast.maml.step_norms import StepNorms
+from maml_fast.maml.step_statistics import Collector, StepStatistics
 from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once
 from maml_fast.maml.task_gradients import FastWeights
 from maml_fast.maml.task_loss import LossFunction, TaskLoss
@@ -51,25 +54,29 @@ class MAML(MetaLearner):
 
     Args:
         model: any module from images [N, ...] to logits [N, ...]; shared, not copied.
-        inner_lr: a number; a tensor; or a mapping from parameter names, prefixes or globs to these. Finn's code divides
-            the summed inner loss by the shots, not the images: his 0.4 is ``n_way * 0.4`` under mean cross-entropy.
+        inner_lr: a number; a tensor; a mapping from parameter names, prefixes or globs to these; or a function from an
+            adapted parameter to its own. Finn's code divides the summed inner loss by the shots, not the images: his
+            0.4 is ``n_way * 0.4`` under mean cross-entropy.
         inner_steps: gradient steps on the support set.
         order: 2 differentiates through the inner gradients, 1 takes them as constants (FOMAML).
         loss_fn: ``loss_fn(logits [N, ...], targets [N, ...]) -> scalar`` of one task, for the inner and the outer loss.
         adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), ``"body"`` all
             others (BOIL), a list of names, prefixes and globs, or a function ``name -> bool``. What does not adapt is
             shared by the tasks and meta-learned.
-        learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key of the mapping; with
+        learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key or call of the function; with
             ``"per_step"`` each of them holds a rate for every one of the ``inner_steps`` (Antoniou et al. 2019), the
             last of which serves later steps too.
         batch_norm: ``"batch"`` normalises by the batch's own statistics (transductive) whatever ``train()`` and
             ``eval()`` say; ``"running"`` by the model's stored running statistics. Neither updates them.
             ``"per_step"`` is ``"batch"`` with a scale and a shift for every one of the ``inner_steps``, meta-learned
-            and shared by the tasks: the model's own, where they start, are left as they are.
+            and shared by the tasks: the model's own, where they start, are left as they are. ``"per_step_running"``
+            also keeps running statistics for every step, moved by each call in ``train()`` mode and normalised by in
+            ``eval()`` mode; :meth:`predict` then takes the last step's.
         inner_optimiser: ``"sgd"``; ``"adam"`` from fresh memory for every task; or a
             :class:`maml_fast.maml.inner_optimisers.LearnedRule`, whose parameters are meta-learned too, and which goes
             with ``inner_lr=None``.
-        annealing: what is different early in meta-training, for those who call :meth:`begin_iteration`.
+        first_order_iterations, multi_step_iterations: how order and loss are annealed early in meta-training, as
+            :class:`maml_fast.maml.annealing.Annealing` says, for those who call :meth:`begin_iteration`.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
             taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, but
@@ -92,7 +99,7 @@ class MAML(MetaLearner):
     def __init__(
         self,
         model: nn.Module,
-        inner_lr: Rate | Mapping[str, Rate] | None = 0.4,
+        inner_lr: Rate | Mapping[str, Rate] | Callable[[nn.Parameter], Rate] | None = 0.4,
         inner_steps: int = 1,
         order: int = 2,
         *,
@@ -101,7 +108,8 @@ class MAML(MetaLearner):
         learn_inner_lr: LearnInnerLR = False,
         batch_norm: InnerBatchNorm = "batch",
         inner_optimiser: str | LearnedRule = "sgd",
-        annealing: Annealing = NO_ANNEALING,
+        first_order_iterations: int = 0,
+        multi_step_iterations: int = 0,
         fused: bool = True,
         task_chunk: TaskChunk = "auto",
     ) -> None:
@@ -117,9 +125,13 @@ class MAML(MetaLearner):
         self.order = order
         self.loss_fn = loss_fn
         self.inner_optimiser = inner_optimiser
-        self.annealing = annealing
+        self.annealing = Annealing(first_order_iterations, multi_step_iterations)
         self.task_chunk = check_task_chunk(task_chunk)
         self.step_norms = StepNorms(model, max(1, self.inner_steps)) if is_per_step(batch_norm) else None
+        keeps_statistics = batch_norm == "per_step_running"
+        self.step_statistics = (
+            StepStatistics(self._forward_tasks, max(1, self.inner_steps)) if keeps_statistics else None
+        )
         self._iteration: int | None = None
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
@@ -142,7 +154,12 @@ class MAML(MetaLearner):
         native = self._native(loop, episodes, self.task_chunk)
         if native is not None:
             return native.loss(episodes, scored)
-        return self._chunks.loss(loop, episodes, scored, self.task_chunk)
+        if self.step_statistics is None or not self.training:
+            return self._chunks.loss(loop, episodes, scored, self.task_chunk)
+        collector = Collector(self.step_statistics)
+        result = self._chunks.loss(replace(loop, blocks=collector.taking), episodes, scored, self.task_chunk)
+        collector.update()
+        return result
 
     def begin_iteration(self, iteration: int) -> None:
         """Anneal: what :attr:`annealing` says of a meta-iteration, from 0 on, holds until the next call."""
@@ -163,7 +180,10 @@ class MAML(MetaLearner):
         parameters = self._current_parameters()
         check_like_model("x_qry", x_qry, parameters)
         check_fast_weights(fast, x_qry, parameters)
-        return self._forward_tasks(fast, self._forward_tasks.in_common(_without(parameters, fast)), x_qry)
+        shared = self._forward_tasks.in_common(_without(parameters, fast))
+        blocks = self._blocks()
+        run_block = None if blocks is None else blocks(step_of_queries(self.inner_steps))
+        return self._forward_tasks(fast, shared, x_qry, run_block)
 
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -209,14 +229,10 @@ class MAML(MetaLearner):
 
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""
-        rate = (
-            ""
-            if self.inner_lr is None or isinstance(self.inner_lr, InnerRates)
-            else f"inner_lr={_plain(self.inner_lr)}, "
-        )
+        rate = "" if isinstance(self.inner_lr, InnerRates | None) else f"inner_lr={_plain(self.inner_lr)}, "
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
 
-    def _set_inner_lr(self, inner_lr: Rate | Mapping[str, Rate] | None, learn: LearnInnerLR) -> None:
+    def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())
         if isinstance(self.inner_optimiser, LearnedRule):
             if inner_lr is not None or learn:
@@ -226,6 +242,8 @@ class MAML(MetaLearner):
             self.inner_optimiser.to(like.device, like.dtype)
             return
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
+        if callable(inner_lr) and not isinstance(inner_lr, Tensor):
+            inner_lr = {name: inner_lr(parameter) for name, parameter in adapted.items()}
         if isinstance(inner_lr, Mapping):
             self.inner_lr = InnerRates(inner_lr, adapted, bool(learn), self._rate_steps)
             return
@@ -253,7 +271,10 @@ class MAML(MetaLearner):
 
     def _without_norms(self, names: tuple[str, ...]) -> tuple[str, ...]:
         of_steps = self.step_norms.names if self.step_norms is not None else ()
-        return tuple(name for name in names if name not in of_steps)
+        adapting = tuple(name for name in names if name not in of_steps)
+        if not adapting:
+            raise ValueError(f"nothing is left to adapt: of {', '.join(names)} every step has its own; widen adapt")
+        return adapting
 
     def _checked(self, episodes: Episodes, parameters: Mapping[str, Tensor]) -> Episodes:
         parts = tuple(episodes) if isinstance(episodes, (tuple, list)) else ()
@@ -271,7 +292,11 @@ class MAML(MetaLearner):
         theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
         losses = partial(self._task_loss, self.loss_fn)
         order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
-        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser)
+        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser, blocks=self._blocks())
+
+    def _blocks(self) -> Callable[[int], RunBlock] | None:
+        """What runs every step's conv blocks by its statistics, where these are to be taken."""
+        return None if self.step_statistics is None or self.training else self.step_statistics.given
 
     def _objective(self, loop: InnerLoop) -> InnerLoop:
         """The loop with this meta-iteration's weights of the steps' losses."""

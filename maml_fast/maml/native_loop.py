@@ -101,6 +101,8 @@ def native_loop(
         return "inner steps are not plain gradient descent"
     if loop.step_weights is not None:
         return "the loss is of several steps"
+    if loop.blocks is not None:
+        return "batch norm keeps statistics of every step"
     parameters = {**loop.theta.shared, **loop.theta.adapted}
     theta = {name: parameter for name, parameter in parameters.items() if isinstance(parameter, Tensor)}
     if len(theta) < len(parameters):

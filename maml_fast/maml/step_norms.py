@@ -28,9 +28,7 @@ class StepNorms(nn.Module):
         parameters = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
         self.names = tuple(name for name, parameter in model.named_parameters() if parameter in parameters)
         if not self.names:
-            raise ValueError(
-                "batch_norm='per_step' needs a batch norm layer with a scale or a shift; the model has none"
-            )
+            raise ValueError("per-step batch norm needs a layer with a scale or a shift, and the model has none")
         for name, parameter in model.named_parameters():
             if parameter in parameters:
                 of_steps = torch.stack([parameter.detach()] * steps)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from maml_fast.fusion import FusedModel, fuse
 from maml_fast.fusion.conv_net import ConvNet
-from maml_fast.fusion.task_program import TaskProgram
+from maml_fast.fusion.task_program import RunBlock, TaskProgram
 from maml_fast.maml.batch_norm import BatchNormMode, BatchNormPolicy
 from maml_fast.maml.task_map import TaskMap
 
@@ -30,15 +30,22 @@ class TaskForward:
         self.policy = policy
         self._all_tasks = TaskMap("the model")
 
-    def __call__(self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def __call__(
+        self,
+        fast: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        x: Tensor,
+        run_block: RunBlock | None = None,
+    ) -> Tensor:
         """Logits [T, N, ...] of x [T, N, ...].
 
         ``fast`` holds each task's own parameters [T, ...]; ``shared`` the parameters and buffers that all tasks have in
-        common. What the module writes into its buffers stays in ``shared``.
+        common. What the module writes into its buffers stays in ``shared``. With ``run_block`` the module must run
+        step by step: :meth:`filters` tells.
         """
         program = self._program()
         if not isinstance(program, str):
-            return program(fast, shared, x)
+            return program(fast, shared, x, run_block)
         names = _names_of_tensors(self.module)
         own, common = ({name: each[first] for first in each for name in names[first]} for each in (fast, shared))
         with BatchNormMode(self.policy):
@@ -61,6 +68,11 @@ class TaskForward:
             return "fusion is switched off"
         self.module.follow_modes()
         return self.module.conv_net()
+
+    def filters(self) -> list[str] | str:
+        """The names of the conv blocks' filters, in their order, or why they can't be told."""
+        program = self._program()
+        return program if isinstance(program, str) else program.filters()
 
     def describe(self) -> str:
         """What runs the module in the training modes that it is in, and why."""

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.algorithms.protonet import DISTANCES
+from maml_fast.data.gpu_sampler import check_device
+from maml_fast.maml.batch_norm import InnerBatchNorm
+from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
 from maml_fast.maml.task_chunks import TaskChunk, check_task_chunk
 from maml_fast.train.networks import NETWORKS
 from maml_fast.train.recipes import DEFAULTS, RECIPES
@@ -38,18 +39,29 @@ class TrainConfig:
         channels: L (grey) or RGB, for folder and the data sets in colour; None is the data set's own.
         n_way, k_shot, k_query: classes per episode; support and query images per class.
         meta_batch_size: episodes per meta-iteration, all trained at once.
-        algorithm: maml, fomaml, anil, boil, meta-sgd, learned-optimiser, meta-lstm, reptile or protonet. Arguments that
-            mean nothing to it must stay at their defaults.
+        algorithm: maml, fomaml, anil, boil, meta-sgd, maml++, learned-optimiser, meta-lstm, reptile or protonet.
+            Arguments that mean nothing to it must stay at their defaults.
         inner_lr, inner_steps: step size and steps of the inner loop, on the mean cross-entropy of the support images.
             For learned-optimiser inner_lr is the scale of its updates, for meta-lstm where its input gate begins.
         learn_inner_lr: meta-learn the inner step size too.
         adapt: what the inner loop adapts: head, or names, prefixes and globs of parameters, with commas between; None:
             everything. What does not adapt is meta-learned all the same.
         order: 2 differentiates through the inner loop, 1 is first-order MAML.
+        inner_optimiser: sgd or adam, for the inner loop.
+        batch_norm: batch (the batch's own statistics), per_step (with a scale and a shift for every inner step) or
+            per_step_running (with every inner step's running statistics too); None: the algorithm's own, which is
+            per_step for maml++ and batch for others.
+        first_order_iterations: so many iterations of order 1 come first; None: the algorithm's own.
+        multi_step_iterations: iterations over which the loss is annealed from that after all inner steps to that after
+            the last; None: the algorithm's own, 5000 for maml++ and 0 for others.
         inner_batch: images of an inner step; for reptile.
         distance: euclidean (squared) or cosine; for protonet.
         meta_lr: step size of the outer optimiser: Adam; for reptile SGD.
-        meta_schedule: how that step size goes on: constant, linear or cosine (to 0), halving (every 2000 iterations).
+        meta_schedule: how that step size falls towards least_meta_lr: constant (not at all), linear or cosine (until
+            the run ends), halving (its distance, every 2000 iterations).
+        least_meta_lr: see meta_schedule.
+        clip_value: bound for every number of the meta-gradient; None: no bound.
+        clip_norm: bound for the meta-gradient's norm; None: no bound.
         iterations: meta-iterations of the whole run.
         seed: of the initial weights and of every episode.
         model: conv4 (max-pool), conv4-strided (Finn's) or tutorial.
@@ -86,6 +98,10 @@ class TrainConfig:
     algorithm: str = "maml"
     inner_lr: float = 0.4
     inner_steps: int = 1
+    inner_optimiser: str = "sgd"
+    batch_norm: InnerBatchNorm | None = None
+    first_order_iterations: int | None = None
+    multi_step_iterations: int | None = None
     inner_batch: int = 10
     distance: str = "euclidean"
     learn_inner_lr: bool = False
@@ -93,6 +109,9 @@ class TrainConfig:
     order: int = 2
     meta_lr: float = 3e-3
     meta_schedule: str = "constant"
+    least_meta_lr: float = 0.0
+    clip_value: float | None = None
+    clip_norm: float | None = None
     iterations: int = 200
     seed: int = 0
     model: str = "conv4"
@@ -119,8 +138,10 @@ class TrainConfig:
             _check_integer(name, getattr(self, name), least)
         check_task_chunk(self.task_chunk)
         self._check_algorithm()
-        for name in ("inner_lr", "meta_lr", "checkpoint_seconds"):
-            _check_number(name, getattr(self, name), positive=name == "meta_lr")
+        for name in ("inner_lr", "meta_lr", "least_meta_lr", "checkpoint_seconds", "clip_value", "clip_norm"):
+            _check_number(name, getattr(self, name), positive=name in ("meta_lr", "clip_value", "clip_norm"))
+        if self.least_meta_lr > self.meta_lr:
+            raise ValueError(f"least_meta_lr {self.least_meta_lr} is above meta_lr {self.meta_lr}")
         for name in ("learn_inner_lr", "rotate", "eval_rotate"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -130,8 +151,7 @@ class TrainConfig:
             object.__setattr__(self, "root", os.path.abspath(os.path.expanduser(self.root)))
         if self.split is not None and os.path.isdir(self.split):
             object.__setattr__(self, "split", os.path.abspath(self.split))
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("device cuda was asked for, but torch finds no CUDA device; use device cpu")
+        check_device(self.device)
 
     def _check_algorithm(self) -> None:
         learner, name = ALGORITHMS[self.algorithm], self.algorithm
@@ -203,21 +223,15 @@ class TrainConfig:
     @property
     def learner_settings(self) -> Settings:
         """What the algorithm may know of it."""
-        return Settings(
-            self.inner_lr,
-            self.inner_steps,
-            self.order,
-            self.adapted_names,
-            self.learn_inner_lr,
-            self.task_chunk,
-            self.inner_batch,
-            self.distance,
-        )
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(Settings)}
+        return Settings(**{**settings, "adapt": self.adapted_names})
 
 
 CHOICES: Mapping[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
     "algorithm": tuple(ALGORITHMS),
+    "inner_optimiser": tuple(INNER_OPTIMISERS),
+    "batch_norm": ("batch", "per_step", "per_step_running"),  # no network here keeps statistics of its own
     "distance": tuple(DISTANCES),
     "meta_schedule": tuple(SCHEDULES),
     "dataset": tuple(DEFAULTS),
@@ -235,6 +249,8 @@ _LEAST: Mapping[str, int] = {
     "meta_batch_size": 1,
     "inner_steps": 1,
     "inner_batch": 1,
+    "first_order_iterations": 0,
+    "multi_step_iterations": 0,
     "eval_n_way": 2,
     "iterations": 1,
     "seed": 0,
@@ -246,7 +262,10 @@ _LEAST: Mapping[str, int] = {
     "threads": 1,
     "image_size": 1,
 }
-_OPTIONAL = ("recipe", "eval_n_way", "eval_inner_steps", "threads", "image_size", "channels")
+_OPTIONAL = (
+    *("recipe", "eval_n_way", "eval_inner_steps", "threads", "image_size", "channels", "batch_norm"),
+    *("first_order_iterations", "multi_step_iterations", "clip_value", "clip_norm"),
+)
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:
@@ -261,6 +280,8 @@ def _check_integer(name: str, value: Any, least: int) -> None:
 
 
 def _check_number(name: str, value: Any, positive: bool) -> None:
+    if value is None and name in _OPTIONAL:
+        return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value) or value < 0 or (positive and value == 0):

@@ -12,7 +12,10 @@ HALVED_EVERY = 2000  # iterations
 
 
 class Schedule(NamedTuple):
-    """``factor(iteration, iterations)`` of the outer step size; ``to_the_end``: it depends on how long the run is."""
+    """The outer step size's share of the way from its least, ``factor(iteration, iterations)``.
+
+    ``to_the_end``: it depends on how long the run is.
+    """
 
     factor: Callable[[int, int], float]
     to_the_end: bool = False

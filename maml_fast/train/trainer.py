@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maml_fast import native
 from maml_fast.data.episodes import Episodes
@@ -185,6 +185,7 @@ class Trainer:
 
     def _step(self, episodes: Episodes, started: float, waited: float) -> None:
         """One meta-iteration; refuses to touch the parameters with anything that is not finite."""
+        self.bench.learner.begin_iteration(self.iteration)
         out = self.bench.learner(episodes.to(self.config.device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
         out.loss.backward()
@@ -221,7 +222,11 @@ class Trainer:
         config = self.config
         factor = SCHEDULES[config.meta_schedule].factor(self.iteration, config.iterations)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.meta_lr * factor
+            group["lr"] = config.least_meta_lr + (config.meta_lr - config.least_meta_lr) * factor
+        if config.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters, config.clip_value)
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         # As torch.amp.GradScaler says it to a fused optimiser.
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()

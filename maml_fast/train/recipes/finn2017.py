@@ -39,7 +39,7 @@ _20_WAY: Settings = {**COMMON, "n_way": 20, "meta_batch_size": 16, "inner_steps"
 
 
 def _first_order(settings: Settings) -> Settings:
-    return {**without("order", settings), "algorithm": "fomaml"}
+    return {**without("order first_order_iterations", settings), "algorithm": "fomaml"}
 
 
 RECIPES: Mapping[str, Recipe] = {

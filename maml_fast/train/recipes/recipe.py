@@ -42,12 +42,23 @@ OMNIGLOT: Settings = {
     "eval_every": 2000,  # an evaluation costs as much as 10 to 40 iterations
     "test_episodes": 600,
     "eval_n_way": None,
+    "meta_schedule": "constant",
+    "least_meta_lr": 0.0,
+    "clip_value": None,
+    "clip_norm": None,
 }
 
 # For MAML and its family.
-MAML_LOOP: Settings = {"algorithm": "maml", "learn_inner_lr": False, "meta_schedule": "constant"}
+MAML_LOOP: Settings = {
+    "algorithm": "maml",
+    "learn_inner_lr": False,
+    "inner_optimiser": "sgd",
+    "batch_norm": "batch",
+    "first_order_iterations": 0,
+    "multi_step_iterations": 0,
+}
 
 
-def without(name: str, settings: Settings) -> Settings:
-    """The settings but this one, which means nothing to another algorithm."""
-    return {each: value for each, value in settings.items() if each != name}
+def without(names: str, settings: Settings) -> Settings:
+    """The settings but these, with spaces between, which mean nothing to another algorithm."""
+    return {name: value for name, value in settings.items() if name not in names.split()}

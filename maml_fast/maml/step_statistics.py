@@ -1,0 +1,89 @@
+"""Running statistics of batch norm that every inner step has of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maml_fast import ops
+from maml_fast.fusion.task_program import RunBlock
+from maml_fast.maml.task_forward import TaskForward
+
+__all__ = ["Collector", "StepStatistics"]
+
+MOMENTUM = 0.1  # of a meta-batch, as in torch.nn.BatchNorm2d of a batch
+
+
+class StepStatistics(nn.Module):
+    """Mean and variance of every conv block's channels at every inner step, [K, C], to normalise by in evaluation.
+
+    Antoniou, Edwards & Storkey 2019, section 4 (per-step batch normalization running statistics). Step s has those of
+    the support images as they take step s, and of the queries after it. They start at 0 and 1; the variance is the
+    biased one, by which training normalises.
+
+    Raises:
+        ValueError: the model does not run step by step, so that its batch norms can't be told apart, or has none.
+    """
+
+    def __init__(self, forward: TaskForward, steps: int) -> None:
+        super().__init__()
+        filters = forward.filters()
+        if isinstance(filters, str) or not filters:
+            why = filters if isinstance(filters, str) else "it has no conv block"
+            raise ValueError(f"batch_norm='per_step_running' needs a model of conv blocks, run step by step: {why}")
+        parameters = dict(forward.module.named_parameters())
+        self.steps = steps
+        for block, name in enumerate(filters):
+            empty = parameters[name].new_zeros(steps, len(parameters[name]))
+            self.register_buffer(f"mean{block}", empty)
+            self.register_buffer(f"variance{block}", torch.ones_like(empty))
+
+    def of(self, block: int) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a block, [K, C]."""
+        return getattr(self, f"mean{block}"), getattr(self, f"variance{block}")
+
+    def row(self, step: int) -> int:
+        """Where a step's are."""
+        return min(step, self.steps - 1)
+
+    def given(self, step: int) -> RunBlock:
+        """What runs the blocks of a forward pass by a step's statistics."""
+        block = count()
+
+        def run_block(geometry: Mapping[str, Any], *operands: Any) -> Tensor:
+            mean, variance = (each[self.row(step)] for each in self.of(next(block)))
+            return ops.conv_block_by_statistics(*operands, mean=mean, variance=variance, **geometry)
+
+        return run_block
+
+
+class Collector:
+    """What one meta-iteration's passes say of the statistics: their mean over tasks and passes, whatever the chunks."""
+
+    def __init__(self, statistics: StepStatistics) -> None:
+        self._statistics = statistics
+        self._passes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)  # of (step, block): [T, 2, C] each
+
+    def taking(self, step: int) -> RunBlock:
+        """What runs the blocks of a forward pass by the batch's statistics, and takes them down as a step's."""
+        row, block = self._statistics.row(step), count()
+
+        def run_block(geometry: Mapping[str, Any], *operands: Any) -> Tensor:
+            out, mean, variance = ops.conv_block_with_statistics(*operands, **geometry)
+            self._passes[row, next(block)].append(torch.stack([mean, variance], dim=1))
+            return out
+
+        return run_block
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the running statistics."""
+        for (row, block), passes in self._passes.items():
+            new = torch.cat(passes).mean(dim=0)  # [2, C]
+            for running, value in zip(self._statistics.of(block), new, strict=True):
+                running[row].lerp_(value.to(running.dtype), MOMENTUM)
