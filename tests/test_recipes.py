@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from tiny_colour import write_caches
 from tiny_run import assert_same_run
 
 from maml_fast.algorithms import ALGORITHMS
@@ -20,6 +21,7 @@ from maml_fast.train.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
+PARTS = ("train", "val", "test")
 OF_THE_MACHINE = {"recipe", "root", "task_chunk", "checkpoint_seconds", "threads", "device"}
 SMALL = {
     "hidden": 4,
@@ -39,6 +41,15 @@ def root(tmp_path_factory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (1623, 20, 1, 28, 28), dtype=np.uint8)
     np.save(root / "omniglot.npy", pixels)
     return root
+
+
+@pytest.fixture(scope="module")
+def roots(root, tmp_path_factory) -> dict[str, Path]:
+    """Noise of the data sets' shapes, by their names."""
+    folder = tmp_path_factory.mktemp("mini-imagenet")
+    images = np.random.default_rng(0).integers(0, 256, (5, 20, 84, 84, 3), dtype=np.uint8)
+    write_caches(folder, {part: {f"n{part}{i}": each for i, each in enumerate(images)} for part in PARTS})
+    return {"omniglot": root, "mini-imagenet": folder}
 
 
 def call(*arguments: object) -> Result:
@@ -130,12 +141,13 @@ def test_overrides_are_kept_apart(root, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_runs_and_resumes_bitwise(root, tmp_path, recipe):
+def test_a_recipe_runs_and_resumes_bitwise(roots, tmp_path, recipe):
     class Die(Reporter):
         def stepped(self, row):
             if row["iteration"] == 3:
                 raise ZeroDivisionError
 
+    root = roots[RECIPES[recipe].settings["dataset"]]
     config = TrainConfig.for_recipe(recipe, root=root, checkpoint_seconds=0.0, **SMALL)
     whole = train(config, out=tmp_path / "whole")
     with pytest.raises(ZeroDivisionError):

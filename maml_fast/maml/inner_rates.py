@@ -26,7 +26,7 @@ def check_learn_inner_lr(learn: Any) -> LearnInnerLR:
     raise ValueError(f"learn_inner_lr must be True, False or 'per_step', got {learn!r}")
 
 
-def check_rate(rate: Rate | None, what: str = "inner_lr") -> Rate:
+def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
     """Return ``rate`` as a float or a floating-point tensor, or say what is wrong with it."""
     if isinstance(rate, Tensor):
         if not rate.is_floating_point():
