@@ -32,7 +32,7 @@ FILES = pytest.StashKey[list]()
 def pytest_addoption(parser):
     group = parser.getgroup("maml_fast")
     group.addoption("--quick", action="store_true", help="tiny workloads, to see that everything works")
-    group.addoption("--workloads", help="these alone, such as W1,W3-order2 (default: all)")
+    group.addoption("--workloads", help="these alone, such as W1,W3-order2,A-anil (default: all)")
     group.addoption("--peers", help="maml_fast and these alone, such as loop,vmap (default: all)")
     group.addoption("--sweeps", type=int, help="how often everything is measured (default: 3)")
     group.addoption("--seconds", type=float, help="for how long each time, about (default: 2)")

@@ -43,9 +43,9 @@ class Contestant:
             return None
         return self._meter.added_mib(self._learner.workers)
 
-    def parity(self) -> dict[str, float]:
-        """Errors against maml_fast, or of maml_fast against the truth; see :func:`parity.check`."""
-        other = TRUTH if self._peer is OURS else self._peer
+    def parity(self, truth: str = TRUTH.name) -> dict[str, float]:
+        """Errors against maml_fast, or of maml_fast against the peer of this name; see :func:`parity.check`."""
+        other = peer_named(truth) if self._peer is OURS else self._peer
         return parity.check(self._workload, other, precision=self._place.precision)._asdict()
 
     def times(self, seconds: float) -> list[float]:
@@ -59,6 +59,10 @@ class Contestant:
     def shares(self) -> dict[str, float]:
         """Of all threads' time in an iteration; see :class:`breakdown.Shares`."""
         return breakdown.shares(self.iterate)._asdict()
+
+    def ran(self) -> str:
+        """What maml_fast ran on; see :meth:`peers.ours.Ours.ran`."""
+        return self._learner.ran()
 
     def close(self) -> None:
         """Give back what the learner holds."""

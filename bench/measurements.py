@@ -15,8 +15,8 @@ PRODUCTS = {"exact": "exact", "tf32": "in TF32"}  # in words
 class Row:
     """One thing measured: ``who`` did ``what``. Sweeps add to it."""
 
-    bench: str  # iteration, op, sampler, scaling, chunks, many tasks
-    subject: str  # a workload's, a block's or a curve's name
+    bench: str  # iteration, algorithms, op, sampler, scaling, chunks, many tasks
+    subject: str  # a workload's, an algorithm's, a block's or a curve's name
     what: str
     who: str
     at: float | None = None  # where on a curve
@@ -26,6 +26,7 @@ class Row:
     peak_mib: float | None = None
     shares: dict[str, float] | None = None  # of all threads' time
     tasks: int | None = None  # that the time is for
+    ran: str | None = None  # what of maml_fast it ran on
     skipped: str | None = None  # why it was not run
     failed: str | None = None  # how
 
@@ -56,6 +57,7 @@ class Row:
             "shares": self.shares,
             "at": self.at,
             "tasks": self.tasks,
+            "ran": self.ran,
             "skipped": self.skipped,
             "failed": self.failed,
         }

@@ -15,6 +15,8 @@ from torch import Tensor
 from workloads import Workload
 
 TOLERANCE = 1e-9  # relative, in float64: of the losses, and of the meta-gradient as one vector
+# The gradients of biases before batch norm are rounding alone, which Reptile's Adam makes larger.
+GRADIENT_TOLERANCE = {"reptile": 1e-8}
 # Of the loss alone: rounding grows over the inner steps, and gradients may part by some per cent. TF32 alone moves the
 # loss of W3 by 5 %.
 FLOAT32_TOLERANCE = {"exact": 2e-2, "tf32": 2e-1}
@@ -63,11 +65,12 @@ def check(workload: Workload, peer: type[Learner], ours: type[Learner] = OURS, *
 @lru_cache
 def _check(workload: Workload, peer: type[Learner], ours: type[Learner], float32_tolerance: float) -> Parity:
     who = f"{workload.name}: {peer.title} against {ours.title}"
+    gradient_tolerance = GRADIENT_TOLERANCE.get(workload.algorithm, TOLERANCE)
     theirs_loss, theirs = losses_and_gradient(workload.of_tasks(TASKS), peer, torch.float64)
     ours_loss, expected = losses_and_gradient(workload.of_tasks(TASKS), ours, torch.float64)
     return Parity(
         require(relative_error([theirs_loss], [ours_loss]), TOLERANCE, f"{who}, losses in float64"),
-        require(relative_error(theirs, expected), TOLERANCE, f"{who}, meta-gradient in float64"),
+        require(relative_error(theirs, expected), gradient_tolerance, f"{who}, meta-gradient in float64"),
         require(
             relative_error([_float32_losses(workload, peer)[-1:]], [_float32_losses(workload, ours)[-1:]]),
             float32_tolerance,
@@ -77,7 +80,11 @@ def _check(workload: Workload, peer: type[Learner], ours: type[Learner], float32
 
 
 def losses_and_gradient(workload: Workload, peer: type[Learner], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-    """Mean query losses at the scored steps and the meta-gradient, from the workload's start on its episodes."""
+    """Mean query losses at the scored steps and the meta-gradient, from the workload's start on its episodes.
+
+    Everybody draws the same random numbers, as Reptile does for its minibatches.
+    """
+    torch.manual_seed(0)
     learner = peer(workload, workload.start(dtype))
     losses = learner.backward(workload.episodes(dtype))
     gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters]

@@ -7,7 +7,7 @@ from typing import Any
 
 import cliffs
 from measurements import rows_of, unique
-from peers import OURS, TRUTH, TUTORIAL
+from peers import NAIVE, OURS, TRUTH, TUTORIAL
 from scaling import FLOAT32
 from tables import NOTHING, number, ratio, table, times
 
@@ -25,6 +25,8 @@ def all_of(record: Record) -> Iterable[str]:
     iteration = _measured_workloads(rows_of(record, "iteration"))
     if iteration:
         yield from (_summary(iteration), _iteration(iteration, PEAK[record["device"]]))
+    if rows := rows_of(record, "algorithms"):
+        yield _algorithms(rows)
     for name, section in (("op", _op), ("chunks", _chunks), ("many tasks", _many_tasks), ("scaling", _scaling)):
         if rows := rows_of(record, name):
             yield section(rows)
@@ -94,7 +96,7 @@ def _workload(rows: Sequence[Row]) -> str:
     lines = [
         [
             f"**{row['who']}**" if row["who"] == OURS.title else row["who"],
-            "failed" if row["failed"] else times(row),
+            _time_or_failure(row),
             ratio(row["median_ms"], ours),
             ratio(row["median_ms"], floor),
             number(row["peak_mib"], ".0f"),
@@ -108,6 +110,36 @@ def _workload(rows: Sequence[Row]) -> str:
     return (
         f"{title}\n\n{number(rows[0]['gflop'], '.1f')} GFLOP, floor {number(floor, '.3g')} ms.\n\n{table(head, lines)}"
     )
+
+
+def _algorithms(rows: Sequence[Row]) -> str:
+    found = {(row["subject"], row["who"]): row for row in rows}
+    lines = []
+    for name in unique(row["subject"] for row in rows):
+        ours, naive = (found.get((name, who.title)) or {} for who in (OURS, NAIVE))
+        lines.append(
+            [
+                name,
+                *(_time_or_failure(row) for row in (ours, naive)),
+                ratio(naive.get("median_ms"), ours.get("median_ms")),
+                " / ".join(number(row.get("peak_mib"), ".0f") for row in (ours, naive)),
+                _parity(naive),
+                ours.get("ran") or NOTHING,
+            ]
+        )
+    head = ["algorithm", "maml_fast, ms (quartiles)", f"{NAIVE.title}, ms (quartiles)", "naive ÷ maml_fast"]
+    head += ["peaks, MiB", "parity: loss, meta-gradient", "maml_fast ran on"]
+    text = (
+        f"{rows[0]['what']}. A row is one whole iteration: inner loops, query loss, meta-gradient, outer optimiser; "
+        "float32; by maml_fast, and by the same algorithm as a tutorial writes it: an ordinary module with torch's own "
+        "batch norm, plain autograd, one task after another. *Parity* is in float64."
+    )
+    parts = [f"## Algorithms\n\n{text}\n\n{table(head, lines)}", _listing("Failed", rows, "failed")]
+    return "\n\n".join(filter(None, parts))
+
+
+def _time_or_failure(row: Row) -> str:
+    return "failed" if row.get("failed") else times(row or None)
 
 
 def _listing(title: str, rows: Sequence[Row], field: str) -> str | None:
@@ -125,7 +157,7 @@ def _listing(title: str, rows: Sequence[Row], field: str) -> str | None:
 
 
 def _parity(row: Row) -> str:
-    parity = row["parity"]
+    parity = row.get("parity")
     return NOTHING if parity is None else f"{parity['loss']:.0e}, {parity['gradient']:.0e}"
 
 

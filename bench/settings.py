@@ -24,6 +24,7 @@ class Settings:
     seconds: float
     out: Path | None  # where the record goes
     workloads: tuple[workloads.Workload, ...]  # what to train on
+    algorithms: tuple[workloads.Workload, ...]  # one for every algorithm
     peers: tuple[type[Learner], ...]  # who trains; maml_fast always does
     place: Place
 
@@ -39,13 +40,15 @@ class Settings:
         default_sweeps, default_seconds = (1, 0.05) if quick else (3, 2.0)
         place = _place(config.getoption("--device"), config.getoption("--precision"))
         known = workloads.QUICK if quick else workloads.WORKLOADS
-        wanted = _workloads(known, config.getoption("--workloads"))
+        of_algorithms = workloads.QUICK_OF_ALGORITHMS if quick else workloads.OF_ALGORITHMS
+        wanted = _workloads((*known, *of_algorithms), config.getoption("--workloads"))
         return cls(
             quick,
             sweeps or default_sweeps,
             seconds or default_seconds,
             None if out is None else Path(out),
-            tuple(replace(workload, device=place.device) for workload in wanted),
+            tuple(replace(workload, device=place.device) for workload in wanted if workload in known),
+            tuple(replace(workload, device=place.device) for workload in wanted if workload in of_algorithms),
             _peers(config.getoption("--peers")),
             place,
         )

@@ -13,10 +13,12 @@ from peers.inner_loop import Problem
 from peers.nets import CONV4, STRIDED, TUTORIAL, ConvNet, with_library_batch_norm
 from torch import Tensor, nn
 
+from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.data import Episodes, EpisodeSampler, ImageBank
 from maml_fast.data.noise import make_noise
 from maml_fast.models import Conv4, TutorialNet
 from maml_fast.nn import BatchStatNorm2d
+from maml_fast.train import TrainConfig
 
 OMNIGLOT = (1623, 20)  # classes, images of each
 MINI_IMAGENET = (64, 60)  # its training classes; a tenth of their images, or every process would hold 800 MB
@@ -29,6 +31,7 @@ class Workload:
     ``name`` is a family's, or a family's and an order's: ``W2-order1``.
 
     ``model`` makes the module that maml_fast trains, ``network`` is the same as a function of the module's parameters.
+    ``algorithm`` is one of ``maml_fast.algorithms.ALGORITHMS``, of which ``order`` and the like are the numbers.
     ``scored`` are inner steps, besides the last, after which the query set is scored too; ``bank`` is what episodes are
     drawn from, as classes and images of each. ``device`` is where the parameters and the episodes are.
     """
@@ -48,6 +51,7 @@ class Workload:
     image_shape: tuple[int, int, int] = (1, 28, 28)
     bank: tuple[int, int] = OMNIGLOT
     scored: tuple[int, ...] = ()
+    algorithm: str = "maml"
     device: str = "cpu"
 
     @property
@@ -77,6 +81,13 @@ class Workload:
         network = self.network.with_elementary_batch_norm() if elementary else self.network
         adapted = range(len(_start(self.model)))
         return Problem(network, self.inner_steps, self.order, adapted, scored=self.scored)
+
+    def settings(self) -> Settings:
+        """What the algorithm is told: of this inner loop all that means something to it."""
+        inner_loop = {"inner_lr": self.inner_lr, "inner_steps": self.inner_steps, "order": self.order}
+        ignored = ALGORITHMS[self.algorithm].ignores
+        known = {name: value for name, value in inner_loop.items() if name not in ignored}
+        return TrainConfig(algorithm=self.algorithm, **known).learner_settings
 
     def start(self, dtype: torch.dtype) -> list[Tensor]:
         """The initial parameters: the model's own, moved a little, so that nothing is zero or equal by design."""
@@ -189,11 +200,12 @@ WORKLOADS = (
 )
 
 
-def _two_blocks() -> nn.Module:
+def _two_blocks(n_way: int | None = 5) -> nn.Module:
     def block(in_channels: int) -> list[nn.Module]:
         return [nn.Conv2d(in_channels, 4, 3, padding=1), BatchStatNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)]
 
-    return nn.Sequential(*block(1), *block(4), nn.Flatten(), nn.Linear(4 * 2 * 2, 5))
+    classifier = [] if n_way is None else [nn.Linear(4 * 2 * 2, n_way)]
+    return nn.Sequential(*block(1), *block(4), nn.Flatten(), *classifier)
 
 
 QUICK = (
@@ -219,6 +231,48 @@ QUICK = (
 )
 
 
+OWN: dict[str, dict[str, Any]] = {"reptile": {"inner_lr": 1e-3}}  # what an algorithm has otherwise than the others
+
+
+def _of_algorithms(family: str, title: str, model: Callable[..., nn.Module], **options: Any) -> tuple[Workload, ...]:
+    """One workload for every algorithm, equal but for what the algorithm demands."""
+    return tuple(
+        Workload(
+            f"{family}-{name}",
+            title,
+            model=partial(model, n_way=None) if algorithm.embeds else model,
+            algorithm=name,
+            **{**options, **OWN.get(name, {})},
+        )
+        for name, algorithm in ALGORITHMS.items()
+    )
+
+
+OF_ALGORITHMS = _of_algorithms(
+    "A",
+    "Conv4-64, 16 tasks of 5-way 1-shot, 15 queries, 5 steps",
+    Conv4,
+    network=CONV4,
+    meta_batch_size=16,
+    inner_steps=5,
+    order=2,
+)
+QUICK_OF_ALGORITHMS = _of_algorithms(
+    "QA",
+    "two blocks of 4 channels on 8×8, 2 tasks, 2 steps",
+    _two_blocks,
+    network=QUICK[1].network,
+    meta_batch_size=2,
+    inner_steps=2,
+    order=2,
+    k_query=3,
+    image_shape=(1, 8, 8),
+)
+
+
+ALL = (*WORKLOADS, *QUICK, *OF_ALGORITHMS, *QUICK_OF_ALGORITHMS)
+
+
 def named(name: str) -> Workload:
     """The workload of that name."""
-    return next(workload for workload in (*WORKLOADS, *QUICK) if workload.name == name)
+    return next(workload for workload in ALL if workload.name == name)

@@ -23,12 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 
 import maml_fast as mf
 from maml_fast.data import NO_ANSWER, AnswerLog, StudentSampler, answer_loss, student_episodes
 
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)  # that fine-tuning may choose from
+RATE_OF = {"sgd": 0.3, "adam": 0.01}  # where MAML's inner steps begin
 
 
 class Scores(NamedTuple):
@@ -93,16 +95,20 @@ def sampler(log: AnswerLog, options: argparse.Namespace) -> StudentSampler:
 
 def train_by_maml(log: AnswerLog, options: argparse.Namespace) -> mf.MAML:
     """Meta-train: the loss is that of the later answers, after steps on the first ones, whose rates are learned too."""
-    net = network(log, options)
-    rates = {name: options.inner_lr for name, _ in net.named_parameters()}
-    form = {"inner_steps": options.inner_steps, "order": 2, "learn_inner_lr": True, "task_chunk": None}
-    maml = mf.MAML(net, rates, **form, loss_fn=answer_loss)
+    rate = options.inner_lr or RATE_OF[options.inner_optimiser]
+    form = {"inner_steps": options.inner_steps, "inner_optimiser": options.inner_optimiser, "task_chunk": None}
+    maml = mf.MAML(network(log, options), lambda parameter: rate, **form, learn_inner_lr=True, loss_fn=answer_loss)
     optimiser = torch.optim.Adam(maml.parameters(), lr=options.meta_lr)
-    for episodes in sampler(log, options):
+    losses = []
+    for episodes in track(sampler(log, options), "MAML", options.iterations):
         optimiser.zero_grad()
-        maml(episodes).loss.backward()
+        out = maml(episodes, per_step=True)
+        out.loss.backward()
         torch.nn.utils.clip_grad_norm_(maml.parameters(), 1.0)
         optimiser.step()
+        losses.append(out.query_losses)
+    of_steps = torch.stack(losses[-100:]).mean(dim=0)
+    print("loss of the later answers after step 0, 1, ...:", " ".join(f"{loss:.4f}" for loss in of_steps.tolist()))
     return maml
 
 
@@ -110,7 +116,7 @@ def train_ordinarily(log: AnswerLog, options: argparse.Namespace) -> mf.models.L
     """Train on all answers of the same students, as deep knowledge tracing does."""
     net = network(log, options)
     optimiser = torch.optim.Adam(net.parameters(), lr=options.meta_lr)
-    for episodes in sampler(log, options):
+    for episodes in track(sampler(log, options), "ordinary training", options.iterations):
         answers = torch.cat([episodes.y_spt, episodes.y_qry[:, :, options.support :]], dim=2)  # [T, 1, L, skills]
         optimiser.zero_grad()
         answer_loss(net(episodes.x_qry.flatten(0, 1)), answers.flatten(0, 1)).backward()
@@ -196,7 +202,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--iterations", type=int, default=2000, help="meta-iterations (default: 2000)")
     add("--meta-batch-size", type=int, default=16, help="students of an iteration (default: 16)")
     add("--meta-lr", type=float, default=3e-3, help="rate of Adam, for both (default: 0.003)")
-    add("--inner-lr", type=float, default=0.3, help="rate at which MAML's inner steps begin (default: 0.3)")
+    add("--inner-optimiser", choices=RATE_OF, default="sgd", help="of MAML's inner steps (default: sgd)")
+    add("--inner-lr", type=float, help="rate at which MAML's inner steps begin (default: 0.3 of sgd, 0.01 of adam)")
     add("--inner-steps", type=int, default=3, help="of adaptation, for both (default: 3)")
     add("--seed", type=int, default=0)
     add("--csv", type=Path, help="a table of answers, in place of simulated students")

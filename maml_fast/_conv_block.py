@@ -21,7 +21,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 
 from maml_fast import native
 
-__all__ = ["Arithmetic", "Geometry", "conv_block"]
+__all__ = ["Arithmetic", "Geometry", "conv_block", "output_extent"]
 
 THIN_CHANNELS, THIN_PATCH = 4, 36  # as ConvBlockShape::Derive in csrc/core/conv_block.h
 
@@ -44,6 +44,11 @@ class Geometry(NamedTuple):
     eps: float
     relu_first: bool
     arithmetic: int = Arithmetic.EXACT
+
+
+def output_extent(extent: int, kernel: int, stride: int, padding: int, pool: int | None = None) -> int:
+    """Height or width, in pixels, of what a convolution and a max-pool make of one; below 1 if nothing is left."""
+    return ((extent + 2 * padding - kernel) // stride + 1) // (pool or 1)
 
 
 def conv_block(
@@ -260,8 +265,8 @@ def _forward_shapes(
     kernel, channels = weight.shape[1], weight.shape[4]
     patch = kernel * kernel * in_channels
     thin = x.device.type == "cpu" and in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and not relu_first
-    conv = [(extent + 2 * padding - kernel) // stride + 1 for extent in (height, width)]
-    out = [extent // 2 for extent in conv] if pool else conv
+    conv = [output_extent(extent, kernel, stride, padding) for extent in (height, width)]
+    out = [output_extent(extent, kernel, stride, padding, 2 if pool else None) for extent in (height, width)]
     return (
         x.new_empty(tasks, batch, *out, channels),
         x.new_empty(tasks, patch * (patch + 1)) if thin else x.new_empty(tasks, batch, *conv, channels),

@@ -263,7 +263,7 @@ def _in_precision_of(weight: Tensor, x: Tensor) -> Tensor:
 def _pixels(x: Tensor, weight: Tensor, stride: int, padding: int) -> int:
     """How many pixels a convolution's output has."""
     side = weight.shape[-1]
-    height, width = ((extent + 2 * padding - side) // stride + 1 for extent in x.shape[2:])
+    height, width = (ops.output_extent(extent, side, stride, padding) for extent in x.shape[2:])
     return height * width
 
 

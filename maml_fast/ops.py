@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
-from maml_fast._conv_block import Arithmetic
+from maml_fast._conv_block import Arithmetic, output_extent
 from maml_fast._inner_loops import NetDescription, inner_loops
 
 __all__ = [
@@ -22,8 +22,11 @@ __all__ = [
     "in_kernel_order",
     "inner_loops",
     "native_obstacle",
+    "output_extent",
     "over_tasks",
 ]
+
+_BlockTensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, weight, bias, gamma, beta
 
 _announced: set[str] = set()
 _OF_AUTOCAST = {torch.bfloat16: Arithmetic.BFLOAT16, torch.float16: Arithmetic.FLOAT16}
@@ -73,9 +76,7 @@ def conv_block(
     ``torch.backends.cuda.matmul.fp32_precision``) allows it, to bfloat16 or float16 under ``torch.autocast``; sums,
     statistics and images stay float32. Source: Ioffe & Szegedy 2015; Finn et al. 2017, app. A.1.
     """
-    _check_tensors(x, weight, bias, gamma, beta)
-    _check_geometry(x, weight, stride, padding, pool, eps)
-    geometry = _native_geometry(x, weight, stride, padding, pool, eps, relu_first)
+    geometry = _checked_geometry((x, weight, bias, gamma, beta), stride, padding, pool, eps, relu_first)
     if geometry is not None:
         return _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)[0]
     return reference.conv_block(
@@ -104,9 +105,7 @@ def conv_block_with_statistics(
         The result, [T, B, Cout, H', W'], and mean and biased variance over the batch's images and pixels of what the
         batch norm was given, [T, Cout] each, without gradients.
     """
-    _check_tensors(x, weight, bias, gamma, beta)
-    _check_geometry(x, weight, stride, padding, pool, eps)
-    geometry = _native_geometry(x, weight, stride, padding, pool, eps, relu_first)
+    geometry = _checked_geometry((x, weight, bias, gamma, beta), stride, padding, pool, eps, relu_first)
     if geometry is not None:
         out, mean, rstd = _conv_block.conv_block(x, weight, bias, gamma, beta, geometry)
         return out, mean, (rstd.pow(-2) - eps).clamp_(min=0)
@@ -162,15 +161,18 @@ def has_native_kernels() -> bool:
     return native.library() is not None
 
 
-def _native_geometry(
-    x: Tensor, weight: Tensor, stride: int, padding: int, pool: int | None, eps: float, relu_first: bool
+def _checked_geometry(
+    tensors: _BlockTensors, stride: int, padding: int, pool: int | None, eps: float, relu_first: bool
 ) -> _conv_block.Geometry | None:
     """The block's constants for the native kernels; ``None`` where pure PyTorch runs it, which is said once."""
+    x, weight, *_ = tensors
+    _check_tensors(*tensors)
+    _check_geometry(x, weight, stride, padding, pool, eps)
     if not has_native_kernels():
         return None
     obstacle = native_obstacle(x, weight, stride, pool)
     if obstacle is not None:
-        _announce(f"pure PyTorch runs it, not the native kernels: {obstacle}")
+        _announce(f"pure PyTorch runs it, not the native kernels: {obstacle}", calls_deep=2)
         return None
     return _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first, _arithmetic(x).value)
 
@@ -226,7 +228,7 @@ def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: 
     _, _, _, *image = x.shape
     _, _, _, *kernel = weight.shape
     for extent, side in zip(image, kernel, strict=True):
-        if (extent + 2 * padding - side) // stride + 1 < (pool or 1):
+        if output_extent(extent, side, stride, padding, pool) < 1:
             raise ValueError(
                 f"conv_block: images of {tuple(image)} have no output under kernel {tuple(kernel)}, "
                 f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
@@ -245,7 +247,8 @@ def _arithmetic(x: Tensor) -> Arithmetic:
         return Arithmetic.EXACT
     if _has_tensor_cores(x.device):
         return wanted
-    _announce(f"products stay exact on {torch.cuda.get_device_name(x.device)}: {wanted.name} needs sm_80 or later")
+    name = torch.cuda.get_device_name(x.device)
+    _announce(f"products stay exact on {name}: {wanted.name} needs sm_80 or later", calls_deep=3)
     return Arithmetic.EXACT
 
 
@@ -254,7 +257,8 @@ def _has_tensor_cores(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _announce(what: str) -> None:
+def _announce(what: str, *, calls_deep: int) -> None:
+    """Warn once, of the line that called this file: so many calls lie between that line and this function."""
     if what not in _announced:
         _announced.add(what)
-        warnings.warn(f"conv_block: {what}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"conv_block: {what}", RuntimeWarning, stacklevel=calls_deep + 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -35,6 +36,8 @@ def _missing() -> dict[str, str]:
         raise pytest.UsageError(f"MAML_FAST_DATA={data!r} holds no folder omniglot/")
     if not torch.cuda.is_available():
         missing["cuda"] = "no CUDA device"
+    if shutil.which("nvcc") is None and "CI" not in os.environ:
+        missing["nvcc"] = "nvcc is not installed"
     return missing
 
 

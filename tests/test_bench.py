@@ -191,7 +191,7 @@ def test_a_wrong_block_is_not_timed(until):
         parity.check_block(blocks.QUICK[1], wrong, until)
 
 
-@pytest.mark.parametrize("workload", [*WORKLOADS, *workloads.QUICK], ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", workloads.ALL, ids=lambda workload: workload.name)
 def test_network_and_models_of_a_workload_are_one_function(workload):
     start, x = workload.start(torch.float64), torch.rand(3, *workload.image_shape, dtype=torch.float64)
     expected = workload.model_at(start)(x)

@@ -11,10 +11,11 @@ import parity
 import pytest
 import report
 import workloads
-from peers import OURS, PEERS
+from peers import NAIVE, OURS, PEERS
 from scaling import AVX2, FLOAT32, FLOAT64
 
 from maml_fast import native
+from maml_fast.algorithms import ALGORITHMS
 from maml_fast.cli import benchmark
 
 W3 = workloads.named("W3-order2")
@@ -56,6 +57,8 @@ def test_quick_run_measures_everyone(quick):
             assert is_there == (peer.obstacle(workload) is None)
         assert ("sampler", workload.name, native.backend().name) in measured
         assert {("chunks", workload.name, OURS.title), ("many tasks", workload.name, OURS.title)} <= measured
+    for algorithm in ALGORITHMS:
+        assert {("algorithms", algorithm, OURS.title), ("algorithms", algorithm, NAIVE.title)} <= measured
     for block in blocks.QUICK:
         assert {who for bench, subject, who in measured if subject == block.name} == set(blocks.implementations())
     for row in record["rows"]:
@@ -124,6 +127,12 @@ def test_workloads_and_peers_can_be_chosen(tmp_path, capfd):
     cases = re.findall(r"test_iteration\[(.+)-0\]", capfd.readouterr().out)
     names = ("W3-order2", "W3-order1", "F")
     assert cases == [f"{workload}-{peer}" for workload in names for peer in ("maml_fast", "loop")]
+
+
+def test_algorithms_can_be_chosen(tmp_path, capfd):
+    collect = ["--collect-only", "-q", "-k", "bench_algorithms"]
+    benchmark.run(workloads="W1,A-anil", peers="loop", sweeps=1, out=tmp_path / "new", pytest_arguments=collect)
+    assert re.findall(r"test_algorithm\[(.+)-0\]", capfd.readouterr().out) == ["A-anil-maml_fast", "A-anil-naive"]
 
 
 def test_default_folder_is_new_and_names_date_and_machine(tmp_path, monkeypatch):

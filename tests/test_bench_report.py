@@ -8,7 +8,7 @@ import json
 import measurements
 import pytest
 import report
-from peers import OURS, TRUTH
+from peers import NAIVE, OURS, TRUTH
 from PIL import Image
 
 
@@ -37,6 +37,11 @@ def make_record(**changes):
     row.seconds, row.peak_mib = [13e-3], 55.4
     row = found.row("many tasks", "W9", "a net", OURS.title, 64)
     row.seconds, row.peak_mib, row.flops, row.tasks = [160e-3], 57.4, 8e9, 64
+    for who, milliseconds, ran in ((OURS.title, 3, "fused blocks: 4"), (NAIVE.title, 12, None)):
+        row = found.row("algorithms", "anil", "a common net", who)
+        row.seconds, row.parity, row.ran = [1e-3 * milliseconds], {"loss": 2e-15, "gradient": 3e-14}, ran
+        row.peak_mib = 10.4 * milliseconds
+    found.row("algorithms", "boil", "a common net", OURS.title).failed = "maml_fast on A-boil failed"
     about = {
         "date": "2031-02-03T04:05:06+00:00",
         "machine": {
@@ -100,6 +105,15 @@ def test_tables_have_ratios_to_ours_and_to_the_floor():
     assert table_row(text, "| W9       | make")[-2:] == ["0.110 (0.110–0.110)", "1.00%"]
     assert table_row(text, "| W9       |               4")[-2:] == ["13.0 (13.0–13.0)", "55"]
     assert table_row(text, "| W9       |    64")[-4:] == ["160 (160–160)", "2.5", "2.00×", "57"]
+
+
+def test_algorithms_have_a_row_each_that_says_what_ran():
+    text = report.markdown(make_record())
+    anil = ["anil", "3.00 (3.00–3.00)", "12.0 (12.0–12.0)", "4.00×", "31 / 125", "2e-15, 3e-14", "fused blocks: 4"]
+    assert table_row(text, "| anil") == anil
+    assert table_row(text, "| boil") == ["boil", "failed", "–", "–", "– / –", "–", "–"]
+    assert "## Algorithms\n\na common net. " in text
+    assert "### Failed\n\n- maml_fast on boil: maml_fast on A-boil failed\n" in text
 
 
 def test_summary_names_the_best_peer_and_what_is_not_blocks():

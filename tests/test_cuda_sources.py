@@ -26,9 +26,7 @@ BUDGET = json.loads((ROOT / "tests" / "cuda" / "budget.json").read_text())
 SOURCES = sorted(CSRC.glob("cuda/*.cu"))
 GLUE = sorted(CSRC.glob("bindings/*_cuda.cpp"))
 COMPILER = os.environ.get("CXX", "c++")
-
-nvcc = shutil.which("nvcc")
-needs_nvcc = pytest.mark.skipif(nvcc is None and "CI" not in os.environ, reason="nvcc is not installed")
+NVCC = shutil.which("nvcc") or "nvcc"
 
 
 def run_all(commands: Iterable[list[str]]) -> list[subprocess.CompletedProcess[str]]:
@@ -45,15 +43,14 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[Path, 
     flags = ["-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}"]
     made = [folder / f"{source.stem}.o" for source in SOURCES]
     commands = [
-        [nvcc or "nvcc", "-c", str(source), "-o", str(to), *flags, *targets]
-        for source, to in zip(SOURCES, made, strict=True)
+        [NVCC, "-c", str(source), "-o", str(to), *flags, *targets] for source, to in zip(SOURCES, made, strict=True)
     ]
     done = run_all(commands)
     assert all(each.returncode == 0 for each in done), "\n".join(each.stderr for each in done)
     return {source: (to, each.stderr) for source, to, each in zip(SOURCES, made, done, strict=True)}
 
 
-@needs_nvcc
+@pytest.mark.nvcc
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_compiles_within_its_budget(source: Path, objects: dict[Path, tuple[Path, str]]) -> None:
     """Registers of a thread and bytes that it spills, at every architecture: more would cost occupancy, or memory."""
@@ -77,10 +74,10 @@ def resources(log: str) -> dict[str, dict[str, int]]:
     return found
 
 
-@needs_nvcc
+@pytest.mark.nvcc
 def test_glue_compiles_and_links(objects: dict[Path, tuple[Path, str]], tmp_path: Path) -> None:
     """With CUDA's headers, nvcc's objects and this torch; what only torch for CUDA has is all that may be missing."""
-    folders = [CSRC, Path(find_home(nvcc or "nvcc")) / "include"]
+    folders = [CSRC, Path(find_home(NVCC)) / "include"]
     includes = [f"-I{folder}" for folder in (*folders, *cpp_extension.include_paths())]
     libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
     made = [tmp_path / f"{source.stem}.o" for source in GLUE]
@@ -91,7 +88,7 @@ def test_glue_compiles_and_links(objects: dict[Path, tuple[Path, str]], tmp_path
     assert all(each.returncode == 0 for each in done), "\n".join(each.stderr for each in done)
     parts = [str(path) for path in (*made, *(to for to, _ in objects.values()))]
     link = [
-        nvcc or "nvcc",
+        NVCC,
         "-shared",
         *parts,
         "-o",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 from small import conv_net, make_episodes
 from test_episodes import ragged_bank
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from maml_fast import MAML, native, ops
-from maml_fast._conv_block import Arithmetic
+from maml_fast import MAML, _conv_block, native, ops
+from maml_fast._conv_block import Arithmetic, Geometry
 from maml_fast.data.episodes import EpisodeSampler
 from maml_fast.maml.task_chunks import tasks_at_once
 from maml_fast.models import Conv4
@@ -103,23 +106,41 @@ def test_arithmetic_follows_torch(precision, half, capability, expected, monkeyp
     assert ops._arithmetic(torch.zeros(1)) == Arithmetic.EXACT
 
 
+@pytest.mark.native
 def test_older_gpus_multiply_exactly_and_say_so(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a Turing")
     monkeypatch.setattr(ops, "_has_tensor_cores", ops._has_tensor_cores.__wrapped__)
     monkeypatch.setattr(ops, "_announced", set())
-    with pytest.warns(RuntimeWarning, match="products stay exact on a Turing: TF32 needs sm_80 or later"):
-        assert arithmetic("high", None, torch.float32) == Arithmetic.EXACT
+    monkeypatch.setattr(native, "has_cuda_kernels", lambda: True)
+    run: list[Geometry] = []
+    monkeypatch.setattr(_conv_block, "conv_block", lambda *arguments: (run.append(arguments[-1]),))
+    with FakeTensorMode():  # of tensors on a GPU that need not be there
+        x, weight = torch.zeros(1, 2, 3, 8, 8, device=CUDA), torch.zeros(1, 4, 3, 3, 3, device=CUDA)
+    with (
+        pytest.warns(RuntimeWarning, match="products stay exact on a Turing: TF32 needs sm_80 or later") as caught,
+        products("high", None),
+    ):
+        ops.conv_block(x, weight)
+    assert [geometry.arithmetic for geometry in run] == [Arithmetic.EXACT]
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def arithmetic(precision: str, half: torch.dtype | None, dtype: torch.dtype) -> Arithmetic:
+    with products(precision, half):
+        return ops._arithmetic(SimpleNamespace(device=CUDA, dtype=dtype))
+
+
+@contextmanager
+def products(precision: str, half: torch.dtype | None) -> Iterator[None]:
+    """PyTorch's settings for products on a GPU, for a while."""
     before = torch.get_float32_matmul_precision()
     was_on, was_half = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     torch.set_float32_matmul_precision(precision)
     torch.set_autocast_enabled("cuda", half is not None)  # torch.autocast itself wants a GPU
     torch.set_autocast_dtype("cuda", half or was_half)
     try:
-        return ops._arithmetic(SimpleNamespace(device=CUDA, dtype=dtype))
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
         torch.set_autocast_enabled("cuda", was_on)

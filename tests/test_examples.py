@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import dataloader
@@ -30,9 +31,11 @@ def test_sinusoid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert f"{result.losses[steps]:.3f} ± {result.loss_intervals[steps]:.3f}" in printed, (name, steps)
 
 
-def test_students(capsys: pytest.CaptureFixture[str]) -> None:
-    scores = students.main(TINY)
+@pytest.mark.parametrize("inner_optimiser", ["sgd", "adam"])
+def test_students(inner_optimiser: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = students.main([*TINY, "--inner-optimiser", inner_optimiser])
     printed = capsys.readouterr().out
+    assert len(re.search(r"after step 0, 1, ...: (.*)", printed)[1].split()) == 4
     assert "28 students to train on, 4 to choose a rate, 8 new ones" in printed
     for its in scores.values():
         assert 0 < its.before < 1

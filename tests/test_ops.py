@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -328,6 +330,15 @@ def test_geometry_outside_the_kernels_takes_the_reference_and_says_so_once(
         out = ops.conv_block(x, weight, **options)
     assert torch.equal(out, reference.conv_block(x, weight, **options))
     assert torch.equal(ops.conv_block(x, weight, **options), out)  # no second warning: warnings are errors here
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("block", [ops.conv_block, ops.conv_block_with_statistics])
+def test_its_warning_points_at_the_caller(block: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "_announced", set())
+    with pytest.warns(RuntimeWarning, match="stride 4") as caught:
+        block(torch.randn(2, 3, 2, 9, 9), torch.randn(2, 4, 2, 3, 3), stride=4, pool=None)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def arguments_of(**changes: object) -> dict:

@@ -21,7 +21,6 @@ from maml_fast.train.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
-PARTS = ("train", "val", "test")
 OF_THE_MACHINE = {"recipe", "root", "task_chunk", "checkpoint_seconds", "threads", "device"}
 SMALL = {
     "hidden": 4,
@@ -45,11 +44,17 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def roots(root, tmp_path_factory) -> dict[str, Path]:
-    """Noise of the data sets' shapes, by their names."""
-    folder = tmp_path_factory.mktemp("mini-imagenet")
-    images = np.random.default_rng(0).integers(0, 256, (5, 20, 84, 84, 3), dtype=np.uint8)
-    write_caches(folder, {part: {f"n{part}{i}": each for i, each in enumerate(images)} for part in PARTS})
-    return {"omniglot": root, "mini-imagenet": folder}
+    """Noise of every data set that a recipe is for; of mini-ImageNet small images."""
+    colour = tmp_path_factory.mktemp("mini-imagenet")
+    noise = np.random.default_rng(0)
+    write_caches(
+        colour,
+        {
+            part: {f"{part}{i:02d}": noise.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8) for i in range(n_classes)}
+            for part, n_classes in {"train": 30, "val": 5, "test": 5}.items()
+        },
+    )
+    return {"omniglot": root, "mini-imagenet": colour}
 
 
 def call(*arguments: object) -> Result:
@@ -148,7 +153,7 @@ def test_a_recipe_runs_and_resumes_bitwise(roots, tmp_path, recipe):
                 raise ZeroDivisionError
 
     root = roots[RECIPES[recipe].settings["dataset"]]
-    config = TrainConfig.for_recipe(recipe, root=root, checkpoint_seconds=0.0, **SMALL)
+    config = TrainConfig.for_recipe(recipe, root=root, checkpoint_seconds=0.0, image_size=28, **SMALL)
     whole = train(config, out=tmp_path / "whole")
     with pytest.raises(ZeroDivisionError):
         train(config, out=tmp_path / "run", reporter=Die())

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from peers.higher import Higher
 from peers.jax import JaxMap, JaxVmap
-from peers.learn2learn import Learn2Learn
+from peers.learn2learn import Compat, Learn2Learn
 from peers.learner import Learner
 from peers.loop import TaskLoop
+from peers.naive import Naive
 from peers.ours import Ours
 from peers.processes import Processes
 from peers.torchopt import TorchOpt
 from peers.tutorial import TutorialLoop
 from peers.vmap import Vmap
 
-__all__ = ["OURS", "PEERS", "TRUTH", "TUTORIAL", "Learner", "named"]
+__all__ = ["NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "Learner", "named"]
 
 OURS: type[Learner] = Ours
 TRUTH: type[Learner] = TaskLoop  # what ours is held against
 TUTORIAL: type[Learner] = TutorialLoop
+NAIVE: type[Learner] = Naive  # of any algorithm; for MAML it would be TRUTH again, so that it is no peer
 PEERS: tuple[type[Learner], ...] = (
     Ours,
     TutorialLoop,
@@ -26,6 +28,7 @@ PEERS: tuple[type[Learner], ...] = (
     Vmap,
     Higher,
     Learn2Learn,
+    Compat,
     TorchOpt,
     JaxMap,
     JaxVmap,
@@ -34,4 +37,4 @@ PEERS: tuple[type[Learner], ...] = (
 
 def named(name: str) -> type[Learner]:
     """The peer of that name."""
-    return next(peer for peer in PEERS if peer.name == name)
+    return next(peer for peer in (*PEERS, NAIVE) if peer.name == name)

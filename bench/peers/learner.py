@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from workloads import Workload
@@ -94,6 +94,10 @@ class ModuleLearner(TaskByTask):
 
     def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
         self.workload = workload
-        self.model = workload.torch_model(start)
+        self.model = self.make_model(start)
         self.parameters = list(self.model.parameters())
         self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
+
+    def make_model(self, start: Sequence[Tensor]) -> nn.Module:
+        """The module, with these parameters."""
+        return self.workload.torch_model(start)

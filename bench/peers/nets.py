@@ -52,7 +52,10 @@ def with_library_batch_norm(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class ConvNet:
-    """Blocks of layers, each named in order, then a linear classifier on the flattened or averaged features."""
+    """Blocks of layers, each named in order, then a linear classifier on the flattened or averaged features.
+
+    Without the classifier's parameters the features themselves come out.
+    """
 
     blocks: tuple[tuple[str, ...], ...]
     stride: int = 1
@@ -74,8 +77,8 @@ class ConvNet:
                 x = F.relu(x)
             elif layer == "pool":
                 x = F.max_pool2d(x, 2)
-        weight, bias = left
-        return F.linear(x.mean(dim=(2, 3)) if self.average else x.flatten(1), weight, bias)
+        features = x.mean(dim=(2, 3)) if self.average else x.flatten(1)
+        return F.linear(features, *left) if left else features
 
     def with_elementary_batch_norm(self) -> ConvNet:
         """The same function, for functional transforms: over ``F.batch_norm`` their second order is wrong."""

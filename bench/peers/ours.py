@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from maml_fast import native
+from maml_fast.algorithms import ALGORITHMS
 from maml_fast.maml import MAML
 from maml_fast.maml.task_chunks import tasks_at_once
 from peers.learner import Learner
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Ours(Learner):
-    """``MAML`` as a user calls it."""
+    """The workload's algorithm, as ``maml-fast train`` makes it."""
 
     name = "maml_fast"
     title = "maml_fast"
@@ -28,10 +30,10 @@ class Ours(Learner):
 
     def __init__(self, workload: Workload, start: Sequence[Tensor], **options: Any) -> None:
         self.workload = workload
-        model = workload.model_at(start)
-        self.parameters = list(model.parameters())
-        self.maml = MAML(model, workload.inner_lr, workload.inner_steps, workload.order, **options)
-        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
+        settings = replace(workload.settings(), **options)
+        self.learner = ALGORITHMS[workload.algorithm].make(workload.model_at(start), settings)
+        self.parameters = list(self.learner.parameters())
+        self.optimiser = self.learner.make_optimiser(workload.meta_lr)
 
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:
@@ -40,6 +42,13 @@ class Ours(Learner):
         return super().memory_needed(workload.of_tasks(chunk)) * (0.4 if in_one_call else 1.0)
 
     def backward(self, episodes: Episodes) -> Tensor:
-        out = self.maml(episodes, per_step=self.workload.scored)
+        self.learner.begin_iteration(0)
+        out = self.learner(episodes, per_step=self.workload.scored)
         out.loss.backward()
         return out.loss.detach()[None] if out.query_losses is None else out.query_losses
+
+    def ran(self) -> str:
+        """What the last iteration ran on: fused conv blocks, and how MAML's inner loop was computed."""
+        fused = f"fused blocks: {len(self.learner.fusion.fused)}"
+        described = self.learner.describe().splitlines() if isinstance(self.learner, MAML) else []
+        return "; ".join([fused, *(line for line in described if line.startswith("inner loop: "))])

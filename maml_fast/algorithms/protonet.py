@@ -12,7 +12,7 @@ from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
 from maml_fast.maml.batch_norm import BatchNormPolicy
 from maml_fast.maml.checks import check_like_model, check_support
-from maml_fast.maml.classification import check_range, count_correct, cross_entropy_of_tasks
+from maml_fast.maml.classification import score_classes
 
 __all__ = ["DISTANCES", "ProtoNet"]
 
@@ -75,11 +75,7 @@ class ProtoNet(MetaLearner):
     ) -> TaskResults:
         """The query results of every single task; there is one step only, whatever is asked for."""
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
-        logits = self._logits(x_spt, y_spt, x_qry)
-        check_range(y_qry, logits.shape[2], "y_qry")
-        losses = cross_entropy_of_tasks(logits, y_qry)
-        correct = count_correct(logits, y_qry)
-        return TaskResults(losses[None], None if correct is None else correct[None], y_qry.shape[1])
+        return score_classes(self._logits(x_spt, y_spt, x_qry), y_qry, "y_qry")
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> dict[str, Tensor]:
         """The support set itself: its embeddings depend on the queries that share their batch."""

@@ -14,7 +14,7 @@ from maml_fast.maml import MetaLearner, TaskResults
 from maml_fast.maml.batch_norm import BatchNormPolicy
 from maml_fast.maml.checks import check_like_model, check_steps, check_support, scored_steps
 from maml_fast.maml.chunked_gradient import hand_out
-from maml_fast.maml.classification import check_labels, count_correct, cross_entropy_of_tasks
+from maml_fast.maml.classification import score_classes
 from maml_fast.maml.task_gradients import FastWeights, task_gradients
 
 __all__ = ["Reptile"]
@@ -139,12 +139,7 @@ class Reptile(MetaLearner):
         training.fast = training.adam.step(training.fast, gradients, self.inner_lr)
 
     def _score(self, fast: Mapping[str, Tensor], x: Tensor, y: Tensor, what: str) -> TaskResults:
-        logits = self._logits(fast, x)
-        check_labels(logits, y, what)
-        correct = count_correct(logits, y)
-        return TaskResults(
-            cross_entropy_of_tasks(logits, y)[None], None if correct is None else correct[None], y.shape[1]
-        )
+        return score_classes(self._logits(fast, x), y, what)
 
     def _logits(self, fast: Mapping[str, Tensor], x: Tensor) -> Tensor:
         frozen = {name: weight for name, weight in self._current_parameters().items() if name not in fast}

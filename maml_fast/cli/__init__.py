@@ -286,7 +286,7 @@ def doctor() -> None:
 )
 @click.option("--sweeps", type=click.IntRange(1), help="How often everything is measured (default: 3).")
 @click.option("--seconds", type=float, help="For how long each time, about (default: 2).")
-@click.option("--workloads", help="These alone, such as W1,W3-order2 (default: all).")
+@click.option("--workloads", help="These alone, such as W1,W3-order2,A-anil (default: all).")
 @click.option("--peers", help="maml_fast and these alone, such as loop,vmap (default: all).")
 @click.option("--device", type=_choice(CHOICES["device"]), default="cpu", help="Where to compute (default: cpu).")
 @click.option(

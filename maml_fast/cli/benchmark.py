@@ -38,7 +38,7 @@ def run(
         out: new folder for the record; by default a fresh ``bench/results/<date>-<machine>`` under the working folder.
         sweeps: how often everything is measured.
         seconds: for how long each time, about.
-        workloads: these alone, such as ``"W1,W3-order2"``.
+        workloads: these alone, such as ``"W1,W3-order2,A-anil"``.
         peers: maml_fast and these alone, such as ``"loop,vmap"``.
         device: where to compute, ``"cpu"`` or ``"cuda"``; on cuda whole iterations are measured, and nothing else.
         precision: of products of float32 on cuda: ``"exact"``, or ``"tf32"``, in everybody's.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from itertools import groupby
 from typing import Any
 
 from rich import box
@@ -59,13 +58,10 @@ def evaluation_table(row: Row) -> Table:
 
 
 def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
-    """Every recipe's algorithm and published accuracy, paper by paper."""
-    table = Table(*(Column(head, no_wrap=True) for head in ("recipe", "algorithm", "published")), box=box.SIMPLE)
-    for paper, group in groupby(recipes.items(), key=lambda item: item[1].paper):
-        table.add_section()
-        table.add_row(paper)
-        for name, recipe in group:
-            table.add_row(f"  {name}", str(recipe.settings["algorithm"]), str(recipe.published or "-"))
+    """Every recipe's paper and accuracy."""
+    table = Table(Column("recipe", no_wrap=True), Column("published", no_wrap=True), "paper", box=box.SIMPLE)
+    for name, recipe in recipes.items():
+        table.add_row(name, str(recipe.published or "-"), f"{recipe.paper} ({recipe.settings['algorithm']})")
     return table
 
 

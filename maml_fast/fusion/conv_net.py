@@ -75,8 +75,7 @@ class ConvNet(NamedTuple):
                 return f"{channels} channels for a convolution of {in_channels}"
             if (found := ops.native_obstacle(x, weight[None], block.stride, block.pool)) is not None:
                 return found
-            extents = [(extent + 2 * block.padding - kernel) // block.stride + 1 for extent in extents]
-            extents = [extent // (block.pool or 1) for extent in extents]
+            extents = [ops.output_extent(extent, kernel, block.stride, block.padding, block.pool) for extent in extents]
             if min(extents) < 1:
                 return f"no pixels are left after {block.weight}"
             channels = out_channels

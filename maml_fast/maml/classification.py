@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["check_labels", "check_range", "count_correct", "cross_entropy_of_tasks"]
+from maml_fast.maml.results import TaskResults
+
+__all__ = ["check_labels", "check_range", "count_correct", "cross_entropy_of_tasks", "score_classes"]
 
 IGNORED = -100  # the label that F.cross_entropy leaves out
 
@@ -28,6 +30,14 @@ def cross_entropy_of_tasks(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.device.type == "cpu" or targets.is_floating_point():
         return losses.mean(dim=1)
     return losses.sum(dim=1) / (targets != IGNORED).flatten(1).sum(dim=1)  # labels that nobody has looked at
+
+
+def score_classes(logits: Tensor, labels: Tensor, what: str) -> TaskResults:
+    """Cross-entropy and right predictions of every task, from logits [T, N, n_way] and labels [T, N], at one step."""
+    check_labels(logits, labels, what)
+    correct = count_correct(logits, labels)
+    losses = cross_entropy_of_tasks(logits, labels)
+    return TaskResults(losses[None], None if correct is None else correct[None], labels.shape[1])
 
 
 def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:

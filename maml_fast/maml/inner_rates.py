@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from maml_fast.maml.per_step import MaybePerStep, PerStep
 from maml_fast.maml.selection import as_attribute, matching_names
 
-__all__ = ["InnerRates", "LearnInnerLR", "Rate", "check_learn_inner_lr", "check_rate", "learnable_rate", "of_steps"]
+__all__ = ["InnerRates", "LearnInnerLR", "Rate", "check_learn_inner_lr", "check_rate", "make_inner_lr", "of_steps"]
 
 Rate: TypeAlias = float | Tensor
 LearnInnerLR: TypeAlias = bool | Literal["per_step"]
@@ -116,3 +116,16 @@ class InnerRates(nn.Module):
     def extra_repr(self) -> str:
         """The fixed numbers; tensors are listed by PyTorch itself."""
         return ", ".join(f"{key}={rate}" for key, rate in self._numbers.items())
+
+
+def make_inner_lr(
+    inner_lr: Any, adapted: Mapping[str, nn.Parameter], learnable: bool, steps: int | None
+) -> Rate | InnerRates:
+    """What MAML keeps as its ``inner_lr``, for parameters that adapt; see there."""
+    if callable(inner_lr) and not isinstance(inner_lr, Tensor):
+        inner_lr = {name: inner_lr(parameter) for name, parameter in adapted.items()}
+    if isinstance(inner_lr, Mapping):
+        return InnerRates(inner_lr, adapted, learnable, steps)
+    rate = check_rate(inner_lr)
+    check_broadcasts(rate, adapted)
+    return learnable_rate(rate, next(iter(adapted.values())), steps) if learnable else rate

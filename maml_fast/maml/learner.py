@@ -19,16 +19,7 @@ from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_pe
 from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
 from maml_fast.maml.inner_loop import InnerLoop, step_of_queries
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
-from maml_fast.maml.inner_rates import (
-    InnerRates,
-    LearnInnerLR,
-    Rate,
-    check_broadcasts,
-    check_learn_inner_lr,
-    check_rate,
-    learnable_rate,
-    of_steps,
-)
+from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
 from maml_fast.maml.meta_learner import MetaLearner
 from maml_fast.maml.native_loop import NativeLoop, native_loop
 from maml_fast.maml.per_step import MaybePerStep
@@ -242,16 +233,8 @@ class MAML(MetaLearner):
             self.inner_optimiser.to(like.device, like.dtype)
             return
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
-        if callable(inner_lr) and not isinstance(inner_lr, Tensor):
-            inner_lr = {name: inner_lr(parameter) for name, parameter in adapted.items()}
-        if isinstance(inner_lr, Mapping):
-            self.inner_lr = InnerRates(inner_lr, adapted, bool(learn), self._rate_steps)
-            return
-        rate = check_rate(inner_lr)
-        check_broadcasts(rate, adapted)
-        if learn:
-            self.inner_lr = learnable_rate(rate, next(iter(adapted.values())), self._rate_steps)
-        elif isinstance(rate, Tensor) and not isinstance(rate, nn.Parameter):
+        rate = make_inner_lr(inner_lr, adapted, bool(learn), self._rate_steps)
+        if isinstance(rate, Tensor) and not isinstance(rate, nn.Parameter):
             self.register_buffer("inner_lr", rate)
         else:
             self.inner_lr = rate

@@ -1,6 +1,6 @@
 """Raghu, Raghu, Bengio & Vinyals 2020: the head alone adapts; all else is Finn's recipe, which they compare with.
 
-The paper gives 20 ways; its 5-way sibling here has no published figure.
+On Omniglot the paper gives 20 ways; its 5-way sibling here has no published figure.
 """
 
 from __future__ import annotations
@@ -20,4 +20,7 @@ def _anil(finns: str) -> Settings:
 RECIPES: Mapping[str, Recipe] = {
     "raghu2020-omniglot-5w1s": Recipe(PAPER, None, _anil("finn2017-omniglot-5w1s")),
     "raghu2020-omniglot-20w1s": Recipe(PAPER, Published(96.2, 0.5), _anil("finn2017-omniglot-20w1s")),
+    "raghu2020-omniglot-20w5s": Recipe(PAPER, Published(98.0, 0.3), _anil("finn2017-omniglot-20w5s")),
+    "raghu2020-mini-imagenet-5w1s": Recipe(PAPER, Published(46.7, 0.4), _anil("finn2017-mini-imagenet-5w1s")),
+    "raghu2020-mini-imagenet-5w5s": Recipe(PAPER, Published(61.5, 0.5), _anil("finn2017-mini-imagenet-5w5s")),
 }

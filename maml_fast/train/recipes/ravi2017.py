@@ -14,60 +14,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from maml_fast.train.recipes.recipe import OMNIGLOT, Published, Recipe, Settings
+from maml_fast.train.recipes.recipe import MINI_IMAGENET, OMNIGLOT, Published, Recipe, Settings
 
 PAPER = "Ravi & Larochelle 2017"
 
-_COMMON: Settings = {
-    **OMNIGLOT,
-    "algorithm": "meta-lstm",
-    "adapt": None,
-    "batch_norm": "batch",
-    "order": 1,
-    "model": "conv4",
-    "n_way": 5,
-    "eval_rotate": False,
-}
+_LSTM: Settings = {"algorithm": "meta-lstm", "adapt": None, "batch_norm": "batch", "order": 1}
 
-_MINI_IMAGENET: Settings = {
-    **_COMMON,
-    "dataset": "mini-imagenet",
-    "split": None,
-    "image_size": 84,
-    "channels": "RGB",
-    "scale": "unit",
-    "rotate": False,
-    "k_query": 15,
-    "hidden": 32,
+_MINI: Settings = {
+    **MINI_IMAGENET,
+    **_LSTM,
     "inner_lr": 0.01,
     "meta_batch_size": 1,
     "meta_lr": 1e-3,
     "clip_norm": 0.25,
-    "eval_every": 1000,
-    "eval_episodes": 100,
 }
 _1_SHOT: Settings = {"k_shot": 1, "inner_steps": 12, "eval_inner_steps": 12, "iterations": 75_000}
 _5_SHOT: Settings = {"k_shot": 5, "inner_steps": 5, "eval_inner_steps": 5, "iterations": 50_000}
 
 _OMNIGLOT: Settings = {
-    **_COMMON,
+    **OMNIGLOT,
+    **_LSTM,
     "split": "vinyals",
     "scale": "inverted",
     "rotate": True,
-    "k_query": 5,
+    "eval_rotate": False,
+    "model": "conv4",
     "hidden": 16,
+    "n_way": 5,
+    "k_query": 5,
     "inner_lr": 0.3,
     "inner_steps": 5,
     "eval_inner_steps": 5,
     "meta_batch_size": 4,
-    "meta_lr": 3e-3,
-    "iterations": 4000,
+    "meta_lr": 5e-3,
+    "meta_schedule": "cosine",
+    "iterations": 5000,
     "eval_every": 500,
     "eval_episodes": 200,
 }
 
 RECIPES: Mapping[str, Recipe] = {
-    "ravi2017-mini-imagenet-5w1s": Recipe(PAPER, Published(43.44, 0.77), {**_MINI_IMAGENET, **_1_SHOT}),
-    "ravi2017-mini-imagenet-5w5s": Recipe(PAPER, Published(60.60, 0.71), {**_MINI_IMAGENET, **_5_SHOT}),
+    "ravi2017-mini-imagenet-5w1s": Recipe(PAPER, Published(43.44, 0.77), {**_MINI, **_1_SHOT}),
+    "ravi2017-mini-imagenet-5w5s": Recipe(PAPER, Published(60.60, 0.71), {**_MINI, **_5_SHOT}),
     "ravi2017-omniglot-5w1s": Recipe(PAPER, None, _OMNIGLOT),
 }

@@ -1,11 +1,11 @@
-"""What a recipe is, and what those on Omniglot have in common."""
+"""What a recipe is, and what those on one data set have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["MAML_LOOP", "OMNIGLOT", "Published", "Recipe", "Settings", "without"]
+__all__ = ["MAML_LOOP", "MINI_IMAGENET", "OMNIGLOT", "Published", "Recipe", "Settings", "without"]
 
 Settings = Mapping[str, Any]
 
@@ -31,12 +31,8 @@ class Recipe(NamedTuple):
     settings: Settings
 
 
-OMNIGLOT: Settings = {
-    "dataset": "omniglot",
-    "image_size": 28,
-    "channels": None,
+_ANY: Settings = {
     "k_shot": 1,
-    "hidden": 64,
     "iterations": 60_000,
     "seed": 0,
     "eval_every": 2000,  # an evaluation costs as much as 10 to 40 iterations
@@ -46,6 +42,24 @@ OMNIGLOT: Settings = {
     "least_meta_lr": 0.0,
     "clip_value": None,
     "clip_norm": None,
+}
+
+OMNIGLOT: Settings = {**_ANY, "dataset": "omniglot", "image_size": 28, "channels": None, "hidden": 64}
+
+MINI_IMAGENET: Settings = {
+    **_ANY,
+    "dataset": "mini-imagenet",
+    "split": None,
+    "image_size": 84,
+    "channels": "RGB",
+    "scale": "unit",
+    "rotate": False,
+    "eval_rotate": False,
+    "model": "conv4",
+    "hidden": 32,
+    "n_way": 5,
+    "k_query": 15,
+    "eval_episodes": 200,
 }
 
 # For MAML and its family.
