@@ -278,7 +278,11 @@ def test_another_start_for_every_meta_batch() -> None:
         if name.startswith("inner_optimiser."):
             torch.testing.assert_close(gradient, theirs[name], msg=name)
     assert all(torch.equal(value, start[name]) for name, value in learner.model.state_dict().items())
-    assert evaluate(learner, [episodes()], 3) == evaluate(learner, [episodes()], 3)
+    result = evaluate(learner, [episodes()], 3)
+    assert result == evaluate(learner, [episodes()], 3)
+    with torch.inference_mode():
+        losses = learner.task_results(episodes()).losses[-1]
+    assert float(losses.mean()) == pytest.approx(result.losses[learner.inner_steps])
 
 
 def blobs(seed: int) -> Episodes:
@@ -341,7 +345,7 @@ BAD = {
         ValueError,
         "give inner_lr=None, got 0.1",
     ),
-    "rule": (lambda: MAML(Net(), inner_optimiser="lstm"), ValueError, "sgd, adam, or a LearnedRule; got 'lstm'"),
+    "rule": (lambda: MAML(Net(), inner_optimiser="lstm"), ValueError, "sgd, adam; got 'lstm', which is no LearnedRule"),
     "other weights": (
         lambda: make(MetaLSTM, model=Fickle())(episodes()),
         RuntimeError,

@@ -39,8 +39,8 @@ class LearnedOptimiser(MAML):
         learn_start: meta-learn the weights that adaptation starts from, as few-shot learning wants it. Else training
             begins from random ones, drawn for every meta-batch (in the paper: for every task): the values that the
             model came with, each parameter's in a new random order. Evaluation begins from these values as they are.
-        options: others of :class:`maml_fast.MAML`; what has to do with its learning rates or its objective is not for
-            it.
+        options: others of :class:`maml_fast.MAML`, but what has to do with its learning rates. The loss along the
+            trajectory is not annealed.
 
     Raises:
         TypeError, ValueError: for an argument out of its range.

@@ -111,7 +111,9 @@ class MAML(MetaLearner):
             raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
         if not isinstance(inner_optimiser, LearnedRule) and inner_optimiser not in INNER_OPTIMISERS:
             choices = ", ".join(INNER_OPTIMISERS)
-            raise ValueError(f"inner_optimiser must be one of {choices}, or a LearnedRule; got {inner_optimiser!r}")
+            raise ValueError(
+                f"inner_optimiser must be one of {choices}; got {inner_optimiser!r}, which is no LearnedRule either"
+            )
         self.inner_steps = check_steps(inner_steps)
         self.order = order
         self.loss_fn = loss_fn
