@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from tiny_run import TINY, assert_same_run
 
@@ -36,13 +37,16 @@ def tiny(algorithm: str, **changes: object) -> TrainConfig:
     return TrainConfig(**settings | {name: defaults[name] for name in ALGORITHMS[algorithm].ignores})
 
 
+class Die(Reporter):
+    """Ends a run."""
+
+    def stepped(self, row: dict) -> None:
+        if row["iteration"] == 3:
+            raise ZeroDivisionError
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_run_goes_on_bitwise_and_its_record_names_the_algorithm(algorithm: str, tmp_path) -> None:
-    class Die(Reporter):
-        def stepped(self, row: dict) -> None:
-            if row["iteration"] == 3:
-                raise ZeroDivisionError
-
     config = tiny(algorithm, checkpoint_seconds=0.0, meta_schedule="linear")
     whole = train(config, out=tmp_path / "whole")
     with pytest.raises(ZeroDivisionError):
@@ -54,7 +58,7 @@ def test_a_run_goes_on_bitwise_and_its_record_names_the_algorithm(algorithm: str
     assert ALGORITHMS[algorithm].title in config.title
 
 
-@pytest.mark.parametrize("algorithm", ["fomaml", "anil", "meta-sgd", "protonet", "reptile"])
+@pytest.mark.parametrize("algorithm", ["fomaml", "anil", "meta-sgd", "maml++", "protonet", "reptile"])
 def test_training_learns_the_drawn_characters(algorithm: str, tmp_path) -> None:
     changes = {
         "reptile": {
@@ -85,6 +89,11 @@ REFUSED = [
     ({"algorithm": "maml", "eval_n_way": 20}, "eval_n_way 20 is not n_way 5, but maml has a classifier"),
     ({"algorithm": "mamll"}, "algorithm must be one of maml, fomaml"),
     ({"algorithm": "protonet", "distance": "far"}, "distance must be one of euclidean, cosine"),
+    ({"algorithm": "protonet", "clip_norm": 0.0}, "clip_norm must be finite and above 0, got 0.0"),
+    ({"algorithm": "protonet", "batch_norm": "per_step"}, "batch_norm 'per_step' means nothing to algorithm protonet"),
+    ({"batch_norm": "running"}, "batch_norm must be one of batch, per_step, per_step_running; got 'running'"),
+    ({"inner_optimiser": "lbfgs"}, "inner_optimiser must be one of sgd, adam; got 'lbfgs'"),
+    ({"multi_step_iterations": -1}, "multi_step_iterations must be at least 0, got -1"),
     ({"meta_schedule": "exponential"}, "meta_schedule must be one of constant, linear, cosine, halving"),
 ]
 
@@ -125,6 +134,44 @@ def test_the_outer_step_follows_its_schedule(tmp_path) -> None:
     run = train(tiny("maml", meta_schedule="linear"), out=tmp_path / "run")
     group = RunFolder(run.path).load_checkpoint()["optimizer"]["param_groups"][0]
     assert group["lr"] == pytest.approx(TINY.meta_lr / TINY.iterations)  # of the last step
+
+
+def test_the_outer_step_falls_to_its_least(tmp_path) -> None:
+    run = train(tiny("maml", meta_schedule="linear", least_meta_lr=1e-4), out=tmp_path / "run")
+    group = RunFolder(run.path).load_checkpoint()["optimizer"]["param_groups"][0]
+    assert group["lr"] == pytest.approx(1e-4 + (TINY.meta_lr - 1e-4) / TINY.iterations)
+    with pytest.raises(ValueError, match=r"least_meta_lr 0.1 is above meta_lr 0.001"):
+        TrainConfig(meta_lr=1e-3, least_meta_lr=0.1)
+
+
+@pytest.mark.parametrize(("clip", "bound"), [("clip_value", 1e-3), ("clip_norm", 1e-2)])
+def test_the_meta_gradient_is_clipped(clip: str, bound: float, tmp_path, monkeypatch) -> None:
+    found = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *arguments):
+        gradients = torch.cat([p.grad.flatten() for group in self.param_groups for p in group["params"]])
+        found.append(float(gradients.abs().max() if clip == "clip_value" else gradients.norm()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    train(tiny("maml"), out=tmp_path / "free")
+    assert min(found) > bound
+    found.clear()
+    train(tiny("maml", **{clip: bound}), out=tmp_path / "clipped")
+    assert found == pytest.approx([bound] * TINY.iterations, rel=1e-3)
+
+
+def test_the_pieces_of_maml_plus_plus_train_and_go_on_bitwise(tmp_path) -> None:
+    pieces = {"inner_optimiser": "adam", "inner_lr": 0.01, "batch_norm": "per_step_running", "inner_steps": 2}
+    annealed = {"first_order_iterations": 2, "multi_step_iterations": 4, "meta_schedule": "cosine"}
+    config = tiny("maml", checkpoint_seconds=0.0, **pieces, **annealed)
+    whole = train(config, out=tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        train(config, out=tmp_path / "run", reporter=Die())
+    assert resume(tmp_path / "run").evaluation == whole.evaluation
+    assert_same_run(tmp_path / "run", whole.path)
+    assert "not transductive" in whole.evaluation["batch_norm"]
 
 
 def test_a_run_whose_steps_fall_to_its_end_keeps_its_length(tmp_path) -> None:
