@@ -31,7 +31,7 @@ _OMNIGLOT: Settings = {
     "meta_batch_size": 4,
     "meta_lr": 3e-3,
     "meta_schedule": "cosine",
-    "iterations": 3000,
+    "iterations": 4000,
     "eval_every": 500,
     "eval_episodes": 200,
 }

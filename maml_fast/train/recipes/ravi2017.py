@@ -48,7 +48,7 @@ _OMNIGLOT: Settings = {
     "meta_batch_size": 4,
     "meta_lr": 5e-3,
     "meta_schedule": "cosine",
-    "iterations": 5000,
+    "iterations": 8000,
     "eval_every": 500,
     "eval_episodes": 200,
 }
