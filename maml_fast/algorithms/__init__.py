@@ -6,7 +6,9 @@ A new one is a file with a subclass of :class:`maml_fast.maml.MetaLearner`, and 
 from maml_fast.algorithms.anil import ANIL
 from maml_fast.algorithms.boil import BOIL
 from maml_fast.algorithms.fomaml import FOMAML
+from maml_fast.algorithms.learned_optimiser import LearnedOptimiser
 from maml_fast.algorithms.maml_plus_plus import MAMLPlusPlus
+from maml_fast.algorithms.meta_lstm import MetaLSTM
 from maml_fast.algorithms.meta_sgd import MetaSGD
 from maml_fast.algorithms.protonet import ProtoNet
 from maml_fast.algorithms.registry import ALGORITHMS, Algorithm, Settings
@@ -18,7 +20,9 @@ __all__ = [
     "BOIL",
     "FOMAML",
     "Algorithm",
+    "LearnedOptimiser",
     "MAMLPlusPlus",
+    "MetaLSTM",
     "MetaSGD",
     "ProtoNet",
     "Reptile",

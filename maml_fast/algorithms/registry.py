@@ -11,7 +11,9 @@ from torch import nn
 from maml_fast.algorithms.anil import ANIL
 from maml_fast.algorithms.boil import BOIL
 from maml_fast.algorithms.fomaml import FOMAML
+from maml_fast.algorithms.learned_optimiser import LearnedOptimiser
 from maml_fast.algorithms.maml_plus_plus import MAMLPlusPlus
+from maml_fast.algorithms.meta_lstm import MetaLSTM
 from maml_fast.algorithms.meta_sgd import MetaSGD
 from maml_fast.algorithms.protonet import ProtoNet
 from maml_fast.algorithms.reptile import Reptile
@@ -66,6 +68,7 @@ class Algorithm(NamedTuple):
 _OF_THE_MACHINE = ("task_chunk",)  # changes no result: a run may set it whatever the algorithm
 _FIRST_ORDER = ("inner_lr", "inner_steps", "inner_optimiser", "batch_norm", "multi_step_iterations", "task_chunk")
 _LOOP = (*_FIRST_ORDER, "order", "first_order_iterations")
+_LEARNED_LOOP = ("inner_lr", "inner_steps", "order", "adapt", "batch_norm", "task_chunk")
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "maml": Algorithm("MAML", MAML, (*_LOOP, "adapt", "learn_inner_lr")),
@@ -74,6 +77,8 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "boil": Algorithm("BOIL", BOIL, (*_LOOP, "learn_inner_lr")),
     "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "adapt")),
     "maml++": Algorithm("MAML++", MAMLPlusPlus, (*_LOOP, "adapt")),
+    "learned-optimiser": Algorithm("learned optimiser", LearnedOptimiser, _LEARNED_LOOP),
+    "meta-lstm": Algorithm("LSTM meta-learner", MetaLSTM, _LEARNED_LOOP),
     "reptile": Algorithm("Reptile", Reptile, ("inner_lr", "inner_steps", "inner_batch")),
     "protonet": Algorithm("prototypical networks", ProtoNet, ("distance",), embeds=True),
 }

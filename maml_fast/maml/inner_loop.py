@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,9 +14,8 @@ from maml_fast import ops
 from maml_fast.data.episodes import Episodes
 from maml_fast.fusion.task_program import RunBlock
 from maml_fast.maml.classification import count_correct
-from maml_fast.maml.inner_optimisers import InnerOptimiser
-from maml_fast.maml.inner_rates import Rate
-from maml_fast.maml.per_step import MaybePerStep, PerStep, at_step
+from maml_fast.maml.inner_optimisers import InnerOptimiser, Rule
+from maml_fast.maml.per_step import PerStep, at_step
 from maml_fast.maml.results import TaskResults
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.task_gradients import FastWeights, task_gradients
@@ -48,7 +47,7 @@ class InnerLoop:
     losses: Callable[[Tensor, Tensor, str], Tensor]
     steps: int
     order: int
-    optimiser: Callable[[Mapping[str, MaybePerStep[Rate]]], InnerOptimiser]
+    optimiser: Callable[[Rule], InnerOptimiser]
     step_weights: tuple[float, ...] | None = None
     blocks: Callable[[int], RunBlock] | None = None
 

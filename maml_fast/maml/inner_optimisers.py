@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.per_step import MaybePerStep, at_step
 from maml_fast.maml.task_gradients import FastWeights, Gradients
 
-__all__ = ["INNER_OPTIMISERS", "SGD", "Adam", "InnerOptimiser"]
+__all__ = ["INNER_OPTIMISERS", "SGD", "Adam", "InnerOptimiser", "LearnedRule", "Rule"]
+
+Rule: TypeAlias = Mapping[str, MaybePerStep[Rate]]  # as Theta says it
 
 
 class InnerOptimiser(Protocol):
@@ -29,10 +32,22 @@ class InnerOptimiser(Protocol):
         """
 
 
+class LearnedRule(nn.Module, ABC):
+    """An inner optimiser without learning rates: what it knows are its own parameters, meta-learned beside theta.
+
+    They reach :meth:`begin` by their names, through the ``rule`` of :class:`maml_fast.maml.theta.Theta`: take them from
+    there and not from ``self``, or the gradient in chunks of tasks would miss them.
+    """
+
+    @abstractmethod
+    def begin(self, rule: Rule) -> InnerOptimiser:
+        """One adaptation of all tasks, by parameters of these values."""
+
+
 class SGD:
     """``w - rate * dL/dw`` (Finn et al. 2017, eq. 1)."""
 
-    def __init__(self, rates: Mapping[str, MaybePerStep[Rate]]) -> None:
+    def __init__(self, rates: Rule) -> None:
         self._rates = rates
         self._steps = 0
 
@@ -52,7 +67,7 @@ class Adam:
 
     MOMENTUM, DECAY, EPS = 0.9, 0.999, 1e-8
 
-    def __init__(self, rates: Mapping[str, MaybePerStep[Rate]]) -> None:
+    def __init__(self, rates: Rule) -> None:
         self._rates = rates
         self._steps = 0
         self._means: Gradients = {}
@@ -72,7 +87,7 @@ class Adam:
         return mean * torch.rsqrt(square + self.EPS**2)
 
 
-INNER_OPTIMISERS: Mapping[str, Callable[[Mapping[str, MaybePerStep[Rate]]], InnerOptimiser]] = {
+INNER_OPTIMISERS: Mapping[str, Callable[[Rule], InnerOptimiser]] = {
     "sgd": SGD,
     "adam": Adam,
 }

@@ -18,7 +18,7 @@ from maml_fast.maml.annealing import Annealing
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
 from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
 from maml_fast.maml.inner_loop import InnerLoop, step_of_queries
-from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
+from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
 from maml_fast.maml.meta_learner import MetaLearner
 from maml_fast.maml.native_loop import NativeLoop, native_loop
@@ -63,7 +63,9 @@ class MAML(MetaLearner):
             and shared by the tasks: the model's own, where they start, are left as they are. ``"per_step_running"``
             also keeps running statistics for every step, moved by each call in ``train()`` mode and normalised by in
             ``eval()`` mode; :meth:`predict` then takes the last step's.
-        inner_optimiser: ``"sgd"``, or ``"adam"`` from fresh memory for every task.
+        inner_optimiser: ``"sgd"``; ``"adam"`` from fresh memory for every task; or a
+            :class:`maml_fast.maml.inner_optimisers.LearnedRule`, whose parameters are meta-learned too, and which goes
+            with ``inner_lr=None``.
         first_order_iterations, multi_step_iterations: how order and loss are annealed early in meta-training, as
             :class:`maml_fast.maml.annealing.Annealing` says, for those who call :meth:`begin_iteration`.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
@@ -81,13 +83,14 @@ class MAML(MetaLearner):
         TypeError, ValueError: for an argument out of its range, names that match no parameter, or nothing to adapt.
     """
 
-    inner_lr: Rate | InnerRates
+    inner_lr: Rate | InnerRates | None
+    inner_optimiser: str | LearnedRule
     batch_norm_policies = tuple(BATCH_NORM_POLICIES)
 
     def __init__(
         self,
         model: nn.Module,
-        inner_lr: Rate | Mapping[str, Rate] | Callable[[nn.Parameter], Rate] = 0.4,
+        inner_lr: Rate | Mapping[str, Rate] | Callable[[nn.Parameter], Rate] | None = 0.4,
         inner_steps: int = 1,
         order: int = 2,
         *,
@@ -95,7 +98,7 @@ class MAML(MetaLearner):
         adapt: Adapt = None,
         learn_inner_lr: LearnInnerLR = False,
         batch_norm: InnerBatchNorm = "batch",
-        inner_optimiser: str = "sgd",
+        inner_optimiser: str | LearnedRule = "sgd",
         first_order_iterations: int = 0,
         multi_step_iterations: int = 0,
         fused: bool = True,
@@ -106,8 +109,11 @@ class MAML(MetaLearner):
             raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
         if not callable(loss_fn):
             raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
-        if inner_optimiser not in INNER_OPTIMISERS:
-            raise ValueError(f"inner_optimiser must be one of {', '.join(INNER_OPTIMISERS)}; got {inner_optimiser!r}")
+        if not isinstance(inner_optimiser, LearnedRule) and inner_optimiser not in INNER_OPTIMISERS:
+            choices = ", ".join(INNER_OPTIMISERS)
+            raise ValueError(
+                f"inner_optimiser must be one of {choices}; got {inner_optimiser!r}, which is no LearnedRule either"
+            )
         self.inner_steps = check_steps(inner_steps)
         self.order = order
         self.loss_fn = loss_fn
@@ -213,20 +219,36 @@ class MAML(MetaLearner):
 
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""
-        rate = "" if isinstance(self.inner_lr, InnerRates) else f"inner_lr={_plain(self.inner_lr)}, "
+        rate = "" if isinstance(self.inner_lr, InnerRates | None) else f"inner_lr={_plain(self.inner_lr)}, "
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
 
     def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
+        adapted = self._adapted(self._current_parameters())
+        if isinstance(self.inner_optimiser, LearnedRule):
+            if inner_lr is not None or learn:
+                raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {inner_lr!r}")
+            like = next(iter(adapted.values()))
+            self.inner_lr = self._rate_steps = None
+            self.inner_optimiser.to(like.device, like.dtype)
+            return
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
-        rate = make_inner_lr(inner_lr, self._adapted(self._current_parameters()), bool(learn), self._rate_steps)
+        rate = make_inner_lr(inner_lr, adapted, bool(learn), self._rate_steps)
         if isinstance(rate, Tensor) and not isinstance(rate, nn.Parameter):
             self.register_buffer("inner_lr", rate)
         else:
             self.inner_lr = rate
 
+    def _rule(self, adapted: Collection[str]) -> tuple[Rule, Callable[[Rule], InnerOptimiser]]:
+        """What the inner optimiser knows, and what makes one of it."""
+        learned = self.inner_optimiser
+        if isinstance(learned, LearnedRule):
+            return dict(learned.named_parameters()), learned.begin
+        return {name: self._rate_of(name) for name in adapted}, INNER_OPTIMISERS[learned]
+
     def _rate_of(self, name: str) -> MaybePerStep[Rate]:
         if isinstance(self.inner_lr, InnerRates):
             return self.inner_lr.rate_of(name)
+        assert self.inner_lr is not None
         return of_steps(self.inner_lr, self._rate_steps)
 
     def _without_norms(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -248,11 +270,9 @@ class MAML(MetaLearner):
         steps = self.inner_steps if inner_steps is None else check_steps(inner_steps)
         adapted = self._adapted(parameters)
         norms = self.step_norms.values() if self.step_norms is not None else {}
-        theta = Theta(
-            adapted, {name: self._rate_of(name) for name in adapted}, {**_without(parameters, adapted), **norms}
-        )
+        rule, optimiser = self._rule(adapted)
+        theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
         losses = partial(self._task_loss, self.loss_fn)
-        optimiser = INNER_OPTIMISERS[self.inner_optimiser]
         order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
         return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser, blocks=self._blocks())
 

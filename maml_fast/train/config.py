@@ -39,9 +39,10 @@ class TrainConfig:
         channels: L (grey) or RGB, for folder and the data sets in colour; None is the data set's own.
         n_way, k_shot, k_query: classes per episode; support and query images per class.
         meta_batch_size: episodes per meta-iteration, all trained at once.
-        algorithm: maml, fomaml, anil, boil, meta-sgd, maml++, reptile or protonet. Arguments that mean nothing to it
-            must stay at their defaults.
+        algorithm: maml, fomaml, anil, boil, meta-sgd, maml++, learned-optimiser, meta-lstm, reptile or protonet.
+            Arguments that mean nothing to it must stay at their defaults.
         inner_lr, inner_steps: step size and steps of the inner loop, on the mean cross-entropy of the support images.
+            For learned-optimiser inner_lr is the scale of its updates, for meta-lstm where its input gate begins.
         learn_inner_lr: meta-learn the inner step size too.
         adapt: what the inner loop adapts: head, or names, prefixes and globs of parameters, with commas between; None:
             everything. What does not adapt is meta-learned all the same.

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from maml_fast.train.recipes import antoniou2019, finn2017, li2017, nichol2018, raghu2020, snell2017, tutorial
+from maml_fast.train.recipes import (
+    andrychowicz2016,
+    antoniou2019,
+    finn2017,
+    li2017,
+    nichol2018,
+    raghu2020,
+    ravi2017,
+    snell2017,
+    tutorial,
+)
 from maml_fast.train.recipes.recipe import Published, Recipe, Settings
 
 __all__ = ["DEFAULTS", "RECIPES", "Published", "Recipe"]
@@ -47,5 +57,7 @@ RECIPES: Mapping[str, Recipe] = {
     **nichol2018.RECIPES,
     **raghu2020.RECIPES,
     **li2017.RECIPES,
+    **andrychowicz2016.RECIPES,
+    **ravi2017.RECIPES,
     **antoniou2019.RECIPES,
 }
