@@ -231,7 +231,11 @@ QUICK = (
 )
 
 
-OWN: dict[str, dict[str, Any]] = {"reptile": {"inner_lr": 1e-3}}  # what an algorithm has otherwise than the others
+OWN: dict[str, dict[str, Any]] = {  # what an algorithm has otherwise than the others
+    "reptile": {"inner_lr": 1e-3},
+    "learned-optimiser": {"inner_lr": 0.1, "order": 1},
+    "meta-lstm": {"order": 1},
+}
 
 
 def _of_algorithms(family: str, title: str, model: Callable[..., nn.Module], **options: Any) -> tuple[Workload, ...]:

@@ -10,6 +10,7 @@ import torch
 import workloads
 from peers import NAIVE, OURS, algorithms
 from peers.algorithms import LOOPS, FOMAMLLoop, MAMLLoop, MetaSGDLoop, ProtoNetLoop, ReptileLoop
+from peers.learned_rules import LearnedOptimiserLoop
 
 from maml_fast.algorithms import ALGORITHMS
 
@@ -57,6 +58,11 @@ class Forgetful(ReptileLoop):
     DECAY = 0.99
 
 
+class Lazy(LearnedOptimiserLoop):
+    def objective(self, losses: list[torch.Tensor]) -> torch.Tensor:
+        return losses[-1]
+
+
 class Unsquared(ProtoNetLoop):
     def task_loss(self, x_spt, y_spt, x_qry, y_qry) -> torch.Tensor:
         return super().task_loss(x_spt, y_spt, x_qry, y_qry) ** 0.5
@@ -71,6 +77,8 @@ class Unsquared(ProtoNetLoop):
         ("boil", MAMLLoop),
         ("meta-sgd", Constant),
         ("maml++", MetaSGDLoop),
+        ("learned-optimiser", Lazy),
+        ("meta-lstm", LearnedOptimiserLoop),
         ("reptile", Forgetful),
         ("protonet", Unsquared),
     ],
