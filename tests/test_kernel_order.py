@@ -77,9 +77,9 @@ class Listening:
         self.in_kernel_order, self.in_common = forward.in_kernel_order, forward.in_common
         self.conv_net = forward.conv_net
 
-    def __call__(self, fast, shared, x):
+    def __call__(self, fast, shared, x, run_block):
         self.heard.append(shared)
-        return self.forward(fast, shared, x)
+        return self.forward(fast, shared, x, run_block)
 
 
 def test_the_reference_takes_parameters_as_they_are():
