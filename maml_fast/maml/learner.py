@@ -207,7 +207,7 @@ class MAML(MetaLearner):
         where something did not fuse, else as INFO.
         """
         lines = [
-            f"MAML of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
+            f"{type(self).__name__} of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
             f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
             f"batch norm: {self.batch_norm}",
             f"forward: {self._forward_tasks.describe()}",
