@@ -231,31 +231,31 @@ QUICK = (
 )
 
 
-OWN: dict[str, dict[str, Any]] = {  # what an algorithm has otherwise than the others
+# What an algorithm has otherwise than the others.
+OWN: dict[str, dict[str, Any]] = {
     "reptile": {"inner_lr": 1e-3},
     "learned-optimiser": {"inner_lr": 0.1, "order": 1},
     "meta-lstm": {"order": 1},
 }
 
 
-def _of_algorithms(family: str, title: str, model: Callable[..., nn.Module], **options: Any) -> tuple[Workload, ...]:
+def _of_algorithms(family: str, own: dict[str, dict[str, Any]], **options: Any) -> tuple[Workload, ...]:
     """One workload for every algorithm, equal but for what the algorithm demands."""
-    return tuple(
-        Workload(
-            f"{family}-{name}",
-            title,
-            model=partial(model, n_way=None) if algorithm.embeds else model,
-            algorithm=name,
-            **{**options, **OWN.get(name, {})},
-        )
-        for name, algorithm in ALGORITHMS.items()
-    )
+    workloads = []
+    for name, algorithm in ALGORITHMS.items():
+        chosen = {**options, **OWN.get(name, {}), **own.get(name, {})}
+        model = partial(chosen.pop("model"), n_way=None if algorithm.embeds else 5)
+        workloads.append(Workload(f"{family}-{name}", model=model, algorithm=name, **chosen))
+    return tuple(workloads)
 
 
+# Their LSTMs take far longer than the net that they train: a small one.
+_SMALL = {"title": "Conv4-16, 4 tasks of 5-way 1-shot, 15 queries, 5 steps", "model": partial(Conv4, hidden=16)}
 OF_ALGORITHMS = _of_algorithms(
     "A",
-    "Conv4-64, 16 tasks of 5-way 1-shot, 15 queries, 5 steps",
-    Conv4,
+    {name: {**_SMALL, "meta_batch_size": 4} for name in ("learned-optimiser", "meta-lstm")},
+    title="Conv4-64, 16 tasks of 5-way 1-shot, 15 queries, 5 steps",
+    model=Conv4,
     network=CONV4,
     meta_batch_size=16,
     inner_steps=5,
@@ -263,8 +263,9 @@ OF_ALGORITHMS = _of_algorithms(
 )
 QUICK_OF_ALGORITHMS = _of_algorithms(
     "QA",
-    "two blocks of 4 channels on 8×8, 2 tasks, 2 steps",
-    _two_blocks,
+    {},
+    title="two blocks of 4 channels on 8×8, 2 tasks, 2 steps",
+    model=_two_blocks,
     network=QUICK[1].network,
     meta_batch_size=2,
     inner_steps=2,
