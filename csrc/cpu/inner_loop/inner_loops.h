@@ -5,6 +5,8 @@
 // The meta-gradient runs the steps backwards (Finn et al. 2017, eq. 1, and section 5.2 for order 1): with v = dL/dw at
 // the end of a step along g, dL/dw at its beginning is v - H (rate v), H the Hessian of the support loss there, and
 // dL/drate is -v g (Li et al. 2017).
+//
+// Where only the classifier adapts, the loop in head_loop.h stands in for the general one.
 #pragma once
 
 #include <algorithm>

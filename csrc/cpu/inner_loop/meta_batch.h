@@ -19,8 +19,8 @@ bool OnlyTheHeadAdapts(const InnerLoopArgs<Scalar>& args) {
     if (place.begin >= args.net.classifier.begin) continue;
     const RateArgs<Scalar>& rate = args.rates[p];
     const Scalar* end = rate.values + rate.LayoutFor(place).Size();
-    if (rate.gradient != nullptr || std::any_of(rate.values, end, [](Scalar value) { return value != 0; }))
-      return false;
+    const bool zero = std::all_of(rate.values, end, [](Scalar value) { return value == 0; });
+    if (rate.gradient != nullptr || !zero) return false;
   }
   return true;
 }
