@@ -71,6 +71,28 @@ def test_what_does_not_adapt_is_meta_learned_all_the_same(order: int) -> None:
     assert_same(model, make_episodes(shape=model.shape), order=order, adapt=["features.*.conv.*", "classifier.weight"])
 
 
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("adapt", ["head", ["classifier.bias"]], ids=str)
+def test_only_the_head_adapts(adapt: object, steps: int, order: int) -> None:
+    model = make("strided")
+    assert_same(model, make_episodes(shape=model.shape), order=order, steps=steps, adapt=adapt)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_only_the_head_of_every_net_adapts(model: nn.Module, order: int, n_tasks: int) -> None:
+    assert_same(model, make_episodes(n_tasks, shape=model.shape), order=order, adapt="head")
+
+
+def test_blocks_that_do_not_adapt_are_blocks_of_no_rate() -> None:
+    model = make("conv4")
+    episodes = make_episodes(shape=model.shape)
+    still = outcome(MAML(model, 0.1, 2, adapt="head"), episodes, NATIVE)
+    zero = outcome(MAML(model, {"*": 0.1, "features": 0.0}, 2), episodes, NATIVE)
+    assert all(torch.equal(one, other) for one, other in zip(still, zero, strict=True))
+
+
 def test_a_frozen_parameter_takes_no_gradient() -> None:
     model = make("conv4")
     model.features[1].norm.weight.requires_grad_(False)
@@ -96,18 +118,20 @@ def test_scores_the_steps_that_are_asked_for() -> None:
     assert torch.equal(maml(episodes).loss, every.loss)
 
 
+@pytest.mark.parametrize("adapt", [None, "head"])
+@pytest.mark.parametrize("n_tasks", [1, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["winograd", "strided", "blocks"])
-def test_threads_and_chunks_change_no_bit(name: str, dtype: torch.dtype) -> None:
+def test_threads_and_chunks_change_no_bit(name: str, dtype: torch.dtype, n_tasks: int, adapt: str | None) -> None:
     model, before = make(name, dtype), torch.get_num_threads()
-    episodes = make_episodes(7, shape=model.shape, dtype=dtype)
+    episodes = make_episodes(n_tasks, shape=model.shape, dtype=dtype)
     try:
         torch.set_num_threads(1)
-        expected = outcome(MAML(model, 0.1, 2), episodes, NATIVE)
+        expected = outcome(MAML(model, 0.1, 2, adapt=adapt), episodes, NATIVE)
         for threads in (2, 3, 4):
             torch.set_num_threads(threads)
             for chunk in ("auto", 1, 3):
-                got = outcome(MAML(model, 0.1, 2, task_chunk=chunk), episodes, NATIVE)
+                got = outcome(MAML(model, 0.1, 2, adapt=adapt, task_chunk=chunk), episodes, NATIVE)
                 assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
     finally:
         torch.set_num_threads(before)
@@ -127,9 +151,10 @@ def test_float32_is_as_close_as_its_rounding() -> None:
     assert (rounded[-1] - exact[-1]).norm() <= 1e-4 * exact[-1].norm()
 
 
-def test_evaluation_runs_on_it() -> None:
+@pytest.mark.parametrize("adapt", [None, "head"])
+def test_evaluation_runs_on_it(adapt: str | None) -> None:
     model = make("conv4")
-    maml, episodes = MAML(model, 0.1, 2), make_episodes(6, shape=model.shape)
+    maml, episodes = MAML(model, 0.1, 2, adapt=adapt), make_episodes(6, shape=model.shape)
     with torch.no_grad():
         native = maml.task_results(episodes, per_step=True)
     assert NATIVE in maml.describe()
@@ -172,6 +197,9 @@ def test_parameters_of_any_strides(order: int) -> None:
     assert_same(model, make_episodes(shape=model.shape), order=order)
 
 
+STILL = "features.0.conv.weight does not adapt, but"
+
+
 def closed_over(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, targets)
 
@@ -182,10 +210,12 @@ def closed_over(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         ({"task_chunk": None}, "the graph of all tasks is kept"),
         ({"loss_fn": closed_over}, "the loss is not F.cross_entropy"),
         ({"inner_lr": torch.tensor(0.1)}, "the inner learning rate of features.0.conv.weight is torch.float32 on cpu"),
-        ({"adapt": "head"}, "features.0.conv.weight does not adapt"),
+        ({"adapt": ["features.1.norm.bias", "classifier"]}, f"{STILL} features.1.norm.bias changes"),
+        ({"adapt": ["features.1", "classifier"]}, f"{STILL} features.1.conv.weight changes"),
+        ({"adapt": "head", "batch_norm": "per_step"}, f"{STILL} features.0.norm.weight changes"),
         ({"fused": False}, "fusion is switched off"),
     ],
-    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_says_why_it_is_composed(options: dict[str, object], reason: str) -> None:
     model = make("conv4")

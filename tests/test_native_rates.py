@@ -64,8 +64,12 @@ def problem(
     weights: dict[int, float] | None = None,
     n_tasks: int = 2,
     of_every_step: str = "",
+    only_head: bool = False,
 ) -> Problem:
-    """Parameters take turns at ``entries``, ``of_weights`` and ``learned``; some may have a value for every step."""
+    """Parameters take turns at ``entries``, ``of_weights`` and ``learned``; some may have a value for every step.
+
+    ``only_head``: nothing else adapts.
+    """
     model = make(net)
     form = TaskForward(model, "batch", fused=True).conv_net()
     assert isinstance(form, ConvNet), form
@@ -77,6 +81,9 @@ def problem(
             rates.append(torch.zeros(1, dtype=torch.float64))
             continue
         theta.append(parameter)
+        if only_head and name in form.names_of_blocks():
+            rates.append(torch.zeros(1, dtype=torch.float64))
+            continue
         shape = parameter.shape if of_weights[p % len(of_weights)] else ()
         rate = 0.02 + 0.1 * torch.rand(entries[p % len(entries)], *shape, dtype=torch.float64)
         rates.append(rate.requires_grad_(learned[p % len(learned)]))
@@ -216,8 +223,39 @@ def test_parameters_of_every_step_in_other_nets(net: str) -> None:
     assert_same(problem(net, steps=2, weights={1: 0.5, 2: 0.5}, of_every_step="norm"))
 
 
-def test_steps_of_no_weight_change_no_bit() -> None:
-    last, every = (by_the_operator(problem(weights=weights)) for weights in ({3: 1.0}, {0: 0.0, 2: 0.0, 3: 1.0}))
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("of_weights", [False, True], ids=["numbers", "of_weights"])
+@pytest.mark.parametrize("per_step", [False, True], ids=["same", "per_step"])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_rates_of_the_head_alone(order: int, of_weights: bool, per_step: bool, steps: int) -> None:
+    kinds = {"entries": [steps if per_step else 1], "of_weights": [of_weights], "only_head": True}
+    assert_same(problem(order=order, steps=steps, **kinds))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("weights", STEP_WEIGHTS, ids=str)
+def test_step_weights_of_the_head_alone(order: int, weights: dict[int, float]) -> None:
+    assert_same(problem(order=order, entries=[3], weights=weights, n_tasks=5, only_head=True), tasks_at_once=2)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("net", NETS)
+def test_the_head_alone_of_every_net(net: str, order: int) -> None:
+    kinds = {"entries": [1, 2], "of_weights": [False, True, True], "only_head": True}
+    assert_same(problem(net, order=order, steps=2, weights={0: 0.2, 1: 0.3, 2: 0.5}, **kinds))
+
+
+@pytest.mark.parametrize("which", ["norm.", "classifier"])
+def test_the_head_alone_with_parameters_of_every_step(which: str) -> None:
+    assert_same(problem(steps=2, of_every_step=which, only_head=True))
+
+
+@pytest.mark.parametrize("only_head", [False, True])
+def test_steps_of_no_weight_change_no_bit(only_head: bool) -> None:
+    last, every = (
+        by_the_operator(problem(weights=weights, only_head=only_head))
+        for weights in ({3: 1.0}, {0: 0.0, 2: 0.0, 3: 1.0})
+    )
     for one, other in zip((*last.gradient, *last.rate_gradient), (*every.gradient, *every.rate_gradient), strict=True):
         assert torch.equal(one, other)
 
@@ -233,8 +271,10 @@ def test_a_rate_for_every_weight_is_a_number_where_all_are_equal() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_a_learned_rate_changes_no_bit_of_the_rest(order: int) -> None:
-    fixed, learned = (by_the_operator(problem(order=order, learned=[each])) for each in (False, True))
+@pytest.mark.parametrize("only_head", [False, True])
+def test_a_learned_rate_changes_no_bit_of_the_rest(order: int, only_head: bool) -> None:
+    kinds = {"order": order, "only_head": only_head}
+    fixed, learned = (by_the_operator(problem(learned=[each], **kinds)) for each in (False, True))
     assert torch.equal(fixed.losses, learned.losses)
     assert all(torch.equal(a, b) for a, b in zip(fixed.gradient, learned.gradient, strict=True))
 
@@ -278,14 +318,16 @@ def gradients(maml: MAML, episodes: Episodes, sources: Sequence[Tensor], wanted:
     return Outcome(out.loss.detach()[None], list(of_sources[:n]), list(of_sources[n:]))
 
 
-def assert_native_is_composed(model: nn.Module, lr: object, order: int = 2, learn: bool = True) -> None:
+def assert_native_is_composed(
+    model: nn.Module, lr: object, order: int = 2, learn: bool | str = True, **choices: object
+) -> None:
     """MAML with these rates, and the gradients of its parameters and of its rates' parameters."""
     episodes = make_episodes(shape=model.shape)
     got, wanted = (
         gradients(maml, episodes, [p for name, p in maml.named_parameters() if name.startswith("inner_lr")], runs)
         for maml, runs in (
-            (MAML(model, lr, 2, order, learn_inner_lr=learn), NATIVE),
-            (MAML(model, lr, 2, order, learn_inner_lr=learn, task_chunk=None), "operation by operation"),
+            (MAML(model, lr, 2, order, learn_inner_lr=learn, **choices), NATIVE),
+            (MAML(model, lr, 2, order, learn_inner_lr=learn, task_chunk=None, **choices), "operation by operation"),
         )
     )
     assert len(wanted.rate_gradient) > 0 or not learn
@@ -305,6 +347,15 @@ def assert_native_is_composed(model: nn.Module, lr: object, order: int = 2, lear
 )
 def test_maml_with_learned_rates(lr: object, order: int) -> None:
     assert_native_is_composed(make("conv4"), lr, order)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("learn", [True, "per_step"], ids=str)
+@pytest.mark.parametrize(
+    "lr", [0.1, {"*": 0.1, "classifier.weight": torch.linspace(0.1, 0.2, 8).double()}], ids=["one", "each"]
+)
+def test_anil_with_learned_rates(lr: object, learn: bool | str, order: int) -> None:
+    assert_native_is_composed(make("conv4"), lr, order, learn, adapt="head")
 
 
 def test_maml_with_fixed_tensors() -> None:

@@ -9,6 +9,7 @@
 // round.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -32,6 +33,8 @@ struct Place {
   Layout layout{};
 
   bool Present() const { return begin >= 0; }
+  // In the vector's part from `at` on.
+  Place From(int64_t at) const { return Present() ? Place{begin - at, size, layout} : Place{}; }
 };
 
 struct ConvNet {
@@ -57,6 +60,11 @@ struct ConvNet {
   const ConvBlockShape& Last() const { return blocks.back().shape; }
   int64_t FeaturePixels() const { return mean_over_pixels ? 1 : Last().OutPixels(); }
   int64_t Features() const { return Last().out_channels * FeaturePixels(); }
+  int64_t WidestBlock() const {
+    int64_t widest = 0;
+    for (const Block& block : blocks) widest = std::max(widest, block.shape.out_channels);
+    return widest;
+  }
 
   void AppendBlock(const ConvBlockShape& s, bool bias, bool gamma, bool beta) {
     const Layout channels = Layout::Row(s.out_channels);

@@ -44,8 +44,11 @@ class ConvNet(NamedTuple):
 
     def names(self) -> list[str]:
         """All parameters, in the order in which the native kernels take them."""
-        of_blocks = [name for block in self.blocks for name in block[:4] if name is not None]
-        return [*of_blocks, self.classifier, *([self.classifier_bias] if self.classifier_bias else [])]
+        return [*self.names_of_blocks(), self.classifier, *([self.classifier_bias] if self.classifier_bias else [])]
+
+    def names_of_blocks(self) -> list[str]:
+        """The blocks' parameters, which come first."""
+        return [name for block in self.blocks for name in block[:4] if name is not None]
 
     def images(self, x: Tensor) -> Tensor:
         """x as the blocks take it, after what comes before them."""

@@ -172,10 +172,13 @@ def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | N
 
 
 def _obstacle_in_rates(theta: Theta, net: ConvNet) -> str | None:
-    """Where filters stay as they are, most of what the native loop does would be for nothing."""
+    """Where filters stay as they are but the blocks change, most of what the native loop does would be for nothing."""
+    changing = [
+        name for name in net.names_of_blocks() if name in theta.adapted or isinstance(theta.shared[name], PerStep)
+    ]
     still = [block.weight for block in net.blocks if block.weight not in theta.adapted]
-    if still:
-        return f"{still[0]} does not adapt"
+    if changing and still:
+        return f"{still[0]} does not adapt, but {changing[0]} changes"
     for name, rate in theta.rule.items():
         if isinstance(rate, float):
             continue

@@ -1,5 +1,6 @@
 // Whole inner loops: the second-order gradient, that of the rates included, against central differences of the loss,
-// the first-order gradient apart from it, and every split over threads and chunks bit for bit.
+// the first-order gradient apart from it, and every split over threads and chunks bit for bit; the loop of the
+// classifier alone against the general one.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -28,8 +29,9 @@ ConvNet MakeNet(const Parts& parts) {
 }
 
 // The simplest rates and loss, or rates of all kinds that take gradients, a loss after every step and some parameters
-// that have a value for every step.
-enum class Kind { kPlain, kFull };
+// that have a value for every step; or rates of the classifier that take gradients, while the blocks stay as they are,
+// with a loss after every step.
+enum class Kind { kPlain, kFull, kHead };
 
 struct Case {
   ConvNet net;
@@ -52,7 +54,7 @@ struct Case {
     for (double& value : at) value *= 0.5;
     for (size_t p = 0; p < net.places.size(); ++p) {
       rate_begins.push_back(static_cast<int64_t>(at.size()));
-      const bool none = p == 1 || step_entries[p] > 0;
+      const bool none = p == 1 || step_entries[p] > 0 || (kind == Kind::kHead && !InHead(p));
       for (int64_t i = 0; i < RateSize(p); ++i) at.push_back(none ? 0.0 : 0.1 + 0.01 * static_cast<double>(p + i % 7));
     }
     x_spt = Random(tasks * kSupport * image, 2);
@@ -61,11 +63,15 @@ struct Case {
     for (int64_t i = 0; i < tasks * kQuery; ++i) y_qry.push_back((i * i) % kClasses);
     for (int64_t s = 0; s <= steps; ++s) {
       scored.push_back(s);
-      step_weights.push_back(kind == Kind::kFull ? 0.3 + 0.2 * static_cast<double>(s) : s == steps);
+      step_weights.push_back(kind != Kind::kPlain ? 0.3 + 0.2 * static_cast<double>(s) : s == steps);
     }
   }
 
-  bool LearnsRate(size_t p) const { return kind == Kind::kFull && step_entries[p] == 0; }
+  size_t FirstOfHead() const { return net.places.size() - (net.classifier_bias.Present() ? 2 : 1); }
+  bool InHead(size_t p) const { return p >= FirstOfHead(); }
+  bool LearnsRate(size_t p) const {
+    return kind == Kind::kHead ? InHead(p) : kind == Kind::kFull && step_entries[p] == 0;
+  }
   int64_t RateEntries(size_t p) const { return LearnsRate(p) && p % 2 == 1 ? steps : 1; }
   bool RateOfWeights(size_t p) const { return LearnsRate(p) && p % 3 != 0; }
   int64_t RateSize(size_t p) const { return RateEntries(p) * (RateOfWeights(p) ? net.places[p].size : 1); }
@@ -91,19 +97,19 @@ std::vector<Scalar*> Parameters(const Case& c, Scalar* first) {
 }
 
 template <typename Scalar>
-std::vector<RateArgs<Scalar>> RatesOf(const Case& c, const Scalar* at, Scalar* gradient) {
+std::vector<RateArgs<Scalar>> RatesOf(const Case& c, const Scalar* at, Scalar* gradient, bool of_all) {
   std::vector<RateArgs<Scalar>> rates;
   for (size_t p = 0; p < c.net.places.size(); ++p) {
     const int64_t begin = c.rate_begins[p];
     rates.push_back({at + begin, c.RateEntries(p), c.RateOfWeights(p), nullptr});
-    if (gradient != nullptr && c.LearnsRate(p)) rates[p].gradient = gradient + begin;
+    if (gradient != nullptr && (of_all || c.LearnsRate(p))) rates[p].gradient = gradient + begin;
   }
   return rates;
 }
 
 template <typename Scalar>
 Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order, int64_t threads, int64_t at_once,
-                    bool needs_gradient = true) {
+                    bool needs_gradient = true, bool of_all_rates = false) {
   const std::vector<Scalar> at(c.at.begin(), c.at.end()), x_spt(c.x_spt.begin(), c.x_spt.end()),
       x_qry(c.x_qry.begin(), c.x_qry.end());
   const auto scores = static_cast<int64_t>(c.scored.size());
@@ -113,7 +119,7 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
   out.gradient.resize(needs_gradient ? c.at.size() : 0);
   const auto parameters = Parameters(c, at.data());
   const auto gradients = Parameters(c, out.gradient.data());
-  const auto rates = RatesOf(c, at.data(), needs_gradient ? out.gradient.data() : nullptr);
+  const auto rates = RatesOf(c, at.data(), needs_gradient ? out.gradient.data() : nullptr, of_all_rates);
   const InnerLoopArgs<Scalar> args{c.net,
                                    c.tasks,
                                    kSupport,
@@ -136,6 +142,10 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    needs_gradient ? gradients.data() : nullptr};
   kernels.Of<Scalar>().inner_loops(args, PoolOf(threads));
   return out;
+}
+
+void CheckClose(const Values& got, const Values& expected, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) CHECK(std::abs(got[i] - expected[i]) < 1e-12 * (1 + std::abs(expected[i])));
 }
 
 double Along(const Values& direction, const std::vector<double>& gradient) {
@@ -201,9 +211,21 @@ void CheckSplits(const Case& c, const CpuKernels& kernels) {
   }
 }
 
+// Asked for gradients of the blocks' rates, which are 0, the general loop runs.
+void CheckHeadAgainstGeneral(const Case& c, const CpuKernels& kernels) {
+  for (const bool second_order : {false, true}) {
+    const auto head = Run<double>(c, kernels, second_order, 1, 1);
+    const auto general = Run<double>(c, kernels, second_order, 1, 1, true, true);
+    CHECK(head.correct == general.correct);
+    CheckClose(head.losses, general.losses, 0, head.losses.size());
+    CheckClose(head.gradient, general.gradient, 0, c.parameters);
+    CheckClose(head.gradient, general.gradient, c.rate_begins[c.FirstOfHead()], head.gradient.size());
+  }
+}
+
 void CheckInnerLoops(const CpuKernels& kernels) {
   const Parts all{true, true, true, false, false};
-  for (const Kind kind : {Kind::kPlain, Kind::kFull}) {
+  for (const Kind kind : {Kind::kPlain, Kind::kFull, Kind::kHead}) {
     CheckGradient(Case(all, kind, 2, 2), kernels);
     CheckGradient(Case(all, kind, 1, 0), kernels);
     CheckGradient(Case({false, false, false, false, false}, kind, 1, 1), kernels);
@@ -212,6 +234,11 @@ void CheckInnerLoops(const CpuKernels& kernels) {
     CheckSplits<float>(Case(all, kind, 5, 2), kernels);
     CheckSplits<double>(Case({true, false, true, true, true}, kind, 7, 1), kernels);
   }
+  for (const int64_t steps : {0, 1, 3}) {
+    CheckHeadAgainstGeneral(Case(all, Kind::kHead, 2, steps), kernels);
+    CheckHeadAgainstGeneral(Case({false, false, false, false, true}, Kind::kHead, 3, steps), kernels);
+  }
+  CheckSplits<double>(Case(all, Kind::kHead, 1, 2), kernels);
 }
 
 }  // namespace

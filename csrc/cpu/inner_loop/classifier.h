@@ -45,19 +45,21 @@ struct Classifier {
     return {static_cast<Scalar>(loss / static_cast<double>(images)), correct};
   }
 
-  // grad_bias may be null.
+  // grad_f and grad_bias may be null.
   void Backward(const Scalar* f, const Scalar* grad_logits, Scalar* grad_f, Scalar* grad_weight,
                 Scalar* grad_bias) const {
     const auto k = Coefficients<Scalar>::Of(grad_logits, images, classes);
-    std::fill(grad_f, grad_f + images * features, Scalar{0});
+    if (grad_f != nullptr) {
+      std::fill(grad_f, grad_f + images * features, Scalar{0});
+      AddCombinations(k, weight, features, grad_f);
+    }
     std::fill(grad_weight, grad_weight + classes * features, Scalar{0});
-    AddCombinations(k, weight, features, grad_f);
     AddCombinations(k.Transposed(), f, features, grad_weight);
     SumRows(grad_logits, grad_bias);
   }
 
-  // The derivative of <gg_f, grad_f> + <gg_weight, grad_weight> + <gg_bias, grad_bias>. gg_bias and product_bias may be
-  // null.
+  // The derivative of <gg_f, grad_f> + <gg_weight, grad_weight> + <gg_bias, grad_bias>. gg_f and gg_bias may be null,
+  // which is 0, and product_bias too.
   void HessianProduct(const Scalar* f, const Scalar* probabilities, const Scalar* grad_logits, const Scalar* gg_f,
                       const Scalar* gg_weight, const Scalar* gg_bias, Scalar* product_f, Scalar* product_weight,
                       Scalar* product_bias) const {
@@ -67,7 +69,7 @@ struct Classifier {
       for (int64_t o = 0; o < classes; ++o) at_logits[n * classes + o] = gg_bias == nullptr ? Scalar{0} : gg_bias[o];
     }
     AddDots(f, images, gg_weight, classes, features, at_logits);
-    AddDots(gg_f, images, weight, classes, features, at_logits);
+    if (gg_f != nullptr) AddDots(gg_f, images, weight, classes, features, at_logits);
     ThroughSoftmax(probabilities, at_logits);
     const auto first = Coefficients<Scalar>::Of(grad_logits, images, classes);
     const auto second = Coefficients<Scalar>::Of(at_logits, images, classes);
@@ -75,7 +77,7 @@ struct Classifier {
     std::fill(product_weight, product_weight + classes * features, Scalar{0});
     AddCombinations(first, gg_weight, features, product_f);
     AddCombinations(second, weight, features, product_f);
-    AddCombinations(first.Transposed(), gg_f, features, product_weight);
+    if (gg_f != nullptr) AddCombinations(first.Transposed(), gg_f, features, product_weight);
     AddCombinations(second.Transposed(), f, features, product_weight);
     SumRows(at_logits, product_bias);
   }

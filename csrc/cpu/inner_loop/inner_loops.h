@@ -5,6 +5,8 @@
 // The meta-gradient runs the steps backwards (Finn et al. 2017, eq. 1, and section 5.2 for order 1): with v = dL/dw at
 // the end of a step along g, dL/dw at its beginning is v - H (rate v), H the Hessian of the support loss there, and
 // dL/drate is -v g (Li et al. 2017).
+//
+// Where only the classifier adapts, the loop in head_loop.h stands in for the general one.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +15,8 @@
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/clock.h"
+#include "cpu/inner_loop/head_loop.h"
+#include "cpu/inner_loop/meta_batch.h"
 #include "cpu/inner_loop/net_pass.h"
 #include "cpu/inner_loop/rates.h"
 #include "cpu/inner_loop/step_theta.h"
@@ -23,18 +27,6 @@
 
 namespace maml_fast {
 namespace {
-
-// What all tasks of a call have in common.
-template <typename Scalar>
-struct MetaBatch {
-  const InnerLoopArgs<Scalar>& args;
-  const Scalar* theta;  // [net.size]
-  const Rates<Scalar>& rates;
-  const StepTheta<Scalar>& step_theta;
-  Scalar* gradient;  // [step_theta.gradients_end], the tasks' sum; null: not asked for
-
-  int64_t GradientSize() const { return gradient == nullptr ? 0 : step_theta.gradients_end; }
-};
 
 // Several tasks, from `first` on, side by side.
 template <typename Scalar>
@@ -61,7 +53,7 @@ class InnerLoop {
                              args_.y_spt + first_ * args_.n_support, tasks_, args_.n_support, pool_, arena);
     ImageSet<Scalar> query(net_, args_.x_qry + first_ * args_.n_query * image, args_.y_qry + first_ * args_.n_query,
                            tasks_, args_.n_query, pool_, arena);
-    auto* spare = arena.Array<Scalar>(tasks_ * WidestBlock());
+    auto* spare = arena.Array<Scalar>(tasks_ * net_.WidestBlock());
     auto* steps = arena.Array<Step>(args_.steps);
     Forward(support, query, steps, spare, arena);
     if (gradient_ != nullptr) Backward(steps, spare, arena);
@@ -104,7 +96,7 @@ class InnerLoop {
     auto* direction = second_order_ ? arena.Array<Scalar>(size_) : nullptr;
     for (int64_t s = args_.steps - 1; s >= 0; --s) {
       const Step& step = steps[s];
-      AddRateGradients(rates_, s, step.gradient, tasks_, gradient_);
+      AddRateGradients(rates_, s, step.gradient, gradient_, tasks_, gradient_);
       if (second_order_) {
         Scale(rates_, s, gradient_, tasks_, direction);
         Scalar* product = step.gradient;  // which is done with
@@ -150,12 +142,6 @@ class InnerLoop {
     if (weight != 1) Multiply(gradient.data, weight, size_);
   }
 
-  int64_t WidestBlock() const {
-    int64_t widest = 0;
-    for (const ConvNet::Block& block : net_.blocks) widest = std::max(widest, block.shape.out_channels);
-    return widest;
-  }
-
   const InnerLoopArgs<Scalar>& args_;
   const ConvNet& net_;
   const Rates<Scalar>& rates_;
@@ -166,6 +152,12 @@ class InnerLoop {
   const bool second_order_;
   const Pool& pool_;
 };
+
+template <typename Scalar>
+void RunTasks(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool) {
+  if (batch.only_the_head_adapts) return HeadLoop<Scalar>(batch, first, tasks, gradient, pool).Run();
+  InnerLoop<Scalar>(batch, first, tasks, gradient, pool).Run();
+}
 
 // Calls f(its place among the gradients, the caller's array) for everything that is differentiated.
 template <typename Scalar, typename F>
@@ -190,7 +182,7 @@ void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks,
     WaitingForAll waiting;
     For(pool, pool.threads, [&](int64_t, int64_t) {
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-        InnerLoop<Scalar>(batch, first + task, 1, size == 0 ? nullptr : gradients + task * size, alone).Run();
+        RunTasks(batch, first + task, 1, size == 0 ? nullptr : gradients + task * size, alone);
       }
       waiting.Done();
     });
@@ -210,7 +202,7 @@ void RunTogether(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, c
   ArenaScope arena;
   const int64_t size = batch.GradientSize();
   Scalar* gradients = size == 0 ? nullptr : arena.Array<Scalar>(tasks * size);
-  InnerLoop<Scalar>(batch, first, tasks, gradients, pool).Run();
+  RunTasks(batch, first, tasks, gradients, pool);
   if (gradients == nullptr) return;
   ForGradients(batch, pool, [&](const Place& place, Scalar*) {
     for (int64_t task = 0; task < tasks; ++task) {
@@ -227,7 +219,8 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Pool& pool) {
   const Rates<Scalar> rates(args, pool, arena);
   const StepTheta<Scalar> step_theta(args, rates.gradients_end, pool, arena);
   Scalar* gradient = args.gradient == nullptr ? nullptr : arena.Array<Scalar>(step_theta.gradients_end);
-  const MetaBatch<Scalar> batch{args, Flat(args.net, args.theta, pool, arena), rates, step_theta, gradient};
+  const MetaBatch<Scalar> batch{
+      args, Flat(args.net, args.theta, pool, arena), rates, step_theta, OnlyTheHeadAdapts(args), gradient};
   std::fill(gradient, gradient + batch.GradientSize(), Scalar{0});
   int64_t first = 0;
   while (at_once >= pool.threads && args.tasks - first >= pool.threads) {

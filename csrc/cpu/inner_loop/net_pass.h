@@ -34,11 +34,28 @@ class NetPass {
     }
     const int64_t logits = tasks * set.images * net.classes;
     features_ = net.mean_over_pixels ? arena.Array<Scalar>(FeaturesSize()) : layers_[Depth() - 1].out;
+    grad_features_ = layers_[Depth() - 1].grad_out;
+    if (has_backward && net.mean_over_pixels) grad_features_ = arena.Array<Scalar>(FeaturesSize());
     probabilities_ = arena.Array<Scalar>(logits);
     grad_logits_ = arena.Array<Scalar>(logits);
   }
 
+  // [tasks, images, features]
+  const Scalar* Features() const { return features_; }
+  Scalar* FeatureGradient() const { return grad_features_; }
+
   void Forward(const Weights<Scalar>& weights, Scalar* losses, int64_t* correct) {
+    ForwardToFeatures(weights);
+    for (int64_t task = 0; task < tasks_; ++task) {
+      const auto score = ClassifierOf(weights, task)
+                             .Forward(OfTask(features_, task), set_.labels + task * set_.images,
+                                      LogitsOf(probabilities_, task), LogitsOf(grad_logits_, task));
+      losses[task] = score.loss;
+      correct[task] = score.correct;
+    }
+  }
+
+  void ForwardToFeatures(const Weights<Scalar>& weights) {
     for (int64_t l = 0; l < Depth(); ++l) {
       const ConvNet::Block& block = net_.blocks[l];
       const Layer& layer = layers_[l];
@@ -50,26 +67,21 @@ class NetPass {
     }
     set_.moments_known = set_.moments != nullptr;
     if (net_.mean_over_pixels) AverageFeatures(layers_[Depth() - 1].out, features_);
-    for (int64_t task = 0; task < tasks_; ++task) {
-      const auto score = ClassifierOf(weights, task)
-                             .Forward(OfTask(features_, task), set_.labels + task * set_.images,
-                                      LogitsOf(probabilities_, task), LogitsOf(grad_logits_, task));
-      losses[task] = score.loss;
-      correct[task] = score.correct;
-    }
   }
 
   // The gradient of the tasks' losses at their weights.
   void Backward(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
-    Scalar* last = layers_[Depth() - 1].grad_out;
-    ArenaScope arena;
-    Scalar* grad_features = net_.mean_over_pixels ? arena.Array<Scalar>(FeaturesSize()) : last;
     for (int64_t task = 0; task < tasks_; ++task) {
       ClassifierOf(weights, task)
-          .Backward(OfTask(features_, task), LogitsOf(grad_logits_, task), OfTask(grad_features, task),
+          .Backward(OfTask(features_, task), LogitsOf(grad_logits_, task), OfTask(grad_features_, task),
                     gradients.OfTask(net_.classifier, task), gradients.OfTask(net_.classifier_bias, task));
     }
-    if (net_.mean_over_pixels) SpreadFeatures(grad_features, last);
+    BackwardFromFeatures(weights, gradients);
+  }
+
+  // From what is in FeatureGradient() to the gradient at the blocks' weights.
+  void BackwardFromFeatures(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
+    if (net_.mean_over_pixels) SpreadFeatures(grad_features_, layers_[Depth() - 1].grad_out);
     for (int64_t l = Depth() - 1; l >= 0; --l) {
       BlockBackward(l, weights, layers_[l].grad_out, nullptr, l == 0 ? nullptr : layers_[l - 1].grad_out, gradients);
     }
@@ -227,6 +239,7 @@ class NetPass {
   const Pool& pool_;
   Layer* layers_;
   Scalar* features_;
+  Scalar* grad_features_;  // null where there is no backward
   Scalar* probabilities_;
   Scalar* grad_logits_;
 };

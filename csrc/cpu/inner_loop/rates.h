@@ -1,6 +1,8 @@
 // The inner learning rates of all parameters, and what a step and the way back through it do with them.
 #pragma once
 
+#include <algorithm>
+
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/inner_loop/rows.h"
@@ -37,36 +39,53 @@ struct Rate {
 // then those of parameters that have a value for every step.
 template <typename Scalar>
 struct Rates {
-  const ConvNet& net;
-  Rate<Scalar>* of;  // every parameter in net.places
+  const Place* places;  // of the parameters
+  int64_t parameters;
+  Rate<Scalar>* of;  // every one of them
   int64_t gradients_end;
 
   Rates(const InnerLoopArgs<Scalar>& args, const Pool& pool, ArenaScope& arena)
-      : net(args.net), of(arena.Array<Rate<Scalar>>(Parameters())), gradients_end(net.size) {
-    for (int64_t p = 0; p < Parameters(); ++p) {
+      : places(args.net.places.data()),
+        parameters(static_cast<int64_t>(args.net.places.size())),
+        of(arena.Array<Rate<Scalar>>(parameters)),
+        gradients_end(args.net.size) {
+    for (int64_t p = 0; p < parameters; ++p) {
       const RateArgs<Scalar>& given = args.rates[p];
-      const Layout layout = given.LayoutFor(net.places[p]);
-      const int64_t size = given.of_weights ? net.places[p].size : 1;
+      const Layout layout = given.LayoutFor(places[p]);
+      const int64_t size = given.of_weights ? places[p].size : 1;
       of[p] = {arena.Array<Scalar>(layout.Size()), given.entries, size, {}};
       if (given.gradient == nullptr) continue;
       of[p].gradient = {gradients_end, layout.Size(), layout};
       gradients_end += layout.Size();
     }
-    ForPlaces(net, pool, [&](int64_t p, const Place& place) {
+    ForPlaces(args.net, pool, [&](int64_t p, const Place& place) {
       Reverse(args.rates[p].LayoutFor(place), args.rates[p].values, Scalar{1}, of[p].values);
     });
   }
 
-  int64_t Parameters() const { return static_cast<int64_t>(net.places.size()); }
-  bool Learned() const { return gradients_end > net.size; }
+  // Those of the last `count` parameters, for vectors of these alone; the rates' gradients stay where they are.
+  Rates Last(int64_t count, ArenaScope& arena) const {
+    const int64_t first = parameters - count;
+    auto* moved = arena.Array<Place>(count);
+    for (int64_t p = 0; p < count; ++p) moved[p] = places[first + p].From(places[first].begin);
+    Rates last = *this;
+    last.places = moved;
+    last.parameters = count;
+    last.of += first;
+    return last;
+  }
+
+  bool Learned() const {
+    return std::any_of(of, of + parameters, [](const Rate<Scalar>& rate) { return rate.gradient.Present(); });
+  }
 };
 
 // after = before - rate * gradient; `before` may be shared, and may be `after`.
 template <typename Scalar>
 void Descend(const Rates<Scalar>& rates, int64_t step, const Weights<Scalar>& before, const Scalar* gradient,
              int64_t tasks, Scalar* after) {
-  for (int64_t p = 0; p < rates.Parameters(); ++p) {
-    const Place& place = rates.net.places[p];
+  for (int64_t p = 0; p < rates.parameters; ++p) {
+    const Place& place = rates.places[p];
     for (int64_t task = 0; task < tasks; ++task) {
       const int64_t at = place.begin * tasks + task * place.size;
       const Scalar* own = before.At(place).Of(task);
@@ -80,8 +99,8 @@ void Descend(const Rates<Scalar>& rates, int64_t step, const Weights<Scalar>& be
 // scaled = -rate * direction
 template <typename Scalar>
 void Scale(const Rates<Scalar>& rates, int64_t step, const Scalar* direction, int64_t tasks, Scalar* scaled) {
-  for (int64_t p = 0; p < rates.Parameters(); ++p) {
-    const Place& place = rates.net.places[p];
+  for (int64_t p = 0; p < rates.parameters; ++p) {
+    const Place& place = rates.places[p];
     for (int64_t task = 0; task < tasks; ++task) {
       const int64_t at = place.begin * tasks + task * place.size;
       rates.of[p].ForWeights(step, place.size, [&](int64_t i, int64_t lanes, Vec<Scalar> rate) {
@@ -91,20 +110,21 @@ void Scale(const Rates<Scalar>& rates, int64_t step, const Scalar* direction, in
   }
 }
 
-// The rates' gradients at a step, which went along `taken`: minus its products with the parameters' gradients after it.
+// The rates' gradients at a step along `taken`: minus its products with the gradients at the parameters `after` it.
 template <typename Scalar>
-void AddRateGradients(const Rates<Scalar>& rates, int64_t step, const Scalar* taken, int64_t tasks, Scalar* gradients) {
-  for (int64_t p = 0; p < rates.Parameters(); ++p) {
-    const Place& place = rates.net.places[p];
+void AddRateGradients(const Rates<Scalar>& rates, int64_t step, const Scalar* taken, const Scalar* after, int64_t tasks,
+                      Scalar* gradients) {
+  for (int64_t p = 0; p < rates.parameters; ++p) {
+    const Place& place = rates.places[p];
     const Rate<Scalar>& rate = rates.of[p];
     if (!rate.gradient.Present()) continue;
     for (int64_t task = 0; task < tasks; ++task) {
       const int64_t at = place.begin * tasks + task * place.size;
       Scalar* sums = gradients + rate.gradient.begin * tasks + task * rate.gradient.size + rate.At(step);
       if (rate.size == 1) {
-        *sums -= Dot(gradients + at, taken + at, place.size);
+        *sums -= Dot(after + at, taken + at, place.size);
       } else {
-        SubtractProducts(gradients + at, taken + at, place.size, sums);
+        SubtractProducts(after + at, taken + at, place.size, sums);
       }
     }
   }

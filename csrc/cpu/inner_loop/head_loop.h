@@ -1,0 +1,200 @@
+// Inner loops in which only the classifier adapts, as in ANIL (Raghu et al. 2020): the blocks are the same at every
+// step, so each image goes through them once, and back once.
+//
+// With g(V, f) the support loss's gradient at the classifier V on the features f, a step is V' = V - rate g(V, f). On
+// the way back, with v = dL/dV', dL/dV is v - (dg/dV)^T (rate v), and -(dg/df)^T (rate v) is the step's share in the
+// gradient at the support images' features. Order 1 takes g for a constant: the support images then have no gradient.
+#pragma once
+
+#include <algorithm>
+
+#include "core/inner_loop.h"
+#include "cpu/arena.h"
+#include "cpu/inner_loop/classifier.h"
+#include "cpu/inner_loop/image_set.h"
+#include "cpu/inner_loop/meta_batch.h"
+#include "cpu/inner_loop/net_pass.h"
+#include "cpu/inner_loop/rates.h"
+#include "cpu/inner_loop/rows.h"
+#include "cpu/inner_loop/weights.h"
+
+namespace maml_fast {
+namespace {
+
+// Several tasks, from `first` on, side by side. Vectors of classifiers are as Weights has them, without the blocks.
+template <typename Scalar>
+class HeadLoop {
+ public:
+  // gradient: the tasks' own, as Weights has them; null: not asked for.
+  HeadLoop(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool)
+      : args_(batch.args),
+        net_(args_.net),
+        batch_(batch),
+        begin_(net_.classifier.begin),
+        weight_(net_.classifier.From(begin_)),
+        bias_(net_.classifier_bias.From(begin_)),
+        first_(first),
+        tasks_(tasks),
+        size_(tasks * (net_.size - begin_)),
+        gradient_(gradient),
+        second_order_(gradient != nullptr && args_.second_order),
+        pool_(pool) {}
+
+  void Run() const {
+    ArenaScope arena;
+    const int64_t image = net_.blocks[0].shape.InSize();
+    ImageSet<Scalar> support(net_, args_.x_spt + first_ * args_.n_support * image,
+                             args_.y_spt + first_ * args_.n_support, tasks_, args_.n_support, pool_, arena);
+    ImageSet<Scalar> query(net_, args_.x_qry + first_ * args_.n_query * image, args_.y_qry + first_ * args_.n_query,
+                           tasks_, args_.n_query, pool_, arena);
+    NetPass<Scalar> support_pass(net_, tasks_, support, second_order_, pool_, arena);
+    NetPass<Scalar> query_pass(net_, tasks_, query, gradient_ != nullptr, pool_, arena);
+    const Rates<Scalar> rates = batch_.rates.Last(bias_.Present() ? 2 : 1, arena);
+    auto* states = arena.Array<State>(args_.steps + 1);
+    TakeSteps(rates, support, support_pass, states, arena);
+    Score(query, query_pass, states, arena);
+    if (gradient_ == nullptr) return;
+    const WeightGradients<Scalar> gradient{gradient_, tasks_, arena.Array<Scalar>(tasks_ * net_.WidestBlock())};
+    query_pass.BackwardFromFeatures(Theta(), gradient);
+    Backward(rates, support_pass, states);
+    if (second_order_ && args_.steps > 0) AddBackwardOfSupport(support_pass, gradient);
+  }
+
+ private:
+  // The classifiers before a step, or after the last, and that step.
+  struct State {
+    Weights<Scalar> weights;
+    const Scalar* of_queries = nullptr;  // the gradient of their weighted loss at the weights; null: of no weight
+    Scalar *probabilities = nullptr, *grad_logits = nullptr;  // of the support images
+    Scalar* taken = nullptr;                                  // the gradient that the step goes along
+  };
+
+  Weights<Scalar> Theta() const { return {batch_.theta, 0}; }
+  int64_t LogitsSize(int64_t images) const { return images * net_.classes; }       // of one task
+  int64_t FeaturesSize(int64_t images) const { return images * net_.Features(); }  // of one task
+
+  Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, int64_t images, int64_t task) const {
+    return {images, net_.Features(), net_.classes, weights.At(weight_).Of(task), weights.At(bias_).Of(task)};
+  }
+
+  void TakeSteps(const Rates<Scalar>& rates, const ImageSet<Scalar>& support, NetPass<Scalar>& pass, State* states,
+                 ArenaScope& arena) const {
+    if (args_.steps > 0) pass.ForwardToFeatures(Theta());
+    states[0] = {{batch_.theta + begin_, 0}};
+    const int64_t logits = tasks_ * LogitsSize(support.images);
+    for (int64_t s = 0; s < args_.steps; ++s) {
+      State& state = states[s];
+      state.probabilities = arena.Array<Scalar>(logits);
+      state.grad_logits = arena.Array<Scalar>(logits);
+      state.taken = arena.Array<Scalar>(size_);
+      for (int64_t task = 0; task < tasks_; ++task) SupportGradient(support, pass.Features(), state, task);
+      auto* after = arena.Array<Scalar>(size_);
+      Descend(rates, s, state.weights, state.taken, tasks_, after);
+      states[s + 1] = {{after, tasks_}};
+    }
+  }
+
+  void SupportGradient(const ImageSet<Scalar>& support, const Scalar* features, const State& state,
+                       int64_t task) const {
+    const auto classifier = ClassifierOf(state.weights, support.images, task);
+    const WeightGradients<Scalar> taken{state.taken, tasks_, nullptr};
+    const int64_t logits = task * LogitsSize(support.images);
+    const Scalar* f = features + task * FeaturesSize(support.images);
+    classifier.Forward(f, support.labels + task * support.images, state.probabilities + logits,
+                       state.grad_logits + logits);
+    classifier.Backward(f, state.grad_logits + logits, nullptr, taken.OfTask(weight_, task), taken.OfTask(bias_, task));
+  }
+
+  // The queries' results, and their weighted losses' gradient at the scored classifiers and at the features.
+  void Score(const ImageSet<Scalar>& query, NetPass<Scalar>& pass, State* states, ArenaScope& arena) const {
+    pass.ForwardToFeatures(Theta());
+    if (gradient_ != nullptr) std::fill_n(pass.FeatureGradient(), tasks_ * FeaturesSize(query.images), Scalar{0});
+    for (int64_t row = 0; row < args_.scores; ++row) {
+      State& state = states[args_.scored[row]];
+      const bool differentiated = gradient_ != nullptr && args_.step_weights[row] != 0;
+      Scalar* gradient = differentiated ? arena.Array<Scalar>(size_) : nullptr;
+      for (int64_t task = 0; task < tasks_; ++task) ScoreTask(query, pass, row, state.weights, gradient, task);
+      state.of_queries = gradient;
+    }
+  }
+
+  void ScoreTask(const ImageSet<Scalar>& query, const NetPass<Scalar>& pass, int64_t row,
+                 const Weights<Scalar>& weights, Scalar* gradient, int64_t task) const {
+    ArenaScope arena;
+    const int64_t logits = LogitsSize(query.images), features = FeaturesSize(query.images);
+    const auto classifier = ClassifierOf(weights, query.images, task);
+    const Scalar* f = pass.Features() + task * features;
+    auto* grad_logits = arena.Array<Scalar>(logits);
+    const auto score =
+        classifier.Forward(f, query.labels + task * query.images, arena.Array<Scalar>(logits), grad_logits);
+    const int64_t at = row * args_.tasks + first_ + task;
+    args_.losses[at] = score.loss;
+    args_.correct[at] = score.correct;
+    if (gradient == nullptr) return;
+    const WeightGradients<Scalar> to{gradient, tasks_, nullptr};
+    auto* grad_f = arena.Array<Scalar>(features);
+    Multiply(grad_logits, static_cast<Scalar>(args_.step_weights[row]), logits);
+    classifier.Backward(f, grad_logits, grad_f, to.OfTask(weight_, task), to.OfTask(bias_, task));
+    AddTo(pass.FeatureGradient() + task * features, grad_f, features);
+  }
+
+  // The gradient at theta's classifier, the rates' on the way, and at order 2 that at the support images' features.
+  void Backward(const Rates<Scalar>& rates, const NetPass<Scalar>& support_pass, const State* states) const {
+    Scalar* at_weights = gradient_ + begin_ * tasks_;
+    std::fill(at_weights, gradient_ + tasks_ * batch_.GradientSize(), Scalar{0});
+    if (second_order_) {
+      std::fill_n(support_pass.FeatureGradient(), tasks_ * FeaturesSize(args_.n_support), Scalar{0});
+    }
+    AddOfQueries(states[args_.steps], at_weights);
+    for (int64_t s = args_.steps - 1; s >= 0; --s) {
+      AddRateGradients(rates, s, states[s].taken, at_weights, tasks_, gradient_);
+      if (second_order_) AddHessianProduct(rates, s, support_pass, states[s], at_weights);
+      AddOfQueries(states[s], at_weights);
+    }
+  }
+
+  void AddOfQueries(const State& state, Scalar* at_weights) const {
+    if (state.of_queries != nullptr) AddTo(at_weights, state.of_queries, size_);
+  }
+
+  // The support loss's Hessian times -rate v, both at the classifiers and at the features.
+  void AddHessianProduct(const Rates<Scalar>& rates, int64_t step, const NetPass<Scalar>& pass, const State& state,
+                         Scalar* at_weights) const {
+    ArenaScope arena;
+    const int64_t images = args_.n_support, features = FeaturesSize(images);
+    auto* scaled = arena.Array<Scalar>(size_);
+    Scale(rates, step, at_weights, tasks_, scaled);
+    const Weights<Scalar> direction{scaled, tasks_};
+    const WeightGradients<Scalar> product{arena.Array<Scalar>(size_), tasks_, nullptr};
+    auto* product_f = arena.Array<Scalar>(features);
+    for (int64_t task = 0; task < tasks_; ++task) {
+      const int64_t logits = task * LogitsSize(images);
+      ClassifierOf(state.weights, images, task)
+          .HessianProduct(pass.Features() + task * features, state.probabilities + logits, state.grad_logits + logits,
+                          nullptr, direction.At(weight_).Of(task), direction.At(bias_).Of(task), product_f,
+                          product.OfTask(weight_, task), product.OfTask(bias_, task));
+      AddTo(pass.FeatureGradient() + task * features, product_f, features);
+    }
+    AddTo(at_weights, product.data, size_);
+  }
+
+  void AddBackwardOfSupport(const NetPass<Scalar>& pass, const WeightGradients<Scalar>& gradient) const {
+    ArenaScope arena;
+    const WeightGradients<Scalar> share{arena.Array<Scalar>(tasks_ * begin_), tasks_, gradient.spare};
+    pass.BackwardFromFeatures(Theta(), share);
+    AddTo(gradient.data, share.data, tasks_ * begin_);
+  }
+
+  const InnerLoopArgs<Scalar>& args_;
+  const ConvNet& net_;
+  const MetaBatch<Scalar>& batch_;
+  const int64_t begin_;  // of the classifier in the flat vector, which ends with it
+  const Place weight_, bias_;
+  const int64_t first_, tasks_, size_;
+  Scalar* gradient_;
+  const bool second_order_;
+  const Pool& pool_;
+};
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,41 @@
+// What all tasks of a call have in common.
+#pragma once
+
+#include <algorithm>
+
+#include "core/inner_loop.h"
+#include "cpu/inner_loop/rates.h"
+#include "cpu/inner_loop/step_theta.h"
+
+namespace maml_fast {
+namespace {
+
+// Whether no step changes anything before the classifier, nor is a gradient at a rate there asked for.
+template <typename Scalar>
+bool OnlyTheHeadAdapts(const InnerLoopArgs<Scalar>& args) {
+  for (size_t p = 0; p < args.net.places.size(); ++p) {
+    const Place& place = args.net.places[p];
+    if (args.step_entries[p] != 0) return false;
+    if (place.begin >= args.net.classifier.begin) continue;
+    const RateArgs<Scalar>& rate = args.rates[p];
+    const Scalar* end = rate.values + rate.LayoutFor(place).Size();
+    const bool zero = std::all_of(rate.values, end, [](Scalar value) { return value == 0; });
+    if (rate.gradient != nullptr || !zero) return false;
+  }
+  return true;
+}
+
+template <typename Scalar>
+struct MetaBatch {
+  const InnerLoopArgs<Scalar>& args;
+  const Scalar* theta;  // [net.size]
+  const Rates<Scalar>& rates;
+  const StepTheta<Scalar>& step_theta;
+  bool only_the_head_adapts;
+  Scalar* gradient;  // [step_theta.gradients_end], the tasks' sum; null: not asked for
+
+  int64_t GradientSize() const { return gradient == nullptr ? 0 : step_theta.gradients_end; }
+};
+
+}  // namespace
+}  // namespace maml_fast
