@@ -134,6 +134,9 @@ def _algorithms(rows: Sequence[Row]) -> str:
         "float32; by maml_fast, and by the same algorithm as a tutorial writes it: an ordinary module with torch's own "
         "batch norm, plain autograd, one task after another. *Parity* is in float64."
     )
+    for what in unique(row["what"] for row in rows if row["what"] != rows[0]["what"]):
+        names = unique(row["subject"] for row in rows if row["what"] == what)
+        text += f" {' and '.join(names)}: {what}."
     parts = [f"## Algorithms\n\n{text}\n\n{table(head, lines)}", _listing("Failed", rows, "failed")]
     return "\n\n".join(filter(None, parts))
 

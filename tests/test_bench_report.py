@@ -41,7 +41,7 @@ def make_record(**changes):
         row = found.row("algorithms", "anil", "a common net", who)
         row.seconds, row.parity, row.ran = [1e-3 * milliseconds], {"loss": 2e-15, "gradient": 3e-14}, ran
         row.peak_mib = 10.4 * milliseconds
-    found.row("algorithms", "boil", "a common net", OURS.title).failed = "maml_fast on A-boil failed"
+    found.row("algorithms", "boil", "a small net", OURS.title).failed = "maml_fast on A-boil failed"
     about = {
         "date": "2031-02-03T04:05:06+00:00",
         "machine": {
@@ -113,6 +113,7 @@ def test_algorithms_have_a_row_each_that_says_what_ran():
     assert table_row(text, "| anil") == anil
     assert table_row(text, "| boil") == ["boil", "failed", "–", "–", "– / –", "–", "–"]
     assert "## Algorithms\n\na common net. " in text
+    assert "*Parity* is in float64. boil: a small net.\n" in text
     assert "### Failed\n\n- maml_fast on boil: maml_fast on A-boil failed\n" in text
 
 
