@@ -191,6 +191,10 @@ def test_recipes_are_listed_with_every_number() -> None:
     assert "98.7 ± 0.4 %" in listed.output
     one = call("recipes", "nichol2018-omniglot-5w1s")
     assert all(name in one.output for name in RECIPES["nichol2018-omniglot-5w1s"].settings)
+    told = ("published: 97.68 ± 0.04 %", "mean cross-entropy", "Pillow's bicubic", "batch statistics (transductive")
+    assert all(text in " ".join(one.output.split()) for text in told)
+    other = " ".join(call("recipes", "antoniou2019-omniglot-5w1s").output.split())
+    assert "scale and shift of every inner step" in other
     assert call("recipes", "finn2018").exit_code == 2
 
 

@@ -66,9 +66,10 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
 
 
 def settings_table(recipe: Recipe) -> Table:
-    """Every number of a recipe, under the names that its options have."""
-    table = Table("argument", "value", box=box.SIMPLE)
-    for name, value in recipe.settings.items():
+    """Every number of a recipe, under the names that its options have, and what there is no option for."""
+    title = f"{recipe.paper}; published: {recipe.published or 'no figure'}"
+    table = Table("argument", "value", box=box.SIMPLE, title=title, title_justify="left")
+    for name, value in {**recipe.settings, **recipe.given}.items():
         table.add_row(name, str(value))
     return table
 

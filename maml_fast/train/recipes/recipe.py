@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
+
 __all__ = ["MAML_LOOP", "MINI_IMAGENET", "OMNIGLOT", "Published", "Recipe", "Settings", "without"]
 
 Settings = Mapping[str, Any]
@@ -29,6 +31,15 @@ class Recipe(NamedTuple):
     paper: str
     published: Published | None
     settings: Settings
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What no setting says, because it is the same in every training here, or follows from the algorithm."""
+        return {
+            "loss": "mean cross-entropy, of the inner and the outer loop",
+            "resize filter": "Pillow's bicubic",
+            "batch norm": BATCH_NORM_POLICIES[self.settings.get("batch_norm", "batch")],
+        }
 
 
 _ANY: Settings = {
