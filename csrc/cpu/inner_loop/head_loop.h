@@ -42,11 +42,8 @@ class HeadLoop {
 
   void Run() const {
     ArenaScope arena;
-    const int64_t image = net_.blocks[0].shape.InSize();
-    ImageSet<Scalar> support(net_, args_.x_spt + first_ * args_.n_support * image,
-                             args_.y_spt + first_ * args_.n_support, tasks_, args_.n_support, pool_, arena);
-    ImageSet<Scalar> query(net_, args_.x_qry + first_ * args_.n_query * image, args_.y_qry + first_ * args_.n_query,
-                           tasks_, args_.n_query, pool_, arena);
+    auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
+    auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
     NetPass<Scalar> support_pass(net_, tasks_, support, second_order_, pool_, arena);
     NetPass<Scalar> query_pass(net_, tasks_, query, gradient_ != nullptr, pool_, arena);
     const Rates<Scalar> rates = batch_.rates.Last(bias_.Present() ? 2 : 1, arena);

@@ -19,6 +19,19 @@ struct ImageSet {
   double* moments = nullptr;
   bool moments_known = false;
 
+  // Those of the tasks from `first` on.
+  static ImageSet Support(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool,
+                          ArenaScope& arena) {
+    const int64_t begin = first * args.n_support, image = args.net.blocks[0].shape.InSize();
+    return {args.net, args.x_spt + begin * image, args.y_spt + begin, tasks, args.n_support, pool, arena};
+  }
+  static ImageSet Queries(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool,
+                          ArenaScope& arena) {
+    const int64_t begin = first * args.n_query, image = args.net.blocks[0].shape.InSize();
+    return {args.net, args.x_qry + begin * image, args.y_qry + begin, tasks, args.n_query, pool, arena};
+  }
+
+ private:
   // pixels: [tasks, images, C, H, W].
   ImageSet(const ConvNet& net, const Scalar* pixels, const int64_t* labels_, int64_t tasks, int64_t images_,
            const Pool& pool, ArenaScope& arena)
@@ -30,7 +43,6 @@ struct ImageSet {
     moments = arena.Array<double>(tasks * s.KeptSize());
   }
 
- private:
   static const Scalar* ChannelsLast(const ConvBlockShape& s, const Scalar* pixels, const Pool& pool, Scalar* result) {
     For(pool, s.tasks * s.batch, [&](int64_t begin, int64_t end) {
       for (int64_t image = begin; image < end; ++image) {

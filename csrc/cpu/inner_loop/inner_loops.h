@@ -48,11 +48,8 @@ class InnerLoop {
 
   void Run() const {
     ArenaScope arena;
-    const int64_t image = net_.blocks[0].shape.InSize();
-    ImageSet<Scalar> support(net_, args_.x_spt + first_ * args_.n_support * image,
-                             args_.y_spt + first_ * args_.n_support, tasks_, args_.n_support, pool_, arena);
-    ImageSet<Scalar> query(net_, args_.x_qry + first_ * args_.n_query * image, args_.y_qry + first_ * args_.n_query,
-                           tasks_, args_.n_query, pool_, arena);
+    auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
+    auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
     auto* spare = arena.Array<Scalar>(tasks_ * net_.WidestBlock());
     auto* steps = arena.Array<Step>(args_.steps);
     Forward(support, query, steps, spare, arena);
