@@ -11,9 +11,11 @@ from collections.abc import Mapping
 
 from maml_fast.train.recipes.recipe import OMNIGLOT, Recipe, Settings
 
-_OMNIGLOT: Settings = {
+__all__ = ["FOR_A_CPU", "RECIPES"]
+
+# For a learned optimiser on a CPU.
+FOR_A_CPU: Settings = {
     **OMNIGLOT,
-    "algorithm": "learned-optimiser",
     "adapt": None,
     "batch_norm": "batch",
     "order": 1,
@@ -25,15 +27,19 @@ _OMNIGLOT: Settings = {
     "hidden": 16,
     "n_way": 5,
     "k_query": 5,
-    "inner_lr": 0.1,
     "inner_steps": 5,
     "eval_inner_steps": 5,
     "meta_batch_size": 4,
-    "meta_lr": 3e-3,
     "meta_schedule": "cosine",
-    "iterations": 4000,
     "eval_every": 500,
     "eval_episodes": 200,
+}
+_OMNIGLOT: Settings = {
+    **FOR_A_CPU,
+    "algorithm": "learned-optimiser",
+    "inner_lr": 0.1,
+    "meta_lr": 3e-3,
+    "iterations": 4000,
 }
 
 RECIPES: Mapping[str, Recipe] = {

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from maml_fast.train.recipes.recipe import MINI_IMAGENET, OMNIGLOT, Published, Recipe, Settings
+from maml_fast.train.recipes.andrychowicz2016 import FOR_A_CPU
+from maml_fast.train.recipes.recipe import MINI_IMAGENET, Published, Recipe, Settings
 
 PAPER = "Ravi & Larochelle 2017"
 
@@ -31,27 +32,7 @@ _MINI: Settings = {
 _1_SHOT: Settings = {"k_shot": 1, "inner_steps": 12, "eval_inner_steps": 12, "iterations": 75_000}
 _5_SHOT: Settings = {"k_shot": 5, "inner_steps": 5, "eval_inner_steps": 5, "iterations": 50_000}
 
-_OMNIGLOT: Settings = {
-    **OMNIGLOT,
-    **_LSTM,
-    "split": "vinyals",
-    "scale": "inverted",
-    "rotate": True,
-    "eval_rotate": False,
-    "model": "conv4",
-    "hidden": 16,
-    "n_way": 5,
-    "k_query": 5,
-    "inner_lr": 0.3,
-    "inner_steps": 5,
-    "eval_inner_steps": 5,
-    "meta_batch_size": 4,
-    "meta_lr": 5e-3,
-    "meta_schedule": "cosine",
-    "iterations": 8000,
-    "eval_every": 500,
-    "eval_episodes": 200,
-}
+_OMNIGLOT: Settings = {**FOR_A_CPU, **_LSTM, "inner_lr": 0.3, "meta_lr": 5e-3, "iterations": 8000}
 
 RECIPES: Mapping[str, Recipe] = {
     "ravi2017-mini-imagenet-5w1s": Recipe(PAPER, Published(43.44, 0.77), {**_MINI, **_1_SHOT}),
