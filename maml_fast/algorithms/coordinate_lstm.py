@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maml_fast.maml.checks import check_whole
+
 __all__ = ["CoordinateLSTM", "affine", "lstm_parameters", "uniform"]
 
 
@@ -26,8 +28,7 @@ def lstm_parameters(inputs: int, hidden: int) -> nn.ParameterDict:
     Raises:
         ValueError: ``hidden`` is no whole number from 1 on.
     """
-    if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1:
-        raise ValueError(f"hidden must be a whole number of at least 1, got {hidden!r}")
+    check_whole("hidden", hidden, least=1)
     shapes: Mapping[str, tuple[int, ...]] = {
         "weight_ih": (4 * hidden, inputs),
         "weight_hh": (4 * hidden, hidden),

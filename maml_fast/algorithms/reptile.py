@@ -12,7 +12,7 @@ from maml_fast.algorithms.inner_adam import AdamMemory, InnerAdam
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
 from maml_fast.maml.batch_norm import BatchNormPolicy
-from maml_fast.maml.checks import check_like_model, check_steps, check_support, scored_steps
+from maml_fast.maml.checks import check_like_model, check_steps, check_support, check_whole, scored_steps
 from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import score_classes
 from maml_fast.maml.task_gradients import FastWeights, task_gradients
@@ -52,8 +52,7 @@ class Reptile(MetaLearner):
         super().__init__(model, batch_norm, fused)
         if not inner_lr > 0:
             raise ValueError(f"inner_lr must be above 0, got {inner_lr!r}")
-        if isinstance(inner_batch, bool) or not isinstance(inner_batch, int) or inner_batch < 1:
-            raise ValueError(f"inner_batch must be a whole number of at least 1, got {inner_batch!r}")
+        check_whole("inner_batch", inner_batch, least=1)
         self.inner_lr = inner_lr
         self.inner_steps = check_steps(inner_steps)
         self.inner_batch = inner_batch

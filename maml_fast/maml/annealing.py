@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from maml_fast.maml.checks import check_whole
 
 __all__ = ["Annealing"]
 
@@ -30,7 +31,7 @@ class Annealing:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            _check_iterations(name, value)
+            check_whole(name, value, least=0)
 
     def order(self, iteration: int, afterwards: int) -> int:
         """The order of an iteration, counted from 0."""
@@ -43,8 +44,3 @@ class Annealing:
         share, progress = 1 / steps, iteration / self.multi_step_iterations
         earlier = max(share * (1 - progress), share * LEAST)
         return *(earlier,) * (steps - 1), 1 - (steps - 1) * earlier
-
-
-def _check_iterations(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")

@@ -16,6 +16,7 @@ __all__ = [
     "check_model",
     "check_steps",
     "check_support",
+    "check_whole",
     "scored_steps",
 ]
 
@@ -28,6 +29,12 @@ def check_model(model: Any, batch_norm: Any, policies: Collection[str]) -> None:
         raise ValueError(f"batch_norm must be one of {', '.join(map(repr, policies))}, got {batch_norm!r}")
     if batch_norm == "running":
         _check_keeps_statistics(model)
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise unless ``value`` is a whole number from ``least`` on."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def check_steps(inner_steps: Any) -> int:

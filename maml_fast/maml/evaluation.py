@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
+from maml_fast.maml.checks import check_whole
 from maml_fast.maml.meta_learner import MetaLearner
 
 __all__ = ["EvaluationResult", "evaluate"]
@@ -59,8 +60,7 @@ def evaluate(
         TypeError, ValueError: for what is no meta-learner or no sampler, fewer than one episode, or a sampler that ends
             early.
     """
-    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
-        raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}")
+    check_whole("episodes", episodes, least=1)
     if not isinstance(maml, MetaLearner):
         kind = type(maml).__name__
         raise TypeError(f"maml must be a MAML or another meta-learner, got {kind}; wrap the model: MAML(model, ...)")
