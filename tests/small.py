@@ -24,6 +24,15 @@ def conv_net(dropout=0.0, seed=0):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(200, 5)).double()
 
 
+def two_blocks(outputs=5):
+    """On images of 10 x 10: two blocks, and a classifier unless embeddings are wanted."""
+    torch.manual_seed(1)
+    layers = []
+    for channels in (1, 6):
+        layers += [nn.Conv2d(channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), *([] if outputs is None else [nn.Linear(24, outputs)])).double()
+
+
 def gradient(maml, episodes):
     parameters = [parameter for parameter in maml.parameters() if parameter.requires_grad]
     return torch.cat([g.flatten() for g in torch.autograd.grad(maml(episodes).loss, parameters)])

@@ -9,20 +9,12 @@ import torch
 import torch.nn.functional as F
 from oracles import module_loop_loss
 from small import make_episodes
+from small import two_blocks as net
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from maml_fast import Episodes, evaluate
 from maml_fast.algorithms import ALGORITHMS, ANIL, BOIL, FOMAML, MetaSGD, ProtoNet, Reptile
-
-
-def net(outputs: int | None = 5) -> nn.Module:
-    """Two blocks, and a classifier unless embeddings are wanted."""
-    torch.manual_seed(1)
-    layers: list[nn.Module] = []
-    for channels in (1, 6):
-        layers += [nn.Conv2d(channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), *([] if outputs is None else [nn.Linear(24, outputs)])).double()
 
 
 def episodes(n_tasks: int = 3) -> Episodes:

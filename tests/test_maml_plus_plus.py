@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small import make_episodes
+from small import two_blocks as net
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -16,14 +17,6 @@ from maml_fast.algorithms import MAMLPlusPlus
 from maml_fast.maml.annealing import Annealing
 
 NORMS = ("1.weight", "1.bias", "5.weight", "5.bias")
-
-
-def net() -> nn.Module:
-    torch.manual_seed(1)
-    layers: list[nn.Module] = []
-    for channels in (1, 6):
-        layers += [nn.Conv2d(channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 5)).double()
 
 
 def episodes(n_tasks: int = 3) -> Episodes:
