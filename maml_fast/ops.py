@@ -128,7 +128,7 @@ def conv_block_by_statistics(
 ) -> Tensor:
     """:func:`conv_block` that normalises by this mean and variance, [Cout] for all tasks; always pure PyTorch.
 
-    Takes the keyword arguments of :func:`conv_block`, and raises what it does.
+    Takes the keyword arguments of :func:`conv_block`, and raises what that does of wrong tensors.
     """
     _check_tensors(x, weight, bias, gamma, beta)
     return reference.conv_block_by_statistics(x, weight, bias, gamma, beta, mean=mean, variance=variance, **geometry)
