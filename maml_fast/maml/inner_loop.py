@@ -58,8 +58,7 @@ class InnerLoop:
             walk = _Walk(self, len(x_spt))
             for _ in range(self.steps):
                 walk.step(x_spt, y_spt)
-        of_step = {name: value for name, value in self.theta.shared.items() if isinstance(value, PerStep)}
-        last = at_step(of_step, step_of_queries(self.steps))
+        last = at_step(walk.of_step, step_of_queries(self.steps))
         return {**walk.fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
 
     def run(self, episodes: Episodes, scored: Collection[int]) -> Outcome:
@@ -99,7 +98,7 @@ class _Walk:
         self._optimiser = loop.optimiser(theta.rule)
         self._constant = {name: value for name, value in theta.shared.items() if not isinstance(value, PerStep)}
         self._constant = forward.in_common(forward.in_kernel_order(self._constant))
-        self._of_step = {name: value for name, value in theta.shared.items() if isinstance(value, PerStep)}
+        self.of_step = {name: value for name, value in theta.shared.items() if isinstance(value, PerStep)}
         self._done = 0
         self.fast = theta._replace(adapted=forward.in_kernel_order(theta.adapted)).fast_weights(n_tasks)
 
@@ -126,7 +125,7 @@ class _Walk:
         return None if self._loop.blocks is None else self._loop.blocks(step)
 
     def _shared(self, step: int) -> dict[str, Tensor]:
-        return {**self._constant, **at_step(self._of_step, step)}
+        return {**self._constant, **at_step(self.of_step, step)}
 
 
 def step_of_queries(done: int) -> int:

@@ -120,11 +120,9 @@ class MAML(MetaLearner):
         self.inner_optimiser = inner_optimiser
         self.annealing = Annealing(first_order_iterations, multi_step_iterations)
         self.task_chunk = check_task_chunk(task_chunk)
-        self.step_norms = StepNorms(model, max(1, self.inner_steps)) if is_per_step(batch_norm) else None
-        keeps_statistics = batch_norm == "per_step_running"
-        self.step_statistics = (
-            StepStatistics(self._forward_tasks, max(1, self.inner_steps)) if keeps_statistics else None
-        )
+        steps = max(1, self.inner_steps)
+        self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
+        self.step_statistics = StepStatistics(self._forward_tasks, steps) if batch_norm == "per_step_running" else None
         self._iteration: int | None = None
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))

@@ -76,10 +76,13 @@ class NativeLoop:
             tasks_at_once=self.tasks_at_once,
             needs_gradient=needs_gradient,
         )
-        loss = torch.stack([w * row.mean() for w, row in zip(weights, result.losses, strict=True) if w]).sum()
-        asked = [rows.index(step) for step in scored]
-        results = TaskResults(result.losses[asked], result.correct[asked], y_qry[0].numel())
-        return results, loss, self._by_source(result) if needs_gradient else {}
+        first, *others = [w * row.mean() for w, row in zip(weights, result.losses, strict=True) if w]
+        losses, correct = result.losses, result.correct
+        if len(rows) > len(scored):  # some are part of the objective alone
+            asked = [rows.index(step) for step in scored]
+            losses, correct = losses[asked], correct[asked]
+        results = TaskResults(losses, correct, y_qry[0].numel())
+        return results, sum(others, first), self._by_source(result) if needs_gradient else {}
 
     def _by_source(self, result: ops.InnerLoopsResult) -> dict[Tensor, Tensor]:
         """The gradients by the tensor that they are of; one rate may stand for several parameters."""
