@@ -15,6 +15,10 @@ namespace cuda {
 // rounded, sums are float's. Everything else, images and statistics, is in the type itself always.
 enum class Arithmetic { kPlain, kTf32, kBf16, kFp16 };
 
+// What the kernels can count: values of a task's images x, or y; an image's height or width, k and padding; strides.
+// All are less.
+constexpr int64_t kMostValues = int64_t{1} << 31, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9;
+
 // Scalars of scratch memory that a pass needs.
 int64_t ForwardScratch(const ConvBlockShape& s);
 int64_t BackwardScratch(const ConvBlockShape& s);

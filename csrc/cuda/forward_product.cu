@@ -13,7 +13,7 @@ struct ForwardProduct {
   static constexpr bool kAlongA = true, kAlongB = false;
 
   ConvBlockShape shape;
-  PatchGrid grid;
+  PatchGrid<false> grid;
   const T* x;
   TaskParam<T> weight, bias;
   T* y;
@@ -23,22 +23,30 @@ struct ForwardProduct {
 
   static ForwardProduct Of(const ConvBlockShape& s, const T* x, TaskParam<T> weight, TaskParam<T> bias, T* y, bool adds,
                            T* moments) {
-    return {s, PatchGrid::Forward(s), x, weight, bias, y, adds, moments, RowsOfY(s)};
+    return {s, PatchGrid<false>::Of(s), x, weight, bias, y, adds, moments, RowsOfY(s)};
   }
 
   __host__ __device__ int Rows() const { return rows; }
   __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
   __host__ __device__ int Depth() const { return static_cast<int>(shape.PatchSize()); }
   __host__ __device__ int Parts() const { return 1; }
-  MF_DEVICE Patches<T> A(int task) const { return {grid, x + shape.InImage(task, 0), rows}; }
+  MF_DEVICE Patches<T, false> A(int task) const { return {grid, x + shape.InImage(task, 0), rows}; }
   MF_DEVICE Matrix<T> B(int task) const { return {weight.Of(task), Depth(), Cols()}; }
 
-  // A thread takes a column's upper or lower half.
   template <class TileType>
   MF_DEVICE void Finish(const Job& job, TileType& tile) const {
-    static_assert(kThreads == 2 * kTileCols && kTileRows == 2 * kRowsOfMoments, "halves of columns");
-    const int col = static_cast<int>(threadIdx.x) % kTileCols, channel = job.col + col;
-    const int begin = static_cast<int>(threadIdx.x) / kTileCols * kRowsOfMoments, first = job.row + begin;
+    static_assert(TileType::kRows % kRowsOfMoments == 0, "all rows of a tile lie in whole parts");
+    constexpr int kColumns = TileType::kCols * (TileType::kRows / kRowsOfMoments);
+    for (int i = static_cast<int>(threadIdx.x); i < kColumns; i += TileType::kThreads) {
+      FinishColumn(job, tile, i % TileType::kCols, i / TileType::kCols * kRowsOfMoments);
+    }
+  }
+
+ private:
+  // As many rows of a column as have moments of their own, from `begin` on.
+  template <class TileType>
+  MF_DEVICE void FinishColumn(const Job& job, TileType& tile, int col, int begin) const {
+    const int channel = job.col + col, first = job.row + begin;
     if (channel >= Cols() || first >= rows) return;
     const int count = rows - first < kRowsOfMoments ? rows - first : kRowsOfMoments;
     const T* of_task = bias.Of(job.task);
@@ -70,7 +78,9 @@ template <typename T>
 void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, TaskParam<T> weight,
                   TaskParam<T> bias, T* y, bool adds, T* moments) {
   const auto product = ForwardProduct<T>::Of(s, x, weight, bias, y, adds, moments);
-  Start<T>(launch, arithmetic, product, s.tasks, {x, s.in_channels, 0}, {weight.data, s.out_channels, weight.stride});
+  const Tiling tiling = TilingOf(product.Rows(), product.Cols(), s.tasks);
+  Start<T>(launch, arithmetic, tiling, product, s.tasks, {x, s.in_channels, 0},
+           {weight.data, s.out_channels, weight.stride});
 }
 
 template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const float*, TaskParam<float>,
