@@ -16,7 +16,7 @@ struct Cuda {
     STD_TORCH_CHECK(s.batch <= kMostBlocks, "a GPU takes at most ", kMostBlocks, " images of a task at once, got ",
                     s.batch);
     STD_TORCH_CHECK(std::max({s.InImage(1, 0), s.ConvImage(1, 0), s.WeightSize()}) < cuda::kMostValues,
-                    "a task's images are too large for a GPU: 2^31 values or more; use fewer or smaller ones");
+                    "a task's images are too large for a GPU: 2^30 values or more; use fewer or smaller ones");
     STD_TORCH_CHECK(std::max({s.in_height, s.in_width, s.kernel, s.padding}) < cuda::kMostExtent,
                     "an image is too high or too wide for a GPU: 2^20 pixels or more");
     STD_TORCH_CHECK(s.stride < cuda::kMostStride, "a GPU takes strides below ", cuda::kMostStride, ", got ", s.stride);

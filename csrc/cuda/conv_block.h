@@ -17,7 +17,7 @@ enum class Arithmetic { kPlain, kTf32, kBf16, kFp16 };
 
 // What the kernels can count: values of a task's images x, or y; an image's height or width, k and padding; strides.
 // All are less.
-constexpr int64_t kMostValues = int64_t{1} << 31, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9;
+constexpr int64_t kMostValues = int64_t{1} << 30, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9;
 
 // Scalars of scratch memory that a pass needs.
 int64_t ForwardScratch(const ConvBlockShape& s);

@@ -38,31 +38,45 @@ struct ForwardProduct {
     static_assert(TileType::kRows % kRowsOfMoments == 0, "all rows of a tile lie in whole parts");
     constexpr int kColumns = TileType::kCols * (TileType::kRows / kRowsOfMoments);
     for (int i = static_cast<int>(threadIdx.x); i < kColumns; i += TileType::kThreads) {
-      FinishColumn(job, tile, i % TileType::kCols, i / TileType::kCols * kRowsOfMoments);
+      const int col = i % TileType::kCols, begin = i / TileType::kCols * kRowsOfMoments;
+      const int count = rows - (job.row + begin);
+      if (job.col + col >= Cols() || count <= 0) continue;
+      if (count >= kRowsOfMoments) {
+        FinishColumn<true>(job, tile, col, begin, kRowsOfMoments);
+      } else {
+        FinishColumn<false>(job, tile, col, begin, count);
+      }
     }
   }
 
  private:
-  // As many rows of a column as have moments of their own, from `begin` on.
-  template <class TileType>
-  MF_DEVICE void FinishColumn(const Job& job, TileType& tile, int col, int begin) const {
+  // As many rows of a column as have moments of their own, from `begin` on, or the first `count` of them.
+  template <bool WHOLE, class TileType>
+  MF_DEVICE void FinishColumn(const Job& job, TileType& tile, int col, int begin, int count) const {
     const int channel = job.col + col, first = job.row + begin;
-    if (channel >= Cols() || first >= rows) return;
-    const int count = rows - first < kRowsOfMoments ? rows - first : kRowsOfMoments;
-    const T* of_task = bias.Of(job.task);
-    const T start = of_task == nullptr ? T{0} : of_task[channel];
     T* out = y + shape.ConvImage(job.task, 0) + int64_t{first} * Cols() + channel;
-    T sum = 0;
-    for (int i = 0; i < count; ++i, out += Cols()) {
-      const T value = tile.At(begin + i, col) + (adds ? *out : start);
+    if (adds) {
+      const T* from = out;
+      for (int i = 0; i < count; ++i, from += Cols()) tile.At(begin + i, col) += *from;
+    }
+    const T* of_task = bias.Of(job.task);
+    const T start = adds || of_task == nullptr ? T{0} : of_task[channel];
+    T entered[kRowsOfMoments], sum = 0;
+    MF_UNROLL
+    for (int i = 0; i < kRowsOfMoments; ++i, out += Cols()) {
+      if (!WHOLE && i >= count) break;
+      const T value = tile.At(begin + i, col) + start;
       *out = value;
-      sum += tile.At(begin + i, col) = shape.relu_first ? Relu(value) : value;
+      entered[i] = shape.relu_first && value <= T{0} ? T{0} : value;
+      sum += entered[i];
     }
     if (moments == nullptr) return;
     const T mean = sum / static_cast<T>(count);
     T squares = 0;
-    for (int i = 0; i < count; ++i) {
-      const T deviation = tile.At(begin + i, col) - mean;
+    MF_UNROLL
+    for (int i = 0; i < kRowsOfMoments; ++i) {
+      if (!WHOLE && i >= count) break;
+      const T deviation = entered[i] - mean;
       squares += deviation * deviation;
     }
     const int parts = (rows + kRowsOfMoments - 1) / kRowsOfMoments;

@@ -24,14 +24,17 @@ struct Job {
   int row, col;  // the tile's first
 };
 
-// Writes the part of a tile that lies inside of out [rows][cols].
+// Writes the part of a tile that lies inside of out [rows][cols]; a thread keeps to one column.
 template <typename T, class TileType>
 MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, T* out) {
-  for (int i = static_cast<int>(threadIdx.x); i < TileType::kRows * TileType::kCols; i += TileType::kThreads) {
-    const int row = i / TileType::kCols, col = i % TileType::kCols;
-    if (job.row + row >= rows || job.col + col >= cols) continue;
-    out[int64_t{job.row + row} * cols + job.col + col] = tile.At(row, col);
-  }
+  constexpr int kRowsAtOnce = TileType::kThreads / TileType::kCols;
+  static_assert(TileType::kThreads % TileType::kCols == 0, "threads share a tile evenly");
+  const int col = static_cast<int>(threadIdx.x) % TileType::kCols;
+  if (job.col + col >= cols) return;
+  const int first = static_cast<int>(threadIdx.x) / TileType::kCols, left = rows - job.row;
+  const int end = left < TileType::kRows ? left : TileType::kRows;
+  T* to = out + int64_t{job.row + first} * cols + job.col + col;
+  for (int row = first; row < end; row += kRowsAtOnce, to += kRowsAtOnce * cols) *to = tile.At(row, col);
 }
 
 constexpr int kStages = 3;

@@ -3,8 +3,6 @@
 // line, or a run, is found; both serve many times.
 #pragma once
 
-#include <climits>
-
 #include "core/conv_block.h"
 #include "cuda/conv_block.h"
 #include "cuda/device.cuh"
@@ -18,6 +16,9 @@ struct Element {
   int at;
   bool inside;
 };
+
+// A row, or a part of a place, past the end: with any other it is negative, and with its like.
+constexpr int kOutside = -static_cast<int>(kMostValues);
 
 // The pixels of images that a filter passes over, for every pixel of what it gives: lines are the latter, runs go over
 // (tap, channel).
@@ -34,7 +35,7 @@ struct PatchGrid {
   int kernel, stride, padding;
   Divide by_channels, by_kernel, by_stride, by_to_width, by_to_pixels;
 
-  static constexpr int kFar = static_cast<int>(kMostExtent), kOutside = -(1 << 30);
+  static constexpr int kFar = static_cast<int>(kMostExtent);
 
   static PatchGrid Of(const ConvBlockShape& s) {
     const auto from_height = int(TRANSPOSED ? s.conv_height : s.in_height);
@@ -91,13 +92,13 @@ struct Patches {
     const int row = grid.by_to_width.Quotient(pixel), col = pixel - row * grid.to_width;
     const int from_row = grid.OfTo(row), from_col = grid.OfTo(col);
     const auto first = static_cast<uint32_t>(image) * grid.from_height * grid.from_width * grid.channels;
-    return {line < lines ? from_row : grid.kOutside, from_col, first + grid.Place(from_row, from_col)};
+    return {line < lines ? from_row : kOutside, from_col, first + grid.Place(from_row, from_col)};
   }
   MF_DEVICE Part RunAt(int run) const {
     const int tap = grid.by_channels.Quotient(run), row = grid.by_kernel.Quotient(tap), col = tap - row * grid.kernel;
     const int from_row = grid.OfTap(row), from_col = grid.OfTap(col);
     const auto channel = static_cast<uint32_t>(run - tap * grid.channels);
-    return {row < grid.kernel ? from_row : grid.kOutside, from_col, channel + grid.Place(from_row, from_col)};
+    return {row < grid.kernel ? from_row : kOutside, from_col, channel + grid.Place(from_row, from_col)};
   }
   MF_DEVICE Element Find(const Part& line, const Part& run) const {
     const bool inside = static_cast<unsigned>(line.row + run.row) < static_cast<unsigned>(grid.from_height) &&
@@ -106,52 +107,41 @@ struct Patches {
   }
 };
 
-// Where the values of a matrix lie: at a line's part and a run's, of which either is so far below zero past the end
-// that their sum is, too.
+// An element of a matrix lies at its line's part and its run's.
+MF_DEVICE Element FindInMatrix(int line, int run) { return {line + run, line + run >= 0}; }
+
+// A plain matrix, [lines][runs].
 template <typename T>
-struct MatrixPlaces {
+struct Matrix {
   using Line = int;
   using Run = int;
 
   const T* values;
-  int lines, size;
+  int lines, runs;
 
   MF_DEVICE const T* First() const { return values; }
-  MF_DEVICE int LinePast(int line, int part) const { return line < lines ? part : -size; }
-  MF_DEVICE int RunPast(bool past, int part) const { return past ? INT_MIN + size : part; }
-  MF_DEVICE Element Find(int line, int run) const { return {line + run, line + run >= 0}; }
-};
-
-// A plain matrix, [lines][runs].
-template <typename T>
-struct Matrix : MatrixPlaces<T> {
-  int runs;
-
-  MF_DEVICE Matrix(const T* matrix, int lines_, int runs_)
-      : MatrixPlaces<T>{matrix, lines_, lines_ * runs_}, runs(runs_) {}
-
-  MF_DEVICE int LineAt(int line) const { return this->LinePast(line, line * runs); }
-  MF_DEVICE int RunAt(int run) const { return this->RunPast(run >= runs, run); }
+  MF_DEVICE int LineAt(int line) const { return line < lines ? line * runs : kOutside; }
+  MF_DEVICE int RunAt(int run) const { return run < runs ? run : kOutside; }
+  MF_DEVICE Element Find(int line, int run) const { return FindInMatrix(line, run); }
 };
 
 // Weights [k, k, Cin, Cout] for the data gradient: lines are input channels, runs go over (tap, output channel).
 template <typename T>
-struct TransposedFilters : MatrixPlaces<T> {
+struct TransposedFilters {
+  using Line = int;
+  using Run = int;
+
+  const T* weight;
   int taps, in_channels, out_channels;
-  Divide by_out_channels;
+  const Divide& by_out_channels;
 
-  MF_DEVICE TransposedFilters(const T* weight, int taps_, int in, int out, const Divide& by_out)
-      : MatrixPlaces<T>{weight, in, taps_ * in * out},
-        taps(taps_),
-        in_channels(in),
-        out_channels(out),
-        by_out_channels(by_out) {}
-
-  MF_DEVICE int LineAt(int line) const { return this->LinePast(line, line * out_channels); }
+  MF_DEVICE const T* First() const { return weight; }
+  MF_DEVICE int LineAt(int line) const { return line < in_channels ? line * out_channels : kOutside; }
   MF_DEVICE int RunAt(int run) const {
     const int tap = by_out_channels.Quotient(run);
-    return this->RunPast(tap >= taps, tap * in_channels * out_channels + (run - tap * out_channels));
+    return tap < taps ? tap * in_channels * out_channels + (run - tap * out_channels) : kOutside;
   }
+  MF_DEVICE Element Find(int line, int run) const { return FindInMatrix(line, run); }
 };
 
 }  // namespace cuda
