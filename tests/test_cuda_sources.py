@@ -167,11 +167,16 @@ PLANTED = {
     "a tensor core's rows from the wrong quarter": ("tensor_math.cuh", "q + Lane() / 16", "q + 1 - Lane() / 16"),
     "remainders of a stride left out": ("operands.cuh", "* kFar;", "* 0;"),
     "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", ""),
-    "a tile's last row left out": ("multiply.cuh", "job.row + row >= rows", "job.row + row >= rows - 1"),
+    "a tile's last row left out": ("multiply.cuh", "left = rows - job.row;", "left = rows - job.row - 1;"),
     "a tile stored past its end": (
         "multiply.cuh",
-        "i < TileType::kRows * TileType::kCols; i +=",
-        "i < TileType::kRows * TileType::kCols + kWarp; i +=",
+        "end = left < TileType::kRows ? left : TileType::kRows;",
+        "end = TileType::kRows;",
+    ),
+    "a thread's last image left out": (
+        "norm_pool.cuh",
+        "return end < of.batch ? end :",
+        "return end < of.batch ? end - 1 :",
     ),
 }
 

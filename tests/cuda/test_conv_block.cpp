@@ -11,7 +11,7 @@ std::vector<ConvBlockShape> Shapes() {
       MakeShape(2, 2, 8, 4, 4, 20, 3, 1, 1, true, true),   MakeShape(2, 3, 16, 9, 10, 68, 3, 1, 1, true, false),
       MakeShape(1, 2, 18, 8, 8, 21, 3, 1, 0, false, true), MakeShape(2, 1, 2, 7, 7, 4, 3, 2, 2, true, false),
       MakeShape(1, 3, 7, 5, 5, 9, 5, 3, 2, false, true),   MakeShape(3, 2, 6, 3, 3, 17, 1, 1, 0, false, false),
-      MakeShape(1, 2, 2, 8, 5, 3, 1, 3, 1, false, false),  MakeShape(2, 2, 1, 4, 4, 2, 3, 1, 4, true, false),
+      MakeShape(1, 9, 2, 8, 5, 3, 1, 3, 1, false, false),  MakeShape(2, 6, 1, 4, 4, 2, 3, 1, 4, true, false),
       MakeShape(4, 1, 4, 6, 6, 12, 3, 1, 1, true, true),   MakeShape(2, 2, 8, 7, 9, 36, 3, 2, 1, false, false),
   };
   for (ConvBlockShape& s : shapes) s.thin = false;  // as on a GPU
