@@ -25,6 +25,8 @@ struct Slab {
   static constexpr int kDepth = kSlabDepth<T>;
   static constexpr int kLines = ALONG ? ROWS : kDepth, kRuns = ALONG ? kDepth : ROWS;
   static constexpr int kPitch = kRuns + (ALONG ? 1 : 2) * kVector<T>;
+  // Of two lines so far apart, 64 bytes at the same place meet different banks.
+  static constexpr int kFar = ALONG ? 4 : 2;
 
   alignas(16) T values[kLines * kPitch];
 
@@ -39,8 +41,10 @@ class Filler {
   static constexpr int kDepth = SlabType::kDepth, kRows = kAlong ? SlabType::kLines : SlabType::kRuns;
   // Threads side by side follow the runs.
   static constexpr int kThreadsAlong = kAlong ? kDepth / VECTOR : kDepth, kThreadsAcross = THREADS / kThreadsAlong;
+  static constexpr int kThreadsOfLine = kAlong ? kThreadsAlong : kThreadsAcross;
   static constexpr int kApart = kThreadsAcross * (kAlong ? 1 : VECTOR), kMine = kRows / kApart;
   static_assert(THREADS % kThreadsAlong == 0 && kRows % kApart == 0, "threads share a slab evenly");
+  static_assert(THREADS / kThreadsOfLine % (2 * SlabType::kFar) == 0, "lines come in pairs");
 
  public:
   // first: the tile's first row of the operand.
@@ -70,13 +74,14 @@ class Filler {
   }
 
  private:
-  MF_DEVICE static int Along() {
-    const int thread = static_cast<int>(threadIdx.x);
-    return kAlong ? thread % kThreadsAlong * VECTOR : thread / kThreadsAcross;
-  }
-  MF_DEVICE static int Across() {
-    const int thread = static_cast<int>(threadIdx.x);
-    return kAlong ? thread / kThreadsAlong : thread % kThreadsAcross * VECTOR;
+  MF_DEVICE static int Along() { return kAlong ? Run() : Line(); }
+  MF_DEVICE static int Across() { return kAlong ? Line() : Run(); }
+  MF_DEVICE static int Run() { return static_cast<int>(threadIdx.x) % kThreadsOfLine * VECTOR; }
+  // Lines in pairs that are far apart.
+  MF_DEVICE static int Line() {
+    constexpr int kFar = SlabType::kFar;
+    const int i = static_cast<int>(threadIdx.x) / kThreadsOfLine;
+    return i / (2 * kFar) * (2 * kFar) + i % 2 * kFar + i / 2 % kFar;
   }
   MF_DEVICE void Copy(typename SlabType::Scalar* to, const typename Operand::Line& line,
                       const typename Operand::Run& run) const {
