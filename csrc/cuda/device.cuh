@@ -104,7 +104,7 @@ MF_DEVICE void WaitForCopies() {
 // a whole warp: with g = lane / 4 and t = lane % 4 a lane's registers hold, from k = kPack t or kPack (t + 4) on,
 //   a: rows g, g + 8 at the former k, then at the latter; b: column g at the former, at the latter;
 //   c: (g, 2t), (g, 2t + 1), and those 8 below.
-struct Tf32 {  // 10 bits after the point, of float's range
+struct Tf32 {  // 10 bits after the point, of float's range; of two that are as near, either
   static constexpr int kPack = 1;
 
   MF_DEVICE static uint32_t Pack(const float (&values)[kPack]) {
