@@ -23,7 +23,7 @@ from maml_fast import native
 
 __all__ = ["Arithmetic", "Geometry", "conv_block", "output_extent"]
 
-THIN_CHANNELS, THIN_PATCH = 4, 36  # as ConvBlockShape::Derive in csrc/core/conv_block.h
+THIN_CHANNELS, THIN_PATCH, THIN_STRIDE = 4, 36, 16  # as ConvBlockShape::Derive in csrc/core/conv_block.h
 
 
 class Arithmetic(IntEnum):
@@ -264,7 +264,7 @@ def _forward_shapes(
     tasks, batch, height, width, in_channels = x.shape
     kernel, channels = weight.shape[1], weight.shape[4]
     patch = kernel * kernel * in_channels
-    thin = x.device.type == "cpu" and in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and not relu_first
+    thin = in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and stride <= THIN_STRIDE and not relu_first
     conv = [output_extent(extent, kernel, stride, padding) for extent in (height, width)]
     out = [output_extent(extent, kernel, stride, padding, 2 if pool else None) for extent in (height, width)]
     return (

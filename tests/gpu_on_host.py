@@ -45,7 +45,6 @@ def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def gpu_on_host(gpu_library: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Send the operators of tensors on the CPU to the kernels for GPUs."""
-    monkeypatch.setattr(_conv_block, "THIN_PATCH", 0)  # no block is thin on a GPU
     library = torch.library.Library("maml_fast", "IMPL")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that other kernels are overridden

@@ -10,7 +10,6 @@ namespace {
 
 struct Cuda {
   static ConvBlockShape ShapeOf(ConvBlockShape s) {
-    s.thin = false;
     STD_TORCH_CHECK(s.tasks <= kMostBlocks, "a GPU takes at most ", kMostBlocks, " tasks at once, got ", s.tasks,
                     "; use a smaller task_chunk");
     STD_TORCH_CHECK(s.batch <= kMostBlocks, "a GPU takes at most ", kMostBlocks, " images of a task at once, got ",
@@ -27,19 +26,19 @@ struct Cuda {
   }
   template <typename Scalar>
   static void Forward(const ConvBlockForwardArgs<Scalar>& args, const Tensor& x, int64_t arithmetic) {
-    Queue<Scalar>(x, cuda::ForwardScratch(args.shape), [&](Scalar* scratch, cudaStream_t stream) {
+    Queue<Scalar>(x, cuda::ForwardScratch(args), [&](Scalar* scratch, cudaStream_t stream) {
       return cuda::Forward(args, Of(arithmetic), scratch, stream);
     });
   }
   template <typename Scalar>
   static void Backward(const ConvBlockBackwardArgs<Scalar>& args, const Tensor& x, int64_t arithmetic) {
-    Queue<Scalar>(x, cuda::BackwardScratch(args.shape), [&](Scalar* scratch, cudaStream_t stream) {
+    Queue<Scalar>(x, cuda::BackwardScratch(args), [&](Scalar* scratch, cudaStream_t stream) {
       return cuda::Backward(args, Of(arithmetic), scratch, stream);
     });
   }
   template <typename Scalar>
   static void DoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Tensor& x, int64_t arithmetic) {
-    Queue<Scalar>(x, cuda::DoubleBackwardScratch(args.shape), [&](Scalar* scratch, cudaStream_t stream) {
+    Queue<Scalar>(x, cuda::DoubleBackwardScratch(args), [&](Scalar* scratch, cudaStream_t stream) {
       return cuda::DoubleBackward(args, Of(arithmetic), scratch, stream);
     });
   }

@@ -28,13 +28,13 @@ struct ConvBlockShape {
   bool pool;                        // 2 x 2, stride 2, rounded down
   bool relu_first;
   double eps;
-  // A thin block is a first layer in closed form, on the CPU: so small a patch that the patches' first two moments give
+  // A thin block is a first layer in closed form: so small a patch that the patches' first two moments give
   // every batch statistic, and that y is cheaper to compute again than to keep.
   bool thin = false;
 
   // The extents of y and out, and whether the block is thin, follow from all else.
   void Derive() {
-    thin = in_channels <= 4 && PatchSize() <= kThinPatch && !relu_first;
+    thin = in_channels <= 4 && PatchSize() <= kThinPatch && stride <= kThinStride && !relu_first;
     conv_height = ConvExtent(in_height);
     conv_width = ConvExtent(in_width);
     out_height = pool ? conv_height / 2 : conv_height;
@@ -59,7 +59,7 @@ struct ConvBlockShape {
   // [P], then the covariances [P, P] (of the population, zero padding included).
   MF_HD int64_t KeptSize() const { return thin ? PatchSize() * (PatchSize() + 1) : batch * ConvSize(); }
 
-  static constexpr int64_t kThinPatch = 36;
+  static constexpr int64_t kThinPatch = 36, kThinStride = 16;
 };
 
 // A parameter of every task. A stride of 0 says that all tasks share one value (they still stand at theta).

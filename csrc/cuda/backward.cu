@@ -1,6 +1,7 @@
 // Backward: sums over the pooled gradient, their join, the gradient at y, and the two products that it goes into.
 #include "cuda/convolve.h"
 #include "cuda/gradient.cuh"
+#include "cuda/thin.h"
 
 namespace maml_fast {
 namespace cuda {
@@ -80,11 +81,15 @@ struct Layout {
 
 }  // namespace
 
-int64_t BackwardScratch(const ConvBlockShape& s) { return Layout(s).size; }
+template <typename T>
+int64_t BackwardScratch(const ConvBlockBackwardArgs<T>& args) {
+  return args.shape.thin ? ThinBackwardScratch(args) : Layout(args.shape).size;
+}
 
 template <typename T>
 cudaError_t Backward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithmetic, T* scratch, cudaStream_t stream) {
   const ConvBlockShape& s = args.shape;
+  if (s.thin) return ThinBackward(args, arithmetic, scratch, stream);
   const Layout at(s);
   T *grad_y = scratch + at.grad_y, *partial = scratch + at.partial;
   const auto images = BlockImages<T>::Of(s, args.saved.kept, args.saved.argmax, args.grad_out);
@@ -108,6 +113,8 @@ cudaError_t Backward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithmetic
   return launch.Error();
 }
 
+template int64_t BackwardScratch(const ConvBlockBackwardArgs<float>&);
+template int64_t BackwardScratch(const ConvBlockBackwardArgs<double>&);
 template cudaError_t Backward(const ConvBlockBackwardArgs<float>&, Arithmetic, float*, cudaStream_t);
 template cudaError_t Backward(const ConvBlockBackwardArgs<double>&, Arithmetic, double*, cudaStream_t);
 

@@ -1,6 +1,4 @@
 // The conv block on a GPU: the same arguments as on the CPU, all of them in the GPU's memory. No torch here.
-//
-// A thin block is no exception here: forward keeps y, and `kept` is [T, B, OH, OW, Cout] always.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +18,13 @@ enum class Arithmetic { kPlain, kTf32, kBf16, kFp16 };
 // All are less.
 constexpr int64_t kMostValues = int64_t{1} << 30, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9;
 
-// Scalars of scratch memory that a pass needs.
-int64_t ForwardScratch(const ConvBlockShape& s);
-int64_t BackwardScratch(const ConvBlockShape& s);
-int64_t DoubleBackwardScratch(const ConvBlockShape& s);
+// Scalars of scratch memory that a pass needs; it must lie at a multiple of 8 bytes.
+template <typename Scalar>
+int64_t ForwardScratch(const ConvBlockForwardArgs<Scalar>& args);
+template <typename Scalar>
+int64_t BackwardScratch(const ConvBlockBackwardArgs<Scalar>& args);
+template <typename Scalar>
+int64_t DoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<Scalar>& args);
 
 // For float and double. The kernels are queued on the stream; what they may write is valid once it has run them.
 template <typename Scalar>

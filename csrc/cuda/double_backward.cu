@@ -2,6 +2,7 @@
 // See csrc/core/norm_derivatives.h for the formulas.
 #include "cuda/convolve.h"
 #include "cuda/gradient.cuh"
+#include "cuda/thin.h"
 
 namespace maml_fast {
 namespace cuda {
@@ -113,12 +114,16 @@ struct Layout {
 
 }  // namespace
 
-int64_t DoubleBackwardScratch(const ConvBlockShape& s) { return Layout(s).size; }
+template <typename T>
+int64_t DoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<T>& args) {
+  return args.shape.thin ? ThinDoubleBackwardScratch(args) : Layout(args.shape).size;
+}
 
 template <typename T>
 cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmetic arithmetic, T* scratch,
                            cudaStream_t stream) {
   const ConvBlockShape& s = args.shape;
+  if (s.thin) return ThinDoubleBackward(args, arithmetic, scratch, stream);
   const Layout at(s);
   const auto images = BlockImages<T>::Of(s, args.saved.kept, args.saved.argmax, args.grad_out);
   const Norms<T> norms = NormsOf(s, args.saved);
@@ -166,6 +171,8 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
   return launch.Error();
 }
 
+template int64_t DoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<float>&);
+template int64_t DoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<double>&);
 template cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<float>&, Arithmetic, float*, cudaStream_t);
 template cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<double>&, Arithmetic, double*, cudaStream_t);
 

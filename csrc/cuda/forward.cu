@@ -2,6 +2,7 @@
 // pools.
 #include "cuda/convolve.h"
 #include "cuda/norm_pool.cuh"
+#include "cuda/thin.h"
 
 namespace maml_fast {
 namespace cuda {
@@ -67,12 +68,20 @@ __global__ void NormReluPool(const BlockImages<T> images, const Norms<T> norms, 
 
 }  // namespace
 
-int64_t ForwardScratch(const ConvBlockShape& s) { return s.tasks * MomentParts(s) * 2 * s.out_channels; }
+template <typename T>
+int64_t ForwardScratch(const ConvBlockForwardArgs<T>& args) {
+  const ConvBlockShape& s = args.shape;
+  return s.thin ? ThinForwardScratch<T>(s) : s.tasks * MomentParts(s) * 2 * s.out_channels;
+}
 
 template <typename T>
 cudaError_t Forward(const ConvBlockForwardArgs<T>& args, Arithmetic arithmetic, T* scratch, cudaStream_t stream) {
   const ConvBlockShape& s = args.shape;
   Launches launch(stream);
+  if (s.thin) {
+    StartThinForward(launch, args, scratch);
+    return launch.Error();
+  }
   StartForward<T>(launch, arithmetic, s, args.x, args.weight, args.bias, args.kept, false, scratch);
   launch(&JoinMoments<T>, dim3(Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks)), dim3(kLanes, kPlies),
          3 * kLanes * kPlies * sizeof(double), s, RowsOfY(s), static_cast<const T*>(scratch), args.mean, args.rstd);
@@ -82,6 +91,8 @@ cudaError_t Forward(const ConvBlockForwardArgs<T>& args, Arithmetic arithmetic, 
   return launch.Error();
 }
 
+template int64_t ForwardScratch(const ConvBlockForwardArgs<float>&);
+template int64_t ForwardScratch(const ConvBlockForwardArgs<double>&);
 template cudaError_t Forward(const ConvBlockForwardArgs<float>&, Arithmetic, float*, cudaStream_t);
 template cudaError_t Forward(const ConvBlockForwardArgs<double>&, Arithmetic, double*, cudaStream_t);
 

@@ -18,15 +18,15 @@ struct GpuKernels {
   }
 
   static void Forward(const ConvBlockForwardArgs<Scalar>& args, const Pool&) {
-    auto scratch = Scratch(cuda::ForwardScratch(args.shape));
+    auto scratch = Scratch(cuda::ForwardScratch(args));
     CHECK_EQ(cuda::Forward(args, ARITHMETIC, scratch.data(), nullptr), cudaSuccess);
   }
   static void Backward(const ConvBlockBackwardArgs<Scalar>& args, const Pool&) {
-    auto scratch = Scratch(cuda::BackwardScratch(args.shape));
+    auto scratch = Scratch(cuda::BackwardScratch(args));
     CHECK_EQ(cuda::Backward(args, ARITHMETIC, scratch.data(), nullptr), cudaSuccess);
   }
   static void DoubleBackward(const ConvBlockDoubleBackwardArgs<Scalar>& args, const Pool&) {
-    auto scratch = Scratch(cuda::DoubleBackwardScratch(args.shape));
+    auto scratch = Scratch(cuda::DoubleBackwardScratch(args));
     CHECK_EQ(cuda::DoubleBackward(args, ARITHMETIC, scratch.data(), nullptr), cudaSuccess);
   }
 

@@ -14,7 +14,7 @@ std::vector<ConvBlockShape> Shapes() {
       MakeShape(1, 9, 2, 8, 5, 3, 1, 3, 1, false, false),  MakeShape(2, 6, 1, 4, 4, 2, 3, 1, 4, true, false),
       MakeShape(4, 1, 4, 6, 6, 12, 3, 1, 1, true, true),   MakeShape(2, 2, 8, 7, 9, 36, 3, 2, 1, false, false),
   };
-  for (ConvBlockShape& s : shapes) s.thin = false;  // as on a GPU
+  for (ConvBlockShape& s : shapes) s.thin = false;  // test_thin.cpp has those
   return shapes;
 }
 

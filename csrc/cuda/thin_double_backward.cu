@@ -1,0 +1,156 @@
+// Double backward of a thin block: tangent_z is a convolution of x too, for x^ and the tangent h = v . p are.
+#include "cuda/thin.h"
+#include "cuda/thin_sums.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+// What the closed forms read of one channel; tangents are zero where they are null.
+template <typename T>
+struct Tangents {
+  TaskParam<T> weight, gamma;
+  const T* kept;
+  const T* rstd;
+  const T* gg_weight;
+  const T* gg_gamma;
+  const T* gg_beta;
+};
+
+template <typename T>
+struct TangentChannel {
+  PatchMoments<T> patch;
+  WeightColumn<T> w, v;
+  double a, gamma, gg_gamma, gg_beta;
+  double H;  // (h x^)_bar = a v^T C w
+
+  MF_DEVICE static TangentChannel Of(const ThinShape& s, const Tangents<T>& of, const ChannelOfTask& here) {
+    const T* gamma = of.gamma.Of(here.task);
+    const T* gg_weight = of.gg_weight == nullptr ? nullptr : of.gg_weight + int64_t{here.task} * s.taps * s.channels;
+    auto at = [&](const T* values) { return values == nullptr ? 0.0 : static_cast<double>(values[here.at]); };
+    TangentChannel k{{of.kept + int64_t{here.task} * s.taps * (s.taps + 1), s.taps},
+                     WeightColumn<T>::Of(s, of.weight.Of(here.task), here.channel),
+                     WeightColumn<T>::Of(s, gg_weight, here.channel),
+                     at(of.rstd),
+                     gamma == nullptr ? 1.0 : static_cast<double>(gamma[here.channel]),
+                     at(of.gg_gamma),
+                     at(of.gg_beta),
+                     0};
+    k.H = k.a * k.patch.Between(k.v, k.w);
+    return k;
+  }
+};
+
+// tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^), as weights [T, taps, C] and constant [T, C].
+template <typename T>
+__global__ void WeightsOfTangent(const ThinShape s, const Tangents<T> of, T* weights, T* constant) {
+  const auto here = ChannelOfTask::Here(s);
+  if (here.channel >= s.channels) return;
+  const auto k = TangentChannel<T>::Of(s, of, here);
+  const double of_h = k.gamma * k.a, of_y = (k.gg_gamma - of_h * k.H) * k.a;
+  constant[here.at] = static_cast<T>(k.gg_beta - of_y * k.patch.Centre(k.w) - of_h * k.patch.Centre(k.v));
+  for (int p = 0; p < s.taps; ++p) {
+    weights[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
+        static_cast<T>(of_y * k.w[p] + of_h * k.v[p]);
+  }
+}
+
+// grad_grad_out: tangent_z at each maximum.
+template <typename T, int GROUPS>
+__global__ void TangentAtMaxima(const ThinShape s, const T* x, const T* tangent, const T* constant,
+                                const uint8_t* argmax, T* grad_grad_out) {
+  auto* pixels = static_cast<T*>(Shared());
+  const auto tile = WindowTile::Here(s, kLanes);
+  tile.Load(s, x, pixels);
+  const int channel = tile.group * kLanes + static_cast<int>(threadIdx.x);
+  if (channel >= s.channels) return;
+  const Weights<T, GROUPS> weights(s, tangent, tile.task, channel);
+  const TapPlaces<GROUPS * kTaps> taps(s, 0);
+  const T start = constant[int64_t{tile.task} * s.channels + channel];
+  tile.ForEach(s, [&](int first, int64_t at) {
+    const int element = argmax[at + channel];
+    T z = start;
+    if (element != kDead) {
+      const T* patch = pixels + first + s.ElementAt(element);
+      MF_UNROLL
+      for (int t = 0; t < GROUPS * kTaps; ++t) {
+        if (t < s.taps) z += weights.of[t] * patch[taps.at[t]];
+      }
+    }
+    grad_grad_out[at + channel] = element == kDead ? T{0} : z;
+  });
+}
+
+// The second gradients of csrc/core/norm_derivatives.h, with what flows into y summed against p: the sum of x^ p is
+// M a C w, that of (h - h_bar) p is M C v.
+template <typename T>
+__global__ void ThinSecondGradients(const ThinShape s, double count, const Tangents<T> of, const double* totals,
+                                    T* grad_weight, T* grad_gamma) {
+  const auto here = ChannelOfTask::Here(s);
+  if (here.channel >= s.channels) return;
+  const auto k = TangentChannel<T>::Of(s, of, here);
+  const auto gradient = GradientPatches::Of(s, totals, here);
+  const double A = k.a * gradient.Slope(k.patch, k.w) / count;
+  const double D = gradient.Slope(k.patch, k.v) / count - A * k.H, square = k.gamma * k.a * k.a;
+  const double of_g = k.gg_gamma * k.a - square * k.H, of_h = -square * A;
+  const double of_x = -k.gg_gamma * k.a * A - square * (D - 2 * A * k.H);
+  grad_gamma[here.at] = static_cast<T>(count * k.a * D);
+  for (int p = 0; p < s.taps; ++p) {
+    const double moments = of_x * k.a * k.patch.Product(k.w, p) + of_h * k.patch.Product(k.v, p);
+    grad_weight[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
+        static_cast<T>(of_g * gradient.Centred(k.patch, p) + count * moments);
+  }
+}
+
+template <typename T>
+bool IsOnPixels(const ConvBlockDoubleBackwardArgs<T>& args) {
+  return args.gg_x != nullptr || args.grad_x != nullptr;
+}
+
+template <typename T>
+struct Layout {
+  int64_t patches, tangent, constant, size;
+
+  explicit Layout(const ConvBlockShape& s)
+      : patches(0),
+        tangent(patches + GradientPatchLayout<T>(s).size),
+        constant(tangent + s.tasks * s.WeightSize()),
+        size(constant + s.tasks * s.out_channels) {}
+};
+
+}  // namespace
+
+template <typename T>
+int64_t ThinDoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<T>& args) {
+  return IsOnPixels(args) ? OnPixelsScratch(args) : Layout<T>(args.shape).size;
+}
+
+template <typename T>
+cudaError_t ThinDoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmetic arithmetic, T* scratch,
+                               cudaStream_t stream) {
+  if (IsOnPixels(args)) return DoubleBackwardOnPixels(args, arithmetic, scratch, stream);
+  const ConvBlockShape& s = args.shape;
+  const ThinShape thin = ThinShape::Of(s);
+  const Layout<T> at(s);
+  const Tangents<T> of{args.saved.weight, args.saved.gamma, args.saved.kept, args.saved.rstd,
+                       args.gg_weight,    args.gg_gamma,    args.gg_beta};
+  T *tangent = scratch + at.tangent, *constant = scratch + at.constant;
+  const dim3 channels = ChannelGrid(thin, s.tasks), threads(kThreadsOfChannels);
+  Launches launch(stream);
+  launch(&WeightsOfTangent<T>, channels, threads, 0, thin, of, tangent, constant);
+  MF_LAUNCH_FOR_TAPS(launch, TangentAtMaxima, T, thin.taps, TileGrid(thin, s.tasks, kLanes), dim3(kLanes, kPlies),
+                     sizeof(T) * static_cast<size_t>(thin.Pixels()), thin, args.saved.x, static_cast<const T*>(tangent),
+                     static_cast<const T*>(constant), args.saved.argmax, args.grad_grad_out);
+  const double* totals = StartGradientPatches(launch, s, args.saved, args.grad_out, scratch + at.patches);
+  launch(&ThinSecondGradients<T>, channels, threads, 0, thin, static_cast<double>(s.batch * s.ConvPixels()), of, totals,
+         args.grad_weight, args.grad_gamma);
+  return launch.Error();
+}
+
+template int64_t ThinDoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<float>&);
+template int64_t ThinDoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<double>&);
+template cudaError_t ThinDoubleBackward(const ConvBlockDoubleBackwardArgs<float>&, Arithmetic, float*, cudaStream_t);
+template cudaError_t ThinDoubleBackward(const ConvBlockDoubleBackwardArgs<double>&, Arithmetic, double*, cudaStream_t);
+
+}  // namespace cuda
+}  // namespace maml_fast

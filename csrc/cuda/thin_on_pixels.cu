@@ -1,0 +1,156 @@
+// A thin block that is asked for the gradient of its pixels, or given one: the ordinary passes, with y computed again.
+#include "cuda/convolve.h"
+#include "cuda/thin.h"
+#include "cuda/thin_algebra.cuh"
+
+namespace maml_fast {
+namespace cuda {
+namespace {
+
+constexpr int kThreadsOfValues = 256;
+
+// The bias, of which a thin block keeps no more than the mean of y.
+template <typename T>
+__global__ void BiasFromMean(const ThinShape s, const T* kept, const TaskParam<T> weight, const T* mean, T* bias) {
+  const auto here = ChannelOfTask::Here(s);
+  if (here.channel >= s.channels) return;
+  const PatchMoments<T> patch{kept + int64_t{here.task} * s.taps * (s.taps + 1), s.taps};
+  const auto w = WeightColumn<T>::Of(s, weight.Of(here.task), here.channel);
+  bias[here.at] = static_cast<T>(static_cast<double>(mean[here.at]) - patch.Centre(w));
+}
+
+template <typename T>
+__global__ void Add(int64_t size, const T* more, T* values) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < size) values[i] += more[i];
+}
+
+template <typename T>
+__global__ void Clear(int64_t size, T* values) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < size) values[i] = T{0};
+}
+
+inline dim3 ValueGrid(int64_t size) { return dim3(Ceil(size, kThreadsOfValues)); }
+
+ConvBlockShape Ordinary(ConvBlockShape s) {
+  s.thin = false;
+  return s;
+}
+
+// Where y lies in scratch, and its bias.
+struct YAgain {
+  int64_t y, bias, size;
+
+  explicit YAgain(const ConvBlockShape& s)
+      : y(0), bias(y + s.ConvImage(s.tasks, 0)), size(bias + s.tasks * s.out_channels) {}
+
+  template <typename T>
+  void Start(Launches& launch, const ConvBlockShape& s, const ConvBlockSaved<T>& saved, Arithmetic arithmetic,
+             T* scratch) const {
+    const ThinShape thin = ThinShape::Of(s);
+    launch(&BiasFromMean<T>, ChannelGrid(thin, s.tasks), dim3(kThreadsOfChannels), 0, thin, saved.kept, saved.weight,
+           saved.mean, scratch + bias);
+    StartForward<T>(launch, arithmetic, Ordinary(s), saved.x, saved.weight, {scratch + bias, s.out_channels},
+                    scratch + y, false, nullptr);
+  }
+};
+
+// Scratch of double backward besides YAgain: what flows into y, and what flows on from there.
+struct Layout {
+  int64_t grad_y, no_grad_out, grad_weight, rest, grad_x, passes;
+
+  explicit Layout(const ConvBlockShape& s, bool pixels)
+      : grad_y(YAgain(s).size),
+        no_grad_out(grad_y + s.ConvImage(s.tasks, 0)),
+        grad_weight(no_grad_out + s.OutImage(s.tasks, 0)),
+        rest(grad_weight + s.tasks * s.WeightSize()),
+        grad_x(rest + 3 * s.tasks * s.out_channels),
+        passes(grad_x + (pixels ? s.InImage(s.tasks, 0) : 0)) {}
+};
+
+// What backward makes of the gradient that double backward found at y.
+template <typename T>
+ConvBlockBackwardArgs<T> ThroughY(const ConvBlockDoubleBackwardArgs<T>& args, const Layout& at, T* scratch) {
+  const int64_t channels = args.shape.tasks * args.shape.out_channels;
+  T* rest = scratch + at.rest;
+  return {args.shape,
+          args.saved,
+          scratch + at.no_grad_out,
+          scratch + at.grad_y,
+          args.grad_x == nullptr ? nullptr : scratch + at.grad_x,
+          scratch + at.grad_weight,
+          rest,
+          rest + channels,
+          rest + 2 * channels};
+}
+
+}  // namespace
+
+template <typename T>
+int64_t OnPixelsScratch(const ConvBlockBackwardArgs<T>& args) {
+  ConvBlockBackwardArgs<T> ordinary = args;
+  ordinary.shape = Ordinary(args.shape);
+  return YAgain(args.shape).size + BackwardScratch(ordinary);
+}
+
+template <typename T>
+cudaError_t BackwardOnPixels(ConvBlockBackwardArgs<T> args, Arithmetic arithmetic, T* scratch, cudaStream_t stream) {
+  const YAgain at(args.shape);
+  Launches launch(stream);
+  at.Start(launch, args.shape, args.saved, arithmetic, scratch);
+  if (launch.Error() != cudaSuccess) return launch.Error();
+  args.shape = Ordinary(args.shape);
+  args.saved.kept = scratch + at.y;
+  return Backward(args, arithmetic, scratch + at.size, stream);
+}
+
+template <typename T>
+int64_t OnPixelsScratch(const ConvBlockDoubleBackwardArgs<T>& args) {
+  ConvBlockDoubleBackwardArgs<T> ordinary = args;
+  ordinary.shape = Ordinary(args.shape);
+  const Layout at(args.shape, args.grad_x != nullptr);
+  const int64_t second = DoubleBackwardScratch(ordinary);
+  const int64_t first = BackwardScratch(ThroughY<T>(ordinary, at, nullptr));
+  return at.passes + (first > second ? first : second);
+}
+
+template <typename T>
+cudaError_t DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<T> args, Arithmetic arithmetic, T* scratch,
+                                   cudaStream_t stream) {
+  const ConvBlockShape& s = args.shape;
+  const Layout at(s, args.grad_x != nullptr);
+  const YAgain again(s);
+  Launches launch(stream);
+  again.Start(launch, s, args.saved, arithmetic, scratch);
+  const dim3 threads(kThreadsOfValues);
+  const int64_t outputs = s.OutImage(s.tasks, 0), weights = s.tasks * s.WeightSize(), inputs = s.InImage(s.tasks, 0);
+  launch(&Clear<T>, ValueGrid(outputs), threads, 0, outputs, scratch + at.no_grad_out);
+  if (launch.Error() != cudaSuccess) return launch.Error();
+
+  args.shape = Ordinary(s);
+  args.saved.kept = scratch + again.y;
+  args.grad_y = scratch + at.grad_y;
+  cudaError_t error = DoubleBackward(args, arithmetic, scratch + at.passes, stream);
+  if (error != cudaSuccess) return error;
+  error = Backward(ThroughY(args, at, scratch), arithmetic, scratch + at.passes, stream);
+  if (error != cudaSuccess) return error;
+  launch(&Add<T>, ValueGrid(weights), threads, 0, weights, static_cast<const T*>(scratch + at.grad_weight),
+         args.grad_weight);
+  if (args.grad_x != nullptr) {
+    launch(&Add<T>, ValueGrid(inputs), threads, 0, inputs, static_cast<const T*>(scratch + at.grad_x), args.grad_x);
+  }
+  return launch.Error();
+}
+
+template int64_t OnPixelsScratch(const ConvBlockBackwardArgs<float>&);
+template int64_t OnPixelsScratch(const ConvBlockBackwardArgs<double>&);
+template int64_t OnPixelsScratch(const ConvBlockDoubleBackwardArgs<float>&);
+template int64_t OnPixelsScratch(const ConvBlockDoubleBackwardArgs<double>&);
+template cudaError_t BackwardOnPixels(ConvBlockBackwardArgs<float>, Arithmetic, float*, cudaStream_t);
+template cudaError_t BackwardOnPixels(ConvBlockBackwardArgs<double>, Arithmetic, double*, cudaStream_t);
+template cudaError_t DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<float>, Arithmetic, float*, cudaStream_t);
+template cudaError_t DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<double>, Arithmetic, double*, cudaStream_t);
+
+}  // namespace cuda
+}  // namespace maml_fast

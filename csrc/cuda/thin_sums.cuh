@@ -1,0 +1,121 @@
+// What both backward passes of a thin block begin with: the gradient at z lives only where the maxima were found, so
+// that one sweep over the outputs sums it against all taps of their patches.
+#pragma once
+
+#include "cuda/thin_algebra.cuh"
+
+namespace maml_fast {
+namespace cuda {
+
+// partial[task][part][taps + 1][C]: sums of g p over a tile's outputs, and last those of g.
+template <typename T>
+__global__ void SumGradientPatches(const ThinShape s, const T* x, const T* grad_out, const uint8_t* argmax,
+                                   T* partial) {
+  auto* pixels = static_cast<T*>(Shared());
+  T* joined = pixels + s.pixel_rows * s.pitch;  // [kPlies][kTaps + 1][kLanes]
+  const auto tile = WindowTile::Here(s, kLanes);
+  tile.Load(s, x, pixels);
+  const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
+  const int channel = tile.group * kLanes + lane;
+  for (int tap = 0; tap < s.taps; tap += kTaps) {
+    const TapPlaces<kTaps> taps(s, tap);
+    T sums[kTaps + 1]{};
+    tile.ForEach(s, [&](int first, int64_t at) {
+      if (channel >= s.channels) return;
+      const int element = argmax[at + channel];
+      if (element == kDead) return;
+      const T g = grad_out[at + channel];
+      const T* patch = pixels + first + s.ElementAt(element);
+      MF_UNROLL
+      for (int t = 0; t < kTaps; ++t) sums[t] += g * patch[taps.at[t]];
+      sums[kTaps] += g;
+    });
+    MF_UNROLL
+    for (int t = 0; t <= kTaps; ++t) joined[(ply * (kTaps + 1) + t) * kLanes + lane] = sums[t];
+    __syncthreads();
+    for (int t = ply; t <= kTaps && channel < s.channels; t += kPlies) {
+      const int row = t < kTaps ? tap + t : s.taps;
+      if (t < kTaps && row >= s.taps) continue;  // there are not so many taps
+      T sum = 0;
+      for (int p = 0; p < kPlies; ++p) sum += joined[(p * (kTaps + 1) + t) * kLanes + lane];
+      const int64_t part = int64_t{tile.task} * s.batch * s.tiles + tile.Part(s);
+      partial[(part * (s.taps + 1) + row) * s.channels + channel] = sum;
+    }
+    __syncthreads();
+  }
+}
+
+// totals[task][taps + 1][C]. Blocks: x over channels, y over rows, z over tasks.
+template <typename T>
+__global__ void JoinGradientPatches(const ThinShape s, int parts, const T* partial, double* totals) {
+  auto* shared = static_cast<double*>(Shared());  // [kPlies][kLanes]
+  const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
+  const int channel = static_cast<int>(blockIdx.x) * kLanes + lane, row = static_cast<int>(blockIdx.y);
+  const int task = static_cast<int>(blockIdx.z), rows = s.taps + 1;
+  double sum = 0;
+  if (channel < s.channels) {
+    for (int part = ply; part < parts; part += kPlies) {
+      sum += partial[((int64_t{task} * parts + part) * rows + row) * s.channels + channel];
+    }
+  }
+  shared[ply * kLanes + lane] = sum;
+  __syncthreads();
+  if (ply > 0 || channel >= s.channels) return;
+  for (int p = 1; p < kPlies; ++p) sum += shared[p * kLanes + lane];
+  totals[(int64_t{task} * rows + row) * s.channels + channel] = sum;
+}
+
+// One channel's totals of a task.
+struct GradientPatches {
+  const double* first;
+  int taps, channels;
+
+  MF_DEVICE static GradientPatches Of(const ThinShape& s, const double* totals, const ChannelOfTask& here) {
+    return {totals + int64_t{here.task} * (s.taps + 1) * s.channels + here.channel, s.taps, s.channels};
+  }
+  MF_DEVICE double Total() const { return first[int64_t{taps} * channels]; }
+  // Sum of g (p - p_bar), of one tap, and of all by a column of weights.
+  template <typename T>
+  MF_DEVICE double Centred(const PatchMoments<T>& patch, int tap) const {
+    return first[int64_t{tap} * channels] - Total() * patch.Mean(tap);
+  }
+  template <typename T, class Column>
+  MF_DEVICE double Slope(const PatchMoments<T>& patch, const Column& weight) const {
+    double sum = 0;
+    for (int p = 0; p < taps; ++p) sum += weight[p] * Centred(patch, p);
+    return sum;
+  }
+};
+
+// Scratch for them, in T: doubles first.
+template <typename T>
+struct GradientPatchLayout {
+  static constexpr int64_t kDouble = sizeof(double) / sizeof(T);
+  int64_t totals, partial, size;
+
+  explicit GradientPatchLayout(const ConvBlockShape& s)
+      : totals(0),
+        partial(totals + kDouble * s.tasks * (s.PatchSize() + 1) * s.out_channels),
+        size(partial + s.tasks * ThinShape::Of(s).Parts() * (s.PatchSize() + 1) * s.out_channels) {}
+};
+
+// Leaves the totals in scratch.
+template <typename T>
+const double* StartGradientPatches(Launches& launch, const ConvBlockShape& s, const ConvBlockSaved<T>& saved,
+                                   const T* grad_out, T* scratch) {
+  const ThinShape thin = ThinShape::Of(s);
+  const GradientPatchLayout<T> at(s);
+  auto* totals = reinterpret_cast<double*>(scratch + at.totals);
+  T* partial = scratch + at.partial;
+  const dim3 threads(kLanes, kPlies);
+  const auto shared = static_cast<size_t>(thin.Pixels() + kPlySums);
+  launch(&SumGradientPatches<T>, TileGrid(thin, s.tasks, kLanes), threads, sizeof(T) * shared, thin, saved.x, grad_out,
+         saved.argmax, partial);
+  const dim3 grid(Ceil(s.out_channels, kLanes), static_cast<unsigned>(thin.taps + 1), static_cast<unsigned>(s.tasks));
+  launch(&JoinGradientPatches<T>, grid, threads, sizeof(double) * kLanes * kPlies, thin, thin.Parts(),
+         static_cast<const T*>(partial), totals);
+  return totals;
+}
+
+}  // namespace cuda
+}  // namespace maml_fast

@@ -1,0 +1,20 @@
+// The GPU's kernels of thin blocks, run by the host; see thin_checks.h for what is checked. Asked for the gradient of
+// pixels they take the ordinary passes.
+#include "block_checks.h"
+#include "gpu_kernels.h"
+#include "thin_checks.h"
+
+int main() {
+  using namespace maml_fast;
+  const CpuKernels kernels = OnGpu<cuda::Arithmetic::kPlain>();
+  CheckThin(kernels);
+  for (const ConvBlockShape& s :
+       {MakeShape(2, 2, 1, 6, 6, 5, 3, 1, 1, true, false), MakeShape(1, 2, 3, 9, 7, 33, 3, 2, 1, false, false),
+        MakeShape(2, 1, 1, 21, 37, 3, 3, 1, 1, true, false), MakeShape(1, 1, 4, 40, 45, 2, 3, 16, 2, true, false)}) {
+    CHECK(s.thin);
+    CheckAgainstDifferences(s, kernels, 1);
+    CheckNulls(s, kernels);
+    CheckThinAgainstDifferences(s, kernels, 1);
+  }
+  return 0;
+}
