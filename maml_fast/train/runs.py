@@ -21,7 +21,7 @@ __all__ = ["Reporter", "RunResult", "TrainConfig", "TrainingInterrupted", "evalu
 
 # Arguments that a resumed run may change: they change no number in it (the native kernels give the same bits on any
 # number of threads), or only how far it goes.
-FREE_ON_RESUME = ("iterations", "root", "threads", "checkpoint_seconds", "test_episodes")
+FREE_ON_RESUME = ("iterations", "root", "threads", "checkpoint_seconds", "test_episodes", "cuda_graph")
 
 
 def train(
