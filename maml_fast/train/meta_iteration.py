@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import cast
@@ -56,15 +57,16 @@ class MetaIterations(ABC):
         self._optimiser.zero_grad(set_to_none=True)
         out = self._learner(episodes)
         out.loss.backward()
-        finite = self._gradients_finite() & out.loss.isfinite()
+        finite = self._largest_gradient().isfinite() & out.loss.isfinite()
         self.whole = False
         self._update_if(finite)
         told = (out.loss.detach(), cast(Tensor, out.query_accuracy), finite)
         return torch.stack([number.double() for number in told])
 
-    def _gradients_finite(self) -> Tensor:
+    def _largest_gradient(self) -> Tensor:
+        """In size, of all numbers; NaN if one of them is."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        return torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
+        return nn.utils.get_total_norm(gradients, norm_type=math.inf)
 
     def _update_if(self, finite: Tensor) -> None:
         """The outer step where ``finite`` is true, which the program does not wait to learn."""
