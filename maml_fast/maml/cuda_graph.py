@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -15,6 +16,12 @@ Result = TypeVar("Result")
 WARM_UP = 3  # calls before the capture, as PyTorch's manual has it: libraries set themselves up in them
 
 logger = logging.getLogger("maml_fast")
+
+
+@dataclass(frozen=True)
+class _Captured(Generic[Result]):
+    graph: torch.cuda.CUDAGraph
+    result: Result
 
 
 class CudaGraph(Generic[Result]):
@@ -32,7 +39,9 @@ class CudaGraph(Generic[Result]):
     def __init__(self, what: str, remedy: str) -> None:
         self._what, self._remedy = what, remedy
         self._kind: Hashable = None
-        self._forget()
+        self._calls = 0
+        self._stream: torch.cuda.Stream | None = None
+        self._captured: _Captured[Result] | None = None
 
     def __call__(self, key: Hashable, device: torch.device, function: Callable[[], Result]) -> Result:
         """The function's result; ``device`` is where it works.
@@ -42,28 +51,20 @@ class CudaGraph(Generic[Result]):
         """
         kind = (key, device, _settings())
         if kind != self._kind:
-            self._forget()
-            self._kind = kind
+            self._kind, self._calls, self._stream, self._captured = kind, 0, None, None
         with torch.cuda.device(device):
-            if self._graph is None and self._calls < WARM_UP:
+            if self._captured is None and self._calls < WARM_UP:
                 self._calls += 1
                 return self._run_aside(function)
-            if self._graph is None:
-                self._capture(function)
-            assert self._graph is not None
-            self._graph.replay()
-        return self._result
+            if self._captured is None:
+                self._captured = self._capture(function)
+            self._captured.graph.replay()
+        return self._captured.result
 
     @property
     def is_captured(self) -> bool:
         """Whether the last call was replayed."""
-        return self._graph is not None
-
-    def _forget(self) -> None:
-        self._calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream: torch.cuda.Stream | None = None
-        self._result: Result
+        return self._captured is not None
 
     def _run_aside(self, function: Callable[[], Result]) -> Result:
         """Run it on the stream that it is going to be captured on."""
@@ -76,7 +77,7 @@ class CudaGraph(Generic[Result]):
         current.wait_stream(self._stream)
         return result
 
-    def _capture(self, function: Callable[[], Result]) -> None:
+    def _capture(self, function: Callable[[], Result]) -> _Captured[Result]:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads, such as a DataLoader's, may go on with what only a captured stream must not do.
@@ -84,15 +85,15 @@ class CudaGraph(Generic[Result]):
                 torch.cuda.stream(torch.cuda.current_stream()),  # comes back also where a capture breaks off
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
-                self._result = function()
+                result = function()
         except RuntimeError as error:
             first = error if error.__context__ is None else error.__context__  # what broke it off
             raise RuntimeError(
                 f"{self._what} can't be captured as a CUDA graph: {_first_line(first)}; nothing in it may wait for the "
                 f"GPU or copy to or from it (.item(), print, torch.tensor, masks as indices); or {self._remedy}"
             ) from error
-        self._graph = graph
         logger.info("%s: captured as a CUDA graph, which is replayed from now on", self._what)
+        return _Captured(graph, result)
 
 
 def check_capturable(what: str, device: torch.device) -> None:
