@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.backendless
+
 SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu_check.sh"
 
 
