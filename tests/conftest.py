@@ -38,6 +38,8 @@ def _missing() -> dict[str, str]:
         missing["cuda"] = "no CUDA device"
     if shutil.which("nvcc") is None and "CI" not in os.environ:
         missing["nvcc"] = "nvcc is not installed"
+    if shutil.which("cuobjdump") is None:
+        missing["cuobjdump"] = "cuobjdump, of the CUDA toolkit, is not on PATH"
     return missing
 
 

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_compiles_within_its_budget(source: Path, objects: dict[Path, tuple[Path
     kernels = resources(objects[source][1])
     assert kernels or source.name.endswith("_block.cu")
     for name, used in kernels.items():
-        budget = next(limit for pattern, limit in BUDGET if re.search(pattern, name))
+        budget = next(limit for pattern, limit in BUDGET["resources"] if re.search(pattern, name))
         assert used["registers"] <= budget["registers"], f"{name} takes {used['registers']} registers"
         assert used["spills"] <= budget["spills"], f"{name} spills {used['spills']} bytes"
 
@@ -72,6 +73,43 @@ def resources(log: str) -> dict[str, dict[str, int]]:
         before = found.get(name, {"registers": 0, "spills": 0})
         found[name] = {"registers": max(before["registers"], registers), "spills": max(before["spills"], spills)}
     return found
+
+
+@pytest.mark.nvcc
+@pytest.mark.cuobjdump
+@pytest.mark.parametrize("source", [s for s in SOURCES if s.name.endswith("_product.cu")], ids=lambda s: s.name)
+def test_inner_loops_keep_their_mix(source: Path, objects: dict[Path, tuple[Path, str]]) -> None:
+    """Instructions, and reads of shared memory, for each multiplication: what a GPU's rate comes down to."""
+    for name, code in disassembled(objects[source][0]):
+        budget = next((limit for pattern, limit in BUDGET["inner_loops"] if re.search(pattern, name)), None)
+        if budget is None:
+            continue
+        kinds = Counter(inner_loop(code, budget["does"]))
+        multiplied, reads = kinds[budget["does"]], kinds["LDS"] + kinds["LDSM"]
+        assert not kinds["LDL"] + kinds["STL"], f"{name} keeps numbers in local memory"
+        assert kinds.total() <= budget["instructions"] * multiplied, f"{name}: {kinds}"
+        assert reads <= budget["reads"] * multiplied, f"{name}: {kinds}"
+
+
+def disassembled(made: Path) -> Iterator[tuple[str, str]]:
+    """Every multiplying kernel for sm_90: its name and its instructions' text."""
+    done = subprocess.run(
+        ["cuobjdump", "-sass", "-arch", "sm_90", str(made)], capture_output=True, text=True, check=True
+    )
+    parts = re.split(r"\n\s*Function : (\w+)", done.stdout)
+    kernels = [pair for pair in zip(parts[1::2], parts[2::2], strict=True) if "MultiplyKernel" in pair[0]]
+    assert kernels, done.stdout + done.stderr
+    yield from kernels
+
+
+def inner_loop(code: str, does: str) -> list[str]:
+    """Return the kinds of the instructions of the loop that does most of this, but for what is off (``@!PT``)."""
+    lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+?)\s*;", code)]
+    jumps = [(at, re.search(r"\bBRA\b.* 0x([0-9a-f]+)", text)) for at, text in lines]
+    loops = [(int(to[1], 16), at) for at, to in jumps if to and int(to[1], 16) < at]
+    bodies = [[text for at, text in lines if begin <= at <= end and "@!PT" not in text] for begin, end in loops]
+    kinds = [[re.match(r"(?:@\S+\s+)?(\w+)", text)[1] for text in body] for body in bodies]
+    return max(kinds, key=lambda body: (body.count(does), -len(body)))
 
 
 @pytest.mark.nvcc
@@ -105,25 +143,40 @@ def test_glue_compiles_and_links(objects: dict[Path, tuple[Path, str]], tmp_path
 
 # Each is a bug that a reader could make; the kernels' test must fail on it.
 PLANTED = {
-    "off by one in the padding": ("operands.cuh", "to * stride - padding + tap", "to * stride - padding + tap + 1"),
-    "the wrong tap in the data gradient": ("operands.cuh", "to + padding - tap", "to + padding - tap - 1"),
-    "no barrier before the slabs are read": (
+    "off by one in the padding": ("operands.cuh", "to * stride - padding", "to * stride - padding + 1"),
+    "the wrong tap in the data gradient": ("operands.cuh", "Quotient(to + padding)", "Quotient(to + padding - 1)"),
+    "no barrier between slabs": ("multiply.cuh", "WaitForCopies<kStages - 2>();\n    __syncthreads();", ""),
+    "a slab fetched before all have left its place": (
         "multiply.cuh",
-        "WaitForCopies<1>();\n    __syncthreads();",
-        "WaitForCopies<1>();",
+        "__syncthreads();  // this slab is whole, and all have left the one before, whose place is free\n"
+        "    fetch(slab + kStages - 1, last);",
+        "fetch(slab + kStages - 1, last);\n    __syncthreads();",
     ),
-    "no barrier before the slabs are overwritten": (
+    "too short a wait for the copies": (
         "multiply.cuh",
-        "slab % 2].b);\n    __syncthreads();",
-        "slab % 2].b);",
+        "WaitForCopies<kStages - 2>();",
+        "WaitForCopies<kStages - 1>();",
     ),
-    "no wait for the copies": ("multiply.cuh", "WaitForCopies<1>();", ""),
+    "no barrier before the tile takes the slabs' place": (
+        "multiply.cuh",
+        "WaitForCopies<0>();\n  __syncthreads();",
+        "WaitForCopies<0>();",
+    ),
+    "lanes mistaken in the plain sums": ("plain_math.cuh", "return Lane() % 16 / 2;", "return Lane() % 8;"),
+    "halves of a tensor core's rows swapped": ("tensor_math.cuh", "half * 8 + Group() :", "(1 - half) * 8 + Group() :"),
+    "a tensor core's rows from the wrong quarter": ("tensor_math.cuh", "q + Lane() / 16", "q + 1 - Lane() / 16"),
+    "remainders of a stride left out": ("operands.cuh", "* kFar;", "* 0;"),
     "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", ""),
-    "a tile's last row left out": ("multiply.cuh", "job.row + row >= rows", "job.row + row >= rows - 1"),
+    "a tile's last row left out": ("multiply.cuh", "left = rows - job.row;", "left = rows - job.row - 1;"),
     "a tile stored past its end": (
         "multiply.cuh",
-        "i < kTileRows * kTileCols; i +=",
-        "i < kTileRows * kTileCols + kThreads; i +=",
+        "end = left < TileType::kRows ? left : TileType::kRows;",
+        "end = TileType::kRows;",
+    ),
+    "a thread's last image left out": (
+        "norm_pool.cuh",
+        "return end < of.batch ? end :",
+        "return end < of.batch ? end - 1 :",
     ),
 }
 

@@ -73,6 +73,12 @@ def test_runs_agree_to_the_bit(device: torch.device) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_says_what_a_gpu_cannot_count(device: torch.device) -> None:
+    x, weight = torch.rand(1, 1, 1, 2**20, 1), torch.rand(1, 4, 1, 3, 3)
+    with pytest.raises(RuntimeError, match="too high or too wide for a GPU: 2\\^20 pixels"):
+        block_on(device)(x, weight, pool=None)
+
+
 @contextmanager
 def products(kind: Arithmetic, device: torch.device) -> Iterator[None]:
     """Let float32 products be formed so: by PyTorch's own settings, where they count."""

@@ -15,9 +15,11 @@ struct Cuda {
                     "; use a smaller task_chunk");
     STD_TORCH_CHECK(s.batch <= kMostBlocks, "a GPU takes at most ", kMostBlocks, " images of a task at once, got ",
                     s.batch);
-    STD_TORCH_CHECK(
-        std::max({s.batch * s.InPixels(), s.batch * s.ConvPixels(), s.InSize(), s.ConvSize()}) < kMostPixels,
-        "a task's images are too large for a GPU: 2^31 pixels, or values of one image, or more");
+    STD_TORCH_CHECK(std::max({s.InImage(1, 0), s.ConvImage(1, 0), s.WeightSize()}) < cuda::kMostValues,
+                    "a task's images are too large for a GPU: 2^30 values or more; use fewer or smaller ones");
+    STD_TORCH_CHECK(std::max({s.in_height, s.in_width, s.kernel, s.padding}) < cuda::kMostExtent,
+                    "an image is too high or too wide for a GPU: 2^20 pixels or more");
+    STD_TORCH_CHECK(s.stride < cuda::kMostStride, "a GPU takes strides below ", cuda::kMostStride, ", got ", s.stride);
     return s;
   }
   static Tensor Empty(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
@@ -43,8 +45,7 @@ struct Cuda {
   }
 
  private:
-  static constexpr int64_t kMostBlocks = 65535;             // along a grid's second and third axis
-  static constexpr int64_t kMostPixels = int64_t{1} << 31;  // counted by int
+  static constexpr int64_t kMostBlocks = 65535;  // along a grid's second and third axis
 
   // As maml_fast/_conv_block.py numbers them.
   static cuda::Arithmetic Of(int64_t number) {

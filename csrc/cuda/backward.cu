@@ -9,16 +9,15 @@ namespace {
 // partial[..][2][C]: g and g x^ over the values of out.
 template <typename T>
 __global__ void GradientSums(const BlockImages<T> images, const Norms<T> norms, T* partial) {
-  const ConvBlockShape& s = images.s;
-  SumPart<2>(static_cast<int>(s.batch * s.OutPixels()), static_cast<int>(s.out_channels), partial,
-             [&](int task, int row, int channel, T* sums) {
-               const Place out = Place::OfOut(s, task, row, channel);
-               const int element = images.argmax[out.at];
-               if (element == kDead) return;
-               const T g = images.grad_out[out.at], r = images.R(images.y[images.InWindow(out, element)]);
-               sums[0] += g;
-               sums[1] += g * norms.Of(task, channel).Normalised(r);
-             });
+  const ImageShape& of = images.of_out;
+  SumPart<2>(of.batch * of.by_pixels.by, of.channels, partial, [&](int task, int row, int channel, T* sums) {
+    const Place out = Place::OfRow(of, task, row, channel);
+    const int element = images.argmax[out.at];
+    if (element == kDead) return;
+    const T g = images.grad_out[out.at], r = images.R(images.y[images.InWindow(out, element)]);
+    sums[0] += g;
+    sums[1] += g * norms.Of(task, channel).Normalised(r);
+  });
 }
 
 template <typename T>
@@ -39,13 +38,17 @@ __global__ void JoinGradients(const ConvBlockShape s, int parts, const T* partia
   });
 }
 
-// A thread for every value of y. more: what else flows into y, or null.
+// more: what else flows into y, or null.
 template <typename T>
 __global__ void GradientAtY(const BlockImages<T> images, const Norms<T> norms, const GradientCoefficients<T> k,
                             const T* more, T* grad_y) {
-  const Place p = Place::Here(images.s, images.s.conv_height, images.s.conv_width);
-  if (p.at < 0) return;
-  grad_y[p.at] = GradY(images, norms.Of(p.task, p.channel), k, p) + (more == nullptr ? T{0} : more[p.at]);
+  const ImageShape& of = images.of_y;
+  Place p = Place::Here(of);
+  const Norm<T> norm = norms.Of(p.task, p.channel);
+  const Gradient<T> gradient = k.Of(p.task, p.channel);
+  for (const int end = Place::EndOfImages(of); p.image < end; p.Next(of)) {
+    grad_y[p.at] = GradY(images, norm, gradient, p) + (more == nullptr ? T{0} : more[p.at]);
+  }
 }
 
 template <typename T>
@@ -84,7 +87,7 @@ cudaError_t Backward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithmetic
   const ConvBlockShape& s = args.shape;
   const Layout at(s);
   T *grad_y = scratch + at.grad_y, *partial = scratch + at.partial;
-  const BlockImages<T> images{s, args.saved.kept, args.saved.argmax, args.grad_out};
+  const auto images = BlockImages<T>::Of(s, args.saved.kept, args.saved.argmax, args.grad_out);
   const Norms<T> norms = NormsOf(s, args.saved);
   const int channels = static_cast<int>(s.out_channels), of_out = PartsOf(s.batch * s.OutPixels());
   Launches launch(stream);

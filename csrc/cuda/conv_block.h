@@ -12,8 +12,13 @@ namespace maml_fast {
 namespace cuda {
 
 // How products are formed. All but the first are for float, on the tensor cores of sm_80 and later: factors are
-// rounded, sums are float's. Everything else, images and statistics, is in the type itself always.
+// rounded, sums are float's. Where rows of channels are no whole vectors of 16 bytes, as in a first layer, products are
+// plain all the same. Everything else, images and statistics, is in the type itself always.
 enum class Arithmetic { kPlain, kTf32, kBf16, kFp16 };
+
+// What the kernels can count: values of a task's images x, or y; an image's height or width, k and padding; strides.
+// All are less.
+constexpr int64_t kMostValues = int64_t{1} << 30, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9;
 
 // Scalars of scratch memory that a pass needs.
 int64_t ForwardScratch(const ConvBlockShape& s);

@@ -11,23 +11,24 @@ struct DataGradientProduct {
   static constexpr bool kAlongA = true, kAlongB = true;
 
   ConvBlockShape shape;
-  PatchGrid grid;
+  PatchGrid<true> grid;
+  Divide by_out_channels;
   const T* grad_y;
   TaskParam<T> weight;
   T* grad_x;
 
   static DataGradientProduct Of(const ConvBlockShape& s, const T* grad_y, TaskParam<T> weight, T* grad_x) {
-    return {s, PatchGrid::DataGradient(s), grad_y, weight, grad_x};
+    return {s, PatchGrid<true>::Of(s), Divide::By(int(s.out_channels)), grad_y, weight, grad_x};
   }
 
   __host__ __device__ int Rows() const { return static_cast<int>(shape.batch * shape.InPixels()); }
   __host__ __device__ int Cols() const { return static_cast<int>(shape.in_channels); }
   __host__ __device__ int Depth() const { return static_cast<int>(shape.kernel * shape.kernel * shape.out_channels); }
   __host__ __device__ int Parts() const { return 1; }
-  MF_DEVICE Patches<T> A(int task) const { return {grid, grad_y + shape.ConvImage(task, 0), Rows()}; }
+  MF_DEVICE Patches<T, true> A(int task) const { return {grid, grad_y + shape.ConvImage(task, 0), Rows()}; }
   MF_DEVICE TransposedFilters<T> B(int task) const {
     return {weight.Of(task), static_cast<int>(shape.kernel * shape.kernel), Cols(),
-            static_cast<int>(shape.out_channels)};
+            static_cast<int>(shape.out_channels), by_out_channels};
   }
 
   template <class TileType>
@@ -43,7 +44,8 @@ template <typename T>
 void StartDataGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* grad_y,
                        TaskParam<T> weight, T* grad_x) {
   const auto product = DataGradientProduct<T>::Of(s, grad_y, weight, grad_x);
-  Start<T>(launch, arithmetic, product, s.tasks, {grad_y, s.out_channels, 0},
+  const Tiling tiling = TilingOf(product.Rows(), product.Cols(), s.tasks);
+  Start<T>(launch, arithmetic, tiling, product, s.tasks, {grad_y, s.out_channels, 0},
            {weight.data, s.out_channels, weight.stride});
 }
 

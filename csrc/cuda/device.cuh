@@ -21,10 +21,10 @@ constexpr int kWarp = 32;
 #if defined(__CUDACC__)
 
 #if __CUDA_ARCH__ >= 800
-#define MF_MULTIPLY(instruction)                                                    \
-  asm volatile(instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                     \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+#define MF_MULTIPLY(instruction)                                           \
+  asm(instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                     \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #else
 #define MF_MULTIPLY(instruction) __trap()  // conv_block.h: not asked of older GPUs
 #endif
@@ -35,26 +35,54 @@ MF_DEVICE void* Shared() {
   return shared;
 }
 
-// BYTES (4, 8 or 16, and a multiple of them both addresses) from global to shared memory, on their way until they are
-// waited for; zeros where `from` is null. anywhere: some address in global memory, which is then not read.
-template <int BYTES>
-MF_DEVICE void CopyAsync(void* to, const void* from, const void* anywhere) {
+// The same address, but for the compiler, which shall keep it rather than find it anew for every use.
+template <typename T>
+MF_DEVICE const T* Kept(const T* address) {
+  asm volatile("" : "+l"(address));
+  return address;
+}
+
+// As many numbers as lie side by side, in one access.
+template <typename T, int COUNT>
+struct alignas(COUNT * sizeof(T)) Vector {
+  T of[COUNT];
+};
+
+// COUNT numbers, of 4, 8 or 16 bytes together, on whose multiples both addresses lie, from global to shared memory: on
+// their way until they are waited for. Where they are not `present`, zeros, and no memory is read.
+template <int COUNT, typename T>
+MF_DEVICE void CopyAsync(T* to, const T* first, int at, bool present) {
+  const T* from = first + at;
 #if __CUDA_ARCH__ >= 800
+  constexpr int kBytes = COUNT * sizeof(T);
   const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  const int present = from == nullptr ? 0 : BYTES;
-  const void* source = from == nullptr ? anywhere : from;
-  if constexpr (BYTES == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(source), "r"(present) : "memory");
+  const int read = present ? kBytes : 0;
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(read) : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(source), "n"(BYTES), "r"(present)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(kBytes), "r"(read)
                  : "memory");
   }
 #else
-  struct alignas(BYTES) Bytes {
-    unsigned char of[BYTES];
-  };
-  *static_cast<Bytes*>(to) = from == nullptr ? Bytes{} : *static_cast<const Bytes*>(from);
+  using Numbers = Vector<T, COUNT>;
+  *reinterpret_cast<Numbers*>(to) = present ? *reinterpret_cast<const Numbers*>(from) : Numbers{};
 #endif
+}
+
+template <int COUNT, typename T>
+MF_DEVICE Vector<T, COUNT> ReadVector(const T* from) {
+  return *reinterpret_cast<const Vector<T, COUNT>*>(from);
+}
+
+// Of four 8 x 4 matrices in shared memory, value [lane / 4][lane % 4] of each. Lane l says where row l % 8 of matrix l
+// / 8 begins, on a multiple of 16 bytes. Called by a whole warp.
+MF_DEVICE Vector<float, 4> ReadMatrices(const float* row) {
+  Vector<float, 4> read;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=f"(read.of[0]), "=f"(read.of[1]), "=f"(read.of[2]), "=f"(read.of[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+  return read;
 }
 
 // The copies since the last commit become one group ...
@@ -76,12 +104,14 @@ MF_DEVICE void WaitForCopies() {
 // a whole warp: with g = lane / 4 and t = lane % 4 a lane's registers hold, from k = kPack t or kPack (t + 4) on,
 //   a: rows g, g + 8 at the former k, then at the latter; b: column g at the former, at the latter;
 //   c: (g, 2t), (g, 2t + 1), and those 8 below.
-struct Tf32 {  // 10 bits after the point, of float's range
+struct Tf32 {  // 10 bits after the point, of float's range; of two that are as near, either
   static constexpr int kPack = 1;
 
   MF_DEVICE static uint32_t Pack(const float (&values)[kPack]) {
     uint32_t bits = 0;
-#if __CUDA_ARCH__ >= 800
+#if __CUDA_ARCH__ >= 900
+    asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(values[0]));  // ties to even: one instruction, not two
+#elif __CUDA_ARCH__ >= 800
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(values[0]));
 #endif
     return bits;
@@ -127,11 +157,37 @@ struct Fp16 {  // 10 bits after the point, up to 65504
 
 inline void* Shared() { return host_gpu::Shared(); }
 
-template <int BYTES>
-void CopyAsync(void* to, const void* from, const void*) {
-  host_gpu::RequireMultiple(to, BYTES);
-  host_gpu::RequireMultiple(from, BYTES);
-  host_gpu::block->now->open.push_back({to, from, BYTES});
+template <typename T>
+const T* Kept(const T* address) {
+  return address;
+}
+
+template <typename T, int COUNT>
+struct Vector {
+  T of[COUNT];
+};
+
+template <int COUNT, typename T>
+void CopyAsync(T* to, const T* first, int at, bool present) {
+  constexpr size_t kBytes = COUNT * sizeof(T);
+  const T* from = present ? first + at : nullptr;
+  host_gpu::RequireMultiple(to, kBytes);
+  host_gpu::RequireMultiple(from, kBytes);
+  host_gpu::BeginCopy({to, from, kBytes});
+}
+
+template <int COUNT, typename T>
+Vector<T, COUNT> ReadVector(const T* from) {
+  host_gpu::RequireMultiple(from, COUNT * sizeof(T));
+  Vector<T, COUNT> read;
+  std::memcpy(&read, from, sizeof(read));
+  return read;
+}
+
+inline Vector<float, 4> ReadMatrices(const float* row) {
+  Vector<float, 4> read;
+  host_gpu::ReadMatrices(row, read.of);
+  return read;
 }
 
 inline void CommitCopies() {
@@ -144,13 +200,7 @@ template <int PENDING>
 void WaitForCopies() {
   auto& groups = host_gpu::block->now->committed;
   for (; groups.size() > PENDING; groups.pop_front()) {
-    for (const host_gpu::Copy& copy : groups.front()) {
-      if (copy.from == nullptr) {
-        std::memset(copy.to, 0, copy.bytes);
-      } else {
-        std::memcpy(copy.to, copy.from, copy.bytes);
-      }
-    }
+    for (const host_gpu::Copy& copy : groups.front()) host_gpu::Land(copy);
   }
 }
 

@@ -13,14 +13,15 @@ constexpr int kTangentZ = 0, kSecondR = 3;
 
 template <typename T>
 MF_DEVICE T TangentAtR(const BlockImages<T>& images, T tangent_y, T y) {
-  return images.s.relu_first && y <= T{0} ? T{0} : tangent_y;
+  return images.relu_first && y <= T{0} ? T{0} : tangent_y;
 }
 
 // Every pixel of y set to a row of channels, or to zero.
 template <typename T>
-__global__ void FillImages(const ConvBlockShape s, const T* rows, T* y) {
-  const Place p = Place::Here(s, s.conv_height, s.conv_width);
-  if (p.at >= 0) y[p.at] = rows == nullptr ? T{0} : rows[int64_t{p.task} * s.out_channels + p.channel];
+__global__ void FillImages(const ImageShape of, const T* rows, T* y) {
+  Place p = Place::Here(of);
+  const T value = rows == nullptr ? T{0} : rows[int64_t{p.task} * of.channels + p.channel];
+  for (const int end = Place::EndOfImages(of); p.image < end; p.Next(of)) y[p.at] = value;
 }
 
 template <typename T>
@@ -37,18 +38,17 @@ void StartZero(Launches& launch, T* values, int64_t size) {
 
 template <typename T>
 __global__ void TangentSums(const BlockImages<T> images, const Norms<T> norms, const T* tangent_y, T* partial) {
-  const ConvBlockShape& s = images.s;
-  SumPart<kSums>(static_cast<int>(s.batch * s.ConvPixels()), static_cast<int>(s.out_channels), partial,
-                 [&](int task, int row, int channel, T* sums) {
-                   const Place p = Place::OfY(s, task, row, channel);
-                   const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
-                   const T x = norms.Of(task, channel).Normalised(images.R(y));
-                   sums[0] += g;
-                   sums[1] += g * x;
-                   sums[2] += h;
-                   sums[3] += h * x;
-                   sums[4] += g * h;
-                 });
+  const ImageShape& of = images.of_y;
+  SumPart<kSums>(of.batch * of.by_pixels.by, of.channels, partial, [&](int task, int row, int channel, T* sums) {
+    const Place p = Place::OfRow(of, task, row, channel);
+    const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
+    const T x = norms.Of(task, channel).Normalised(images.R(y));
+    sums[0] += g;
+    sums[1] += g * x;
+    sums[2] += h;
+    sums[3] += h * x;
+    sums[4] += g * h;
+  });
 }
 
 template <typename T>
@@ -74,24 +74,28 @@ __global__ void JoinTangents(const ConvBlockShape s, int parts, const T* partial
   });
 }
 
-// A thread for every value of y: grad_y as backward has it, and, in place of tangent_y, what flows on from y into x and
-// weight. tangent_z goes to the output whose maximum is here; outputs that ReLU cut off were set to zero.
+// grad_y as backward has it, and, in place of tangent_y, what flows on from y into x and weight. tangent_z goes to the
+// output whose maximum is here; outputs that ReLU cut off were set to zero.
 template <typename T>
 __global__ void SecondGradients(const BlockImages<T> images, const Norms<T> norms, const GradientCoefficients<T> k,
                                 const T* second, T* tangent_y, T* grad_y, T* grad_grad_out) {
-  const ConvBlockShape& s = images.s;
-  const Place p = Place::Here(s, s.conv_height, s.conv_width);
-  if (p.at < 0) return;
+  const ImageShape& of = images.of_y;
+  Place p = Place::Here(of);
   const Norm<T> norm = norms.Of(p.task, p.channel);
-  const T* of = second + int64_t{p.task} * kSecond * s.out_channels + p.channel;
-  const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
-  const T x = norm.Normalised(images.R(y));
-  auto at = [&](int i) { return of[i * s.out_channels]; };
-  const bool dead = s.relu_first && y <= T{0};
-  grad_y[p.at] = GradY(images, norm, k, p);
-  tangent_y[p.at] = dead ? T{0} : at(kSecondR) * g + (at(kSecondR + 1) * h + (at(kSecondR + 2) * x + at(kSecondR + 3)));
-  const int64_t out = images.OutputFrom(p);
-  if (out >= 0) grad_grad_out[out] = at(kTangentZ) * h + (at(kTangentZ + 1) * x + at(kTangentZ + 2));
+  const Gradient<T> gradient = k.Of(p.task, p.channel);
+  T at[kSecond];
+  MF_UNROLL
+  for (int i = 0; i < kSecond; ++i) at[i] = second[(int64_t{p.task} * kSecond + i) * of.channels + p.channel];
+  for (const int end = Place::EndOfImages(of); p.image < end; p.Next(of)) {
+    const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
+    const T x = norm.Normalised(images.R(y));
+    const bool dead = images.relu_first && y <= T{0};
+    grad_y[p.at] = GradY(images, norm, gradient, p);
+    tangent_y[p.at] =
+        dead ? T{0} : at[kSecondR] * g + (at[kSecondR + 1] * h + (at[kSecondR + 2] * x + at[kSecondR + 3]));
+    const int64_t out = images.OutputFrom(p);
+    if (out >= 0) grad_grad_out[out] = at[kTangentZ] * h + (at[kTangentZ + 1] * x + at[kTangentZ + 2]);
+  }
 }
 
 // Scratch of one call, in scalars.
@@ -116,7 +120,7 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
                            cudaStream_t stream) {
   const ConvBlockShape& s = args.shape;
   const Layout at(s);
-  const BlockImages<T> images{s, args.saved.kept, args.saved.argmax, args.grad_out};
+  const auto images = BlockImages<T>::Of(s, args.saved.kept, args.saved.argmax, args.grad_out);
   const Norms<T> norms = NormsOf(s, args.saved);
   const TaskParam<T> gg_weight{args.gg_weight, s.WeightSize()};
   T *tangent_y = args.grad_y, *grad_y = scratch + at.grad_y;
@@ -135,7 +139,7 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
     adds = true;
   }
   const dim3 of_y = ImageGrid(s, s.ConvSize()), threads(kThreadsOfImages), plies(kLanes, kPlies);
-  if (!adds) launch(&FillImages<T>, of_y, threads, 0, s, gg_bias.data, tangent_y);
+  if (!adds) launch(&FillImages<T>, of_y, threads, 0, images.of_y, gg_bias.data, tangent_y);
 
   const int parts = PartsOf(s.batch * s.ConvPixels());
   launch(&TangentSums<T>, SumGrid(s, parts), plies, SumShared<T>(kSums), images, norms,

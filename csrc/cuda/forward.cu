@@ -43,25 +43,26 @@ __global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, 
   rstd[int64_t{task} * channels + channel] = static_cast<T>(1.0 / sqrt(squares / count + s.eps));
 }
 
-// out and argmax from y; a thread for every value of out.
+// out and argmax from y.
 template <typename T>
 __global__ void NormReluPool(const BlockImages<T> images, const Norms<T> norms, T* out, uint8_t* argmax) {
-  const ConvBlockShape& s = images.s;
-  const Place p = Place::Here(s, s.out_height, s.out_width);
-  if (p.at < 0) return;
+  const ImageShape& of = images.of_out;
+  Place p = Place::Here(of);
   const Norm<T> norm = norms.Of(p.task, p.channel);
-  T best = 0;
-  int index = 0;
-  for (int e = 0; e < images.Window(); ++e) {
-    const T r = images.R(images.y[images.InWindow(p, e)]);
-    const T z = (r - norm.mean) * (norm.rstd * norm.gamma) + norm.beta;
-    if (e > 0 && !(z > best || z != z)) continue;
-    best = z;
-    index = e;
+  for (const int end = Place::EndOfImages(of); p.image < end; p.Next(of)) {
+    T best = 0;
+    int index = 0;
+    for (int e = 0; e < images.Window(); ++e) {
+      const T r = images.R(images.y[images.InWindow(p, e)]);
+      const T z = (r - norm.mean) * (norm.rstd * norm.gamma) + norm.beta;
+      if (e > 0 && !(z > best || z != z)) continue;
+      best = z;
+      index = e;
+    }
+    const bool dead = !images.relu_first && best <= T{0};
+    out[p.at] = dead ? T{0} : best;
+    argmax[p.at] = static_cast<uint8_t>(dead ? kDead : index);
   }
-  const bool dead = !s.relu_first && best <= T{0};
-  out[p.at] = dead ? T{0} : best;
-  argmax[p.at] = static_cast<uint8_t>(dead ? kDead : index);
 }
 
 }  // namespace
@@ -75,7 +76,7 @@ cudaError_t Forward(const ConvBlockForwardArgs<T>& args, Arithmetic arithmetic, 
   StartForward<T>(launch, arithmetic, s, args.x, args.weight, args.bias, args.kept, false, scratch);
   launch(&JoinMoments<T>, dim3(Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks)), dim3(kLanes, kPlies),
          3 * kLanes * kPlies * sizeof(double), s, RowsOfY(s), static_cast<const T*>(scratch), args.mean, args.rstd);
-  const BlockImages<T> images{s, args.kept, nullptr, nullptr};
+  const auto images = BlockImages<T>::Of(s, args.kept, nullptr, nullptr);
   const Norms<T> norms{args.mean, args.rstd, args.gamma, args.beta, static_cast<int>(s.out_channels)};
   launch(&NormReluPool<T>, ImageGrid(s, s.OutSize()), dim3(kThreadsOfImages), 0, images, norms, args.out, args.argmax);
   return launch.Error();

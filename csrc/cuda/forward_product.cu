@@ -13,7 +13,7 @@ struct ForwardProduct {
   static constexpr bool kAlongA = true, kAlongB = false;
 
   ConvBlockShape shape;
-  PatchGrid grid;
+  PatchGrid<false> grid;
   const T* x;
   TaskParam<T> weight, bias;
   T* y;
@@ -23,38 +23,60 @@ struct ForwardProduct {
 
   static ForwardProduct Of(const ConvBlockShape& s, const T* x, TaskParam<T> weight, TaskParam<T> bias, T* y, bool adds,
                            T* moments) {
-    return {s, PatchGrid::Forward(s), x, weight, bias, y, adds, moments, RowsOfY(s)};
+    return {s, PatchGrid<false>::Of(s), x, weight, bias, y, adds, moments, RowsOfY(s)};
   }
 
   __host__ __device__ int Rows() const { return rows; }
   __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
   __host__ __device__ int Depth() const { return static_cast<int>(shape.PatchSize()); }
   __host__ __device__ int Parts() const { return 1; }
-  MF_DEVICE Patches<T> A(int task) const { return {grid, x + shape.InImage(task, 0), rows}; }
+  MF_DEVICE Patches<T, false> A(int task) const { return {grid, x + shape.InImage(task, 0), rows}; }
   MF_DEVICE Matrix<T> B(int task) const { return {weight.Of(task), Depth(), Cols()}; }
 
-  // A thread takes a column's upper or lower half.
   template <class TileType>
   MF_DEVICE void Finish(const Job& job, TileType& tile) const {
-    static_assert(kThreads == 2 * kTileCols && kTileRows == 2 * kRowsOfMoments, "halves of columns");
-    const int col = static_cast<int>(threadIdx.x) % kTileCols, channel = job.col + col;
-    const int begin = static_cast<int>(threadIdx.x) / kTileCols * kRowsOfMoments, first = job.row + begin;
-    if (channel >= Cols() || first >= rows) return;
-    const int count = rows - first < kRowsOfMoments ? rows - first : kRowsOfMoments;
-    const T* of_task = bias.Of(job.task);
-    const T start = of_task == nullptr ? T{0} : of_task[channel];
+    static_assert(TileType::kRows % kRowsOfMoments == 0, "all rows of a tile lie in whole parts");
+    constexpr int kColumns = TileType::kCols * (TileType::kRows / kRowsOfMoments);
+    for (int i = static_cast<int>(threadIdx.x); i < kColumns; i += TileType::kThreads) {
+      const int col = i % TileType::kCols, begin = i / TileType::kCols * kRowsOfMoments;
+      const int count = rows - (job.row + begin);
+      if (job.col + col >= Cols() || count <= 0) continue;
+      if (count >= kRowsOfMoments) {
+        FinishColumn<true>(job, tile, col, begin, kRowsOfMoments);
+      } else {
+        FinishColumn<false>(job, tile, col, begin, count);
+      }
+    }
+  }
+
+ private:
+  // As many rows of a column as have moments of their own, from `begin` on, or the first `count` of them.
+  template <bool WHOLE, class TileType>
+  MF_DEVICE void FinishColumn(const Job& job, TileType& tile, int col, int begin, int count) const {
+    const int channel = job.col + col, first = job.row + begin;
     T* out = y + shape.ConvImage(job.task, 0) + int64_t{first} * Cols() + channel;
-    T sum = 0;
-    for (int i = 0; i < count; ++i, out += Cols()) {
-      const T value = tile.At(begin + i, col) + (adds ? *out : start);
+    if (adds) {
+      const T* from = out;
+      for (int i = 0; i < count; ++i, from += Cols()) tile.At(begin + i, col) += *from;
+    }
+    const T* of_task = bias.Of(job.task);
+    const T start = adds || of_task == nullptr ? T{0} : of_task[channel];
+    T entered[kRowsOfMoments], sum = 0;
+    MF_UNROLL
+    for (int i = 0; i < kRowsOfMoments; ++i, out += Cols()) {
+      if (!WHOLE && i >= count) break;
+      const T value = tile.At(begin + i, col) + start;
       *out = value;
-      sum += tile.At(begin + i, col) = shape.relu_first ? Relu(value) : value;
+      entered[i] = shape.relu_first && value <= T{0} ? T{0} : value;
+      sum += entered[i];
     }
     if (moments == nullptr) return;
     const T mean = sum / static_cast<T>(count);
     T squares = 0;
-    for (int i = 0; i < count; ++i) {
-      const T deviation = tile.At(begin + i, col) - mean;
+    MF_UNROLL
+    for (int i = 0; i < kRowsOfMoments; ++i) {
+      if (!WHOLE && i >= count) break;
+      const T deviation = entered[i] - mean;
       squares += deviation * deviation;
     }
     const int parts = (rows + kRowsOfMoments - 1) / kRowsOfMoments;
@@ -70,7 +92,9 @@ template <typename T>
 void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, TaskParam<T> weight,
                   TaskParam<T> bias, T* y, bool adds, T* moments) {
   const auto product = ForwardProduct<T>::Of(s, x, weight, bias, y, adds, moments);
-  Start<T>(launch, arithmetic, product, s.tasks, {x, s.in_channels, 0}, {weight.data, s.out_channels, weight.stride});
+  const Tiling tiling = TilingOf(product.Rows(), product.Cols(), s.tasks);
+  Start<T>(launch, arithmetic, tiling, product, s.tasks, {x, s.in_channels, 0},
+           {weight.data, s.out_channels, weight.stride});
 }
 
 template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const float*, TaskParam<float>,

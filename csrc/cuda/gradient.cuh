@@ -10,25 +10,31 @@ namespace cuda {
 
 constexpr int kGradient = 3;
 
-// grad_r = of_g g + of_x x^ + one, with [tasks, kGradient, C] of each.
+// grad_r = of_g g + of_x x^ + one.
+template <typename T>
+struct Gradient {
+  T of_g, of_x, one;
+};
+
+// These, [tasks, kGradient, C].
 template <typename T>
 struct GradientCoefficients {
   const T* values;
   int channels;
 
-  MF_DEVICE T Of(int task, int which, int channel) const {
-    return values[(int64_t{task} * kGradient + which) * channels + channel];
+  MF_DEVICE Gradient<T> Of(int task, int channel) const {
+    const T* of = values + int64_t{task} * kGradient * channels + channel;
+    return {of[0], of[channels], of[2 * channels]};
   }
 };
 
 // The gradient at a value of y, from the block's output.
 template <typename T>
-MF_DEVICE T GradY(const BlockImages<T>& images, const Norm<T>& norm, const GradientCoefficients<T>& k, const Place& p) {
+MF_DEVICE T GradY(const BlockImages<T>& images, const Norm<T>& norm, const Gradient<T>& gradient, const Place& p) {
   const T y = images.y[p.at];
-  if (images.s.relu_first && y <= T{0}) return 0;
+  if (images.relu_first && y <= T{0}) return 0;
   const T x = norm.Normalised(images.R(y));
-  return k.Of(p.task, 0, p.channel) * images.GradientAt(p) +
-         (k.Of(p.task, 1, p.channel) * x + k.Of(p.task, 2, p.channel));
+  return gradient.of_g * images.GradientAt(p) + (gradient.of_x * x + gradient.one);
 }
 
 template <typename T>

@@ -10,6 +10,9 @@ namespace maml_fast {
 namespace cuda {
 
 #if defined(__CUDACC__)
+// Two for every multiprocessor of a large GPU.
+constexpr int64_t kEnoughBlocks = 256;
+
 template <typename... Params, typename... Args>
 cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared, cudaStream_t stream,
                    const Args&... args) {
@@ -17,6 +20,8 @@ cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t sh
   return cudaGetLastError();
 }
 #else
+constexpr int64_t kEnoughBlocks = host_gpu::kEnoughBlocks;
+
 template <typename... Params, typename... Args>
 cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared, cudaStream_t,
                    const Args&... args) {

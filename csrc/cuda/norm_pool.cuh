@@ -4,6 +4,7 @@
 
 #include "core/conv_block.h"
 #include "cuda/device.cuh"
+#include "cuda/divide.h"
 #include "cuda/launch.h"
 #include "cuda/reduce.cuh"
 
@@ -17,42 +18,70 @@ MF_DEVICE T Relu(T value) {
   return value <= T{0} ? T{0} : value;  // NaN stays
 }
 
-// One value of an image [T, B, height, width, channels], a thread's own. Blocks: x over an image's values, y over
-// images, z over tasks.
+// Images [T, B, height, width, channels], as threads find their places in them.
+struct ImageShape {
+  int batch, height, width, channels, size;
+  Divide by_channels, by_width, by_pixels;
+
+  static ImageShape Of(const ConvBlockShape& s, int64_t height, int64_t width) {
+    return {int(s.batch),
+            int(height),
+            int(width),
+            int(s.out_channels),
+            int(height * width * s.out_channels),
+            Divide::By(int(s.out_channels)),
+            Divide::By(int(width)),
+            Divide::By(int(height * width))};
+  }
+  static ImageShape OfY(const ConvBlockShape& s) { return Of(s, s.conv_height, s.conv_width); }
+  static ImageShape OfOut(const ConvBlockShape& s) { return Of(s, s.out_height, s.out_width); }
+
+  // Where an image begins, and where in it a value lies.
+  MF_DEVICE int64_t First(int task, int image) const { return (int64_t{task} * batch + image) * size; }
+  MF_DEVICE int In(int row, int col, int channel) const { return (row * width + col) * channels + channel; }
+};
+
+// A thread goes through so many images, always at the same row, column and channel: what these take to find, and what a
+// channel has, serves for all.
+constexpr int kImagesOfThread = 4;
+
+// One value of images. Blocks: x over an image's values, y over groups of images, z over tasks.
 struct Place {
   int task, image, row, col, channel;
-  int64_t at;  // negative: past the end
+  int64_t at;
 
-  MF_DEVICE static Place Here(const ConvBlockShape& s, int64_t height, int64_t width) {
-    const int channels = static_cast<int>(s.out_channels), size = static_cast<int>(height * width) * channels;
-    const int value = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-    if (value >= size) return {0, 0, 0, 0, 0, -1};
-    const int task = static_cast<int>(blockIdx.z), image = static_cast<int>(blockIdx.y);
-    return At(s, task, image, value / channels, value % channels, static_cast<int>(width), size);
+  // The first of a thread's own, of which EndOfImages() says the end.
+  MF_DEVICE static Place Here(const ImageShape& of) {
+    const int value = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), pixel = of.by_channels.Quotient(value);
+    const int image = value < of.size ? static_cast<int>(blockIdx.y) * kImagesOfThread : of.batch;
+    return At(of, static_cast<int>(blockIdx.z), image, pixel, value - pixel * of.channels);
   }
+  MF_DEVICE static int EndOfImages(const ImageShape& of) {
+    const int end = (static_cast<int>(blockIdx.y) + 1) * kImagesOfThread;
+    return end < of.batch ? end : of.batch;
+  }
+  MF_DEVICE void Next(const ImageShape& of) {
+    ++image;
+    at += of.size;
+  }
+  // The value in a row of all of a task's pixels.
+  MF_DEVICE static Place OfRow(const ImageShape& of, int task, int row, int channel) {
+    const int image = of.by_pixels.Quotient(row);
+    return At(of, task, image, row - image * of.by_pixels.by, channel);
+  }
+
+ private:
   // The value of a pixel, which is counted from the first of its image.
-  MF_DEVICE static Place At(const ConvBlockShape& s, int task, int image, int pixel, int channel, int width, int size) {
-    const int row = pixel / width;
-    const int64_t first = (int64_t{task} * s.batch + image) * size;
-    return {task, image, row, pixel - row * width, channel, first + int64_t{pixel} * s.out_channels + channel};
-  }
-  // The value of y in a row of all of a task's pixels.
-  MF_DEVICE static Place OfY(const ConvBlockShape& s, int task, int row, int channel) {
-    const int pixels = static_cast<int>(s.ConvPixels()), image = row / pixels;
-    return At(s, task, image, row - image * pixels, channel, static_cast<int>(s.conv_width),
-              static_cast<int>(s.ConvSize()));
-  }
-  // The same of out.
-  MF_DEVICE static Place OfOut(const ConvBlockShape& s, int task, int row, int channel) {
-    const int pixels = static_cast<int>(s.OutPixels()), image = row / pixels;
-    return At(s, task, image, row - image * pixels, channel, static_cast<int>(s.out_width),
-              static_cast<int>(s.OutSize()));
+  MF_DEVICE static Place At(const ImageShape& of, int task, int image, int pixel, int channel) {
+    const int row = of.by_width.Quotient(pixel);
+    const int64_t at = of.First(task, image) + pixel * of.channels + channel;
+    return {task, image, row, pixel - row * of.width, channel, at};
   }
 };
 
-// A thread for every value of images of this size.
+// A thread for every value of so many images.
 inline dim3 ImageGrid(const ConvBlockShape& s, int64_t size) {
-  return dim3(Ceil(size, kThreadsOfImages), static_cast<unsigned>(s.batch), static_cast<unsigned>(s.tasks));
+  return dim3(Ceil(size, kThreadsOfImages), Ceil(s.batch, kImagesOfThread), static_cast<unsigned>(s.tasks));
 }
 
 // A channel's batch norm.
@@ -81,25 +110,29 @@ struct Norms {
 // y of a block, and what its forward pass decided.
 template <typename T>
 struct BlockImages {
-  ConvBlockShape s;
+  ImageShape of_y, of_out;
+  bool pool, relu_first;
   const T* y;
   const uint8_t* argmax;
   const T* grad_out;
 
-  MF_DEVICE T R(T value) const { return s.relu_first ? Relu(value) : value; }
-  MF_DEVICE int Window() const { return s.pool ? 4 : 1; }
+  static BlockImages Of(const ConvBlockShape& s, const T* y, const uint8_t* argmax, const T* grad_out) {
+    return {ImageShape::OfY(s), ImageShape::OfOut(s), s.pool, s.relu_first, y, argmax, grad_out};
+  }
+
+  MF_DEVICE T R(T value) const { return relu_first ? Relu(value) : value; }
+  MF_DEVICE int Window() const { return pool ? 4 : 1; }
   // Where the pixel `element` of the window of an output pixel lies in y.
   MF_DEVICE int64_t InWindow(const Place& out, int element) const {
-    const int64_t row = s.pool ? 2 * out.row + element / 2 : out.row,
-                  col = s.pool ? 2 * out.col + element % 2 : out.col;
-    return s.ConvImage(out.task, out.image) + (row * s.conv_width + col) * s.out_channels + out.channel;
+    const int row = pool ? 2 * out.row + element / 2 : out.row, col = pool ? 2 * out.col + element % 2 : out.col;
+    return of_y.First(out.task, out.image) + of_y.In(row, col, out.channel);
   }
   // Where the output lies that took its value from a pixel of y; negative if none did.
   MF_DEVICE int64_t OutputFrom(const Place& p) const {
-    const int row = s.pool ? p.row / 2 : p.row, col = s.pool ? p.col / 2 : p.col;
-    if (row >= s.out_height || col >= s.out_width) return -1;
-    const int64_t out = s.OutImage(p.task, p.image) + (row * s.out_width + col) * s.out_channels + p.channel;
-    const int element = s.pool ? p.row % 2 * 2 + p.col % 2 : 0;
+    const int row = pool ? p.row / 2 : p.row, col = pool ? p.col / 2 : p.col;
+    if (row >= of_out.height || col >= of_out.width) return -1;
+    const int64_t out = of_out.First(p.task, p.image) + of_out.In(row, col, p.channel);
+    const int element = pool ? p.row % 2 * 2 + p.col % 2 : 0;
     return argmax[out] == element ? out : -1;
   }
   // g at a pixel of y.

@@ -1,128 +1,147 @@
 // Where the factors of a convolution's product lie. An operand is a matrix of one task that is never written out: it is
-// read in runs of neighbours, each found by its line and its run.
+// read in runs of neighbours, each found by its line and its run. All that costs more than additions is done when a
+// line, or a run, is found; both serve many times.
 #pragma once
 
 #include "core/conv_block.h"
+#include "cuda/conv_block.h"
 #include "cuda/device.cuh"
+#include "cuda/divide.h"
 
 namespace maml_fast {
 namespace cuda {
 
+// A place in an operand's memory; outside of it are zeros.
+struct Element {
+  int at;
+  bool inside;
+};
+
+// A row, or a part of a place, past the end: with any other it is negative, and with its like.
+constexpr int kOutside = -static_cast<int>(kMostValues);
+
 // The pixels of images that a filter passes over, for every pixel of what it gives: lines are the latter, runs go over
 // (tap, channel).
 //
-//   forward         from x to y:           row = out * stride - padding + tap
-//   data gradient   from grad_y to grad_x: row = (out + padding - tap) / stride, where that is whole
+//   forward                     from x to y:           row = to * stride - padding + tap
+//   data gradient (TRANSPOSED)  from grad_y to grad_x: row = (to + padding - tap) / stride, where that is whole
+//
+// The latter is a difference of two quotients where their remainders are the same. A remainder counts as a way of so
+// many times kFar: where the two differ, the row lies outside.
+template <bool TRANSPOSED>
 struct PatchGrid {
   int from_height, from_width, channels;
-  int to_height, to_width;
+  int to_width, to_pixels;
   int kernel, stride, padding;
-  bool transposed;
+  Divide by_channels, by_kernel, by_stride, by_to_width, by_to_pixels;
 
-  static PatchGrid Forward(const ConvBlockShape& s) {
-    return {int(s.in_height),   int(s.in_width),   int(s.in_channels),
-            int(s.conv_height), int(s.conv_width), int(s.kernel),
-            int(s.stride),      int(s.padding),    false};
+  static constexpr int kFar = static_cast<int>(kMostExtent);
+
+  static PatchGrid Of(const ConvBlockShape& s) {
+    const auto from_height = int(TRANSPOSED ? s.conv_height : s.in_height);
+    const auto from_width = int(TRANSPOSED ? s.conv_width : s.in_width);
+    const auto channels = int(TRANSPOSED ? s.out_channels : s.in_channels);
+    const auto to_width = int(TRANSPOSED ? s.in_width : s.conv_width);
+    const auto to_pixels = int(TRANSPOSED ? s.InPixels() : s.ConvPixels());
+    return {from_height,
+            from_width,
+            channels,
+            to_width,
+            to_pixels,
+            int(s.kernel),
+            int(s.stride),
+            int(s.padding),
+            Divide::By(channels),
+            Divide::By(int(s.kernel)),
+            Divide::By(int(s.stride)),
+            Divide::By(to_width),
+            Divide::By(to_pixels)};
   }
-  static PatchGrid DataGradient(const ConvBlockShape& s) {
-    return {int(s.conv_height), int(s.conv_width), int(s.out_channels),
-            int(s.in_height),   int(s.in_width),   int(s.kernel),
-            int(s.stride),      int(s.padding),    true};
+
+  // What a row of `to`, and a tap's, add to the row that they meet. The same for columns.
+  MF_DEVICE int OfTo(int to) const { return TRANSPOSED ? Quotient(to + padding) : to * stride - padding; }
+  MF_DEVICE int OfTap(int tap) const { return TRANSPOSED ? -Quotient(tap) : tap; }
+  // What these add to an element's place; the far ones cancel out where it counts.
+  MF_DEVICE uint32_t Place(int row, int col) const {
+    return (static_cast<uint32_t>(row) * from_width + static_cast<uint32_t>(col)) * channels;
   }
 
-  int Runs() const { return kernel * kernel * channels; }
-
-  // The row, or column, that meets `tap` at `to`; negative if none does.
-  MF_DEVICE int From(int to, int tap, int extent) const {
-    int from = transposed ? to + padding - tap : to * stride - padding + tap;
-    if (transposed && stride > 1) {
-      if (from % stride != 0) return -1;
-      from /= stride;
-    }
-    return from < extent ? from : -1;
+ private:
+  MF_DEVICE int Quotient(int number) const {
+    const int quotient = by_stride.Quotient(number);
+    return quotient + (number - quotient * stride) * kFar;
   }
 };
 
-template <typename T>
+template <typename T, bool TRANSPOSED>
 struct Patches {
-  struct Line {
-    const T* image;  // null: past the end
+  struct Part {  // of an element's row, column and place
     int row, col;
+    uint32_t at;
   };
-  struct Run {
-    int tap_row, tap_col, channel;  // tap_row < 0: past the end
-  };
+  using Line = Part;
+  using Run = Part;
 
-  PatchGrid grid;
+  const PatchGrid<TRANSPOSED>& grid;
   const T* images;
   int lines;
 
   MF_DEVICE const T* First() const { return images; }
-  MF_DEVICE Line LineAt(int line) const {
-    if (line >= lines) return {nullptr, 0, 0};
-    const int pixels = grid.to_height * grid.to_width, image = line / pixels, pixel = line - image * pixels;
-    const int row = pixel / grid.to_width;
-    return {images + int64_t{image} * grid.from_height * grid.from_width * grid.channels, row,
-            pixel - row * grid.to_width};
+  MF_DEVICE Part LineAt(int line) const {
+    const int image = grid.by_to_pixels.Quotient(line), pixel = line - image * grid.to_pixels;
+    const int row = grid.by_to_width.Quotient(pixel), col = pixel - row * grid.to_width;
+    const int from_row = grid.OfTo(row), from_col = grid.OfTo(col);
+    const auto first = static_cast<uint32_t>(image) * grid.from_height * grid.from_width * grid.channels;
+    return {line < lines ? from_row : kOutside, from_col, first + grid.Place(from_row, from_col)};
   }
-  MF_DEVICE Run RunAt(int run) const {
-    const int tap = run / grid.channels, tap_row = tap / grid.kernel;
-    if (tap_row >= grid.kernel) return {-1, 0, 0};
-    return {tap_row, tap - tap_row * grid.kernel, run - tap * grid.channels};
+  MF_DEVICE Part RunAt(int run) const {
+    const int tap = grid.by_channels.Quotient(run), row = grid.by_kernel.Quotient(tap), col = tap - row * grid.kernel;
+    const int from_row = grid.OfTap(row), from_col = grid.OfTap(col);
+    const auto channel = static_cast<uint32_t>(run - tap * grid.channels);
+    return {row < grid.kernel ? from_row : kOutside, from_col, channel + grid.Place(from_row, from_col)};
   }
-  MF_DEVICE const T* Find(const Line& line, const Run& run) const {
-    if (line.image == nullptr || run.tap_row < 0) return nullptr;
-    const int row = grid.From(line.row, run.tap_row, grid.from_height);
-    const int col = grid.From(line.col, run.tap_col, grid.from_width);
-    if (row < 0 || col < 0) return nullptr;
-    return line.image + (row * grid.from_width + col) * grid.channels + run.channel;
+  MF_DEVICE Element Find(const Part& line, const Part& run) const {
+    const bool inside = static_cast<unsigned>(line.row + run.row) < static_cast<unsigned>(grid.from_height) &&
+                        static_cast<unsigned>(line.col + run.col) < static_cast<unsigned>(grid.from_width);
+    return {static_cast<int>(line.at + run.at), inside};
   }
 };
+
+// An element of a matrix lies at its line's part and its run's.
+MF_DEVICE Element FindInMatrix(int line, int run) { return {line + run, line + run >= 0}; }
 
 // A plain matrix, [lines][runs].
 template <typename T>
 struct Matrix {
-  struct Line {
-    const T* first;
-  };
-  struct Run {
-    int at;  // negative: past the end
-  };
+  using Line = int;
+  using Run = int;
 
   const T* values;
   int lines, runs;
 
   MF_DEVICE const T* First() const { return values; }
-  MF_DEVICE Line LineAt(int line) const { return {line < lines ? values + int64_t{line} * runs : nullptr}; }
-  MF_DEVICE Run RunAt(int run) const { return {run < runs ? run : -1}; }
-  MF_DEVICE const T* Find(const Line& line, const Run& run) const {
-    return line.first == nullptr || run.at < 0 ? nullptr : line.first + run.at;
-  }
+  MF_DEVICE int LineAt(int line) const { return line < lines ? line * runs : kOutside; }
+  MF_DEVICE int RunAt(int run) const { return run < runs ? run : kOutside; }
+  MF_DEVICE Element Find(int line, int run) const { return FindInMatrix(line, run); }
 };
 
 // Weights [k, k, Cin, Cout] for the data gradient: lines are input channels, runs go over (tap, output channel).
 template <typename T>
 struct TransposedFilters {
-  struct Line {
-    int channel;  // negative: past the end
-  };
-  struct Run {
-    const T* first;  // null: past the end
-  };
+  using Line = int;
+  using Run = int;
 
   const T* weight;
   int taps, in_channels, out_channels;
+  const Divide& by_out_channels;
 
   MF_DEVICE const T* First() const { return weight; }
-  MF_DEVICE Line LineAt(int line) const { return {line < in_channels ? line : -1}; }
-  MF_DEVICE Run RunAt(int run) const {
-    const int tap = run / out_channels;
-    if (tap >= taps) return {nullptr};
-    return {weight + int64_t{tap} * in_channels * out_channels + (run - tap * out_channels)};
+  MF_DEVICE int LineAt(int line) const { return line < in_channels ? line * out_channels : kOutside; }
+  MF_DEVICE int RunAt(int run) const {
+    const int tap = by_out_channels.Quotient(run);
+    return tap < taps ? tap * in_channels * out_channels + (run - tap * out_channels) : kOutside;
   }
-  MF_DEVICE const T* Find(const Line& line, const Run& run) const {
-    return line.channel < 0 || run.first == nullptr ? nullptr : run.first + line.channel * out_channels;
-  }
+  MF_DEVICE Element Find(int line, int run) const { return FindInMatrix(line, run); }
 };
 
 }  // namespace cuda

@@ -7,17 +7,12 @@
 #include "cuda/convolve.h"
 #include "cuda/multiply.cuh"
 #include "cuda/operands.cuh"
+#include "cuda/plain_math.cuh"
+#include "cuda/tensor_math.cuh"
+#include "cuda/tiling.h"
 
 namespace maml_fast {
 namespace cuda {
-
-template <class Math, int VECTOR_A, int VECTOR_B, class Product>
-void StartMultiply(Launches& launch, const Product& product, int64_t tasks) {
-  const dim3 grid(Ceil(product.Rows(), kTileRows) * product.Parts(), Ceil(product.Cols(), kTileCols),
-                  static_cast<unsigned>(tasks));
-  launch(&MultiplyKernel<Math, Product, VECTOR_A, VECTOR_B>, grid, dim3(kThreads),
-         sizeof(MultiplyMemory<Math, Product>), product);
-}
 
 // What a product reads of an operand's memory: rows of channels, one task after another.
 template <typename T>
@@ -27,36 +22,84 @@ struct Source {
 
   // Whether whole vectors of 16 bytes can be read.
   bool IsWide() const {
-    constexpr int64_t kVector = 16 / static_cast<int64_t>(sizeof(T));
-    return reinterpret_cast<uintptr_t>(first) % 16 == 0 && channels % kVector == 0 && stride % kVector == 0;
+    return reinterpret_cast<uintptr_t>(first) % 16 == 0 && channels % kVector<T> == 0 && stride % kVector<T> == 0;
   }
 };
 
-template <class Math, class Product, typename T>
-void StartAligned(Launches& launch, const Product& product, int64_t tasks, const Source<T>& a, const Source<T>& b) {
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  const bool wide_a = a.IsWide(), wide_b = b.IsWide();
-  if (wide_a && wide_b) return StartMultiply<Math, kVector, kVector>(launch, product, tasks);
-  if (wide_b) return StartMultiply<Math, 1, kVector>(launch, product, tasks);
-  StartMultiply<Math, 1, 1>(launch, product, tasks);
-}
+// Launches with one kind of tile.
+template <class Product, Tiling TILING>
+struct Starter {
+  using Shape = TileShape<TILING>;
 
-template <typename T, class Product>
-void Start(Launches& launch, Arithmetic arithmetic, const Product& product, int64_t tasks, const Source<T>& a,
-           const Source<T>& b) {
+  Launches& launch;
+  const Product& product;
+  int64_t tasks;
+
+  template <class Math, int VECTOR_A, int VECTOR_B>
+  void Run() const {
+    const dim3 grid(Ceil(product.Rows(), Shape::kRows) * product.Parts(), Ceil(product.Cols(), Shape::kCols),
+                    static_cast<unsigned>(tasks));
+    launch(&MultiplyKernel<Math, Product, VECTOR_A, VECTOR_B>, grid, dim3(Math::kThreads), sizeof(MultiplyMemory<Math>),
+           product);
+  }
+  template <typename T, int VECTOR_A, int VECTOR_B>
+  void Plain() const {
+    Run<PlainMath<T, Shape, Product::kAlongA, Product::kAlongB>, VECTOR_A, VECTOR_B>();
+  }
+  template <class Format>
+  void Tensor() const {
+    Run<TensorMath<Format, Shape, Product::kAlongA, Product::kAlongB>, kVector<float>, kVector<float>>();
+  }
+};
+
+// In whole vectors.
+template <typename T, Tiling TILING, class Product>
+void StartWide(Launches& launch, Arithmetic arithmetic, const Product& product, int64_t tasks) {
+  const Starter<Product, TILING> start{launch, product, tasks};
   if constexpr (std::is_same_v<T, float>) {
     switch (arithmetic) {
       case Arithmetic::kTf32:
-        return StartAligned<TensorMath<Tf32>>(launch, product, tasks, a, b);
+        return start.template Tensor<Tf32>();
       case Arithmetic::kBf16:
-        return StartAligned<TensorMath<Bf16>>(launch, product, tasks, a, b);
+        return start.template Tensor<Bf16>();
       case Arithmetic::kFp16:
-        return StartAligned<TensorMath<Fp16>>(launch, product, tasks, a, b);
+        return start.template Tensor<Fp16>();
       case Arithmetic::kPlain:
         break;
     }
   }
-  StartAligned<PlainMath<T>>(launch, product, tasks, a, b);
+  start.template Plain<T, kVector<T>, kVector<T>>();
+}
+
+// A's numbers one by one, and B's too unless whole vectors can be read: a first layer, or odd numbers of channels.
+// Tensor cores would wait for such copies: sums are plain.
+template <typename T, Tiling TILING, class Product>
+void StartNarrow(Launches& launch, const Product& product, int64_t tasks, bool wide_b) {
+  const Starter<Product, TILING> start{launch, product, tasks};
+  if (wide_b) return start.template Plain<T, 1, kVector<T>>();
+  start.template Plain<T, 1, 1>();
+}
+
+// Two large tiles of double would be more than a multiprocessor holds.
+template <typename T>
+constexpr Tiling kLargest = std::is_same_v<T, double> ? Tiling::kNarrow : Tiling::kLarge;
+
+template <typename T, class Product>
+void Start(Launches& launch, Arithmetic arithmetic, Tiling tiling, const Product& product, int64_t tasks,
+           const Source<T>& a, const Source<T>& b) {
+  const bool wide_a = a.IsWide(), wide_b = b.IsWide();
+  if (!wide_a || !wide_b) {
+    return tiling == Tiling::kLow ? StartNarrow<T, Tiling::kLow>(launch, product, tasks, wide_b)
+                                  : StartNarrow<T, kLargest<T>>(launch, product, tasks, wide_b);
+  }
+  switch (tiling) {
+    case Tiling::kLarge:
+      return StartWide<T, kLargest<T>>(launch, arithmetic, product, tasks);
+    case Tiling::kNarrow:
+      return StartWide<T, Tiling::kNarrow>(launch, arithmetic, product, tasks);
+    case Tiling::kLow:
+      return StartWide<T, Tiling::kLow>(launch, arithmetic, product, tasks);
+  }
 }
 
 }  // namespace cuda

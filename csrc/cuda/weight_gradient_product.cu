@@ -11,21 +11,21 @@ struct WeightGradientProduct {
   static constexpr bool kAlongA = false, kAlongB = false;
 
   ConvBlockShape shape;
-  PatchGrid grid;
+  PatchGrid<false> grid;
   const T* x;
   const T* grad_y;
   int parts, pixels;
   T* sums;  // [T, parts, k, k, Cin, Cout]
 
   static WeightGradientProduct Of(const ConvBlockShape& s, const T* x, const T* grad_y, int parts, T* sums) {
-    return {s, PatchGrid::Forward(s), x, grad_y, parts, RowsOfY(s), sums};
+    return {s, PatchGrid<false>::Of(s), x, grad_y, parts, RowsOfY(s), sums};
   }
 
   __host__ __device__ int Rows() const { return static_cast<int>(shape.PatchSize()); }
   __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
   __host__ __device__ int Depth() const { return pixels; }
   __host__ __device__ int Parts() const { return parts; }
-  MF_DEVICE Patches<T> A(int task) const { return {grid, x + shape.InImage(task, 0), pixels}; }
+  MF_DEVICE Patches<T, false> A(int task) const { return {grid, x + shape.InImage(task, 0), pixels}; }
   MF_DEVICE Matrix<T> B(int task) const { return {grad_y + shape.ConvImage(task, 0), pixels, Cols()}; }
 
   template <class TileType>
@@ -46,11 +46,24 @@ __global__ void SumWeightGradients(int64_t size, int parts, const T* sums, T* gr
 
 }  // namespace
 
+namespace {
+
+int64_t MostParts(const ConvBlockShape& s) {
+  constexpr int64_t kPixelsOfPart = 256;
+  return Ceil(RowsOfY(s), kPixelsOfPart);
+}
+
+Tiling WeightGradientTiling(const ConvBlockShape& s) {
+  return TilingOf(s.PatchSize(), s.out_channels, s.tasks * MostParts(s));
+}
+
+}  // namespace
+
 // Into how many parts a weight gradient's pixels fall: enough blocks for a large GPU, each with some work.
 int WeightGradientParts(const ConvBlockShape& s) {
-  constexpr int64_t kBlocks = 512, kPixelsOfPart = 256;
-  const int64_t tiles = int64_t{Ceil(s.PatchSize(), kTileRows)} * Ceil(s.out_channels, kTileCols) * s.tasks;
-  const int64_t wanted = Ceil(kBlocks, tiles), most = Ceil(RowsOfY(s), kPixelsOfPart);
+  constexpr int64_t kBlocks = 512;
+  const int64_t tiles = TilesOf(WeightGradientTiling(s), s.PatchSize(), s.out_channels) * s.tasks;
+  const int64_t wanted = Ceil(kBlocks, tiles), most = MostParts(s);
   return static_cast<int>(wanted < most ? wanted : most);
 }
 
@@ -59,7 +72,8 @@ void StartWeightGradient(Launches& launch, Arithmetic arithmetic, const ConvBloc
                          T* sums, T* grad_weight) {
   const int parts = WeightGradientParts(s);
   const auto product = WeightGradientProduct<T>::Of(s, x, grad_y, parts, parts == 1 ? grad_weight : sums);
-  Start<T>(launch, arithmetic, product, s.tasks, {x, s.in_channels, 0}, {grad_y, s.out_channels, 0});
+  Start<T>(launch, arithmetic, WeightGradientTiling(s), product, s.tasks, {x, s.in_channels, 0},
+           {grad_y, s.out_channels, 0});
   if (parts == 1) return;
   constexpr int kSumThreads = 256;
   launch(&SumWeightGradients<T>, dim3(Ceil(s.WeightSize(), kSumThreads), static_cast<unsigned>(s.tasks)),

@@ -3,7 +3,7 @@
 // Blocks run one after another, in no order that a kernel could count on. A block's threads are fibers of one host
 // thread, switched only at barriers and warp collectives, in an order that changes with every turn: what a missing
 // barrier leaves to chance comes out wrong. Shared memory is filled with NaN patterns before a block begins, has a
-// guard behind its end, and asynchronous copies land only when they are waited for.
+// guard behind its end, and of asynchronous copies some land at once, the others only when they are waited for.
 #pragma once
 
 #include <cstddef>
@@ -66,14 +66,36 @@ inline Block* block = nullptr;
 
 void Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body);
 
+// So many blocks are enough for this GPU: a small one, so that small products come in all kinds of tiles.
+constexpr int kEnoughBlocks = 4;
+
 // Ends the program unless the address is a multiple of so many bytes, as a GPU's copies demand.
 void RequireMultiple(const void* address, size_t bytes);
+
+// A copy begins: it lands now, or with its group, as chance has it (always the same from run to run).
+void BeginCopy(const Copy& copy);
+void Land(const Copy& copy);
 
 // Returns when all fibers of the block, or of the warp, that have not ended have come here.
 void AwaitBlock();
 void AwaitWarp();
 
 inline void* Shared() { return block->shared.get(); }
+
+// ldmatrix .m8n8.x4 of the PTX ISA: lane 8 m + r gives the address of row r of matrix m, 16 bytes of shared memory on a
+// multiple of as many; every lane gets the four bytes at 4 (lane % 4) of row lane / 4, of each of the four matrices.
+inline void ReadMatrices(const void* row, void* words) {
+  RequireMultiple(row, 16);
+  const unsigned self = block->now->index, lane = self % kWarp, warp = self - lane;
+  std::memcpy(block->exchange[self], &row, sizeof(row));
+  AwaitWarp();
+  for (unsigned matrix = 0; matrix < 4; ++matrix) {
+    const unsigned char* from;
+    std::memcpy(&from, block->exchange[warp + 8 * matrix + lane / 4], sizeof(from));
+    std::memcpy(static_cast<unsigned char*>(words) + 4 * matrix, from + 4 * (lane % 4), 4);
+  }
+  AwaitWarp();
+}
 
 }  // namespace host_gpu
 

@@ -1,10 +1,11 @@
-// The GPU player itself: barriers, warps, copies that land only when they are waited for, and the tensor cores' twin.
+// The GPU player itself: barriers, warps, copies that land sooner or later, and the tensor cores' twin.
 #include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "check.h"
 #include "cuda/device.cuh"
+#include "cuda/divide.h"
 
 namespace maml_fast {
 namespace cuda {
@@ -28,18 +29,57 @@ bool RotatesRight() {
   return right;
 }
 
+// How many of 64 copies are seen, each by a block of its own.
 template <bool WAITS>
-float FirstOfCopy() {
+int CopiesSeen() {
   alignas(16) const float from[4] = {1, 2, 3, 4};
-  float seen = 0;
-  host_gpu::Run(1, 1, 16, [&] {
-    CopyAsync<16>(Shared(), from, from);
+  int seen = 0;
+  host_gpu::Run(64, 1, 16, [&] {
+    CopyAsync<4>(static_cast<float*>(Shared()), from, 0, true);
     CommitCopies();
     if (WAITS) WaitForCopies<0>();
-    seen = *static_cast<float*>(Shared());
+    if (*static_cast<float*>(Shared()) == 1.0f) ++seen;
     WaitForCopies<0>();
   });
   return seen;
+}
+
+// What is not present is zero, whatever lies at its address.
+float FirstOfNothing() {
+  alignas(16) const float from[4] = {1, 2, 3, 4};
+  float seen = -1;
+  host_gpu::Run(1, 1, 16, [&] {
+    CopyAsync<4>(static_cast<float*>(Shared()), from, 1 << 20, false);
+    CommitCopies();
+    WaitForCopies<0>();
+    seen = *static_cast<float*>(Shared());
+  });
+  return seen;
+}
+
+// Rows of four 8 x 4 matrices, which lie in no order.
+void CheckReadMatrices() {
+  alignas(16) float rows[32][4];
+  const auto place_of = [](int matrix, int row) { return (matrix * 8 + row) * 7 % 32; };
+  for (int i = 0; i < 32; ++i) {
+    for (int col = 0; col < 4; ++col) rows[place_of(i / 8, i % 8)][col] = static_cast<float>(i * 4 + col);
+  }
+  host_gpu::Run(1, 32, 0, [&] {
+    const int lane = static_cast<int>(threadIdx.x);
+    const auto read = ReadMatrices(rows[place_of(lane / 8, lane % 8)]);
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      CHECK_EQ(read.of[matrix], static_cast<float>((matrix * 8 + lane / 4) * 4 + lane % 4));
+    }
+  });
+}
+
+void CheckDivide() {
+  for (const int by : {1, 2, 3, 5, 7, 9, 14, 64, 84 * 84, (1 << 20) - 1, 1 << 30, 2147483647}) {
+    const Divide divide = Divide::By(by);
+    for (const int number : {0, 1, by - 1, by, 1000003, (1 << 30) + 1, 2147483646, 2147483647}) {
+      CHECK_EQ(divide.Quotient(number), number / by);
+    }
+  }
 }
 
 // A warp's product of small whole numbers is exact in every format.
@@ -100,8 +140,11 @@ int main() {
   using namespace maml_fast::cuda;
   CHECK(RotatesRight<true>());
   CHECK(!RotatesRight<false>());  // a missing barrier is seen
-  CHECK_EQ(FirstOfCopy<true>(), 1.0f);
-  CHECK(std::isnan(FirstOfCopy<false>()));  // and so is a missing wait
+  CHECK_EQ(CopiesSeen<true>(), 64);
+  CHECK(CopiesSeen<false>() > 0 && CopiesSeen<false>() < 64);  // neither a missing wait nor a hasty copy goes unseen
+  CHECK_EQ(FirstOfNothing(), 0.0f);
+  CheckReadMatrices();
+  CheckDivide();
   CheckMultiply<Tf32>();
   CheckMultiply<Bf16>();
   CheckMultiply<Fp16>();

@@ -1,0 +1,98 @@
+// Parts of operands in shared memory, and how threads fill them and read them again.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/device.cuh"
+
+namespace maml_fast {
+namespace cuda {
+
+// Numbers of 16 bytes, which are read at once.
+template <typename T>
+constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
+// How many steps of k a slab holds.
+template <typename T>
+constexpr int kSlabDepth = 64 / static_cast<int>(sizeof(T));
+
+// ROWS rows of an operand. ALONG: an operand's runs go along k, so that neighbours in k lie side by side; else
+// neighbours in m (or n) do. Lines are padded so that lanes who read together meet different banks.
+template <typename T, int ROWS, bool ALONG>
+struct Slab {
+  using Scalar = T;
+  static constexpr bool kAlong = ALONG;
+  static constexpr int kDepth = kSlabDepth<T>;
+  static constexpr int kLines = ALONG ? ROWS : kDepth, kRuns = ALONG ? kDepth : ROWS;
+  static constexpr int kPitch = kRuns + (ALONG ? 1 : 2) * kVector<T>;
+  // Of two lines so far apart, 64 bytes at the same place meet different banks.
+  static constexpr int kFar = ALONG ? 4 : 2;
+
+  alignas(16) T values[kLines * kPitch];
+
+  MF_DEVICE static constexpr int At(int line, int run) { return line * kPitch + run; }
+};
+
+// A thread's part in filling the slabs of one operand, VECTOR neighbours at once. Along k it always keeps to one place
+// of a slab, which is found anew in every slab; across k it has several, which are found once.
+template <class Operand, class SlabType, int THREADS, int VECTOR>
+class Filler {
+  static constexpr bool kAlong = SlabType::kAlong;
+  static constexpr int kDepth = SlabType::kDepth, kRows = kAlong ? SlabType::kLines : SlabType::kRuns;
+  // Threads side by side follow the runs.
+  static constexpr int kThreadsAlong = kAlong ? kDepth / VECTOR : kDepth, kThreadsAcross = THREADS / kThreadsAlong;
+  static constexpr int kThreadsOfLine = kAlong ? kThreadsAlong : kThreadsAcross;
+  static constexpr int kApart = kThreadsAcross * (kAlong ? 1 : VECTOR), kMine = kRows / kApart;
+  static_assert(THREADS % kThreadsAlong == 0 && kRows % kApart == 0, "threads share a slab evenly");
+  static_assert(THREADS / kThreadsOfLine % (2 * SlabType::kFar) == 0, "lines come in pairs");
+
+ public:
+  // first: the tile's first row of the operand.
+  MF_DEVICE Filler(const Operand& operand, int first) : operand_(operand), first_(Kept(operand.First())) {
+    MF_UNROLL
+    for (int i = 0; i < kMine; ++i) {
+      const int row = first + Across() + i * kApart;
+      if constexpr (kAlong) {
+        across_[i] = operand.LineAt(row);
+      } else {
+        across_[i] = operand.RunAt(row);
+      }
+    }
+  }
+
+  MF_DEVICE void Fill(SlabType& slab, int k) const {
+    auto* to = slab.values + (kAlong ? SlabType::At(Across(), Along()) : SlabType::At(Along(), Across()));
+    if constexpr (kAlong) {
+      const auto run = operand_.RunAt(k + Along());
+      MF_UNROLL
+      for (int i = 0; i < kMine; ++i) Copy(to + SlabType::At(i * kApart, 0), across_[i], run);
+    } else {
+      const auto line = operand_.LineAt(k + Along());
+      MF_UNROLL
+      for (int i = 0; i < kMine; ++i) Copy(to + SlabType::At(0, i * kApart), line, across_[i]);
+    }
+  }
+
+ private:
+  MF_DEVICE static int Along() { return kAlong ? Run() : Line(); }
+  MF_DEVICE static int Across() { return kAlong ? Line() : Run(); }
+  MF_DEVICE static int Run() { return static_cast<int>(threadIdx.x) % kThreadsOfLine * VECTOR; }
+  // Lines in pairs that are far apart.
+  MF_DEVICE static int Line() {
+    constexpr int kFar = SlabType::kFar;
+    const int i = static_cast<int>(threadIdx.x) / kThreadsOfLine;
+    return i / (2 * kFar) * (2 * kFar) + i % 2 * kFar + i / 2 % kFar;
+  }
+  MF_DEVICE void Copy(typename SlabType::Scalar* to, const typename Operand::Line& line,
+                      const typename Operand::Run& run) const {
+    const auto from = operand_.Find(line, run);
+    CopyAsync<VECTOR>(to, first_, from.at, from.inside);
+  }
+
+  const Operand& operand_;
+  const typename SlabType::Scalar* first_;
+  std::conditional_t<kAlong, typename Operand::Line, typename Operand::Run> across_[kMine];
+};
+
+}  // namespace cuda
+}  // namespace maml_fast
