@@ -32,6 +32,7 @@ class Block:
     padding: int = 1
     relu_first: bool = False
     passes: tuple[Pass, ...] = PASSES
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ class Block:
         generator = torch.Generator().manual_seed(0)
 
         def make(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(dtype)
+            return torch.randn(*shape, generator=generator).to(self.device, dtype)
 
         x = make(self.tasks, self.images, self.in_channels, self.size, self.size)
         weight = make(self.tasks, self.channels, self.in_channels, 3, 3) / (3 * self.in_channels**0.5)
@@ -87,6 +88,7 @@ def _block(net: str, number: int, tasks: int, in_channels: int, size: int, image
 
 
 BLOCKS = tuple(_block(*row, images) for row in (*_CONV4, *_TUTORIAL) for images in (_SUPPORT, _QUERY))
+QUERY_OF_W3 = tuple(block for block in BLOCKS if block.net == "Conv4-64" and block.images == _QUERY)
 QUICK = (
     Block("small", 1, 2, 3, 1, 8, channels=4),
     Block("small", 2, 2, 3, 4, 7, channels=4, stride=2, padding=2, relu_first=True),
@@ -95,10 +97,11 @@ QUICK = (
 ConvBlock = Callable[..., Tensor]
 
 
-def implementations() -> dict[str, ConvBlock]:
-    """Who computes it, the truth first; native kernels where there are any."""
+def implementations(device: str = "cpu") -> dict[str, ConvBlock]:
+    """Who computes it, the truth first; native kernels where there are any for the device."""
     found: dict[str, ConvBlock] = {"per-task torch": per_task_block, "reference": reference.conv_block}
-    return {**found, "native": ops.conv_block} if native.library() is not None else found
+    has_native = native.has_cuda_kernels() if device == "cuda" else native.library() is not None
+    return {**found, "native": ops.conv_block} if has_native else found
 
 
 def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: Pass) -> list[Tensor]:
@@ -119,5 +122,5 @@ def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: P
 
 def _direction(like: Tensor) -> Tensor:
     """Numbers that look random and cost little, sin(0), sin(1), ..., in the memory format of ``like``."""
-    numbers = torch.arange(like.numel(), dtype=like.dtype).sin_().reshape(like.shape)
+    numbers = torch.arange(like.numel(), dtype=like.dtype, device=like.device).sin_().reshape(like.shape)
     return torch.empty_like(like, requires_grad=False).copy_(numbers)
