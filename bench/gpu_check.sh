@@ -136,7 +136,7 @@ omniglot() { # WAYS: 1-shot by Finn's recipe; a run that was stopped goes on
 }
 
 keep() { # RUN, among what OUT holds
-  [[ $runs == "$out" || ! -d $1 ]] || cp -R "$1" "$out"
+  [[ $runs == "$out" || ! -d $1 ]] || { rm -rf "$out/$(basename "$1")" && cp -R "$1" "$out"; }
 }
 
 omniglot-5w1s() { omniglot 5; }

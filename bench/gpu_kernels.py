@@ -93,5 +93,5 @@ def _trace(work: Callable[[], object]) -> list[Event]:
             file = Path(folder, "trace.json")
             profiler.export_chrome_trace(str(file))
             return json.loads(file.read_text(encoding="utf8", errors="replace"))["traceEvents"]
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:  # it fails in several ways
         raise NoTraceError(f"PyTorch's profiler can't trace here: {error}") from error

@@ -133,8 +133,9 @@ def test_a_training_leaves_its_run_folder_with_packed_metrics(check):
 
 def test_a_stopped_training_goes_on_and_a_whole_one_is_left(check, tmp_path):
     runs = tmp_path / "runs"
-    options = {"MAML_FAST_DATA": "/data", "RUNS": str(runs), "SECONDS_EACH": "1"}
-    code, _, out = check(f"{TRAINS}\ncase $* in *reproduce*) exec sleep 60 ;; esac", "omniglot-5w1s", **options)
+    options = {"MAML_FAST_DATA": "/data", "RUNS": str(runs)}
+    stops = f"{TRAINS}\ncase $* in *reproduce*) exec sleep 60 ;; esac"
+    code, _, out = check(stops, "omniglot-5w1s", SECONDS_EACH="3", **options)
     assert code == 1
     assert statuses(out) == {"omniglot-5w1s": 124}
     run = runs / "omniglot-5w1s"
@@ -144,7 +145,8 @@ def test_a_stopped_training_goes_on_and_a_whole_one_is_left(check, tmp_path):
         code, _, out = check(TRAINS, "omniglot-5w1s", **options)
         assert code == 0
         assert told in (out / "omniglot-5w1s.log").read_text()
-        assert (out / run.name / "metrics.jsonl.gz").is_file()
+        kept = {path.name for path in (out / run.name).iterdir()}
+        assert kept == {"config.json", "metrics.jsonl.gz", "checkpoint.pt"}
 
 
 def test_an_archive_has_all_that_there_is(check, tmp_path):
@@ -154,7 +156,13 @@ def test_an_archive_has_all_that_there_is(check, tmp_path):
     with tarfile.open(archive) as packed:
         names = set(packed.getnames())
     folder = out.name
-    expected = ["profile.log", "profile.status", "summary.txt", "omniglot-5w1s.status", "omniglot-5w1s/metrics.jsonl.gz"]
+    expected = [
+        "profile.log",
+        "profile.status",
+        "summary.txt",
+        "omniglot-5w1s.status",
+        "omniglot-5w1s/metrics.jsonl.gz",
+    ]
     assert {f"{folder}/{name}" for name in expected} <= names
 
 
