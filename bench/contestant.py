@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,7 @@ class Contestant:
         """On so many tasks, and with the learner's memory given back first."""
         self.close()
         del self._learner, self._episodes
+        gc.collect()
         if self._place.device == "cuda":
             torch.cuda.empty_cache()
         self._begin(tasks)

@@ -265,6 +265,24 @@ def test_the_curve_runs(asked):
     assert [(row["at"], row["rounds"] > 0, row["peak_mib"] > 0) for row in rows] == [(1, True, True), (2, True, True)]
 
 
+def test_nsight_is_shown_each_block_once_after_a_warm_up(monkeypatch):
+    happened = []
+    monkeypatch.setattr(gpu_products.native, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(gpu_products, "run", lambda block: happened.append(block.number))
+    for module, name in ((torch.cuda, "synchronize"), (torch.cuda.profiler, "start"), (torch.cuda.profiler, "stop")):
+        monkeypatch.setattr(module, name, lambda name=name: happened.append(name))
+    monkeypatch.setattr(Place, "keep_to", lambda place: happened.append(place.precision))
+    gpu_products.main([])
+    each = [1, 2, 3, 4]
+    assert happened == ["tf32", *each, "synchronize", "start", *each, "synchronize", "stop"]
+
+
+def test_the_program_for_nsight_needs_our_kernels(monkeypatch):
+    monkeypatch.setattr(gpu_products.native, "has_cuda_kernels", lambda: False)
+    with pytest.raises(SystemExit, match=r"gpu_products\.py: error: no kernels for GPUs"):
+        gpu_products.main([])
+
+
 def test_the_program_for_nsight_runs(capsys):
     gpu_products.main(["--device", "cpu", "--images", "1"])
     assert "4 blocks, forward and backward, ran on cpu" in capsys.readouterr().out
