@@ -9,7 +9,7 @@
 #                  omniglot-20w1s)
 #   WORKLOADS      of the benchmarks, such as W1,W3-order2 (default: all)
 #   PEERS          such as loop,vmap (default: all)
-#   SELECT         of the benchmarks those that pytest's -k takes, such as 'iteration or op' (default: all)
+#   SELECT         of the benchmarks those that pytest's -k takes, such as bench_op (default: all)
 #   SECONDS_TIMED  for how long each measurement goes (default: the benchmarks' own)
 #   SECONDS_EACH   the most that a step may take (default: 1800)
 #   SECONDS_TOTAL  the most that all may take together (default: 7200)
@@ -22,9 +22,10 @@
 # write what there is. MAML_FAST_CACHE must be kept between them, or each compiles everything again, and RUNS, so that a
 # training goes on. ARCHIVE is for machines that hand back few files. In each, OUT=check-1 or so, SECONDS_TIMED=1, and:
 #
-#   1. STEPS="facts build tests tf32 exact" SELECT=iteration WORKLOADS=W3-order2 PEERS=loop,vmap,jax-vmap,jax-vmap-conv
+#   1. STEPS="facts build tests tf32 exact" SELECT=bench_iteration WORKLOADS=W3-order2
+#      PEERS=loop,vmap,jax-vmap,jax-vmap-conv
 #   2. STEPS="omniglot-5w1s tf32 profile" WORKLOADS=W1,W2,W3-order1,W4,W5,F PEERS=loop,vmap
-#   3. STEPS="exact omniglot-20w1s" SELECT="iteration or gpu_scaling" WORKLOADS=W1,W2,W3-order1,W4,W5,F PEERS=loop,vmap
+#   3. STEPS="exact omniglot-20w1s" SELECT="bench_iteration or bench_gpu_scaling", the rest as in 2.
 #
 # In the second, blocks and scaling are measured too. What there was no time for is told; memcheck and racecheck are for
 # what is left.
