@@ -137,6 +137,11 @@ class _Stream:
 @pytest.fixture
 def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is captured on the CPU be played so, and values not be looked at, as they are not on a GPU."""
+    play_graphs(monkeypatch)
+
+
+def play_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same without pytest."""
     for name in ("data.checks.check_values", "maml.classification.check_range", "maml.graphed_loss.check_capturable"):
         monkeypatch.setattr(f"maml_fast.{name}", lambda *_: None)
     played = {
