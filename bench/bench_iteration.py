@@ -44,6 +44,16 @@ def test_iteration(workload, peer, found, asked):
             row.seconds += child.call("times", asked.seconds)
             if peer is OURS and workload.device == "cpu" and native.library() is not None:
                 row.shares = child.call("shares")
+            if issubclass(peer, OURS) and workload.device == "cuda":
+                note_kernels(row, workload, child)
     except ChildError as error:
         row.failed = str(error)
         raise
+
+
+def note_kernels(row, workload, child):
+    """Last of all, for a profiler that fails, or takes the process with it, takes nothing else."""
+    try:
+        row.kernels, row.product_flops = child.call("kernels"), workload.convolution_flops()
+    except ChildError as error:
+        row.untraced = str(error)

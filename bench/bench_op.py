@@ -1,8 +1,12 @@
-"""Single conv blocks: native kernels, the pure-PyTorch reference, and torch's own layers task by task."""
+"""Single conv blocks: native kernels, the pure-PyTorch reference, and torch's own layers task by task.
+
+On a GPU the times are a program's, launches included; what its kernels take by themselves is noted beside them.
+"""
 
 from __future__ import annotations
 
 import blocks
+import gpu_kernels
 import parity
 import pytest
 import settings
@@ -18,14 +22,24 @@ def pytest_generate_tests(metafunc):
         for block in asked.blocks
         for until in block.passes
         for sweep in range(asked.sweeps)
-        for who in blocks.implementations()
+        for who in blocks.implementations(asked.place.device)
     ]
     metafunc.parametrize(("block", "until", "who"), cases)
 
 
 def test_op(block, until, who, found, timer):
-    conv_block = blocks.implementations()[who]
+    conv_block = blocks.implementations(block.device)[who]
     row = found.row("op", block.name, until, who)
     row.parity = {"values": parity.check_block(block, conv_block, until)}
     row.flops = block.flops(until)
-    timer(row, blocks.run, block, conv_block, block.tensors(torch.float32), until, share=SHARE)
+    tensors = block.tensors(torch.float32)
+    timer(row, blocks.run, block, conv_block, tensors, until, share=SHARE)
+    if block.device == "cuda" and who == "native":
+        note_kernels(row, lambda: blocks.run(block, conv_block, tensors, until))
+
+
+def note_kernels(row, run):
+    try:
+        row.kernels, row.product_flops = gpu_kernels.measure(run)._asdict(), row.flops
+    except gpu_kernels.NoTraceError as error:
+        row.untraced = str(error)

@@ -36,7 +36,7 @@ def whole_points(quick):
 CASES = {
     "test_block": (scaling.points, PASSES),
     "test_avx2": (scaling.avx2_points, PASSES),
-    "test_whole": (whole_points, ["whole iteration"]),
+    "test_whole": (whole_points, [scaling.WHOLE]),
 }
 
 

@@ -32,6 +32,7 @@ class Block:
     padding: int = 1
     relu_first: bool = False
     passes: tuple[Pass, ...] = PASSES
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ class Block:
         generator = torch.Generator().manual_seed(0)
 
         def make(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(dtype)
+            return torch.randn(*shape, generator=generator).to(self.device, dtype)
 
         x = make(self.tasks, self.images, self.in_channels, self.size, self.size)
         weight = make(self.tasks, self.channels, self.in_channels, 3, 3) / (3 * self.in_channels**0.5)
@@ -74,19 +75,26 @@ class Block:
         return [x.requires_grad_(self.number > 1), *parameters]
 
 
-_SUPPORT, _QUERY = 5, 75
-_CONV4 = [("Conv4-64", i, 32, cin, size) for i, cin, size in ((1, 1, 28), (2, 64, 14), (3, 64, 7), (4, 64, 3))]
-_TUTORIAL = [("tutorial's net", i, 8, cin, size) for i, cin, size in ((1, 1, 28), (2, 64, 7), (3, 64, 2), (4, 64, 1))]
+def _net(
+    name: str, tasks: int, support: int, query: int, inputs: Sequence[tuple[int, int]], **options: Any
+) -> list[Block]:
+    """A net's blocks, by their input's channels and size: on a support set, and on a query set without second order."""
+    return [
+        Block(name, number, tasks, images, in_channels, size, passes=passes, **options)
+        for number, (in_channels, size) in enumerate(inputs, start=1)
+        for images, passes in ((support, PASSES), (query, PASSES[:2]))
+    ]
 
 
-def _block(net: str, number: int, tasks: int, in_channels: int, size: int, images: int) -> Block:
-    passes = PASSES if images == _SUPPORT else PASSES[:2]  # no second order on the query images
-    if net == "Conv4-64":
-        return Block(net, number, tasks, images, in_channels, size, passes=passes)
-    return Block(net, number, tasks, images, in_channels, size, 64, 2, 2, number == 4, passes)
+_CONV4_64 = _net("Conv4-64", 32, 5, 75, ((1, 28), (64, 14), (64, 7), (64, 3)))
+_TUTORIAL = [
+    replace(block, relu_first=block.number == 4)
+    for block in _net("tutorial's net", 8, 5, 75, ((1, 28), (64, 7), (64, 2), (64, 1)), stride=2, padding=2)
+]
+_CONV4_32 = _net("Conv4-32", 4, 25, 75, ((3, 84), (32, 42), (32, 21), (32, 10)), channels=32)
 
-
-BLOCKS = tuple(_block(*row, images) for row in (*_CONV4, *_TUTORIAL) for images in (_SUPPORT, _QUERY))
+BLOCKS = (*_CONV4_64, *_TUTORIAL, *_CONV4_32)
+QUERY_OF_W3 = tuple(block for block in _CONV4_64 if block.images == 75)
 QUICK = (
     Block("small", 1, 2, 3, 1, 8, channels=4),
     Block("small", 2, 2, 3, 4, 7, channels=4, stride=2, padding=2, relu_first=True),
@@ -95,10 +103,11 @@ QUICK = (
 ConvBlock = Callable[..., Tensor]
 
 
-def implementations() -> dict[str, ConvBlock]:
-    """Who computes it, the truth first; native kernels where there are any."""
+def implementations(device: str = "cpu") -> dict[str, ConvBlock]:
+    """Who computes it, the truth first; native kernels where there are any for the device."""
     found: dict[str, ConvBlock] = {"per-task torch": per_task_block, "reference": reference.conv_block}
-    return {**found, "native": ops.conv_block} if native.library() is not None else found
+    has_native = native.has_cuda_kernels() if device == "cuda" else native.library() is not None
+    return {**found, "native": ops.conv_block} if has_native else found
 
 
 def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: Pass) -> list[Tensor]:
@@ -119,5 +128,5 @@ def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: P
 
 def _direction(like: Tensor) -> Tensor:
     """Numbers that look random and cost little, sin(0), sin(1), ..., in the memory format of ``like``."""
-    numbers = torch.arange(like.numel(), dtype=like.dtype).sin_().reshape(like.shape)
+    numbers = torch.arange(like.numel(), dtype=like.dtype, device=like.device).sin_().reshape(like.shape)
     return torch.empty_like(like, requires_grad=False).copy_(numbers)

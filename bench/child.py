@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +18,11 @@ _FORKSERVER.set_forkserver_preload(["torch", "maml_fast"])
 
 
 class ChildError(RuntimeError):
-    """Something failed in the process, or it died."""
+    """Something failed in the process, or it died. ``causes`` are the exceptions' names there, what raised what."""
+
+    def __init__(self, message: str, causes: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.causes = causes
 
 
 class Child:
@@ -57,7 +61,8 @@ class Child:
             self._process.join()
             raise ChildError(f"{self._title} {_death(self._process.exitcode)}") from None
         if failed:
-            raise ChildError(f"{self._title} failed: {answer}")
+            text, causes = answer
+            raise ChildError(f"{self._title} failed: {text}", causes)
         return answer
 
 
@@ -65,6 +70,14 @@ def _death(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return f"was killed by {signal.Signals(-exit_code).name}"
     return f"left with exit code {exit_code}"
+
+
+def _causes(error: BaseException | None) -> list[str]:
+    names = []
+    while error is not None:
+        names.append(type(error).__name__)
+        error = error.__cause__ or error.__context__
+    return names
 
 
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
@@ -82,7 +95,7 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
                 answer = getattr(thing, what)(*arguments)
         except Exception as error:
             traceback.print_exc()
-            connection.send((True, f"{type(error).__name__}: {error}"))
+            connection.send((True, (f"{type(error).__name__}: {error}", _causes(error))))
         else:
             connection.send((False, answer))
     if thing is not None:

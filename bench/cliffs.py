@@ -54,7 +54,7 @@ class Curve(NamedTuple):
 def curves_of(rows: Sequence[Row]) -> list[Curve]:
     """The curves of ``bench_scaling``, in the order of the rows."""
     found: dict[tuple[str, str, str], list[Point]] = {}
-    for row in rows:
+    for row in (row for row in rows if row["median_ms"] is not None):
         point = Point(row["at"], row["median_ms"] / row["tasks"], row["over_floor"])
         found.setdefault((row["subject"], row["what"], row["who"]), []).append(point)
     return [Curve(*name, sorted(points)) for name, points in found.items()]

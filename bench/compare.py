@@ -18,7 +18,7 @@ from measurements import FORMAT
 from tables import NOTHING, ratio, table, times
 
 FEWEST_ROUNDS = 3
-OURS = ("maml_fast", "native", "reference", "float32", "float64", "float32, AVX2")
+OURS = ("maml_fast", "maml_fast, CUDA graph", "native", "reference", "float32", "float64", "float32, AVX2")
 
 Record = dict[str, Any]
 Row = dict[str, Any]

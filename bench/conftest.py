@@ -22,7 +22,8 @@ from maml_fast import native
 from maml_fast.cli import benchmark as command
 from maml_fast.train.record import describe_machine
 
-ON_GPUS = ("bench_iteration.py",)  # the benches that a GPU can run
+ON_GPUS = ("bench_iteration.py", "bench_op.py", "bench_gpu_scaling.py")  # the benches that a GPU can run
+FOR_GPUS = ("bench_gpu_scaling.py",)  # and nobody else
 
 ABOUT = pytest.StashKey[dict]()
 RECORD = pytest.StashKey[dict]()
@@ -141,7 +142,10 @@ def _left_out(asked):
     if asked.place.device == "cuda":
         names = sorted(path.name for path in Path(__file__).parent.glob("bench_*.py"))
         return {name: "it measures the CPU" for name in names if name not in ON_GPUS}
-    return {} if _backend(asked).name == "native" else {"bench_scaling.py": "it is native kernels that may have cliffs"}
+    left_out = dict.fromkeys(FOR_GPUS, "it measures a GPU")
+    if _backend(asked).name != "native":
+        left_out["bench_scaling.py"] = "it is native kernels that may have cliffs"
+    return left_out
 
 
 def _about(asked):

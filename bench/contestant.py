@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
 import breakdown
+import gpu_kernels
 import memory
 import parity
 import torch
@@ -28,16 +30,32 @@ class Contestant:
         place.keep_to()
         self._place, self._peer = place, peer_named(peer)
         self._workload = replace(workload_named(workload), device=place.device)
-        if tasks is not None:
-            self._workload = replace(self._workload, meta_batch_size=tasks)
+        self._options = options or {}
+        self._begin(tasks or self._workload.meta_batch_size)
+
+    def _begin(self, tasks: int) -> None:
+        self._workload = replace(self._workload, meta_batch_size=tasks)
         self._episodes = self._workload.episodes()
-        self._meter = memory.meter(place.device)
-        self._learner = self._peer(self._workload, self._workload.start(torch.float32), **(options or {}))
+        self._meter = memory.meter(self._place.device)
+        self._learner = self._peer(self._workload, self._workload.start(torch.float32), **self._options)
+
+    def begin_anew(self, tasks: int) -> None:
+        """On so many tasks, and with the learner's memory given back first."""
+        self.close()
+        del self._learner, self._episodes
+        gc.collect()
+        if self._place.device == "cuda":
+            torch.cuda.empty_cache()
+        self._begin(tasks)
 
     def peak_mib(self) -> float | None:
-        """MiB that training adds at its peak, from the second iteration on; None where nobody tells."""
+        """MiB that training adds at its peak, from the second iteration on; None where nobody tells.
+
+        A CUDA graph takes its memory when it is captured: that is among them.
+        """
         self.iterate()
         self._meter.forget_peak(self._learner.workers)
+        self._learner.settle()
         self.iterate()
         if self._place.device == "cuda" and not self._learner.torch_allocates:
             return None
@@ -50,6 +68,7 @@ class Contestant:
 
     def times(self, seconds: float) -> list[float]:
         """Seconds of iterations, for so long about."""
+        self._learner.settle()
         return repeat(self.iterate, seconds)
 
     def iterate(self) -> None:
@@ -59,6 +78,13 @@ class Contestant:
     def shares(self) -> dict[str, float]:
         """Of all threads' time in an iteration; see :class:`breakdown.Shares`."""
         return breakdown.shares(self.iterate)._asdict()
+
+    def kernels(self) -> dict[str, float]:
+        """Of an iteration on a GPU; see :class:`gpu_kernels.KernelTimes`."""
+        gpu_kernels.wake_profiler()
+        self.begin_anew(self._workload.meta_batch_size)
+        self._learner.settle()
+        return gpu_kernels.measure(self.iterate)._asdict()
 
     def ran(self) -> str:
         """What maml_fast ran on; see :meth:`peers.ours.Ours.ran`."""

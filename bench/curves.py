@@ -12,14 +12,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 from measurements import rows_of, unique
 from picture import style
-from scaling import AVX2, FLOAT32, FLOAT64
+from scaling import AVX2, FLOAT32, FLOAT64, REPLAYED, WHOLE
 
 from maml_fast.train.plots import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"forward": "#4c78a8", "backward": "#2a9d5c", "double backward": "#e4572e", "whole iteration": "#243b53"}
+COLOURS = {
+    "forward": "#4c78a8",
+    "backward": "#2a9d5c",
+    "double backward": "#e4572e",
+    WHOLE: "#243b53",
+    REPLAYED: "#e4572e",
+}
+WIDTHS = {1: 9, 2: 12}  # inches, by columns
 STYLES = {FLOAT32: "-", FLOAT64: "--", AVX2: ":"}
 
 
@@ -27,11 +34,12 @@ def draw(record: dict[str, Any]) -> bytes:
     """PNG of the milliseconds a task, logarithmic both ways: straight lines parallel to the floor have no cliffs."""
     curves = curves_of(rows_of(record, "scaling"))
     subjects = unique(curve.subject for curve in curves)
+    columns = min(2, len(subjects))
     rows = (len(subjects) + 1) // 2
-    figure = Figure(figsize=(12, 3.6 * rows + 1), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(WIDTHS[columns], 3.6 * rows + 1), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle("Milliseconds a task", x=0.012, ha="left", fontsize=14, fontweight="bold", color=INK)
-    panels = list(figure.subplots(rows, 2, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, subject in zip(panels, subjects, strict=False):
         _draw_panel(ax, [curve for curve in curves if curve.subject == subject])
     for ax in panels[len(subjects) :]:

@@ -21,6 +21,7 @@ class Layer(NamedTuple):
     multiply_adds: float
     outputs: int
     first: bool  # reads the pixels
+    convolution: bool = True
 
     @property
     def forward_backward(self) -> int:
@@ -38,7 +39,8 @@ def layers(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     found: list[Layer] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        found.append(Layer(_multiply_adds(module, inputs[0][:1]), output[0].numel(), first=not found))
+        adds, outputs = _multiply_adds(module, inputs[0][:1]), output[0].numel()
+        found.append(Layer(adds, outputs, first=not found, convolution=isinstance(module, nn.Conv2d)))
 
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     with torch.no_grad():

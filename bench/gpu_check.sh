@@ -1,20 +1,42 @@
 #!/usr/bin/env bash
-# All that only a machine with a GPU can check: build, tests, sanitizers, benchmarks. Nothing is downloaded or installed.
-# Every step leaves NAME.log and NAME.status in the folder OUT; later steps run though earlier ones failed.
+# All that only a machine with a GPU can check: build, tests, sanitizers, benchmarks, kernels under Nsight Compute, two
+# trainings. Nothing is downloaded or installed. Every step leaves NAME.log and NAME.status in the folder OUT, the
+# benchmarks their record in bench-NAME, a training its run folder; later steps run though earlier ones failed.
 #
 #   OUT            where logs and records go (default: gpu-check)
-#   STEPS          which steps, in order (default: facts build tests memcheck racecheck exact tf32)
+#   ARCHIVE        a .tar.gz of OUT, written anew after every step (default: none)
+#   STEPS          which steps, in order (default: facts build tests memcheck racecheck exact tf32 profile omniglot-5w1s
+#                  omniglot-20w1s)
 #   WORKLOADS      of the benchmarks, such as W1,W3-order2 (default: all)
 #   PEERS          such as loop,vmap (default: all)
+#   SELECT         of the benchmarks those that pytest's -k takes, such as bench_op (default: all)
+#   SECONDS_TIMED  for how long each measurement goes (default: the benchmarks' own)
 #   SECONDS_EACH   the most that a step may take (default: 1800)
 #   SECONDS_TOTAL  the most that all may take together (default: 7200)
+#   MAML_FAST_DATA   the folder that holds omniglot/ with the two zips (default: the trainings are left out)
+#   RUNS           where the trainings' run folders are; one that was stopped goes on (default: OUT)
 #   PYTHON         default: python3
-#   MAML_FAST_CACHE  where the compiled library is kept (default: a folder that is removed at the end)
+#   MAML_FAST_CACHE  where the compiled library and the data are kept (default: a folder that is removed at the end)
+#
+# Where a command may take ten minutes at most, three of them do, with SECONDS_TOTAL=550, which leaves half a minute to
+# write what there is. MAML_FAST_CACHE must be kept between them, or each compiles everything again, and RUNS, so that a
+# training goes on. ARCHIVE is for machines that hand back few files. In each, OUT=check-1 or so, SECONDS_TIMED=1, and:
+#
+#   1. STEPS="facts build tests tf32 exact" SELECT=bench_iteration WORKLOADS=W3-order2
+#      PEERS=loop,vmap,jax-vmap,jax-vmap-conv
+#   2. STEPS="omniglot-5w1s tf32 profile" WORKLOADS=W1,W2,W3-order1,W4,W5,F PEERS=loop,vmap
+#   3. STEPS="exact omniglot-20w1s" SELECT="bench_iteration or bench_gpu_scaling", the rest as in 2.
+#
+# In the second, blocks and scaling are measured too. What there was no time for is told; memcheck and racecheck are for
+# what is left.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-export out=${OUT:-gpu-check} python=${PYTHON:-python3} workloads=${WORKLOADS:-} peers=${PEERS:-}
-steps=${STEPS:-facts build tests memcheck racecheck exact tf32}
+export out=${OUT:-gpu-check} python=${PYTHON:-python3} data=${MAML_FAST_DATA:-}
+export workloads=${WORKLOADS:-} peers=${PEERS:-} select=${SELECT:-} seconds_timed=${SECONDS_TIMED:-}
+export runs=${RUNS:-$out}
+archive=${ARCHIVE:-}
+steps=${STEPS:-facts build tests memcheck racecheck exact tf32 profile omniglot-5w1s omniglot-20w1s}
 seconds_each=${SECONDS_EACH:-1800} seconds_total=${SECONDS_TOTAL:-7200}
 export skipped=77 # the status of a step that has nothing to run with
 
@@ -76,14 +98,54 @@ racecheck() { sanitize racecheck; }
 bench() { # PRECISION
   needs pytest pytest_benchmark matplotlib click rich filelock platformdirs
   "$python" -m maml_fast bench --device cuda --precision "$1" --sweeps 1 --out "$out/bench-$1" \
-    ${workloads:+--workloads "$workloads"} ${peers:+--peers "$peers"}
+    ${workloads:+--workloads "$workloads"} ${peers:+--peers "$peers"} ${seconds_timed:+--seconds "$seconds_timed"} \
+    ${select:+-k "$select"}
 }
 
 exact() { bench exact; }
 
 tf32() { bench tf32; }
 
-export -f needs facts build tests sanitize memcheck racecheck bench exact tf32
+profile() { # the products of W3's query set
+  if ! command -v ncu; then
+    echo "ncu, Nsight Compute's program, is not installed here: the profile is left out"
+    return "$skipped"
+  fi
+  local precision
+  for precision in exact tf32; do # the clocks stay as they are
+    ncu --clock-control none --target-processes all --profile-from-start off --kernel-name regex:MultiplyKernel \
+      --set detailed "$python" bench/gpu_products.py --precision "$precision"
+  done
+}
+
+omniglot() { # WAYS: 1-shot by Finn's recipe; a run that was stopped goes on
+  if [[ -z $data ]]; then
+    echo "MAML_FAST_DATA is not set to the folder that holds omniglot/: the training is left out"
+    return "$skipped"
+  fi
+  needs torch numpy PIL click rich filelock platformdirs matplotlib
+  local run=$runs/omniglot-$1w1s
+  trap "keep '$run'" EXIT # also where it is stopped
+  if [[ -f $run/metrics.jsonl.gz ]]; then
+    echo "$run has been trained already: remove it to train anew"
+  elif [[ -f $run/checkpoint.pt ]]; then
+    "$python" -m maml_fast train --resume "$run"
+  else
+    "$python" -m maml_fast reproduce "finn2017-omniglot-$1w1s" --device cuda --root "$data" --out "$run"
+  fi
+  [[ ! -f $run/metrics.jsonl ]] || gzip "$run/metrics.jsonl" # it has a row for every iteration
+}
+
+keep() { # RUN, among what OUT holds
+  [[ $runs == "$out" || ! -d $1 ]] || { rm -rf "$out/$(basename "$1")" && cp -R "$1" "$out"; }
+}
+
+omniglot-5w1s() { omniglot 5; }
+
+omniglot-20w1s() { omniglot 20; }
+
+export -f needs facts build tests sanitize memcheck racecheck bench exact tf32 profile
+export -f omniglot keep omniglot-5w1s omniglot-20w1s
 
 step() { # NAME: run the function of that name, and note what came of it
   local name=$1 before=$SECONDS status=0 limit=$((seconds_total - SECONDS))
@@ -96,8 +158,10 @@ step() { # NAME: run the function of that name, and note what came of it
     timeout --signal=INT --kill-after=30 "$limit" bash -euo pipefail -c "$name" 2>&1 | tee "$out/$name.log" || status=$?
   fi
   echo "$status" >"$out/$name.status"
-  summary+=$(printf '%-10s %-20s %6d s' "$name" "$(meaning "$status")" "$((SECONDS - before))")$'\n'
+  summary+=$(printf '%-14s %-20s %6d s' "$name" "$(meaning "$status")" "$((SECONDS - before))")$'\n'
   ((status == 0 || status == skipped)) || failed=1
+  printf '%s' "$summary" >"$out/summary.txt"
+  [[ -z $archive ]] || tar -czf "$archive" -C "$(dirname "$out")" "$(basename "$out")"
 }
 
 meaning() { # STATUS, in words
@@ -110,12 +174,12 @@ meaning() { # STATUS, in words
 }
 
 for name in $steps; do # before any work
-  [[ $name =~ ^(facts|build|tests|memcheck|racecheck|exact|tf32)$ ]] || {
+  [[ $name =~ ^(facts|build|tests|memcheck|racecheck|exact|tf32|profile|omniglot-5w1s|omniglot-20w1s)$ ]] || {
     echo "gpu_check.sh: error: STEPS: there is no '$name'" >&2
     exit 2
   }
 done
 failed=0 summary=
 for name in $steps; do step "$name"; done
-printf '\n== summary: logs are in %s\n%s' "$out" "$summary" | tee "$out/summary.txt"
+printf '\n== summary: logs are in %s\n%s' "$out" "$summary"
 exit "$failed"

@@ -25,6 +25,9 @@ class Row:
     parity: dict[str, float] | None = None  # relative errors
     peak_mib: float | None = None
     shares: dict[str, float] | None = None  # of all threads' time
+    kernels: dict[str, float] | None = None  # seconds on a GPU: see gpu_kernels.KernelTimes
+    product_flops: float | None = None  # of the convolutions alone
+    untraced: str | None = None  # why there are no kernels
     tasks: int | None = None  # that the time is for
     ran: str | None = None  # what of maml_fast it ran on
     skipped: str | None = None  # why it was not run
@@ -55,6 +58,9 @@ class Row:
             "parity": self.parity,
             "peak_mib": self.peak_mib,
             "shares": self.shares,
+            "kernels_ms": None if self.kernels is None else {name: 1e3 * s for name, s in self.kernels.items()},
+            "product_gflop": None if self.product_flops is None else self.product_flops / 1e9,
+            "untraced": self.untraced,
             "at": self.at,
             "tasks": self.tasks,
             "ran": self.ran,

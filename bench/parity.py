@@ -82,10 +82,12 @@ def _check(workload: Workload, peer: type[Learner], ours: type[Learner], float32
 def losses_and_gradient(workload: Workload, peer: type[Learner], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
     """Mean query losses at the scored steps and the meta-gradient, from the workload's start on its episodes.
 
-    Everybody draws the same random numbers, as Reptile does for its minibatches.
+    Everybody draws the same random numbers, as Reptile does for its minibatches. A CUDA graph has been captured by
+    then, on another meta-batch: what is compared is a replay.
     """
     torch.manual_seed(0)
     learner = peer(workload, workload.start(dtype))
+    learner.settle()
     losses = learner.backward(workload.episodes(dtype))
     gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters]
     return losses, gradient

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from measurements import machine_of, rows_of, unique
-from peers import OURS
+from peers import GRAPHED, OURS
 
 from maml_fast.train.plots import FAINT, GRID, INK
 
@@ -53,14 +53,14 @@ def _draw_panel(ax: Axes, rows: list[Row]) -> None:
     unit = next((row["median_ms"] for row in rows if row["who"] == OURS.title), rows[0]["median_ms"])
     widest = max(row["quartiles_ms"][1] for row in rows) / unit
     for place, row in enumerate(rows):
-        is_ours = row["who"] == OURS.title
+        is_ours = row["who"] in (OURS.title, GRAPHED.title)
         median, low, high = (value / unit for value in (row["median_ms"], *row["quartiles_ms"]))
         ax.barh(place, median, height=0.68, color=OURS_COLOUR if is_ours else PEER_COLOUR, zorder=2)
         ax.plot([low, high], [place, place], color=INK, linewidth=1.2, alpha=0.7, zorder=3)
         ax.text(
             max(median, high) + 0.012 * widest,
             place,
-            _milliseconds(row["median_ms"]) if is_ours else f"{median:.1f}×   {_milliseconds(row['median_ms'])}",
+            _milliseconds(row["median_ms"]) if median == 1 else f"{median:.1f}×   {_milliseconds(row['median_ms'])}",
             va="center",
             color=INK,
             fontsize=9,

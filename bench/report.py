@@ -26,7 +26,7 @@ def write(record: Record, folder: Path) -> list[str]:
     files = {RECORD: (json.dumps(record, indent=1, allow_nan=False) + "\n").encode(), TABLE: markdown(record).encode()}
     if any(row["median_ms"] for row in rows_of(record, "iteration")):
         files[PICTURE] = picture.draw(record)
-    if rows_of(record, "scaling"):
+    if any(row["median_ms"] for row in rows_of(record, "scaling")):
         files[CURVES] = curves.draw(record)
     for name, content in files.items():
         write_atomically(folder / name, content)

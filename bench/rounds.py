@@ -22,13 +22,14 @@ def within(seconds: float, once: float) -> int:
 
 def seconds_of(function: Callable[[], object]) -> float:
     """How long one call takes, until a GPU is done too where one is in use."""
-    _wait_for_gpu()
+    wait_for_gpu()
     start = time.perf_counter()
     function()
-    _wait_for_gpu()
+    wait_for_gpu()
     return time.perf_counter() - start
 
 
-def _wait_for_gpu() -> None:
+def wait_for_gpu() -> None:
+    """Until all is done that was queued; where no GPU is in use, not at all."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

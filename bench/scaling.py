@@ -15,8 +15,10 @@ from workloads import Workload
 from maml_fast import ops
 
 FLOAT32, FLOAT64, AVX2 = "float32", "float64", "float32, AVX2"
+WHOLE, REPLAYED = "whole iteration", "whole iteration, CUDA graph"
 
 TASKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+GPU_TASKS = (*TASKS, 512, 1024)
 IMAGES = (1, 2, 3, 5, 7, 8, 10, 15, 16, 20, 25, 32, 50, 64, 75, 100)
 CHANNELS = (8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 14, 15, 17, 19, 21, 23, 25, 27, 28, 29, 31)
@@ -73,6 +75,11 @@ def whole_points(quick: bool) -> Iterable[WholePoint]:
     workload, some = (workloads.named("Q2"), _first) if quick else (workloads.named("W2-order2"), list)
     yield from (WholePoint("tasks", n, replace(workload, meta_batch_size=n)) for n in some(TASKS))
     yield from (WholePoint("threads", n, workload, threads=n) for n in some(thread_counts()))
+
+
+def task_counts(quick: bool) -> list[int]:
+    """Of the curves of a GPU, which has work for them."""
+    return (_first if quick else list)(GPU_TASKS)
 
 
 def _first(values: Iterable[int]) -> list[int]:

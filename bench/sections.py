@@ -6,15 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cliffs
-from measurements import rows_of, unique
-from peers import NAIVE, OURS, TRUTH, TUTORIAL
+from gpu_sections import block_kernels, iteration_kernels
+from measurements import PRODUCTS, rows_of, unique
+from peers import GRAPHED, NAIVE, OURS, TRUTH, TUTORIAL
 from scaling import FLOAT32
 from tables import NOTHING, number, ratio, table, times
 
 PEAK = {
     "cpu": "what training adds to the process, what a compiler leaves behind included, and all of its worker processes",
-    "cuda": "what PyTorch's tensors add on the GPU; who allocates without PyTorch has none",
+    "cuda": "what PyTorch's tensors add on the GPU, for a CUDA graph when it is captured; who allocates without "
+    "PyTorch has none",
 }
+FORMS = (OURS.title, GRAPHED.title)  # in which maml_fast runs
 
 Record = dict[str, Any]
 Row = dict[str, Any]
@@ -24,10 +27,13 @@ def all_of(record: Record) -> Iterable[str]:
     """The sections of this record."""
     iteration = _measured_workloads(rows_of(record, "iteration"))
     if iteration:
-        yield from (_summary(iteration), _iteration(iteration, PEAK[record["device"]]))
+        yield from (_summary(iteration, record["device"]), _iteration(iteration, record))
+        yield from filter(None, [iteration_kernels(iteration, record["floor_gflops"])])
     if rows := rows_of(record, "algorithms"):
         yield _algorithms(rows)
-    for name, section in (("op", _op), ("chunks", _chunks), ("many tasks", _many_tasks), ("scaling", _scaling)):
+    if rows := rows_of(record, "op"):
+        yield from filter(None, [_op(rows), block_kernels(rows, record["floor_gflops"])])
+    for name, section in (("chunks", _chunks), ("many tasks", _many_tasks), ("scaling", _scaling)):
         if rows := rows_of(record, name):
             yield section(rows)
     if rows := rows_of(record, "sampler"):
@@ -48,56 +54,73 @@ def _median(rows: Sequence[Row], who: str) -> float | None:
     return next((row["median_ms"] for row in rows if row["who"] == who), None)
 
 
-def _summary(iteration: Sequence[Row]) -> str:
+def _forms(rows: Sequence[Row]) -> list[str]:
+    """Those that were measured, or else the first."""
+    return [row["who"] for row in rows if row["who"] in FORMS and row["rounds"]] or [OURS.title]
+
+
+def _summary(iteration: Sequence[Row], device: str) -> str:
     lines = []
     for rows in _workloads(iteration):
-        ours = next((row for row in rows if row["who"] == OURS.title), None)
-        best = min(
-            (row for row in rows if row is not ours and row["rounds"]), key=lambda row: row["median_ms"], default=None
-        )
-        median = None if ours is None else ours["median_ms"]
-        shares = None if ours is None else ours["shares"]
-        lines.append(
-            [
-                rows[0]["subject"],
-                rows[0]["what"],
-                f"**{times(ours)}**",
-                ratio(median, rows[0]["floor_ms"] if ours is None else ours["floor_ms"]),
-                NOTHING if best is None else f"{ratio(best['median_ms'], median)} {best['who']}",
-                ratio(_median(rows, TRUTH.title), median),
-                ratio(_median(rows, TUTORIAL.title), median),
-                NOTHING if shares is None else f"{1 - shares['convolutions']:.1%}",
-                NOTHING if shares is None else f"{shares['waiting']:.1%}",
-            ]
-        )
+        lines += [_summary_line(rows, form, device) for form in _forms(rows)]
     head = ["", "workload", "maml_fast, ms", "÷ floor", "best peer", TRUTH.title, TUTORIAL.title]
-    head += ["not convolutions", "of it waiting"]
-    text = (
-        "A peer's figure says how many times as long as maml_fast it takes. *Not convolutions*: the part of all "
-        "threads' time, in maml_fast's iteration, that goes into batch norm, ReLU, pooling, the classifier, losses, "
-        "SGD, Python, Adam, and waiting; *of it waiting*: threads that are done with their tasks, for the last one."
-    )
+    text = "A peer's figure says how many times as long as maml_fast it takes."
+    if device == "cpu":
+        head += ["not convolutions", "of it waiting"]
+        text += (
+            " *Not convolutions*: the part of all threads' time, in maml_fast's iteration, that goes into batch norm, "
+            "ReLU, pooling, the classifier, losses, SGD, Python, Adam, and waiting; *of it waiting*: threads that are "
+            "done with their tasks, for the last one."
+        )
     return f"## Summary\n\n{table(head, lines)}\n\n{text}"
 
 
-def _iteration(iteration: Sequence[Row], peak: str) -> str:
+def _summary_line(rows: Sequence[Row], form: str, device: str) -> list[str]:
+    ours = next((row for row in rows if row["who"] == form), None)
+    peers = [row for row in rows if row["who"] not in FORMS and row["rounds"]]
+    best = min(peers, key=lambda row: row["median_ms"], default=None)
+    median = None if ours is None else ours["median_ms"]
+    shares = None if ours is None else ours["shares"]
+    line = [
+        rows[0]["subject"],
+        rows[0]["what"] if form == OURS.title else form,
+        f"**{times(ours)}**",
+        ratio(median, rows[0]["floor_ms"] if ours is None else ours["floor_ms"]),
+        NOTHING if best is None else f"{ratio(best['median_ms'], median)} {best['who']}",
+        ratio(_median(rows, TRUTH.title), median),
+        ratio(_median(rows, TUTORIAL.title), median),
+    ]
+    if device == "cpu":
+        line += [NOTHING if shares is None else f"{1 - shares['convolutions']:.1%}"]
+        line += [NOTHING if shares is None else f"{shares['waiting']:.1%}"]
+    return line
+
+
+def _iteration(iteration: Sequence[Row], record: Record) -> str:
     text = (
         "A row is one whole iteration: inner loops, query loss, meta-gradient, Adam; float32; in a process of its own. "
         "*Parity* is the largest relative difference between the row and maml_fast (in its own row: the per-task "
-        f"loop), in float64. *Peak* is {peak}."
+        f"loop), in float64. *Peak* is {PEAK[record['device']]}."
     )
+    if record["device"] == "cuda":
+        text += (
+            f" Everybody's products of float32 are {PRODUCTS[record['precision']]}. cuDNN has tried its kernels for "
+            "every shape and runs the fastest (torch.backends.cudnn.benchmark). Of a CUDA graph it is replays that are "
+            "compared."
+        )
     tables = [_workload(rows) for rows in _workloads(iteration)]
     left_out = _listing("Not run", iteration, "skipped"), _listing("Failed", iteration, "failed")
     return "\n\n".join(["## Meta-training iteration", text, *tables, *filter(None, left_out)])
 
 
 def _workload(rows: Sequence[Row]) -> str:
-    ours, floor = _median(rows, OURS.title), next((row["floor_ms"] for row in rows if row["floor_ms"]), None)
+    ours = {form: _median(rows, form) for form in _forms(rows)}
+    floor = next((row["floor_ms"] for row in rows if row["floor_ms"]), None)
     lines = [
         [
-            f"**{row['who']}**" if row["who"] == OURS.title else row["who"],
+            f"**{row['who']}**" if row["who"] in FORMS else row["who"],
             _time_or_failure(row),
-            ratio(row["median_ms"], ours),
+            *(ratio(row["median_ms"], median) for median in ours.values()),
             ratio(row["median_ms"], floor),
             number(row["peak_mib"], ".0f"),
             _parity(row),
@@ -105,7 +128,8 @@ def _workload(rows: Sequence[Row]) -> str:
         for row in rows
         if row["skipped"] is None
     ]
-    head = ["who", "ms (quartiles)", "÷ maml_fast", "÷ floor", "peak MiB", "parity: loss, meta-gradient"]
+    head = ["who", "ms (quartiles)", *(f"÷ {form}" for form in ours)]
+    head += ["÷ floor", "peak MiB", "parity: loss, meta-gradient"]
     title = f"### {rows[0]['subject']}: {rows[0]['what']}"
     return (
         f"{title}\n\n{number(rows[0]['gflop'], '.1f')} GFLOP, floor {number(floor, '.3g')} ms.\n\n{table(head, lines)}"
@@ -235,7 +259,34 @@ def _scaling(rows: Sequence[Row]) -> str:
     parts = ["## Scaling", text, _cliffs(list(plain.values()))]
     if others:
         parts.append(_ratios([(curve, curve.over(plain[curve.subject, curve.what])) for curve in others]))
-    return "\n\n".join(parts)
+    if any(row["peak_mib"] for row in rows):
+        parts.append(_points(rows))
+    return "\n\n".join(filter(None, [*parts, *_too_large(rows)]))
+
+
+def _points(rows: Sequence[Row]) -> str:
+    """Where memory was measured too: all of them."""
+    lines = [
+        [
+            row["what"],
+            f"{row['at']:g}",
+            times(row),
+            number(row["median_ms"] / row["tasks"], ".3g"),
+            ratio(row["median_ms"], row["floor_ms"]),
+            number(row["peak_mib"], ".0f"),
+        ]
+        for row in rows
+        if row["rounds"]
+    ]
+    return table(["what", rows[0]["subject"], "ms (quartiles)", "ms a task", "÷ floor", "peak MiB"], lines)
+
+
+def _too_large(rows: Sequence[Row]) -> Iterable[str]:
+    """What was not run, and what failed."""
+    for title, field in (("Not run", "skipped"), ("Failed", "failed")):
+        lines = [f"- {row['what']} at {row['at']:g} {row['subject']}: {row[field]}" for row in rows if row[field]]
+        if lines:
+            yield "\n".join([f"### {title}", "", *lines])
 
 
 def _cliffs(curves: Sequence[cliffs.Curve]) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import workloads
 from measurements import Measurements
-from peers import OURS, PEERS, Learner
+from peers import OURS, Learner, of_use_on
 from place import Place
 
 
@@ -49,7 +49,7 @@ class Settings:
             None if out is None else Path(out),
             tuple(replace(workload, device=place.device) for workload in wanted if workload in known),
             tuple(replace(workload, device=place.device) for workload in wanted if workload in of_algorithms),
-            _peers(config.getoption("--peers")),
+            _peers(config.getoption("--peers"), place.device),
             place,
         )
 
@@ -64,7 +64,8 @@ class Settings:
     @property
     def blocks(self) -> tuple[blocks.Block, ...]:
         """Which conv blocks to time alone."""
-        return blocks.QUICK if self.quick else blocks.BLOCKS
+        known = blocks.QUICK if self.quick else blocks.BLOCKS
+        return tuple(replace(block, device=self.place.device) for block in known)
 
 
 KEY = pytest.StashKey[Settings]()
@@ -104,11 +105,12 @@ def _workloads(known: tuple[workloads.Workload, ...], names: str | None) -> tupl
     return tuple(each for each in known if {each.name, each.family} & asked)
 
 
-def _peers(names: str | None) -> tuple[type[Learner], ...]:
+def _peers(names: str | None, device: str) -> tuple[type[Learner], ...]:
+    there = of_use_on(device)
     if names is None:
-        return PEERS
-    asked = _names("--peers", names, [peer.name for peer in PEERS])
-    return tuple(peer for peer in PEERS if peer is OURS or peer.name in asked)
+        return there
+    asked = _names("--peers", names, [peer.name for peer in there])
+    return tuple(peer for peer in there if issubclass(peer, OURS) or peer.name in asked)
 
 
 def _names(option: str, names: str, known: Sequence[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Timing by pytest-benchmark: a warm-up, then as many rounds as the time allows."""
+"""Timing by pytest-benchmark: a warm-up, then as many rounds as the time allows; a GPU is waited for."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ class Timer:
                 before()
             return args, {}
 
+        def run(*args: Any) -> None:
+            function(*args)
+            rounds.wait_for_gpu()
+
         once = rounds.seconds_of(lambda: function(*prepare()[0]))
         number = rounds.within(share * self._seconds, once)
-        self._benchmark.pedantic(function, setup=prepare, rounds=number, iterations=1)
+        self._benchmark.pedantic(run, setup=prepare, rounds=number, iterations=1)
         if self._benchmark.stats is not None:  # --benchmark-disable
             row.seconds += self._benchmark.stats.stats.data

@@ -98,9 +98,9 @@ class Workload:
         sizes = (self.n_way, self.k_shot, self.k_query, meta_batch_size or self.meta_batch_size)
         return EpisodeSampler(random_images(self.bank, self.image_shape), *sizes)
 
-    def episodes(self, dtype: torch.dtype = torch.float32) -> Episodes:
-        """The meta-batch that everybody trains on."""
-        return self.sampler().batch(0).to(self.device, dtype)
+    def episodes(self, dtype: torch.dtype = torch.float32, number: int = 0) -> Episodes:
+        """The meta-batch that everybody trains on, or another one like it."""
+        return self.sampler().batch(number).to(self.device, dtype)
 
     def of_tasks(self, meta_batch_size: int) -> Workload:
         """The same with fewer tasks."""
@@ -112,10 +112,16 @@ class Workload:
 
     def flops(self) -> float:
         """The floor's count for one iteration."""
+        return self._flops_of(self.layers())
+
+    def convolution_flops(self) -> float:
+        """What of it the convolutions are."""
+        return self._flops_of([layer for layer in self.layers() if layer.convolution])
+
+    def _flops_of(self, layers: Sequence[flops.Layer]) -> float:
         support, query = self.n_way * self.k_shot, self.n_way * self.k_query
         passing = len(self.scored)
-        task = flops.of_a_task(self.layers(), support, query, self.inner_steps, self.order, passing)
-        return self.meta_batch_size * task
+        return self.meta_batch_size * flops.of_a_task(layers, support, query, self.inner_steps, self.order, passing)
 
     def output_bytes_of_a_task(self) -> float:
         """What the convolutions put out, in float32, for all that a task must remember."""

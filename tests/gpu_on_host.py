@@ -57,3 +57,13 @@ def gpu_on_host(gpu_library: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def _on_gpu(operator: torch._ops.OpOverload):
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     return lambda *arguments: operator.redispatch(keys, *arguments)
+
+
+@pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.cuda)])
+def gpu_device(request: pytest.FixtureRequest) -> torch.device:
+    """Where tensors must be for the kernels under test to run."""
+    if request.param == "cuda":
+        assert native.has_cuda_kernels(), native.backend()
+        return torch.device("cuda")
+    request.getfixturevalue("gpu_on_host")
+    return torch.device("cpu")

@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.backendless
+
 TINY = ["--dataset", "strokes", "--minutes", "0.002", "--every", "0.06", "--episodes", "2"]
 
 

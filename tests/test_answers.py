@@ -9,6 +9,8 @@ import pytest
 
 from maml_fast.data import AnswerLog, read_answers, simulate_students
 
+pytestmark = pytest.mark.backendless
+
 TABLE = """student,skill,correct,order,hint
 ann,adding,1,3,x
 bob,taking,0,10,

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from maml_fast.data import ImageBank
 
+pytestmark = pytest.mark.backendless
+
 
 def pixels(n_classes=4, n_images=3, channels=1, height=5, width=6) -> np.ndarray:
     shape = (n_classes, n_images, channels, height, width)

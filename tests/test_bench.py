@@ -12,7 +12,7 @@ import parity
 import pytest
 import torch
 import workloads
-from peers import PEERS, TRUTH
+from peers import TRUTH, of_use_on
 from peers.block import per_task_block
 from peers.loop import TaskLoop
 from torch import nn
@@ -51,7 +51,7 @@ def test_layers_are_found_in_their_order():
     assert flops.layers(model, (1, 5, 5)) == [
         flops.Layer(9 * 9 * 4, 4 * 9, first=True),
         flops.Layer(9 * 4 * 2, 2 * 9, first=False),
-        flops.Layer(18 * 5, 5, first=False),
+        flops.Layer(18 * 5, 5, first=False, convolution=False),
     ]
 
 
@@ -88,13 +88,32 @@ def test_the_workloads():
     assert gflop == pytest.approx(expected, rel=5e-3)
 
 
-def test_blocks_add_up_to_the_workload():
-    """W3: five inner steps with all passes on the support blocks, and one query; the linear layer is little."""
-    conv4 = [block for block in blocks.BLOCKS if block.net == "Conv4-64"]
-    whole = sum(
-        b.flops("double backward" if b.images == 5 else "backward") * (5 if b.images == 5 else 1) for b in conv4
-    )
-    assert whole == pytest.approx(W3.flops(), rel=1e-3)
+@pytest.mark.parametrize(
+    ("net", "workload", "support"), [("Conv4-64", W3, 5), ("Conv4-32", W5, 25)], ids=["Conv4-64", "Conv4-32"]
+)
+def test_blocks_add_up_to_the_workload(net, workload, support):
+    """Five inner steps with all passes on the support blocks, and one query; the linear layer is little."""
+    of_net = [block for block in blocks.BLOCKS if block.net == net]
+    whole = sum(b.flops("double backward") * 5 if b.images == support else b.flops("backward") for b in of_net)
+    assert whole == pytest.approx(workload.convolution_flops())
+
+
+def test_blocks_of_a_query_set():
+    query = {(block.net, block.images, block.passes) for block in blocks.BLOCKS} - {
+        ("Conv4-64", 5, blocks.PASSES),
+        ("tutorial's net", 5, blocks.PASSES),
+        ("Conv4-32", 25, blocks.PASSES),
+    }
+    assert query == {(net, 75, blocks.PASSES[:2]) for net in ("Conv4-64", "tutorial's net", "Conv4-32")}
+    assert [block.name.partition(",")[0] for block in blocks.QUERY_OF_W3] == [
+        f"Conv4-64 block {n}" for n in (1, 2, 3, 4)
+    ]
+
+
+def test_convolutions_are_all_of_it_but_the_classifier():
+    classifier = 2 * 2 * (5 * 5 * (3 + 6) + 75 * 3) * 64 * 5  # one task's steps in second order, and its queries
+    of_one = replace(W3, meta_batch_size=2)
+    assert of_one.flops() - of_one.convolution_flops() == pytest.approx(classifier)
 
 
 def test_of_blocks_grows_with_every_pass():
@@ -207,7 +226,7 @@ def test_a_torch_model_lists_its_parameters_in_the_same_order():
             assert torch.equal(parameter, value)
 
 
-PLAIN = [peer for peer in PEERS if peer.quick_environment == {}]  # a compiler would take half a minute
+PLAIN = [peer for peer in of_use_on("cpu") if peer.quick_environment == {}]  # a compiler would take half a minute
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -11,7 +11,7 @@ import parity
 import pytest
 import report
 import workloads
-from peers import NAIVE, OURS, PEERS
+from peers import NAIVE, OURS, of_use_on
 from scaling import AVX2, FLOAT32, FLOAT64
 
 from maml_fast import native
@@ -33,7 +33,7 @@ def test_where_the_system_does_not_tell_all_is_run(monkeypatch):
 
 
 def test_peers_with_all_tasks_at_once_need_most():
-    needed = {peer.name: peer.memory_needed(W3) for peer in PEERS}
+    needed = {peer.name: peer.memory_needed(W3) for peer in of_use_on("cpu")}
     assert 6 < needed["vmap"] / 2**30 < 17
     assert max(needed["loop"], needed["maml_fast"]) < needed["vmap"]
 
@@ -52,7 +52,7 @@ def test_quick_run_measures_everyone(quick):
     assert record["floor_gflops"] > 0
     measured = {(row["bench"], row["subject"], row["who"]) for row in record["rows"] if row["rounds"]}
     for workload in workloads.QUICK:
-        for peer in PEERS:
+        for peer in of_use_on("cpu"):
             is_there = ("iteration", workload.name, peer.title) in measured
             assert is_there == (peer.obstacle(workload) is None)
         assert ("sampler", workload.name, native.backend().name) in measured
@@ -66,6 +66,7 @@ def test_quick_run_measures_everyone(quick):
             assert row["peak_mib"] > 0
             assert max(row["parity"]["loss"], row["parity"]["gradient"]) < parity.TOLERANCE
     assert record["rows"][0]["who"] == OURS.title
+    assert "CUDA" not in (quick / "bench.md").read_text()  # what is for GPUs is not even named
 
 
 @pytest.mark.native

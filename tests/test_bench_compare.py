@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import compare as comparison
 import pytest
+from peers import GRAPHED, OURS
 from test_bench_report import make_record
 
 from maml_fast.cli import benchmark
@@ -60,6 +62,10 @@ def test_a_slower_peer_is_named_and_no_fault_of_ours(compare):
     code, told = compare(make_record(), slowed(make_record(), "per-task PyTorch loop", 2))
     assert code == 0
     assert "per-task PyTorch loop" in section(told.out, "Peers")
+
+
+def test_both_of_our_forms_are_ours():
+    assert {OURS.title, GRAPHED.title} <= set(comparison.OURS)
 
 
 def test_too_few_rounds_are_not_judged(compare):

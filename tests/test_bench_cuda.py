@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import blocks
 import gpu_sanitize
 import memory
 import parity
@@ -17,17 +18,21 @@ import settings
 import sgemm
 import torch
 import workloads
-from peers import PEERS, TRUTH, jax
+from child import Child
+from contestant import Contestant
+from measurements import Row
+from peers import GRAPHED, OURS, TRUTH, jax, of_use_on
 from peers import named as peer_named
+from peers.block import per_task_block
 from peers.processes import Processes
 from place import Place
 from test_bench import OnlyFloat32IsWrong
+from timing import Timer
 
-from maml_fast import native
+from maml_fast import native, reference
 from maml_fast.cli import benchmark
 
 Q1, Q2 = workloads.QUICK
-ON_CUDA = replace(Q2, device="cuda")
 
 
 @pytest.fixture
@@ -42,11 +47,12 @@ def gpu(monkeypatch):
 @pytest.fixture
 def restored():
     """PyTorch's settings, as they were before the test."""
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     yield
     torch.set_num_threads(before[0])
     torch.set_float32_matmul_precision(before[1])
-    torch.backends.cudnn.allow_tf32 = before[2]
+    cudnn.allow_tf32, cudnn.benchmark = before[2:]
 
 
 def settings_of(**options):
@@ -86,18 +92,22 @@ def test_what_can_not_be_had_is_one_line_and_leaves_nothing(options, message, tm
     assert not (tmp_path / "new").exists()
 
 
-def test_iterations_alone_are_collected_and_the_rest_is_named(tmp_path, capfd, monkeypatch):
+def test_what_a_gpu_can_run_is_collected_and_the_rest_is_named(tmp_path, capfd, monkeypatch):
     here = str(Path(__file__).parent)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
     collect = ["-p", "fake_gpu", "--collect-only"]
-    options = {"device": "cuda", "precision": "tf32", "peers": "loop,processes", "sweeps": 1}
+    options = {"device": "cuda", "precision": "tf32", "peers": "loop", "sweeps": 1}
     assert benchmark.run(workloads="F,W1", out=tmp_path / "new", pytest_arguments=collect, **options) == 0
     told = capfd.readouterr().out
-    assert set(re.findall(r"<Module (\w+\.py)>", told)) == {"bench_iteration.py"}
-    expected = ["W1-maml_fast-0", "W1-loop-0", "F-maml_fast-0", "F-loop-0"]
+    there = {"bench_iteration.py", "bench_op.py", "bench_gpu_scaling.py"}
+    assert set(re.findall(r"<Module (\w+\.py)>", told)) == there
+    expected = [f"{workload}-{peer}-0" for workload in ("W1", "F") for peer in ("maml_fast", "maml_fast-graph", "loop")]
     assert re.findall(r"test_iteration\[(.+)\]", told) == expected
+    assert re.findall(r"test_tasks\[(.+)\]", told) == ["maml_fast-0", "maml_fast-graph-0"]
+    who = set(re.findall(r"test_op\[.+-(per-task torch|reference|native)-0\]", told))
+    assert who == {"per-task torch", "reference"} | ({"native"} if native.has_cuda_kernels() else set())
     left_out = dict(re.findall(r"left out: (bench_\w+)\.py \((.+)\)", told))
-    others = {"algorithms", "chunks", "many_tasks", "op", "sampler", "scaling"}
+    others = {"algorithms", "chunks", "many_tasks", "sampler", "scaling"}
     assert set(left_out) == {f"bench_{name}" for name in others}
     assert set(left_out.values()) == {"it measures the CPU"}
     assert re.search(r"device: cuda, \d+ threads, precision tf32", told)
@@ -113,6 +123,7 @@ def test_a_place_decides_on_the_products_of_all(precision, restored):
     assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == is_tf32
     assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == is_tf32
     assert torch.backends.cudnn.allow_tf32 == is_tf32
+    assert torch.backends.cudnn.benchmark
     assert jax.PRECISIONS[torch.get_float32_matmul_precision()] == ("tensorfloat32" if is_tf32 else "highest")
 
 
@@ -142,9 +153,50 @@ def test_a_peer_stays_on_the_device(name, monkeypatch):
     assert {parameter.grad.device.type for parameter in learner.parameters} == {"meta"}
 
 
-def test_who_is_for_the_cpu_says_so():
-    assert Processes.obstacle(ON_CUDA) == "a process per core is for the CPU"
-    assert Processes.obstacle(Q2) is None
+@pytest.mark.parametrize("until", blocks.PASSES)
+@pytest.mark.parametrize("block", settings_of().blocks, ids=lambda block: block.name)
+def test_a_block_stays_on_the_device(block, until):
+    there = replace(block, device="meta")
+    for conv_block in (per_task_block, reference.conv_block):
+        results = blocks.run(there, conv_block, there.tensors(torch.float32), until)
+        assert {each.device.type for each in results} == {"meta"}
+
+
+def test_blocks_are_put_on_the_device(gpu):
+    assert {block.device for block in settings_of(device="cuda").blocks} == {"cuda"}
+    assert settings_of().blocks == blocks.QUICK
+
+
+def test_native_blocks_on_a_gpu_are_its_own_kernels(monkeypatch):
+    for has_kernels in (False, True):
+        monkeypatch.setattr(native, "has_cuda_kernels", lambda has=has_kernels: has)
+        assert ("native" in blocks.implementations("cuda")) == has_kernels
+
+
+def test_rounds_of_a_block_end_when_the_gpu_is_done(monkeypatch):
+    happened = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: happened.append("waited"))
+
+    class Benchmark:
+        stats = None
+
+        def pedantic(self, function, setup, rounds, iterations):
+            happened.clear()
+            arguments, options = setup()
+            function(*arguments, **options)
+
+    Timer(Benchmark(), 1.0)(Row("op", "a", "b", "c"), happened.append, "called")
+    assert happened == ["called", "waited"]
+
+
+def test_who_is_for_another_device_is_not_heard_of(gpu):
+    on_cpu, on_cuda = set(settings_of().peers), set(settings_of(device="cuda").peers)
+    assert on_cpu - on_cuda == {Processes}
+    assert on_cuda - on_cpu == {GRAPHED, jax.JaxVmapConv}
+    assert settings_of(device="cuda", peers="loop").peers == (OURS, GRAPHED, TRUTH)
+    with pytest.raises(pytest.UsageError, match="there is no 'maml_fast-graph'"):
+        settings_of(peers="maml_fast-graph")
 
 
 @pytest.mark.parametrize(
@@ -163,10 +215,22 @@ def test_jax_needs_its_backend(installed, device, obstacle, monkeypatch):
     assert jax.JaxMap.obstacle(replace(Q2, device=device)) == obstacle
 
 
+def test_jaxs_own_convolutions_agree():
+    """On the CPU, where nobody is offered them."""
+    peer = jax.JaxVmapConv
+    if (obstacle := peer.obstacle(Q2)) is not None:
+        assert "jax is not installed" in obstacle
+        return
+    environment = peer.quick_environment
+    for workload in ("Q1", "Q2"):
+        with Child(peer.title, Contestant, workload, peer.name, Place(1), environment=environment) as child:
+            assert child.call("parity")["gradient"] < parity.TOLERANCE
+
+
 def test_everyone_on_a_gpu_is_thought_to_need_memory():
     """maml_fast has all tasks at once there."""
     w3 = replace(workloads.named("W3-order2"), device="cuda")
-    needed = {peer.name: peer.memory_needed(w3) for peer in PEERS}
+    needed = {peer.name: peer.memory_needed(w3) for peer in of_use_on("cuda")}
     assert needed["loop"] < needed["maml_fast"] < needed["vmap"]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from maml_fast.native import _toolchain
 
+pytestmark = pytest.mark.backendless
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

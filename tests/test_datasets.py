@@ -6,6 +6,8 @@ import pytest
 from maml_fast import data
 from maml_fast.data import make_noise
 
+pytestmark = pytest.mark.backendless
+
 
 def test_noise_is_what_the_tutorial_makes():
     bank = make_noise(7, 4, (1, 5, 5), seed=3)

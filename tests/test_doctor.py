@@ -7,7 +7,7 @@ import torch
 
 from maml_fast.native import _build, _toolchain, doctor
 
-pytestmark = pytest.mark.usefixtures("fresh_backend")
+pytestmark = [pytest.mark.usefixtures("fresh_backend"), pytest.mark.backendless]
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 
 from maml_fast.data.download import download
 
+pytestmark = pytest.mark.backendless
+
 CONTENT = bytes(range(256)) * 1000
 MD5 = hashlib.md5(CONTENT).hexdigest()
 

@@ -11,6 +11,8 @@ import pytest
 
 from maml_fast.data.files import cache_folder, naming_disk_errors, replacing, write_atomically, write_npy
 
+pytestmark = pytest.mark.backendless
+
 
 def test_the_file_appears_at_the_end_and_whole(tmp_path):
     path = tmp_path / "new" / "folder" / "x.bin"

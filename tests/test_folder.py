@@ -11,6 +11,8 @@ from maml_fast import data
 from maml_fast.data import folder as folder_module
 from maml_fast.data import read_folder
 
+pytestmark = pytest.mark.backendless
+
 
 def picture(seed: int, width: int = 20, height: int = 30, mode: str = "RGB") -> Image.Image:
     pixels = np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.uint8)

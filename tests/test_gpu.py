@@ -14,27 +14,20 @@ from op_table import CASES, NAMES, Case, tensors
 from test_episodes import assert_same, ragged_bank, samplers
 from test_native_ops import operator_arguments
 from test_ops import GRADCHECKED, assert_close, both_dtypes, derivatives
-from tiny_run import TINY, assert_same_run
 from torch import Tensor, nn
 
 from maml_fast import MAML, Episodes, native, ops, reference
 from maml_fast._conv_block import Arithmetic
 from maml_fast.data.episodes import EpisodeSampler
 from maml_fast.data.gpu_sampler import GpuSampler
-from maml_fast.models import Conv4
-from maml_fast.train import resume, train
 
 pytestmark = pytest.mark.native
 
 
-@pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
+@pytest.fixture
+def device(gpu_device: torch.device) -> torch.device:
     """Where tensors must be for the kernels under test to run."""
-    if request.param == "cuda":
-        assert native.has_cuda_kernels(), native.backend()
-        return torch.device("cuda")
-    request.getfixturevalue("gpu_on_host")
-    return torch.device("cpu")
+    return gpu_device
 
 
 def block_on(device: torch.device) -> Callable[..., Tensor]:
@@ -78,6 +71,12 @@ def test_runs_agree_to_the_bit(device: torch.device) -> None:
     case = Case("determinism", tasks=3, batch=5, in_channels=5, size=(13, 11), out_channels=20)
     first, second = (derivatives(block_on(device), case, torch.float32) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_says_what_a_gpu_cannot_count(device: torch.device) -> None:
+    x, weight = torch.rand(1, 1, 1, 2**20, 1), torch.rand(1, 4, 1, 3, 3)
+    with pytest.raises(RuntimeError, match="too high or too wide for a GPU: 2\\^20 pixels"):
+        block_on(device)(x, weight, pool=None)
 
 
 @contextmanager
@@ -174,32 +173,6 @@ def test_sampler_stays_on_its_gpu() -> None:
         assert drawn.x_spt.device == torch.device("cuda", 0)
         assert_same(drawn.to("cpu"), expected)
     assert_same(pickle.loads(pickle.dumps(on_gpu)).batch(3).to("cpu"), on_cpu.batch(3))
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("order", [1, 2])
-def test_nothing_waits_for_the_gpu(order: int) -> None:
-    """Episodes, inner loops, meta-gradient and Adam: whoever waited for the device would raise."""
-    sampler = EpisodeSampler(ragged_bank([20] * 6, (1, 28, 28)), 5, 1, 5, 4, device="cuda")
-    maml = MAML(Conv4(), 0.4, 3, order).to("cuda")
-    optimiser = torch.optim.Adam(maml.parameters(), fused=True)
-    for i in range(2):
-        torch.cuda.set_sync_debug_mode("error" if i else "default")  # the first one may load modules
-        try:
-            optimiser.zero_grad()
-            maml(sampler.batch(i)).loss.backward()
-            optimiser.step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.cuda
-def test_training_on_a_gpu_can_be_resumed(tmp_path) -> None:
-    config = dataclasses.replace(TINY, device="cuda")
-    train(dataclasses.replace(config, iterations=3), out=tmp_path / "resumed")
-    resume(tmp_path / "resumed", iterations=config.iterations)
-    train(config, out=tmp_path / "whole")
-    assert_same_run(tmp_path / "resumed", tmp_path / "whole")
 
 
 MISUSE = {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.backendless
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu_check.sh"
 
@@ -16,7 +19,7 @@ def check(tmp_path):
 
     def run(python, steps, commands=(), **environment):
         programs, out = tmp_path / "programs", tmp_path / "out"
-        programs.mkdir()
+        programs.mkdir(exist_ok=True)
         for name, text in {"python": python, **dict(commands)}.items():
             (programs / name).write_text(f"#!/bin/sh\n{text}\n")
             (programs / name).chmod(0o755)
@@ -80,6 +83,89 @@ def test_time_is_bounded(check, limit):
     assert code == 1
     assert statuses(out) == {"build": 124, "tests": 124}
     assert ("no time is left" in told) == (limit == "SECONDS_TOTAL")
+
+
+def test_benchmarks_are_told_what_to_select(check):
+    code, _, out = check('echo "ran $*"', "exact", SELECT="iteration or op", SECONDS_TIMED="1")
+    assert code == 0
+    assert (out / "exact.log").read_text().endswith(f"--out {out}/bench-exact --seconds 1 -k iteration or op\n")
+
+
+def test_without_nsight_or_data_others_go_on(check):
+    code, told, out = check("true", "profile omniglot-5w1s omniglot-20w1s tests")
+    assert code == 0
+    assert statuses(out) == {"profile": 77, "omniglot-5w1s": 77, "omniglot-20w1s": 77, "tests": 0}
+    assert "ncu, Nsight Compute's program, is not installed here" in told
+    assert told.count("MAML_FAST_DATA is not set to the folder that holds omniglot/") == 2
+    assert (out / "summary.txt").read_text().count("LEFT OUT") == 3
+
+
+def test_nsight_watches_the_products_in_both_precisions(check):
+    code, _, out = check("true", "profile", {"ncu": 'echo "$*"'})
+    assert code == 0
+    told = (out / "profile.log").read_text()
+    for precision in ("exact", "tf32"):
+        assert f"bench/gpu_products.py --precision {precision}\n" in told
+    assert told.count("--clock-control none") == told.count("--kernel-name regex:MultiplyKernel") == 2
+
+
+TRAINS = r"""
+case "$*" in
+  *find_spec*) exit 0 ;;
+  *--resume*) run=${*##*--resume } ;;
+  *) run=${*##*--out } ;;
+esac
+echo "trained: $*"
+mkdir -p "$run"
+echo '{}' >"$run/config.json"
+echo '{"iteration": 1}' >>"$run/metrics.jsonl"
+touch "$run/checkpoint.pt"
+"""
+
+
+def test_a_training_leaves_its_run_folder_with_packed_metrics(check):
+    code, told, out = check(TRAINS, "omniglot-5w1s omniglot-20w1s", MAML_FAST_DATA="/data")
+    assert code == 0, told
+    for ways in (5, 20):
+        run = out / f"omniglot-{ways}w1s"
+        recipe = f"reproduce finn2017-omniglot-{ways}w1s --device cuda --root /data --out {run}"
+        assert f"trained: -m maml_fast {recipe}\n" in (out / f"omniglot-{ways}w1s.log").read_text()
+        assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl.gz", "checkpoint.pt"}
+
+
+def test_a_stopped_training_goes_on_and_a_whole_one_is_left(check, tmp_path):
+    runs = tmp_path / "runs"
+    options = {"MAML_FAST_DATA": "/data", "RUNS": str(runs)}
+    stops = f"{TRAINS}\ncase $* in *reproduce*) exec sleep 60 ;; esac"
+    code, _, out = check(stops, "omniglot-5w1s", SECONDS_EACH="3", **options)
+    assert code == 1
+    assert statuses(out) == {"omniglot-5w1s": 124}
+    run = runs / "omniglot-5w1s"
+    assert (run / "metrics.jsonl").is_file()
+    assert (out / run.name / "metrics.jsonl").is_file()  # what there is comes along
+    for told in (f"-m maml_fast train --resume {run}\n", "has been trained already"):
+        code, _, out = check(TRAINS, "omniglot-5w1s", **options)
+        assert code == 0
+        assert told in (out / "omniglot-5w1s.log").read_text()
+        kept = {path.name for path in (out / run.name).iterdir()}
+        assert kept == {"config.json", "metrics.jsonl.gz", "checkpoint.pt"}
+
+
+def test_an_archive_has_all_that_there_is(check, tmp_path):
+    archive = tmp_path / "all.tar.gz"
+    code, _, out = check(TRAINS, "profile omniglot-5w1s", MAML_FAST_DATA="/data", ARCHIVE=str(archive))
+    assert code == 0
+    with tarfile.open(archive) as packed:
+        names = set(packed.getnames())
+    folder = out.name
+    expected = [
+        "profile.log",
+        "profile.status",
+        "summary.txt",
+        "omniglot-5w1s.status",
+        "omniglot-5w1s/metrics.jsonl.gz",
+    ]
+    assert {f"{folder}/{name}" for name in expected} <= names
 
 
 def test_an_unknown_step_is_found_before_the_work(check):

@@ -9,6 +9,8 @@ import pytest
 
 from maml_fast.train.interrupts import Interrupts
 
+pytestmark = pytest.mark.backendless
+
 
 def step(interrupts: Interrupts, done: list[str], *signals: int) -> None:
     """A deferred part into which signals come."""

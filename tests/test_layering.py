@@ -11,6 +11,8 @@ import pytest
 
 import maml_fast
 
+pytestmark = pytest.mark.backendless
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(maml_fast.__file__).parent
 

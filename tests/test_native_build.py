@@ -19,6 +19,8 @@ from tiny_library import FILES, NO_COMPILER, answer
 from maml_fast import native
 from maml_fast.native import _build, _toolchain
 
+pytestmark = pytest.mark.backendless
+
 
 def python(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(

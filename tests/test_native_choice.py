@@ -9,6 +9,8 @@ import torch
 
 from maml_fast import native
 
+pytestmark = pytest.mark.backendless
+
 
 def test_reference_by_environment_builds_nothing(fresh, monkeypatch):
     monkeypatch.setenv("MAML_FAST_BACKEND", "reference")

@@ -14,6 +14,8 @@ from tiny_library import NO_COMPILER
 from maml_fast import native
 from maml_fast.native import _build, _toolchain
 
+pytestmark = pytest.mark.backendless
+
 
 def test_without_a_compiler_one_warning_names_reason_and_remedy(fresh, no_compiler, monkeypatch):
     tries = []

@@ -18,7 +18,7 @@ from tiny_omniglot import TINY, TINY_NAMES, png, tiny_files, write_folders, writ
 from maml_fast.data import prepare_omniglot, read_omniglot
 from maml_fast.data.omniglot_layout import Layout
 
-pytestmark = pytest.mark.usefixtures("cache_folder")
+pytestmark = [pytest.mark.usefixtures("cache_folder"), pytest.mark.backendless]
 
 
 LAYOUTS = {

@@ -16,7 +16,7 @@ from tiny_omniglot import TINY, png, tiny_files, write_folders, write_zips
 
 from maml_fast.data import prepare_omniglot
 
-pytestmark = pytest.mark.usefixtures("cache_folder")
+pytestmark = [pytest.mark.usefixtures("cache_folder"), pytest.mark.backendless]
 
 
 def drop(*names):

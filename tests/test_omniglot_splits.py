@@ -14,7 +14,7 @@ from maml_fast import data
 from maml_fast.data import ImageBank, prepare_omniglot
 from maml_fast.data.omniglot_layout import OMNIGLOT, finn_split, tutorial_split, vinyals_split
 
-pytestmark = pytest.mark.usefixtures("cache_folder")
+pytestmark = [pytest.mark.usefixtures("cache_folder"), pytest.mark.backendless]
 
 
 def test_splits():

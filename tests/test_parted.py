@@ -28,6 +28,8 @@ from maml_fast.data import EpisodeSampler
 from maml_fast.train import TrainConfig, resume, train
 from maml_fast.train.record import RunFolder
 
+pytestmark = pytest.mark.backendless
+
 IN_84 = ("mini-imagenet", "tiered-imagenet", "cub")
 IN_32 = ("cifar-fs", "fc100")
 LAYOUTS = [

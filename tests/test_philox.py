@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from maml_fast.data import philox
 
+pytestmark = pytest.mark.backendless
+
 WORD = st.integers(0, 2**32 - 1)
 SEED = st.integers(0, 2**64 - 1)
 

@@ -12,6 +12,8 @@ from PIL import Image
 from maml_fast.train import plots
 from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve, smooth
 
+pytestmark = pytest.mark.backendless
+
 
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)

@@ -21,7 +21,7 @@ from maml_fast.train.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
-OF_THE_MACHINE = {"recipe", "root", "task_chunk", "checkpoint_seconds", "threads", "device"}
+OF_THE_MACHINE = {"recipe", "root", "task_chunk", "checkpoint_seconds", "threads", "device", "cuda_graph"}
 SMALL = {
     "hidden": 4,
     "meta_batch_size": 2,

@@ -13,6 +13,8 @@ import pytest
 
 from maml_fast.data.safe_pickle import read_pickle
 
+pytestmark = pytest.mark.backendless
+
 # Written by Python 2.7.18 and NumPy 1.16.6: {'image_data': array, 'class_dict': {'n02': [0, 2], 'n01': array([1, 3])}}.
 PYTHON_2 = {
     0: "KGRwMQpTJ2ltYWdlX2RhdGEnCnAyCmNudW1weS5jb3JlLm11bHRpYXJyYXkKX3JlY29uc3RydWN0CnAzCihjbnVtcHkKbmRhcnJheQpwN"

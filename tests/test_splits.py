@@ -11,6 +11,8 @@ from maml_fast.data import ImageBank, Split, read_split
 from maml_fast.data.omniglot_layout import vinyals_split
 from maml_fast.data.splits import PARTS, first_and_rest, shuffled
 
+pytestmark = pytest.mark.backendless
+
 NAMES = [f"c{i}" for i in range(10)]
 
 

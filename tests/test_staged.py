@@ -14,6 +14,8 @@ import pytest
 from maml_fast.data import staged
 from maml_fast.data.staged import write_npy_in_stages
 
+pytestmark = pytest.mark.backendless
+
 IMAGES = np.random.RandomState(0).randint(0, 256, (10, 1, 4, 5), dtype=np.uint8)
 PER_STAGE = 3
 

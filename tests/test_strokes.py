@@ -9,6 +9,8 @@ from numpy.random import RandomState
 from maml_fast import data
 from maml_fast.data import draw_strokes
 
+pytestmark = pytest.mark.backendless
+
 
 @pytest.fixture(scope="module")
 def alphabet():

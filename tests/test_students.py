@@ -9,6 +9,8 @@ from maml_fast.data import simulate_students
 from maml_fast.data.philox import below, uniform
 from maml_fast.data.students import BOUNDS, draw_knowledge
 
+pytestmark = pytest.mark.backendless
+
 
 def oracle(student: int, n_answers: int, n_skills: int, seed: int) -> list[tuple[int, bool]]:
     """One student after the description in the docstring, a skill at a time."""

@@ -10,7 +10,7 @@ from tiny_run import TINY
 
 from maml_fast.train import TrainConfig, train
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = [pytest.mark.usefixtures("plain_pictures"), pytest.mark.backendless]
 
 
 BAD_ARGUMENTS = [

@@ -61,6 +61,13 @@ def test_evaluation_repeats_that_of_the_run(whole, copy):
     assert json.loads((copy / "evaluation-test-1steps-seed3.json").read_text()) == row
 
 
+def test_a_run_replayed_on_a_gpu_is_evaluated_on_the_cpu(whole, copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["arguments"] |= {"device": "cuda", "cuda_graph": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert evaluate_run(copy, episodes=5, device="cpu") == whole.evaluation
+
+
 def test_evaluation_with_other_steps_seed_and_part(copy):
     row = evaluate_run(copy, episodes=7, inner_steps=4, split="train", seed=1)
     assert (row["episodes"], row["inner_steps"], row["split"], row["seed"], row["iteration"]) == (7, 4, "train", 1, 6)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from peers.graphed import Graphed
 from peers.higher import Higher
-from peers.jax import JaxMap, JaxVmap
+from peers.jax import JaxMap, JaxVmap, JaxVmapConv
 from peers.learn2learn import Compat, Learn2Learn
 from peers.learner import Learner
 from peers.loop import TaskLoop
@@ -14,14 +15,16 @@ from peers.torchopt import TorchOpt
 from peers.tutorial import TutorialLoop
 from peers.vmap import Vmap
 
-__all__ = ["NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "Learner", "named"]
+__all__ = ["GRAPHED", "NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "Learner", "named", "of_use_on"]
 
 OURS: type[Learner] = Ours
+GRAPHED: type[Learner] = Graphed
 TRUTH: type[Learner] = TaskLoop  # what ours is held against
 TUTORIAL: type[Learner] = TutorialLoop
 NAIVE: type[Learner] = Naive  # of any algorithm; for MAML it would be TRUTH again, so that it is no peer
 PEERS: tuple[type[Learner], ...] = (
     Ours,
+    Graphed,
     TutorialLoop,
     TaskLoop,
     Processes,
@@ -32,7 +35,13 @@ PEERS: tuple[type[Learner], ...] = (
     TorchOpt,
     JaxMap,
     JaxVmap,
+    JaxVmapConv,
 )
+
+
+def of_use_on(device: str) -> tuple[type[Learner], ...]:
+    """The peers that a device is for."""
+    return tuple(peer for peer in PEERS if device in peer.devices)
 
 
 def named(name: str) -> type[Learner]:

@@ -31,6 +31,7 @@ class Learner(ABC):
     library: ClassVar[str | None] = None  # that must be installed
     remedy: ClassVar[str] = "pip install 'maml_fast[bench]'"  # where it is not
     quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, whose times mean nothing
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # where it is of use; elsewhere nobody hears of it
     all_tasks_at_once: ClassVar[bool] = False
     torch_allocates: ClassVar[bool] = True  # what it holds on a GPU; else nobody tells of its peak there
     copies: ClassVar[float] = 8.0  # memory at the peak, in units of the convolutions' outputs; roughly
@@ -64,6 +65,9 @@ class Learner(ABC):
     @abstractmethod
     def backward(self, episodes: Episodes) -> Tensor:
         """Add the meta-gradient to the parameters' ``.grad``; return the mean query loss after each scored step."""
+
+    def settle(self) -> None:  # noqa: B027 - most have nothing to do
+        """Work on other episodes until each call runs like the next. Parameters stay, and no gradient is left."""
 
     def iteration(self, episodes: Episodes) -> Tensor:
         """One meta-training iteration."""

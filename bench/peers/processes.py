@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Processes(Learner):
     name = "processes"
     title = "per-task loop, a process per core"
+    devices = ("cpu",)
 
     def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
         super().__init__(workload, start)
@@ -40,12 +41,6 @@ class Processes(Learner):
         tasks = self._batch.meta_batch_size
         parts = [tensor.tensor_split(min(torch.get_num_threads(), tasks)) for tensor in self._batch]
         return [Episodes(*share) for share in zip(*parts, strict=True)]
-
-    @classmethod
-    def obstacle(cls, workload: Workload) -> str | None:
-        if workload.device != "cpu":
-            return "a process per core is for the CPU"
-        return super().obstacle(workload)
 
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:

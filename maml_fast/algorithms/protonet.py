@@ -50,6 +50,8 @@ class ProtoNet(MetaLearner):
             of classes, or a class without a support image.
     """
 
+    never_captured = "ProtoNet counts the classes of its support sets on the CPU"
+
     def __init__(
         self,
         model: nn.Module,

@@ -39,6 +39,8 @@ class Reptile(MetaLearner):
         TypeError, ValueError: for an argument out of its range.
     """
 
+    never_captured = "Reptile draws its minibatches and counts its steps on the CPU"
+
     def __init__(
         self,
         model: nn.Module,

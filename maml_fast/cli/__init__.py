@@ -67,6 +67,7 @@ HELP: dict[str, str] = {
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
     "device": "Where to train.",
+    "cuda_graph": "On a GPU, replay whole meta-iterations as a CUDA graph (default: where possible).",
 }
 
 

@@ -40,7 +40,7 @@ def run(
         seconds: for how long each time, about.
         workloads: these alone, such as ``"W1,W3-order2,A-anil"``.
         peers: maml_fast and these alone, such as ``"loop,vmap"``.
-        device: where to compute, ``"cpu"`` or ``"cuda"``; on cuda whole iterations are measured, and nothing else.
+        device: where to compute, ``"cpu"`` or ``"cuda"``; on cuda iterations, conv blocks and scaling are measured.
         precision: of products of float32 on cuda: ``"exact"``, or ``"tf32"``, in everybody's.
         pytest_arguments: for example ``("-k", "sampler")``.
 

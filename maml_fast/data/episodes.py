@@ -168,8 +168,8 @@ class EpisodeSampler(NumberedEpisodes):
             raise ValueError(f"more than {MAX_SHUFFLE} classes, or images per class or episode, can't be shuffled")
 
     def _episodes_from(self, first: int) -> Episodes:
-        if self._gpu is not None:
-            return Episodes(*self._gpu.draw(first))
+        if self.gpu_sampler is not None:
+            return Episodes(*self.gpu_sampler.draw(first))
         return self._on_cpu(first).to(self.device)
 
     def _on_cpu(self, first: int) -> Episodes:
@@ -182,23 +182,25 @@ class EpisodeSampler(NumberedEpisodes):
         return episodes
 
     @cached_property
-    def _gpu(self) -> GpuSampler | None:
+    def gpu_sampler(self) -> GpuSampler | None:
         """What draws on the device itself, if anything can."""
         device = torch.device(self.device)
         return GpuSampler(self, self._table(), device) if can_draw(device) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_gpu"}  # another process makes its own
+        return {
+            name: value for name, value in vars(self).items() if name != "gpu_sampler"
+        }  # another process makes its own
 
     def __iter__(self) -> Iterator[Episodes]:
-        library = native.library() if self.prefetch and self._gpu is None else None
+        library = native.library() if self.prefetch and self.gpu_sampler is None else None
         if library is None:
             return super().__iter__()
         made = self._prefetched(library)
         return made if torch.device(self.device).type == "cpu" else (episodes.to(self.device) for episodes in made)
 
     def __repr__(self) -> str:
-        maker = f"kernels on {self.device}" if self._gpu is not None else self._cpu_maker()
+        maker = f"kernels on {self.device}" if self.gpu_sampler is not None else self._cpu_maker()
         length = "endless" if self.batches is None else f"{self.batches} meta-batches"
         return (
             f"<EpisodeSampler: {self.n_way}-way {self.k_shot}-shot with {self.k_query} queries, {length} of "

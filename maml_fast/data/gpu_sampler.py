@@ -60,11 +60,18 @@ class GpuSampler:
         spec = (sampler.seed, sampler.n_way, sampler.k_shot, sampler.k_query)
         self._arguments = (sampler.meta_batch_size, _signed(spec[0]), *spec[1:], sampler.rotate)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie, and the episodes come to lie."""
+        return self._images.tensor.device
+
     def draw(self, first: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x_spt, y_spt, x_qry, y_qry of the meta-batch whose first episode has this number."""
-        images = self._images.tensor
-        episode = torch.full((), _signed(first), dtype=torch.int64, device=images.device)
-        tensors = (images, self._starts, self._counts, self._table, episode)
+        return self.draw_from(torch.full((), _signed(first), dtype=torch.int64, device=self.device))
+
+    def draw_from(self, first: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same of a number in the device's memory, int64 [], which a CUDA graph reads at every replay."""
+        tensors = (self._images.tensor, self._starts, self._counts, self._table, first)
         return torch.ops.maml_fast.draw_episodes(*tensors, *self._arguments)
 
 

@@ -44,3 +44,8 @@ class Annealing:
         share, progress = 1 / steps, iteration / self.multi_step_iterations
         earlier = max(share * (1 - progress), share * LEAST)
         return *(earlier,) * (steps - 1), 1 - (steps - 1) * earlier
+
+    def stage(self, iteration: int) -> tuple[bool, int | None]:
+        """Equal for iterations that have the same order and weights."""
+        still = iteration < self.multi_step_iterations
+        return iteration < self.first_order_iterations, iteration if still else None

@@ -67,9 +67,10 @@ class ChunkedGradient:
                 before = self._gradients.get(source)
                 self._gradients[source] = gradient if before is None else before + gradient
 
-    def hand_out(self, loss: Tensor) -> Tensor:
-        """Return the loss, with the gradient that was added up as its own."""
-        return hand_out(loss, self._gradients)
+    @property
+    def gradients(self) -> Mapping[Tensor, Tensor]:
+        """What was added up so far, by the tensor that it is the gradient of."""
+        return self._gradients
 
     def _leaves(self, root: Node) -> list[Tensor]:
         """All leaves that a graph leads to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from maml_fast.fusion.task_program import RunBlock
 from maml_fast.maml.annealing import Annealing
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
 from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
+from maml_fast.maml.cuda_graph import WARM_UP
+from maml_fast.maml.graphed_loss import GraphedLoss
 from maml_fast.maml.inner_loop import InnerLoop, step_of_queries
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
@@ -75,9 +77,13 @@ class MAML(MetaLearner):
             PyTorch on the CPU and all on a GPU, ``None`` all tasks. :meth:`adapt` is never chunked, nor is
             :meth:`task_results` with gradients: the graph is what they give; nor is anything under the transforms of
             ``torch.func``.
+        cuda_graph: on a GPU, replay ``maml(episodes)`` and its meta-gradient as one CUDA graph, captured at the fourth
+            of several like calls: inner loops, query loss and backward pass then take a few launches. The gradient
+            comes with the loss, so that it can't be differentiated again. Python in ``model`` and ``loss_fn`` runs at
+            the first calls alone. Calls without gradients run as ever.
 
-    ``inner_steps``, ``order``, ``annealing``, ``task_chunk`` and a fixed ``inner_lr`` are attributes that may be
-    changed at any time.
+    ``inner_steps``, ``order``, ``annealing``, ``task_chunk``, ``cuda_graph`` and a fixed ``inner_lr`` are attributes
+    that may be changed at any time.
 
     Raises:
         TypeError, ValueError: for an argument out of its range, names that match no parameter, or nothing to adapt.
@@ -103,6 +109,7 @@ class MAML(MetaLearner):
         multi_step_iterations: int = 0,
         fused: bool = True,
         task_chunk: TaskChunk = "auto",
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__(model, batch_norm, fused)
         if order not in (1, 2):
@@ -120,6 +127,7 @@ class MAML(MetaLearner):
         self.inner_optimiser = inner_optimiser
         self.annealing = Annealing(first_order_iterations, multi_step_iterations)
         self.task_chunk = check_task_chunk(task_chunk)
+        self.cuda_graph = cuda_graph
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
         self.step_statistics = StepStatistics(self._forward_tasks, steps) if batch_norm == "per_step_running" else None
@@ -128,6 +136,7 @@ class MAML(MetaLearner):
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
         self._task_loss = TaskLoss()
         self._chunks = TaskChunks()
+        self._graphed = GraphedLoss()
         self._not_native: str | None = None  # why the last call did not run natively; "" if it did
         unfused = self.fusion is not None and self.fusion.left
         level = logging.WARNING if unfused else logging.INFO
@@ -138,20 +147,22 @@ class MAML(MetaLearner):
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> tuple[TaskResults, Tensor]:
         """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
-        parameters = self._current_parameters()
-        loop = self._objective(self._inner_loop(parameters, inner_steps))
-        scored = scored_steps(per_step, loop.steps)
-        episodes = self._checked(episodes, parameters)
-        if self.step_statistics is None or not self.training:
-            return self._loss(loop, episodes, scored)
-        collector = Collector(self.step_statistics)
-        result = self._loss(replace(loop, blocks=collector.taking), episodes, scored)
-        collector.update()
-        return result
+        scored = scored_steps(per_step, self._steps(inner_steps))
+        episodes = self._checked(episodes, self._current_parameters())
+        if not self.cuda_graph or not torch.is_grad_enabled():
+            return self._results_and_loss(episodes, scored, inner_steps)
+        key = (self.signature(), scored, inner_steps)
+        return self._graphed(key, episodes, lambda held: self._results_and_loss(held, scored, inner_steps))
 
     def begin_iteration(self, iteration: int) -> None:
         """Anneal: what :attr:`annealing` says of a meta-iteration, from 0 on, holds until the next call."""
         self._iteration = iteration
+
+    def signature(self) -> Hashable:
+        """Equal at two calls if the same operations on the same memory do for both: what a CUDA graph rests on."""
+        rate = self.inner_lr if isinstance(self.inner_lr, float | int) else None  # else it is among the tensors
+        stage = None if self._iteration is None else self.annealing.stage(self._iteration)
+        return super().signature(), self.inner_steps, self.order, stage, rate, self.task_chunk
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
         """Every task's adapted parameters ``{name: [T, ...]}`` from support images [T, N, ...] and targets [T, N, ...].
@@ -210,6 +221,7 @@ class MAML(MetaLearner):
             f"batch norm: {self.batch_norm}",
             f"forward: {self._forward_tasks.describe()}",
             *self._describe_loop(),
+            *self._describe_graph(),
         ]
         if self.fusion is None:
             return "\n".join([*lines, "fused: switched off"])
@@ -219,6 +231,17 @@ class MAML(MetaLearner):
         """The settings; PyTorch adds the model."""
         rate = "" if isinstance(self.inner_lr, InnerRates | None) else f"inner_lr={_plain(self.inner_lr)}, "
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
+
+    def _results_and_loss(
+        self, episodes: Episodes, scored: tuple[int, ...], inner_steps: int | None
+    ) -> tuple[TaskResults, Tensor]:
+        loop = self._objective(self._inner_loop(self._current_parameters(), inner_steps))
+        if self.step_statistics is None or not self.training:
+            return self._loss(loop, episodes, scored)
+        collector = Collector(self.step_statistics)
+        result = self._loss(replace(loop, blocks=collector.taking), episodes, scored)
+        collector.update()
+        return result
 
     def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())
@@ -265,14 +288,17 @@ class MAML(MetaLearner):
         return check_episodes(episodes, classification=classification)
 
     def _inner_loop(self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None) -> InnerLoop:
-        steps = self.inner_steps if inner_steps is None else check_steps(inner_steps)
         adapted = self._adapted(parameters)
         norms = self.step_norms.values() if self.step_norms is not None else {}
         rule, optimiser = self._rule(adapted)
         theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
         losses = partial(self._task_loss, self.loss_fn)
+        steps, blocks = self._steps(inner_steps), self._blocks()
         order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
-        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser, blocks=self._blocks())
+        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser, blocks=blocks)
+
+    def _steps(self, inner_steps: int | None) -> int:
+        return self.inner_steps if inner_steps is None else check_steps(inner_steps)
 
     def _blocks(self) -> Callable[[int], RunBlock] | None:
         """What runs every step's conv blocks by its statistics, where these are to be taken."""
@@ -306,6 +332,12 @@ class MAML(MetaLearner):
             return [f"inner loop: operation by operation ({why})", f"in memory: {held}"]
         held = f"{min(tasks_at_once(self.task_chunk, device) or 1, torch.get_num_threads())} tasks at a time"
         return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
+
+    def _describe_graph(self) -> list[str]:
+        if not self.cuda_graph:
+            return []
+        now = "replayed" if self._graphed.is_captured else f"to be captured after {WARM_UP} calls of a kind"
+        return [f"cuda graph: loss and meta-gradient, {now}"]
 
     def _adapted(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         return {name: parameters[name] for name in self._chosen if parameters[name].requires_grad}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +27,7 @@ class MetaLearner(nn.Module, ABC):
 
     model: nn.Module
     batch_norm_policies: ClassVar[Collection[InnerBatchNorm]] = ("batch", "running")  # that it can follow
+    never_captured: ClassVar[str | None] = None  # why training can't be a CUDA graph; None: it can
 
     def __init__(self, model: nn.Module, batch_norm: InnerBatchNorm, fused: bool) -> None:
         check_model(model, batch_norm, self.batch_norm_policies)
@@ -82,6 +83,12 @@ class MetaLearner(nn.Module, ABC):
 
     def begin_iteration(self, iteration: int) -> None:
         """Tell the learner which meta-iteration of its training is next, from 0 on; most do not mind."""
+
+    def signature(self) -> Hashable:
+        """Equal at two calls if the same operations on the same memory do for both: what a CUDA graph rests on."""
+        modes = tuple(module.training for module in self.modules())
+        parameters = tuple((id(p), p.data_ptr(), p.requires_grad) for p in self.parameters())
+        return modes, parameters, tuple(buffer.data_ptr() for buffer in self.buffers())
 
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """The outer optimiser that the algorithm is published with."""

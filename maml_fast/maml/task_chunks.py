@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunked_gradient import ChunkedGradient, OutsideGraphError
+from maml_fast.maml.chunked_gradient import ChunkedGradient, OutsideGraphError, hand_out
 from maml_fast.maml.inner_loop import InnerLoop, Outcome
 from maml_fast.maml.results import TaskResults
 
@@ -67,7 +67,7 @@ class TaskChunks:
             except OutsideGraphError as error:
                 self._obstacle = str(error)
             what = f"task_chunk={chunk!r} is not in effect, all tasks are held in memory at once"
-            warnings.warn(f"{what}: {self._obstacle}", stacklevel=7)
+            warnings.warn(f"{what}: {self._obstacle}", stacklevel=8)
         outcome = self._run(loop, episodes, scored, None if torch.is_grad_enabled() else chunk)
         return outcome.results.detached(), outcome.objectives.mean()
 
@@ -99,7 +99,7 @@ def _loss_in_chunks(
             parts.append(Outcome(outcome.results.detached(), outcome.objectives.detach()))
             del outcome  # and with it what is left of the graph
     whole = _joined(parts)
-    return whole.results, gradient.hand_out(whole.objectives.mean())
+    return whole.results, hand_out(whole.objectives.mean(), gradient.gradients)
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:

@@ -80,6 +80,8 @@ class TrainConfig:
         checkpoint_seconds: at most so many seconds of training are lost by a kill.
         threads: torch.set_num_threads for this run; None leaves torch as it is.
         device: cpu or cuda.
+        cuda_graph: replay whole meta-iterations as a CUDA graph; None: where that is possible, on a GPU. It changes no
+            number.
 
     Raises:
         ValueError, TypeError: names the argument, its value and what it may be.
@@ -128,6 +130,7 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
     threads: int | None = None
     device: str = "cpu"
+    cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -142,9 +145,10 @@ class TrainConfig:
             _check_number(name, getattr(self, name), positive=name in ("meta_lr", "clip_value", "clip_norm"))
         if self.least_meta_lr > self.meta_lr:
             raise ValueError(f"least_meta_lr {self.least_meta_lr} is above meta_lr {self.meta_lr}")
-        for name in ("learn_inner_lr", "rotate", "eval_rotate"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for name in ("learn_inner_lr", "rotate", "eval_rotate", "cuda_graph"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (value is None and name in _OPTIONAL):
+                raise TypeError(f"{name} must be true or false, got {value!r}")
         if self.adapt is not None and not isinstance(self.adapt, str):
             raise TypeError(f"adapt must be text, names with commas between, got {self.adapt!r}")
         if self.root is not None:  # absolute: a run may be resumed from another folder
@@ -152,6 +156,8 @@ class TrainConfig:
         if self.split is not None and os.path.isdir(self.split):
             object.__setattr__(self, "split", os.path.abspath(self.split))
         check_device(self.device)
+        if self.cuda_graph and self.device == "cpu":
+            raise ValueError("cuda_graph is for device cuda; the device is cpu, leave cuda_graph out")
 
     def _check_algorithm(self) -> None:
         learner, name = ALGORITHMS[self.algorithm], self.algorithm
@@ -264,7 +270,7 @@ _LEAST: Mapping[str, int] = {
 }
 _OPTIONAL = (
     *("recipe", "eval_n_way", "eval_inner_steps", "threads", "image_size", "channels", "batch_norm"),
-    *("first_order_iterations", "multi_step_iterations", "clip_value", "clip_norm"),
+    *("first_order_iterations", "multi_step_iterations", "clip_value", "clip_norm", "cuda_graph"),
 )
 
 

@@ -21,7 +21,7 @@ __all__ = ["Reporter", "RunResult", "TrainConfig", "TrainingInterrupted", "evalu
 
 # Arguments that a resumed run may change: they change no number in it (the native kernels give the same bits on any
 # number of threads), or only how far it goes.
-FREE_ON_RESUME = ("iterations", "root", "threads", "checkpoint_seconds", "test_episodes")
+FREE_ON_RESUME = ("iterations", "root", "threads", "checkpoint_seconds", "test_episodes", "cuda_graph")
 
 
 def train(
@@ -146,7 +146,8 @@ def evaluate_run(
     record = folder.read_config()
     asked = {"eval_inner_steps": inner_steps, "root": root, "device": device, "threads": threads}
     given = {name: value for name, value in asked.items() if value is not None}
-    config = TrainConfig.from_arguments({**record["arguments"], **given, "test_episodes": episodes})
+    of_training = {"cuda_graph": None}  # another device may have none
+    config = TrainConfig.from_arguments({**record["arguments"], **of_training, **given, "test_episodes": episodes})
     state = folder.load_checkpoint()
     with _session(config):
         bench = Workbench.open(config)

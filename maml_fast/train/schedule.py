@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["SCHEDULES", "Schedule"]
+if TYPE_CHECKING:
+    from maml_fast.train.config import TrainConfig
+
+__all__ = ["SCHEDULES", "Schedule", "meta_lr_at"]
 
 HALVED_EVERY = 2000  # iterations
 
@@ -27,3 +30,9 @@ SCHEDULES: Mapping[str, Schedule] = {
     "cosine": Schedule(lambda done, all_: (1 + math.cos(math.pi * done / all_)) / 2, to_the_end=True),  # to 0
     "halving": Schedule(lambda done, _: 0.5 ** (done // HALVED_EVERY)),  # prototypical networks
 }
+
+
+def meta_lr_at(iteration: int, config: TrainConfig) -> float:
+    """The outer step size of an iteration, counted from 0."""
+    factor = SCHEDULES[config.meta_schedule].factor(iteration, config.iterations)
+    return config.least_meta_lr + (config.meta_lr - config.least_meta_lr) * factor

@@ -12,19 +12,16 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
 
 from maml_fast import native
-from maml_fast.data.episodes import Episodes
 from maml_fast.train.board import Board
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.interrupts import Interrupts
+from maml_fast.train.meta_iteration import make_iterations
 from maml_fast.train.metrics import MetricsLog, cut_metrics
 from maml_fast.train.record import Row, RunFolder, describe_machine
-from maml_fast.train.schedule import SCHEDULES
 from maml_fast.train.workbench import Workbench
 
 __all__ = ["Reporter", "RunResult", "Trainer", "TrainingInterrupted", "record_evaluation"]
@@ -88,20 +85,24 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, bench: Workbench, reporter: Reporter):
         self.config, self.folder, self.bench, self.reporter = config, folder, bench, reporter
-        self.parameters = list(bench.learner.parameters())
         self.optimizer = bench.learner.make_optimiser(config.meta_lr)
+        self.iterations = make_iterations(bench, self.optimizer)
         self.iteration = self.saved_iteration = 0
         self.seconds = self.wait_seconds = 0.0
         self.saved_at = time.monotonic()
         self.elapsed_before = 0.0  # in earlier sessions
         self.started_at = time.monotonic()
         self.rows: list[Row] = []
-        self.whole = True  # False while a step changes parameters
 
     @property
     def elapsed_seconds(self) -> float:
         """Wall time of training, evaluations included, over all sessions; what a kill undid is not in it."""
         return self.elapsed_before + time.monotonic() - self.started_at
+
+    def facts(self) -> dict[str, str]:
+        """What is said at the start of the run."""
+        graph = {} if self.config.device == "cpu" else {"cuda graph": self.iterations.describe()}
+        return {**self.bench.facts(), **graph}
 
     def describe(self, earlier: Row | None = None) -> Row:
         """Content of ``config.json``; every session of a run adds one entry."""
@@ -117,7 +118,7 @@ class Trainer:
             "arguments": self.config.arguments(),
             "overrides": self.config.overrides,
             "data": self.bench.describe_data(),
-            "facts": self.bench.facts(),
+            "facts": self.facts(),
             "sessions": [*sessions, session],
         }
 
@@ -154,7 +155,7 @@ class Trainer:
     def run(self) -> RunResult:
         """Train to the last iteration, evaluate, draw."""
         self.started_at = time.monotonic()
-        self.reporter.started(self.folder, self.config, self.bench.facts(), self.iteration)
+        self.reporter.started(self.folder, self.config, self.facts(), self.iteration)
         self.log = MetricsLog(self.folder.metrics, Board(self.folder.path, self.iteration))
         with contextlib.closing(self.log), Interrupts() as interrupts:
             try:
@@ -168,7 +169,8 @@ class Trainer:
     def _loop(self, interrupts: Interrupts) -> None:
         config = self.config
         evaluated = {row["iteration"] for row in self.rows if "accuracy" in row}
-        with contextlib.closing(self.bench.training_batches(self.iteration)) as batches:
+        self.iterations.begin(self.iteration)
+        with contextlib.closing(self.iterations):
             while True:
                 # An evaluation that a stop cut off is made up for here.
                 if self.iteration % config.eval_every == 0 and self.iteration not in evaluated:
@@ -176,25 +178,17 @@ class Trainer:
                 if self.iteration == config.iterations:
                     return
                 started = time.perf_counter()
-                episodes = next(batches)
+                self.iterations.fetch()
                 waited = time.perf_counter() - started
                 with interrupts.deferred():
-                    self._step(episodes, started, waited)
+                    self._step(started, waited)
                     if time.monotonic() - self.saved_at >= config.checkpoint_seconds:
                         self._sync_and_save()
 
-    def _step(self, episodes: Episodes, started: float, waited: float) -> None:
+    def _step(self, started: float, waited: float) -> None:
         """One meta-iteration; refuses to touch the parameters with anything that is not finite."""
-        self.bench.learner.begin_iteration(self.iteration)
-        out = self.bench.learner(episodes.to(self.config.device, non_blocking=True))
-        self.optimizer.zero_grad(set_to_none=True)
-        out.loss.backward()
-        finite = self._gradients_finite() & out.loss.isfinite()
-        self.whole = False
-        self._update_if(finite)
-        told = (out.loss.detach(), cast(Tensor, out.query_accuracy), finite)
-        # All work is queued; here the program waits for the device, once.
-        loss, accuracy, updated = torch.stack([number.double() for number in told]).tolist()
+        # All work is queued first; then the program waits for the device, once.
+        loss, accuracy, updated = self.iterations.run(self.iteration).tolist()
         self._refuse_unless(math.isfinite(loss), f"the loss became {loss}")
         self._refuse_unless(bool(updated), "the meta-gradient is not finite")
         self.iteration += 1
@@ -211,25 +205,7 @@ class Trainer:
                 "episodes_per_second": round(self.config.meta_batch_size / seconds, 2),
             }
         )
-        self.whole = True
-
-    def _gradients_finite(self) -> Tensor:
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
-
-    def _update_if(self, finite: Tensor) -> None:
-        """The outer step where ``finite`` is true, which the program does not wait to learn."""
-        config = self.config
-        factor = SCHEDULES[config.meta_schedule].factor(self.iteration, config.iterations)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.least_meta_lr + (config.meta_lr - config.least_meta_lr) * factor
-        if config.clip_value is not None:
-            nn.utils.clip_grad_value_(self.parameters, config.clip_value)
-        if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
-        # As torch.amp.GradScaler says it to a fused optimiser.
-        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
+        self.iterations.whole = True
 
     def _refuse_unless(self, finite: bool, what: str) -> None:
         if not finite:
@@ -258,7 +234,7 @@ class Trainer:
 
     def _keep(self) -> None:
         """What is worth keeping when a signal stops the run."""
-        if self.whole:
+        if self.iterations.whole:
             self._sync_and_save()
         self.bench.draw_curve(self.folder, self.rows, self.seconds)
 

@@ -58,16 +58,20 @@ class Workbench:
 
     def training_batches(self, iteration: int) -> Generator[Episodes, None, None]:
         """The meta-batches of the iterations after ``iteration``: the same ones after any resume."""
+        if iteration < self.config.iterations:
+            yield from self.training_sampler(iteration)
+
+    def training_sampler(self, iteration: int) -> EpisodeSampler:
+        """What they come from; episode ``e`` of the run is in iteration ``e // meta_batch_size``."""
         config = self.config
-        if iteration < config.iterations:
-            yield from self._sampler(
-                "train",
-                config.seed,
-                n_way=config.n_way,
-                rotate=config.rotate,
-                start_episode=iteration * config.meta_batch_size,
-                batches=config.iterations - iteration,
-            )
+        return self._sampler(
+            "train",
+            config.seed,
+            n_way=config.n_way,
+            rotate=config.rotate,
+            start_episode=iteration * config.meta_batch_size,
+            batches=config.iterations - iteration,
+        )
 
     def sampler(self, part: str, seed: int | None = None) -> EpisodeSampler:
         """Episodes to evaluate on: endless, the same ones for a seed (default: the run's)."""

@@ -1,0 +1,97 @@
+"""What a GPU does in a call: the time of its kernels by whose they are, as PyTorch's profiler traces them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+CALLS = 3
+ACTIVITIES = (ProfilerActivity.CUDA,)  # what to trace
+WORK = ("kernel", "gpu_memcpy", "gpu_memset")  # the trace's categories of what a GPU does
+PRODUCT, OURS = "MultiplyKernel", "maml_fast"  # in the names of kernels: csrc/cuda/multiply.cuh, our namespace
+
+Event = Mapping[str, Any]  # of a trace in Chrome's format: cat, name, ts and dur in microseconds
+
+
+class NoTraceError(RuntimeError):
+    """The profiler has seen nothing of the GPU."""
+
+
+class KernelTimes(NamedTuple):
+    """Seconds of one call.
+
+    products: in the matrix products that our convolutions are.
+    ours: in our other kernels.
+    others: in PyTorch's kernels, its libraries', copies and fills.
+    busy: in any of them. Less than their sum where some ran side by side.
+    """
+
+    products: float
+    ours: float
+    others: float
+    busy: float
+
+
+def times_of(events: Iterable[Event], calls: int) -> KernelTimes:
+    """Of a trace of so many calls.
+
+    Raises:
+        NoTraceError: there is no work of a GPU in it.
+    """
+    work = [event for event in events if event.get("cat") in WORK]
+    if not work:
+        raise NoTraceError("PyTorch's profiler saw no kernel: it needs CUPTI, which comes with CUDA")
+    seconds = dict.fromkeys(("products", "ours", "others"), 0.0)
+    for event in work:
+        seconds[_whose(event["name"])] += 1e-6 * event["dur"] / calls
+    return KernelTimes(**seconds, busy=1e-6 * _covered(work) / calls)
+
+
+def _whose(name: str) -> str:
+    if PRODUCT in name:
+        return "products"
+    return "ours" if OURS in name else "others"
+
+
+def _covered(work: Iterable[Event]) -> float:
+    """Microseconds in which at least one was running."""
+    covered, until = 0.0, float("-inf")
+    for start, end in sorted((event["ts"], event["ts"] + event["dur"]) for event in work):
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return covered
+
+
+def measure(call: Callable[[], object], calls: int = CALLS) -> KernelTimes:
+    """Trace some calls, after one that is not looked at.
+
+    Raises:
+        NoTraceError: the profiler can't trace here.
+    """
+    call()
+    return times_of(_trace(lambda: [call() for _ in range(calls)]), calls)
+
+
+def wake_profiler() -> None:
+    """Have it listen once: of a CUDA graph that is captured before it ever did, it may miss the kernels."""
+    _trace(lambda: torch.zeros(1, device="cuda"))
+
+
+def _trace(work: Callable[[], object]) -> list[Event]:
+    try:
+        with profile(activities=ACTIVITIES) as profiler:
+            work()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "trace.json")
+            profiler.export_chrome_trace(str(file))
+            return json.loads(file.read_text(encoding="utf8", errors="replace"))["traceEvents"]
+    except (RuntimeError, AssertionError, ValueError) as error:  # it fails in several ways
+        raise NoTraceError(f"PyTorch's profiler can't trace here: {error}") from error

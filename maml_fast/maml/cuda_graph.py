@@ -1,0 +1,117 @@
+"""Work for a GPU, captured once as a CUDA graph and replayed: between its kernels there is no Python."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+__all__ = ["WARM_UP", "CudaGraph", "check_capturable"]
+
+Result = TypeVar("Result")
+
+WARM_UP = 3  # calls before the capture, as PyTorch's manual has it: libraries set themselves up in them
+
+logger = logging.getLogger("maml_fast")
+
+
+@dataclass(frozen=True)
+class _Captured(Generic[Result]):
+    graph: torch.cuda.CUDAGraph
+    result: Result
+
+
+class CudaGraph(Generic[Result]):
+    """Calls a function of no arguments, and replays it from the call on that is the fourth of its kind.
+
+    The function reads and writes memory that stays where it is, and its result, too, is always the same tensors: each
+    replay overwrites them. What it does in Python happens in the first calls alone. Calls are of one kind while their
+    ``key`` and PyTorch's own settings are equal; with another kind all begins anew.
+
+    Args:
+        what: is captured; for the log and for errors.
+        remedy: what to do where it can't be.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self._what, self._remedy = what, remedy
+        self._kind: Hashable = None
+        self._calls = 0
+        self._stream: torch.cuda.Stream | None = None
+        self._captured: _Captured[Result] | None = None
+
+    def __call__(self, key: Hashable, device: torch.device, function: Callable[[], Result]) -> Result:
+        """The function's result; ``device`` is where it works.
+
+        Raises:
+            RuntimeError: the function waits for the GPU, or moves data to or from it.
+        """
+        kind = (key, device, _settings())
+        if kind != self._kind:
+            self._kind, self._calls, self._stream, self._captured = kind, 0, None, None
+        with torch.cuda.device(device):
+            if self._captured is None and self._calls < WARM_UP:
+                self._calls += 1
+                return self._run_aside(function)
+            if self._captured is None:
+                self._captured = self._capture(function)
+            self._captured.graph.replay()
+        return self._captured.result
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the last call was replayed."""
+        return self._captured is not None
+
+    def _run_aside(self, function: Callable[[], Result]) -> Result:
+        """Run it on the stream that it is going to be captured on."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = function()
+        current.wait_stream(self._stream)
+        return result
+
+    def _capture(self, function: Callable[[], Result]) -> _Captured[Result]:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads, such as a DataLoader's, may go on with what only a captured stream must not do.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),  # comes back also where a capture breaks off
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                result = function()
+        except RuntimeError as error:
+            first = error if error.__context__ is None else error.__context__  # what broke it off
+            raise RuntimeError(
+                f"{self._what} can't be captured as a CUDA graph: {_first_line(first)}; nothing in it may wait for the "
+                f"GPU or copy to or from it (.item(), print, torch.tensor, masks as indices); or {self._remedy}"
+            ) from error
+        logger.info("%s: captured as a CUDA graph, which is replayed from now on", self._what)
+        return _Captured(graph, result)
+
+
+def check_capturable(what: str, device: torch.device) -> None:
+    """Raise RuntimeError unless work on this device can be captured."""
+    if device.type != "cuda":
+        raise RuntimeError(f"{what} is for a GPU, but the model is on {device}; move it to cuda, or leave {what} out")
+
+
+def _settings() -> Hashable:
+    """Of PyTorch those that change which kernels run."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,157 @@
+"""CUDA graphs, played by the host: what was captured is run again, on the same memory, and nothing else is.
+
+A capture takes down every operation with its arguments. A replay runs these operations, in this order, and writes each
+result where it was. So Python's numbers stay what they were, as in a graph. Memory that the captured work reads but did
+not make is known by a weak reference: where nobody else holds it, a replay fails, as a graph would read what lies there
+then. What a graph can't hold, such as reading a number, breaks the capture off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+aten = torch.ops.aten
+FORBIDDEN = {
+    aten._local_scalar_dense.default: "reads a number",
+    aten.lift_fresh.default: "makes a tensor of Python's numbers",
+    aten.nonzero.default: "gives a result of unknown size",
+    aten.masked_select.default: "gives a result of unknown size",
+}
+capturing: list[HostGraph] = []  # one, or none
+
+
+class Outside:
+    """A tensor that captured work reads, and did not make."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._storage = StorageWeakRef(tensor.untyped_storage())
+        self._view = tensor.size(), tensor.stride(), tensor.storage_offset()
+        self._dtype = tensor.dtype
+
+    def whole(self) -> Tensor:
+        """All of its memory."""
+        return torch.empty(0, dtype=self._dtype).set_(self._held())
+
+    def tensor(self) -> Tensor:
+        """The same view of the same memory."""
+        return torch.empty(0, dtype=self._dtype).set_(self._held(), self._view[2], *self._view[:2])
+
+    def _held(self) -> torch.UntypedStorage:
+        if self._storage.expired():
+            raise RuntimeError(f"a graph reads memory that is no longer anybody's: {list(self._view[0])}")
+        return torch.UntypedStorage._new_with_weak_ptr(self._storage.cdata)
+
+
+class HostGraph(TorchDispatchMode):
+    """Stands in for ``torch.cuda.CUDAGraph``. Entered, it captures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: dict[int, torch.UntypedStorage] = {}  # memory of the graph's own, by address
+        self._made: list[Tensor] = []
+        self._work: list[Callable[[], None]] = []
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}  # what outside memory held, by address
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in FORBIDDEN:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {function} {FORBIDDEN[function]}")
+        arguments = (args, kwargs or {})
+        if function._schema.is_mutable:
+            tree_map(self._save, arguments)
+        result = function(*args, **(kwargs or {}))
+        known = tree_map(self._known, arguments)
+        places = [each.detach() for each in _new_tensors(function, result)]
+        for each in places:
+            self._own[each.data_ptr()] = each.untyped_storage()
+        self._made += places
+
+        def again() -> None:
+            args, kwargs = tree_map(lambda each: each.tensor() if isinstance(each, Outside) else each, known)
+            for place, value in zip(places, _new_tensors(function, function(*args, **kwargs)), strict=True):
+                place.copy_(value)
+
+        self._work.append(again)
+        return result
+
+    def __exit__(self, *error: Any) -> None:
+        """Undo what was done: a capture runs nothing."""
+        super().__exit__(*error)
+        with torch.no_grad():
+            for tensor, before in self._before.values():
+                tensor.copy_(before)
+            for tensor in self._made:
+                if tensor.is_floating_point():
+                    tensor.fill_(torch.nan)
+
+    def replay(self) -> None:
+        """As often as one likes."""
+        with torch.no_grad():
+            for again in self._work:
+                again()
+
+    def _is_own(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._own
+
+    def _save(self, value: Any) -> None:
+        if isinstance(value, Tensor) and not self._is_own(value):
+            whole = Outside(value).whole()
+            self._before.setdefault(whole.data_ptr(), (whole, whole.clone()))
+
+    def _known(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach() if self._is_own(value) else Outside(value)
+
+
+def _new_tensors(function: Any, result: Any) -> list[Tensor]:
+    """What an operation made, rather than looked at or wrote into."""
+    returns = function._schema.returns
+    results = (result,) if len(returns) == 1 else result or ()
+    made = [each for each, how in zip(results, returns, strict=True) if how.alias_info is None]
+    return [each for each in tree_flatten(made)[0] if isinstance(each, Tensor)]
+
+
+@contextlib.contextmanager
+def _capture(graph: HostGraph, stream: object, capture_error_mode: str) -> Iterator[None]:
+    capturing.append(graph)
+    try:
+        with graph:
+            yield
+    finally:
+        capturing.clear()
+
+
+class _Stream:
+    def wait_stream(self, other: object) -> None: ...
+
+
+@pytest.fixture
+def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is captured on the CPU be played so, and values not be looked at, as they are not on a GPU."""
+    play_graphs(monkeypatch)
+
+
+def play_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same without pytest."""
+    for name in ("data.checks.check_values", "maml.classification.check_range", "maml.graphed_loss.check_capturable"):
+        monkeypatch.setattr(f"maml_fast.{name}", lambda *_: None)
+    played = {
+        "CUDAGraph": HostGraph,
+        "graph": _capture,
+        "Stream": _Stream,
+        "current_stream": _Stream,
+        "stream": lambda _: contextlib.nullcontext(),
+        "device": lambda _: contextlib.nullcontext(),
+        "is_current_stream_capturing": lambda: bool(capturing),
+    }
+    for name, player in played.items():
+        monkeypatch.setattr(torch.cuda, name, player)

@@ -1,0 +1,126 @@
+"""Training whose meta-iterations are replayed as a CUDA graph, from the drawing of episodes to Adam's step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import TINY, assert_same_run, state
+from torch import nn
+
+from maml_fast.algorithms import ProtoNet, Reptile
+from maml_fast.maml import MetaLearner
+from maml_fast.train import TrainConfig, resume, train
+from maml_fast.train.meta_iteration import make_iterations
+from maml_fast.train.networks import make_model
+from maml_fast.train.workbench import Workbench
+
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("plain_pictures")]
+
+META_LR = 2**-7  # the same number in float32, which is what a GPU holds, as in Python
+ITERATIONS = 8  # of which the last ones are replayed
+
+
+@pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.cuda)])
+def config(request: pytest.FixtureRequest) -> Iterator[TrainConfig]:
+    """A run on a GPU, or on one that the host plays."""
+    tiny = dataclasses.replace(TINY, meta_lr=META_LR, iterations=ITERATIONS, eval_every=100, test_episodes=2)
+    if request.param == "cuda":
+        yield dataclasses.replace(tiny, device="cuda")
+        return
+    for name in ("gpu_on_host", "graphs_on_host"):
+        request.getfixturevalue(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maml_fast.data.episodes.can_draw", lambda _: True)
+        patch.setattr("maml_fast.maml.learner.native_loop", lambda *_: "as on a GPU")
+        yield tiny
+
+
+def captures(caplog: pytest.LogCaptureFixture) -> int:
+    return sum("captured as a CUDA graph" in each.message for each in caplog.records)
+
+
+VARIANTS = {
+    "maml": {},
+    "order 1": {"order": 1},
+    "falling rate": {"meta_schedule": "linear", "least_meta_lr": 2**-9},
+    "clipped": {"clip_value": 0.01, "clip_norm": 0.02},
+    "ANIL": {"algorithm": "anil"},
+    "MAML++": {"algorithm": "maml++", "learn_inner_lr": False, "multi_step_iterations": 2},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_the_run_is_the_same(variant: dict, config: TrainConfig, tmp_path: Path, caplog) -> None:
+    config = dataclasses.replace(config, **variant)
+    with caplog.at_level(logging.INFO, "maml_fast"):
+        train(dataclasses.replace(config, cuda_graph=False), out=tmp_path / "eager")
+        assert captures(caplog) == 0
+        train(config, out=tmp_path / "replayed")
+        assert captures(caplog) == 1
+    assert_same_run(tmp_path / "eager", tmp_path / "replayed")
+
+
+def test_resumes_as_if_never_stopped(config: TrainConfig, tmp_path: Path) -> None:
+    """And with a graph for a part of it alone."""
+    train(config, out=tmp_path / "whole")
+    train(dataclasses.replace(config, iterations=5), out=tmp_path / "resumed")
+    resume(tmp_path / "resumed", iterations=6, cuda_graph=False)
+    resume(tmp_path / "resumed", iterations=config.iterations, cuda_graph=None)
+    assert_same_run(tmp_path / "resumed", tmp_path / "whole")
+
+
+def test_an_evaluation_in_between_leaves_the_graph_alone(config: TrainConfig, tmp_path: Path, caplog) -> None:
+    config = dataclasses.replace(config, eval_every=6)
+    with caplog.at_level(logging.INFO, "maml_fast"):
+        train(config, out=tmp_path / "run")
+    assert captures(caplog) == 1
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(config, tmp_path, monkeypatch) -> None:
+    """In a replay, too, where Python sees it afterwards."""
+    count = torch.zeros((), device=config.device)
+
+    def poisoned_model(*arguments: Any) -> nn.Module:
+        model = make_model(*arguments)
+        next(model.parameters()).register_hook(lambda gradient: gradient + 0 / (6 - count.add_(1)))
+        return model
+
+    monkeypatch.setattr("maml_fast.train.workbench.make_model", poisoned_model)
+    with pytest.raises(RuntimeError, match=r"is not finite in iteration 6: .* still holds iteration 5"):
+        train(dataclasses.replace(config, checkpoint_seconds=0.0), out=tmp_path / "run")
+    assert state(tmp_path / "run")["iteration"] == 5
+
+
+REFUSALS = {
+    "on the CPU": ({"cuda_graph": True}, "cuda_graph is for device cuda"),
+    "no boolean": ({"cuda_graph": "yes"}, "cuda_graph must be true or false, got 'yes'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_refuses(changes: dict, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        dataclasses.replace(TINY, **changes)
+
+
+OTHERS = {
+    "reptile": (Reptile, {"algorithm": "reptile", "inner_lr": 1e-3}),
+    "protonet": (ProtoNet, {"algorithm": "protonet", "inner_steps": TrainConfig.inner_steps}),
+}
+
+
+@pytest.mark.parametrize(("learner", "settings"), OTHERS.values(), ids=OTHERS)
+def test_others_say_why_they_are_not_captured(learner: type[MetaLearner], settings: dict, config: TrainConfig) -> None:
+    bench = Workbench.open(dataclasses.replace(config, learn_inner_lr=False, **settings))
+    optimiser = bench.learner.make_optimiser(META_LR)
+    assert make_iterations(bench, optimiser).describe() == f"none: {learner.never_captured}"
+    must = dataclasses.replace(bench, config=SimpleNamespace(**{**vars(bench.config), "cuda_graph": True}))
+    with pytest.raises(RuntimeError, match=f"meta-iteration can't be captured: {learner.never_captured}"):
+        make_iterations(must, optimiser)
