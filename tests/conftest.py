@@ -36,11 +36,15 @@ def _missing() -> dict[str, str]:
         raise pytest.UsageError(f"MAML_FAST_DATA={data!r} holds no folder omniglot/")
     if not torch.cuda.is_available():
         missing["cuda"] = "no CUDA device"
-    if shutil.which("nvcc") is None and "CI" not in os.environ:
+    if _is_absent("nvcc") and "CI" not in os.environ:
         missing["nvcc"] = "nvcc is not installed"
-    if shutil.which("cuobjdump") is None:
-        missing["cuobjdump"] = "cuobjdump, of the CUDA toolkit, is not on PATH"
+    if any(map(_is_absent, ("cuobjdump", "nvdisasm"))) and "CI" not in os.environ:
+        missing["cuobjdump"] = "cuobjdump and nvdisasm, of the CUDA toolkit, are not on PATH"
     return missing
+
+
+def _is_absent(program: str) -> bool:
+    return shutil.which(program) is None
 
 
 def _backend() -> native.Backend:

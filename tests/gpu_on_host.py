@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from maml_fast import _conv_block, native
+from maml_fast import native
 from maml_fast.native._toolchain import find_ninja
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -178,31 +179,64 @@ PLANTED = {
         "return end < of.batch ? end :",
         "return end < of.batch ? end - 1 :",
     ),
+    "a thin block's pixels read before they lie there": ("thin_pixels.cuh", "    }\n    __syncthreads();", "    }"),
+    "a thin block's taps from the row beside": ("thin_pixels.cuh", "tap / run * pitch", "tap / run * (pitch - 1)"),
+    "a thin block's sums joined too early": ("thin_sums.cuh", "= sums[t];\n    __syncthreads();", "= sums[t];"),
+    "covariances taken from the wrong half": ("thin_forward.cu", "p * (p - 1) / 2", "p * (p + 1) / 2"),
 }
 
 
 def test_planted_bugs_are_caught(tmp_path: Path) -> None:
-    """A test run for every bug, and one without, side by side; under the address sanitizer, as in CI."""
+    """A test run for every bug, and one of each test without, side by side; under the address sanitizer, as in CI."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        codes = dict(
-            zip([None, *PLANTED], pool.map(lambda bug: run_with(bug, tmp_path), [None, *PLANTED]), strict=True)
-        )
-    assert codes.pop(None) == 0
+        compiled = dict(pool.map(lambda source: (source, Compiled.of(source, tmp_path / "as it is", CSRC)), PLAYED))
+        codes = dict(zip(PLANTED, pool.map(lambda bug: run_with(bug, compiled, tmp_path), PLANTED), strict=True))
+    assert {test: run(test, compiled, tmp_path / "as it is") for test in PLAYED_TESTS} == dict.fromkeys(PLAYED_TESTS, 0)
     assert [bug for bug, code in codes.items() if code == 0] == []
 
 
-def run_with(bug: str | None, folder: Path) -> int:
-    """Plant a bug, compile the kernels for the host, run their test, and return its exit code."""
-    csrc = folder / (bug or "as it is").replace(" ", "-") / "csrc"
+PLAYED_TESTS = [ROOT / "tests" / "cuda" / name for name in ("test_conv_block.cpp", "test_thin.cpp")]
+PLAYED = [*SOURCES, ROOT / "tests" / "cuda" / "host_gpu.cpp", *PLAYED_TESTS]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A file of the kernels, or of their tests, compiled for the host."""
+
+    made: Path
+    needs: frozenset[str]  # names of the files of csrc/cuda that it was made of
+
+    @classmethod
+    def of(cls, source: Path, folder: Path, csrc: Path) -> Compiled:
+        folder.mkdir(exist_ok=True)
+        made, listed = folder / f"{source.name}.o", folder / f"{source.name}.d"
+        places = [csrc, ROOT / "tests" / "cuda", ROOT / "tests" / "cpp"]
+        flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", "-fsanitize=address", "-pthread", *(f"-I{p}" for p in places)]
+        command = [COMPILER, *flags, "-MMD", "-MF", str(listed), "-x", "c++", "-c", str(source), "-o", str(made)]
+        subprocess.run(command, check=True)
+        return cls(made, frozenset(re.findall(r"/cuda/([\w.]+)", listed.read_text())))
+
+
+def run_with(bug: str, compiled: dict[Path, Compiled], folder: Path) -> int:
+    """Plant a bug, compile again what it is in, run the kernels' test, and return its exit code."""
+    name, right, wrong = PLANTED[bug]
+    place = folder / bug.replace(" ", "-")
+    csrc = place / "csrc"
     shutil.copytree(CSRC, csrc)
-    if bug is not None:
-        name, right, wrong = PLANTED[bug]
-        text = (csrc / "cuda" / name).read_text()
-        assert right in text, bug
-        (csrc / "cuda" / name).write_text(text.replace(right, wrong))
-    tests = ROOT / "tests"
-    sources = [*csrc.glob("cuda/*.cu"), tests / "cuda" / "host_gpu.cpp", tests / "cuda" / "test_conv_block.cpp"]
-    flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", f"-I{csrc}", f"-I{tests / 'cuda'}", f"-I{tests / 'cpp'}", "-pthread"]
-    command = [COMPILER, "-fsanitize=address", "-x", "c++", *flags, *map(str, sources), "-o", str(csrc / "test")]
-    subprocess.run(command, check=True)
-    return subprocess.run([str(csrc / "test")], capture_output=True, check=False).returncode
+    text = (csrc / "cuda" / name).read_text()
+    assert right in text, bug
+    (csrc / "cuda" / name).write_text(text.replace(right, wrong))
+    again = {
+        source: Compiled.of(csrc / source.relative_to(CSRC) if source in SOURCES else source, place, csrc)
+        for source, before in compiled.items()
+        if name in before.needs
+    }
+    return run(PLAYED_TESTS[name.startswith("thin")], {**compiled, **again}, place)
+
+
+def run(test: Path, compiled: dict[Path, Compiled], folder: Path) -> int:
+    """Link one of the tests, run it, and return its exit code."""
+    program = folder / test.stem
+    parts = [str(each.made) for source, each in compiled.items() if source == test or source not in PLAYED_TESTS]
+    subprocess.run([COMPILER, "-fsanitize=address", "-pthread", *parts, "-o", str(program)], check=True)
+    return subprocess.run([str(program)], capture_output=True, check=False).returncode
