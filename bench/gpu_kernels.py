@@ -14,7 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 CALLS = 3
 ACTIVITIES = (ProfilerActivity.CUDA,)  # what to trace
 WORK = ("kernel", "gpu_memcpy", "gpu_memset")  # the trace's categories of what a GPU does
-PRODUCT, OURS = "MultiplyKernel", "maml_fast"  # in the names of kernels: csrc/cuda/multiply.cuh, our namespace
+# In the names of kernels: convolutions, those of thin first layers with the ReLU and pooling that they do on their way;
+# and our namespace.
+PRODUCTS, OURS = ("MultiplyKernel", "ThinNormReluPool", "SumGradientPatches", "TangentAtMaxima"), "maml_fast"
 
 Event = Mapping[str, Any]  # of a trace in Chrome's format: cat, name, ts and dur in microseconds
 
@@ -54,7 +56,7 @@ def times_of(events: Iterable[Event], calls: int) -> KernelTimes:
 
 
 def _whose(name: str) -> str:
-    if PRODUCT in name:
+    if any(product in name for product in PRODUCTS):
         return "products"
     return "ours" if OURS in name else "others"
 

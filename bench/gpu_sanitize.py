@@ -27,7 +27,10 @@ ARITHMETICS = {  # of float32: PyTorch's setting, and autocast's type
 
 
 class Shape(NamedTuple):
-    """A block's arguments; ``shared``: all tasks have the same parameters, in the same memory."""
+    """A block's arguments.
+
+    ``shared``: all tasks have the same parameters, in the same memory. ``of_pixels``: x takes a gradient.
+    """
 
     in_channels: int
     channels: int
@@ -35,6 +38,7 @@ class Shape(NamedTuple):
     kernel: int = 3
     affine: bool = True
     shared: bool = False
+    of_pixels: bool = True
     options: dict[str, Any] = {}  # noqa: RUF012 - nobody writes into it
 
     def tensors(self, dtype: torch.dtype, device: str) -> list[Tensor | None]:
@@ -47,7 +51,7 @@ class Shape(NamedTuple):
         def parameter(*shape: int) -> Tensor:
             return make(*shape).expand(2, *shape) if self.shared else make(2, *shape)
 
-        x = make(2, 3, self.in_channels, *self.size)
+        x = make(2, 3, self.in_channels, *self.size).requires_grad_(self.of_pixels)
         weight = parameter(self.channels, self.in_channels, self.kernel, self.kernel)
         per_channel = [parameter(self.channels) if self.affine else None for _ in range(3)]
         return [x, weight, *per_channel]
@@ -55,6 +59,8 @@ class Shape(NamedTuple):
 
 SHAPES = (
     Shape(1, 16, (14, 14)),
+    Shape(1, 70, (14, 37), of_pixels=False),
+    Shape(3, 7, (9, 8), of_pixels=False, shared=True, options={"pool": None, "stride": 2}),
     Shape(16, 20, (7, 9), shared=True),
     Shape(65, 70, (4, 4)),  # across the edges of the tiles
     Shape(64, 64, (5, 5), options={"pool": None, "stride": 2}),
@@ -96,7 +102,7 @@ def run_block(shape: Shape, dtype: torch.dtype, device: str) -> None:
     """Forward, backward and double backward."""
     tensors = shape.tensors(dtype, device)
     out = ops.conv_block(*tensors, **shape.options)
-    inputs = [tensor for tensor in tensors if tensor is not None]
+    inputs = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
     along = torch.ones_like(out, requires_grad=True)
     first = torch.autograd.grad(out, inputs, along, create_graph=True)
     total = torch.stack([gradient.square().mean() for gradient in first]).sum()  # small enough for float16's factors

@@ -182,7 +182,11 @@ PLANTED = {
     "a thin block's pixels read before they lie there": ("thin_pixels.cuh", "    }\n    __syncthreads();", "    }"),
     "a thin block's taps from the row beside": ("thin_pixels.cuh", "tap / run * pitch", "tap / run * (pitch - 1)"),
     "a thin block's sums joined too early": ("thin_sums.cuh", "= sums[t];\n    __syncthreads();", "= sums[t];"),
-    "covariances taken from the wrong half": ("thin_forward.cu", "p * (p - 1) / 2", "p * (p + 1) / 2"),
+    "covariances taken from the wrong half": (
+        "thin_forward.cu",
+        "p = row < col ? row : col",
+        "p = row < col ? col : row",
+    ),
 }
 
 

@@ -47,6 +47,19 @@ def test_equals_reference(case: Case, dtype: torch.dtype, device: torch.device) 
     assert_close(derivatives(block_on(device), case, dtype), truth, dtype)
 
 
+FIRST_LAYERS = [case for case in CASES if case.in_channels <= 3]
+
+
+@pytest.mark.parametrize("case", FIRST_LAYERS, ids=[case.name for case in FIRST_LAYERS])
+@both_dtypes
+def test_first_layers_equal_reference(case: Case, dtype: torch.dtype, device: torch.device) -> None:
+    """Where nobody asks for the gradient of pixels, thin blocks have closed forms."""
+    truth = derivatives(reference.conv_block, case, torch.float64, values=dtype, of_pixels=False)
+    first, again = (derivatives(block_on(device), case, dtype, of_pixels=False) for _ in range(2))
+    assert_close(first, truth, dtype)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
 @pytest.mark.parametrize("case", GRADCHECKED, ids=[case.name for case in GRADCHECKED])
 def test_gradcheck_and_gradgradcheck(case: Case, device: torch.device) -> None:
     arguments = tensors(case, torch.float64)

@@ -18,11 +18,16 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], i
 all_cases = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
 
-def derivatives(block, case: Case, dtype: torch.dtype, values: torch.dtype | None = None) -> dict[str, Tensor]:
+def derivatives(
+    block, case: Case, dtype: torch.dtype, values: torch.dtype | None = None, of_pixels: bool = True
+) -> dict[str, Tensor]:
     """Output, first and second derivatives along fixed random directions, from values drawn in their own dtype."""
     values = values or dtype
     arguments = [None if a is None else a.to(dtype).detach().requires_grad_() for a in tensors(case, values)]
+    arguments[0].requires_grad_(of_pixels)
     inputs = {n: a for n, a in zip(("x", "weight", "bias", "gamma", "beta"), arguments, strict=True) if a is not None}
+    if not of_pixels:
+        del inputs["x"]
     generator = torch.Generator().manual_seed(1)
 
     def direction(like: Tensor) -> Tensor:

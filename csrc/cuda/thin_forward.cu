@@ -12,10 +12,32 @@ namespace {
 constexpr int kMomentThreads = 128, kPixelsOfMoments = 2048, kPixelsAtOnce = 32;
 constexpr int kLanesOfSweep = 2 * kLanes;  // channels of a block: two of each thread
 
-// What is summed over all patches: each tap, and each product of two, [taps] and then [taps][taps] above its diagonal.
-MF_HD int MomentSums(int taps) { return taps + taps * (taps + 1) / 2; }
-constexpr int kMostSums =
-    (ConvBlockShape::kThinPatch * (ConvBlockShape::kThinPatch + 3) / 2 + kMomentThreads - 1) / kMomentThreads;
+// The sums over all patches are of products of two taps, and of a tap and a one that stands behind the last: squares of
+// kSide x kSide of them to a thread, on and above the diagonal.
+constexpr int kSide = 3;
+
+struct Squares {
+  int across, count;  // of the diagonal, and in all
+  int pitch;          // taps of a patch in shared memory, and of a row of sums
+
+  static Squares Of(int taps) {
+    const int across = taps / kSide + 1;
+    return {across, across * (across + 1) / 2, across * kSide};
+  }
+
+  // Groups of threads that share the pixels.
+  MF_HD int Groups() const { return kMomentThreads / count; }
+  MF_HD int Sums() const { return pitch * pitch; }
+
+  // The row of a square, whose number becomes that within the row.
+  MF_DEVICE int RowOf(int& square) const {
+    int row = 0;
+    for (; square >= across - row; ++row) square -= across - row;
+    return row;
+  }
+};
+constexpr int kMostAcross = ConvBlockShape::kThinPatch / kSide + 1;
+static_assert(kMostAcross * (kMostAcross + 1) / 2 <= kMomentThreads, "a thread for every square");
 
 // Pixels of y, as patches are read for the moments.
 struct PatchPixels {
@@ -39,65 +61,70 @@ MF_DEVICE T TapOfPatch(const ThinShape& s, const PatchPixels& of, const T* image
   return images[at * s.in_channels + along % s.in_channels];
 }
 
-// sums[task][part][MomentSums] over a part of a task's pixels. Blocks: x over parts, y over tasks.
+// sums[task][part][pitch][pitch] over a part of a task's pixels. Blocks: x over parts, y over tasks.
 template <typename T>
-__global__ void SumPatches(const ThinShape s, const PatchPixels of, const T* x, double* sums) {
-  auto* patches = static_cast<T*>(Shared());  // [kPixelsAtOnce][taps]
+__global__ void SumPatches(const ThinShape s, const PatchPixels of, const Squares squares, const T* x, double* sums) {
+  auto* patches = static_cast<double*>(Shared());            // [kPixelsAtOnce][pitch]
+  double* joined = patches + kPixelsAtOnce * squares.pitch;  // [groups][squares][kSide][kSide]
   const int task = static_cast<int>(blockIdx.y), part = static_cast<int>(blockIdx.x);
-  const int thread = static_cast<int>(threadIdx.x), count = MomentSums(s.taps);
+  const int thread = static_cast<int>(threadIdx.x), group = thread / squares.count;
   const T* images = x + int64_t{task} * s.batch * s.in_height * s.in_width * s.in_channels;
-  int first[kMostSums], second[kMostSums];  // the taps; second < 0: none
-  double sum[kMostSums]{};
-  MF_UNROLL
-  for (int k = 0; k < kMostSums; ++k) {
-    int pair = thread + k * kMomentThreads - s.taps, row = 0;
-    for (; row < s.taps && pair >= s.taps - row; ++row) pair -= s.taps - row;
-    first[k] = pair < 0 ? pair + s.taps : row;
-    second[k] = pair < 0 ? -1 : row + pair;
-  }
+  int along = thread % squares.count;
+  const int down = squares.RowOf(along);
+  const int first = down * kSide, second = (down + along) * kSide;
+  double sum[kSide][kSide]{};
   const int begin = part * kPixelsOfMoments;
   const int end = begin + kPixelsOfMoments < of.count ? begin + kPixelsOfMoments : static_cast<int>(of.count);
   for (int pixel = begin; pixel < end; pixel += kPixelsAtOnce) {
     const int pixels = pixel + kPixelsAtOnce < end ? kPixelsAtOnce : end - pixel;
     __syncthreads();
-    for (int i = thread; i < pixels * s.taps; i += kMomentThreads) {
-      patches[i] = TapOfPatch(s, of, images, pixel + i / s.taps, i % s.taps);
+    for (int i = thread; i < pixels * squares.pitch; i += kMomentThreads) {
+      const int tap = i % squares.pitch;
+      patches[i] = tap < s.taps ? static_cast<double>(TapOfPatch(s, of, images, pixel + i / squares.pitch, tap))
+                                : (tap == s.taps ? 1.0 : 0.0);
     }
     __syncthreads();
-    MF_UNROLL
-    for (int k = 0; k < kMostSums; ++k) {
-      if (thread + k * kMomentThreads >= count) break;
-      for (int i = 0; i < pixels; ++i) {
-        const double a = patches[i * s.taps + first[k]];
-        sum[k] += second[k] < 0 ? a : a * static_cast<double>(patches[i * s.taps + second[k]]);
+    for (int i = group; group < squares.Groups() && i < pixels; i += squares.Groups()) {
+      const double* patch = patches + i * squares.pitch;
+      MF_UNROLL
+      for (int p = 0; p < kSide; ++p) {
+        MF_UNROLL
+        for (int q = 0; q < kSide; ++q) sum[p][q] += patch[first + p] * patch[second + q];
       }
     }
   }
-  MF_UNROLL
-  for (int k = 0; k < kMostSums; ++k) {
-    const int i = thread + k * kMomentThreads;
-    if (i < count) sums[(int64_t{task} * gridDim.x + part) * count + i] = sum[k];
+  for (int i = 0; group < squares.Groups() && i < kSide * kSide; ++i) {
+    joined[thread * kSide * kSide + i] = sum[i / kSide][i % kSide];
+  }
+  __syncthreads();
+  if (group > 0) return;
+  double* to = sums + (int64_t{task} * gridDim.x + part) * squares.Sums();
+  for (int i = 0; i < kSide * kSide; ++i) {
+    double total = 0;
+    for (int g = 0; g < squares.Groups(); ++g) total += joined[(g * squares.count + thread) * kSide * kSide + i];
+    to[(first + i / kSide) * squares.pitch + second + i % kSide] = total;
   }
 }
 
 // moments[task]: mean patch and covariances, from the parts' sums in order. A block for every task.
 template <typename T>
-__global__ void JoinPatches(const ThinShape s, int64_t pixels, int parts, const double* sums, double* moments,
-                            T* kept) {
-  auto* total = static_cast<double*>(Shared());  // [MomentSums]
-  const int task = static_cast<int>(blockIdx.x), count = MomentSums(s.taps), thread = static_cast<int>(threadIdx.x);
-  for (int i = thread; i < count; i += kMomentThreads) {
+__global__ void JoinPatches(const ThinShape s, int64_t pixels, int parts, const Squares squares, const double* sums,
+                            double* moments, T* kept) {
+  auto* mean = static_cast<double*>(Shared());  // [pitch][pitch], of which what lies below the diagonal is not there
+  const int task = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x), pitch = squares.pitch;
+  for (int i = thread; i < squares.Sums(); i += kMomentThreads) {
+    if (i / pitch > i % pitch) continue;
     double sum = 0;
-    for (int part = 0; part < parts; ++part) sum += sums[(int64_t{task} * parts + part) * count + i];
-    total[i] = sum / static_cast<double>(pixels);
+    for (int part = 0; part < parts; ++part) sum += sums[(int64_t{task} * parts + part) * squares.Sums() + i];
+    mean[i] = sum / static_cast<double>(pixels);
   }
   __syncthreads();
   const int size = s.taps * (s.taps + 1);
   for (int i = thread; i < size; i += kMomentThreads) {
-    double value = total[i < s.taps ? i : 0];
+    double value = mean[i % s.taps * pitch + s.taps];
     if (i >= s.taps) {
       const int row = i / s.taps - 1, col = i % s.taps, p = row < col ? row : col, q = row < col ? col : row;
-      value = total[s.taps + p * s.taps - p * (p - 1) / 2 + q - p] - total[p] * total[q];
+      value = mean[p * pitch + q] - mean[p * pitch + s.taps] * mean[q * pitch + s.taps];
     }
     moments[int64_t{task} * size + i] = value;
     if (kept != nullptr) kept[int64_t{task} * size + i] = static_cast<T>(value);
@@ -184,7 +211,7 @@ struct Layout {
 
   explicit Layout(const ConvBlockShape& s)
       : sums(0),
-        moments(sums + kDouble * s.tasks * PatchPixels::Of(s).Parts() * MomentSums(int(s.PatchSize()))),
+        moments(sums + kDouble * s.tasks * PatchPixels::Of(s).Parts() * Squares::Of(int(s.PatchSize())).Sums()),
         scaled(moments + kDouble * s.tasks * s.KeptSize()),
         shift(scaled + s.tasks * s.WeightSize()),
         size(shift + s.tasks * s.out_channels) {}
@@ -206,11 +233,12 @@ void StartThinForward(Launches& launch, const ConvBlockForwardArgs<T>& args, T* 
   auto *sums = reinterpret_cast<double*>(scratch + at.sums), *moments = reinterpret_cast<double*>(scratch + at.moments);
   T *scaled = scratch + at.scaled, *shift = scratch + at.shift;
   const auto tasks = static_cast<unsigned>(s.tasks);
+  const Squares squares = Squares::Of(thin.taps);
+  const auto numbers = static_cast<size_t>(kPixelsAtOnce * squares.pitch + kMomentThreads * kSide * kSide);
   launch(&SumPatches<T>, dim3(static_cast<unsigned>(pixels.Parts()), tasks), dim3(kMomentThreads),
-         sizeof(T) * kPixelsAtOnce * static_cast<size_t>(thin.taps), thin, pixels, args.x, sums);
-  launch(&JoinPatches<T>, dim3(tasks), dim3(kMomentThreads),
-         sizeof(double) * static_cast<size_t>(MomentSums(thin.taps)), thin, pixels.count, pixels.Parts(),
-         static_cast<const double*>(sums), moments, args.kept);
+         sizeof(double) * numbers, thin, pixels, squares, args.x, sums);
+  launch(&JoinPatches<T>, dim3(tasks), dim3(kMomentThreads), sizeof(double) * static_cast<size_t>(squares.Sums()), thin,
+         pixels.count, pixels.Parts(), squares, static_cast<const double*>(sums), moments, args.kept);
   launch(&StatisticsOfPatches<T>, ChannelGrid(thin, s.tasks), dim3(kThreadsOfChannels), 0, thin, s.eps,
          static_cast<const double*>(moments), args.weight, args.bias, args.gamma, args.beta, args.mean, args.rstd,
          scaled, shift);
