@@ -59,7 +59,7 @@ struct ConvBlockShape {
   // [P], then the covariances [P, P] (of the population, zero padding included).
   MF_HD int64_t KeptSize() const { return thin ? PatchSize() * (PatchSize() + 1) : batch * ConvSize(); }
 
-  static constexpr int64_t kThinPatch = 36, kThinStride = 16;
+  static constexpr int64_t kThinPatch = 36, kThinStride = 16;  // larger ones would not fit a GPU's shared memory
 };
 
 // A parameter of every task. A stride of 0 says that all tasks share one value (they still stand at theta).
