@@ -23,7 +23,11 @@ def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compile csrc/cuda and its bindings for the host; they register as torch's kernels for CUDA."""
     assert native.library() is not None  # declares the operators
     folder = tmp_path_factory.mktemp("gpu_on_host")
-    sources = [*ROOT.glob("csrc/cuda/*.cu"), *ROOT.glob("csrc/bindings/*_cuda.cpp"), ROOT / "tests/cuda/host_gpu.cpp"]
+    sources = [
+        *ROOT.glob("csrc/cuda/**/*.cu"),
+        *ROOT.glob("csrc/bindings/*_cuda.cpp"),
+        ROOT / "tests/cuda/host_gpu.cpp",
+    ]
     stand_ins = []
     for source in sources:  # torch would give .cu files to nvcc
         stand_in = folder / f"{source.parent.name}-{source.stem}.cpp"

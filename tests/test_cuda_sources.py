@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 ARCHITECTURES = ("75", "80", "90", "100")
 BUDGET = json.loads((ROOT / "tests" / "cuda" / "budget.json").read_text())
-SOURCES = sorted(CSRC.glob("cuda/*.cu"))
+SOURCES = sorted(CSRC.glob("cuda/**/*.cu"))
 GLUE = sorted(CSRC.glob("bindings/*_cuda.cpp"))
 COMPILER = os.environ.get("CXX", "c++")
 NVCC = shutil.which("nvcc") or "nvcc"
@@ -144,46 +144,58 @@ def test_glue_compiles_and_links(objects: dict[Path, tuple[Path, str]], tmp_path
 
 # Each is a bug that a reader could make; the kernels' test must fail on it.
 PLANTED = {
-    "off by one in the padding": ("operands.cuh", "to * stride - padding", "to * stride - padding + 1"),
-    "the wrong tap in the data gradient": ("operands.cuh", "Quotient(to + padding)", "Quotient(to + padding - 1)"),
-    "no barrier between slabs": ("multiply.cuh", "WaitForCopies<kStages - 2>();\n    __syncthreads();", ""),
+    "off by one in the padding": ("convolution/operands.cuh", "to * stride - padding", "to * stride - padding + 1"),
+    "the wrong tap in the data gradient": (
+        "convolution/operands.cuh",
+        "Quotient(to + padding)",
+        "Quotient(to + padding - 1)",
+    ),
+    "no barrier between slabs": ("convolution/multiply.cuh", "WaitForCopies<kStages - 2>();\n    __syncthreads();", ""),
     "a slab fetched before all have left its place": (
-        "multiply.cuh",
+        "convolution/multiply.cuh",
         "__syncthreads();  // this slab is whole, and all have left the one before, whose place is free\n"
         "    fetch(slab + kStages - 1, last);",
         "fetch(slab + kStages - 1, last);\n    __syncthreads();",
     ),
     "too short a wait for the copies": (
-        "multiply.cuh",
+        "convolution/multiply.cuh",
         "WaitForCopies<kStages - 2>();",
         "WaitForCopies<kStages - 1>();",
     ),
     "no barrier before the tile takes the slabs' place": (
-        "multiply.cuh",
+        "convolution/multiply.cuh",
         "WaitForCopies<0>();\n  __syncthreads();",
         "WaitForCopies<0>();",
     ),
-    "lanes mistaken in the plain sums": ("plain_math.cuh", "return Lane() % 16 / 2;", "return Lane() % 8;"),
-    "halves of a tensor core's rows swapped": ("tensor_math.cuh", "half * 8 + Group() :", "(1 - half) * 8 + Group() :"),
-    "a tensor core's rows from the wrong quarter": ("tensor_math.cuh", "q + Lane() / 16", "q + 1 - Lane() / 16"),
-    "remainders of a stride left out": ("operands.cuh", "* kFar;", "* 0;"),
+    "lanes mistaken in the plain sums": ("convolution/plain_math.cuh", "return Lane() % 16 / 2;", "return Lane() % 8;"),
+    "halves of a tensor core's rows swapped": (
+        "convolution/tensor_math.cuh",
+        "half * 8 + Group() :",
+        "(1 - half) * 8 + Group() :",
+    ),
+    "a tensor core's rows from the wrong quarter": (
+        "convolution/tensor_math.cuh",
+        "q + Lane() / 16",
+        "q + 1 - Lane() / 16",
+    ),
+    "remainders of a stride left out": ("convolution/operands.cuh", "* kFar;", "* 0;"),
     "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", ""),
-    "a tile's last row left out": ("multiply.cuh", "left = rows - job.row;", "left = rows - job.row - 1;"),
+    "a tile's last row left out": ("convolution/multiply.cuh", "left = rows - job.row;", "left = rows - job.row - 1;"),
     "a tile stored past its end": (
-        "multiply.cuh",
+        "convolution/multiply.cuh",
         "end = left < TileType::kRows ? left : TileType::kRows;",
         "end = TileType::kRows;",
     ),
     "a thread's last image left out": (
-        "norm_pool.cuh",
+        "passes/norm_pool.cuh",
         "return end < of.batch ? end :",
         "return end < of.batch ? end - 1 :",
     ),
-    "a thin block's pixels read before they lie there": ("thin_pixels.cuh", "    }\n    __syncthreads();", "    }"),
-    "a thin block's taps from the row beside": ("thin_pixels.cuh", "tap / run * pitch", "tap / run * (pitch - 1)"),
-    "a thin block's sums joined too early": ("thin_sums.cuh", "= sums[t];\n    __syncthreads();", "= sums[t];"),
+    "a thin block's pixels read before they lie there": ("thin/pixels.cuh", "    }\n    __syncthreads();", "    }"),
+    "a thin block's taps from the row beside": ("thin/pixels.cuh", "tap / run * pitch", "tap / run * (pitch - 1)"),
+    "a thin block's sums joined too early": ("thin/sums.cuh", "= sums[t];\n    __syncthreads();", "= sums[t];"),
     "covariances taken from the wrong half": (
-        "thin_forward.cu",
+        "thin/thin_forward.cu",
         "p = row < col ? row : col",
         "p = row < col ? col : row",
     ),
@@ -218,7 +230,7 @@ class Compiled:
         flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", "-fsanitize=address", "-pthread", *(f"-I{p}" for p in places)]
         command = [COMPILER, *flags, "-MMD", "-MF", str(listed), "-x", "c++", "-c", str(source), "-o", str(made)]
         subprocess.run(command, check=True)
-        return cls(made, frozenset(re.findall(r"/cuda/([\w.]+)", listed.read_text())))
+        return cls(made, frozenset(re.findall(r"csrc/cuda/([\w./]+)", listed.read_text())))
 
 
 def run_with(bug: str, compiled: dict[Path, Compiled], folder: Path) -> int:
@@ -235,7 +247,7 @@ def run_with(bug: str, compiled: dict[Path, Compiled], folder: Path) -> int:
         for source, before in compiled.items()
         if name in before.needs
     }
-    return run(PLAYED_TESTS[name.startswith("thin")], {**compiled, **again}, place)
+    return run(PLAYED_TESTS[name.startswith("thin/")], {**compiled, **again}, place)
 
 
 def run(test: Path, compiled: dict[Path, Compiled], folder: Path) -> int:

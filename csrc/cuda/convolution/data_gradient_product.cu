@@ -1,5 +1,5 @@
 // grad_x: lines of the product are pixels of x, columns input channels.
-#include "cuda/products.cuh"
+#include "cuda/convolution/products.cuh"
 
 namespace maml_fast {
 namespace cuda {

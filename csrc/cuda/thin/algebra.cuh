@@ -2,7 +2,7 @@
 // kept its patch moments: the mean patch [taps], then the covariances [taps][taps].
 #pragma once
 
-#include "cuda/thin_pixels.cuh"
+#include "cuda/thin/pixels.cuh"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,6 +1,6 @@
 // Double backward of a thin block: tangent_z is a convolution of x too, for x^ and the tangent h = v . p are.
-#include "cuda/thin.h"
-#include "cuda/thin_sums.cuh"
+#include "cuda/thin/passes.h"
+#include "cuda/thin/sums.cuh"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,5 +1,5 @@
 // grad_weight: lines of the product are a patch's values, columns output channels, and its depth y's pixels.
-#include "cuda/products.cuh"
+#include "cuda/convolution/products.cuh"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,7 +1,7 @@
 // A thin block that is asked for the gradient of its pixels, or given one: the ordinary passes, with y computed again.
-#include "cuda/convolve.h"
-#include "cuda/thin.h"
-#include "cuda/thin_algebra.cuh"
+#include "cuda/convolution/convolve.h"
+#include "cuda/thin/algebra.cuh"
+#include "cuda/thin/passes.h"
 
 namespace maml_fast {
 namespace cuda {

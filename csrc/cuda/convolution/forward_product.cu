@@ -1,6 +1,6 @@
 // y and its moments: lines of the product are pixels of y, columns output channels.
-#include "cuda/norm_pool.cuh"
-#include "cuda/products.cuh"
+#include "cuda/convolution/products.cuh"
+#include "cuda/passes/norm_pool.cuh"
 
 namespace maml_fast {
 namespace cuda {

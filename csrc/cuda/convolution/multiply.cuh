@@ -2,7 +2,7 @@
 // of C through a range of k, slab by slab: while one slab is multiplied the next are on their way to shared memory.
 #pragma once
 
-#include "cuda/slab.cuh"
+#include "cuda/convolution/slab.cuh"
 
 namespace maml_fast {
 namespace cuda {

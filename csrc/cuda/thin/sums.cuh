@@ -2,7 +2,7 @@
 // that one sweep over the outputs sums it against all taps of their patches.
 #pragma once
 
-#include "cuda/thin_algebra.cuh"
+#include "cuda/thin/algebra.cuh"
 
 namespace maml_fast {
 namespace cuda {

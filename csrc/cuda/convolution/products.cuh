@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/convolve.h"
-#include "cuda/multiply.cuh"
-#include "cuda/operands.cuh"
-#include "cuda/plain_math.cuh"
-#include "cuda/tensor_math.cuh"
-#include "cuda/tiling.h"
+#include "cuda/convolution/convolve.h"
+#include "cuda/convolution/multiply.cuh"
+#include "cuda/convolution/operands.cuh"
+#include "cuda/convolution/plain_math.cuh"
+#include "cuda/convolution/tensor_math.cuh"
+#include "cuda/convolution/tiling.h"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,7 +1,7 @@
 // The sums of a tile of float on the tensor cores.
 #pragma once
 
-#include "cuda/slab.cuh"
+#include "cuda/convolution/slab.cuh"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,7 +1,7 @@
 // Backward: sums over the pooled gradient, their join, the gradient at y, and the two products that it goes into.
-#include "cuda/convolve.h"
-#include "cuda/gradient.cuh"
-#include "cuda/thin.h"
+#include "cuda/convolution/convolve.h"
+#include "cuda/passes/gradient.cuh"
+#include "cuda/thin/passes.h"
 
 namespace maml_fast {
 namespace cuda {

@@ -3,7 +3,7 @@
 
 #include "core/norm_derivatives.h"
 #include "cuda/launch.h"
-#include "cuda/norm_pool.cuh"
+#include "cuda/passes/norm_pool.cuh"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,8 +1,8 @@
 // Double backward: the tangent at y, its sums and their join, one sweep that gives all images, and the two products.
 // See csrc/core/norm_derivatives.h for the formulas.
-#include "cuda/convolve.h"
-#include "cuda/gradient.cuh"
-#include "cuda/thin.h"
+#include "cuda/convolution/convolve.h"
+#include "cuda/passes/gradient.cuh"
+#include "cuda/thin/passes.h"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,7 +1,7 @@
 // The sums of a tile by plain multiply-adds, exact in the sense of the type.
 #pragma once
 
-#include "cuda/slab.cuh"
+#include "cuda/convolution/slab.cuh"
 
 namespace maml_fast {
 namespace cuda {

@@ -1,8 +1,8 @@
 // Forward: the convolution with its statistics, the statistics' join, and one sweep that normalises, cuts off and
 // pools.
-#include "cuda/convolve.h"
-#include "cuda/norm_pool.cuh"
-#include "cuda/thin.h"
+#include "cuda/convolution/convolve.h"
+#include "cuda/passes/norm_pool.cuh"
+#include "cuda/thin/passes.h"
 
 namespace maml_fast {
 namespace cuda {

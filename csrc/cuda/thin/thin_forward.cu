@@ -2,8 +2,8 @@
 // normalises, cuts off and pools. Batch norm's scale is in the sweep's weights.
 #include <cmath>
 
-#include "cuda/thin.h"
-#include "cuda/thin_algebra.cuh"
+#include "cuda/thin/algebra.cuh"
+#include "cuda/thin/passes.h"
 
 namespace maml_fast {
 namespace cuda {

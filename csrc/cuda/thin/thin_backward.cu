@@ -1,6 +1,6 @@
 // Backward of a thin block, from the sums of the gradient over patches.
-#include "cuda/thin.h"
-#include "cuda/thin_sums.cuh"
+#include "cuda/thin/passes.h"
+#include "cuda/thin/sums.cuh"
 
 namespace maml_fast {
 namespace cuda {
