@@ -231,21 +231,18 @@ def _chunks(rows: Sequence[Row]) -> str:
 
 
 def _many_tasks(rows: Sequence[Row]) -> str:
-    lines = [
-        [
-            row["subject"],
-            f"{row['tasks']}",
-            times(row),
-            number(row["median_ms"] / row["tasks"], ".3g"),
-            ratio(row["median_ms"], row["floor_ms"]),
-            number(row["peak_mib"], ".0f"),
-        ]
-        for row in rows
-        if row["rounds"]
-    ]
-    head = ["workload", "tasks", "ms (quartiles)", "ms a task", "÷ floor", "peak MiB"]
+    lines = [[row["subject"], f"{row['tasks']}", *_per_task(row)] for row in rows if row["rounds"]]
     text = "With the default task_chunk. The peak is what training adds to the images."
-    return f"## Many tasks\n\n{text}\n\n{table(head, lines)}"
+    return f"## Many tasks\n\n{text}\n\n{table(['workload', 'tasks', *PER_TASK], lines)}"
+
+
+PER_TASK = ("ms (quartiles)", "ms a task", "÷ floor", "peak MiB")
+
+
+def _per_task(row: Row) -> list[str]:
+    """The columns of that name."""
+    each, over_floor = row["median_ms"] / row["tasks"], ratio(row["median_ms"], row["floor_ms"])
+    return [times(row), number(each, ".3g"), over_floor, number(row["peak_mib"], ".0f")]
 
 
 def _scaling(rows: Sequence[Row]) -> str:
@@ -266,19 +263,8 @@ def _scaling(rows: Sequence[Row]) -> str:
 
 def _points(rows: Sequence[Row]) -> str:
     """Where memory was measured too: all of them."""
-    lines = [
-        [
-            row["what"],
-            f"{row['at']:g}",
-            times(row),
-            number(row["median_ms"] / row["tasks"], ".3g"),
-            ratio(row["median_ms"], row["floor_ms"]),
-            number(row["peak_mib"], ".0f"),
-        ]
-        for row in rows
-        if row["rounds"]
-    ]
-    return table(["what", rows[0]["subject"], "ms (quartiles)", "ms a task", "÷ floor", "peak MiB"], lines)
+    lines = [[row["what"], f"{row['at']:g}", *_per_task(row)] for row in rows if row["rounds"]]
+    return table(["what", rows[0]["subject"], *PER_TASK], lines)
 
 
 def _too_large(rows: Sequence[Row]) -> Iterable[str]:
