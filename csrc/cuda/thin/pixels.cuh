@@ -47,7 +47,7 @@ struct ThinShape {
   int Parts() const { return batch * tiles; }
   int Pixels() const { return pixel_rows * pitch; }
 
-  // From a tap to the next one's number in shared memory, seen from a patch's first.
+  // Where a tap's number lies in shared memory, seen from the first of its patch.
   MF_DEVICE int TapAt(int tap) const {
     const int run = kernel * in_channels;
     return tap / run * pitch + tap % run;
