@@ -140,11 +140,35 @@ def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     play_graphs(monkeypatch)
 
 
+class Watch(TorchDispatchMode):
+    """What PyTorch's debug mode for synchronisation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode: int | str = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in FORBIDDEN:
+            raise RuntimeError(f"called a synchronizing CUDA operation: {function} {FORBIDDEN[function]}")
+        return function(*args, **(kwargs or {}))
+
+    def turn(self, mode: int | str) -> None:
+        """On or off."""
+        self.mode = mode
+        if mode == "error":
+            self.__enter__()
+        else:
+            self.__exit__(None, None, None)
+
+
 def play_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same without pytest."""
     for name in ("data.checks.check_values", "maml.classification.check_range", "maml.graphed_loss.check_capturable"):
         monkeypatch.setattr(f"maml_fast.{name}", lambda *_: None)
+    watch = Watch()
     played = {
+        "get_sync_debug_mode": lambda: watch.mode,
+        "set_sync_debug_mode": watch.turn,
         "CUDAGraph": HostGraph,
         "graph": _capture,
         "Stream": _Stream,

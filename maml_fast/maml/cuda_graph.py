@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,6 +15,7 @@ __all__ = ["WARM_UP", "CudaGraph", "check_capturable"]
 Result = TypeVar("Result")
 
 WARM_UP = 3  # calls before the capture, as PyTorch's manual has it: libraries set themselves up in them
+_SYNCHRONIZING = "synchronizing CUDA operation"  # in PyTorch's error
 
 logger = logging.getLogger("maml_fast")
 
@@ -55,7 +57,7 @@ class CudaGraph(Generic[Result]):
         with torch.cuda.device(device):
             if self._captured is None and self._calls < WARM_UP:
                 self._calls += 1
-                return self._run_aside(function)
+                return self._run_aside(function, watched=self._calls == WARM_UP)
             if self._captured is None:
                 self._captured = self._capture(function)
             self._captured.graph.replay()
@@ -66,14 +68,19 @@ class CudaGraph(Generic[Result]):
         """Whether the last call was replayed."""
         return self._captured is not None
 
-    def _run_aside(self, function: Callable[[], Result]) -> Result:
-        """Run it on the stream that it is going to be captured on."""
+    def _run_aside(self, function: Callable[[], Result], watched: bool) -> Result:
+        """Run it on the stream that it is going to be captured on; watched, it must not wait for the GPU."""
         if self._stream is None:
             self._stream = torch.cuda.Stream()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            result = function()
+        with torch.cuda.stream(self._stream), _nobody_waits() if watched else nullcontext():
+            try:
+                result = function()
+            except RuntimeError as error:
+                if watched and _SYNCHRONIZING in str(error):
+                    raise self._refusal(error) from error
+                raise
         current.wait_stream(self._stream)
         return result
 
@@ -87,13 +94,16 @@ class CudaGraph(Generic[Result]):
             ):
                 result = function()
         except RuntimeError as error:
-            first = error if error.__context__ is None else error.__context__  # what broke it off
-            raise RuntimeError(
-                f"{self._what} can't be captured as a CUDA graph: {_first_line(first)}; nothing in it may wait for the "
-                f"GPU or copy to or from it (.item(), print, torch.tensor, masks as indices); or {self._remedy}"
-            ) from error
+            raise self._refusal(error.__context__ or error) from error  # the former is what broke it off
         logger.info("%s: captured as a CUDA graph, which is replayed from now on", self._what)
         return _Captured(graph, result)
+
+    def _refusal(self, error: BaseException) -> RuntimeError:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        return RuntimeError(
+            f"{self._what} can't be captured as a CUDA graph: {why}; nothing in it may wait for the GPU or copy to or "
+            f"from it (.item(), print, torch.tensor, masks as indices); or {self._remedy}"
+        )
 
 
 def check_capturable(what: str, device: torch.device) -> None:
@@ -113,5 +123,16 @@ def _settings() -> Hashable:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _nobody_waits() -> Iterator[None]:
+    """Whoever waits for the GPU meanwhile raises.
+
+    A capture would find that out too, but before PyTorch 2.12 one that breaks off leaves the process unable to make
+    another (pytorch #180395).
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
