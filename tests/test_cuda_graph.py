@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -164,6 +165,20 @@ def test_another_size_of_meta_batch_begins_anew(device: torch.device) -> None:
     loss = maml(batch(0, tasks=2).to(device)).loss
     assert not maml._graphed.is_captured
     torch.testing.assert_close(loss, other(batch(0, tasks=2).to(device)).loss)
+
+
+@pytest.mark.parametrize("library", ["cuda.matmul", "cudnn.conv"])
+def test_another_precision_begins_anew(library: str, device: torch.device) -> None:
+    """Also where one library's is set apart, so that PyTorch's older settings can't be read any more."""
+    maml = captured(MAML(net(), 0.4, task_chunk=None, cuda_graph=True), device)
+    setting = operator.attrgetter(library)(torch.backends)
+    before = setting.fp32_precision
+    setting.fp32_precision = "tf32" if before != "tf32" else "ieee"
+    try:
+        maml(batch(0).to(device))
+        assert not maml._graphed.is_captured
+    finally:
+        setting.fp32_precision = before
 
 
 def test_annealing_is_not_frozen(graphs_on_host: None) -> None:
