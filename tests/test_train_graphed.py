@@ -76,6 +76,21 @@ def test_resumes_as_if_never_stopped(config: TrainConfig, tmp_path: Path) -> Non
     assert_same_run(tmp_path / "resumed", tmp_path / "whole")
 
 
+def test_adam_is_told_whether_it_is_captured(config: TrainConfig, tmp_path: Path, monkeypatch) -> None:
+    """Also after a checkpoint of a replayed run."""
+    seen, step = set(), torch.optim.Adam.step
+
+    def watched(self: torch.optim.Adam) -> None:
+        seen.update((group["capturable"], torch.cuda.is_current_stream_capturing()) for group in self.param_groups)
+        step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    train(config, out=tmp_path / "run")
+    assert seen == {(False, False), (True, True)}
+    resume(tmp_path / "run", iterations=config.iterations + 1, cuda_graph=False)
+    assert seen == {(False, False), (True, True)}
+
+
 def test_an_evaluation_in_between_leaves_the_graph_alone(config: TrainConfig, tmp_path: Path, caplog) -> None:
     config = dataclasses.replace(config, eval_every=6)
     with caplog.at_level(logging.INFO, "maml_fast"):

@@ -79,9 +79,10 @@ class MetaIterations(ABC):
         self._optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self._optimiser.step()
 
-    def _set_meta_lr(self, value: float | Tensor) -> None:
+    def _set_up_optimiser(self, meta_lr: float | Tensor, *, captured: bool) -> None:
         for group in self._optimiser.param_groups:
-            group["lr"] = value
+            group["lr"] = meta_lr
+            group["capturable"] = captured  # Adam demands it in a capture, and warns of it elsewhere
 
 
 class EagerIterations(MetaIterations):
@@ -107,7 +108,8 @@ class EagerIterations(MetaIterations):
         """Train on them."""
         self._learner.begin_iteration(iteration)
         meta_lr = meta_lr_at(iteration, self._config)
-        self._set_meta_lr(meta_lr if self._meta_lr is None else self._meta_lr.fill_(meta_lr))
+        there = meta_lr if self._meta_lr is None else self._meta_lr.fill_(meta_lr)
+        self._set_up_optimiser(there, captured=False)
         return self._train_on(self._episodes.to(self._config.device, non_blocking=True))
 
     def close(self) -> None:
@@ -155,9 +157,7 @@ class GraphedIterations(MetaIterations):
         return f"{WHAT}, from episodes to outer step, after {WARM_UP} of a kind"
 
     def _whole(self) -> Tensor:
-        self._set_meta_lr(self._meta_lr)
-        for group in self._optimiser.param_groups:
-            group["capturable"] = torch.cuda.is_current_stream_capturing()
+        self._set_up_optimiser(self._meta_lr, captured=torch.cuda.is_current_stream_capturing())
         return self._train_on(Episodes(*self._sampler.draw_from(self._first_episode)))
 
 
