@@ -92,8 +92,6 @@ class PlainMath {
   using Rows = Share<ALONG_A, kLanesOfRows, kRows, T>;
   using Cols = Share<ALONG_B, kLanesOfCols, kCols, T>;
 
-  MF_DEVICE static int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
-  MF_DEVICE static int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
   MF_DEVICE static int FirstRow() { return Warp() / kWarpsAcross * kWarpRows; }
   MF_DEVICE static int FirstCol() { return Warp() % kWarpsAcross * kWarpCols; }
   MF_DEVICE static int LaneOfRows() { return Lane() / 16 * 2 + Lane() % 2; }

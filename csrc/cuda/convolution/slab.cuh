@@ -8,6 +8,10 @@
 namespace maml_fast {
 namespace cuda {
 
+// A thread's warp, and its place in it.
+MF_DEVICE int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
+MF_DEVICE int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+
 // Numbers of 16 bytes, which are read at once.
 template <typename T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));

@@ -60,8 +60,6 @@ class TensorMath {
   static constexpr int kSteps = 2 / Format::kPack;                     // products for a slab
   static_assert(SlabA::kDepth == 4 * kQuarters, "a lane has one step of every quarter");
 
-  MF_DEVICE static int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
-  MF_DEVICE static int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
   MF_DEVICE static int Group() { return Lane() / 4; }
   MF_DEVICE static int Member() { return Lane() % 4; }
   MF_DEVICE static int FirstRow() { return Warp() / kWarpsAcross * kWarpRows; }

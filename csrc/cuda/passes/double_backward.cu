@@ -3,6 +3,7 @@
 #include "cuda/convolution/convolve.h"
 #include "cuda/passes/gradient.cuh"
 #include "cuda/thin/passes.h"
+#include "cuda/values.cuh"
 
 namespace maml_fast {
 namespace cuda {
@@ -23,18 +24,6 @@ __global__ void FillImages(const ImageShape of, const T* rows, T* y) {
   Place p = Place::Here(of);
   const T value = rows == nullptr ? T{0} : rows[int64_t{p.task} * of.channels + p.channel];
   for (const int end = Place::EndOfImages(of); p.image < end; p.Next(of)) y[p.at] = value;
-}
-
-template <typename T>
-__global__ void FillWithZero(int64_t size, T* values) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < size) values[i] = T{0};
-}
-
-template <typename T>
-void StartZero(Launches& launch, T* values, int64_t size) {
-  constexpr int kZeroThreads = 256;
-  launch(&FillWithZero<T>, dim3(Ceil(size, kZeroThreads)), dim3(kZeroThreads), 0, size, values);
 }
 
 template <typename T>

@@ -45,24 +45,11 @@ __global__ void SumGradientPatches(const ThinShape s, const T* x, const T* grad_
   }
 }
 
-// totals[task][taps + 1][C]. Blocks: x over channels, y over rows, z over tasks.
+// totals[task][taps + 1][C]: rows and channels are all one to a join. Blocks: x over these, y over tasks.
 template <typename T>
-__global__ void JoinGradientPatches(const ThinShape s, int parts, const T* partial, double* totals) {
-  auto* shared = static_cast<double*>(Shared());  // [kPlies][kLanes]
-  const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
-  const int channel = static_cast<int>(blockIdx.x) * kLanes + lane, row = static_cast<int>(blockIdx.y);
-  const int task = static_cast<int>(blockIdx.z), rows = s.taps + 1;
-  double sum = 0;
-  if (channel < s.channels) {
-    for (int part = ply; part < parts; part += kPlies) {
-      sum += partial[((int64_t{task} * parts + part) * rows + row) * s.channels + channel];
-    }
-  }
-  shared[ply * kLanes + lane] = sum;
-  __syncthreads();
-  if (ply > 0 || channel >= s.channels) return;
-  for (int p = 1; p < kPlies; ++p) sum += shared[p * kLanes + lane];
-  totals[(int64_t{task} * rows + row) * s.channels + channel] = sum;
+__global__ void JoinGradientPatches(int parts, int values, const T* partial, double* totals) {
+  JoinParts<1>(parts, values, partial,
+               [&](int task, int value, const double* sums) { totals[int64_t{task} * values + value] = sums[0]; });
 }
 
 // One channel's totals of a task.
@@ -111,9 +98,9 @@ const double* StartGradientPatches(Launches& launch, const ConvBlockShape& s, co
   const auto shared = static_cast<size_t>(thin.Pixels() + kPlySums);
   launch(&SumGradientPatches<T>, TileGrid(thin, s.tasks, kLanes), threads, sizeof(T) * shared, thin, saved.x, grad_out,
          saved.argmax, partial);
-  const dim3 grid(Ceil(s.out_channels, kLanes), static_cast<unsigned>(thin.taps + 1), static_cast<unsigned>(s.tasks));
-  launch(&JoinGradientPatches<T>, grid, threads, sizeof(double) * kLanes * kPlies, thin, thin.Parts(),
-         static_cast<const T*>(partial), totals);
+  const int values = (thin.taps + 1) * thin.channels;
+  launch(&JoinGradientPatches<T>, dim3(Ceil(values, kLanes), static_cast<unsigned>(s.tasks)), threads,
+         sizeof(double) * kLanes * kPlies, thin.Parts(), values, static_cast<const T*>(partial), totals);
   return totals;
 }
 

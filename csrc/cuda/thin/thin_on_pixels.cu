@@ -2,12 +2,11 @@
 #include "cuda/convolution/convolve.h"
 #include "cuda/thin/algebra.cuh"
 #include "cuda/thin/passes.h"
+#include "cuda/values.cuh"
 
 namespace maml_fast {
 namespace cuda {
 namespace {
-
-constexpr int kThreadsOfValues = 256;
 
 // The bias, of which a thin block keeps no more than the mean of y.
 template <typename T>
@@ -18,20 +17,6 @@ __global__ void BiasFromMean(const ThinShape s, const T* kept, const TaskParam<T
   const auto w = WeightColumn<T>::Of(s, weight.Of(here.task), here.channel);
   bias[here.at] = static_cast<T>(static_cast<double>(mean[here.at]) - patch.Centre(w));
 }
-
-template <typename T>
-__global__ void Add(int64_t size, const T* more, T* values) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < size) values[i] += more[i];
-}
-
-template <typename T>
-__global__ void Clear(int64_t size, T* values) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < size) values[i] = T{0};
-}
-
-inline dim3 ValueGrid(int64_t size) { return dim3(Ceil(size, kThreadsOfValues)); }
 
 ConvBlockShape Ordinary(ConvBlockShape s) {
   s.thin = false;
@@ -123,9 +108,8 @@ cudaError_t DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<T> args, Arithmet
   const YAgain again(s);
   Launches launch(stream);
   again.Start(launch, s, args.saved, arithmetic, scratch);
-  const dim3 threads(kThreadsOfValues);
   const int64_t outputs = s.OutImage(s.tasks, 0), weights = s.tasks * s.WeightSize(), inputs = s.InImage(s.tasks, 0);
-  launch(&Clear<T>, ValueGrid(outputs), threads, 0, outputs, scratch + at.no_grad_out);
+  StartZero(launch, scratch + at.no_grad_out, outputs);
   if (launch.Error() != cudaSuccess) return launch.Error();
 
   args.shape = Ordinary(s);
@@ -135,11 +119,8 @@ cudaError_t DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<T> args, Arithmet
   if (error != cudaSuccess) return error;
   error = Backward(ThroughY(args, at, scratch), arithmetic, scratch + at.passes, stream);
   if (error != cudaSuccess) return error;
-  launch(&Add<T>, ValueGrid(weights), threads, 0, weights, static_cast<const T*>(scratch + at.grad_weight),
-         args.grad_weight);
-  if (args.grad_x != nullptr) {
-    launch(&Add<T>, ValueGrid(inputs), threads, 0, inputs, static_cast<const T*>(scratch + at.grad_x), args.grad_x);
-  }
+  StartAdd<T>(launch, scratch + at.grad_weight, args.grad_weight, weights);
+  if (args.grad_x != nullptr) StartAdd<T>(launch, scratch + at.grad_x, args.grad_x, inputs);
   return launch.Error();
 }
 
