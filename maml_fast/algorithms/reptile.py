@@ -12,7 +12,14 @@ from maml_fast.algorithms.inner_adam import AdamMemory, InnerAdam
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
 from maml_fast.maml.batch_norm import BatchNormPolicy
-from maml_fast.maml.checks import check_like_model, check_steps, check_support, check_whole, scored_steps
+from maml_fast.maml.checks import (
+    check_like_model,
+    check_steps,
+    check_support,
+    check_whole,
+    scored_steps,
+    steps_asked,
+)
 from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import score_classes
 from maml_fast.maml.task_gradients import FastWeights, task_gradients
@@ -66,7 +73,7 @@ class Reptile(MetaLearner):
         """The results on the last minibatch, and their mean loss, whose gradient is θ - mean φ."""
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
         x, y = torch.cat([x_spt, x_qry], dim=1), torch.cat([y_spt, y_qry], dim=1)  # [T, N, ...]
-        *_, training = self._train(x, y, self._steps(inner_steps), torch.randperm)
+        *_, training = self._train(x, y, steps_asked(inner_steps, self.inner_steps), torch.randperm)
         if training.last is None:
             raise ValueError("Reptile trains by at least 1 inner step, got inner_steps=0")
         self.adam.take(training.adam)
@@ -82,7 +89,7 @@ class Reptile(MetaLearner):
     ) -> TaskResults:
         """The query results after training on the support set, without a graph; what Adam remembers stays as it was."""
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
-        steps = self._steps(inner_steps)
+        steps = steps_asked(inner_steps, self.inner_steps)
         scored = scored_steps(per_step, steps)
         trainings = enumerate(self._train(x_spt, y_spt, steps))
         scores = [self._score(training.fast, x_qry, y_qry, "y_qry") for step, training in trainings if step in scored]
@@ -93,7 +100,7 @@ class Reptile(MetaLearner):
         """Every task's weights after training on its support set; plain tensors."""
         check_support(x_spt, y_spt)
         check_like_model("x_spt", x_spt, self._current_parameters())
-        *_, training = self._train(x_spt, y_spt, self._steps(inner_steps))
+        *_, training = self._train(x_spt, y_spt, steps_asked(inner_steps, self.inner_steps))
         return training.fast
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
@@ -108,9 +115,6 @@ class Reptile(MetaLearner):
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""
         return f"inner_lr={self.inner_lr}, inner_steps={self.inner_steps}, inner_batch={self.inner_batch}"
-
-    def _steps(self, inner_steps: int | None) -> int:
-        return self.inner_steps if inner_steps is None else check_steps(inner_steps)
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: weight for name, weight in self._current_parameters().items() if weight.requires_grad}

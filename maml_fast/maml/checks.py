@@ -18,6 +18,7 @@ __all__ = [
     "check_support",
     "check_whole",
     "scored_steps",
+    "steps_asked",
 ]
 
 
@@ -42,6 +43,11 @@ def check_steps(inner_steps: Any) -> int:
     if isinstance(inner_steps, bool) or not hasattr(inner_steps, "__index__") or operator.index(inner_steps) < 0:
         raise ValueError(f"inner_steps must be a whole number of at least 0, got {inner_steps!r}")
     return operator.index(inner_steps)
+
+
+def steps_asked(inner_steps: Any, default: int) -> int:
+    """The steps of one call: ``inner_steps``, or the learner's own where that is ``None``."""
+    return default if inner_steps is None else check_steps(inner_steps)
 
 
 def scored_steps(per_step: Any, inner_steps: int) -> tuple[int, ...]:

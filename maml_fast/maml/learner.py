@@ -16,7 +16,14 @@ from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.fusion.task_program import RunBlock
 from maml_fast.maml.annealing import Annealing
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
-from maml_fast.maml.checks import check_fast_weights, check_like_model, check_steps, check_support, scored_steps
+from maml_fast.maml.checks import (
+    check_fast_weights,
+    check_like_model,
+    check_steps,
+    check_support,
+    scored_steps,
+    steps_asked,
+)
 from maml_fast.maml.cuda_graph import WARM_UP
 from maml_fast.maml.graphed_loss import GraphedLoss
 from maml_fast.maml.inner_loop import InnerLoop, step_of_queries
@@ -147,7 +154,7 @@ class MAML(MetaLearner):
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> tuple[TaskResults, Tensor]:
         """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
-        scored = scored_steps(per_step, self._steps(inner_steps))
+        scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
         episodes = self._checked(episodes, self._current_parameters())
         if not self.cuda_graph or not torch.is_grad_enabled():
             return self._results_and_loss(episodes, scored, inner_steps)
@@ -293,12 +300,9 @@ class MAML(MetaLearner):
         rule, optimiser = self._rule(adapted)
         theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
         losses = partial(self._task_loss, self.loss_fn)
-        steps, blocks = self._steps(inner_steps), self._blocks()
+        steps, blocks = steps_asked(inner_steps, self.inner_steps), self._blocks()
         order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
         return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser, blocks=blocks)
-
-    def _steps(self, inner_steps: int | None) -> int:
-        return self.inner_steps if inner_steps is None else check_steps(inner_steps)
 
     def _blocks(self) -> Callable[[int], RunBlock] | None:
         """What runs every step's conv blocks by its statistics, where these are to be taken."""
