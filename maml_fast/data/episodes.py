@@ -188,9 +188,8 @@ class EpisodeSampler(NumberedEpisodes):
         return GpuSampler(self, self._table(), device) if can_draw(device) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in vars(self).items() if name != "gpu_sampler"
-        }  # another process makes its own
+        own = "gpu_sampler"  # which another process makes for itself
+        return {name: value for name, value in vars(self).items() if name != own}
 
     def __iter__(self) -> Iterator[Episodes]:
         library = native.library() if self.prefetch and self.gpu_sampler is None else None
