@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from episode_samplers import ragged_bank
 from small import conv_net, make_episodes
-from test_episodes import ragged_bank
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maml_fast import MAML, _conv_block, native, ops

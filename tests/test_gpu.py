@@ -9,12 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from episode_samplers import assert_same, ragged_bank, samplers
 from hypothesis import HealthCheck, given, settings
-from op_table import CASES, NAMES, Case, tensors
-from test_episodes import assert_same, ragged_bank, samplers
-from test_native_ops import operator_arguments
-from test_ops import GRADCHECKED, assert_close, both_dtypes, derivatives
-from torch import Tensor, nn
+from op_parity import assert_close, assert_equals_reference, both_dtypes, derivatives
+from op_table import CASES, GRADCHECKED, NAMES, Case, tensors
+from operator_arguments import operator_arguments
+from small import three_way_net
+from torch import Tensor
 
 from maml_fast import MAML, Episodes, native, ops, reference
 from maml_fast._conv_block import Arithmetic
@@ -43,8 +44,7 @@ def block_on(device: torch.device) -> Callable[..., Tensor]:
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 @both_dtypes
 def test_equals_reference(case: Case, dtype: torch.dtype, device: torch.device) -> None:
-    truth = derivatives(reference.conv_block, case, torch.float64, values=dtype)
-    assert_close(derivatives(block_on(device), case, dtype), truth, dtype)
+    assert_equals_reference(block_on(device), case, dtype)
 
 
 FIRST_LAYERS = [case for case in CASES if case.in_channels <= 3]
@@ -125,14 +125,6 @@ def test_tensor_cores_round_factors_and_no_more(kind: Arithmetic, tolerance: flo
     assert torch.equal(block_on(device)(x, weight), exact)
 
 
-def small_net() -> nn.Module:
-    def block(channels: int) -> list[nn.Module]:
-        return [nn.Conv2d(channels, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)]
-
-    torch.manual_seed(0)
-    return nn.Sequential(*block(1), *block(5), nn.Flatten(), nn.Linear(5 * 4, 3)).double()
-
-
 def random_episodes() -> Episodes:
     generator = torch.Generator().manual_seed(3)
     x = torch.rand(2, 4, 6, 1, 8, 8, generator=generator, dtype=torch.float64)
@@ -141,7 +133,7 @@ def random_episodes() -> Episodes:
 
 
 def meta_gradient(order: int, device: torch.device) -> list[Tensor]:
-    maml = MAML(small_net().to(device), inner_lr=0.4, inner_steps=2, order=order, task_chunk=None)
+    maml = MAML(three_way_net().to(device), inner_lr=0.4, inner_steps=2, order=order, task_chunk=None)
     loss = maml(random_episodes().to(device)).loss
     return [loss.detach().cpu(), *(g.cpu() for g in torch.autograd.grad(loss, list(maml.parameters())))]
 

@@ -1,4 +1,4 @@
-"""The house's plan: which room may import which. A new module gets its place here first."""
+"""The house's plan: which room may import which, and where its tests stand. A new module gets its place here first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkout import CSRC, HELPERS, TESTS
 
 import maml_fast
 
 pytestmark = pytest.mark.backendless
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(maml_fast.__file__).parent
 
 # room: (its modules, the rooms it may import from). A name that begins with _ is for its own room only.
@@ -63,7 +63,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def c_files() -> list[Path]:
-    return sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"})
+    return sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"})
 
 
 def includes(path: Path) -> Iterator[str]:
@@ -101,15 +101,39 @@ def test_only_one_file_calls_the_build_machinery_and_one_opens_the_library():
 
 
 def test_every_source_folder_has_a_place():
-    assert {path.relative_to(ROOT / "csrc").parts[0] for path in c_files()} <= set(FOLDERS)
+    assert {path.relative_to(CSRC).parts[0] for path in c_files()} <= set(FOLDERS)
 
 
-@pytest.mark.parametrize("path", c_files(), ids=lambda path: str(path.relative_to(ROOT / "csrc")))
+@pytest.mark.parametrize("path", c_files(), ids=lambda path: str(path.relative_to(CSRC)))
 def test_includes(path):
-    folder = path.relative_to(ROOT / "csrc").parts[0]
+    folder = path.relative_to(CSRC).parts[0]
     allowed = {folder, *FOLDERS[folder].split()}
     for name in includes(path):
-        inside = (ROOT / "csrc" / name).is_file()
+        inside = (CSRC / name).is_file()
         assert not inside or name.split("/")[0] in allowed, f"{name} is not for {folder}"
         assert inside or not (path.parent / name).is_file(), f"{name}: write it from csrc on, {folder}/{name}"
         assert not FRAMEWORKS.match(name) or folder == "bindings", f"only csrc/bindings may include {name}"
+
+
+def test_every_folder_of_tests_is_named_after_what_it_tests():
+    """What is in no package, or in several, is tested at the top."""
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*/*.py")} <= {
+        *packages,
+        "bench",
+        "csrc",
+        "helpers",
+    }
+
+
+def test_a_test_is_imported_by_no_file():
+    """What two files share is a helper."""
+    files, tests = sorted(TESTS.rglob("*.py")), {path.stem for path in TESTS.rglob("test_*.py")}
+    assert [f"{path} imports {name}" for path in files for name in imports(path) if tests & {*name.split(".")}] == []
+
+
+def test_what_is_no_test_is_a_helper():
+    no_tests = {path for path in TESTS.rglob("*.py") if not path.name.startswith("test_")}
+    assert no_tests == {TESTS / "conftest.py", *HELPERS.rglob("*.py")}
+    collected = re.compile(r"^(def test|class Test)", re.MULTILINE)
+    assert [path for path in no_tests if collected.search(path.read_text(encoding="utf8"))] == []

@@ -12,29 +12,12 @@ import sys
 import pytest
 import torch
 from op_table import Case, tensors
+from operator_arguments import GEOMETRY, operator_arguments
 
 from maml_fast import ops
-from maml_fast._conv_block import Arithmetic, _task_dense
+from maml_fast._conv_block import _task_dense
 
 pytestmark = pytest.mark.native
-
-GEOMETRY = (1, 1, True, 1e-5, False, Arithmetic.EXACT.value)
-
-
-def operator_arguments(in_channels: int = 5, device: str | torch.device = "cpu") -> tuple[tuple, tuple, tuple]:
-    """Arguments of the three private operators, as the autograd Functions give them; a thin block's with 3 channels."""
-    case = Case("operators", in_channels=in_channels)
-    x, weight, bias, gamma, beta = (t.to(device) for t in tensors(case, torch.float64, requires_grad=False))
-    x = x.permute(0, 1, 3, 4, 2).contiguous()
-    weight = weight.permute(0, 3, 4, 2, 1).contiguous()
-    forward = (x, weight, bias, gamma, beta, *GEOMETRY)
-    out, kept, *statistics = torch.ops.maml_fast.conv_block_forward(*forward)
-    grad_out = torch.randn_like(out)
-    grad_y = torch.randn_like(kept) if kept.dim() == 5 else None
-    saved = (x, weight, gamma, kept, *statistics)
-    backward = (grad_out, grad_y, *saved, *GEOMETRY, True)
-    gg = torch.ops.maml_fast.conv_block_backward(*backward)
-    return forward, backward, (*(torch.randn_like(g) for g in gg), grad_out, *saved, *GEOMETRY, True)
 
 
 @pytest.mark.parametrize("in_channels", [3, 5], ids=["thin", "thick"])
@@ -86,11 +69,11 @@ def test_private_operators_refuse_what_would_crash(changes: dict, message: str) 
 def test_every_instruction_set_this_machine_runs_passes_parity(capability: str) -> None:
     """In a process of its own, since the kernels are chosen once; a set the machine lacks falls to the next."""
     script = (
-        "import torch, test_ops, op_table\n"
+        "import torch, op_parity, op_table\n"
+        "from maml_fast import native, ops\n"
         "for case in op_table.CASES:\n"
         "    for dtype in (torch.float64, torch.float32):\n"
-        "        test_ops.test_equals_reference(case, dtype)\n"
-        "from maml_fast import native\n"
+        "        op_parity.assert_equals_reference(ops.conv_block, case, dtype)\n"
         "print(native.backend())\n"
     )
     environment = {**os.environ, "MAML_FAST_CPU": capability, "PYTHONPATH": os.pathsep.join(sys.path)}

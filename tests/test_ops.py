@@ -7,58 +7,20 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from op_table import CASES, NAMES, Case, tensors
+from op_parity import TOLERANCE, assert_close, assert_equals_reference, both_dtypes, derivatives
+from op_table import CASES, GRADCHECKED, NAMES, Case, tensors
 from peers.block import per_task_block
 from torch import Tensor
 
 from maml_fast import native, ops, reference
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 all_cases = pytest.mark.parametrize("case", CASES, ids=NAMES)
-
-
-def derivatives(
-    block, case: Case, dtype: torch.dtype, values: torch.dtype | None = None, of_pixels: bool = True
-) -> dict[str, Tensor]:
-    """Output, first and second derivatives along fixed random directions, from values drawn in their own dtype."""
-    values = values or dtype
-    arguments = [None if a is None else a.to(dtype).detach().requires_grad_() for a in tensors(case, values)]
-    arguments[0].requires_grad_(of_pixels)
-    inputs = {n: a for n, a in zip(("x", "weight", "bias", "gamma", "beta"), arguments, strict=True) if a is not None}
-    if not of_pixels:
-        del inputs["x"]
-    generator = torch.Generator().manual_seed(1)
-
-    def direction(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, dtype=values, generator=generator).to(dtype)
-
-    out = block(*arguments, **case.options)
-    grad_out = direction(out).requires_grad_()
-    first = torch.autograd.grad(out, list(inputs.values()), grad_out, create_graph=True)
-    along = sum((direction(grad) * grad).sum() for grad in first)
-    targets = {"grad_out": grad_out, **inputs}
-    second = torch.autograd.grad(along, list(targets.values()), materialize_grads=True)
-    return {
-        "out": out.detach(),
-        **{f"d {name}": grad.detach() for name, grad in zip(inputs, first, strict=True)},
-        **{f"dd {name}": grad for name, grad in zip(targets, second, strict=True)},
-    }
-
-
-def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dtype) -> None:
-    scale = max(float(e.abs().max()) for e in expected.values())  # for what is zero: a bias under batch norm
-    for name, e in expected.items():
-        error = float((actual[name] - e).abs().max()) / max(float(e.abs().max()), 0.1 * scale)
-        assert error < TOLERANCE[dtype], f"{name}: relative error {error:.1e}"
 
 
 @all_cases
 @both_dtypes
 def test_equals_reference(case: Case, dtype: torch.dtype) -> None:
-    """float32 too is held against the reference in float64: what is judged is our rounding, not the reference's."""
-    truth = derivatives(reference.conv_block, case, torch.float64, values=dtype)
-    assert_close(derivatives(ops.conv_block, case, dtype), truth, dtype)
+    assert_equals_reference(ops.conv_block, case, dtype)
 
 
 @all_cases
@@ -89,14 +51,6 @@ def test_eps(eps: float) -> None:
     arguments = tensors(CASES[0], torch.float64)
     actual = ops.conv_block(*arguments, eps=eps)
     torch.testing.assert_close(actual, reference.conv_block(*arguments, eps=eps), rtol=1e-11, atol=1e-11)
-
-
-GRADCHECKED = [
-    Case("small", tasks=2, batch=2, in_channels=2, size=(4, 4), out_channels=2),
-    Case("strided", tasks=1, batch=2, in_channels=1, size=(5, 5), out_channels=2, stride=2, padding=2, pool=None),
-    Case("relu-first", tasks=2, batch=2, in_channels=1, size=(4, 5), out_channels=2, relu_first=True),
-    Case("no-gamma", tasks=1, batch=2, in_channels=2, size=(4, 4), out_channels=2, gamma=False, kernel=1, padding=0),
-]
 
 
 @pytest.mark.parametrize("case", GRADCHECKED, ids=[case.name for case in GRADCHECKED])

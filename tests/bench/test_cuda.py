@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import blocks
@@ -18,6 +17,7 @@ import settings
 import sgemm
 import torch
 import workloads
+from checkout import HELPERS
 from child import Child
 from contestant import Contestant
 from measurements import Row
@@ -26,8 +26,8 @@ from peers import named as peer_named
 from peers.block import per_task_block
 from peers.processes import Processes
 from place import Place
-from test_bench import OnlyFloat32IsWrong
 from timing import Timer
+from wrong_peers import OnlyFloat32IsWrong
 
 from maml_fast import native, reference
 from maml_fast.cli import benchmark
@@ -93,8 +93,7 @@ def test_what_can_not_be_had_is_one_line_and_leaves_nothing(options, message, tm
 
 
 def test_what_a_gpu_can_run_is_collected_and_the_rest_is_named(tmp_path, capfd, monkeypatch):
-    here = str(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")]))
     collect = ["-p", "fake_gpu", "--collect-only"]
     options = {"device": "cuda", "precision": "tf32", "peers": "loop", "sweeps": 1}
     assert benchmark.run(workloads="F,W1", out=tmp_path / "new", pytest_arguments=collect, **options) == 0

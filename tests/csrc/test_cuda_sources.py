@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from checkout import CSRC, TESTS
 from torch.utils import cpp_extension
 
 from maml_fast.native._cuda_toolkit import find_home
@@ -21,10 +22,9 @@ from maml_fast.native._cuda_toolkit import find_home
 # On the reference there is nothing else to see than on the native kernels: once is enough.
 pytestmark = pytest.mark.native
 
-ROOT = Path(__file__).resolve().parents[1]
-CSRC = ROOT / "csrc"
+CPP, CUDA = TESTS / "csrc" / "cpp", TESTS / "csrc" / "cuda"
 ARCHITECTURES = ("75", "80", "90", "100")
-BUDGET = json.loads((ROOT / "tests" / "cuda" / "budget.json").read_text())
+BUDGET = json.loads((CUDA / "budget.json").read_text())
 SOURCES = sorted(CSRC.glob("cuda/**/*.cu"))
 GLUE = sorted(CSRC.glob("bindings/*_cuda.cpp"))
 COMPILER = os.environ.get("CXX", "c++")
@@ -211,8 +211,8 @@ def test_planted_bugs_are_caught(tmp_path: Path) -> None:
     assert [bug for bug, code in codes.items() if code == 0] == []
 
 
-PLAYED_TESTS = [ROOT / "tests" / "cuda" / name for name in ("test_conv_block.cpp", "test_thin.cpp")]
-PLAYED = [*SOURCES, ROOT / "tests" / "cuda" / "host_gpu.cpp", *PLAYED_TESTS]
+PLAYED_TESTS = [CUDA / name for name in ("test_conv_block.cpp", "test_thin.cpp")]
+PLAYED = [*SOURCES, CUDA / "host_gpu.cpp", *PLAYED_TESTS]
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class Compiled:
     def of(cls, source: Path, folder: Path, csrc: Path) -> Compiled:
         folder.mkdir(exist_ok=True)
         made, listed = folder / f"{source.name}.o", folder / f"{source.name}.d"
-        places = [csrc, ROOT / "tests" / "cuda", ROOT / "tests" / "cpp"]
+        places = [csrc, CUDA, CPP]
         flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", "-fsanitize=address", "-pthread", *(f"-I{p}" for p in places)]
         command = [COMPILER, *flags, "-MMD", "-MF", str(listed), "-x", "c++", "-c", str(source), "-o", str(made)]
         subprocess.run(command, check=True)

@@ -6,8 +6,8 @@ import json
 
 import compare as comparison
 import pytest
+from bench_record import make_record
 from peers import GRAPHED, OURS
-from test_bench_report import make_record
 
 from maml_fast.cli import benchmark
 

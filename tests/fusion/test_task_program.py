@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fuse_nets import Conv4Plain, Functional
-from fuse_zoo import CASES, sequence
-from test_maml_modules import OVERWRITES_ITS_INPUT, episodes_like, wavy
+from fuse_zoo import CASES, OVERWRITES_ITS_INPUT, sequence
 from torch import nn
+from vmap_twin import by_vmap
+from zoo_episodes import episodes_like, wavy
 
 from maml_fast import MAML
 from maml_fast.fusion import FusedModel
@@ -90,13 +91,6 @@ def made(build):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
-
-
-def by_vmap(maml):
-    """The same, through vmap whatever its recording."""
-    twin = MAML(maml.model, maml.inner_lr, maml.inner_steps, maml.order, loss_fn=maml.loss_fn, adapt=list(maml.adapted))
-    twin._forward_tasks._program = lambda: "asked for"
-    return twin
 
 
 def outcome(maml, episodes):

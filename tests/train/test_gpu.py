@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_episodes import ragged_bank
-from test_gpu import small_net
+from episode_samplers import ragged_bank
+from small import three_way_net
 from tiny_run import TINY, assert_same_run
 from torch import Tensor
 
@@ -32,7 +32,7 @@ def episodes(number: int) -> Episodes:
 
 def trained(device: torch.device, iterations: int, order: int, cuda_graph: bool = False) -> tuple[list[float], Tensor]:
     """Losses, and how far the parameters have come."""
-    model = small_net().to(device)
+    model = three_way_net().to(device)
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     maml = MAML(model, 0.1, 2, order, task_chunk=None, cuda_graph=cuda_graph)
     optimiser = torch.optim.Adam(maml.parameters(), lr=1e-3)

@@ -6,26 +6,13 @@ import warnings
 
 import pytest
 import torch
-from fuse_zoo import CASES
+from fuse_zoo import CASES, OVERWRITES_ITS_INPUT
 from oracles import assert_follows_loop
+from zoo_episodes import episodes_like, wavy
 
 from maml_fast.maml import MAML
 
-OVERWRITES_ITS_INPUT = "RCBPR {'inplace': True}"  # nothing that sees the same images twice can be made with it
 SINGLE_INPUT = [case for case in CASES if len(case.shapes) == 1 and case.name != OVERWRITES_ITS_INPUT]
-
-
-def wavy(outputs, targets):
-    """A loss of outputs of any shape, that batch norm does not make constant."""
-    weights = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view(outputs.shape)
-    return (torch.sin(outputs) * weights).mean() + 0 * targets.sum()
-
-
-def episodes_like(shape, n_tasks=2):
-    torch.manual_seed(1)
-    x_spt, x_qry = (torch.rand(n_tasks, *shape, dtype=torch.float64) for _ in range(2))
-    y = torch.zeros(n_tasks, shape[0], dtype=torch.float64)
-    return x_spt, y, x_qry, y
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])

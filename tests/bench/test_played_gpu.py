@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import blocks
 import parity
 import pytest
 import workloads
+from checkout import BENCH, HELPERS
 from peers import GRAPHED, OURS, TRUTH, of_use_on
 from scaling import REPLAYED, WHOLE
 
@@ -20,9 +20,8 @@ pytestmark = pytest.mark.native
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
-        paths = [here / "gpu_player", here, here.parent / "bench", os.environ.get("PYTHONPATH", "")]
+        paths = [HELPERS / "gpu_player", HELPERS, BENCH, os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
         out = tmp_path_factory.mktemp("bench") / "new"
         assert benchmark.run(quick=True, device="cuda", precision="tf32", out=out) == 0

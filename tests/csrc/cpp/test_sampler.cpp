@@ -122,7 +122,7 @@ void TestEpisodesKeepTheirPromises() {
   }
 }
 
-// The numbers that tests/test_philox.py holds for the NumPy twin.
+// The numbers that tests/data/test_philox.py holds for the NumPy twin.
 void TestTheLayoutOfTheDrawsIsPinned() {
   const std::vector<std::int64_t> starts = {0, 100, 200, 300, 400}, counts = {20, 30, 17, 25, 20};
   const EpisodeSpec spec = {3, 3, 2, 5, true};

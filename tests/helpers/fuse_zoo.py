@@ -203,3 +203,5 @@ MODELS = [
 ]
 
 CASES = ORDERS + GEOMETRIES + POOLS + NORMS + FORWARDS + MODELS
+
+OVERWRITES_ITS_INPUT = "RCBPR {'inplace': True}"  # nothing that sees the same images twice can be made with it

@@ -1,4 +1,4 @@
-"""The C++ unit tests (tests/cpp), built by CMake and run by CTest. .ci/run runs them under the sanitizers as well."""
+"""The C++ unit tests beside this file, built by CMake and run by CTest; .ci/run has them run under sanitizers too."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from maml_fast.native import _toolchain
 
 pytestmark = pytest.mark.backendless
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def tool(name: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
-from pathlib import Path
 
 import pytest
+from checkout import BENCH
 
 pytestmark = pytest.mark.backendless
 
-SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu_check.sh"
+SCRIPT = BENCH / "gpu_check.sh"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from episode_oracle import episode
+from episode_samplers import assert_same, ragged_bank, samplers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,53 +25,16 @@ from maml_fast.data.episodes import Episodes, EpisodeSampler
 BACKENDS = ["reference", pytest.param("native", marks=pytest.mark.native)]
 
 
-def ragged_bank(counts: list[int], image_shape: tuple[int, ...] = (1, 2, 2), seed: int = 0) -> ImageBank:
-    """Random pixels; classes lie in the array in reverse order with a gap between them."""
-    total = sum(counts) + len(counts)
-    pixels = np.random.default_rng(seed).integers(0, 256, (total, *image_shape), dtype=np.uint8)
-    starts = np.cumsum([0, *(count + 1 for count in counts[:0:-1])])[::-1]
-    names = tuple(f"class {i}" for i in range(len(counts)))
-    return ImageBank(pixels, starts, np.array(counts), names, "ragged")
-
-
 def numbered_bank(n_classes: int, n_images: int) -> ImageBank:
     """One-pixel images with two channels: the class number and the image number."""
     numbers = np.stack(np.meshgrid(range(n_classes), range(n_images), indexing="ij"), axis=-1)
     return ImageBank.from_array(numbers[..., None, None].astype(np.uint8))
 
 
-def assert_same(actual: Episodes, expected: Episodes) -> None:
-    for x, y in zip(actual, expected, strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x.numpy(), y.numpy())
-
-
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     with native.use_backend(request.param):
         yield request.param
-
-
-@st.composite
-def samplers(draw: st.DrawFn, image_shape: tuple[int, int, int] | None = None) -> EpisodeSampler:
-    n_way, k_shot, k_query = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    least = k_shot + k_query
-    counts = draw(st.lists(st.integers(least, least + 6), min_size=n_way, max_size=n_way + 6))
-    rotate = draw(st.booleans())
-    if image_shape is None:
-        channels, height, width = draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)))
-        image_shape = (channels, height, height if rotate else width)
-    return EpisodeSampler(
-        ragged_bank(counts, image_shape),
-        n_way,
-        k_shot,
-        k_query,
-        meta_batch_size=draw(st.integers(1, 3)),
-        seed=draw(st.integers(0, 2**64 - 1)),
-        scale=draw(st.sampled_from(["unit", "raw", "inverted"])),
-        rotate=rotate,
-        start_episode=draw(st.integers(0, 2**63 - 1)),
-    )
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small import conv_net, gradient, make_episodes
-from test_task_program import by_vmap
 from torch import nn
 from torch.func import functional_call
+from vmap_twin import by_vmap
 
 from maml_fast import MAML, Episodes, evaluate
 from maml_fast.maml.task_chunks import TASKS_PER_THREAD

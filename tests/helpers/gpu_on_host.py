@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import ROOT
 from torch.utils import cpp_extension
 
 from maml_fast import native
 from maml_fast.native._toolchain import find_ninja
 
-ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = ("conv_block_forward", "conv_block_backward", "conv_block_double_backward", "draw_episodes")
 
 
@@ -26,7 +26,7 @@ def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> None:
     sources = [
         *ROOT.glob("csrc/cuda/**/*.cu"),
         *ROOT.glob("csrc/bindings/*_cuda.cpp"),
-        ROOT / "tests/cuda/host_gpu.cpp",
+        ROOT / "tests/csrc/cuda/host_gpu.cpp",
     ]
     stand_ins = []
     for source in sources:  # torch would give .cu files to nvcc
@@ -39,7 +39,7 @@ def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> None:
             "gpu_on_host",
             stand_ins,
             extra_cflags=["-O2", "-DMF_HOST_GPU", "-fvisibility=hidden"],
-            extra_include_paths=[str(ROOT / place) for place in ("tests/cuda/shim", "csrc", "tests/cuda")],
+            extra_include_paths=[str(ROOT / place) for place in ("tests/csrc/cuda/shim", "csrc", "tests/csrc/cuda")],
             build_directory=str(folder),
             with_cuda=False,
             is_python_module=False,

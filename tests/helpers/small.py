@@ -36,3 +36,13 @@ def two_blocks(outputs=5):
 def gradient(maml, episodes):
     parameters = [parameter for parameter in maml.parameters() if parameter.requires_grad]
     return torch.cat([g.flatten() for g in torch.autograd.grad(maml(episodes).loss, parameters)])
+
+
+def three_way_net() -> nn.Module:
+    """On images of 8 x 8: two blocks, and a classifier of three classes."""
+
+    def block(channels: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)]
+
+    torch.manual_seed(0)
+    return nn.Sequential(*block(1), *block(5), nn.Flatten(), nn.Linear(5 * 4, 3)).double()

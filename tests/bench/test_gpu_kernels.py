@@ -15,13 +15,13 @@ import pytest
 import report
 import torch
 import workloads
+from bench_record import make_record, table_row
 from child import ChildError
 from gpu_kernels import KernelTimes, NoTraceError, times_of
 from measurements import Measurements, Row
 from peers import GRAPHED, OURS
 from place import Place
 from scaling import REPLAYED, WHOLE
-from test_bench_report import make_record, table_row
 from torch.profiler import ProfilerActivity
 
 PRODUCT = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import replace
 
 import blocks
@@ -18,6 +17,7 @@ from peers.loop import TaskLoop
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from workloads import WORKLOADS
+from wrong_peers import FirstOrder, NoGradient, NotANumber, OnlyFloat32IsWrong, WrongLoss
 
 Q1, Q2 = workloads.QUICK
 W1, W3, W5 = (workloads.named(name) for name in ("W1", "W3-order2", "W5-order2"))
@@ -124,45 +124,6 @@ def test_of_blocks_grows_with_every_pass():
 
 def functional(model, weights, x):
     return torch.func.functional_call(model, dict(zip(dict(model.named_parameters()), weights, strict=True)), (x,))
-
-
-class WrongLoss(TaskLoop):
-    title = "wrong loss"
-
-    def backward(self, episodes):
-        return super().backward(episodes) * (1 + 1e-8)
-
-
-class FirstOrder(TaskLoop):
-    title = "first order"
-
-    def __init__(self, workload, start):
-        super().__init__(replace(workload, order=1), start)
-
-
-class NoGradient(TaskLoop):
-    title = "no gradient"
-
-    def backward(self, episodes):
-        losses = super().backward(episodes)
-        for parameter in self.parameters:
-            parameter.grad = None
-        return losses
-
-
-class NotANumber(TaskLoop):
-    title = "not a number"
-
-    def backward(self, episodes):
-        return super().backward(episodes) * math.nan
-
-
-class OnlyFloat32IsWrong(TaskLoop):
-    title = "wrong in float32"
-
-    def backward(self, episodes):
-        losses = super().backward(episodes)
-        return losses * 1.1 if losses.dtype == torch.float32 else losses
 
 
 @pytest.mark.parametrize(

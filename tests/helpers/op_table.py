@@ -76,3 +76,11 @@ def tensors(case: Case, dtype: torch.dtype, seed: int = 0, requires_grad: bool =
         make(case.tasks, case.out_channels, case.in_channels, case.kernel, case.kernel),
         *(make(*per_channel) if has else None for has in (case.bias, case.gamma, case.beta)),
     ]
+
+
+GRADCHECKED = [
+    Case("small", tasks=2, batch=2, in_channels=2, size=(4, 4), out_channels=2),
+    Case("strided", tasks=1, batch=2, in_channels=1, size=(5, 5), out_channels=2, stride=2, padding=2, pool=None),
+    Case("relu-first", tasks=2, batch=2, in_channels=1, size=(4, 5), out_channels=2, relu_first=True),
+    Case("no-gamma", tasks=1, batch=2, in_channels=2, size=(4, 4), out_channels=2, gamma=False, kernel=1, padding=0),
+]
