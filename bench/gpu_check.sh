@@ -82,7 +82,7 @@ tests() {
   needs pytest pytest_benchmark hypothesis pybind11 ninja matplotlib click rich filelock platformdirs
   local spread=() # over processes, where pytest-xdist is: most of the time goes to Python between the kernels
   ! "$python" -c 'import xdist' >/dev/null 2>&1 || spread=(-n "${PROCESSES:-6}")
-  OMP_NUM_THREADS=2 "$python" -m pytest -m cuda -q -p no:cacheprovider "${spread[@]}"
+  OMP_NUM_THREADS=2 "$python" -m pytest -m cuda -q -p no:cacheprovider -p no:benchmark "${spread[@]}"
 }
 
 sanitize() { # TOOL
