@@ -4,13 +4,15 @@
 # benchmarks their record in bench-NAME, a training its run folder; later steps run though earlier ones failed.
 #
 #   OUT            where logs and records go (default: gpu-check)
-#   ARCHIVE        a .tar.gz of OUT, written anew after every step (default: none)
+#   ARCHIVE        a .tar.gz of OUT, written anew after every step (default: none); where the machine itself sets OUT to
+#                  the folder that it hands back, keep that first: BACK=$OUT; OUT=check-1 ARCHIVE=$BACK/check-1.tgz
 #   STEPS          which steps, in order (default: facts build tests memcheck racecheck exact tf32 profile omniglot-5w1s
 #                  omniglot-20w1s)
 #   WORKLOADS      of the benchmarks, such as W1,W3-order2 (default: all)
 #   PEERS          such as loop,vmap (default: all)
 #   SELECT         of the benchmarks those that pytest's -k takes, such as bench_op (default: all)
 #   SECONDS_TIMED  for how long each measurement goes (default: the benchmarks' own)
+#   PROCESSES      that the tests run in, where pytest-xdist is installed (default: 6)
 #   SECONDS_EACH   the most that a step may take (default: 1800)
 #   SECONDS_TOTAL  the most that all may take together (default: 7200)
 #   MAML_FAST_DATA   the folder that holds omniglot/ with the two zips (default: the trainings are left out)
@@ -78,7 +80,9 @@ build() {
 
 tests() {
   needs pytest pytest_benchmark hypothesis pybind11 ninja matplotlib click rich filelock platformdirs
-  "$python" -m pytest -m cuda -q -p no:cacheprovider
+  local spread=() # over processes, where pytest-xdist is: most of the time goes to Python between the kernels
+  ! "$python" -c 'import xdist' >/dev/null 2>&1 || spread=(-n "${PROCESSES:-6}")
+  OMP_NUM_THREADS=2 "$python" -m pytest -m cuda -q -p no:cacheprovider "${spread[@]}"
 }
 
 sanitize() { # TOOL

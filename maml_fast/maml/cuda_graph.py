@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
+import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TextIO, TypeVar
 
 import torch
 
-__all__ = ["WARM_UP", "CudaGraph", "check_capturable"]
+__all__ = ["WARM_UP", "CudaGraph", "check_capturable", "waits_for_gpu"]
 
 Result = TypeVar("Result")
 
 WARM_UP = 3  # calls before the capture, as PyTorch's manual has it: libraries set themselves up in them
-_SYNCHRONIZING = "synchronizing CUDA operation"  # in PyTorch's error
+_SYNCHRONIZING = "called a synchronizing CUDA operation"  # PyTorch's warning
 
 logger = logging.getLogger("maml_fast")
 
@@ -57,7 +59,7 @@ class CudaGraph(Generic[Result]):
         with torch.cuda.device(device):
             if self._captured is None and self._calls < WARM_UP:
                 self._calls += 1
-                return self._run_aside(function, watched=self._calls == WARM_UP)
+                return self._run_watched(function) if self._calls == WARM_UP else self._run_aside(function)
             if self._captured is None:
                 self._captured = self._capture(function)
             self._captured.graph.replay()
@@ -68,19 +70,26 @@ class CudaGraph(Generic[Result]):
         """Whether the last call was replayed."""
         return self._captured is not None
 
-    def _run_aside(self, function: Callable[[], Result], watched: bool) -> Result:
-        """Run it on the stream that it is going to be captured on; watched, it must not wait for the GPU."""
+    def _run_watched(self, function: Callable[[], Result]) -> Result:
+        """Run it in the last call before the capture, and refuse it if it waited for the GPU.
+
+        A capture would find that out too, but before PyTorch 2.12 one that breaks off leaves the process unable to make
+        another (pytorch #180395).
+        """
+        with waits_for_gpu() as waits:
+            result = self._run_aside(function)
+        if waits:
+            raise self._refusal(f"{_SYNCHRONIZING} at {waits[0]}")
+        return result
+
+    def _run_aside(self, function: Callable[[], Result]) -> Result:
+        """Run it on the stream that it is going to be captured on."""
         if self._stream is None:
             self._stream = torch.cuda.Stream()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), _nobody_waits() if watched else nullcontext():
-            try:
-                result = function()
-            except RuntimeError as error:
-                if watched and _SYNCHRONIZING in str(error):
-                    raise self._refusal(error) from error
-                raise
+        with torch.cuda.stream(self._stream):
+            result = function()
         current.wait_stream(self._stream)
         return result
 
@@ -94,15 +103,16 @@ class CudaGraph(Generic[Result]):
             ):
                 result = function()
         except RuntimeError as error:
-            raise self._refusal(error.__context__ or error) from error  # the former is what broke it off
+            cause = error.__context__ or error  # the former is what broke it off
+            raise self._refusal((str(cause).splitlines() or [type(cause).__name__])[0]) from error
         logger.info("%s: captured as a CUDA graph, which is replayed from now on", self._what)
         return _Captured(graph, result)
 
-    def _refusal(self, error: BaseException) -> RuntimeError:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+    def _refusal(self, why: str) -> RuntimeError:
         return RuntimeError(
             f"{self._what} can't be captured as a CUDA graph: {why}; nothing in it may wait for the GPU or copy to or "
-            f"from it (.item(), print, torch.tensor, masks as indices); or {self._remedy}"
+            "from it (.item(), print, torch.tensor, masks as indices), and no result of an earlier call may be alive "
+            f"that depends on a parameter of a loss_fn's own; or {self._remedy}"
         )
 
 
@@ -124,15 +134,37 @@ def _settings() -> Hashable:
 
 
 @contextmanager
-def _nobody_waits() -> Iterator[None]:
-    """Whoever waits for the GPU meanwhile raises.
+def waits_for_gpu() -> Iterator[list[str]]:
+    """Collect the places, as ``file:line``, where this thread waits for the GPU inside the block.
 
-    A capture would find that out too, but before PyTorch 2.12 one that breaks off leaves the process unable to make
-    another (pytorch #180395).
+    PyTorch's debug mode holds for the whole process. It is set to warn rather than to raise, so that other threads,
+    such as a prefetcher's, may go on waiting for the GPU.
     """
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    places: list[str] = []
+    thread = threading.get_ident()
+    mode, show = torch.cuda.get_sync_debug_mode(), warnings.showwarning
+
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if _SYNCHRONIZING not in str(message):
+            show(message, category, filename, lineno, file, line)
+        elif threading.get_ident() == thread:
+            places.append(f"{filename}:{lineno}")
+
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch says once in a process that this mode is a prototype
+            torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", message=_SYNCHRONIZING)
+            warnings.showwarning = note
+            yield places
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.set_sync_debug_mode(mode)
+        warnings.showwarning = show

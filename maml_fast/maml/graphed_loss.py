@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,17 +18,23 @@ __all__ = ["GraphedLoss"]
 
 REMEDY = "leave cuda_graph out"
 
+StandIn: TypeAlias = Callable[[Tensor], Tensor]
+LossOf: TypeAlias = Callable[[Episodes, StandIn], tuple[TaskResults, Tensor]]
+
 
 class GraphedLoss:
-    """Replays ``loss_of(episodes) -> (results, loss)`` with the loss's gradient, on episodes in memory of its own."""
+    """Replays ``loss_of(episodes, stand_in) -> (results, loss)`` with the loss's gradient, on episodes of its own.
+
+    The loss must depend on ``stand_in(parameter)`` in the place of every parameter. A parameter's own node in
+    autograd's graph lives as long as any loss of the caller's does, and belongs to the stream of its first use: work
+    that met it in a capture would make the caller's stream wait for the captured one, which breaks the capture off.
+    """
 
     def __init__(self) -> None:
         self._graph: CudaGraph[_Answer] = CudaGraph("MAML's loss and meta-gradient", REMEDY)
         self._held: Episodes | None = None
 
-    def __call__(
-        self, key: Hashable, episodes: Episodes, loss_of: Callable[[Episodes], tuple[TaskResults, Tensor]]
-    ) -> tuple[TaskResults, Tensor]:
+    def __call__(self, key: Hashable, episodes: Episodes, loss_of: LossOf) -> tuple[TaskResults, Tensor]:
         """The results without a graph, and the loss, which carries the gradient; both are the caller's to keep.
 
         Raises:
@@ -70,11 +76,11 @@ class _Answer(NamedTuple):
     gradients: Mapping[Tensor, Tensor]
 
 
-def _answer(loss_of: Callable[[Episodes], tuple[TaskResults, Tensor]], episodes: Episodes) -> _Answer:
+def _answer(loss_of: LossOf, episodes: Episodes) -> _Answer:
     gradient = ChunkedGradient(1)
     with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
         gradient.begin_chunk()
-        results, loss = loss_of(episodes)
+        results, loss = loss_of(episodes, gradient.stand_in)
         try:
             gradient.add(loss[None])
         except OutsideGraphError as error:

@@ -159,7 +159,9 @@ class MAML(MetaLearner):
         if not self.cuda_graph or not torch.is_grad_enabled():
             return self._results_and_loss(episodes, scored, inner_steps)
         key = (self.signature(), scored, inner_steps)
-        return self._graphed(key, episodes, lambda held: self._results_and_loss(held, scored, inner_steps))
+        return self._graphed(
+            key, episodes, lambda held, stand_in: self._results_and_loss(held, scored, inner_steps, stand_in)
+        )
 
     def begin_iteration(self, iteration: int) -> None:
         """Anneal: what :attr:`annealing` says of a meta-iteration, from 0 on, holds until the next call."""
@@ -240,9 +242,15 @@ class MAML(MetaLearner):
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
 
     def _results_and_loss(
-        self, episodes: Episodes, scored: tuple[int, ...], inner_steps: int | None
+        self,
+        episodes: Episodes,
+        scored: tuple[int, ...],
+        inner_steps: int | None,
+        stand_in: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[TaskResults, Tensor]:
         loop = self._objective(self._inner_loop(self._current_parameters(), inner_steps))
+        if stand_in is not None:
+            loop = replace(loop, theta=loop.theta.map(stand_in))
         if self.step_statistics is None or not self.training:
             return self._loss(loop, episodes, scored)
         collector = Collector(self.step_statistics)

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import set_multithreading_enabled
 
 __all__ = ["FastWeights", "Gradients", "task_gradients"]
 
@@ -30,9 +31,12 @@ def task_gradients(
         losses = task_losses(at)
         gradients: tuple[Tensor | None, ...] = (None,) * len(at)
         if losses.requires_grad:
-            gradients = torch.autograd.grad(
-                losses.sum(), tuple(at.values()), create_graph=second_order, allow_unused=True
-            )
+            # On a GPU another thread would number the nodes that are made here. Their numbers decide in which order
+            # the meta-gradient is summed, and so on its last bits.
+            with set_multithreading_enabled(False):
+                gradients = torch.autograd.grad(
+                    losses.sum(), tuple(at.values()), create_graph=second_order, allow_unused=True
+                )
     known = {name: gradient for name, gradient in zip(fast, gradients, strict=True) if gradient is not None}
     if not known:
         raise RuntimeError(f"the support loss does not depend on any adapted parameter: {', '.join(fast)}")

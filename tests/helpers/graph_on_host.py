@@ -9,12 +9,15 @@ then. What a graph can't hold, such as reading a number, breaks the capture off.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import gc
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -123,11 +126,45 @@ def _new_tensors(function: Any, result: Any) -> list[Tensor]:
 @contextlib.contextmanager
 def _capture(graph: HostGraph, stream: object, capture_error_mode: str) -> Iterator[None]:
     capturing.append(graph)
-    try:
-        with graph:
-            yield
-    finally:
-        capturing.clear()
+    _mark_leaves_in_use()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("grad", "backward"):
+            patch.setattr(torch.autograd, name, _refusing_old_leaves(getattr(torch.autograd, name)))
+        try:
+            with graph:
+                yield
+        finally:
+            capturing.clear()
+
+
+def _mark_leaves_in_use() -> None:
+    """Mark the nodes of leaves that somebody's graph holds: they belong to the stream that they were made on.
+
+    Where nobody holds a leaf's node, the one that is marked here is gone again at once.
+    """
+    for each in gc.get_objects():
+        if issubclass(type(each), Tensor) and each.requires_grad and each.is_leaf:  # isinstance would ask proxies
+            get_gradient_edge(each).node.metadata["in use"] = True
+
+
+def _refusing_old_leaves(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Work that meets such a node makes its stream wait for the one that is captured, which breaks the capture off."""
+
+    def call(outputs: Tensor | Iterable[Tensor], *arguments: Any, **options: Any) -> Any:
+        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        seen: set[Node] = set()
+        todo = [each.grad_fn for each in outputs if each.grad_fn is not None]
+        while todo:
+            node = todo.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.metadata.get("in use"):
+                raise RuntimeError(f"capture invalidated: the node of a leaf {list(node.variable.shape)} is older")
+            todo += [following for following, _ in node.next_functions if following is not None]
+        return function(outputs, *arguments, **options)
+
+    return call
 
 
 class _Stream:
@@ -146,19 +183,26 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.mode: int | str = 0
+        self._has_warned = False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in FORBIDDEN:
-            raise RuntimeError(f"called a synchronizing CUDA operation: {function} {FORBIDDEN[function]}")
+            waits = f"called a synchronizing CUDA operation: {function} {FORBIDDEN[function]}"
+            if self.mode == "error":
+                raise RuntimeError(waits)
+            warnings.warn(waits, stacklevel=2)
         return function(*args, **(kwargs or {}))
 
     def turn(self, mode: int | str) -> None:
-        """On or off."""
-        self.mode = mode
-        if mode == "error":
-            self.__enter__()
-        else:
+        """Set the mode, and warn once, when it is set already, as PyTorch does."""
+        if self.mode in ("warn", "error"):
             self.__exit__(None, None, None)
+        self.mode = mode
+        if mode in ("warn", "error"):
+            self.__enter__()
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
 
 
 def play_graphs(monkeypatch: pytest.MonkeyPatch) -> None:

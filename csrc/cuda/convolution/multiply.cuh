@@ -37,6 +37,11 @@ MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, T* 
   for (int row = first; row < end; row += kRowsAtOnce, to += kRowsAtOnce * cols) *to = tile.At(row, col);
 }
 
+// Where a part of so many begins, of all slabs along k; the product of the two is beyond int for large images.
+MF_DEVICE int FirstSlab(int slabs, int part, int parts) {
+  return static_cast<int>(int64_t{slabs} * part / parts);
+}
+
 constexpr int kStages = 3;
 
 // A block's shared memory: slabs of both operands in several stages of their way, and, once all are multiplied, the
@@ -72,7 +77,7 @@ __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlo
 
   constexpr int kDepth = Math::SlabA::kDepth;
   const int slabs = (product.Depth() + kDepth - 1) / kDepth;
-  const int begin = slabs * job.part / parts, end = slabs * (job.part + 1) / parts;
+  const int begin = FirstSlab(slabs, job.part, parts), end = FirstSlab(slabs, job.part + 1, parts);
   auto fetch = [&](int slab, int stage) {
     if (slab < end) {
       fill_a.Fill(memory.stages[stage].a, slab * kDepth);
