@@ -1,5 +1,5 @@
-// What the kernels ask of the machine: a GPU, or a host that plays one (tests/cuda/host_gpu.h). Nowhere else do the two
-// differ.
+// What the kernels ask of the machine: a GPU, or a host that plays one (tests/csrc/cuda/host_gpu.h). Nowhere else do
+// the two differ.
 #pragma once
 
 #include <cstdint>

@@ -230,7 +230,7 @@ class Compiled:
         flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", "-fsanitize=address", "-pthread", *(f"-I{p}" for p in places)]
         command = [COMPILER, *flags, "-MMD", "-MF", str(listed), "-x", "c++", "-c", str(source), "-o", str(made)]
         subprocess.run(command, check=True)
-        return cls(made, frozenset(re.findall(r"csrc/cuda/([\w./]+)", listed.read_text())))
+        return cls(made, frozenset(re.findall(r"(?<!tests/)csrc/cuda/([\w./]+)", listed.read_text())))
 
 
 def run_with(bug: str, compiled: dict[Path, Compiled], folder: Path) -> int:
