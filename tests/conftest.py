@@ -20,7 +20,7 @@ from maml_fast import native
 # A shell starts its background jobs with SIGINT ignored; the tests of interrupted training need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ("gpu_on_host", "graph_on_host", "tiny_library", "tiny_omniglot", "tiny_run")
+pytest_plugins = ("build_folder", "gpu_on_host", "graph_on_host", "tiny_library", "tiny_omniglot", "tiny_run")
 
 
 def _missing() -> dict[str, str]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from build_folder import MadeOnce
 from checkout import CSRC, TESTS
 from torch.utils import cpp_extension
 
@@ -21,8 +22,8 @@ from maml_fast.native._cuda_toolkit import find_home
 # On the reference there is nothing else to see than on the native kernels: once is enough.
 pytestmark = pytest.mark.native
 
-# The oldest, whose kernels wait for their copies, and the one whose instructions are counted below. Between 80 and 100 the
-# sources differ by one instruction, for what is rounded to TF32.
+# The oldest, whose kernels wait for their copies, and the one whose instructions are counted below. Between 80 and 100
+# the sources differ by one instruction, for what is rounded to TF32.
 ARCHITECTURES = ("75", "90")
 BUDGET = json.loads((TESTS / "csrc" / "cuda" / "budget.json").read_text())
 SOURCES = sorted(CSRC.glob("cuda/**/*.cu"))
@@ -38,18 +39,20 @@ def run_all(commands: Iterable[list[str]]) -> list[subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[Path, str]]:
+def objects(made_once: MadeOnce) -> dict[Path, tuple[Path, str]]:
     """Every kernel file compiled by nvcc for all architectures: its object, and what ptxas told of it."""
-    folder = tmp_path_factory.mktemp("objects")
+    folder = made_once("nvcc", compile_kernels)
+    made = {source: folder / f"{source.stem}.o" for source in SOURCES}
+    return {source: (to, to.with_suffix(".log").read_text()) for source, to in made.items()}
+
+
+def compile_kernels(folder: Path) -> None:
     targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
-    flags = ["-std=c++17", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}"]
-    made = [folder / f"{source.stem}.o" for source in SOURCES]
-    commands = [
-        [NVCC, "-c", str(source), "-o", str(to), *flags, *targets] for source, to in zip(SOURCES, made, strict=True)
-    ]
-    done = run_all(commands)
+    flags = ["-std=c++17", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}", *targets]
+    done = run_all([NVCC, "-c", str(source), "-o", str(folder / f"{source.stem}.o"), *flags] for source in SOURCES)
     assert all(each.returncode == 0 for each in done), "\n".join(each.stderr for each in done)
-    return {source: (to, each.stderr) for source, to, each in zip(SOURCES, made, done, strict=True)}
+    for source, each in zip(SOURCES, done, strict=True):
+        (folder / f"{source.stem}.log").write_text(each.stderr)
 
 
 @pytest.mark.nvcc
