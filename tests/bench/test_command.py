@@ -11,7 +11,7 @@ import parity
 import pytest
 import report
 import workloads
-from bench_command import run_as_a_user, run_here
+from bench_command import run, run_here
 from peers import NAIVE, OURS, of_use_on
 from scaling import AVX2, FLOAT32, FLOAT64
 
@@ -47,7 +47,7 @@ def quick(made_once):
     names = ",".join(workload.name for workload in WORKLOADS)
 
     def fill(out):
-        assert run_as_a_user(quick=True, out=out, seconds=0.01, workloads=names) == 0
+        assert run(quick=True, out=out, seconds=0.01, workloads=names) == 0
 
     return made_once("quick_bench", fill)
 

@@ -8,7 +8,7 @@ import os
 import blocks
 import parity
 import pytest
-from bench_command import run_as_a_user
+from bench_command import run
 from checkout import BENCH, HELPERS
 from peers import GRAPHED, OURS, TRUTH, of_use_on
 from scaling import REPLAYED, WHOLE
@@ -28,7 +28,7 @@ def run_played(out):
         paths = [HELPERS / "gpu_player", HELPERS, BENCH, os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
         options = {"device": "cuda", "precision": "tf32", "workloads": WORKLOAD, "seconds": 0.01}
-        assert run_as_a_user(quick=True, out=out, **options) == 0
+        assert run(quick=True, out=out, **options) == 0
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -11,23 +13,30 @@ import settings
 from maml_fast.cli import benchmark
 
 
+@contextmanager
+def as_a_user() -> Iterator[pytest.MonkeyPatch]:
+    """Hide that the tests run in several processes, where pytest-benchmark would time nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+            patch.delenv(name)
+        yield patch
+
+
+def run(**options: object) -> int:
+    """Do ``benchmark.run`` as a user would."""
+    with as_a_user():
+        return benchmark.run(**options)
+
+
 def run_here(**options: object) -> int:
-    """Do what ``benchmark.run`` does, but in this process, which has imported PyTorch already."""
+    """Do the same, but in this process, which has imported PyTorch already."""
 
     def call(command: Sequence[object]) -> int:
         assert command[1:3] == ["-m", "pytest"]
         return pytest.main([str(argument) for argument in command[3:]])
 
-    with pytest.MonkeyPatch.context() as patch:
+    with as_a_user() as patch:
         patch.setattr(benchmark, "_call", call)
-        return benchmark.run(**options)
-
-
-def run_as_a_user(**options: object) -> int:
-    """``benchmark.run``, untold that the tests run in several processes, where pytest-benchmark would time nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-            patch.delenv(name, raising=False)
         return benchmark.run(**options)
 
 
