@@ -310,6 +310,7 @@ def assert_stopped(path: Path, errors: str) -> None:
     assert errors == f"maml-fast: stopped after iteration {done}; go on with: maml-fast train --resume {path}\n"
 
 
+@pytest.mark.backendless
 @pytest.mark.usefixtures("plain_pictures")
 def test_a_stop_keeps_the_checkpoint_and_tells_how_to_go_on(tmp_path):
     path = tmp_path / "run"
@@ -321,6 +322,7 @@ def test_a_stop_keeps_the_checkpoint_and_tells_how_to_go_on(tmp_path):
     finish(path)
 
 
+@pytest.mark.backendless
 @pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_any_signal_that_asks_for_a_stop_is_told_in_the_exit_code(tmp_path, monkeypatch, number):
@@ -338,6 +340,7 @@ def test_any_signal_that_asks_for_a_stop_is_told_in_the_exit_code(tmp_path, monk
     assert_stopped(path, result.stderr)
 
 
+@pytest.mark.backendless
 @pytest.mark.usefixtures("plain_pictures")
 def test_kill_leaves_a_usable_checkpoint(tmp_path):
     path = tmp_path / "run"
