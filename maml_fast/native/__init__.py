@@ -25,6 +25,7 @@ import torch  # also because the library links against torch's, which must be in
 
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder
+from maml_fast.native._not_compiled import not_compiled
 
 __all__ = [
     "Backend",
@@ -143,7 +144,7 @@ def when_loaded(callback: Callable[[], None]) -> Callable[[], None]:
     return callback
 
 
-@torch.compiler.disable
+@not_compiled
 def _read_default() -> str:
     global _default
     asked = os.environ.get("MAML_FAST_BACKEND") or "auto"
@@ -156,7 +157,7 @@ def _read_default() -> str:
     return asked
 
 
-@torch.compiler.disable
+@not_compiled
 def _try() -> _Attempt:
     """Get the library, once in the life of this process, whatever comes of it."""
     global _attempt

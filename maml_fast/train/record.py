@@ -20,7 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy
 import torch
 
@@ -146,6 +145,8 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for one process; the lock is the operating system's, so a killed process frees it."""
+        import filelock
+
         lock = filelock.FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
