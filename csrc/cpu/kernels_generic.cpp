@@ -3,19 +3,18 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <new>
+#include <memory>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "core/conv_block.h"
-#include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/clock.h"
 #include "cpu/convolution/pixel_plan.h"
 #include "cpu/convolution/winograd_tiles.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 
 #define MF_VECTOR_BYTES 16
 #include "cpu/kernels.h"

@@ -42,7 +42,7 @@ NAME = "maml_fast_native"
 FOLDERS = ("cpu", "sampler", "bindings")  # of csrc, whose sources make up the library
 GPU_SOURCES = ("cuda/**/*.cu", "bindings/*_cuda.cpp")  # and with CUDA
 # One set for every file: a kernel chooses its instruction set in the file, by pragma, and is dispatched at run time.
-FLAGS = ("-O3", "-DNDEBUG", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
+FLAGS = ("-O2", "-DNDEBUG", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
 LINK_FLAGS = ("-pthread",)
 GPU_FLAGS = ("-O3", "-DNDEBUG")
 _PARTIAL = "partial-"
