@@ -28,7 +28,7 @@ pytest_plugins = ("device_thread", "gpu_on_host", "graph_on_host", "tiny_library
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Spread the whole suite over the cores where pytest-xdist is installed; tests that are named run in this process."""
+    """Spread the whole suite over the cores where pytest-xdist is installed; named tests run in this process."""
     whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
     if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
         config.option.numprocesses = 0 if config.option.usepdb else usable_cores()
