@@ -16,6 +16,11 @@
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
 
+// On x86-64 these are hardly ever run, and not worth the time.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__x86_64__)
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 leaves small loops alone
+#endif
+
 #define MF_VECTOR_BYTES 16
 #include "cpu/kernels.h"
 
