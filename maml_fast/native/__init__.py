@@ -164,24 +164,26 @@ def _try() -> _Attempt:
     with _lock:
         if _attempt is None:
             try:
-                module = _load()
+                module, report = _load()
                 gpu = " and CUDA" if module.has_cuda() else ""
-                _attempt = _Attempt(module, f"{module.cpu_capability()}{gpu} kernels for torch {torch.__version__}")
+                without = f", none for GPUs: {report.no_gpu}" if report.no_gpu else ""
+                kernels = f"{module.cpu_capability()}{gpu} kernels for torch {torch.__version__}"
+                _attempt = _Attempt(module, kernels + without)
             except (BuildError, ImportError, OSError) as error:
                 _attempt = _Attempt(None, str(error))
         return _attempt
 
 
-def _load() -> ModuleType:
+def _load() -> tuple[ModuleType, BuildReport]:
     csrc, cache = _build.find_csrc(), cache_folder()
     report = _build.ensure(csrc, cache)
     try:
-        return _import(report.path)
+        return _import(report.path), report
     except ImportError as error:
         if not report.cached:
             raise BuildError(f"the compiled library does not load: {error}") from error
     report = _build.ensure(csrc, cache, fresh=True)  # damaged in the cache, or the system changed under it
-    return _import(report.path)
+    return _import(report.path), report
 
 
 def _import(path: Path) -> ModuleType:

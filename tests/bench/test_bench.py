@@ -11,7 +11,7 @@ import parity
 import pytest
 import torch
 import workloads
-from peers import TRUTH, of_use_on
+from peers import TRUTH, TUTORIAL, of_use_on
 from peers.block import per_task_block
 from peers.loop import TaskLoop
 from torch import nn
@@ -199,3 +199,7 @@ def test_every_peer_agrees(peer, order):
         parity.check(workload, TRUTH if peer is parity.OURS else peer)
     else:
         assert peer.library is not None or peer.name == "tutorial"
+
+
+def test_the_tutorials_loop_agrees_on_its_own_net():
+    parity.check(Q1, TUTORIAL)

@@ -10,7 +10,6 @@ import torch
 from bench_subject import Subject
 from child import Child, ChildError
 from contestant import Contestant
-from peers import TRUTH
 from place import Place
 
 
@@ -43,15 +42,6 @@ def test_trouble_is_told_by_name(method, message):
 def test_an_object_that_can_not_be_made_is_an_error():
     with pytest.raises(ChildError, match="nobody failed: StopIteration"):
         Child("nobody", Contestant, "Q2", "nobody", Place(1))
-
-
-@pytest.mark.parametrize("peer", [TRUTH.name, "processes"])
-def test_memory_parity_and_time_of_a_peer(peer):
-    with Child(peer, Contestant, "Q2", peer, Place(torch.get_num_threads())) as child:
-        peak = child.call("peak_mib")
-        assert peak is None or 0 < peak < 4096
-        assert child.call("parity")["gradient"] < 1e-9
-        assert all(seconds > 0 for seconds in child.call("times", 0.01))
 
 
 @pytest.mark.native

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import blocks
 import gpu_sanitize
@@ -13,13 +11,10 @@ import memory
 import parity
 import pytest
 import rounds
-import settings
 import sgemm
 import torch
 import workloads
-from checkout import HELPERS
-from child import Child
-from contestant import Contestant
+from bench_command import run_here, settings_of
 from measurements import Row
 from peers import GRAPHED, OURS, TRUTH, jax, of_use_on
 from peers import named as peer_named
@@ -41,6 +36,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Slide Rule 7")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80 * 2**30, 80 * 2**30))
     return monkeypatch
 
 
@@ -53,14 +49,6 @@ def restored():
     torch.set_num_threads(before[0])
     torch.set_float32_matmul_precision(before[1])
     cudnn.allow_tf32, cudnn.benchmark = before[2:]
-
-
-def settings_of(**options):
-    """The settings that these options of the command line make."""
-    names = ("--sweeps", "--seconds", "--out", "--workloads", "--peers")
-    given = {**dict.fromkeys(names), "--quick": True, "--device": "cpu", "--precision": "exact"}
-    given.update({f"--{name}": value for name, value in options.items()})
-    return settings.Settings.of(SimpleNamespace(getoption=given.__getitem__))
 
 
 def test_settings_put_the_workloads_on_the_device(gpu):
@@ -87,16 +75,14 @@ def test_a_gpu_without_tf32_is_refused(gpu):
 )
 def test_what_can_not_be_had_is_one_line_and_leaves_nothing(options, message, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert benchmark.run(out=tmp_path / "new", **options) == pytest.ExitCode.USAGE_ERROR
+    assert run_here(out=tmp_path / "new", **options) == pytest.ExitCode.USAGE_ERROR
     assert re.search(message, capfd.readouterr().err)
     assert not (tmp_path / "new").exists()
 
 
-def test_what_a_gpu_can_run_is_collected_and_the_rest_is_named(tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")]))
-    collect = ["-p", "fake_gpu", "--collect-only"]
-    options = {"device": "cuda", "precision": "tf32", "peers": "loop", "sweeps": 1}
-    assert benchmark.run(workloads="F,W1", out=tmp_path / "new", pytest_arguments=collect, **options) == 0
+def test_what_a_gpu_can_run_is_collected_and_the_rest_is_named(gpu, tmp_path, capfd):
+    options = {"device": "cuda", "precision": "tf32", "workloads": "F,W1", "peers": "loop", "sweeps": 1}
+    assert run_here(out=tmp_path / "new", pytest_arguments=["--collect-only"], **options) == 0
     told = capfd.readouterr().out
     there = {"bench_iteration.py", "bench_op.py", "bench_gpu_scaling.py"}
     assert set(re.findall(r"<Module (\w+\.py)>", told)) == there
@@ -196,34 +182,6 @@ def test_who_is_for_another_device_is_not_heard_of(gpu):
     assert settings_of(device="cuda", peers="loop").peers == (OURS, GRAPHED, TRUTH)
     with pytest.raises(pytest.UsageError, match="there is no 'maml_fast-graph'"):
         settings_of(peers="maml_fast-graph")
-
-
-@pytest.mark.parametrize(
-    ("installed", "device", "obstacle"),
-    [
-        (("jax",), "cuda", "jax has no backend for CUDA here: pip install 'jax[cuda13]'"),
-        (("jax",), "cpu", None),
-        (("jax", "jax_cuda12_plugin"), "cuda", None),
-        (("jax", "jax_cuda13_plugin"), "cuda", None),
-        (("jax_cuda13_plugin",), "cuda", "jax is not installed: pip install 'maml_fast[bench]'"),
-    ],
-)
-def test_jax_needs_its_backend(installed, device, obstacle, monkeypatch):
-    for module in ("peers.jax", "peers.learner"):
-        monkeypatch.setattr(f"{module}.find_spec", lambda name: name if name in installed else None)
-    assert jax.JaxMap.obstacle(replace(Q2, device=device)) == obstacle
-
-
-def test_jaxs_own_convolutions_agree():
-    """On the CPU, where nobody is offered them."""
-    peer = jax.JaxVmapConv
-    if (obstacle := peer.obstacle(Q2)) is not None:
-        assert "jax is not installed" in obstacle
-        return
-    environment = peer.quick_environment
-    for workload in ("Q1", "Q2"):
-        with Child(peer.title, Contestant, workload, peer.name, Place(1), environment=environment) as child:
-            assert child.call("parity")["gradient"] < parity.TOLERANCE
 
 
 def test_everyone_on_a_gpu_is_thought_to_need_memory():

@@ -1,4 +1,4 @@
-"""The GPU's kernels on a machine without a GPU: what nvcc makes of them, and whether their tests would notice a bug."""
+"""What nvcc makes of the GPU's kernels, on a machine without a GPU: registers, instructions, and how they link."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,10 @@ from maml_fast.native._cuda_toolkit import find_home
 # On the reference there is nothing else to see than on the native kernels: once is enough.
 pytestmark = pytest.mark.native
 
-CPP, CUDA = TESTS / "csrc" / "cpp", TESTS / "csrc" / "cuda"
-ARCHITECTURES = ("75", "80", "90", "100")
-BUDGET = json.loads((CUDA / "budget.json").read_text())
+# The oldest, whose kernels wait for their copies, and the one whose instructions are counted below. Between 80 and 100 the
+# sources differ by one instruction, for what is rounded to TF32.
+ARCHITECTURES = ("75", "90")
+BUDGET = json.loads((TESTS / "csrc" / "cuda" / "budget.json").read_text())
 SOURCES = sorted(CSRC.glob("cuda/**/*.cu"))
 GLUE = sorted(CSRC.glob("bindings/*_cuda.cpp"))
 COMPILER = os.environ.get("CXX", "c++")
@@ -42,7 +42,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[Path, 
     """Every kernel file compiled by nvcc for all architectures: its object, and what ptxas told of it."""
     folder = tmp_path_factory.mktemp("objects")
     targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
-    flags = ["-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}"]
+    flags = ["-std=c++17", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}"]
     made = [folder / f"{source.stem}.o" for source in SOURCES]
     commands = [
         [NVCC, "-c", str(source), "-o", str(to), *flags, *targets] for source, to in zip(SOURCES, made, strict=True)
@@ -55,7 +55,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[Path, 
 @pytest.mark.nvcc
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_compiles_within_its_budget(source: Path, objects: dict[Path, tuple[Path, str]]) -> None:
-    """Registers of a thread and bytes that it spills, at every architecture: more would cost occupancy, or memory."""
+    """Registers of a thread and bytes that it spills, at each architecture: more would cost occupancy, or memory."""
     kernels = resources(objects[source][1])
     assert kernels or source.name.endswith("_block.cu")
     for name, used in kernels.items():
@@ -140,119 +140,3 @@ def test_glue_compiles_and_links(objects: dict[Path, tuple[Path, str]], tmp_path
     linked = subprocess.run([*link, "-Xlinker", "--no-undefined"], capture_output=True, text=True, check=False)
     missing = set(re.findall(r"undefined reference to `(\w+)", linked.stderr))
     assert missing == {"aoti_torch_get_current_cuda_stream"}, linked.stderr
-
-
-# Each is a bug that a reader could make; the kernels' test must fail on it.
-PLANTED = {
-    "off by one in the padding": ("convolution/operands.cuh", "to * stride - padding", "to * stride - padding + 1"),
-    "the wrong tap in the data gradient": (
-        "convolution/operands.cuh",
-        "Quotient(to + padding)",
-        "Quotient(to + padding - 1)",
-    ),
-    "no barrier between slabs": ("convolution/multiply.cuh", "WaitForCopies<kStages - 2>();\n    __syncthreads();", ""),
-    "a slab fetched before all have left its place": (
-        "convolution/multiply.cuh",
-        "__syncthreads();  // this slab is whole, and all have left the one before, whose place is free\n"
-        "    fetch(slab + kStages - 1, last);",
-        "fetch(slab + kStages - 1, last);\n    __syncthreads();",
-    ),
-    "too short a wait for the copies": (
-        "convolution/multiply.cuh",
-        "WaitForCopies<kStages - 2>();",
-        "WaitForCopies<kStages - 1>();",
-    ),
-    "no barrier before the tile takes the slabs' place": (
-        "convolution/multiply.cuh",
-        "WaitForCopies<0>();\n  __syncthreads();",
-        "WaitForCopies<0>();",
-    ),
-    "lanes mistaken in the plain sums": ("convolution/plain_math.cuh", "return Lane() % 16 / 2;", "return Lane() % 8;"),
-    "halves of a tensor core's rows swapped": (
-        "convolution/tensor_math.cuh",
-        "half * 8 + Group() :",
-        "(1 - half) * 8 + Group() :",
-    ),
-    "a tensor core's rows from the wrong quarter": (
-        "convolution/tensor_math.cuh",
-        "q + Lane() / 16",
-        "q + 1 - Lane() / 16",
-    ),
-    "remainders of a stride left out": ("convolution/operands.cuh", "* kFar;", "* 0;"),
-    "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", ""),
-    "a tile's last row left out": ("convolution/multiply.cuh", "left = rows - job.row;", "left = rows - job.row - 1;"),
-    "a tile stored past its end": (
-        "convolution/multiply.cuh",
-        "end = left < TileType::kRows ? left : TileType::kRows;",
-        "end = TileType::kRows;",
-    ),
-    "a thread's last image left out": (
-        "passes/norm_pool.cuh",
-        "return end < of.batch ? end :",
-        "return end < of.batch ? end - 1 :",
-    ),
-    "a thin block's pixels read before they lie there": ("thin/pixels.cuh", "    }\n    __syncthreads();", "    }"),
-    "a thin block's taps from the row beside": ("thin/pixels.cuh", "tap / run * pitch", "tap / run * (pitch - 1)"),
-    "a thin block's sums joined too early": ("thin/sums.cuh", "= sums[t];\n    __syncthreads();", "= sums[t];"),
-    "covariances taken from the wrong half": (
-        "thin/thin_forward.cu",
-        "p = row < col ? row : col",
-        "p = row < col ? col : row",
-    ),
-}
-
-
-def test_planted_bugs_are_caught(tmp_path: Path) -> None:
-    """A test run for every bug, and one of each test without, side by side; under the address sanitizer, as in CI."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiled = dict(pool.map(lambda source: (source, Compiled.of(source, tmp_path / "as it is", CSRC)), PLAYED))
-        codes = dict(zip(PLANTED, pool.map(lambda bug: run_with(bug, compiled, tmp_path), PLANTED), strict=True))
-    assert {test: run(test, compiled, tmp_path / "as it is") for test in PLAYED_TESTS} == dict.fromkeys(PLAYED_TESTS, 0)
-    assert [bug for bug, code in codes.items() if code == 0] == []
-
-
-PLAYED_TESTS = [CUDA / name for name in ("test_conv_block.cpp", "test_thin.cpp")]
-PLAYED = [*SOURCES, CUDA / "host_gpu.cpp", *PLAYED_TESTS]
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A file of the kernels, or of their tests, compiled for the host."""
-
-    made: Path
-    needs: frozenset[str]  # names of the files of csrc/cuda that it was made of
-
-    @classmethod
-    def of(cls, source: Path, folder: Path, csrc: Path) -> Compiled:
-        folder.mkdir(exist_ok=True)
-        made, listed = folder / f"{source.name}.o", folder / f"{source.name}.d"
-        places = [csrc, CUDA, CPP]
-        flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", "-fsanitize=address", "-pthread", *(f"-I{p}" for p in places)]
-        command = [COMPILER, *flags, "-MMD", "-MF", str(listed), "-x", "c++", "-c", str(source), "-o", str(made)]
-        subprocess.run(command, check=True)
-        return cls(made, frozenset(re.findall(r"(?<!tests/)csrc/cuda/([\w./]+)", listed.read_text())))
-
-
-def run_with(bug: str, compiled: dict[Path, Compiled], folder: Path) -> int:
-    """Plant a bug, compile again what it is in, run the kernels' test, and return its exit code."""
-    name, right, wrong = PLANTED[bug]
-    place = folder / bug.replace(" ", "-")
-    csrc = place / "csrc"
-    shutil.copytree(CSRC, csrc)
-    text = (csrc / "cuda" / name).read_text()
-    assert right in text, bug
-    (csrc / "cuda" / name).write_text(text.replace(right, wrong))
-    again = {
-        source: Compiled.of(csrc / source.relative_to(CSRC) if source in SOURCES else source, place, csrc)
-        for source, before in compiled.items()
-        if name in before.needs
-    }
-    return run(PLAYED_TESTS[name.startswith("thin/")], {**compiled, **again}, place)
-
-
-def run(test: Path, compiled: dict[Path, Compiled], folder: Path) -> int:
-    """Link one of the tests, run it, and return its exit code."""
-    program = folder / test.stem
-    parts = [str(each.made) for source, each in compiled.items() if source == test or source not in PLAYED_TESTS]
-    subprocess.run([COMPILER, "-fsanitize=address", "-pthread", *parts, "-o", str(program)], check=True)
-    return subprocess.run([str(program)], capture_output=True, check=False).returncode

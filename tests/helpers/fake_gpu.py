@@ -1,4 +1,4 @@
-"""A pytest plugin for processes that tests start: torch says that there is a GPU, on which nothing could run."""
+"""For processes that tests start: torch says that there is a GPU, on which nothing could run."""
 
 from __future__ import annotations
 

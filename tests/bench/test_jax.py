@@ -1,0 +1,53 @@
+"""The benchmarks' JAX: what it needs, and that it computes the same; a quick run has its second order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import parity
+import pytest
+import workloads
+from bench_subject import Judge
+from child import Child
+from peers import jax
+from peers.nets import ConvNet
+from torch import nn
+
+from maml_fast.nn import BatchStatNorm2d
+
+Q2 = workloads.named("Q2")
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "obstacle"),
+    [
+        (("jax",), "cuda", "jax has no backend for CUDA here: pip install 'jax[cuda13]'"),
+        (("jax",), "cpu", None),
+        (("jax", "jax_cuda12_plugin"), "cuda", None),
+        (("jax", "jax_cuda13_plugin"), "cuda", None),
+        (("jax_cuda13_plugin",), "cuda", "jax is not installed: pip install 'maml_fast[bench]'"),
+    ],
+)
+def test_jax_needs_its_backend(installed, device, obstacle, monkeypatch):
+    for module in ("peers.jax", "peers.learner"):
+        monkeypatch.setattr(f"{module}.find_spec", lambda name: name if name in installed else None)
+    assert jax.JaxMap.obstacle(replace(Q2, device=device)) == obstacle
+
+
+def strided_net():
+    """Layers in the tutorial's two orders, at the tutorial's stride and padding."""
+    first = nn.Conv2d(1, 3, 3, stride=2, padding=2), BatchStatNorm2d(3), nn.MaxPool2d(2), nn.ReLU()
+    second = nn.Conv2d(3, 3, 3, stride=2, padding=2), nn.ReLU(), BatchStatNorm2d(3)
+    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(3 * 2 * 2, 5))
+
+
+@pytest.mark.parametrize(("peer", "order"), [(jax.JaxMap, 1), (jax.JaxVmapConv, 2)], ids=["map", "vmap-conv"])
+def test_it_agrees_on_a_strided_net(peer, order):
+    """With a score on the way. Its own convolutions are offered on GPUs alone, and computed here on the CPU."""
+    network = ConvNet((("conv", "norm", "pool", "relu"), ("conv", "relu", "norm")), stride=2, padding=2)
+    workload = replace(Q2, name="strided", model=strided_net, network=network, order=order, scored=(0,))
+    if (obstacle := peer.obstacle(workload)) is not None:
+        assert "jax is not installed" in obstacle
+        return
+    with Child(peer.title, Judge, environment=peer.quick_environment) as child:
+        assert child.call("errors", workload, peer.name)["gradient"] < parity.TOLERANCE

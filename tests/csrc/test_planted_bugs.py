@@ -1,0 +1,156 @@
+"""Whether the tests of the GPU's kernels, which the host runs, would notice a bug in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from checkout import CSRC, TESTS
+
+from maml_fast.native._toolchain import find_compiler
+
+# On the reference there is nothing else to see than on the native kernels: once is enough.
+pytestmark = pytest.mark.native
+
+CPP, CUDA = TESTS / "csrc" / "cpp", TESTS / "csrc" / "cuda"
+BLOCKS, THIN, PLAYER = (CUDA / f"test_{name}.cpp" for name in ("conv_block", "thin", "host_gpu"))
+
+# Each is a bug that a reader could make: a file, what it says, and what it is made to say, with PLANTED for whether this
+# bug was chosen. They are planted in this order.
+BUGS = {
+    "off by one in the padding": (
+        "convolution/operands.cuh",
+        "to * stride - padding;",
+        "to * stride - padding + PLANTED;",
+    ),
+    "the wrong tap in the data gradient": (
+        "convolution/operands.cuh",
+        "Quotient(to + padding)",
+        "Quotient(to + padding - PLANTED)",
+    ),
+    "a slab fetched before all have left its place": (
+        "convolution/multiply.cuh",
+        "__syncthreads();  // this slab is whole, and all have left the one before, whose place is free\n"
+        "    fetch(slab + kStages - 1, last);",
+        "if (PLANTED) fetch(slab + kStages - 1, last);\n"
+        "    __syncthreads();  // this slab is whole\n"
+        "    if (!PLANTED) fetch(slab + kStages - 1, last);",
+    ),
+    "no barrier between slabs": (
+        "convolution/multiply.cuh",
+        "__syncthreads();  // this slab is whole",
+        "if (!PLANTED) __syncthreads();",
+    ),
+    "too short a wait for the copies": (
+        "convolution/multiply.cuh",
+        "WaitForCopies<kStages - 2>();",
+        "PLANTED ? WaitForCopies<kStages - 1>() : WaitForCopies<kStages - 2>();",
+    ),
+    "no barrier before the tile takes the slabs' place": (
+        "convolution/multiply.cuh",
+        "WaitForCopies<0>();\n  __syncthreads();",
+        "WaitForCopies<0>();\n  if (!PLANTED) __syncthreads();",
+    ),
+    "lanes mistaken in the plain sums": (
+        "convolution/plain_math.cuh",
+        "return Lane() % 16 / 2;",
+        "return PLANTED ? Lane() % 8 : Lane() % 16 / 2;",
+    ),
+    "halves of a tensor core's rows swapped": (
+        "convolution/tensor_math.cuh",
+        "half * 8 + Group() :",
+        "(PLANTED ? 1 - half : half) * 8 + Group() :",
+    ),
+    "a tensor core's rows from the wrong quarter": (
+        "convolution/tensor_math.cuh",
+        "q + Lane() / 16",
+        "q + (PLANTED ? 1 - Lane() / 16 : Lane() / 16)",
+    ),
+    "remainders of a stride left out": ("convolution/operands.cuh", "* kFar;", "* (PLANTED ? 0 : kFar);"),
+    "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", "if (!PLANTED) __syncthreads();"),
+    "a tile's last row left out": (
+        "convolution/multiply.cuh",
+        "left = rows - job.row;",
+        "left = rows - job.row - PLANTED;",
+    ),
+    "a tile stored past its end": (
+        "convolution/multiply.cuh",
+        "end = left < TileType::kRows ?",
+        "end = left < TileType::kRows && !PLANTED ?",
+    ),
+    "a thread's last image left out": (
+        "passes/norm_pool.cuh",
+        "return end < of.batch ? end :",
+        "return end < of.batch ? end - PLANTED :",
+    ),
+    "a thin block's pixels read before they lie there": (
+        "thin/pixels.cuh",
+        "    }\n    __syncthreads();",
+        "    }\n    if (!PLANTED) __syncthreads();",
+    ),
+    "a thin block's taps from the row beside": (
+        "thin/pixels.cuh",
+        "tap / run * pitch",
+        "tap / run * (pitch - PLANTED)",
+    ),
+    "a thin block's sums joined too early": (
+        "thin/sums.cuh",
+        "= sums[t];\n    __syncthreads();",
+        "= sums[t];\n    if (!PLANTED) __syncthreads();",
+    ),
+    "covariances taken from the wrong half": (
+        "thin/thin_forward.cu",
+        "p = row < col ? row : col",
+        "p = (row < col) != PLANTED ? row : col",
+    ),
+}
+
+
+def test_planted_bugs_are_caught(tmp_path: Path) -> None:
+    """One build has all bugs, and each run at most one of them; without any, all tests pass."""
+    csrc = tmp_path / "csrc"
+    shutil.copytree(CSRC, csrc)
+    for number, (name, right, wrong) in enumerate(BUGS.values(), start=1):
+        plant(csrc / "cuda" / name, right, wrong.replace("PLANTED", f"host_gpu::Planted({number})"))
+    programs = build(csrc, tmp_path)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        as_it_is = list(pool.map(lambda program: run(program, 0), programs.values()))
+        tests = [programs[THIN if name.startswith("thin/") else BLOCKS] for name, *_ in BUGS.values()]
+        codes = list(pool.map(run, tests, range(1, len(BUGS) + 1)))
+    assert as_it_is == [0] * len(programs)
+    assert [bug for bug, code in zip(BUGS, codes, strict=True) if code == 0] == []
+
+
+def plant(file: Path, right: str, wrong: str) -> None:
+    text = file.read_text()
+    assert right in text, right
+    file.write_text(text.replace(right, wrong))
+
+
+def build(csrc: Path, folder: Path) -> dict[Path, Path]:
+    """Compile the kernels for the host and link each test with them; the programs by their tests' sources."""
+    parts = [*csrc.glob("cuda/**/*.cu"), CUDA / "host_gpu.cpp"]
+    made = {source: folder / f"{source.stem}.o" for source in (*parts, BLOCKS, THIN, PLAYER)}
+    compiler, includes = find_compiler().path, [f"-I{place}" for place in (csrc, CUDA, CPP)]
+    flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", "-pthread", "-include", CUDA / "planted.h", *includes, "-x", "c++"]
+
+    def call(command: list[str | Path]) -> None:
+        subprocess.run(command, check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(call, ([compiler, *flags, "-c", source, "-o", to] for source, to in made.items())))
+        programs = {test: folder / f"{test.stem}.program" for test in (BLOCKS, THIN, PLAYER)}
+        shared = [made[part] for part in parts]
+        links = ([compiler, "-pthread", made[test], *shared, "-o", to] for test, to in programs.items())
+        list(pool.map(call, links))
+    return programs
+
+
+def run(program: Path, bug: int) -> int:
+    """Return the exit code of a test of kernels with this bug; 0 is none."""
+    environment = {**os.environ, "PLANTED": str(bug)}
+    return subprocess.run([program], env=environment, capture_output=True, check=False).returncode
