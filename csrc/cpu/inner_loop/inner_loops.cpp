@@ -9,7 +9,6 @@
 #include <atomic>
 
 #include "cpu/arena.h"
-#include "cpu/clock.h"
 #include "cpu/for.h"
 #include "cpu/inner_loop/general_loop.h"
 #include "cpu/inner_loop/head_loop.h"
@@ -17,6 +16,7 @@
 #include "cpu/inner_loop/rates.h"
 #include "cpu/inner_loop/step_theta.h"
 #include "cpu/inner_loop/theta.h"
+#include "cpu/waiting_clock.h"
 
 namespace maml_fast {
 namespace {
