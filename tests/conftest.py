@@ -23,7 +23,15 @@ from maml_fast.native._toolchain import usable_cores
 # A shell starts its background jobs with SIGINT ignored; the tests of interrupted training need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ("device_thread", "gpu_on_host", "graph_on_host", "tiny_library", "tiny_omniglot", "tiny_run")
+pytest_plugins = (
+    "build_folder",
+    "device_thread",
+    "gpu_on_host",
+    "graph_on_host",
+    "tiny_library",
+    "tiny_omniglot",
+    "tiny_run",
+)
 
 
 @pytest.hookimpl(tryfirst=True)

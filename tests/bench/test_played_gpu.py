@@ -8,11 +8,10 @@ import os
 import blocks
 import parity
 import pytest
+from bench_command import run_as_a_user
 from checkout import BENCH, HELPERS
 from peers import GRAPHED, OURS, TRUTH, of_use_on
 from scaling import REPLAYED, WHOLE
-
-from maml_fast.cli import benchmark
 
 pytestmark = pytest.mark.native
 
@@ -20,14 +19,16 @@ WORKLOAD = "Q2"
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(made_once):
+    return made_once("played_bench", run_played)
+
+
+def run_played(out):
     with pytest.MonkeyPatch.context() as patch:
         paths = [HELPERS / "gpu_player", HELPERS, BENCH, os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-        out = tmp_path_factory.mktemp("bench") / "new"
         options = {"device": "cuda", "precision": "tf32", "workloads": WORKLOAD, "seconds": 0.01}
-        assert benchmark.run(quick=True, out=out, **options) == 0
-    return out
+        assert run_as_a_user(quick=True, out=out, **options) == 0
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from build_folder import BuildFolder
 from checkout import ROOT
 
 from maml_fast.native import _toolchain
@@ -28,11 +29,12 @@ def run(*command: str | Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_cpp(pytestconfig: pytest.Config) -> None:
-    # Built in pytest's own cache, so that the next run compiles only what has changed since.
-    folder = pytestconfig.cache.mkdir("cpp")
+def test_cpp(build_folder: BuildFolder) -> None:
+    """All but the kernels for GPUs, which test_planted_bugs.py runs, with and without bugs."""
     jobs = str(_toolchain.job_count(n_sources=64))
-    configure = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={_toolchain.find_ninja()}"]
-    run(tool("cmake"), "--fresh", "-S", ROOT, "-B", folder, *configure, "-DCMAKE_DISABLE_FIND_PACKAGE_Python3=ON")
-    run(tool("cmake"), "--build", folder, "--parallel", jobs)
-    run(tool("ctest"), "--test-dir", folder, "--output-on-failure", "--no-tests=error", "--parallel", jobs)
+    options = ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={_toolchain.find_ninja()}"]
+    options += ["-DMAML_FAST_GPU_ON_HOST=OFF", "-DCMAKE_DISABLE_FIND_PACKAGE_Python3=ON"]
+    with build_folder("cpp") as folder:
+        run(tool("cmake"), "--fresh", "-G", "Ninja", "-S", ROOT, "-B", folder, *options)
+        run(tool("cmake"), "--build", folder, "--parallel", jobs)
+        run(tool("ctest"), "--test-dir", folder, "--output-on-failure", "--no-tests=error", "--parallel", jobs)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from build_folder import MadeOnce
 from checkout import CSRC, TESTS
 from torch.utils import cpp_extension
 
@@ -36,18 +37,20 @@ def run_all(commands: Iterable[list[str]]) -> list[subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[Path, str]]:
+def objects(made_once: MadeOnce) -> dict[Path, tuple[Path, str]]:
     """Every kernel file compiled by nvcc for all architectures: its object, and what ptxas told of it."""
-    folder = tmp_path_factory.mktemp("objects")
+    folder = made_once("nvcc", compile_kernels)
+    made = {source: folder / f"{source.stem}.o" for source in SOURCES}
+    return {source: (to, to.with_suffix(".log").read_text()) for source, to in made.items()}
+
+
+def compile_kernels(folder: Path) -> None:
     targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
-    flags = ["-std=c++17", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}"]
-    made = [folder / f"{source.stem}.o" for source in SOURCES]
-    commands = [
-        [NVCC, "-c", str(source), "-o", str(to), *flags, *targets] for source, to in zip(SOURCES, made, strict=True)
-    ]
-    done = run_all(commands)
+    flags = ["-std=c++17", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}", *targets]
+    done = run_all([NVCC, "-c", str(source), "-o", str(folder / f"{source.stem}.o"), *flags] for source in SOURCES)
     assert all(each.returncode == 0 for each in done), "\n".join(each.stderr for each in done)
-    return {source: (to, each.stderr) for source, to, each in zip(SOURCES, made, done, strict=True)}
+    for source, each in zip(SOURCES, done, strict=True):
+        (folder / f"{source.stem}.log").write_text(each.stderr)
 
 
 @pytest.mark.nvcc

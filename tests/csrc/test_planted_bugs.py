@@ -19,8 +19,8 @@ pytestmark = pytest.mark.native
 CPP, CUDA = TESTS / "csrc" / "cpp", TESTS / "csrc" / "cuda"
 BLOCKS, THIN, PLAYER = (CUDA / f"test_{name}.cpp" for name in ("conv_block", "thin", "host_gpu"))
 
-# Each is a bug that a reader could make: a file, what it says, and what it is made to say, where PLANTED is true if
-# this bug was chosen. They are planted in this order.
+# Each is a bug that a reader could make: a file, what it says, and what it is made to say. PLANTED is whether this bug
+# was chosen. They are planted in this order.
 BUGS = {
     "off by one in the padding": (
         "convolution/operands.cuh",

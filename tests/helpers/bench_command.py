@@ -1,4 +1,4 @@
-"""The benchmarks' command in this process, which has imported PyTorch already; and the settings that options make."""
+"""The benchmarks' command, in this process or as a user runs it; and the settings that options make."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maml_fast.cli import benchmark
 
 
 def run_here(**options: object) -> int:
-    """Do what ``benchmark.run`` does, without a process for pytest."""
+    """Do what ``benchmark.run`` does, but in this process, which has imported PyTorch already."""
 
     def call(command: Sequence[object]) -> int:
         assert command[1:3] == ["-m", "pytest"]
@@ -20,6 +20,14 @@ def run_here(**options: object) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "_call", call)
+        return benchmark.run(**options)
+
+
+def run_as_a_user(**options: object) -> int:
+    """``benchmark.run``, untold that the tests run in several processes, where pytest-benchmark would time nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+            patch.delenv(name, raising=False)
         return benchmark.run(**options)
 
 

@@ -9,41 +9,45 @@ from pathlib import Path
 
 import pytest
 import torch
+from build_folder import BuildFolder
 from checkout import ROOT
 from torch.utils import cpp_extension
 
 from maml_fast import native
 from maml_fast.native._toolchain import find_ninja
 
+SOURCES = [
+    *sorted(ROOT.glob("csrc/cuda/**/*.cu")),
+    *sorted(ROOT.glob("csrc/bindings/*_cuda.cpp")),
+    ROOT / "tests/csrc/cuda/host_gpu.cpp",
+]
 OPERATORS = ("conv_block_forward", "conv_block_backward", "conv_block_double_backward", "draw_episodes")
 
 
 @pytest.fixture(scope="session")
-def gpu_library(tmp_path_factory: pytest.TempPathFactory) -> None:
+def gpu_library(build_folder: BuildFolder) -> None:
     """Compile csrc/cuda and its bindings for the host; they register as torch's kernels for CUDA."""
     assert native.library() is not None  # declares the operators
-    folder = tmp_path_factory.mktemp("gpu_on_host")
-    sources = [
-        *ROOT.glob("csrc/cuda/**/*.cu"),
-        *ROOT.glob("csrc/bindings/*_cuda.cpp"),
-        ROOT / "tests/csrc/cuda/host_gpu.cpp",
-    ]
-    stand_ins = []
-    for source in sources:  # torch would give .cu files to nvcc
-        stand_in = folder / f"{source.parent.name}-{source.stem}.cpp"
-        stand_in.write_text(f'#include "{source}"\n')
-        stand_ins.append(str(stand_in))
-    with pytest.MonkeyPatch.context() as patch:
+    with build_folder("gpu_on_host") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(Path(find_ninja()).parent), prepend=os.pathsep)
         cpp_extension.load(
             "gpu_on_host",
-            stand_ins,
-            extra_cflags=["-O2", "-DMF_HOST_GPU", "-fvisibility=hidden"],
+            [str(_stand_in(source, folder)) for source in SOURCES],
+            extra_cflags=["-O1", "-DMF_HOST_GPU", "-fvisibility=hidden"],
             extra_include_paths=[str(ROOT / place) for place in ("tests/csrc/cuda/shim", "csrc", "tests/csrc/cuda")],
             build_directory=str(folder),
             with_cuda=False,
             is_python_module=False,
         )
+
+
+def _stand_in(source: Path, folder: Path) -> Path:
+    """Return a file that includes the source, for torch would give a .cu file to nvcc; it is written once."""
+    file = folder / f"{source.parent.name}-{source.stem}.cpp"
+    text = f'#include "{source}"\n'
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
+    return file
 
 
 @pytest.fixture
