@@ -149,7 +149,7 @@ def _left_out(asked):
 
 
 def _about(asked):
-    machine = describe_machine()
+    machine = describe_machine(asked.place.device)
     del machine["command"]  # pytest's, full of paths
     backend = _backend(asked)
     return {

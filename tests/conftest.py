@@ -12,15 +12,35 @@ import pytest
 
 # Before torch loads its OpenMP: threads that spin while they wait make the suite ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the others have the other cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
 from maml_fast import native
+from maml_fast.native._toolchain import usable_cores
 
 # A shell starts its background jobs with SIGINT ignored; the tests of interrupted training need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ("build_folder", "gpu_on_host", "graph_on_host", "tiny_library", "tiny_omniglot", "tiny_run")
+pytest_plugins = (
+    "build_folder",
+    "device_thread",
+    "gpu_on_host",
+    "graph_on_host",
+    "tiny_library",
+    "tiny_omniglot",
+    "tiny_run",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread the whole suite over the cores where pytest-xdist is installed; named tests run in this process."""
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+        config.option.numprocesses = 0 if config.option.usepdb else usable_cores()
+        config.option.dist = "worksteal" if config.option.numprocesses else "no"
 
 
 def _missing() -> dict[str, str]:

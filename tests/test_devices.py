@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -158,7 +159,7 @@ def toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyPatch:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(_cuda_toolkit, "_architectures_here", lambda: "9.0")
+    monkeypatch.setattr(_cuda_toolkit, "_architectures_here", lambda: ["9.0"])
     return monkeypatch
 
 
@@ -190,7 +191,57 @@ def test_missing_nvcc_is_named(toolkit) -> None:
 
 
 def test_machines_without_a_gpu_compile_for_none_unless_asked(toolkit) -> None:
-    toolkit.setattr(_cuda_toolkit, "_architectures_here", lambda: "")
+    toolkit.setattr(_cuda_toolkit, "_architectures_here", list)
     assert "name them in TORCH_CUDA_ARCH_LIST" in str(find_cuda_toolkit())
     toolkit.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
     assert str(find_cuda_toolkit()) == "nvcc 13.0 for 8.0"
+
+
+ARCHITECTURES = {  # what TORCH_CUDA_ARCH_LIST says, of which GPUs are here, and what is compiled for
+    "nothing said": ("", ["8.0", "9.0"], "8.0;9.0"),
+    "a preset without this GPU": ("8.0", ["9.0"], "8.0;9.0"),
+    "a preset with this GPU": ("8.0 9.0a+PTX", ["9.0"], "8.0;9.0a+PTX"),
+    "a name": ("Hopper", ["8.6"], "Hopper;8.6"),
+    "an old GPU beside": ("", ["7.0", "9.0"], "9.0"),
+    "an old one in a preset": ("6.0;7.0;8.6", ["8.6"], "8.6"),
+}
+
+
+@pytest.mark.parametrize(("said", "here", "expected"), ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_compiles_for_the_gpus_here_whatever_is_preset(toolkit, said, here, expected) -> None:
+    toolkit.setenv("TORCH_CUDA_ARCH_LIST", said)
+    toolkit.setattr(_cuda_toolkit, "_architectures_here", lambda: here)
+    assert str(find_cuda_toolkit()) == f"nvcc 13.0 for {expected}"
+
+
+def test_a_gpu_that_is_too_old_is_named(toolkit) -> None:
+    toolkit.setattr(_cuda_toolkit, "_architectures_here", lambda: ["7.0"])
+    assert find_cuda_toolkit() == "the kernels need a GPU of compute capability 7.5 or later, not 7.0"
+
+
+DRIVER = """
+extern "C" int cuInit(unsigned) { return 0; }
+extern "C" int cuDeviceGetCount(int* count) { *count = 2; return 0; }
+extern "C" int cuDeviceGet(int* device, int index) { *device = 10 + index; return 0; }
+extern "C" int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  *value = attribute == 75 ? 9 : device == 10 ? 0 : 5;
+  return attribute == 75 || attribute == 76 ? 0 : 1;
+}
+"""
+
+
+def test_gpus_are_asked_for_in_another_process(monkeypatch, tmp_path) -> None:
+    """One that has initialised CUDA can't use it in its forks."""
+    source = tmp_path / "driver.cpp"
+    source.write_text(DRIVER)
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    for name in ("_lazy_init", "is_available", "device_count", "get_device_capability"):
+        monkeypatch.setattr(torch.cuda, name, None)
+    assert _cuda_toolkit._architectures_here.__wrapped__() == ["9.0", "9.5"]
+
+
+def test_no_driver_is_no_gpu(monkeypatch, tmp_path) -> None:
+    (tmp_path / "libcuda.so.1").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert _cuda_toolkit._architectures_here.__wrapped__() == []

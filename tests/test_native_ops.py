@@ -65,9 +65,9 @@ def test_private_operators_refuse_what_would_crash(changes: dict, message: str) 
         torch.ops.maml_fast.conv_block_forward(*arguments)
 
 
-@pytest.mark.parametrize("capability", ["avx512", "avx2", "generic"])
-def test_every_instruction_set_this_machine_runs_passes_parity(capability: str) -> None:
-    """In a process of its own, since the kernels are chosen once; a set the machine lacks falls to the next."""
+@pytest.mark.parametrize("capability", ["avx2", "generic"])
+def test_every_lower_instruction_set_passes_parity(capability: str) -> None:
+    """In a process of its own, since the kernels are chosen once; the machine's highest set is test_ops.py's."""
     script = (
         "import torch, op_parity, op_table\n"
         "from maml_fast import native, ops\n"

@@ -10,6 +10,7 @@
 
 #include "bindings/tensors.h"
 #include "cpu/dispatch.h"
+#include "cpu/inner_loop/inner_loops.h"
 
 namespace maml_fast {
 namespace {
@@ -187,7 +188,7 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
         Data<Scalar>(losses),
         Data<int64_t>(correct),
         needs_gradient ? parameters.gradients.data() : nullptr};
-    Kernels().Of<Scalar>().inner_loops(args, TorchPool());
+    RunInnerLoops(args, Kernels().Of<Scalar>(), TorchPool());
     return {losses, correct, parameters.gradient, parameters.rate_gradient};
   });
 }

@@ -1,16 +1,12 @@
-// The Python face of the library. Tensor operators register themselves with torch, from their own files.
+// The Python face of the library. Tensor operators register themselves with torch, from their own files. This is the
+// only file that includes pybind11, whose headers take longer to read than most files here to compile.
 #include <pybind11/pybind11.h>
 
 #include <utility>
 
+#include "bindings/sampler.h"
 #include "cpu/clock.h"
 #include "cpu/dispatch.h"
-
-namespace maml_fast {
-
-void BindSampler(pybind11::module_& m);
-
-}  // namespace maml_fast
 
 #ifdef MF_WITH_CUDA
 constexpr bool kHasCuda = true;

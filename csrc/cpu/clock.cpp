@@ -1,6 +1,9 @@
 #include "cpu/clock.h"
 
+#include <atomic>
 #include <chrono>
+
+#include "cpu/waiting_clock.h"
 
 namespace maml_fast {
 namespace {

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "core/conv_block.h"
-#include "core/inner_loop.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 
 namespace maml_fast {
 
@@ -12,7 +12,7 @@ struct KernelTable {
   void (*forward)(const ConvBlockForwardArgs<Scalar>&, const Pool&);
   void (*backward)(const ConvBlockBackwardArgs<Scalar>&, const Pool&);
   void (*double_backward)(const ConvBlockDoubleBackwardArgs<Scalar>&, const Pool&);
-  void (*inner_loops)(const InnerLoopArgs<Scalar>&, const Pool&);
+  RowKernels<Scalar> rows;
 };
 
 struct CpuKernels {

@@ -1,8 +1,8 @@
 // The table of an instruction set's kernels.
 #pragma once
 
-#include "cpu/inner_loop/inner_loops.h"
 #include "cpu/kernel_table.h"
+#include "cpu/row_kernels.h"
 #include "cpu/run_block.h"
 
 namespace maml_fast {
@@ -10,7 +10,10 @@ namespace {
 
 template <typename Scalar>
 constexpr KernelTable<Scalar> MakeKernels() {
-  return {RunForward<Scalar>, RunBackward<Scalar>, RunDoubleBackward<Scalar>, RunInnerLoops<Scalar>};
+  return {RunForward<Scalar>,
+          RunBackward<Scalar>,
+          RunDoubleBackward<Scalar>,
+          {AddDots<Scalar>, AddCombinations<Scalar>, AddProduct<Scalar>}};
 }
 
 }  // namespace

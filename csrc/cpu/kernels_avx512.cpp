@@ -7,25 +7,25 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <new>
+#include <memory>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "core/conv_block.h"
-#include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/clock.h"
 #include "cpu/convolution/pixel_plan.h"
 #include "cpu/convolution/winograd_tiles.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
                              apply_to = function)
 #else
 #pragma GCC push_options
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 leaves small loops alone
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 

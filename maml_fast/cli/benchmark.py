@@ -93,7 +93,7 @@ def folder() -> Path:
 
 def default_out(parent: Path | str = "bench/results", *, device: str = "cpu", precision: str = "exact") -> Path:
     """Return the first folder ``<date>-<machine>``, ``<date>-<machine>-2``, ... that does not exist."""
-    machine = describe_machine()
+    machine = describe_machine(device)
     processor = re.sub(r"\(r\)|\(tm\)|\bcpu\b|\bprocessor\b|\d+-core|@.*", " ", str(machine["processor"]).lower())
     computer = f"{processor}-{machine['cores']}-cores" if device == "cpu" else f"{machine['gpu'] or device}-{precision}"
     name = re.sub(r"[^a-z0-9]+", "-", f"{date.today()}-{computer}".lower()).strip("-")

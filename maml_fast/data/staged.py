@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
 import numpy as np
 
 from maml_fast.data.dataset import Progress, Say, say_on_stderr
@@ -106,6 +105,8 @@ def _images_done(part: Path, done_file: Path, header: bytes, image_bytes: int) -
 @contextlib.contextmanager
 def _only_writer(path: Path, say: Say) -> Iterator[None]:
     """Hold the lock of `path`; it is the operating system's, so a killed process frees it."""
+    import filelock
+
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     with naming_disk_errors(path):
         try:

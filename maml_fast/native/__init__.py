@@ -25,6 +25,7 @@ import torch  # also because the library links against torch's, which must be in
 
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder
+from maml_fast.native._not_compiled import not_compiled
 
 __all__ = [
     "Backend",
@@ -143,7 +144,7 @@ def when_loaded(callback: Callable[[], None]) -> Callable[[], None]:
     return callback
 
 
-@torch.compiler.disable
+@not_compiled
 def _read_default() -> str:
     global _default
     asked = os.environ.get("MAML_FAST_BACKEND") or "auto"
@@ -156,31 +157,33 @@ def _read_default() -> str:
     return asked
 
 
-@torch.compiler.disable
+@not_compiled
 def _try() -> _Attempt:
     """Get the library, once in the life of this process, whatever comes of it."""
     global _attempt
     with _lock:
         if _attempt is None:
             try:
-                module = _load()
+                module, report = _load()
                 gpu = " and CUDA" if module.has_cuda() else ""
-                _attempt = _Attempt(module, f"{module.cpu_capability()}{gpu} kernels for torch {torch.__version__}")
+                without = f", none for GPUs: {report.no_gpu}" if report.no_gpu else ""
+                kernels = f"{module.cpu_capability()}{gpu} kernels for torch {torch.__version__}"
+                _attempt = _Attempt(module, kernels + without)
             except (BuildError, ImportError, OSError) as error:
                 _attempt = _Attempt(None, str(error))
         return _attempt
 
 
-def _load() -> ModuleType:
+def _load() -> tuple[ModuleType, BuildReport]:
     csrc, cache = _build.find_csrc(), cache_folder()
     report = _build.ensure(csrc, cache)
     try:
-        return _import(report.path)
+        return _import(report.path), report
     except ImportError as error:
         if not report.cached:
             raise BuildError(f"the compiled library does not load: {error}") from error
     report = _build.ensure(csrc, cache, fresh=True)  # damaged in the cache, or the system changed under it
-    return _import(report.path)
+    return _import(report.path), report
 
 
 def _import(path: Path) -> ModuleType:

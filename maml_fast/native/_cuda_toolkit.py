@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 __all__ = ["CudaToolkit", "find_cuda_toolkit", "find_home"]
+
+LEAST_CAPABILITY = (7, 5)  # of a GPU: the kernels read shared memory by ldmatrix
 
 
 @dataclass(frozen=True)
@@ -37,23 +41,43 @@ def find_cuda_toolkit() -> CudaToolkit | str:
         return "MAML_FAST_CUDA=0 leaves them out"
     if torch.version.cuda is None:
         return "this torch is for the CPU only"
-    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or _architectures_here()
-    if not architectures:
+    wanted = _architectures_wanted()
+    architectures = [each for each in wanted if not _is_too_old(each)]
+    if not wanted:
         return "there is no CUDA device here; to compile for others, name them in TORCH_CUDA_ARCH_LIST"
+    if not architectures:
+        least = ".".join(map(str, LEAST_CAPABILITY))
+        return f"the kernels need a GPU of compute capability {least} or later, not {', '.join(wanted)}"
     nvcc = _find_nvcc()
     if nvcc is None:
         return f"nvcc is missing: install the CUDA toolkit {torch.version.cuda}, or set CUDA_HOME to its folder"
     version = _version(nvcc)
     if version.partition(".")[0] != torch.version.cuda.partition(".")[0]:
         return f"{nvcc} is of CUDA {version}, but torch is for {torch.version.cuda}; set CUDA_HOME to a fitting toolkit"
-    return CudaToolkit(nvcc, version, architectures)
+    return CudaToolkit(nvcc, version, ";".join(architectures))
 
 
-def _architectures_here() -> str:
-    if not torch.cuda.is_available():
-        return ""
-    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
+def _architectures_wanted() -> list[str]:
+    """Those that TORCH_CUDA_ARCH_LIST names, and of the GPUs here those that it leaves out, as an image's may."""
+    named = re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    covered = {number[0] for each in named if (number := _NUMBER.match(each))}
+    return named + [each for each in _architectures_here() if each not in covered]
+
+
+_NUMBER = re.compile(r"\d+\.\d+")  # of an architecture, such as 9.0 of 9.0a+PTX; others have names
+
+
+def _is_too_old(architecture: str) -> bool:
+    number = _NUMBER.match(architecture)
+    return number is not None and tuple(map(int, number[0].split("."))) < LEAST_CAPABILITY
+
+
+@functools.cache
+def _architectures_here() -> list[str]:
+    """Those of the GPUs that this process may use; asked in another, which is why this one may still be forked."""
+    script = Path(__file__).with_name("_ask_gpus.py")
+    told = subprocess.run([sys.executable, "-I", "-S", str(script)], capture_output=True, text=True, errors="replace")
+    return sorted(set(told.stdout.split()), key=lambda each: tuple(map(int, each.split("."))))
 
 
 def _find_nvcc() -> str | None:

@@ -10,7 +10,16 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BuildError", "Compiler", "find_compiler", "find_ninja", "find_python_headers", "job_count", "usable_cores"]
+__all__ = [
+    "BuildError",
+    "Compiler",
+    "find_compiler",
+    "find_ninja",
+    "find_python_headers",
+    "job_count",
+    "runtime_of_torch",
+    "usable_cores",
+]
 
 
 class BuildError(RuntimeError):
@@ -51,6 +60,21 @@ def _version(path: str) -> str:
     if told.returncode != 0 or not told.stdout.strip():
         raise BuildError(f"the C++ compiler {path} does not answer --version: {told.stderr.strip() or 'no output'}")
     return told.stdout.strip().splitlines()[0]
+
+
+def runtime_of_torch(compiler: Compiler) -> list[str]:
+    """Return the C++ runtime to link with where the compiler has a static one only: that which torch has loaded.
+
+    Of two runtimes in a process neither can catch what the other throws: an operator's error would end the process.
+    """
+    told = subprocess.run([compiler.path, "-print-file-name=libstdc++.so"], capture_output=True, text=True)
+    if os.path.isabs(told.stdout.strip()):
+        return []
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:  # not Linux
+        return []
+    return re.findall(r"\S*/libstdc\+\+\.so\S*", maps)[:1]
 
 
 def find_python_headers() -> Path:

@@ -20,7 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy
 import torch
 
@@ -33,8 +32,8 @@ CHECKPOINT_FORMAT = 1
 Row = dict[str, Any]
 
 
-def describe_machine() -> Row:
-    """Versions and hardware, for ``config.json``."""
+def describe_machine(device: str = "cpu") -> Row:
+    """Versions and hardware, for ``config.json``; of a GPU where ``device`` is one, for asking initialises CUDA."""
     return {
         "maml_fast": _version(),
         "python": platform.python_version(),
@@ -44,7 +43,7 @@ def describe_machine() -> Row:
         "processor": _processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": None if device == "cpu" else torch.cuda.get_device_name(),
         "command": sys.argv,
     }
 
@@ -146,6 +145,8 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for one process; the lock is the operating system's, so a killed process frees it."""
+        import filelock
+
         lock = filelock.FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)

@@ -110,7 +110,7 @@ class Trainer:
             "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "from_iteration": self.iteration,
             "backend": str(native.backend()),
-            **describe_machine(),
+            **describe_machine(self.config.device),
         }
         sessions = (earlier or {}).get("sessions", [])
         _warn_of_changes(sessions, session)

@@ -20,7 +20,6 @@ from maml_fast.maml import MetaLearner
 from maml_fast.maml.evaluation import evaluate
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.networks import make_model
-from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve
 from maml_fast.train.record import Row, RunFolder
 
 __all__ = ["Workbench"]
@@ -152,15 +151,19 @@ class Workbench:
 
     def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float, last: Row | None = None) -> None:
         """Write learning_curve.png; ``last``, the evaluation at the end, replaces one of the same moment."""
+        from maml_fast.train import plots  # here, for it imports matplotlib, which few processes need
+
         if last is not None and last["split"] == self.monitored:
             rows = [*(row for row in rows if "loss" in row or row["iteration"] != last["iteration"]), last]
-        picture = draw_learning_curve(
+        picture = plots.draw_learning_curve(
             rows, self.config.title, self.config.n_way_in_evaluation, self.config.inner_steps, seconds
         )
         write_atomically(folder.learning_curve, picture)
 
     def draw_episode(self, folder: RunFolder) -> None:
         """Write episode.png: the first test episode."""
+        from maml_fast.train import plots
+
         config, learner = self.config, self.learner
         episodes = self.sampler("test").batch(0).to(config.device)
         episode = Episodes(*(tensor[:1] for tensor in episodes))  # [1, ...]
@@ -174,11 +177,11 @@ class Workbench:
             )
         tensors = (episode.x_spt, episode.y_spt, episode.x_qry, episode.y_qry, before, after)
         support, support_labels, query, query_labels, *predictions = (tensor[0].cpu().numpy() for tensor in tensors)
-        picture = EpisodePicture(
+        picture = plots.EpisodePicture(
             self._as_seen(support), support_labels, self._as_seen(query), query_labels, *predictions
         )
         title = f"One test episode · {config.dataset} · {config.n_way}-way {config.k_shot}-shot"
-        write_atomically(folder.episode, draw_episode(picture, title, steps))
+        write_atomically(folder.episode, plots.draw_episode(picture, title, steps))
 
     def _as_seen(self, images: np.ndarray) -> np.ndarray:
         """Scaled pixels back to 0-1 with their own black and white."""

@@ -15,6 +15,7 @@ from tiny_run import assert_same_run
 
 from maml_fast import data, native
 from maml_fast.cli import HELP, main
+from maml_fast.cli.console import ConsoleReporter
 from maml_fast.maml.task_chunks import TASKS_PER_THREAD
 from maml_fast.native import BuildReport
 from maml_fast.train.config import TrainConfig
@@ -39,11 +40,19 @@ def assert_one_line_error(result: Result, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("cli") / "run"
-    result = call("train", *TINY, "--iterations", 2, "--out", path)
+def trained(tmp_path_factory) -> tuple[Path, Result]:
+    """A run without --out, and what the command printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = call("train", *TINY, "--iterations", 2)
     assert result.exit_code == 0, result.output
-    return path
+    return folder / "runs" / "random-3w1s-001", result
+
+
+@pytest.fixture
+def run(trained) -> Path:
+    return trained[0]
 
 
 def test_every_argument_of_a_run_has_an_option_and_its_help():
@@ -59,10 +68,8 @@ def test_help(command):
     assert result.output.startswith("Usage:")
 
 
-def test_train_says_what_runs_and_where_its_record_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = call("train", *TINY, "--iterations", 2)
-    assert result.exit_code == 0, result.output
+def test_train_says_what_runs_and_where_its_record_is(trained):
+    path, result = trained
     for text in (
         "backend",
         str(native.backend()),
@@ -75,10 +82,11 @@ def test_train_says_what_runs_and_where_its_record_is(tmp_path, monkeypatch):
         assert text in result.stdout
     assert "test accuracy" in result.stdout
     assert "waiting for episodes" in result.stdout
-    assert (tmp_path / "runs" / "random-3w1s-001" / "learning_curve.png").is_file()
+    assert (path / "learning_curve.png").is_file()
     assert result.stderr == ""
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize(("given", "kept"), [("5", 5), ("auto", TASKS_PER_THREAD)])
 def test_chunk_of_tasks(tmp_path, given, kept):
     result = call("train", *TINY, "--iterations", 1, "--task-chunk", given, "--out", tmp_path / "run")
@@ -86,6 +94,7 @@ def test_chunk_of_tasks(tmp_path, given, kept):
     assert RunFolder(tmp_path / "run").read_config()["arguments"]["task_chunk"] == kept
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr("maml_fast.cli.console.LINE_SECONDS", 0.0)
     result = call("train", *TINY, "--iterations", 3, "--out", tmp_path / "run")
@@ -142,6 +151,7 @@ def test_conflicting_resume_names_the_arguments(run):
     assert_one_line_error(result, "inner_lr (run: 0.4, asked: 0.1), seed (run: 5, asked: 6)")
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_resume_with_more_iterations(run, tmp_path):
     path = tmp_path / "run"
     assert call("train", *TINY, "--iterations", 1, "--out", path).exit_code == 0
@@ -294,20 +304,44 @@ def finish(path: Path) -> None:
     assert_same_run(path, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_keeps_the_checkpoint_and_tells_how_to_go_on(tmp_path, number):
-    path = tmp_path / "run"
-    process = start_training(path)
-    process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode == 128 + number
+def assert_stopped(path: Path, errors: str) -> None:
     done = RunFolder(path).load_checkpoint()["iteration"]
     assert done >= 3
     assert errors == f"maml-fast: stopped after iteration {done}; go on with: maml-fast train --resume {path}\n"
-    if number == signal.SIGINT:
-        finish(path)
 
 
+@pytest.mark.backendless
+@pytest.mark.usefixtures("plain_pictures")
+def test_a_stop_keeps_the_checkpoint_and_tells_how_to_go_on(tmp_path):
+    path = tmp_path / "run"
+    process = start_training(path)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert_stopped(path, errors)
+    finish(path)
+
+
+@pytest.mark.backendless
+@pytest.mark.usefixtures("plain_pictures")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_any_signal_that_asks_for_a_stop_is_told_in_the_exit_code(tmp_path, monkeypatch, number):
+    show = ConsoleReporter.stepped
+
+    def stop_after_four(self, row):
+        show(self, row)
+        if row["iteration"] == 4:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(ConsoleReporter, "stepped", stop_after_four)
+    path = tmp_path / "run"
+    result = call("train", *TINY, "--iterations", 6, "--out", path)
+    assert result.exit_code == 128 + number
+    assert_stopped(path, result.stderr)
+
+
+@pytest.mark.backendless
+@pytest.mark.usefixtures("plain_pictures")
 def test_kill_leaves_a_usable_checkpoint(tmp_path):
     path = tmp_path / "run"
     process = start_training(path, "--checkpoint-seconds", "0")

@@ -82,7 +82,7 @@ def test_fifty_iterations_follow_the_tutorial(meta):
     start = [parameter.detach().clone() for parameter in meta.net.parameters()]
     generator = torch.Generator().manual_seed(2)
     for _ in range(50):
-        batch = make_batch(2, 2, generator)
+        batch = make_batch(2, 1, generator)
         accuracies, losses = meta(*batch)
         expected_accuracies, expected_losses = tutorial.train(*batch)
         np.testing.assert_array_equal(accuracies, expected_accuracies)

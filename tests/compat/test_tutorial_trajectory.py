@@ -2,8 +2,8 @@
 
 The start is a hard one: the classifier's rows are equal, so that the gradients of many channels are rounding noise,
 which Adam makes as large as any. On most data the original then parts from a copy of itself that starts 1e-15 beside
-it. So it is held against such copies at every iteration: while they stay together ours must follow to 1e-6, and where
-they part ours may be no farther off than a few times what they are.
+it. So it is held against such a copy at every iteration: while the two stay together ours must follow to 1e-6, and
+where they part ours may be no farther off than a few times what the copy is.
 """
 
 from __future__ import annotations
@@ -26,44 +26,43 @@ def moves(parameters, start):
     return torch.cat([(list(parameters)[i].detach() - start[i]).flatten() for i in kept])
 
 
-def beside(start, seed):
-    generator = torch.Generator().manual_seed(seed)
+def beside(start):
+    generator = torch.Generator().manual_seed(0)
     return [each + 1e-15 * torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in start]
 
 
-def distances(seed, n_copies):
-    """Of ours from the tutorial, and of the farthest copy so far; as shares of the way that the tutorial has come."""
+def distances(seed):
+    """Of ours from the tutorial, and of the copy's farthest so far; as shares of the way that the tutorial has come."""
     torch.manual_seed(seed)
     meta = MetaLearner().double()
     start = [parameter.detach().clone() for parameter in meta.net.parameters()]
     tutorial = oracles.Tutorial(start)
-    copies = [oracles.Tutorial(beside(start, number)) for number in range(n_copies)]
+    copy = oracles.Tutorial(beside(start))
     generator = torch.Generator().manual_seed(seed + 1)
     farthest = 0.0
     for _ in range(ITERATIONS):
-        batch = make_batch(2, 1, generator)
+        batch = make_batch(1, 1, generator)
         meta(*batch)
-        for each in (tutorial, *copies):
+        for each in (tutorial, copy):
             each.train(*batch)
         way = moves(tutorial.parameters, start)
         assert way.norm() > 1e-3
-        ours, *theirs = (
-            float((moves(each, start) - way).norm() / way.norm())
-            for each in (meta.net.parameters(), *(copy.parameters for copy in copies))
+        ours, theirs = (
+            float((moves(each, start) - way).norm() / way.norm()) for each in (meta.net.parameters(), copy.parameters)
         )
-        farthest = max(farthest, *theirs)
+        farthest = max(farthest, theirs)
         yield ours, farthest
 
 
 def test_where_the_tutorial_follows_itself_ours_follows_it():
-    for ours, copy in distances(seed=9, n_copies=1):
+    for ours, copy in distances(seed=7):
         assert ours < BOUND
         assert copy < BOUND / 10  # were it more, the seed would prove nothing
 
 
 def test_where_the_tutorial_leaves_itself_ours_is_no_farther():
-    for ours, copy in distances(seed=0, n_copies=2):
+    for ours, copy in distances(seed=0):
         assert ours <= max(BOUND, FACTOR * copy)
         if copy > 1 / FACTOR:  # two that have nothing in common any more are about 1 apart
             return
-    pytest.fail(f"the copies stayed within {copy}: the seed shows nothing")
+    pytest.fail(f"the copy stayed within {copy}: the seed shows nothing")

@@ -50,9 +50,9 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory) -> tuple[Path, Path]:
-    """Sources, and a cache that holds their library."""
+    """Sources, and a cache that holds their library; not to be changed."""
     folder = tmp_path_factory.mktemp("built")
     csrc = write_csrc(folder)
     _build.ensure(csrc, folder / "cache")

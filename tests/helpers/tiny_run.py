@@ -85,8 +85,8 @@ def class_folders(tmp_path) -> Path:
 @pytest.fixture
 def plain_pictures(monkeypatch):
     """Pictures are drawn in `whole` only; they take longer than these trainings."""
-    monkeypatch.setattr("maml_fast.train.workbench.draw_learning_curve", lambda *_: b"picture")
-    monkeypatch.setattr("maml_fast.train.workbench.draw_episode", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train.plots.draw_learning_curve", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train.plots.draw_episode", lambda *_: b"picture")
 
 
 class Signals(Reporter):

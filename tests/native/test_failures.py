@@ -13,8 +13,11 @@ from tiny_library import NO_COMPILER
 
 from maml_fast import native
 from maml_fast.native import _build, _toolchain
+from maml_fast.native._cuda_toolkit import CudaToolkit
 
 pytestmark = pytest.mark.backendless
+
+LOADED = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libstdc++.so" in line)
 
 
 def test_without_a_compiler_one_warning_names_reason_and_remedy(fresh, no_compiler, monkeypatch):
@@ -56,6 +59,50 @@ def test_compile_error_is_named_and_its_log_kept(fresh, csrc):
     assert log is not None
     assert "forty_two" in Path(log[1]).read_text()
     assert list(fresh.glob("partial-*")) == []
+
+
+@pytest.fixture
+def broken_toolkit(csrc, monkeypatch, tmp_path) -> None:
+    """A toolkit that compiles nothing, and a kernel for it."""
+    (csrc / "cuda").mkdir()
+    (csrc / "cuda" / "kernel.cu").touch()
+    toolkit = CudaToolkit(str(tmp_path / "cuda" / "bin" / "nvcc"), "13.0", "9.0")
+    monkeypatch.setattr(_build, "find_cuda_toolkit", lambda: toolkit)
+
+
+def test_what_nvcc_cannot_compile_does_not_cost_the_cpu_its_kernels(fresh, broken_toolkit, capfd):
+    report = native.build()
+    assert "compiling failed" in str(report.no_gpu)
+    assert "there are no kernels for GPUs: compiling failed" in capfd.readouterr().err
+    module = native.library()
+    assert module is not None
+    assert module.answer() == 42
+    assert str(native.backend()).startswith(
+        f"native (tiny kernels for torch {torch.__version__}, none for GPUs: compil"
+    )
+    for force, said in (
+        (False, ""),
+        (True, "failed after"),
+    ):  # nobody waits for the same failure twice, unless asked to
+        assert native.build(force=force).no_gpu == report.no_gpu
+        told = capfd.readouterr().err
+        assert said in told
+        assert bool(told) == force
+
+
+def test_what_no_compiler_takes_is_an_error_with_a_gpu_too(fresh, broken_toolkit, csrc):
+    (csrc / "cpu" / "answer.h").write_text("constexpr int kAnswer = forty_two;\n")
+    with pytest.raises(RuntimeError, match="forty_two"):
+        native.build()
+
+
+def test_a_compiler_with_a_static_runtime_alone_gets_that_of_torch(tmp_path):
+    """Of two C++ runtimes in a process neither can catch what the other throws."""
+    for answer, expected in (("/usr/lib/libstdc++.so", []), ("libstdc++.so", [LOADED])):
+        compiler = tmp_path / "compiler"
+        compiler.write_text(f"#!/bin/sh\necho {answer}\n")
+        compiler.chmod(0o755)
+        assert _toolchain.runtime_of_torch(_toolchain.Compiler(str(compiler), "g++ 13.3.0")) == expected
 
 
 def test_build_after_a_failure_takes_effect(fresh, built, monkeypatch):

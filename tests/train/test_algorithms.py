@@ -66,13 +66,13 @@ def test_training_learns_the_drawn_characters(algorithm: str, tmp_path) -> None:
             "meta_lr": 1.0,
             "k_query": 4,
             "eval_inner_steps": 10,
-            "iterations": 200,
-            "eval_every": 200,
+            "iterations": 120,
+            "eval_every": 120,
         }
     }.get(algorithm, {})
     config = tiny(
         algorithm,
-        **{"dataset": "strokes", "n_way": 5, "k_query": 5, "meta_batch_size": 8, "hidden": 16, "image_size": 28}
+        **{"dataset": "strokes", "n_way": 5, "k_query": 5, "meta_batch_size": 8, "hidden": 24, "image_size": 16}
         | {"iterations": 60, "eval_every": 60, "eval_episodes": 40, "test_episodes": 60, "meta_lr": 3e-3}
         | changes,
     )

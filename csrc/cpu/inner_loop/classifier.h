@@ -8,13 +8,14 @@
 #include <cmath>
 
 #include "cpu/arena.h"
-#include "cpu/inner_loop/rows.h"
+#include "cpu/rows.h"
 
 namespace maml_fast {
 namespace {
 
 template <typename Scalar>
 struct Classifier {
+  const RowKernels<Scalar>& rows;
   int64_t images, features, classes;
   const Scalar* weight;  // [classes][features]
   const Scalar* bias;    // [classes], or null
@@ -30,7 +31,7 @@ struct Classifier {
     for (int64_t n = 0; n < images; ++n) {
       for (int64_t o = 0; o < classes; ++o) logits[n * classes + o] = bias == nullptr ? Scalar{0} : bias[o];
     }
-    AddDots(f, images, weight, classes, features, logits);
+    rows.add_dots(f, images, weight, classes, features, logits);
     double loss = 0;
     int64_t correct = 0;
     for (int64_t n = 0; n < images; ++n) {
@@ -51,10 +52,10 @@ struct Classifier {
     const auto k = Coefficients<Scalar>::Of(grad_logits, images, classes);
     if (grad_f != nullptr) {
       std::fill(grad_f, grad_f + images * features, Scalar{0});
-      AddCombinations(k, weight, features, grad_f);
+      rows.add_combinations(k, weight, features, grad_f);
     }
     std::fill(grad_weight, grad_weight + classes * features, Scalar{0});
-    AddCombinations(k.Transposed(), f, features, grad_weight);
+    rows.add_combinations(k.Transposed(), f, features, grad_weight);
     SumRows(grad_logits, grad_bias);
   }
 
@@ -68,17 +69,17 @@ struct Classifier {
     for (int64_t n = 0; n < images; ++n) {
       for (int64_t o = 0; o < classes; ++o) at_logits[n * classes + o] = gg_bias == nullptr ? Scalar{0} : gg_bias[o];
     }
-    AddDots(f, images, gg_weight, classes, features, at_logits);
-    if (gg_f != nullptr) AddDots(gg_f, images, weight, classes, features, at_logits);
+    rows.add_dots(f, images, gg_weight, classes, features, at_logits);
+    if (gg_f != nullptr) rows.add_dots(gg_f, images, weight, classes, features, at_logits);
     ThroughSoftmax(probabilities, at_logits);
     const auto first = Coefficients<Scalar>::Of(grad_logits, images, classes);
     const auto second = Coefficients<Scalar>::Of(at_logits, images, classes);
     std::fill(product_f, product_f + images * features, Scalar{0});
     std::fill(product_weight, product_weight + classes * features, Scalar{0});
-    AddCombinations(first, gg_weight, features, product_f);
-    AddCombinations(second, weight, features, product_f);
-    if (gg_f != nullptr) AddCombinations(first.Transposed(), gg_f, features, product_weight);
-    AddCombinations(second.Transposed(), f, features, product_weight);
+    rows.add_combinations(first, gg_weight, features, product_f);
+    rows.add_combinations(second, weight, features, product_f);
+    if (gg_f != nullptr) rows.add_combinations(first.Transposed(), gg_f, features, product_weight);
+    rows.add_combinations(second.Transposed(), f, features, product_weight);
     SumRows(at_logits, product_bias);
   }
 
@@ -109,11 +110,11 @@ struct Classifier {
     }
   }
 
-  void SumRows(const Scalar* rows, Scalar* sums) const {
+  void SumRows(const Scalar* of_images, Scalar* sums) const {
     if (sums == nullptr) return;
     std::fill(sums, sums + classes, Scalar{0});
     for (int64_t n = 0; n < images; ++n) {
-      for (int64_t o = 0; o < classes; ++o) sums[o] += rows[n * classes + o];
+      for (int64_t o = 0; o < classes; ++o) sums[o] += of_images[n * classes + o];
     }
   }
 };

@@ -15,7 +15,6 @@
 #include "cpu/inner_loop/meta_batch.h"
 #include "cpu/inner_loop/net_pass.h"
 #include "cpu/inner_loop/rates.h"
-#include "cpu/inner_loop/rows.h"
 #include "cpu/inner_loop/weights.h"
 
 namespace maml_fast {
@@ -44,8 +43,8 @@ class HeadLoop {
     ArenaScope arena;
     auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
     auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
-    NetPass<Scalar> support_pass(net_, tasks_, support, second_order_, pool_, arena);
-    NetPass<Scalar> query_pass(net_, tasks_, query, gradient_ != nullptr, pool_, arena);
+    NetPass<Scalar> support_pass(net_, batch_.kernels, tasks_, support, second_order_, pool_, arena);
+    NetPass<Scalar> query_pass(net_, batch_.kernels, tasks_, query, gradient_ != nullptr, pool_, arena);
     const Rates<Scalar> rates = batch_.rates.Last(bias_.Present() ? 2 : 1, arena);
     auto* states = arena.Array<State>(args_.steps + 1);
     TakeSteps(rates, support, support_pass, states, arena);
@@ -71,7 +70,8 @@ class HeadLoop {
   int64_t FeaturesSize(int64_t images) const { return images * net_.Features(); }  // of one task
 
   Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, int64_t images, int64_t task) const {
-    return {images, net_.Features(), net_.classes, weights.At(weight_).Of(task), weights.At(bias_).Of(task)};
+    return {batch_.kernels.rows,       images, net_.Features(), net_.classes, weights.At(weight_).Of(task),
+            weights.At(bias_).Of(task)};
   }
 
   void TakeSteps(const Rates<Scalar>& rates, const ImageSet<Scalar>& support, NetPass<Scalar>& pass, State* states,
@@ -130,9 +130,9 @@ class HeadLoop {
     if (gradient == nullptr) return;
     const WeightGradients<Scalar> to{gradient, tasks_, nullptr};
     auto* grad_f = arena.Array<Scalar>(features);
-    Multiply(grad_logits, static_cast<Scalar>(args_.step_weights[row]), logits);
+    batch_.kernels.rows.Multiply(grad_logits, static_cast<Scalar>(args_.step_weights[row]), logits);
     classifier.Backward(f, grad_logits, grad_f, to.OfTask(weight_, task), to.OfTask(bias_, task));
-    AddTo(pass.FeatureGradient() + task * features, grad_f, features);
+    batch_.kernels.rows.AddTo(pass.FeatureGradient() + task * features, grad_f, features);
   }
 
   // The gradient at theta's classifier, the rates' on the way, and at order 2 that at the support images' features.
@@ -151,7 +151,7 @@ class HeadLoop {
   }
 
   void AddOfQueries(const State& state, Scalar* at_weights) const {
-    if (state.of_queries != nullptr) AddTo(at_weights, state.of_queries, size_);
+    if (state.of_queries != nullptr) batch_.kernels.rows.AddTo(at_weights, state.of_queries, size_);
   }
 
   // The support loss's Hessian times -rate v, both at the classifiers and at the features.
@@ -170,16 +170,16 @@ class HeadLoop {
           .HessianProduct(pass.Features() + task * features, state.probabilities + logits, state.grad_logits + logits,
                           nullptr, direction.At(weight_).Of(task), direction.At(bias_).Of(task), product_f,
                           product.OfTask(weight_, task), product.OfTask(bias_, task));
-      AddTo(pass.FeatureGradient() + task * features, product_f, features);
+      batch_.kernels.rows.AddTo(pass.FeatureGradient() + task * features, product_f, features);
     }
-    AddTo(at_weights, product.data, size_);
+    batch_.kernels.rows.AddTo(at_weights, product.data, size_);
   }
 
   void AddBackwardOfSupport(const NetPass<Scalar>& pass, const WeightGradients<Scalar>& gradient) const {
     ArenaScope arena;
     const WeightGradients<Scalar> share{arena.Array<Scalar>(tasks_ * begin_), tasks_, gradient.spare};
     pass.BackwardFromFeatures(Theta(), share);
-    AddTo(gradient.data, share.data, tasks_ * begin_);
+    batch_.kernels.rows.AddTo(gradient.data, share.data, tasks_ * begin_);
   }
 
   const InnerLoopArgs<Scalar>& args_;

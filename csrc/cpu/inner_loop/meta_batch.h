@@ -6,6 +6,7 @@
 #include "core/inner_loop.h"
 #include "cpu/inner_loop/rates.h"
 #include "cpu/inner_loop/step_theta.h"
+#include "cpu/kernel_table.h"
 
 namespace maml_fast {
 namespace {
@@ -28,6 +29,7 @@ bool OnlyTheHeadAdapts(const InnerLoopArgs<Scalar>& args) {
 template <typename Scalar>
 struct MetaBatch {
   const InnerLoopArgs<Scalar>& args;
+  const KernelTable<Scalar>& kernels;
   const Scalar* theta;  // [net.size]
   const Rates<Scalar>& rates;
   const StepTheta<Scalar>& step_theta;

@@ -9,7 +9,7 @@
 #include "cpu/inner_loop/classifier.h"
 #include "cpu/inner_loop/image_set.h"
 #include "cpu/inner_loop/weights.h"
-#include "cpu/run_block.h"
+#include "cpu/kernel_table.h"
 
 namespace maml_fast {
 namespace {
@@ -18,9 +18,9 @@ template <typename Scalar>
 class NetPass {
  public:
   // What lasts as long as the pass is taken from `arena`; what backward passes need only if there will be any.
-  NetPass(const ConvNet& net, int64_t tasks, ImageSet<Scalar>& set, bool has_backward, const Pool& pool,
-          ArenaScope& arena)
-      : net_(net), tasks_(tasks), set_(set), pool_(pool), layers_(arena.Array<Layer>(Depth())) {
+  NetPass(const ConvNet& net, const KernelTable<Scalar>& kernels, int64_t tasks, ImageSet<Scalar>& set,
+          bool has_backward, const Pool& pool, ArenaScope& arena)
+      : net_(net), kernels_(kernels), tasks_(tasks), set_(set), pool_(pool), layers_(arena.Array<Layer>(Depth())) {
     for (int64_t l = 0; l < Depth(); ++l) {
       const ConvBlockShape s = ShapeOf(l);
       Layer& layer = layers_[l];
@@ -60,10 +60,10 @@ class NetPass {
       const ConvNet::Block& block = net_.blocks[l];
       const Layer& layer = layers_[l];
       const bool first = l == 0;
-      RunForward<Scalar>({ShapeOf(l), Input(l), weights.At(block.weight), weights.At(block.bias),
-                          weights.At(block.gamma), weights.At(block.beta), layer.out, layer.kept, layer.mean,
-                          layer.rstd, layer.argmax, first ? set_.moments : nullptr, first && set_.moments_known},
-                         pool_);
+      kernels_.forward({ShapeOf(l), Input(l), weights.At(block.weight), weights.At(block.bias), weights.At(block.gamma),
+                        weights.At(block.beta), layer.out, layer.kept, layer.mean, layer.rstd, layer.argmax,
+                        first ? set_.moments : nullptr, first && set_.moments_known},
+                       pool_);
     }
     set_.moments_known = set_.moments != nullptr;
     if (net_.mean_over_pixels) AverageFeatures(layers_[Depth() - 1].out, features_);
@@ -127,7 +127,11 @@ class NetPass {
   Scalar* LogitsOf(Scalar* logits, int64_t task) const { return logits + task * set_.images * net_.classes; }
 
   Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, int64_t task) const {
-    return {set_.images, net_.Features(), net_.classes, weights.At(net_.classifier).Of(task),
+    return {kernels_.rows,
+            set_.images,
+            net_.Features(),
+            net_.classes,
+            weights.At(net_.classifier).Of(task),
             weights.At(net_.classifier_bias).Of(task)};
   }
 
@@ -141,9 +145,9 @@ class NetPass {
   void BlockBackward(int64_t l, const Weights<Scalar>& weights, const Scalar* grad_out, const Scalar* grad_y,
                      Scalar* grad_x, const WeightGradients<Scalar>& gradients) const {
     const ConvNet::Block& block = net_.blocks[l];
-    RunBackward<Scalar>({ShapeOf(l), Saved(l, weights), grad_out, grad_y, grad_x, gradients.At(block.weight),
-                         gradients.At(block.bias), gradients.At(block.gamma), gradients.At(block.beta)},
-                        pool_);
+    kernels_.backward({ShapeOf(l), Saved(l, weights), grad_out, grad_y, grad_x, gradients.At(block.weight),
+                       gradients.At(block.bias), gradients.At(block.gamma), gradients.At(block.beta)},
+                      pool_);
   }
 
   // The derivative of <direction, gradient>, first through the blocks' backward passes, from the first to the last ...
@@ -152,7 +156,7 @@ class NetPass {
     for (int64_t l = 0; l < Depth(); ++l) {
       const ConvNet::Block& block = net_.blocks[l];
       const bool first = l == 0;
-      RunDoubleBackward<Scalar>(
+      kernels_.double_backward(
           {ShapeOf(l), Saved(l, weights), layers_[l].grad_out, first ? nullptr : cotangents[l - 1].grad_out,
            direction.At(block.weight).data, direction.At(block.bias).data, direction.At(block.gamma).data,
            direction.At(block.beta).data, cotangents[l].grad_out, first ? nullptr : cotangents[l - 1].out,
@@ -189,7 +193,7 @@ class NetPass {
     const WeightGradients<Scalar> share{arena.Array<Scalar>(net_.size * tasks_), tasks_, product.spare};
     for (int64_t l = Depth() - 1; l >= 0; --l) {
       BlockBackward(l, weights, cotangents[l].out, cotangents[l].y, l == 0 ? nullptr : at_input, share);
-      if (l > 0) AddTo(cotangents[l - 1].out, at_input, OutSize(l - 1));
+      if (l > 0) kernels_.rows.AddTo(cotangents[l - 1].out, at_input, OutSize(l - 1));
       AddShares(net_.blocks[l], share, product);
     }
   }
@@ -198,7 +202,7 @@ class NetPass {
   void AddShares(const ConvNet::Block& block, const WeightGradients<Scalar>& share,
                  const WeightGradients<Scalar>& product) const {
     for (const Place* place : {&block.weight, &block.gamma}) {
-      if (place->Present()) AddTo(product.At(*place), share.At(*place), place->size * tasks_);
+      if (place->Present()) kernels_.rows.AddTo(product.At(*place), share.At(*place), place->size * tasks_);
     }
     for (const Place* place : {&block.bias, &block.beta}) {
       if (place->Present()) std::memcpy(product.At(*place), share.At(*place), place->size * tasks_ * sizeof(Scalar));
@@ -210,13 +214,9 @@ class NetPass {
     const ConvBlockShape& s = net_.Last();
     const Scalar share = Scalar{1} / static_cast<Scalar>(s.OutPixels());
     for (int64_t image = 0; image < tasks_ * set_.images; ++image, features += s.out_channels) {
-      ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t lanes) {
-        Vec<Scalar> sum{};
-        for (int64_t p = 0; p < s.OutPixels(); ++p) {
-          sum += Load(pixels + (image * s.OutPixels() + p) * s.out_channels + c, lanes);
-        }
-        Store(features + c, share * sum, lanes);
-      });
+      for (int64_t p = 0; p < s.OutPixels(); ++p, pixels += s.out_channels) {
+        kernels_.rows.add_product(p == 0 ? nullptr : features, share, pixels, nullptr, s.out_channels, features);
+      }
     }
   }
 
@@ -226,14 +226,13 @@ class NetPass {
     const Scalar share = Scalar{1} / static_cast<Scalar>(s.OutPixels());
     for (int64_t image = 0; image < tasks_ * set_.images; ++image, features += s.out_channels) {
       for (int64_t p = 0; p < s.OutPixels(); ++p, pixels += s.out_channels) {
-        ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t lanes) {
-          Store(pixels + c, share * Load(features + c, lanes), lanes);
-        });
+        kernels_.rows.add_product(nullptr, share, features, nullptr, s.out_channels, pixels);
       }
     }
   }
 
   const ConvNet& net_;
+  const KernelTable<Scalar>& kernels_;
   const int64_t tasks_;
   ImageSet<Scalar>& set_;
   const Pool& pool_;

@@ -5,10 +5,10 @@
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
-#include "cpu/inner_loop/rows.h"
+#include "cpu/for.h"
 #include "cpu/inner_loop/theta.h"
 #include "cpu/inner_loop/weights.h"
-#include "cpu/passes/phases.h"
+#include "cpu/rows.h"
 
 namespace maml_fast {
 namespace {
@@ -22,16 +22,12 @@ struct Rate {
 
   int64_t At(int64_t step) const { return entries == 1 ? 0 : step * size; }
 
-  // Calls f(weight, lanes, their rates) for every vector of n weights.
-  template <typename F>
-  MF_INLINE void ForWeights(int64_t step, int64_t n, const F& f) const {
+  // sum = start - rate * direction for the parameter's weights, where a null start is all 0.
+  void SubtractProduct(const RowKernels<Scalar>& rows, int64_t step, const Scalar* start, const Scalar* direction,
+                       int64_t n, Scalar* sum) const {
     const Scalar* rates = values + At(step);
-    if (size == 1) {
-      const Vec<Scalar> rate = Broadcast(*rates);
-      ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) { f(i, lanes, rate); });
-    } else {
-      ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) { f(i, lanes, Load(rates + i, lanes)); });
-    }
+    if (size == 1) return rows.add_product(start, -*rates, direction, nullptr, n, sum);
+    rows.add_product(start, Scalar{-1}, direction, rates, n, sum);
   }
 };
 
@@ -39,13 +35,15 @@ struct Rate {
 // then those of parameters that have a value for every step.
 template <typename Scalar>
 struct Rates {
+  const RowKernels<Scalar>& rows;
   const Place* places;  // of the parameters
   int64_t parameters;
   Rate<Scalar>* of;  // every one of them
   int64_t gradients_end;
 
-  Rates(const InnerLoopArgs<Scalar>& args, const Pool& pool, ArenaScope& arena)
-      : places(args.net.places.data()),
+  Rates(const InnerLoopArgs<Scalar>& args, const RowKernels<Scalar>& kernels, const Pool& pool, ArenaScope& arena)
+      : rows(kernels),
+        places(args.net.places.data()),
         parameters(static_cast<int64_t>(args.net.places.size())),
         of(arena.Array<Rate<Scalar>>(parameters)),
         gradients_end(args.net.size) {
@@ -88,10 +86,7 @@ void Descend(const Rates<Scalar>& rates, int64_t step, const Weights<Scalar>& be
     const Place& place = rates.places[p];
     for (int64_t task = 0; task < tasks; ++task) {
       const int64_t at = place.begin * tasks + task * place.size;
-      const Scalar* own = before.At(place).Of(task);
-      rates.of[p].ForWeights(step, place.size, [&](int64_t i, int64_t lanes, Vec<Scalar> rate) {
-        Store(after + at + i, Load(own + i, lanes) - rate * Load(gradient + at + i, lanes), lanes);
-      });
+      rates.of[p].SubtractProduct(rates.rows, step, before.At(place).Of(task), gradient + at, place.size, after + at);
     }
   }
 }
@@ -103,9 +98,7 @@ void Scale(const Rates<Scalar>& rates, int64_t step, const Scalar* direction, in
     const Place& place = rates.places[p];
     for (int64_t task = 0; task < tasks; ++task) {
       const int64_t at = place.begin * tasks + task * place.size;
-      rates.of[p].ForWeights(step, place.size, [&](int64_t i, int64_t lanes, Vec<Scalar> rate) {
-        Store(scaled + at + i, -rate * Load(direction + at + i, lanes), lanes);
-      });
+      rates.of[p].SubtractProduct(rates.rows, step, nullptr, direction + at, place.size, scaled + at);
     }
   }
 }
@@ -122,9 +115,9 @@ void AddRateGradients(const Rates<Scalar>& rates, int64_t step, const Scalar* ta
       const int64_t at = place.begin * tasks + task * place.size;
       Scalar* sums = gradients + rate.gradient.begin * tasks + task * rate.gradient.size + rate.At(step);
       if (rate.size == 1) {
-        *sums -= Dot(after + at, taken + at, place.size);
+        *sums -= rates.rows.Dot(after + at, taken + at, place.size);
       } else {
-        SubtractProducts(after + at, taken + at, place.size, sums);
+        rates.rows.add_product(sums, Scalar{-1}, after + at, taken + at, place.size, sums);
       }
     }
   }

@@ -5,9 +5,9 @@
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
-#include "cpu/inner_loop/rows.h"
+#include "cpu/for.h"
 #include "cpu/inner_loop/theta.h"
-#include "cpu/passes/phases.h"
+#include "cpu/rows.h"
 
 namespace maml_fast {
 namespace {
@@ -54,13 +54,13 @@ struct StepTheta {
   }
 
   // Moves what has come together as the gradient at these parameters to the entries of a step.
-  void MoveGradients(int64_t step, int64_t tasks, Scalar* gradients) const {
+  void MoveGradients(const RowKernels<Scalar>& rows, int64_t step, int64_t tasks, Scalar* gradients) const {
     for (int64_t p = 0; p < Parameters(); ++p) {
       if (of[p].values == nullptr) continue;
       const Place &place = net.places[p], &entries = of[p].gradient;
       for (int64_t task = 0; task < tasks; ++task) {
         Scalar* own = gradients + place.begin * tasks + task * place.size;
-        AddTo(gradients + entries.begin * tasks + task * entries.size + step * place.size, own, place.size);
+        rows.AddTo(gradients + entries.begin * tasks + task * entries.size + step * place.size, own, place.size);
         std::fill(own, own + place.size, Scalar{0});
       }
     }

@@ -3,7 +3,7 @@
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
-#include "cpu/passes/phases.h"
+#include "cpu/for.h"
 
 namespace maml_fast {
 namespace {

@@ -6,22 +6,13 @@
 // order, so results are bitwise equal for any number of threads.
 #pragma once
 
-#include <type_traits>
-
 #include "core/conv_block.h"
 #include "cpu/arena.h"
+#include "cpu/for.h"
 #include "cpu/parallel.h"
-#include "cpu/simd.h"
 
 namespace maml_fast {
 namespace {
-
-template <typename F>
-void For(const Pool& pool, int64_t count, const F& f) {
-  if (pool.threads <= 1 || count <= 1) return f(int64_t{0}, count);
-  auto body = [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); };
-  pool.run(count, body, const_cast<void*>(static_cast<const void*>(&f)));
-}
 
 // Sharing phases makes threads wait for each other several times a pass: not worth it for little work.
 inline bool GoesByTasks(const ConvBlockShape& s, const Pool& pool) {

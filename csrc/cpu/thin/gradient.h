@@ -16,7 +16,7 @@
 namespace maml_fast {
 namespace {
 
-constexpr int kSumTaps = 9;
+constexpr int kSumTaps[] = {1, 3, 9};  // of a tile; few patches need others than the last
 constexpr int kSumVecs = MF_VECTOR_BYTES >= 64 ? 2 : 1;
 
 // The gradient at a row of windows, seen from one vector of channels on.
@@ -67,9 +67,9 @@ __attribute__((noinline)) void GradientPatchTile(const WindowRow<Scalar>& row, c
 
 template <typename Scalar, int WINDOW>
 struct GradientPatchBody {
-  template <int TAPS, int VECS, typename... Args>
+  template <int RANK, int VECS, typename... Args>
   static void Run(const Args&... args) {
-    GradientPatchTile<Scalar, WINDOW, TAPS, VECS>(args...);
+    GradientPatchTile<Scalar, WINDOW, kSumTaps[RANK - 1], VECS>(args...);
   }
 };
 
@@ -99,10 +99,11 @@ struct ThinTools {
     constexpr int64_t kPanel = kSumVecs * kLanes<Scalar>;
     if (i == 0) std::fill(sums, sums + SumsSize(), Scalar{0});
     for (int64_t c = 0; c < s.out_channels; c += kPanel) {
-      for (int64_t t = 0; t < s.PatchSize(); t += kSumTaps) {
-        Dispatch<GradientPatchBody<Scalar, WINDOW>, kSumTaps, kSumVecs>(
-            s.PatchSize() - t, (Pitch() - c) / kLanes<Scalar>, row, row.taps + t, Row(task, b, i, c),
-            sums + t * Pitch() + c, Pitch(), t == 0 ? sums + s.PatchSize() * Pitch() + c : nullptr);
+      for (int64_t t = 0, rank = 3; t < s.PatchSize(); t += kSumTaps[rank - 1]) {
+        while (t + kSumTaps[rank - 1] > s.PatchSize()) --rank;
+        Dispatch<GradientPatchBody<Scalar, WINDOW>, 3, kSumVecs>(
+            rank, (Pitch() - c) / kLanes<Scalar>, row, row.taps + t, Row(task, b, i, c), sums + t * Pitch() + c,
+            Pitch(), t == 0 ? sums + s.PatchSize() * Pitch() + c : nullptr);
       }
     }
   }

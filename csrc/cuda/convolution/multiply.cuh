@@ -38,9 +38,7 @@ MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, T* 
 }
 
 // Where a part of so many begins, of all slabs along k; the product of the two is beyond int for large images.
-MF_DEVICE int FirstSlab(int slabs, int part, int parts) {
-  return static_cast<int>(int64_t{slabs} * part / parts);
-}
+MF_DEVICE int FirstSlab(int slabs, int part, int parts) { return static_cast<int>(int64_t{slabs} * part / parts); }
 
 constexpr int kStages = 3;
 

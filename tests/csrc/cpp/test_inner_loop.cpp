@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "core/inner_loop.h"
+#include "cpu/inner_loop/inner_loops.h"
 #include "every_instruction_set.h"
 #include "plain_block.h"
 
@@ -140,7 +141,7 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    out.losses.data(),
                                    out.correct.data(),
                                    needs_gradient ? gradients.data() : nullptr};
-  kernels.Of<Scalar>().inner_loops(args, PoolOf(threads));
+  RunInnerLoops(args, kernels.Of<Scalar>(), PoolOf(threads));
   return out;
 }
 

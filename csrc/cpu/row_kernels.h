@@ -1,6 +1,7 @@
-// Products of small matrices that are given as rows of n scalars each.
+// The kernels on rows, in an instruction set's vectors.
 #pragma once
 
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
@@ -15,7 +16,6 @@ Scalar Dot(const Scalar* a, const Scalar* b, int64_t n) {
   return total;
 }
 
-// products[r][c] += a[r] . b[c]
 template <typename Scalar>
 void AddDots(const Scalar* a, int64_t rows, const Scalar* b, int64_t columns, int64_t n, Scalar* products) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -23,20 +23,6 @@ void AddDots(const Scalar* a, int64_t rows, const Scalar* b, int64_t columns, in
   }
 }
 
-// A matrix of coefficients, [rows][columns] or its transpose.
-template <typename Scalar>
-struct Coefficients {
-  const Scalar* data;
-  int64_t rows, columns;
-  int64_t row_step, column_step;
-
-  static Coefficients Of(const Scalar* data, int64_t rows, int64_t columns) {
-    return {data, rows, columns, columns, 1};
-  }
-  Coefficients Transposed() const { return {data, columns, rows, column_step, row_step}; }
-};
-
-// sums[r] += sum over c of coefficients[r][c] * b[c]
 template <typename Scalar>
 void AddCombinations(const Coefficients<Scalar>& k, const Scalar* b, int64_t n, Scalar* sums) {
   for (int64_t r = 0; r < k.rows; ++r) {
@@ -50,21 +36,11 @@ void AddCombinations(const Coefficients<Scalar>& k, const Scalar* b, int64_t n, 
 }
 
 template <typename Scalar>
-void AddTo(Scalar* sum, const Scalar* more, int64_t n) {
-  ForChannels<Scalar>(
-      n, [&](int64_t i, int64_t lanes) { Store(sum + i, Load(sum + i, lanes) + Load(more + i, lanes), lanes); });
-}
-
-template <typename Scalar>
-void Multiply(Scalar* values, Scalar factor, int64_t n) {
-  ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) { Store(values + i, factor * Load(values + i, lanes), lanes); });
-}
-
-// sums -= a * b
-template <typename Scalar>
-void SubtractProducts(const Scalar* a, const Scalar* b, int64_t n, Scalar* sums) {
+void AddProduct(const Scalar* start, Scalar factor, const Scalar* a, const Scalar* b, int64_t n, Scalar* sum) {
   ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
-    Store(sums + i, Load(sums + i, lanes) - Load(a + i, lanes) * Load(b + i, lanes), lanes);
+    const Vec<Scalar> from = start == nullptr ? Vec<Scalar>{} : Load(start + i, lanes);
+    const Vec<Scalar> scale = b == nullptr ? Broadcast(factor) : factor * Load(b + i, lanes);
+    Store(sum + i, from + scale * Load(a + i, lanes), lanes);
   });
 }
 

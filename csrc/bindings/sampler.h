@@ -1,5 +1,7 @@
 // The episode sampler for Python. maml_fast/data/episodes.py is the only caller and says in its users' words what is
 // wrong with an argument; what is checked here keeps memory safe whatever is passed.
+#pragma once
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -21,11 +23,11 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-void Require(bool condition, const char* message) {
+inline void Require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
-void CheckBank(const BankView& bank, std::int64_t n_images, const EpisodeSpec& spec) {
+inline void CheckBank(const BankView& bank, std::int64_t n_images, const EpisodeSpec& spec) {
   Require(spec.n_way >= 1 && spec.k_shot >= 1 && spec.k_query >= 1, "n_way, k_shot and k_query must be at least 1");
   Require(bank.n_classes >= spec.n_way, "the bank has fewer classes than n_way");
   for (std::int64_t i = 0; i < bank.n_classes; ++i) {
@@ -82,7 +84,7 @@ struct BatchArrays {
   }
 };
 
-void WriteBatch(const Sampler& sampler, std::uint64_t first_episode, BatchArrays arrays) {
+inline void WriteBatch(const Sampler& sampler, std::uint64_t first_episode, BatchArrays arrays) {
   const BatchBuffers buffers = arrays.CheckedBuffers(sampler.config());
   const py::gil_scoped_release release;
   EpisodeWriter writer(sampler.config());
@@ -128,9 +130,7 @@ class PyPrefetcher {
   Prefetcher prefetcher_;  // last, so that its threads have ended before the arrays go
 };
 
-}  // namespace
-
-void BindSampler(py::module_& m) {
+inline void BindSampler(py::module_& m) {
   using X = Array<float>;
   using Y = Array<std::int64_t>;
   py::class_<Sampler, std::shared_ptr<Sampler>>(m, "Sampler", py::module_local())
@@ -163,4 +163,5 @@ void BindSampler(py::module_& m) {
       .def("close", &PyPrefetcher::Close);
 }
 
+}  // namespace
 }  // namespace maml_fast

@@ -1,0 +1,150 @@
+// Inner loops in which any parameter may adapt.
+//
+// The meta-gradient runs the steps backwards (Finn et al. 2017, eq. 1, and section 5.2 for order 1): with v = dL/dw at
+// the end of a step along g, dL/dw at its beginning is v - H (rate v), H the Hessian of the support loss there, and
+// dL/drate is -v g (Li et al. 2017).
+#pragma once
+
+#include <algorithm>
+#include <new>
+
+#include "core/inner_loop.h"
+#include "cpu/arena.h"
+#include "cpu/inner_loop/image_set.h"
+#include "cpu/inner_loop/meta_batch.h"
+#include "cpu/inner_loop/net_pass.h"
+#include "cpu/inner_loop/rates.h"
+#include "cpu/inner_loop/step_theta.h"
+#include "cpu/inner_loop/weights.h"
+#include "cpu/kernel_table.h"
+#include "cpu/parallel.h"
+
+namespace maml_fast {
+namespace {
+
+// Several tasks, from `first` on, side by side.
+template <typename Scalar>
+class GeneralLoop {
+ public:
+  // gradient: the tasks' own, as Weights has them; null: not asked for.
+  GeneralLoop(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool)
+      : args_(batch.args),
+        net_(args_.net),
+        kernels_(batch.kernels),
+        rates_(batch.rates),
+        step_theta_(batch.step_theta),
+        theta_(batch.theta),
+        first_(first),
+        tasks_(tasks),
+        size_(tasks * net_.size),
+        gradient_(gradient),
+        second_order_(gradient != nullptr && args_.second_order),
+        pool_(pool) {}
+
+  void Run() const {
+    ArenaScope arena;
+    auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
+    auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
+    auto* spare = arena.Array<Scalar>(tasks_ * net_.WidestBlock());
+    auto* steps = arena.Array<Step>(args_.steps);
+    Forward(support, query, steps, spare, arena);
+    if (gradient_ != nullptr) Backward(steps, spare, arena);
+  }
+
+ private:
+  struct Step {
+    Weights<Scalar> before;
+    const NetPass<Scalar>* pass;  // null at order 1
+    Scalar* gradient;             // that it took; where no rate is learned, the next step writes over it
+    const Scalar* of_queries;     // the gradient of their weighted loss before it; null: of no weight
+  };
+
+  // What the way back needs is kept for it: at order 2 every step's pass and weights, for learned rates its gradient.
+  void Forward(ImageSet<Scalar>& support, ImageSet<Scalar>& query, Step* steps, Scalar* spare,
+               ArenaScope& arena) const {
+    const bool keeps_gradients = gradient_ != nullptr && rates_.Learned();
+    Weights<Scalar> weights{theta_, 0};
+    Scalar *after = nullptr, *taken = nullptr;
+    int64_t row = 0;
+    for (int64_t s = 0; s < args_.steps; ++s) {
+      Scalar* of_queries = nullptr;
+      if (args_.scored[row] == s) {
+        if (gradient_ != nullptr && args_.step_weights[row] != 0) of_queries = arena.Array<Scalar>(size_);
+        Score(row++, weights, query, {of_queries, tasks_, spare});
+      }
+      if (s > 0) step_theta_.Enter(s, tasks_, after);
+      if (s == 0 || second_order_) after = arena.Array<Scalar>(size_);
+      if (s == 0 || keeps_gradients) taken = arena.Array<Scalar>(size_);
+      steps[s] = {weights, TakeStep(weights, support, {taken, tasks_, spare}, arena), taken, of_queries};
+      Descend(rates_, s, weights, taken, tasks_, after);
+      weights = {after, tasks_};
+    }
+    Score(row, weights, query, {gradient_, tasks_, spare});
+  }
+
+  // From the gradient at the last weights to that at theta, and the rates' on the way.
+  void Backward(const Step* steps, Scalar* spare, ArenaScope& arena) const {
+    std::fill(gradient_ + size_, gradient_ + tasks_ * step_theta_.gradients_end, Scalar{0});
+    auto* direction = second_order_ ? arena.Array<Scalar>(size_) : nullptr;
+    for (int64_t s = args_.steps - 1; s >= 0; --s) {
+      const Step& step = steps[s];
+      AddRateGradients(rates_, s, step.gradient, gradient_, tasks_, gradient_);
+      if (second_order_) {
+        Scale(rates_, s, gradient_, tasks_, direction);
+        Scalar* product = step.gradient;  // which is done with
+        step.pass->HessianProduct(step.before, {direction, tasks_}, {product, tasks_, spare});
+        kernels_.rows.AddTo(gradient_, product, size_);
+      }
+      step_theta_.MoveGradients(kernels_.rows, s, tasks_, gradient_);
+      if (step.of_queries != nullptr) kernels_.rows.AddTo(gradient_, step.of_queries, size_);
+    }
+    step_theta_.MoveGradients(kernels_.rows, 0, tasks_, gradient_);
+  }
+
+  // The support loss's gradient. At order 2 the pass that it came from is kept.
+  const NetPass<Scalar>* TakeStep(const Weights<Scalar>& weights, ImageSet<Scalar>& support,
+                                  const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
+    if (second_order_) {
+      auto* kept = arena.Array<NetPass<Scalar>>(1);
+      return new (kept) NetPass<Scalar>(SupportPass(weights, support, gradient, arena));
+    }
+    ArenaScope of_step;
+    SupportPass(weights, support, gradient, of_step);
+    return nullptr;
+  }
+  NetPass<Scalar> SupportPass(const Weights<Scalar>& weights, ImageSet<Scalar>& support,
+                              const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
+    NetPass<Scalar> pass(net_, kernels_, tasks_, support, true, pool_, arena);
+    pass.Forward(weights, arena.Array<Scalar>(tasks_), arena.Array<int64_t>(tasks_));
+    pass.Backward(weights, gradient);
+    return pass;
+  }
+
+  // The queries' results, and their weighted losses' gradient where there is a place for it.
+  void Score(int64_t row, const Weights<Scalar>& weights, ImageSet<Scalar>& query,
+             const WeightGradients<Scalar>& gradient) const {
+    ArenaScope arena;
+    const bool has_backward = gradient.data != nullptr;
+    NetPass<Scalar> pass(net_, kernels_, tasks_, query, has_backward, pool_, arena);
+    const int64_t at = row * args_.tasks + first_;
+    pass.Forward(weights, args_.losses + at, args_.correct + at);
+    if (!has_backward) return;
+    pass.Backward(weights, gradient);
+    const auto weight = static_cast<Scalar>(args_.step_weights[row]);
+    if (weight != 1) kernels_.rows.Multiply(gradient.data, weight, size_);
+  }
+
+  const InnerLoopArgs<Scalar>& args_;
+  const ConvNet& net_;
+  const KernelTable<Scalar>& kernels_;
+  const Rates<Scalar>& rates_;
+  const StepTheta<Scalar>& step_theta_;
+  const Scalar* theta_;
+  const int64_t first_, tasks_, size_;
+  Scalar* gradient_;
+  const bool second_order_;
+  const Pool& pool_;
+};
+
+}  // namespace
+}  // namespace maml_fast

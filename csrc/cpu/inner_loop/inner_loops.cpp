@@ -1,0 +1,114 @@
+// A task goes through all of its inner loop in one thread, so that what it needs stays in that thread's cache; tasks
+// that are left over, or too few for the threads, share all threads. Either way the arithmetic is the same, in the same
+// order.
+//
+// Compiled once: whatever takes time in here is done by the kernels of an instruction set.
+#include "cpu/inner_loop/inner_loops.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "cpu/arena.h"
+#include "cpu/for.h"
+#include "cpu/inner_loop/general_loop.h"
+#include "cpu/inner_loop/head_loop.h"
+#include "cpu/inner_loop/meta_batch.h"
+#include "cpu/inner_loop/rates.h"
+#include "cpu/inner_loop/step_theta.h"
+#include "cpu/inner_loop/theta.h"
+#include "cpu/waiting_clock.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+void RunTasks(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool) {
+  if (batch.only_the_head_adapts) return HeadLoop<Scalar>(batch, first, tasks, gradient, pool).Run();
+  GeneralLoop<Scalar>(batch, first, tasks, gradient, pool).Run();
+}
+
+// Calls f(its place among the gradients, the caller's array) for everything that is differentiated.
+template <typename Scalar, typename F>
+void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) {
+  const InnerLoopArgs<Scalar>& args = batch.args;
+  ForPlaces(args.net, pool, [&](int64_t p, const Place& place) {
+    const Place &of_steps = batch.step_theta.of[p].gradient, &of_rate = batch.rates.of[p].gradient;
+    f(of_steps.Present() ? of_steps : place, args.gradient[p]);
+    if (of_rate.Present()) f(of_rate, args.rates[p].gradient);
+  });
+}
+
+// Every thread takes one task after another through everything, whichever is next: threads are not equally fast.
+template <typename Scalar>
+void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
+  const Pool alone{1, nullptr, pool.least_work};
+  const int64_t size = batch.GradientSize();
+  ArenaScope arena;
+  auto* gradients = arena.Array<Scalar>(tasks * size);
+  std::atomic<int64_t> next{0};
+  {
+    WaitingForAll waiting;
+    For(pool, pool.threads, [&](int64_t, int64_t) {
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+        RunTasks(batch, first + task, 1, size == 0 ? nullptr : gradients + task * size, alone);
+      }
+      waiting.Done();
+    });
+  }
+  constexpr int64_t kBlock = 4096;
+  For(pool, (size + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
+    for (int64_t task = 0; task < tasks; ++task) {
+      batch.kernels.rows.AddTo(batch.gradient + begin * kBlock, gradients + task * size + begin * kBlock,
+                               std::min(end * kBlock, size) - begin * kBlock);
+    }
+  });
+}
+
+// All threads share every operation on these tasks.
+template <typename Scalar>
+void RunTogether(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
+  ArenaScope arena;
+  const int64_t size = batch.GradientSize();
+  Scalar* gradients = size == 0 ? nullptr : arena.Array<Scalar>(tasks * size);
+  RunTasks(batch, first, tasks, gradients, pool);
+  if (gradients == nullptr) return;
+  ForGradients(batch, pool, [&](const Place& place, Scalar*) {
+    for (int64_t task = 0; task < tasks; ++task) {
+      batch.kernels.rows.AddTo(batch.gradient + place.begin, gradients + place.begin * tasks + task * place.size,
+                               place.size);
+    }
+  });
+}
+
+}  // namespace
+
+template <typename Scalar>
+void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const KernelTable<Scalar>& kernels, const Pool& pool) {
+  constexpr int64_t kTasksOfThread = 16;  // whose gradients are kept until they are added up
+  const int64_t at_once = std::max<int64_t>(1, args.tasks_at_once);
+  ArenaScope arena;
+  const Rates<Scalar> rates(args, kernels.rows, pool, arena);
+  const StepTheta<Scalar> step_theta(args, rates.gradients_end, pool, arena);
+  Scalar* gradient = args.gradient == nullptr ? nullptr : arena.Array<Scalar>(step_theta.gradients_end);
+  const MetaBatch<Scalar> batch{
+      args, kernels, Flat(args.net, args.theta, pool, arena), rates, step_theta, OnlyTheHeadAdapts(args), gradient};
+  std::fill(gradient, gradient + batch.GradientSize(), Scalar{0});
+  int64_t first = 0;
+  while (at_once >= pool.threads && args.tasks - first >= pool.threads) {
+    const int64_t tasks = std::min((args.tasks - first) / pool.threads, kTasksOfThread) * pool.threads;
+    RunTaskByTask(batch, first, tasks, pool);
+    first += tasks;
+  }
+  for (int64_t tasks; first < args.tasks; first += tasks) {
+    tasks = std::min(args.tasks - first, at_once);
+    RunTogether(batch, first, tasks, pool);
+  }
+  if (gradient == nullptr) return;
+  const Scalar share = Scalar{1} / static_cast<Scalar>(args.tasks);
+  ForGradients(batch, pool, [&](const Place& place, Scalar* to) { Unflatten(place, gradient, share, to); });
+}
+
+template void RunInnerLoops(const InnerLoopArgs<float>&, const KernelTable<float>&, const Pool&);
+template void RunInnerLoops(const InnerLoopArgs<double>&, const KernelTable<double>&, const Pool&);
+
+}  // namespace maml_fast
