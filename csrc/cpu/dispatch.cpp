@@ -12,15 +12,17 @@ struct Capability {
   const CpuKernels* kernels;
 };
 
-// Best first.
+// Best first, of those that are compiled.
 const Capability kCapabilities[] = {
-#if defined(__x86_64__)
+#if defined(MF_AVX512)
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") != 0;
      },
      &kAvx512Kernels},
+#endif
+#if defined(MF_AVX2)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") != 0; }, &kAvx2Kernels},
 #endif
     {"generic", [] { return true; }, &kGenericKernels},

@@ -4,7 +4,8 @@
 
 namespace maml_fast {
 
-// "avx512", "avx2" or "generic": the best set this machine runs, or the lower one that MAML_FAST_CPU asks for.
+// "avx512", "avx2" or "generic": the best compiled set that this machine runs, or the lower one that MAML_FAST_CPU asks
+// for.
 const char* CpuCapability();
 
 const CpuKernels& Kernels();

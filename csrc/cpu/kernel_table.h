@@ -29,10 +29,7 @@ struct CpuKernels {
   }
 };
 
-extern const CpuKernels kGenericKernels;
-#if defined(__x86_64__)
-extern const CpuKernels kAvx2Kernels;
-extern const CpuKernels kAvx512Kernels;
-#endif
+// Those of an instruction set are there where MF_AVX2 or MF_AVX512 says that its file is compiled too.
+extern const CpuKernels kGenericKernels, kAvx2Kernels, kAvx512Kernels;
 
 }  // namespace maml_fast

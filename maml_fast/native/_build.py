@@ -33,6 +33,7 @@ from maml_fast.native._toolchain import (
     find_compiler,
     find_ninja,
     find_python_headers,
+    instruction_set,
     job_count,
     runtime_of_torch,
 )
@@ -43,7 +44,7 @@ NAME = "maml_fast_native"
 # In csrc. What takes longest comes first, so that no core is left alone with it at the end.
 SOURCES = ("cpu/kernels_*.cpp", "bindings/*.cpp", "cpu/**/*.cpp", "sampler/*.cpp")
 GPU_SOURCES = ("cuda/**/*.cu", "bindings/*_cuda.cpp")  # with CUDA, before all others
-# One set for every file: a kernel chooses its instruction set in the file, by pragma, and is dispatched at run time.
+# One set for every file: kernels choose their instruction set in the file, by pragma, and are dispatched at run time.
 # -O3 would take half as long again and make nothing faster: kernels are unrolled by hand, and what GCC should vectorise
 # they ask it to.
 FLAGS = ("-O2", "-DNDEBUG", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
@@ -122,10 +123,11 @@ def _ensure(csrc: Path, cache: Path, cuda: CudaToolkit | None, fresh: bool, verb
         if made is None:
             raise
         return BuildReport(made, 0.0, cached=True)
-    entry = family / _slug(compiler)
+    kernels = instruction_set()
+    entry = family / f"{_slug(compiler)}-{kernels}"
     if not fresh and (made := _published(entry)):
         return BuildReport(made, 0.0, cached=True)
-    order = _order(csrc, compiler, cuda, verbose)
+    order = _order(csrc, compiler, kernels, cuda, verbose)
     try:
         with _only_builder(cache):
             if not fresh and (made := _published(entry)):  # by another process, while this one waited
@@ -140,6 +142,7 @@ class _Order:
     csrc: Path
     sources: list[Path]
     compiler: Compiler
+    kernels: str  # the instruction set
     environment: dict[str, str]
     verbose: bool
     cuda: CudaToolkit | None
@@ -149,11 +152,14 @@ class _Order:
         return f"{self.compiler} and {self.cuda}" if self.cuda else str(self.compiler)
 
 
-def _order(csrc: Path, compiler: Compiler, cuda: CudaToolkit | None, verbose: bool) -> _Order:
+def _order(csrc: Path, compiler: Compiler, kernels: str, cuda: CudaToolkit | None, verbose: bool) -> _Order:
     """Gather what a build needs, or raise BuildError, before anything is locked or said."""
     find_python_headers()
     gpu = _sources(csrc, GPU_SOURCES)
-    sources = [path for path in _sources(csrc, SOURCES) if path not in gpu]
+    others = {
+        path for path in csrc.glob("cpu/kernels_*.cpp") if path.stem not in ("kernels_generic", f"kernels_{kernels}")
+    }
+    sources = [path for path in _sources(csrc, SOURCES) if path not in {*gpu, *others}]
     if cuda:
         sources = [*gpu, *sources]
     environment = {
@@ -166,7 +172,7 @@ def _order(csrc: Path, compiler: Compiler, cuda: CudaToolkit | None, verbose: bo
     }
     if cuda:
         environment |= {"CUDA_HOME": cuda.home, "TORCH_CUDA_ARCH_LIST": cuda.architectures}
-    return _Order(csrc, sources, compiler, environment, verbose, cuda)
+    return _Order(csrc, sources, compiler, kernels, environment, verbose, cuda)
 
 
 def _sources(csrc: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -270,7 +276,7 @@ def _compile(order: _Order, workshop: Path) -> None:
     arguments = {  # of torch.utils.cpp_extension.load
         "name": NAME,
         "sources": [_stand_in(path, order.csrc, workshop) for path in order.sources],
-        "extra_cflags": [*FLAGS, "-DMF_WITH_CUDA"] if order.cuda else FLAGS,
+        "extra_cflags": [*FLAGS, f"-DMF_{order.kernels.upper()}", *(["-DMF_WITH_CUDA"] if order.cuda else [])],
         "extra_cuda_cflags": GPU_FLAGS,
         "with_cuda": order.cuda is not None,
         "extra_ldflags": [*LINK_FLAGS, *runtime_of_torch(order.compiler)],

@@ -10,12 +10,15 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 __all__ = [
     "BuildError",
     "Compiler",
     "find_compiler",
     "find_ninja",
     "find_python_headers",
+    "instruction_set",
     "job_count",
     "runtime_of_torch",
     "usable_cores",
@@ -75,6 +78,16 @@ def runtime_of_torch(compiler: Compiler) -> list[str]:
     except OSError:  # not Linux
         return []
     return re.findall(r"\S*/libstdc\+\+\.so\S*", maps)[:1]
+
+
+def instruction_set() -> str:
+    """Return the instruction set whose kernels are compiled beside the generic ones; "generic" for no other.
+
+    It is this machine's best, or the lower one that ``MAML_FAST_CPU`` asks for: others would not run here, and take as
+    long to compile.
+    """
+    here = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "generic")
+    return "avx2" if here == "avx512" and os.environ.get("MAML_FAST_CPU") == "avx2" else here
 
 
 def find_python_headers() -> Path:

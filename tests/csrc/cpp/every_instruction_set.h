@@ -11,10 +11,11 @@ namespace maml_fast {
 template <typename Check>
 void ForEveryInstructionSet(const Check& check) {
   check(kGenericKernels);
-#if defined(__x86_64__)
-  const bool avx512 = std::strcmp(CpuCapability(), "avx512") == 0;
-  if (avx512 || std::strcmp(CpuCapability(), "avx2") == 0) check(kAvx2Kernels);
-  if (avx512) check(kAvx512Kernels);
+#if defined(MF_AVX2)
+  if (std::strcmp(CpuCapability(), "generic") != 0) check(kAvx2Kernels);
+#endif
+#if defined(MF_AVX512)
+  if (std::strcmp(CpuCapability(), "avx512") == 0) check(kAvx512Kernels);
 #endif
 }
 
