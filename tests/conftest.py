@@ -38,7 +38,8 @@ pytest_plugins = (
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Spread the whole suite over the cores where pytest-xdist is installed; named tests run in this process."""
     whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
-    if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ  # which must not start workers of its own
+    if whole and not is_worker and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
         config.option.numprocesses = 0 if config.option.usepdb else usable_cores()
         config.option.dist = "worksteal" if config.option.numprocesses else "no"
 
