@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -143,7 +143,7 @@ def _mark_leaves_in_use() -> None:
     Where nobody holds a leaf's node, the one that is marked here is gone again at once.
     """
     for each in gc.get_objects():
-        if issubclass(type(each), Tensor) and each.requires_grad and each.is_leaf:  # isinstance would ask proxies
+        if type(each) in (Tensor, nn.Parameter) and each.requires_grad and each.is_leaf:  # not lazy or fake ones
             get_gradient_edge(each).node.metadata["in use"] = True
 
 
