@@ -144,7 +144,7 @@ def test_algorithms_can_be_chosen(tmp_path, capfd):
 
 def test_default_folder_is_new_and_names_date_and_machine(tmp_path, monkeypatch):
     machine = {"processor": "Intel(R) Xeon(R) Platinum 8488C @ 2.40GHz", "cores": 48}
-    monkeypatch.setattr(benchmark, "describe_machine", lambda: machine)
+    monkeypatch.setattr(benchmark, "describe_machine", lambda device: machine)
     first = benchmark.default_out(tmp_path)
     assert first.name[10:] == "-intel-xeon-platinum-8488c-48-cores"
     first.mkdir()

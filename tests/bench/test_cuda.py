@@ -236,7 +236,7 @@ def test_a_loss_in_tf32_may_part_further(monkeypatch):
 
 def test_default_folder_names_gpu_and_precision(tmp_path, monkeypatch):
     machine = {"processor": "Abacus", "cores": 6, "gpu": "NVIDIA H100 80GB HBM3"}
-    monkeypatch.setattr(benchmark, "describe_machine", lambda: machine)
+    monkeypatch.setattr(benchmark, "describe_machine", lambda device: machine)
     folder = benchmark.default_out(tmp_path, device="cuda", precision="tf32")
     assert folder.name[10:] == "-nvidia-h100-80gb-hbm3-tf32"
     machine["gpu"] = None  # then the suite itself says what is wrong

@@ -94,10 +94,10 @@ def test_builds_once_says_so_in_one_line_and_is_silent_when_cached(csrc, cache, 
 
 @pytest.mark.parametrize("name", [*FILES, "cpu/new.h"])
 def test_every_source_and_header_decides(csrc, name):
-    before = _build._digest(csrc)
+    before = _build._digest(csrc, None)
     with open(csrc / name, "a") as file:
         file.write("\n")
-    assert _build._digest(csrc) != before
+    assert _build._digest(csrc, None) != before
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_every_source_and_header_decides(csrc, name):
     ],
 )
 def test_target_and_flags_decide(monkeypatch, csrc, owner, name, value):
-    before = _build._digest(csrc)
+    before = _build._digest(csrc, None)
     monkeypatch.setattr(owner, name, value)
-    assert _build._digest(csrc) != before
+    assert _build._digest(csrc, None) != before
 
 
 def test_compiler_path_and_version_decide():
