@@ -186,7 +186,7 @@ def _cuda_toolkit() -> CudaToolkit | None:
 
 
 def _family(csrc: Path, cache: Path, cuda: CudaToolkit | None) -> Path:
-    """Return the folder of the libraries that differ in their compiler alone."""
+    """Return the folder of the libraries that differ in their compiler and instruction set alone."""
     return cache / f"torch-{torch.__version__}-{_digest(csrc, cuda)}"
 
 

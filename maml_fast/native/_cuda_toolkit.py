@@ -16,6 +16,7 @@ import torch
 __all__ = ["CudaToolkit", "find_cuda_toolkit", "find_home"]
 
 LEAST_CAPABILITY = (7, 5)  # of a GPU: the kernels read shared memory by ldmatrix
+_NUMBER = re.compile(r"\d+\.\d+")  # of an architecture, such as 9.0 of 9.0a+PTX; others have names
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,6 @@ def _architectures_wanted() -> list[str]:
     named = re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
     covered = {number[0] for each in named if (number := _NUMBER.match(each))}
     return named + [each for each in _architectures_here() if each not in covered]
-
-
-_NUMBER = re.compile(r"\d+\.\d+")  # of an architecture, such as 9.0 of 9.0a+PTX; others have names
 
 
 def _is_too_old(architecture: str) -> bool:
