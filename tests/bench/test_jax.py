@@ -7,13 +7,10 @@ from dataclasses import replace
 import parity
 import pytest
 import workloads
-from bench_subject import Judge
+from bench_subject import Judge, strided_net
 from child import Child
 from peers import jax
 from peers.nets import ConvNet
-from torch import nn
-
-from maml_fast.nn import BatchStatNorm2d
 
 Q2 = workloads.named("Q2")
 
@@ -32,13 +29,6 @@ def test_jax_needs_its_backend(installed, device, obstacle, monkeypatch):
     for module in ("peers.jax", "peers.learner"):
         monkeypatch.setattr(f"{module}.find_spec", lambda name: name if name in installed else None)
     assert jax.JaxMap.obstacle(replace(Q2, device=device)) == obstacle
-
-
-def strided_net():
-    """Layers in the tutorial's two orders, at the tutorial's stride and padding."""
-    first = nn.Conv2d(1, 3, 3, stride=2, padding=2), BatchStatNorm2d(3), nn.MaxPool2d(2), nn.ReLU()
-    second = nn.Conv2d(3, 3, 3, stride=2, padding=2), nn.ReLU(), BatchStatNorm2d(3)
-    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(3 * 2 * 2, 5))
 
 
 @pytest.mark.parametrize(("peer", "order"), [(jax.JaxMap, 1), (jax.JaxVmapConv, 2)], ids=["map", "vmap-conv"])

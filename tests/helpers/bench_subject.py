@@ -7,6 +7,9 @@ import signal
 
 import parity
 from peers import named
+from torch import nn
+
+from maml_fast.nn import BatchStatNorm2d
 
 
 class Subject:
@@ -31,6 +34,13 @@ class Subject:
     def close(self):
         if self.closed is not None:
             self.closed.touch()
+
+
+def strided_net():
+    """Layers in the tutorial's two orders, at the tutorial's stride and padding."""
+    first = nn.Conv2d(1, 3, 3, stride=2, padding=2), BatchStatNorm2d(3), nn.MaxPool2d(2), nn.ReLU()
+    second = nn.Conv2d(3, 3, 3, stride=2, padding=2), nn.ReLU(), BatchStatNorm2d(3)
+    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(3 * 2 * 2, 5))
 
 
 class Judge:
