@@ -199,7 +199,7 @@ inline void CommitCopies() {
 template <int PENDING>
 void WaitForCopies() {
   auto& groups = host_gpu::block->now->committed;
-  for (; groups.size() > PENDING; groups.pop_front()) {
+  for (; groups.size() > PENDING; groups.erase(groups.begin())) {
     for (const host_gpu::Copy& copy : groups.front()) host_gpu::Land(copy);
   }
 }

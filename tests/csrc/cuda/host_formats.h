@@ -23,19 +23,32 @@ float Nearest(float value) {
 // A factor's format. Registers hold kPack of them; here they hold the numbers' upper 16 bits, or all 32.
 template <class Format>
 struct Played {
+  static constexpr unsigned kHalf = 4;  // lanes that share a row, and packs of half the depth
+
+  // What a lane hands to the others, unpacked once for all of its uses.
+  struct Factors {
+    float a[4][Format::kPack], b[2][Format::kPack];
+  };
+
+  static Factors& Of(unsigned thread) {
+    static_assert(sizeof(Factors) <= sizeof(block->exchange[0]));
+    return *reinterpret_cast<Factors*>(block->exchange[thread]);
+  }
+
   static void Multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     const unsigned self = block->now->index, lane = self % kWarp, warp = self - lane, g = lane / 4, t = lane % 4;
-    std::memcpy(block->exchange[self], a, sizeof(a));
-    std::memcpy(block->exchange[self] + 4, b, sizeof(b));
+    Factors& own = Of(self);
+    for (int i = 0; i < Format::kPack; ++i) {
+      for (int e = 0; e < 4; ++e) own.a[e][i] = Format::Unpack(a[e], i);
+      for (int e = 0; e < 2; ++e) own.b[e][i] = Format::Unpack(b[e], i);
+    }
     AwaitWarp();
     for (unsigned i = 0; i < 4; ++i) {
       const unsigned row = g + (i >= 2 ? 8 : 0), col = 2 * t + i % 2;
-      for (unsigned pack = 0; pack < 8; ++pack) {
-        const uint32_t of_a = block->exchange[warp + row % 8 * 4 + pack % 4][(row >= 8 ? 1 : 0) + (pack >= 4 ? 2 : 0)];
-        const uint32_t of_b = block->exchange[warp + col * 4 + pack % 4][4 + (pack >= 4 ? 1 : 0)];
-        for (int i_of = 0; i_of < Format::kPack; ++i_of) {
-          c[i] += Format::Unpack(of_a, i_of) * Format::Unpack(of_b, i_of);
-        }
+      for (unsigned pack = 0; pack < 2 * kHalf; ++pack) {
+        const float* of_a = Of(warp + row % 8 * 4 + pack % kHalf).a[(row >= 8 ? 1 : 0) + (pack >= kHalf ? 2 : 0)];
+        const float* of_b = Of(warp + col * 4 + pack % kHalf).b[pack >= kHalf ? 1 : 0];
+        for (int k = 0; k < Format::kPack; ++k) c[i] += of_a[k] * of_b[k];
       }
     }
     AwaitWarp();

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -49,13 +48,13 @@ struct Fiber {
   bool begun = false, done = false;
   const void* waits_for = nullptr;  // the barrier it stands at
   std::vector<Copy> open;           // asynchronous copies since the last commit
-  std::deque<std::vector<Copy>> committed;
+  std::vector<std::vector<Copy>> committed;  // the oldest first
 };
 
 struct Block {
   std::vector<Fiber> fibers;
   std::unique_ptr<unsigned char[]> shared;
-  uint32_t exchange[1024][8];  // what the lanes of a warp hand each other
+  alignas(8) unsigned char exchange[1024][48];  // what the lanes of a warp hand each other
   Place scheduler;
   Fiber* now = nullptr;
   std::function<void()> body;
