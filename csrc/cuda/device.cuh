@@ -26,8 +26,17 @@ constexpr int kWarp = 32;
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                     \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #else
-#define MF_MULTIPLY(instruction) __trap()  // conv_block.h: not asked of older GPUs
+#define MF_MULTIPLY(instruction)  // RequireTensorCores()
 #endif
+
+// Ends a kernel on a GPU older than sm_80, of which conv_block.h says that it is not asked for the tensor cores: so
+// nothing of such a kernel is compiled for it.
+MF_DEVICE void RequireTensorCores() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  __trap();
+  __builtin_unreachable();
+#endif
+}
 
 // The block's shared memory, as many bytes as it was launched with.
 MF_DEVICE void* Shared() {
@@ -154,6 +163,8 @@ struct Fp16 {  // 10 bits after the point, up to 65504
 #undef MF_MULTIPLY
 
 #else  // the same, played by the host
+
+inline void RequireTensorCores() {}
 
 inline void* Shared() { return host_gpu::Shared(); }
 

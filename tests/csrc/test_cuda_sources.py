@@ -22,7 +22,8 @@ from maml_fast.native._cuda_toolkit import find_home
 # On the reference there is nothing else to see than on the native kernels: once is enough.
 pytestmark = pytest.mark.native
 
-ARCHITECTURES = ("75", "80", "90", "100")
+# The virtual architecture, whose translation takes most of the time, and the real ones. Above 9.0 no source asks for more.
+ARCHITECTURES = {"75": ["75"], "80": ["80"], "90": ["90", "100"]}
 BUDGET = json.loads((TESTS / "csrc" / "cuda" / "budget.json").read_text())
 SOURCES = sorted(CSRC.glob("cuda/**/*.cu"))
 GLUE = sorted(CSRC.glob("bindings/*_cuda.cpp"))
@@ -45,7 +46,7 @@ def objects(made_once: MadeOnce) -> dict[Path, tuple[Path, str]]:
 
 
 def compile_kernels(folder: Path) -> None:
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    targets = [f"-gencode=arch=compute_{of},code=sm_{sm}" for of, real in ARCHITECTURES.items() for sm in real]
     flags = ["-std=c++17", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", f"-I{CSRC}", *targets]
     done = run_all([NVCC, "-c", str(source), "-o", str(folder / f"{source.stem}.o"), *flags] for source in SOURCES)
     assert all(each.returncode == 0 for each in done), "\n".join(each.stderr for each in done)

@@ -61,6 +61,7 @@ union MultiplyMemory {
 template <class Math, class Product, int VECTOR_A, int VECTOR_B>
 __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlocksOfSm)
     MultiplyKernel(const Product product) {
+  if constexpr (Math::kOnTensorCores) RequireTensorCores();
   using Memory = MultiplyMemory<Math>;
   static_assert(sizeof(Memory) <= 48 << 10, "more shared memory than a block has without asking");
   auto& memory = *static_cast<Memory*>(Shared());

@@ -49,6 +49,7 @@ class PlainMath {
   using Scalar = T;
   using Sum = T;
   using Tile = Shape;
+  static constexpr bool kOnTensorCores = false;
   static constexpr int kThreads = 128;
   static constexpr int kBlocksOfSm = sizeof(T) == 8 ? 2 : 3;
   using SlabA = Slab<T, Shape::kRows, ALONG_A>;

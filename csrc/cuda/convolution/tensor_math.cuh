@@ -15,6 +15,7 @@ class TensorMath {
   using Scalar = float;
   using Sum = float;
   using Tile = Shape;
+  static constexpr bool kOnTensorCores = true;
   static constexpr int kThreads = 64;
   static constexpr int kBlocksOfSm = 4;
   using SlabA = Slab<float, Shape::kRows, ALONG_A>;
