@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from forks import fork
+from forks import killed
 from PIL import Image
 from tiny_colour import (
     tiny_parts,
@@ -153,9 +153,7 @@ def load_until_killed(root):
 def test_a_killed_conversion_goes_on(write, root, cache, tmp_path):
     parts = tiny_parts(8)
     write(root, parts)
-    killed = fork(lambda: load_until_killed(root), tmp_path / "told")
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
+    assert killed(lambda: load_until_killed(root), tmp_path / "told")
     assert list(cache.glob("banks/*.npy")) == []
     lines, told = [], []
     loaded = data.load("mini-imagenet", root, image_size=8, progress=lambda *c: told.append(c), say=lines.append)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -32,6 +33,13 @@ def fork(task: Callable[[], object], told: Path, environment: Mapping[str, str] 
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: forking a process that has threads
         process.start()
     return process
+
+
+def killed(task: Callable[[], object], told: Path) -> bool:
+    """Whether the task, in a fork, ended by SIGKILL."""
+    process = fork(task, told)
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.fixture
