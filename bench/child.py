@@ -1,7 +1,7 @@
 """An object that lives in a process of its own, so that what it does there, crashing included, hurts nobody else.
 
-Processes come from a server that has imported PyTorch and maml_fast once, and started no threads: a new one costs
-little.
+Processes come from a server that has imported PyTorch, with what its optimisers import, and maml_fast once, and
+started no threads: a new one costs little.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["torch", "maml_fast.train"])
+_FORKSERVER.set_forkserver_preload(["torch", "torch._dynamo", "maml_fast.train"])
 
 
 class ChildError(RuntimeError):

@@ -26,6 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = (
     "build_folder",
     "device_thread",
+    "forks",
     "gpu_on_host",
     "graph_on_host",
     "tiny_library",

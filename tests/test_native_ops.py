@@ -5,12 +5,10 @@ Deselected, visibly, where the reference runs: there is nothing here to test the
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from child import Child
+from op_parity import ConvBlocks
 from op_table import Case, tensors
 from operator_arguments import GEOMETRY, operator_arguments
 
@@ -68,15 +66,6 @@ def test_private_operators_refuse_what_would_crash(changes: dict, message: str) 
 @pytest.mark.parametrize("capability", ["avx2", "generic"])
 def test_every_lower_instruction_set_passes_parity(capability: str) -> None:
     """In a process of its own, since the kernels are chosen once; the machine's highest set is test_ops.py's."""
-    script = (
-        "import torch, op_parity, op_table\n"
-        "from maml_fast import native, ops\n"
-        "for case in op_table.CASES:\n"
-        "    for dtype in (torch.float64, torch.float32):\n"
-        "        op_parity.assert_equals_reference(ops.conv_block, case, dtype)\n"
-        "print(native.backend())\n"
-    )
-    environment = {**os.environ, "MAML_FAST_CPU": capability, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "native" in done.stdout
+    environment = {"MAML_FAST_CPU": capability}
+    with Child(f"kernels for {capability}", ConvBlocks, environment=environment) as child:
+        assert capability.upper() in child.call("require_parity").upper()

@@ -11,12 +11,13 @@ import parity
 import pytest
 import report
 import workloads
-from bench_command import run, run_here
+from bench_command import as_a_user, run, run_here
+from forks import fork
 from peers import NAIVE, OURS, of_use_on
 from scaling import AVX2, FLOAT32, FLOAT64
 
 from maml_fast import native
-from maml_fast.cli import benchmark
+from maml_fast.cli import benchmark, main
 
 W3 = workloads.named("W3-order2")
 
@@ -126,6 +127,22 @@ def test_nothing_selected_leaves_nothing(tmp_path, capfd):
 def test_bad_option_is_one_line(tmp_path, capfd, options, message):
     assert run_here(out=tmp_path / "new", **options) == pytest.ExitCode.USAGE_ERROR
     assert message in capfd.readouterr().err
+
+
+def test_a_refusal_reaches_the_shell(tmp_path):
+    """As one line and an exit code, out of the process that measures."""
+
+    def command():
+        with as_a_user():
+            main(["bench", "--workloads", "W33", "--out", str(tmp_path / "new")])
+
+    process = fork(command, tmp_path / "told")
+    process.join()
+    assert process.exitcode == pytest.ExitCode.USAGE_ERROR
+    told = (tmp_path / "told").read_text()
+    assert [line.partition(";")[0] for line in told.splitlines() if line] == [
+        "ERROR: --workloads: there is no 'W33'"
+    ], told
 
 
 def test_workloads_and_peers_can_be_chosen(tmp_path, capfd):

@@ -10,6 +10,7 @@ import gc
 import glob
 import itertools
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -232,10 +233,10 @@ def test_a_fork_while_threads_write() -> None:
         assert in_a_fork(lambda i=i: assert_same(next(iterator), make(meta_batch_size=64).batch(i + 1))) == 0
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_data_loader_workers_share_the_batches_out(start_method: str) -> None:
+@pytest.mark.parametrize(("start_method", "workers"), [("fork", 2), ("spawn", 1)])  # which imports PyTorch in each
+def test_data_loader_workers_share_the_batches_out(start_method: str, workers: int) -> None:
     sampler = make(batches=5)
-    loader = DataLoader(sampler, batch_size=None, num_workers=2, multiprocessing_context=start_method)
+    loader = DataLoader(sampler, batch_size=None, num_workers=workers, multiprocessing_context=start_method)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # as above
         batches = list(loader)
@@ -268,28 +269,40 @@ def test_threads_inside_data_loader_workers() -> None:
         assert_same(episodes, make(start_episode=start).batch(i))
 
 
-SCRIPT = """
+ENDS = {
+    "": (0, ""),
+    "import builtins; builtins.kept = iterators; sys.exit(3)": (3, ""),
+    "raise RuntimeError('the training failed')": (1, "RuntimeError: the training failed"),
+}
+
+# For each end a fork, which is an interpreter that has imported PyTorch already; it ends as any other does.
+SCRIPT = f"""
+import os, signal, sys
 import numpy as np
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.episodes import EpisodeSampler
 
+for number, end in enumerate(sys.argv[1:]):
+    child = os.fork()
+    if child == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    sys.exit()
+
+signal.alarm({HANG})
+os.dup2(os.open(str(number), os.O_WRONLY | os.O_CREAT), 2)
 bank = ImageBank.from_array(np.zeros((50, 20, 3, 32, 32), dtype=np.uint8))
 iterators = [iter(EpisodeSampler(bank, 5, 5, 15, 32, threads=2, prefetch=3)) for _ in range(3)]
 for iterator in iterators:
     next(iterator)
-{end}
+exec(end)
 """
 
 
-@pytest.mark.parametrize(
-    ("end", "code", "stderr"),
-    [
-        ("", 0, ""),
-        ("import builtins, sys; builtins.kept = iterators; sys.exit(3)", 3, ""),
-        ("raise RuntimeError('the training failed')", 1, "RuntimeError: the training failed"),
-    ],
-)
-def test_the_interpreter_ends_while_threads_write(end: str, code: int, stderr: str) -> None:
-    script = SCRIPT.format(end=end)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG, check=False)
-    assert (done.returncode, done.stderr.strip().split("\n")[-1]) == (code, stderr)
+def test_the_interpreter_ends_while_threads_write(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", SCRIPT, *ENDS]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    last_lines = [(tmp_path / str(number)).read_text().strip().split("\n")[-1] for number in range(len(ENDS))]
+    assert list(zip(map(int, done.stdout.split()), last_lines, strict=True)) == list(ENDS.values())

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import killed
 
 from maml_fast.data.files import cache_folder, naming_disk_errors, replacing, write_atomically, write_npy
 
@@ -56,22 +55,16 @@ def test_the_file_has_the_usual_permissions(tmp_path):
     assert (tmp_path / "x.bin").stat().st_mode == (tmp_path / "y.bin").stat().st_mode
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from maml_fast.data.files import replacing
-with replacing(Path(sys.argv[1])) as file:
-    file.write(b"half")
-    file.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_a_killed_write_leaves_no_file_of_that_name(tmp_path):
     path = tmp_path / "x.bin"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=environment)
-    assert killed.returncode == -signal.SIGKILL
+
+    def write():
+        with replacing(path) as file:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert killed(write, tmp_path / "told")
     assert not path.exists()
     with replacing(path) as file:  # what the killed one left is in nobody's way
         file.write(b"whole")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from forks import killed
 from tiny_omniglot import TINY, TINY_NAMES, png, tiny_files, write_folders, write_zips
 
 from maml_fast.data import prepare_omniglot, read_omniglot
@@ -91,20 +90,15 @@ def test_missing_archives_name_the_remedy(tmp_path):
         prepare_omniglot(root, layout=TINY)
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = sys.argv[2:]
-import tiny_omniglot as t
-from maml_fast.data import prepare_omniglot
-prepare_omniglot(sys.argv[1], layout=t.TINY, progress=lambda i, n: i == 3 and os.kill(os.getpid(), signal.SIGKILL))
-"""
-
-
 def test_a_killed_prepare_is_not_mistaken_for_a_result(tiny_pixels, tmp_path):
     root = tmp_path / "root"
     write_zips(root, tiny_files())
-    killed = subprocess.run([sys.executable, "-c", KILLED, root, *sys.path])
-    assert killed.returncode == -signal.SIGKILL
+
+    def progress(done, total):
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert killed(lambda: prepare_omniglot(root, layout=TINY, progress=progress), tmp_path / "told")
     assert not list(root.glob("*.npy"))
     bank = read_omniglot(root, layout=TINY)
     np.testing.assert_array_equal(np.stack(list(bank)), tiny_pixels)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from op_table import Case, tensors
+from op_table import CASES, Case, tensors
 from torch import Tensor
 
-from maml_fast import reference
+from maml_fast import native, ops, reference
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -54,3 +54,16 @@ def assert_equals_reference(block: Callable[..., Tensor], case: Case, dtype: tor
     """float32 too is held against the reference in float64: what is judged is our rounding, not the reference's."""
     truth = derivatives(reference.conv_block, case, torch.float64, values=dtype)
     assert_close(derivatives(block, case, dtype), truth, dtype)
+
+
+class ConvBlocks:
+    """``ops.conv_block`` in a process of its own."""
+
+    def require_parity(self) -> str:
+        """On every case, and say what ran."""
+        for case in CASES:
+            for dtype in (torch.float64, torch.float32):
+                assert_equals_reference(ops.conv_block, case, dtype)
+        return str(native.backend())
+
+    def close(self) -> None: ...

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from build_folder import MadeOnce
 
 from maml_fast.native import _build
 
@@ -51,12 +52,10 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> tuple[Path, Path]:
-    """Sources, and a cache that holds their library; not to be changed."""
-    folder = tmp_path_factory.mktemp("built")
-    csrc = write_csrc(folder)
-    _build.ensure(csrc, folder / "cache")
-    return csrc, folder / "cache"
+def built(made_once: MadeOnce) -> tuple[Path, Path]:
+    """Sources, and a cache that holds their library, compiled as a user's is; not to be changed."""
+    folder = made_once("built", lambda folder: _build.ensure(write_csrc(folder), folder / "cache"))
+    return folder / "c src", folder / "cache"
 
 
 @pytest.fixture

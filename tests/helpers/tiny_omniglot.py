@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -69,8 +70,12 @@ def as_the_tutorial_reads(folder: Path, n_drawings: int) -> np.ndarray:
             for character in sorted(os.listdir(folder / archive / alphabet)):
                 files = sorted((folder / archive / alphabet / character).iterdir())
                 assert len(files) == n_drawings
-                characters.append([np.array(Image.open(file).convert("L").resize((28, 28))) for file in files])
+                characters.append([as_the_tutorial_sees(file) for file in files])
     return np.array(characters)[:, :, None]
+
+
+def as_the_tutorial_sees(file: Path | BinaryIO) -> np.ndarray:
+    return np.array(Image.open(file).convert("L").resize((28, 28)))
 
 
 @pytest.fixture

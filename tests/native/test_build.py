@@ -10,35 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
 import torch
+from forks import fork
 from tiny_library import FILES, NO_COMPILER, answer
 
 from maml_fast import native
 from maml_fast.native import _build, _toolchain
 
-pytestmark = pytest.mark.backendless
-
-
-def python(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-BUILDER = """
-import sys
-from pathlib import Path
-from maml_fast.native import _build
-print("cached" if _build.ensure(Path(sys.argv[1]), Path(sys.argv[2])).cached else "built")
-"""
+pytestmark = [pytest.mark.usefixtures("forked_compile"), pytest.mark.backendless]
 
 IMPORTER = """
 import importlib, sys
@@ -66,15 +49,24 @@ def scripted_compiler(tmp_path: Path) -> Path:
     return script
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def start_builder(csrc: Path, cache: Path, compiler: Path, told: Path) -> ForkProcess:
+    def build() -> None:
+        os.setsid()
+        print("cached" if _build.ensure(csrc, cache).cached else "built")
+
+    return fork(build, told, {"CXX": str(compiler)})
+
+
+def wait_for(path: Path, process: ForkProcess, told: Path) -> None:
     while not path.exists():
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), told.read_text()
         time.sleep(0.02)
 
 
 def test_import_builds_nothing_and_loads_nothing_that_is_slow_to_load(tmp_path):
-    told, said = python(IMPORTER, MAML_FAST_CACHE=str(tmp_path / "cache")).communicate()
-    assert (told, said) == ("maml_fast []\nmaml_fast.cli []\n", "")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MAML_FAST_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", IMPORTER], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("maml_fast []\nmaml_fast.cli []\n", "")
     assert not (tmp_path / "cache").exists()
 
 
@@ -128,13 +120,13 @@ def test_compiler_path_and_version_decide():
 
 @pytest.mark.parametrize("victim", ["builder", "everybody"])
 def test_killed_build_neither_hangs_nor_poisons_the_next(csrc, cache, scripted_compiler, tmp_path, monkeypatch, victim):
-    slow = tmp_path / "slow"
+    slow, told = tmp_path / "slow", tmp_path / "told"
     slow.touch()
-    builder = python(BUILDER, csrc, cache, CXX=str(scripted_compiler))
+    builder = start_builder(csrc, cache, scripted_compiler, told)
     try:
-        wait_for(tmp_path / "calls", builder)
+        wait_for(tmp_path / "calls", builder, told)
         (os.kill if victim == "builder" else os.killpg)(builder.pid, signal.SIGKILL)
-        builder.wait()
+        builder.join()
         assert len(list(cache.glob("partial-*"))) == 1
 
         slow.unlink()
@@ -146,15 +138,17 @@ def test_killed_build_neither_hangs_nor_poisons_the_next(csrc, cache, scripted_c
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(builder.pid, signal.SIGKILL)
-        builder.communicate()
+        builder.join()
 
 
 def test_two_processes_that_start_together_build_once(csrc, cache, scripted_compiler, tmp_path):
-    builders = [python(BUILDER, csrc, cache, CXX=str(scripted_compiler)) for _ in range(2)]
-    outputs = [builder.communicate() for builder in builders]
-    assert sorted(told for told, _ in outputs) == ["built\n", "cached\n"], outputs
+    told = [tmp_path / name for name in ("first", "second")]
+    for builder in [start_builder(csrc, cache, scripted_compiler, file) for file in told]:
+        builder.join()
+    outputs = [file.read_text() for file in told]
+    assert sorted(output.splitlines()[-1] for output in outputs) == ["built", "cached"], outputs
     assert len((tmp_path / "calls").read_text().splitlines()) == 2  # each source once
-    assert sum("building native kernels" in said for _, said in outputs) == 1
+    assert sum("building native kernels" in output for output in outputs) == 1
 
 
 def test_damaged_library_is_built_again(fresh, csrc, built):

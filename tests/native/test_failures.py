@@ -15,7 +15,7 @@ from maml_fast import native
 from maml_fast.native import _build, _toolchain
 from maml_fast.native._cuda_toolkit import CudaToolkit
 
-pytestmark = pytest.mark.backendless
+pytestmark = [pytest.mark.usefixtures("forked_compile"), pytest.mark.backendless]
 
 LOADED = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libstdc++.so" in line)
 
