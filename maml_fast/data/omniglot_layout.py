@@ -137,10 +137,11 @@ def finn_split() -> Split:
     They are shuffled by seed 1, so that training and testing share all alphabets. It is not class by class his, which
     hangs on the order of a directory listing.
     """
-    shuffled = [OMNIGLOT.class_names[i] for i in RandomState(1).permutation(len(OMNIGLOT.class_names))]
+    names = OMNIGLOT.class_names
+    shuffled = [names[i] for i in RandomState(1).permutation(len(names))]
     first, rest = shuffled[:_N_TRAIN], shuffled[_N_TRAIN:]
     parts = {"train": first[:-_FINN_VAL], "val": first[-_FINN_VAL:], "test": rest}
-    return Split("finn", {part: tuple(names) for part, names in parts.items()})
+    return Split("finn", {part: tuple(classes) for part, classes in parts.items()})
 
 
 SPLITS = {"tutorial": tutorial_split, "vinyals": vinyals_split, "finn": finn_split}
