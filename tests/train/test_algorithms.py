@@ -77,8 +77,11 @@ LEARNING = {
     "meta_lr": 1e-2,
 }
 LEARNERS = {
-    **dict.fromkeys(["meta-sgd", "maml++", "protonet"], {}),
-    **dict.fromkeys(["fomaml", "anil"], {"iterations": 80}),
+    "fomaml": {"iterations": 80},
+    "anil": {"iterations": 80},
+    "meta-sgd": {},
+    "maml++": {},
+    "protonet": {},
     "reptile": {"inner_lr": 3e-3, "meta_lr": 1.0, "k_query": 4, "eval_inner_steps": 10, "iterations": 60},
 }
 
