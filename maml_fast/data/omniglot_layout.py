@@ -141,7 +141,7 @@ def finn_split() -> Split:
     shuffled = [names[i] for i in RandomState(1).permutation(len(names))]
     first, rest = shuffled[:_N_TRAIN], shuffled[_N_TRAIN:]
     parts = {"train": first[:-_FINN_VAL], "val": first[-_FINN_VAL:], "test": rest}
-    return Split("finn", {part: tuple(names) for part, names in parts.items()})
+    return Split("finn", {part: tuple(classes) for part, classes in parts.items()})
 
 
 SPLITS = {"tutorial": tutorial_split, "vinyals": vinyals_split, "finn": finn_split}

@@ -113,7 +113,8 @@ def _record(module: nn.Module, opaque: Set[nn.Module], policy: FusionPolicy) -> 
     obeying = [m for m in own if isinstance(m, _BatchNorm)] if policy == "as_written" else []  # train() and eval()
     watched: dict[nn.Module, None] = dict.fromkeys(obeying)
     recordings = []
-    for modes in (own, dict.fromkeys(own, True), dict.fromkeys(own, False)):
+    uniform = [dict.fromkeys(own, mode) for mode in (True, False)]
+    for modes in (own, *(each for each in uniform if each != own)):
         with _in_modes(modes):
             graph, recorded = trace(module, module.forward, opaque)
         watched.update((m, None) for m in recorded if type(m) is not nn.Sequential)

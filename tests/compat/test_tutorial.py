@@ -16,6 +16,7 @@ from torch import nn
 from tutorial_batches import make_batch
 
 from maml_fast.compat import MetaLearner
+from maml_fast.models import TutorialNet
 
 SHAPES = [
     *[(64, 1, 3, 3), (64,), (64,), (64,)],
@@ -76,7 +77,11 @@ def test_initial_values_are_the_tutorials():
             assert (parameter == wanted).all()
 
 
-def test_fifty_iterations_follow_the_tutorial(meta):
+def test_fifty_iterations_follow_the_tutorial(monkeypatch):
+    """On a narrow net; on the tutorial's own, from its own start, in test_tutorial_trajectory.py."""
+    monkeypatch.setattr(TutorialNet, "hidden", 8)
+    torch.manual_seed(0)
+    meta = MetaLearner().double()
     leave_symmetric_start(meta)
     tutorial = oracles.Tutorial(meta.net.parameters())
     start = [parameter.detach().clone() for parameter in meta.net.parameters()]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -90,18 +91,73 @@ def assert_equal(actual: dict[str, Tensor | None], expected: dict[str, Tensor | 
         torch.testing.assert_close(actual[name], wanted, **close, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_fused_model_equals_the_original(case: Case) -> None:
-    model, inputs = made(case)
-    fused, oracle = fuse(model), with_batch_statistics(model)
-    assert len(fused.report.fused) == case.fused, str(fused.report)
-    loss, first, second = meta_gradient(fused, inputs)
+@dataclass(frozen=True)
+class Fused:
+    """A case whose model was fused once, for all tests that leave its parameters alone; and what it was before."""
+
+    case: Case
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    state: Params
+    layers: list[tuple[str, type[nn.Module], dict[str, object]]]
+    fused: FusedModel
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def once(request: pytest.FixtureRequest) -> Fused:
+    model, inputs = made(request.param)
+    state = copy.deepcopy(model.state_dict())
+    layers = [(name, module.__class__, dict(vars(module))) for name, module in model.named_modules()]
+    return Fused(request.param, model, inputs, state, layers, fuse(model))
+
+
+def test_fused_model_equals_the_original(once: Fused) -> None:
+    fused, inputs, oracle = once.fused, once.inputs, with_batch_statistics(once.model)
+    assert len(fused.report.fused) == once.case.fused, str(fused.report)
+    loss, first, second = meta_gradient(fused.train(), inputs)
     wanted_loss, wanted_first, wanted_second = meta_gradient(oracle, inputs)
     torch.testing.assert_close(loss, wanted_loss, rtol=1e-10, atol=1e-10)
     assert_equal(first, wanted_first)
     assert_equal(second, wanted_second)
     in_eval = run(fused.eval(), {}, inputs)  # the policy does not depend on the mode
     torch.testing.assert_close(in_eval, run(oracle, {}, inputs), rtol=1e-10, atol=1e-10)
+
+
+def test_state_and_names_are_shared_and_statistics_untouched(once: Fused) -> None:
+    model, fused = once.model, once.fused
+    for mode in (True, False):
+        fused.train(mode)(*(x.clone() for x in once.inputs))
+    assert list(fused.state_dict()) == list(model.state_dict())
+    for name, value in fused.state_dict().items():
+        assert torch.equal(value, once.state[name]), name
+    for actual, wanted in zip(fused.named_parameters(), model.named_parameters(), strict=True):
+        assert actual[0] == wanted[0]
+        assert actual[1] is wanted[1]
+    for (name, kind, attributes), (now, module) in zip(once.layers, model.named_modules(), strict=True):
+        assert (name, kind) == (now, module.__class__)
+        assert attributes == vars(module)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_state_dict_round_trip(case: Case) -> None:
+    model, inputs = made(case)
+    other, _ = made(case)
+    fused = fuse(other)
+    for value in model.state_dict().values():
+        value.copy_(value * 1.5)
+    fused.load_state_dict(model.state_dict())
+    wanted = run(with_batch_statistics(model), {}, inputs)
+    torch.testing.assert_close(run(fused, {}, inputs), wanted, rtol=1e-10, atol=1e-10)
+    third, _ = made(case)
+    third.load_state_dict(fused.state_dict())
+    for each in (fused, third):
+        assert_same_state(each, model)
+
+
+def assert_same_state(one: nn.Module, other: nn.Module) -> None:
+    actual, wanted = one.state_dict(), other.state_dict()
+    assert list(actual) == list(wanted)
+    assert all(torch.equal(actual[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "fused before"], ids=str)
@@ -141,37 +197,3 @@ def test_any_sequence_of_layers_equals_the_original(letters: str, inplace: bool,
     scale = max(1.0, *(float(wanted.detach().abs().max()) for wanted in expected))
     for actual, wanted in zip(gradient(fused, inputs), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-9 * scale)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_state_and_names_are_shared_and_statistics_untouched(case: Case) -> None:
-    model, inputs = made(case)
-    before = copy.deepcopy(model.state_dict())
-    layers = [(name, module.__class__, dict(vars(module))) for name, module in model.named_modules()]
-    fused = fuse(model)
-    for mode in (True, False):
-        fused.train(mode)(*(x.clone() for x in inputs))
-    assert list(fused.state_dict()) == list(model.state_dict())
-    for name, value in fused.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    for actual, wanted in zip(fused.named_parameters(), model.named_parameters(), strict=True):
-        assert actual[0] == wanted[0]
-        assert actual[1] is wanted[1]
-    for (name, kind, attributes), (now, module) in zip(layers, model.named_modules(), strict=True):
-        assert (name, kind) == (now, module.__class__)
-        assert attributes == vars(module)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_state_dict_round_trip(case: Case) -> None:
-    model, inputs = made(case)
-    other, _ = made(case)
-    fused = fuse(other)
-    for value in model.state_dict().values():
-        value.copy_(value * 1.5)
-    fused.load_state_dict(model.state_dict())
-    wanted = run(fuse(model), {}, inputs)
-    assert torch.equal(run(fused, {}, inputs), wanted)
-    third, _ = made(case)
-    third.load_state_dict(fused.state_dict())
-    assert torch.equal(run(fuse(third), {}, inputs), wanted)

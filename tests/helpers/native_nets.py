@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -40,7 +41,24 @@ class Blocks(nn.Sequential):
         super().__init__(first, second, nn.Flatten(), nn.Linear(20 * 4, 5))
 
 
+class Conv2(nn.Module):
+    """The smallest net like Conv4: two blocks, whose parts have Conv4's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*(self._block(channels) for channels in (1, 4)))
+        self.classifier = nn.Linear(4 * 4, 5)
+
+    def _block(self, channels: int) -> nn.Sequential:
+        conv, norm = nn.Conv2d(channels, 4, 3, padding=1), BatchStatNorm2d(4)
+        return nn.Sequential(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU(), pool=nn.MaxPool2d(2)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
+    "conv2": (Conv2, (1, 9, 9)),
     "conv4": (lambda: Conv4(hidden=8, image_size=17), (1, 17, 17)),
     "narrow": (lambda: Conv4(hidden=3), (1, 28, 28)),
     "winograd": (lambda: Conv4(hidden=16), (1, 28, 28)),

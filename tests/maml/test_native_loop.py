@@ -127,11 +127,13 @@ def test_threads_and_chunks_change_no_bit(name: str, dtype: torch.dtype, n_tasks
     episodes = make_episodes(n_tasks, shape=model.shape, dtype=dtype)
     try:
         torch.set_num_threads(1)
-        expected = outcome(MAML(model, 0.1, 2, adapt=adapt), episodes, NATIVE)
+        maml = MAML(model, 0.1, 2, adapt=adapt)
+        expected = outcome(maml, episodes, NATIVE)
         for threads in (2, 3, 4):
             torch.set_num_threads(threads)
             for chunk in ("auto", 1, 3):
-                got = outcome(MAML(model, 0.1, 2, adapt=adapt, task_chunk=chunk), episodes, NATIVE)
+                maml.task_chunk = chunk
+                got = outcome(maml, episodes, NATIVE)
                 assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
     finally:
         torch.set_num_threads(before)

@@ -13,6 +13,8 @@ from tiny_run import TINY, assert_same_run
 
 from maml_fast.algorithms import ALGORITHMS
 from maml_fast.cli import main
+from maml_fast.data import load
+from maml_fast.data.dataset import DataSet
 from maml_fast.train import Reporter, TrainConfig, resume, train
 from maml_fast.train.metrics import read_metrics
 from maml_fast.train.recipes import DEFAULTS, RECIPES
@@ -58,25 +60,38 @@ def test_a_run_goes_on_bitwise_and_its_record_names_the_algorithm(algorithm: str
     assert ALGORITHMS[algorithm].title in config.title
 
 
-@pytest.mark.parametrize("algorithm", ["fomaml", "anil", "meta-sgd", "maml++", "protonet", "reptile"])
-def test_training_learns_the_drawn_characters(algorithm: str, tmp_path) -> None:
-    changes = {
-        "reptile": {
-            "inner_lr": 3e-3,
-            "meta_lr": 1.0,
-            "k_query": 4,
-            "eval_inner_steps": 10,
-            "iterations": 120,
-            "eval_every": 120,
-        }
-    }.get(algorithm, {})
-    config = tiny(
-        algorithm,
-        **{"dataset": "strokes", "n_way": 5, "k_query": 5, "meta_batch_size": 8, "hidden": 24, "image_size": 16}
-        | {"iterations": 60, "eval_every": 60, "eval_episodes": 40, "test_episodes": 60, "meta_lr": 3e-3}
-        | changes,
-    )
-    result = train(config, out=tmp_path / "run")
+@pytest.fixture(scope="module")
+def characters() -> DataSet:
+    return load("strokes", image_size=16)
+
+
+LEARNING = {
+    "n_way": 5,
+    "k_query": 5,
+    "meta_batch_size": 8,
+    "hidden": 16,
+    "iterations": 30,
+    "eval_every": 80,
+    "eval_episodes": 40,
+    "test_episodes": 60,
+    "meta_lr": 1e-2,
+}
+LEARNERS = {
+    "fomaml": {"iterations": 80},
+    "anil": {"iterations": 80},
+    "meta-sgd": {},
+    "maml++": {},
+    "protonet": {},
+    "reptile": {"inner_lr": 3e-3, "meta_lr": 1.0, "k_query": 4, "eval_inner_steps": 10, "iterations": 60},
+}
+
+
+@pytest.mark.parametrize(("algorithm", "changes"), LEARNERS.items(), ids=LEARNERS)
+def test_training_learns_the_drawn_characters(
+    algorithm: str, changes: dict, characters: DataSet, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("maml_fast.train.workbench.load", lambda *_, **__: characters)
+    result = train(tiny(algorithm, dataset="strokes", **LEARNING | changes), out=tmp_path / "run")
     first, *_ = (row for row in read_metrics(RunFolder(result.path).metrics) if "accuracy" in row)
     last = result.evaluation
     assert last["accuracy"] - last["interval"] > max(first["accuracy"] + first["interval"], 0.3)

@@ -20,7 +20,7 @@ from maml_fast.train import resume, train
 
 pytestmark = pytest.mark.native
 
-ITERATIONS = {"cpu": 12, "cuda": 100}  # a host that plays a GPU is slow at it
+ITERATIONS = {"cpu": 6, "cuda": 100}  # a host that plays a GPU is slow at it
 
 
 def episodes(number: int) -> Episodes:
