@@ -35,7 +35,11 @@ def test_cpp(build_folder: BuildFolder) -> None:
     Without optimisation, which takes longer than all of the tests; Python's tests run the kernels as they are shipped.
     """
     jobs = str(_toolchain.job_count(n_sources=64))
-    options = ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", f"-DCMAKE_MAKE_PROGRAM={_toolchain.find_ninja()}"]
+    options = [
+        f"-DCMAKE_MAKE_PROGRAM={_toolchain.find_ninja()}",
+        "-DCMAKE_BUILD_TYPE=Debug",
+        "-DCMAKE_CXX_FLAGS_DEBUG=-O0",
+    ]
     options += ["-DMAML_FAST_GPU_ON_HOST=OFF", "-DCMAKE_DISABLE_FIND_PACKAGE_Python3=ON"]
     with build_folder("cpp") as folder:
         run(tool("cmake"), "--fresh", "-G", "Ninja", "-S", ROOT, "-B", folder, *options)

@@ -22,7 +22,7 @@ from maml_fast.native._cuda_toolkit import find_home
 # On the reference there is nothing else to see than on the native kernels: once is enough.
 pytestmark = pytest.mark.native
 
-# The virtual architecture, whose translation takes most of the time, and the real ones. Above 9.0 no source asks for more.
+# Virtual architectures, which take most of the time, each with the real ones. No source asks for more than 9.0.
 ARCHITECTURES = {"75": ["75"], "80": ["80"], "90": ["90", "100"]}
 BUDGET = json.loads((TESTS / "csrc" / "cuda" / "budget.json").read_text())
 SOURCES = sorted(CSRC.glob("cuda/**/*.cu"))

@@ -46,8 +46,8 @@ struct Fiber {
   Place place;  // where it goes on
   unsigned index;
   bool begun = false, done = false;
-  const void* waits_for = nullptr;  // the barrier it stands at
-  std::vector<Copy> open;           // asynchronous copies since the last commit
+  const void* waits_for = nullptr;           // the barrier it stands at
+  std::vector<Copy> open;                    // asynchronous copies since the last commit
   std::vector<std::vector<Copy>> committed;  // the oldest first
 };
 
