@@ -11,6 +11,8 @@ from peers import GRAPHED, OURS
 
 from maml_fast.cli import benchmark
 
+pytestmark = pytest.mark.backendless
+
 
 def slowed(record, who, factor, bench="iteration"):
     """The record with one row's times multiplied."""

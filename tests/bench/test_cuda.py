@@ -27,6 +27,8 @@ from wrong_peers import OnlyFloat32IsWrong
 from maml_fast import native, reference
 from maml_fast.cli import benchmark
 
+pytestmark = pytest.mark.backendless
+
 Q1, Q2 = workloads.QUICK
 
 

@@ -24,6 +24,8 @@ from place import Place
 from scaling import REPLAYED, WHOLE
 from torch.profiler import ProfilerActivity
 
+pytestmark = pytest.mark.backendless
+
 PRODUCT = (
     "void maml_fast::cuda::MultiplyKernel<maml_fast::cuda::TensorMath<maml_fast::cuda::Tf32>, "
     "maml_fast::cuda::(anonymous namespace)::ForwardProduct<float>, 4, 4>(...)"

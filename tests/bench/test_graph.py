@@ -16,7 +16,7 @@ from maml_fast.maml.graphed_loss import GraphedLoss
 
 Q1, Q2 = QUICK
 
-pytestmark = pytest.mark.usefixtures("graphs_on_host")
+pytestmark = [pytest.mark.usefixtures("graphs_on_host"), pytest.mark.backendless]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from child import Child
 from peers import jax
 from peers.nets import ConvNet
 
+pytestmark = pytest.mark.backendless
+
 Q2 = workloads.named("Q2")
 
 

@@ -11,6 +11,8 @@ import report
 from bench_record import make_record, table_row
 from PIL import Image
 
+pytestmark = pytest.mark.backendless
+
 
 def test_record_has_medians_quartiles_and_floor():
     record = json.loads(json.dumps(make_record(), allow_nan=False))

@@ -14,6 +14,8 @@ from maml_fast.fusion import fuse
 from maml_fast.models import Conv4, TutorialNet
 from maml_fast.nn import BatchStatNorm2d
 
+pytestmark = pytest.mark.backendless
+
 
 def images(*shape: int) -> Tensor:
     return torch.randn(shape or (4, 2, 9, 9), dtype=torch.float64)

@@ -19,7 +19,7 @@ from maml_fast.train.recipes import RECIPES
 from maml_fast.train.record import RunFolder
 from maml_fast.train.workbench import Workbench
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = [pytest.mark.usefixtures("plain_pictures"), pytest.mark.backendless]
 
 OF_THE_MACHINE = {"recipe", "root", "task_chunk", "checkpoint_seconds", "threads", "device", "cuda_graph"}
 SMALL = {

@@ -17,6 +17,8 @@ from maml_fast.train.board import Board
 from maml_fast.train.metrics import MetricsLog, cut_metrics, read_metrics
 from maml_fast.train.record import RunFolder, describe_machine
 
+pytestmark = pytest.mark.backendless
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:

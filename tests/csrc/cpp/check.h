@@ -6,6 +6,13 @@
 
 namespace maml_fast {
 
+// The thread sanitizer looks for races, and makes everything slow: what one thread does alone is left to the others.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kOnlyRaces = true;
+#else
+constexpr bool kOnlyRaces = false;
+#endif
+
 [[noreturn]] inline void Fail(const char* file, int line, const char* what) {
   std::cerr << file << ":" << line << ": failed: " << what << std::endl;
   std::abort();
