@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -81,6 +82,12 @@ def _backend() -> native.Backend:
 def pytest_report_header() -> list[str]:
     left_out = [f"deselected: tests marked {marker} ({reason})" for marker, reason in _missing().items()]
     return [f"maml_fast backend: {_backend()}", *left_out]
+
+
+def pytest_collection_finish() -> None:
+    """Take all that was imported out of the garbage collector's sight: it stays, and looking through it takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,9 @@ class Higher(ModuleLearner):
     library = "higher"
 
     def task_backward(self, task: Sequence[Tensor], weight: float) -> list[Tensor]:
-        import higher
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at its escapes, where Python compiles it for the first time
+            import higher
 
         x_spt, y_spt, x_qry, y_qry = task
         second_order = self.workload.order == 2

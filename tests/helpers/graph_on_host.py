@@ -172,12 +172,10 @@ class _Stream:
 
 
 @pytest.fixture
-def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is captured on the CPU be played so, and values not be looked at, as they are not on a GPU."""
     play_graphs(monkeypatch)
     gc.freeze()  # a capture looks for leaves among a test's own objects, not among all that Python holds
-    yield
-    gc.unfreeze()
 
 
 class Watch(TorchDispatchMode):

@@ -30,26 +30,32 @@ double Distance(const Values& a, const Values& b) {
 // Tensor cores round their factors: what they give, in all three passes, lies as near to the plain sums as that allows,
 // or is the same where channels are no whole vectors. The backward passes begin from the plain forward pass: rounding
 // may carry a value across ReLU's edge, or make another the maximum.
-template <cuda::Arithmetic ARITHMETIC>
-void CheckRounded(const ConvBlockShape& s, double bound) {
+void CheckRounded(const ConvBlockShape& s) {
   const bool rounds = s.in_channels % 4 == 0 && s.out_channels % 4 == 0;
   const Inputs in = RandomInputs(s, 1), gg = RandomInputs(s, 21);
-  const CpuKernels exact = OnGpu<cuda::Arithmetic::kPlain>(), kernels = OnGpu<ARITHMETIC>();
+  const CpuKernels exact = OnGpu<cuda::Arithmetic::kPlain>();
   const Run<float> plain(s, exact, 1, in);
-  Run<float> rounded(s, kernels, 1, in);
-  auto check = [&](const Values& got, const Values& right) {
-    const double distance = Distance(got, right);
-    CHECK(rounds ? distance > 0 && distance < bound : distance == 0);
-  };
-  check(Run<float>::Join({&rounded.kept}), Run<float>::Join({&plain.kept}));
-  rounded.kept = plain.kept;
-  rounded.mean = plain.mean;
-  rounded.rstd = plain.rstd;
-  rounded.argmax = plain.argmax;
   const Values grad = Random(static_cast<int64_t>(plain.out.size()), 31);
   const std::vector<float> grad_out(grad.begin(), grad.end());
-  check(rounded.Backward(grad_out), plain.Backward(grad_out));
-  check(rounded.DoubleBackward(grad_out, gg), plain.DoubleBackward(grad_out, gg));
+  const Values kept = Run<float>::Join({&plain.kept}), backward = plain.Backward(grad_out),
+               second = plain.DoubleBackward(grad_out, gg);
+  const auto check = [&](const CpuKernels& kernels, double bound) {
+    const auto is_near = [&](const Values& got, const Values& right) {
+      const double distance = Distance(got, right);
+      return rounds ? distance > 0 && distance < bound : distance == 0;
+    };
+    Run<float> rounded(s, kernels, 1, in);
+    CHECK(is_near(Run<float>::Join({&rounded.kept}), kept));
+    rounded.kept = plain.kept;
+    rounded.mean = plain.mean;
+    rounded.rstd = plain.rstd;
+    rounded.argmax = plain.argmax;
+    CHECK(is_near(rounded.Backward(grad_out), backward));
+    CHECK(is_near(rounded.DoubleBackward(grad_out, gg), second));
+  };
+  check(OnGpu<cuda::Arithmetic::kTf32>(), 2e-3);
+  check(OnGpu<cuda::Arithmetic::kFp16>(), 2e-3);
+  check(OnGpu<cuda::Arithmetic::kBf16>(), 1.5e-2);
 }
 
 }  // namespace
@@ -68,9 +74,7 @@ int main() {
   rounded.push_back(MakeShape(1, 2, 8, 8, 9, 68, 3, 1, 1, true, false));
   for (ConvBlockShape& s : rounded) {
     s.thin = false;
-    CheckRounded<cuda::Arithmetic::kTf32>(s, 2e-3);
-    CheckRounded<cuda::Arithmetic::kFp16>(s, 2e-3);
-    CheckRounded<cuda::Arithmetic::kBf16>(s, 1.5e-2);
+    CheckRounded(s);
   }
   return 0;
 }
