@@ -1,0 +1,76 @@
+"""The user's own module, run as it is written, with a task's tensors in the place of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from maml_fast.maml.batch_norm import BatchNormMode, BatchNormPolicy
+
+__all__ = ["AsWritten"]
+
+# By model, whichever learners share it: it holds the tensors of one thread at a time.
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+
+class AsWritten:
+    """One task's calls of a module: ``as_written(parameters, x) -> logits``.
+
+    Whatever else ``forward`` does, it does to the module itself: attributes, containers and hooks are the user's own.
+    Only the parameters are those given, and the buffers are copies that the task keeps from call to call. Another
+    thread's call of the same model waits meanwhile.
+    """
+
+    def __init__(self, model: nn.Module, policy: BatchNormPolicy) -> None:
+        self._model = model
+        self._policy = policy
+        self._lock = _LOCKS.setdefault(model, threading.RLock())
+        with self._lock:
+            self._places = _places(model)
+            self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Logits [N, ...] of x [N, ...] by all of the module's parameters [...]."""
+        with self._lock, self._holding({**self._buffers, **parameters}), BatchNormMode(self._policy):
+            logits = self._model(x)
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
+        return logits
+
+    @contextmanager
+    def _holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        own = [place.holder[place.key] for place in self._places]
+        for place in self._places:
+            place.holder[place.key] = tensors[place.name]
+        try:
+            yield
+        finally:
+            for place, tensor in zip(self._places, own, strict=True):
+                if place.name in self._buffers:  # forward may have put another tensor there
+                    self._buffers[place.name] = place.holder.get(place.key, tensor)
+                place.holder[place.key] = tensor
+
+
+class _Place(NamedTuple):
+    """Where a module keeps a tensor: in one of its dictionaries, under a key."""
+
+    holder: dict[str, Any]
+    key: str
+    name: str  # the first one that the model lists the tensor by: tied ones have several places
+
+
+def _places(model: nn.Module) -> list[_Place]:
+    first_names: dict[Tensor, str] = {}
+    found = []
+    for prefix, part in model.named_modules():
+        for holder in (part._parameters, part._buffers):
+            for key, tensor in holder.items():
+                if tensor is not None:
+                    name = first_names.setdefault(tensor, f"{prefix}.{key}" if prefix else key)
+                    found.append(_Place(holder, key, name))
+    return found
