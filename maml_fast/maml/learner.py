@@ -230,7 +230,7 @@ class MAML(MetaLearner):
             *self._describe_loop(),
             *self._describe_graph(),
         ]
-        if self.fusion is None or not self._forward_tasks.runs_together():
+        if self.fusion is None:
             return "\n".join([*lines, "fused: nothing"])
         return "\n".join([*lines, *str(self.fusion).splitlines()[1:]])  # its first line is the batch norm again
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from maml_fast.fusion import FusedModel, fuse
+from maml_fast.fusion import FusedModel, FusionReport, fuse
 from maml_fast.fusion.conv_net import ConvNet
 from maml_fast.fusion.task_program import RunBlock, TaskProgram
 from maml_fast.maml.as_written import AsWritten
@@ -43,10 +44,12 @@ class TaskForward:
         program = self._program()
         if not isinstance(program, str):
             return program(fast, shared, x, run_block)
-        return torch.stack([
-            self.one_task()({**shared, **{name: weight[t] for name, weight in fast.items()}}, x[t])
-            for t in range(len(x))
-        ])
+        return torch.stack(
+            [
+                self.one_task()({**shared, **{name: weight[t] for name, weight in fast.items()}}, x[t])
+                for t in range(len(x))
+            ]
+        )
 
     def one_task(self) -> AsWritten:
         """The module as it is written, for one task's calls."""
@@ -77,6 +80,12 @@ class TaskForward:
         """The names of the conv blocks' filters, in their order, or why they can't be told."""
         program = self._program()
         return program if isinstance(program, str) else program.filters()
+
+    def fusion(self) -> FusionReport | None:
+        """What runs on the fused op; ``None`` where fusion is switched off."""
+        if not isinstance(self.module, FusedModel):
+            return None
+        return self.module.report if self.runs_together() else replace(self.module.report, fused=())
 
     def describe(self) -> str:
         """What runs the module in the training modes that it is in, and why."""
