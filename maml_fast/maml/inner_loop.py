@@ -14,6 +14,7 @@ from torch import Tensor
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
 from maml_fast.fusion.task_program import RunBlock
+from maml_fast.maml.as_written import AsWritten
 from maml_fast.maml.classification import count_correct
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, Rule
 from maml_fast.maml.per_step import PerStep, at_step
@@ -60,7 +61,8 @@ class InnerLoop:
             if self.forward.runs_together():
                 fast = self._adapted(_AllTasks(self, len(x_spt)), x_spt, y_spt)
             else:
-                each = [self._adapted(_OneTask(self), *task) for task in zip(x_spt, y_spt, strict=True)]
+                as_written = self.forward.as_written()
+                each = [self._adapted(_OneTask(self, as_written), *task) for task in zip(x_spt, y_spt, strict=True)]
                 fast = {name: torch.stack([of_task[name] for of_task in each]) for name in each[0]}
         last = at_step(_of_steps(self.theta), step_of_queries(self.steps))
         return {**fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
@@ -72,7 +74,8 @@ class InnerLoop:
             if self.forward.runs_together():
                 losses, correct, objectives = self._scored(_AllTasks(self, len(episodes.x_spt)), episodes, scored)
             else:
-                each = [self._scored(_OneTask(self), task, scored) for task in zip(*episodes, strict=True)]
+                as_written = self.forward.as_written()
+                each = [self._scored(_OneTask(self, as_written), task, scored) for task in zip(*episodes, strict=True)]
                 losses = torch.stack([of_task[0] for of_task in each], dim=-1)
                 correct = _stacked([of_task[1] for of_task in each], dim=-1)
                 objectives = torch.stack([of_task[2] for of_task in each])
@@ -182,16 +185,16 @@ class _AllTasks(_Walk):
 class _OneTask(_Walk):
     """One task alone, by the module as it is written. No tensor has a dimension for tasks."""
 
-    def __init__(self, loop: InnerLoop) -> None:
+    def __init__(self, loop: InnerLoop, as_written: AsWritten) -> None:
         super().__init__(loop)
         self.optimiser = loop.optimiser(loop.theta.rule)
         if loop.optimiser not in INNER_OPTIMISERS.values():  # which take each weight by itself
             self.optimiser = _Alone(self.optimiser)
-        self._as_written = loop.forward.one_task()
+        self._model = as_written.begin_task()
         self.fast = dict(loop.theta.adapted)
 
     def logits(self, fast: FastWeights, shared: Mapping[str, Tensor], x: Tensor, step: int) -> Tensor:
-        return self._as_written({**shared, **fast}, x)
+        return self._model({**shared, **fast}, x)
 
     def losses(self, logits: Tensor, targets: Tensor, what: str) -> Tensor:
         return loss_of_task(self.loop.loss_fn, logits, targets, what)

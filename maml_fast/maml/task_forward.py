@@ -44,15 +44,12 @@ class TaskForward:
         program = self._program()
         if not isinstance(program, str):
             return program(fast, shared, x, run_block)
-        return torch.stack(
-            [
-                self.one_task()({**shared, **{name: weight[t] for name, weight in fast.items()}}, x[t])
-                for t in range(len(x))
-            ]
-        )
+        as_written = self.as_written()
+        tasks = ({**shared, **{name: weight[t] for name, weight in fast.items()}} for t in range(len(x)))
+        return torch.stack([as_written.begin_task()(*task) for task in zip(tasks, x, strict=True)])
 
-    def one_task(self) -> AsWritten:
-        """The module as it is written, for one task's calls."""
+    def as_written(self) -> AsWritten:
+        """The module as it is now, to be run task by task."""
         return AsWritten(self.model, self.policy)
 
     def runs_together(self) -> bool:
