@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from maml_fast.fusion.trace import has_hooks
-from maml_fast.maml.batch_norm import BatchNormMode, BatchNormPolicy
+from maml_fast.maml.batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
 
 __all__ = ["AsWritten", "with_its_own_tensors"]
 
@@ -113,6 +113,8 @@ class _Mode(BatchNormMode):
     ) -> Any:
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
         if hooks is None or not hooks[0].__qualname__.startswith("_checkpoint_hook."):
+            if func not in BATCH_NORMS:
+                return func(*args, **(kwargs or {}))
             return super().__torch_function__(func, types, args, kwargs)
         with saved_tensors_hooks(_same, _same):
             return super().__torch_function__(func, types, args, kwargs)

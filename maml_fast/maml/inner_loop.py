@@ -124,14 +124,15 @@ class _Walk(ABC):
         self._of_steps = _of_steps(loop.theta)
         self._constant = {name: value for name, value in loop.theta.shared.items() if not isinstance(value, PerStep)}
         self._done = 0
+        self._checked: set[str] = set()
 
     @abstractmethod
     def logits(self, fast: FastWeights, shared: Mapping[str, Tensor], x: Tensor, step: int) -> Tensor:
         """Those of images x, by a step's own values."""
 
     @abstractmethod
-    def losses(self, logits: Tensor, targets: Tensor, what: str) -> Tensor:
-        """Of the tasks."""
+    def losses(self, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
+        """Of the tasks; ``what`` names the targets that are to be checked."""
 
     @abstractmethod
     def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
@@ -141,7 +142,7 @@ class _Walk(ABC):
         """The queries' logits, and their losses, at the weights here."""
         step = step_of_queries(self._done)
         logits = self.logits(self.fast, self._shared(step), x_qry, step)
-        return logits, self.losses(logits, y_qry, "y_qry")
+        return logits, self.losses(logits, y_qry, self._once("y_qry"))
 
     def step(self, x_spt: Tensor, y_spt: Tensor) -> None:
         """Take one step on the support set."""
@@ -151,11 +152,18 @@ class _Walk(ABC):
             shared = {name: tensor.detach() for name, tensor in shared.items()}
 
         def task_losses(at: FastWeights) -> Tensor:
-            return self.losses(self.logits(at, shared, x_spt, self._done), y_spt, "y_spt")
+            return self.losses(self.logits(at, shared, x_spt, self._done), y_spt, self._once("y_spt"))
 
         losses, gradients = task_gradients(task_losses, self.fast, second_order)
         self.fast = self.optimiser.step(self.fast, losses, gradients)
         self._done += 1
+
+    def _once(self, what: str) -> str | None:
+        """The name of targets that were not checked yet: they are the same at every step."""
+        if what in self._checked:
+            return None
+        self._checked.add(what)
+        return what
 
     def _shared(self, step: int) -> dict[str, Tensor]:
         return {**self._constant, **at_step(self._of_steps, step)}
@@ -175,7 +183,7 @@ class _AllTasks(_Walk):
         block = None if self.loop.blocks is None else self.loop.blocks(step)
         return self.loop.forward(fast, shared, x, block)
 
-    def losses(self, logits: Tensor, targets: Tensor, what: str) -> Tensor:
+    def losses(self, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
         return losses_of_tasks(self.loop.loss_fn, logits, targets, what)
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
@@ -196,7 +204,7 @@ class _OneTask(_Walk):
     def logits(self, fast: FastWeights, shared: Mapping[str, Tensor], x: Tensor, step: int) -> Tensor:
         return self._model({**shared, **fast}, x)
 
-    def losses(self, logits: Tensor, targets: Tensor, what: str) -> Tensor:
+    def losses(self, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
         return loss_of_task(self.loop.loss_fn, logits, targets, what)
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:

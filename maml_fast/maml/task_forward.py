@@ -16,18 +16,22 @@ from maml_fast.maml.batch_norm import BatchNormPolicy
 
 __all__ = ["TaskForward"]
 
+WORTH_IT = 100_000  # parameters of a model without conv blocks, on a CPU: see TaskForward._pays
+
 
 class TaskForward:
     """Calls a module for ``T`` tasks: ``forward(fast, shared, x) -> logits``.
 
-    A fused module whose recording has a form for all tasks at once runs by that, operation by operation. Any other
-    module runs as it is written, task by task. :meth:`describe` tells which. Ordinary autograd differentiates either.
+    A fused module whose recording has a form for all tasks at once runs by that, operation by operation, where it pays.
+    Any other module runs as it is written, task by task. :meth:`describe` tells which, and why. Ordinary autograd
+    differentiates either.
     """
 
     def __init__(self, model: nn.Module, policy: BatchNormPolicy, fused: bool) -> None:
         self.module = fuse(model, batch_norm=policy) if fused else model
         self.model = model
         self.policy = policy
+        self._size = sum(parameter.numel() for parameter in model.parameters())
 
     def __call__(
         self,
@@ -93,4 +97,19 @@ class TaskForward:
         if not isinstance(self.module, FusedModel):
             return "fusion is switched off"
         self.module.follow_modes()
-        return self.module.task_program()
+        program = self.module.task_program()
+        if isinstance(program, str) or self._pays(program):
+            return program
+        return f"{self._size:,} parameters without a conv block: more than {WORTH_IT:,} gain nothing together on a CPU"
+
+    def _pays(self, program: TaskProgram) -> bool:
+        """Whether all tasks at once are faster than one after another.
+
+        On a GPU they are, and where there are conv blocks, whose kernels take all tasks. Else one call for all tasks
+        saves Python's overhead, but its matrix products are slower for large weights than one task's. Multilayer
+        perceptrons of 784 inputs and two hidden layers, as times as fast as a plain loop over 4 tasks of 5 and 25
+        images on one thread, order 2 and 1: of 27,000 parameters 1.3 and 1.1 together, 0.8 and 0.8 task by task; of
+        85,000 1.1 and 0.9 against 0.9 and 0.8; of 189,000 0.91 and 0.87 against 0.97 and 0.98.
+        """
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        return not on_cpu or self._size <= WORTH_IT or bool(program.filters())

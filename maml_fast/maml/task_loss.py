@@ -16,17 +16,18 @@ __all__ = ["LossFunction", "loss_of_task", "losses_of_tasks"]
 LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str) -> Tensor:
-    """Losses [T] of logits [T, N, ...] and targets [T, N, ...]; ``what`` names the targets in errors."""
+def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
+    """Losses [T] of logits [T, N, ...] and targets [T, N, ...]; ``what`` names the targets that are to be checked."""
     if loss_fn is F.cross_entropy:
-        check_labels(logits, targets, what)
+        if what is not None:
+            check_labels(logits, targets, what)
         return cross_entropy_of_tasks(logits, targets)
-    return torch.stack([loss_of_task(loss_fn, *task, what) for task in zip(logits, targets, strict=True)])
+    return torch.stack([loss_of_task(loss_fn, *task) for task in zip(logits, targets, strict=True)])
 
 
-def loss_of_task(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str) -> Tensor:
-    """The loss of logits [N, ...] and targets [N, ...]."""
-    if loss_fn is F.cross_entropy:
+def loss_of_task(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None = None) -> Tensor:
+    """The loss of logits [N, ...] and targets [N, ...]; ``what`` names the targets that are to be checked."""
+    if loss_fn is F.cross_entropy and what is not None:
         check_labels(logits[None], targets[None], what)
     loss = loss_fn(logits, targets)
     if not isinstance(loss, Tensor) or loss.dim() != 0:
