@@ -62,7 +62,11 @@ class ChunkedGradient:
             return
         leaves = self._leaves(share.grad_fn)
         found = zip(leaves, torch.autograd.grad(share, leaves, allow_unused=True), strict=True)
-        new = {self._originals.get(leaf, leaf): gradient for leaf, gradient in found if gradient is not None}
+        new: dict[Tensor, Tensor] = {}
+        for leaf, gradient in found:
+            source = self._originals.get(leaf, leaf)
+            if gradient is not None:  # a loss may reach a tensor both by its stand-in and by itself
+                new[source] = new[source] + gradient if source in new else gradient
         known = [source for source in new if source in self._gradients]
         if known:  # added in one call
             sums = torch._foreach_add([self._gradients[source] for source in known], [new[source] for source in known])
