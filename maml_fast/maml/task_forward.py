@@ -72,10 +72,8 @@ class TaskForward:
 
     def conv_net(self) -> ConvNet | str:
         """The module as a chain of conv blocks, in the training modes that it is in, or why it is none."""
-        if not isinstance(self.module, FusedModel):
-            return "fusion is switched off"
-        self.module.follow_modes()
-        return self.module.conv_net()
+        recorded = self._recorded()
+        return recorded if isinstance(recorded, str) else recorded.conv_net()
 
     def filters(self) -> list[str] | str:
         """The names of the conv blocks' filters, in their order, or why they can't be told."""
@@ -94,13 +92,23 @@ class TaskForward:
         return f"as written, task by task ({program})" if isinstance(program, str) else "all tasks at once"
 
     def _program(self) -> TaskProgram | str:
-        if not isinstance(self.module, FusedModel):
-            return "fusion is switched off"
-        self.module.follow_modes()
-        program = self.module.task_program()
+        recorded = self._recorded()
+        if isinstance(recorded, str):
+            return recorded
+        program = recorded.task_program()
         if isinstance(program, str) or self._pays(program):
             return program
         return f"{self._size:,} parameters without a conv block: more than {WORTH_IT:,} gain nothing together on a CPU"
+
+    def _recorded(self) -> FusedModel | str:
+        """The fused module, in the modes that the model is in, or why it can't stand for the model."""
+        if not isinstance(self.module, FusedModel):
+            return "fusion is switched off"
+        for name, part in self.module.original.named_modules():
+            if "forward" in vars(part):
+                return f"the forward of {name or 'the model'} was replaced on the instance"
+        self.module.follow_modes()
+        return self.module
 
     def _pays(self, program: TaskProgram) -> bool:
         """Whether all tasks at once are faster than one after another.

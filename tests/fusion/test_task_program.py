@@ -159,6 +159,7 @@ WITHOUT_A_FORM = {
     "function": (lambda: Pieces(lambda x: F.pad(x, (0, 1))), r"pad\(\) has no form"),
     "method": (lambda: Pieces(lambda x: x.cumsum(1)), r"\.cumsum\(\) has no form"),
     "index": (lambda: Pieces(lambda x: x[:, :9]), r"getitem\(\) has no form"),
+    "slice of its shape": (lambda: Pieces(lambda x: x[None].reshape(x.shape[-2:])), r"getitem\(\) has no form"),
     "mean of everything": (lambda: Pieces(lambda x: x.mean()), r"\.mean\(\) has no form"),
     "computed option": (lambda: Pieces(lambda x: F.leaky_relu(x, x.shape[1])), r"leaky_relu\(\) has no form"),
     "no tensor": (lambda: Pieces(lambda x: x.shape), "what it returns"),
@@ -188,6 +189,16 @@ def test_anything_else_runs_as_it_is_written_and_says_why(what):
         raise AssertionError(described)
 
 
+def test_a_forward_of_the_instances_own_is_not_left_out():
+    model = made(user_conv4)
+    layer = model[0][0][0]
+    layer.forward = lambda x: 2 * type(layer).forward(layer, x)
+    maml = MAML(model)
+    assert "the forward of 0.0.0 was replaced on the instance" in maml.describe()
+    del layer.forward
+    assert ALL_AT_ONCE in maml.describe()
+
+
 def test_hooks_are_not_left_out():
     model = made(user_conv4)
     model[0][0][0].register_forward_hook(lambda module, inputs, output: 2 * output)
@@ -195,6 +206,18 @@ def test_hooks_are_not_left_out():
     model = made(user_conv4)
     model.register_forward_hook(lambda module, inputs, output: 2 * output)
     assert "forward has hooks" in MAML(model).describe()
+
+
+@pytest.mark.parametrize(("width", "together"), [(100, True), (200, False)])
+def test_large_models_without_blocks_run_as_written_on_a_cpu(width, together):
+    """One call for all tasks saves Python's overhead alone, and that is little beside large weights."""
+    described = MAML(nn.Sequential(nn.Linear(900, width), nn.ReLU(), nn.Linear(width, 5))).describe()
+    assert (ALL_AT_ONCE in described) == together
+    assert ("parameters without a conv block" in described) != together
+
+
+def test_large_models_of_blocks_run_all_at_once():
+    assert ALL_AT_ONCE in MAML(user_conv4(hidden=64)).describe()
 
 
 def test_switched_off():

@@ -162,6 +162,22 @@ def test_a_forward_replaced_on_the_instance_runs(episodes):
     torch.testing.assert_close(maml.predict({}, episodes.x_qry), wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("policy", ["batch", "running"])
+@pytest.mark.parametrize("build", [nn.Sequential, type("OfAUser", (nn.Sequential,), {})])
+def test_batch_norm_follows_the_policy_in_any_mode(episodes, build, policy):
+    """Layers of torch.nn alone are told apart from a user's own, which may also call the function."""
+    torch.manual_seed(0)
+    model = build(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 5)).double()
+    model(episodes.x_spt.flatten(0, 1))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    maml = MAML(model, RATE, STEPS, batch_norm=policy)
+    logits = [maml.train(mode).predict({}, episodes.x_qry) for mode in (True, False)]
+    wanted = torch.stack([copy.deepcopy(model).train(policy == "batch")(x) for x in episodes.x_qry])
+    for each in logits:
+        torch.testing.assert_close(each, wanted, rtol=1e-12, atol=1e-14)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
 def test_what_forward_counts_is_counted_once_a_call(episodes):
     def between(model, x):
         model.calls["forward"] += 1
