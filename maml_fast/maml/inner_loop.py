@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -54,11 +55,16 @@ class InnerLoop:
     step_weights: tuple[float, ...] | None = None
     blocks: Callable[[int], RunBlock] | None = None
 
+    @cached_property
+    def together(self) -> bool:
+        """Whether one call of each operation does all tasks."""
+        return self.forward.runs_together()
+
     def adapt(self, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
         """Every task's own parameters: the adapted ones, and those of the last step where each has its own."""
         with _outside_inference_mode():
             x_spt, y_spt = _usable_by_autograd(x_spt), _usable_by_autograd(y_spt)
-            if self.forward.runs_together():
+            if self.together:
                 fast = self._adapted(_AllTasks(self, len(x_spt)), x_spt, y_spt)
             else:
                 as_written = self.forward.as_written()
@@ -71,7 +77,7 @@ class InnerLoop:
         """Every task's query results after the ``scored`` steps, the last among them, and its objective."""
         with _outside_inference_mode():
             episodes = Episodes(*map(_usable_by_autograd, episodes))
-            if self.forward.runs_together():
+            if self.together:
                 losses, correct, objectives = self._scored(_AllTasks(self, len(episodes.x_spt)), episodes, scored)
             else:
                 as_written = self.forward.as_written()

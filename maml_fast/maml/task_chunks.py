@@ -118,7 +118,7 @@ def _number(loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> int:
 
 def _at_once(loop: InnerLoop, chunk: TaskChunk) -> int | None:
     """:func:`tasks_at_once`, or one where tasks run one after another anyway."""
-    alone = chunk == "auto" and not loop.forward.runs_together()
+    alone = chunk == "auto" and not loop.together
     return 1 if alone else tasks_at_once(chunk, loop.theta.device)
 
 
