@@ -108,7 +108,8 @@ def _lines(graph: Graph, root: nn.Module, start: Node, result: Node) -> list[Lin
 
 def _is_closed(node: Node, step: Step, values: set[Node]) -> bool:
     """Return whether a step starts from a value, and all that its node depends on is among its operands."""
-    return step.operands[0] in values and set(node.all_input_nodes) <= set(step.operands)
+    nodes = {operand for operand in step.operands if isinstance(operand, Node)}  # others may not even be hashable
+    return step.operands[0] in nodes & values and set(node.all_input_nodes) <= nodes
 
 
 def _named(operand: Any, root: nn.Module, first_names: Mapping[Tensor, str]) -> Any:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["BATCH_NORM_POLICIES", "BatchNormMode", "BatchNormPolicy", "InnerBatchNorm", "is_per_step"]
+__all__ = ["BATCH_NORMS", "BATCH_NORM_POLICIES", "BatchNormMode", "BatchNormPolicy", "InnerBatchNorm", "is_per_step"]
 
 BatchNormPolicy: TypeAlias = Literal["batch", "running"]
 InnerBatchNorm: TypeAlias = BatchNormPolicy | Literal["per_step", "per_step_running"]  # of what has inner steps
@@ -22,6 +22,8 @@ BATCH_NORM_POLICIES: dict[InnerBatchNorm, str] = {
     "per_step": "batch statistics (transductive), scale and shift of every inner step",
     "per_step_running": "running statistics, scale and shift of every inner step (not transductive)",
 }
+
+BATCH_NORMS = (F.batch_norm, torch.batch_norm)  # what a mode has to step in for
 
 
 def is_per_step(policy: InnerBatchNorm) -> bool:

@@ -61,11 +61,17 @@ class ChunkedGradient:
         if share.grad_fn is None:
             return
         leaves = self._leaves(share.grad_fn)
-        for leaf, gradient in zip(leaves, torch.autograd.grad(share, leaves, allow_unused=True), strict=True):
-            if gradient is not None:
-                source = self._originals.get(leaf, leaf)
-                before = self._gradients.get(source)
-                self._gradients[source] = gradient if before is None else before + gradient
+        found = zip(leaves, torch.autograd.grad(share, leaves, allow_unused=True), strict=True)
+        new: dict[Tensor, Tensor] = {}
+        for leaf, gradient in found:
+            source = self._originals.get(leaf, leaf)
+            if gradient is not None:  # a loss may reach a tensor both by its stand-in and by itself
+                new[source] = new[source] + gradient if source in new else gradient
+        known = [source for source in new if source in self._gradients]
+        if known:  # added in one call
+            sums = torch._foreach_add([self._gradients[source] for source in known], [new[source] for source in known])
+            new.update(zip(known, sums, strict=True))
+        self._gradients.update(new)
 
     @property
     def gradients(self) -> Mapping[Tensor, Tensor]:

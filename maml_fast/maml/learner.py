@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ from maml_fast.maml.step_norms import StepNorms
 from maml_fast.maml.step_statistics import Collector, StepStatistics
 from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once
 from maml_fast.maml.task_gradients import FastWeights
-from maml_fast.maml.task_loss import LossFunction, TaskLoss
+from maml_fast.maml.task_loss import LossFunction
 from maml_fast.maml.theta import Theta
 
 __all__ = ["MAML"]
@@ -141,7 +140,6 @@ class MAML(MetaLearner):
         self._iteration: int | None = None
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
-        self._task_loss = TaskLoss()
         self._chunks = TaskChunks()
         self._graphed = GraphedLoss()
         self._not_native: str | None = None  # why the last call did not run natively; "" if it did
@@ -233,7 +231,7 @@ class MAML(MetaLearner):
             *self._describe_graph(),
         ]
         if self.fusion is None:
-            return "\n".join([*lines, "fused: switched off"])
+            return "\n".join([*lines, "fused: nothing"])
         return "\n".join([*lines, *str(self.fusion).splitlines()[1:]])  # its first line is the batch norm again
 
     def extra_repr(self) -> str:
@@ -307,10 +305,9 @@ class MAML(MetaLearner):
         norms = self.step_norms.values() if self.step_norms is not None else {}
         rule, optimiser = self._rule(adapted)
         theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
-        losses = partial(self._task_loss, self.loss_fn)
         steps, blocks = steps_asked(inner_steps, self.inner_steps), self._blocks()
         order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
-        return InnerLoop(theta, self._forward_tasks, losses, steps, order, optimiser, blocks=blocks)
+        return InnerLoop(theta, self._forward_tasks, self.loss_fn, steps, order, optimiser, blocks=blocks)
 
     def _blocks(self) -> Callable[[int], RunBlock] | None:
         """What runs every step's conv blocks by its statistics, where these are to be taken."""
@@ -340,7 +337,7 @@ class MAML(MetaLearner):
             form = native_loop(loop, self.loss_fn, None, tasks_at_once(self.task_chunk, device))
             why = form if isinstance(form, str) else ""
         if why:
-            held = self._chunks.describe(self.task_chunk, device)
+            held = self._chunks.describe(loop, self.task_chunk)
             return [f"inner loop: operation by operation ({why})", f"in memory: {held}"]
         held = f"{min(tasks_at_once(self.task_chunk, device) or 1, torch.get_num_threads())} tasks at a time"
         return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.fusion import FusedModel, FusionReport
+from maml_fast.fusion import FusionReport
+from maml_fast.maml.as_written import with_its_own_tensors
 from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm
 from maml_fast.maml.checks import check_like_model, check_model
 from maml_fast.maml.results import MAMLOutput, TaskResults
@@ -102,11 +103,11 @@ class MetaLearner(nn.Module, ABC):
     @property
     def fusion(self) -> FusionReport | None:
         """What of the model runs on the fused op, and what does not and why; ``None`` with ``fused=False``."""
-        module = self._forward_tasks.module
-        return module.report if isinstance(module, FusedModel) else None
+        return self._forward_tasks.fusion()
 
     def _current_parameters(self) -> dict[str, nn.Parameter]:
-        parameters = dict(self.model.named_parameters())
+        with with_its_own_tensors(self.model):
+            parameters = dict(self.model.named_parameters())
         if list(parameters) != self._names:
             different = sorted(set(parameters).symmetric_difference(self._names)) or "their order"
             name = type(self).__name__

@@ -59,7 +59,7 @@ class TaskChunks:
         self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk
     ) -> tuple[TaskResults, Tensor]:
         """The results without a graph, and the tasks' mean objective, which carries the gradient."""
-        several = _number(episodes, chunk) < episodes.meta_batch_size
+        several = _number(loop, episodes, chunk) < episodes.meta_batch_size
         transformed = torch._C._are_functorch_transforms_active()  # their tensors have no leaves to stop at
         if several and torch.is_grad_enabled() and not transformed and self._obstacle is None:
             try:
@@ -72,15 +72,15 @@ class TaskChunks:
         return outcome.results.detached(), outcome.objectives.mean()
 
     def _run(self, loop: InnerLoop, episodes: Episodes, scored: Collection[int], chunk: TaskChunk) -> Outcome:
-        parts = [loop.run(_only(tasks, episodes), scored) for tasks in _slices(episodes, chunk)]
+        parts = [loop.run(_only(tasks, episodes), scored) for tasks in _slices(loop, episodes, chunk)]
         return _joined(parts)
 
-    def describe(self, chunk: TaskChunk, device: torch.device) -> str:
+    def describe(self, loop: InnerLoop, chunk: TaskChunk) -> str:
         """How many tasks are held in memory at once, and why."""
         if self._obstacle is not None:
             return f"all tasks ({self._obstacle})"
-        number = tasks_at_once(chunk, device)
-        return "all tasks" if number is None else f"{number} tasks at a time"
+        number = _at_once(loop, chunk)
+        return "all tasks" if number is None else f"{number} task{'s' if number > 1 else ''} at a time"
 
 
 def _loss_in_chunks(
@@ -92,7 +92,7 @@ def _loss_in_chunks(
     episodes = Episodes(*map(gradient.stand_in, episodes))
     parts = []
     with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
-        for tasks in _slices(episodes, chunk):
+        for tasks in _slices(loop, episodes, chunk):
             gradient.begin_chunk()
             outcome = inside.run(_only(tasks, episodes), scored)
             gradient.add(outcome.objectives)
@@ -107,13 +107,19 @@ def _joined(parts: Sequence[Outcome]) -> Outcome:
     return Outcome(results, torch.cat([part.objectives for part in parts]))
 
 
-def _slices(episodes: Episodes, chunk: TaskChunk) -> Iterator[slice]:
-    number = _number(episodes, chunk)
+def _slices(loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> Iterator[slice]:
+    number = _number(loop, episodes, chunk)
     return (slice(start, start + number) for start in range(0, episodes.meta_batch_size, number))
 
 
-def _number(episodes: Episodes, chunk: TaskChunk) -> int:
-    return tasks_at_once(chunk, episodes.x_spt.device) or episodes.meta_batch_size
+def _number(loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> int:
+    return _at_once(loop, chunk) or episodes.meta_batch_size
+
+
+def _at_once(loop: InnerLoop, chunk: TaskChunk) -> int | None:
+    """:func:`tasks_at_once`, or one where tasks run one after another anyway."""
+    alone = chunk == "auto" and not loop.together
+    return 1 if alone else tasks_at_once(chunk, loop.theta.device)
 
 
 def _only(tasks: slice, episodes: Episodes) -> Episodes:

@@ -1,45 +1,36 @@
-"""The loss of every task, for all tasks at once."""
+"""The loss of one task, and of every task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maml_fast.maml.classification import check_labels, cross_entropy_of_tasks
-from maml_fast.maml.task_map import TaskMap
 
-__all__ = ["LossFunction", "TaskLoss"]
+__all__ = ["LossFunction", "loss_of_task", "losses_of_tasks"]
 
 LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-class TaskLoss:
-    """``losses(loss_fn, logits, targets, what) -> [T]`` of logits [T, N, ...] and targets [T, N, ...].
-
-    ``loss_fn`` is a function of one task; cross-entropy has a form of its own for all of them. ``what`` names the
-    targets in errors.
-    """
-
-    def __init__(self) -> None:
-        self._all_tasks = TaskMap("loss_fn")
-
-    def __call__(self, loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str) -> Tensor:
-        """Return the losses."""
-        if loss_fn is F.cross_entropy:
+def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
+    """Losses [T] of logits [T, N, ...] and targets [T, N, ...]; ``what`` names the targets that are to be checked."""
+    if loss_fn is F.cross_entropy:
+        if what is not None:
             check_labels(logits, targets, what)
-            return cross_entropy_of_tasks(logits, targets)
-        return self._all_tasks(_scalar(loss_fn), (logits, targets))
+        return cross_entropy_of_tasks(logits, targets)
+    return torch.stack([loss_of_task(loss_fn, *task) for task in zip(logits, targets, strict=True)])
 
 
-def _scalar(loss_fn: LossFunction) -> LossFunction:
-    def loss_of_one_task(logits: Tensor, targets: Tensor) -> Tensor:
-        loss = loss_fn(logits, targets)
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"loss_fn must return a scalar tensor for the logits of one task, got {got}")
-        return loss
-
-    return loss_of_one_task
+def loss_of_task(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None = None) -> Tensor:
+    """The loss of logits [N, ...] and targets [N, ...]; ``what`` names the targets that are to be checked."""
+    if loss_fn is F.cross_entropy and what is not None:
+        check_labels(logits[None], targets[None], what)
+    loss = loss_fn(logits, targets)
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"loss_fn must return a scalar tensor for the logits of one task, got {got}")
+    return loss

@@ -13,30 +13,19 @@ from maml_fast.nn import ConvBlock
 
 
 class Net(nn.Module):
-    """Two fused blocks, one of them called twice, a convolution that does not fuse, and a part that is not recorded."""
+    """Two fused blocks, one of them called twice, and layers that do not fuse."""
 
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
         self.block = ConvBlock(4, 4, pool=None)
         self.again = self.block
-        self.plain = nn.Conv2d(4, 4, 3, padding=1)
+        self.plain = nn.Linear(4, 4)
         self.head = nn.Linear(4, 5)
 
     def forward(self, x):
         x = self.again(self.block(self.stem(x)))
-        return self.head(self.plain(x).mean(dim=(2, 3)))
-
-
-class Opaque(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = Net()
-
-    def forward(self, x):
-        if x.shape[0] > 1:
-            return self.net(x)
-        raise ValueError("one image has no statistics")
+        return self.head(self.plain(x.mean(dim=(2, 3))))
 
 
 def lies_in_kernel_order(filters):
@@ -47,11 +36,10 @@ def lies_in_kernel_order(filters):
 @pytest.mark.native
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("steps", [0, 1, 3])
-@pytest.mark.parametrize(("build", "prefix"), [(Net, ""), (Opaque, "net.")])
-def test_filters_of_blocks_keep_the_order(build, prefix, steps, order):
+def test_filters_of_blocks_keep_the_order(steps, order):
     episodes = make_episodes()
-    fast = MAML(build().double(), inner_lr=0.1, order=order).adapt(*episodes[:2], inner_steps=steps)
-    blocks = {f"{prefix}stem.0.weight", f"{prefix}block.conv.weight"}
+    fast = MAML(Net().double(), inner_lr=0.1, order=order).adapt(*episodes[:2], inner_steps=steps)
+    blocks = {"stem.0.weight", "block.conv.weight"}
     assert {name for name, weight in fast.items() if lies_in_kernel_order(weight[0])} == blocks
     for name, weight in fast.items():
         assert weight.stride(0) == (weight[0].numel() if steps else 0)
@@ -75,7 +63,7 @@ class Listening:
     def __init__(self, forward, heard):
         self.forward, self.heard = forward, heard
         self.in_kernel_order, self.in_common = forward.in_kernel_order, forward.in_common
-        self.conv_net = forward.conv_net
+        self.conv_net, self.runs_together = forward.conv_net, forward.runs_together
 
     def __call__(self, fast, shared, x, run_block):
         self.heard.append(shared)

@@ -1,8 +1,7 @@
-"""All tasks at once, operation by operation: the numbers of the vmap executor, and who runs by which."""
+"""All tasks at once, operation by operation: the numbers of the model as it is written, and who runs by which."""
 
 from __future__ import annotations
 
-import warnings
 from functools import cache, partial
 from itertools import pairwise
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from fuse_nets import Conv4Plain, Functional
 from fuse_zoo import CASES, OVERWRITES_ITS_INPUT, sequence
 from torch import nn
-from vmap_twin import by_vmap
+from written_twin import as_written
 from zoo_episodes import episodes_like, wavy
 
 from maml_fast import MAML
@@ -95,9 +94,7 @@ def made(build):
 
 def outcome(maml, episodes, order):
     maml.order = order
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*task by task")
-        results = maml.task_results(episodes, per_step=True)
+    results = maml.task_results(episodes, per_step=True)
     parameters = [parameter for parameter in maml.model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(results.losses[-1].sum(), parameters, allow_unused=True, materialize_grads=True)
     return results.losses.detach(), torch.cat([gradient.flatten() for gradient in gradients])
@@ -112,7 +109,7 @@ def assert_same(maml, twin, episodes, order):
 
 
 def with_twin(maml):
-    return maml, by_vmap(maml)
+    return maml, as_written(maml)
 
 
 @cache
@@ -122,7 +119,7 @@ def of_models(name):
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("name", MODELS)
-def test_models_run_so_and_equal_vmap(name, order):
+def test_models_run_so_and_equal_what_is_written(name, order):
     maml, twin = of_models(name)
     assert ALL_AT_ONCE in maml.describe()
     x_spt, _, x_qry, _ = episodes_like(MODELS[name][1], n_tasks=3)
@@ -140,7 +137,7 @@ def of_zoo(case):
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("case", ZOO, ids=str)
-def test_zoo_equals_vmap(case, order):
+def test_zoo_equals_what_is_written(case, order):
     assert_same(*of_zoo(case), episodes_like(case.shapes[0]), order)
 
 
@@ -162,6 +159,7 @@ WITHOUT_A_FORM = {
     "function": (lambda: Pieces(lambda x: F.pad(x, (0, 1))), r"pad\(\) has no form"),
     "method": (lambda: Pieces(lambda x: x.cumsum(1)), r"\.cumsum\(\) has no form"),
     "index": (lambda: Pieces(lambda x: x[:, :9]), r"getitem\(\) has no form"),
+    "slice of its shape": (lambda: Pieces(lambda x: x[None].reshape(x.shape[-2:])), r"getitem\(\) has no form"),
     "mean of everything": (lambda: Pieces(lambda x: x.mean()), r"\.mean\(\) has no form"),
     "computed option": (lambda: Pieces(lambda x: F.leaky_relu(x, x.shape[1])), r"leaky_relu\(\) has no form"),
     "no tensor": (lambda: Pieces(lambda x: x.shape), "what it returns"),
@@ -183,12 +181,22 @@ class Pieces(nn.Module):
 
 
 @pytest.mark.parametrize("what", WITHOUT_A_FORM)
-def test_anything_else_goes_through_vmap_and_says_why(what):
+def test_anything_else_runs_as_it_is_written_and_says_why(what):
     build, why = WITHOUT_A_FORM[what]
     described = MAML(build()).describe()
     assert ALL_AT_ONCE not in described
-    with pytest.raises(AssertionError, match=rf"(?s)forward: torch\.func\.vmap \(.*{why}"):
+    with pytest.raises(AssertionError, match=rf"forward: as written, task by task \(.*{why}"):
         raise AssertionError(described)
+
+
+def test_a_forward_of_the_instances_own_is_not_left_out():
+    model = made(user_conv4)
+    layer = model[0][0][0]
+    layer.forward = lambda x: 2 * type(layer).forward(layer, x)
+    maml = MAML(model)
+    assert "the forward of 0.0.0 was replaced on the instance" in maml.describe()
+    del layer.forward
+    assert ALL_AT_ONCE in maml.describe()
 
 
 def test_hooks_are_not_left_out():
@@ -200,8 +208,20 @@ def test_hooks_are_not_left_out():
     assert "forward has hooks" in MAML(model).describe()
 
 
+@pytest.mark.parametrize(("width", "together"), [(100, True), (200, False)])
+def test_large_models_without_blocks_run_as_written_on_a_cpu(width, together):
+    """One call for all tasks saves Python's overhead alone, and that is little beside large weights."""
+    described = MAML(nn.Sequential(nn.Linear(900, width), nn.ReLU(), nn.Linear(width, 5))).describe()
+    assert (ALL_AT_ONCE in described) == together
+    assert ("parameters without a conv block" in described) != together
+
+
+def test_large_models_of_blocks_run_all_at_once():
+    assert ALL_AT_ONCE in MAML(user_conv4(hidden=64)).describe()
+
+
 def test_switched_off():
-    assert "torch.func.vmap (fusion is switched off)" in MAML(made(user_conv4), fused=False).describe()
+    assert "as written, task by task (fusion is switched off)" in MAML(made(user_conv4), fused=False).describe()
 
 
 def test_follows_the_modes_of_the_model():

@@ -128,11 +128,11 @@ def test_group_norm_and_residual_joins(episodes):
     torch.manual_seed(0)
     model = Net().double()
     maml = MAML(model, inner_lr=0.2, inner_steps=2)
-    assert len(maml.fusion.fused) == 1
+    assert maml.fusion.fused == ()
     assert_follows_loop(model, maml, episodes)
 
 
-def test_modules_without_a_batching_rule_run_task_by_task_and_say_so():
+def test_modules_without_a_form_for_all_tasks_run_task_by_task_and_say_so():
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -144,9 +144,8 @@ def test_modules_without_a_batching_rule_run_task_by_task_and_say_so():
     torch.manual_seed(0)
     model, episodes = Recurrent().double(), make_episodes(shape=(7, 4))
     maml = MAML(model, inner_lr=0.1, inner_steps=2)
-    with pytest.warns(UserWarning, match=r"task by task.*lstm"):
-        maml(episodes)
-    assert_follows_loop(model, maml, episodes)  # and no second warning
+    assert "as written, task by task (rnn (LSTM) has no form for all tasks at once)" in maml.describe()
+    assert_follows_loop(model, maml, episodes)
 
 
 def test_functions_that_look_at_values():
@@ -165,7 +164,4 @@ def test_functions_that_look_at_values():
     model, episodes = Gated().double(), make_episodes(shape=(4,))
     assert len({bool(x.sum() > 10) for x in (*episodes.x_spt, *episodes.x_qry)}) == 2
     maml = MAML(model, inner_lr=0.1, inner_steps=2, loss_fn=loss_fn)
-    with pytest.warns(UserWarning, match="task by task") as caught:
-        maml(episodes)
-    assert sorted(str(warning.message).split(" runs")[0] for warning in caught) == ["loss_fn", "the model"]
     assert_follows_loop(model, maml, episodes, loss_fn)

@@ -16,6 +16,7 @@ from maml_fast.maml import MetaLearner
 from maml_fast.maml.cuda_graph import WARM_UP
 
 CALLS = WARM_UP + 3
+TASKS = 4
 
 
 @pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -31,7 +32,7 @@ def net() -> nn.Module:
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(4 * 16, 3)).double()
 
 
-def batch(seed: int, tasks: int = 4) -> Episodes:
+def batch(seed: int, tasks: int = TASKS) -> Episodes:
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(2, tasks, 6, 1, 8, 8, generator=generator, dtype=torch.float64)
     y = torch.arange(3).repeat(2).expand(tasks, 6)
@@ -263,7 +264,7 @@ def test_a_capture_that_breaks_off_is_refused(graphs_on_host: None) -> None:
 
     def loss_fn(logits: Tensor, targets: Tensor) -> Tensor:
         counted[0] += 1
-        return (reads_a_number if counted[0] > 2 * WARM_UP else nn.functional.cross_entropy)(logits, targets)
+        return (reads_a_number if counted[0] > 2 * TASKS * WARM_UP else nn.functional.cross_entropy)(logits, targets)
 
     maml = MAML(net(), 0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True)
     for i in range(WARM_UP):

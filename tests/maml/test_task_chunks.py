@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from small import conv_net, gradient, make_episodes
 from torch import nn
 from torch.func import functional_call
-from vmap_twin import by_vmap
+from written_twin import as_written
 
 from maml_fast import MAML, Episodes, evaluate
 from maml_fast.maml.task_chunks import TASKS_PER_THREAD
@@ -55,9 +55,9 @@ def test_equals_all_at_once(episodes, order, chunk):
     assert_close(gradient(maml, episodes), wanted_gradient)
 
 
-def test_through_vmap_too(episodes):
+def test_as_written_too(episodes):
     model = conv_net()
-    chunked, whole = (by_vmap(MAML(model, 0.3, 2)) for _ in range(2))
+    chunked, whole = (as_written(MAML(model, 0.3, 2)) for _ in range(2))
     chunked.task_chunk, whole.task_chunk = 2, None
     assert_close(gradient(chunked, episodes), gradient(whole, episodes))
 

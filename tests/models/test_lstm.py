@@ -104,7 +104,7 @@ def test_a_step_knows_nothing_of_later_ones() -> None:
     assert not torch.isclose(before[:, 4:], after[:, 4:]).any()
 
 
-@pytest.mark.parametrize("fused", [True, False], ids=["all at once", "vmap"])
+@pytest.mark.parametrize("fused", [True, False], ids=["all at once", "as written"])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("order", [1, 2])
 def test_maml_follows_the_loop_over_tasks(order: int, steps: int, fused: bool) -> None:

@@ -1,0 +1,146 @@
+"""The user's own module, run as it is written, with a task's tensors in the place of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import set_checkpoint_early_stop
+
+from maml_fast.fusion.trace import has_hooks
+from maml_fast.maml.batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
+
+__all__ = ["AsWritten", "with_its_own_tensors"]
+
+# By model, whichever learners share it: it holds the tensors of one thread at a time.
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+_RUNNING = ("running_mean", "running_var")
+
+
+def with_its_own_tensors(model: nn.Module) -> Any:
+    """A context, in which no other thread runs the model with a task's tensors in the place of its own."""
+    return _LOCKS.setdefault(model, threading.RLock())
+
+
+class AsWritten:
+    """Runs a module by a task's tensors: ``as_written.begin_task()(parameters, x) -> logits``.
+
+    Whatever else ``forward`` does, it does to the module itself: attributes, containers and hooks are the user's own.
+    Only the parameters are those given, and the buffers are copies that the task keeps from call to call. Another
+    thread's call of the same model waits meanwhile.
+    """
+
+    def __init__(self, model: nn.Module, policy: BatchNormPolicy) -> None:
+        self._model = model
+        self._policy = policy
+        self._lock = with_its_own_tensors(model)
+        with self._lock:
+            self._places = _places(model)
+            self._buffers: dict[str, Tensor | None] = dict(model.named_buffers())
+            norms = [(name, part) for name, part in model.named_modules() if isinstance(part, _BatchNorm)]
+            self._needs_mode = not _is_of_torch(model) or (norms != [] and policy != "batch")
+            if not self._needs_mode:  # a batch norm without running statistics takes the batch's
+                self._buffers.update((f"{name}.{key}" if name else key, None) for name, _ in norms for key in _RUNNING)
+
+    def begin_task(self) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+        """A task's calls: logits [N, ...] of all of the module's parameters [...] and x [N, ...]."""
+        return partial(self._run, {name: _clone(buffer) for name, buffer in self._buffers.items()})
+
+    def _run(self, buffers: dict[str, Tensor | None], parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        with self._lock:
+            own = self._put_in(buffers, parameters)
+            try:
+                logits = self._call(x)
+            finally:
+                self._put_back(own, buffers)
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
+        return logits
+
+    def _call(self, x: Tensor) -> Any:
+        if not self._needs_mode:
+            return self._model(x)
+        with set_checkpoint_early_stop(False), _Mode(self._policy):
+            return self._model(x)
+
+    def _put_in(self, buffers: Mapping[str, Tensor | None], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """The tensors that were there."""
+        own = []
+        for holder, key, name, _ in self._places:
+            own.append(holder[key])
+            holder[key] = buffers[name] if name in buffers else parameters[name]
+        return own
+
+    def _put_back(self, own: list[Tensor], buffers: dict[str, Tensor | None]) -> None:
+        for (holder, key, name, told), tensor in zip(self._places, own, strict=True):
+            if name in buffers:  # forward may have put another tensor there
+                buffers[name] = holder.get(key, tensor)
+            holder[key] = tensor
+            if told is not None:
+                setattr(told, key, tensor)
+
+
+def _is_of_torch(model: nn.Module) -> bool:
+    """Whether nothing but layers of ``torch.nn`` runs: what normalises is then known, and there are no checkpoints."""
+    return all(
+        type(part).__module__.startswith("torch.nn.modules.") and "forward" not in vars(part) and not has_hooks(part)
+        for part in model.modules()
+    )
+
+
+def _clone(buffer: Tensor | None) -> Tensor | None:
+    return None if buffer is None else buffer.clone()
+
+
+class _Mode(BatchNormMode):
+    """The batch-norm policy, and no checkpoints.
+
+    Non-reentrant checkpointing runs parts of ``forward`` again in the backward pass, when the module holds its own
+    tensors. Here what it would drop is kept, so that nothing has to run again. What a custom ``autograd.Function``
+    saves is out of reach: PyTorch then finds that the second run, which must not stop early, saved other tensors.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        if hooks is None or not hooks[0].__qualname__.startswith("_checkpoint_hook."):
+            if func not in BATCH_NORMS:
+                return func(*args, **(kwargs or {}))
+            return super().__torch_function__(func, types, args, kwargs)
+        with saved_tensors_hooks(_same, _same):
+            return super().__torch_function__(func, types, args, kwargs)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class _Place(NamedTuple):
+    """Where a module keeps a tensor: in one of its dictionaries, under a key."""
+
+    holder: dict[str, Any]
+    key: str
+    name: str  # the first one that the model lists the tensor by: tied ones have several places
+    told: nn.Module | None  # if it has to be told what it holds: recurrent layers also keep a list of their weights
+
+
+def _places(model: nn.Module) -> list[_Place]:
+    first_names: dict[Tensor, str] = {}
+    found = []
+    for prefix, part in model.named_modules():
+        told = None if type(part).__setattr__ is nn.Module.__setattr__ else part
+        for holder in (part._parameters, part._buffers):
+            for key, tensor in holder.items():
+                if tensor is not None:
+                    name = first_names.setdefault(tensor, f"{prefix}.{key}" if prefix else key)
+                    found.append(_Place(holder, key, name, told))
+    return found
