@@ -42,9 +42,9 @@ _POINTWISE: dict[Any, Callable[..., Tensor]] = {
     **{each: each for each in (F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish)},
     **{each: each for each in (F.softplus, F.softsign, F.logsigmoid, F.hardtanh, F.hardsigmoid, F.hardswish)},
     **{each: each for each in (torch.relu, torch.relu_, torch.sigmoid, torch.tanh, F.sigmoid, F.tanh)},
-    **{name: getattr(Tensor, name) for name in ("relu", "relu_", "sigmoid", "tanh", "contiguous", "clone")},
-    torch.clone: torch.clone,
+    **{name: getattr(Tensor, name) for name in ("relu", "relu_", "sigmoid", "tanh")},
 }
+_COPIES = {"contiguous": Tensor.contiguous, "clone": Tensor.clone, torch.clone: torch.clone}
 _POOLS = (F.avg_pool2d, F.adaptive_avg_pool2d)
 _POOL_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _BLOCK = dict.fromkeys(
@@ -77,6 +77,8 @@ def read_step(node: Node, root: nn.Module, sizes: Collection[Node]) -> Step | No
         return None
     if read_pool(node, root) or node.target in _POOLS or getattr(node.target, "per_image", False):
         return _on_input(node, lambda function: partial(fold, function), node.target)
+    if node.target in _COPIES:  # whatever order in memory they ask for: that of all tasks is another
+        return Step(_COPIES[node.target], (input_of(node),))
     if node.target in _POINTWISE:
         return _on_input(node, lambda function: function, _POINTWISE[node.target])
     reader = _READERS.get(node.target)

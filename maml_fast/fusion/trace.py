@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
 from torch.fx.proxy import Attribute, TraceError
+from torch.utils._pytree import tree_leaves
 
 from maml_fast.fusion.structure import follows_policy
 from maml_fast.nn import ConvBlock
@@ -25,6 +26,12 @@ from maml_fast.nn import ConvBlock
 __all__ = ["UntraceableError", "has_hooks", "required_inputs", "trace"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+# What takes a tensor apart in native code without asking whether it is one: a stand-in would end the process.
+_FROM_DATA = ("as_tensor", "asarray", "tensor")
+_Function: Any = torch.autograd.Function
+_apply = vars(_Function)["apply"]
 
 
 class UntraceableError(Exception):
@@ -47,14 +54,21 @@ def trace(root: nn.Module, forward: Callable[..., Any], opaque: Set[nn.Module]) 
         UntraceableError: see there.
     """
     tracer = _Tracer(root, forward, opaque)
+    unpatched = {name: getattr(torch, name) for name in _FROM_DATA}
     attributes = {module: dict(vars(module)) for module in root.modules()}
     randomness = _random_states()
     try:
+        for name, function in unpatched.items():
+            setattr(torch, name, _refusing(function, name))
+        _Function.apply = classmethod(_refusing(_apply.__func__, "an autograd.Function"))
         with torch.enable_grad():  # so that torch.no_grad() within forward can be told from one around fuse()
             graph = tracer.trace(root)
     except Exception as error:  # any error of any user's forward
         raise UntraceableError(tracer.culprit or root, f"{type(error).__name__}: {_first_line(error)}") from error
     finally:
+        _Function.apply = _apply
+        for name, function in unpatched.items():
+            setattr(torch, name, function)
         changed = _restore_attributes(attributes)
         drew = _restore_random_states(randomness)
     if changed is not None:
@@ -75,6 +89,15 @@ def required_inputs(forward: Callable[..., Any]) -> list[str]:
 def has_hooks(module: nn.Module) -> bool:
     """Return whether calling the module runs more than its ``forward``."""
     return any(getattr(module, hooks) for hooks in _HOOKS)
+
+
+def _refusing(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(each, Proxy) for each in tree_leaves((args, kwargs))):
+            raise TraceError(f"forward calls {name}, which can't be recorded")
+        return function(*args, **kwargs)
+
+    return refuse
 
 
 class _Value(Proxy):

@@ -19,6 +19,8 @@ from scaling import AVX2, FLOAT32, FLOAT64
 from maml_fast import native
 from maml_fast.cli import benchmark, main
 
+pytestmark = pytest.mark.backendless
+
 W3 = workloads.named("W3-order2")
 
 

@@ -15,6 +15,8 @@ from tutorial_batches import make_batch
 
 from maml_fast.compat import MetaLearner
 
+pytestmark = pytest.mark.backendless
+
 ITERATIONS = 50
 BOUND, FACTOR = 1e-6, 10
 BIASES_UNDER_BATCH_NORM = (1, 5, 9)  # they change nothing, and move by noise alone

@@ -222,6 +222,40 @@ class Swish(torch.autograd.Function):
         return gradient * s * (1 + x * (1 - s))
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda model, x: Swish.apply(x),
+        lambda model, x: torch.tanh(torch.as_tensor(x, dtype=torch.float64)),
+        lambda model, x: torch.tanh(torch.asarray(x)),
+    ],
+    ids=["autograd.Function", "as_tensor", "asarray"],
+)
+@pytest.mark.filterwarnings("ignore:torch.asarray")  # says once what it does with requires_grad
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_takes_tensors_apart_is_not_recorded(between, order, episodes):
+    """With a stand-in it would end the process."""
+    model = TwoLayers(between)
+    assert_follows_loop(model, MAML(model, RATE, STEPS, order), episodes)
+
+
+def test_an_order_in_memory_changes_no_numbers():
+    """One of images, where all tasks have a dimension more."""
+
+    class ChannelsLast(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.contiguous(memory_format=torch.channels_last).clone())
+
+    torch.manual_seed(0)
+    block = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)
+    model = ChannelsLast(*block, nn.Flatten(), nn.Linear(4 * 4, 5)).double()
+    maml = MAML(model, RATE, STEPS)
+    assert "all tasks at once" in maml.describe()
+    episodes = make_episodes(shape=(1, 4, 4))
+    assert_follows_loop(model, maml, episodes)
+    maml.predict(maml.adapt(episodes.x_spt, episodes.y_spt), episodes.x_qry)
+
+
 def test_checkpoints_around_functions_of_ones_own_are_refused(episodes):
     model = TwoLayers(lambda model, x: checkpoint(lambda x: Swish.apply(model.hidden(x)), x, use_reentrant=False))
     model.hidden = nn.Linear(6, 6).double()

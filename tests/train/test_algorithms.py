@@ -86,6 +86,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.backendless
 @pytest.mark.parametrize(("algorithm", "changes"), LEARNERS.items(), ids=LEARNERS)
 def test_training_learns_the_drawn_characters(
     algorithm: str, changes: dict, characters: DataSet, tmp_path, monkeypatch
