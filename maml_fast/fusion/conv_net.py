@@ -7,7 +7,6 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -110,8 +109,7 @@ def read_conv_net(program: TaskProgram | str) -> ConvNet | str:
 
 
 def _copies(step: Step) -> bool:
-    run = step.run.func if isinstance(step.run, partial) else step.run
-    return run in (torch.clone, Tensor.clone, Tensor.contiguous)
+    return step.run in (Tensor.clone, Tensor.contiguous)
 
 
 def _first(chain: Sequence[Step], wanted: Callable[[Step], bool]) -> list[Step]:

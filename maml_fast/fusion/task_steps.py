@@ -44,7 +44,7 @@ _POINTWISE: dict[Any, Callable[..., Tensor]] = {
     **{each: each for each in (torch.relu, torch.relu_, torch.sigmoid, torch.tanh, F.sigmoid, F.tanh)},
     **{name: getattr(Tensor, name) for name in ("relu", "relu_", "sigmoid", "tanh")},
 }
-_COPIES = {"contiguous": Tensor.contiguous, "clone": Tensor.clone, torch.clone: torch.clone}
+_COPIES = {"contiguous": Tensor.contiguous, "clone": Tensor.clone, torch.clone: Tensor.clone}
 _POOLS = (F.avg_pool2d, F.adaptive_avg_pool2d)
 _POOL_MODULES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _BLOCK = dict.fromkeys(

@@ -231,7 +231,7 @@ class MAML(MetaLearner):
             *self._describe_graph(),
         ]
         if self.fusion is None:
-            return "\n".join([*lines, "fused: nothing"])
+            return "\n".join([*lines, "fused: switched off"])
         return "\n".join([*lines, *str(self.fusion).splitlines()[1:]])  # its first line is the batch norm again
 
     def extra_repr(self) -> str:
