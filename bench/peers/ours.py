@@ -49,6 +49,7 @@ class Ours(Learner):
 
     def ran(self) -> str:
         """What the last iteration ran on: fused conv blocks, and how MAML's inner loop was computed."""
-        fused = f"fused blocks: {len(self.learner.fusion.fused)}"
+        report = self.learner.fusion
+        fused = f"fused blocks: {len(report.fused) if report else 0}"
         described = self.learner.describe().splitlines() if isinstance(self.learner, MAML) else []
         return "; ".join([fused, *(line for line in described if line.startswith("inner loop: "))])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from maml_fast.maml import MAML
-from maml_fast.maml.batch_norm import InnerBatchNorm
+from maml_fast.program import InnerBatchNorm
 
 __all__ = ["MAMLPlusPlus"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
-from maml_fast.maml.batch_norm import BatchNormPolicy
 from maml_fast.maml.checks import check_like_model, check_support
 from maml_fast.maml.classification import score_classes
+from maml_fast.program import BatchNormPolicy
 
 __all__ = ["DISTANCES", "ProtoNet"]
 
@@ -95,8 +95,8 @@ class ProtoNet(MetaLearner):
         return f"distance={self.distance}, batch_norm={self.batch_norm}"
 
     def _logits(self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor) -> Tensor:
-        shared = self._forward_tasks.in_common(self._forward_tasks.in_kernel_order(self._current_parameters()))
-        embeddings = self._forward_tasks({}, shared, torch.cat([x_spt, x_qry], dim=1)).flatten(2)  # [T, N + M, D]
+        images = torch.cat([x_spt, x_qry], dim=1)
+        embeddings = self._forward_tasks({}, self._current_parameters(), images).flatten(2)  # [T, N + M, D]
         support, queries = embeddings.split([x_spt.shape[1], x_qry.shape[1]], dim=1)
         return -DISTANCES[self.distance](queries, _prototypes(support, y_spt))
 

@@ -11,7 +11,6 @@ from maml_fast import ops
 from maml_fast.algorithms.inner_adam import AdamMemory, InnerAdam
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
-from maml_fast.maml.batch_norm import BatchNormPolicy
 from maml_fast.maml.checks import (
     check_like_model,
     check_steps,
@@ -23,6 +22,7 @@ from maml_fast.maml.checks import (
 from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import score_classes
 from maml_fast.maml.task_gradients import FastWeights, task_gradients
+from maml_fast.program import BatchNormPolicy
 
 __all__ = ["Reptile"]
 
@@ -126,8 +126,7 @@ class Reptile(MetaLearner):
 
         Images come in this order, again and again: as they lie in evaluation, which draws no random numbers.
         """
-        theta = self._forward_tasks.in_kernel_order(self._trained())
-        fast = {name: ops.over_tasks(weight.detach(), len(x)) for name, weight in theta.items()}
+        fast = {name: ops.over_tasks(weight.detach(), len(x)) for name, weight in self._trained().items()}
         training = _Training(fast, InnerAdam(self.adam))
         yield training
         for indices in _minibatches(x.shape[1], min(self.inner_batch, x.shape[1]), steps, order):
@@ -148,7 +147,7 @@ class Reptile(MetaLearner):
 
     def _logits(self, fast: Mapping[str, Tensor], x: Tensor) -> Tensor:
         frozen = {name: weight for name, weight in self._current_parameters().items() if name not in fast}
-        return self._forward_tasks(fast, self._forward_tasks.in_common(frozen), x)
+        return self._forward_tasks(fast, frozen, x)
 
 
 class _Training:

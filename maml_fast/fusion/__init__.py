@@ -6,6 +6,6 @@ replaces runs of them; ``model`` puts the parts together.
 """
 
 from maml_fast.fusion.model import FusedModel, fuse
-from maml_fast.fusion.report import FusionReport
+from maml_fast.program.report import FusionReport
 
 __all__ = ["FusedModel", "FusionReport", "fuse"]

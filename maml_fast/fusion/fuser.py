@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.fusion.report import FusionPolicy
 from maml_fast.fusion.rewrite import block_weights, describe_block, fuse_runs, set_functional_norms
 from maml_fast.fusion.structure import follows_policy
 from maml_fast.fusion.trace import UntraceableError, has_hooks, required_inputs, trace
 from maml_fast.nn import ConvBlock
+from maml_fast.program.report import FusionPolicy
 
 __all__ = ["Fuser", "RecordedForward", "Recording"]
 

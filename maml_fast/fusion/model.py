@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from maml_fast import ops
-from maml_fast.fusion.conv_net import ConvNet, read_conv_net
-from maml_fast.fusion.fuser import Fuser, Recording
-from maml_fast.fusion.report import FusionPolicy, FusionReport
+from maml_fast.fusion.fuser import Fuser
 from maml_fast.fusion.structure import set_batch_norm_policy, structural_copy
-from maml_fast.fusion.task_program import TaskProgram, read_program
+from maml_fast.program.report import FusionPolicy, FusionReport
 
 __all__ = ["FusedModel", "fuse"]
 
@@ -76,9 +73,6 @@ def _check_model(model: Any, batch_norm: FusionPolicy) -> None:
             raise ValueError(f"{name} has no shape yet; run the model once on an example before fusing it")
 
 
-NO_RECORDING = "forward has no recording in these modes"
-
-
 class FusedModel(nn.Module):
     """What :func:`fuse` returns.
 
@@ -102,13 +96,7 @@ class FusedModel(nn.Module):
         self.__dict__.update({name: vars(root)[name] for name in ("_parameters", "_buffers", "_modules")})
         self.__dict__.update(_non_persistent_buffers_set=root._non_persistent_buffers_set, training=model.training)
         self.__dict__.update(_root=root, original=model)  # not submodules
-        recording = fuser.recordings.get(root, Recording([], {}))
-        self._watched = recording.watched
-        self._programs = {modes: read_program(graph, root) for modes, graph in recording.graphs.items()}
-        self._nets = {modes: read_conv_net(program) for modes, program in self._programs.items()}
         self.__dict__["_forwards"] = fuser.forwards
-        self._block_weights = _first_names(root, fuser.block_weights)
-        self._pairs = [(model, self), *zip(model.modules(), root.modules(), strict=True)]
         self.report = FusionReport(batch_norm, tuple(fuser.fused), tuple(fuser.left))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -144,30 +132,6 @@ class FusedModel(nn.Module):
         self.__dict__["_root"].training = mode
         return self
 
-    def follow_modes(self) -> None:
-        """Take over the original's training modes, which dropout obeys."""
-        for original, own in self._pairs:
-            if own.training != original.training:
-                own.__dict__["training"] = original.training
-
-    def task_program(self) -> TaskProgram | str:
-        """What runs the model for all tasks at once in the training modes that it is in, or why nothing does."""
-        return self._programs.get(self._modes(), NO_RECORDING)
-
-    def conv_net(self) -> ConvNet | str:
-        """The model as a chain of conv blocks, in the training modes that it is in, or why it is none."""
-        return self._nets.get(self._modes(), NO_RECORDING)
-
-    def in_kernel_order(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return parameters, given by name, with the filters of fused blocks laid out in memory as the kernels do."""
-        return {
-            name: ops.in_kernel_order(parameter) if name in self._block_weights else parameter
-            for name, parameter in parameters.items()
-        }
-
-    def _modes(self) -> tuple[bool, ...]:
-        return tuple([module.training for module in self._watched])
-
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
@@ -195,12 +159,6 @@ class FusedModel(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.original, self.report.batch_norm, _training(self))
-
-
-def _first_names(root: nn.Module, places: Collection[str]) -> frozenset[str]:
-    """The names under which ``root`` lists the parameters at these places; tied ones have several places."""
-    parameters = {tensor for place, tensor in root.named_parameters(remove_duplicate=False) if place in places}
-    return frozenset(name for name, tensor in root.named_parameters() if tensor in parameters)
 
 
 def _rebuild(model: nn.Module, batch_norm: FusionPolicy, training: list[bool]) -> FusedModel:

@@ -22,8 +22,8 @@ from maml_fast.fusion.patterns import (
     read_norm,
     read_pool,
 )
-from maml_fast.fusion.report import FusionPolicy
 from maml_fast.nn import ConvBlock, batch_stat_norm, conv_block, tracking_conv_block
+from maml_fast.program.report import FusionPolicy
 
 __all__ = ["block_weights", "describe_block", "fuse_runs", "set_functional_norms"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maml_fast.fusion.report import FusionPolicy
 from maml_fast.nn import BatchStatNorm2d, batch_stat_norm
+from maml_fast.program.report import FusionPolicy
 
 __all__ = [
     "follows_policy",

@@ -47,6 +47,7 @@ class ChunkedGradient:
 
     def begin_chunk(self) -> None:
         """Tell the graph that is built from now on from what was there before: nodes are numbered in order."""
+        torch.clear_autocast_cache()  # which holds parameters as an earlier chunk has converted them
         node = torch.zeros((), requires_grad=True).clone().grad_fn
         assert node is not None
         self._begin = node._sequence_nr()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,6 @@ from torch import Tensor
 
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
-from maml_fast.fusion.task_program import RunBlock
-from maml_fast.maml.as_written import AsWritten
 from maml_fast.maml.classification import count_correct
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, Rule
 from maml_fast.maml.per_step import PerStep, at_step
@@ -24,6 +21,7 @@ from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.task_gradients import FastWeights, Gradients, task_gradients
 from maml_fast.maml.task_loss import LossFunction, loss_of_task, losses_of_tasks
 from maml_fast.maml.theta import Theta
+from maml_fast.program import AsWritten, Program, RunBlock
 
 __all__ = ["InnerLoop", "Outcome", "step_of_queries"]
 
@@ -37,13 +35,14 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """``steps`` steps from ``theta``. Episodes must have been checked.
+    """``steps`` steps from ``theta``: ``loop.on(x_spt, x_qry).run(episodes)``. Episodes must have been checked.
 
     Attributes:
         loss_fn: of one task.
         optimiser: makes steps of gradients.
         step_weights: of the query losses after steps 1, 2, ... in the objective; ``None``: the last alone.
         blocks: what runs a step's conv blocks, if not the batch's own statistics shall.
+        programs: what runs support and query images, all tasks together, or why each task runs alone.
     """
 
     theta: Theta
@@ -54,11 +53,16 @@ class InnerLoop:
     optimiser: Callable[[Rule], InnerOptimiser]
     step_weights: tuple[float, ...] | None = None
     blocks: Callable[[int], RunBlock] | None = None
+    programs: Sequence[Program] | str = "not asked for any images"
 
-    @cached_property
+    def on(self, *inputs: Tensor) -> InnerLoop:
+        """The loop for images like these [T, N, ...]."""
+        return replace(self, programs=self.forward.programs(*inputs))
+
+    @property
     def together(self) -> bool:
         """Whether one call of each operation does all tasks."""
-        return self.forward.runs_together()
+        return not isinstance(self.programs, str)
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
         """Every task's own parameters: the adapted ones, and those of the last step where each has its own."""
@@ -182,12 +186,15 @@ class _AllTasks(_Walk):
         super().__init__(loop)
         theta, forward = loop.theta, loop.forward
         self.optimiser = loop.optimiser(theta.rule)
-        self._constant = forward.in_common(forward.in_kernel_order(self._constant))
-        self.fast = theta._replace(adapted=forward.in_kernel_order(theta.adapted)).fast_weights(n_tasks)
+        assert not isinstance(loop.programs, str)
+        self._programs = {program.input.shape: program for program in loop.programs}
+        self._constant = forward.with_buffers(forward.in_kernel_order(self._constant, loop.programs), loop.programs)
+        adapted = forward.in_kernel_order(theta.adapted, loop.programs)
+        self.fast = theta._replace(adapted=adapted).fast_weights(n_tasks)
 
     def logits(self, fast: FastWeights, shared: Mapping[str, Tensor], x: Tensor, step: int) -> Tensor:
         block = None if self.loop.blocks is None else self.loop.blocks(step)
-        return self.loop.forward(fast, shared, x, block)
+        return self._programs[x.shape[1:]](fast, shared, x, block)
 
     def losses(self, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
         return losses_of_tasks(self.loop.loss_fn, logits, targets, what)

@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.fusion.task_program import RunBlock
 from maml_fast.maml.annealing import Annealing
-from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm, is_per_step
 from maml_fast.maml.checks import (
     check_fast_weights,
     check_like_model,
@@ -35,10 +33,11 @@ from maml_fast.maml.results import TaskResults
 from maml_fast.maml.selection import Adapt, select_parameters
 from maml_fast.maml.step_norms import StepNorms
 from maml_fast.maml.step_statistics import Collector, StepStatistics
-from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once
+from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once, tasks_in_memory
 from maml_fast.maml.task_gradients import FastWeights
 from maml_fast.maml.task_loss import LossFunction
 from maml_fast.maml.theta import Theta
+from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step
 
 __all__ = ["MAML"]
 
@@ -136,17 +135,15 @@ class MAML(MetaLearner):
         self.cuda_graph = cuda_graph
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
-        self.step_statistics = StepStatistics(self._forward_tasks, steps) if batch_norm == "per_step_running" else None
+        self.step_statistics = StepStatistics(model, steps) if batch_norm == "per_step_running" else None
         self._iteration: int | None = None
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
         self._chunks = TaskChunks()
         self._graphed = GraphedLoss()
         self._not_native: str | None = None  # why the last call did not run natively; "" if it did
-        unfused = self.fusion is not None and self.fusion.left
-        level = logging.WARNING if unfused else logging.INFO
-        if logger.isEnabledFor(level):
-            logger.log(level, "%s", self.describe())
+        self._together = True  # whether its tasks were
+        self._told = False
 
     def results_and_loss(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -179,17 +176,18 @@ class MAML(MetaLearner):
         parameters = self._current_parameters()
         check_support(x_spt, y_spt)
         check_like_model("x_spt", x_spt, parameters)
-        return self._inner_loop(parameters, inner_steps).adapt(x_spt, y_spt)
+        return self._on(self._inner_loop(parameters, inner_steps), x_spt).adapt(x_spt, y_spt)
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, N, n_way] of images [T, N, ...] under ``fast``; what it does not hold is taken from the model."""
         parameters = self._current_parameters()
         check_like_model("x_qry", x_qry, parameters)
         check_fast_weights(fast, x_qry, parameters)
-        shared = self._forward_tasks.in_common(_without(parameters, fast))
+        if self.step_statistics is not None:
+            self.step_statistics.check(self._forward_tasks.programs(x_qry))
         blocks = self._blocks()
         run_block = None if blocks is None else blocks(step_of_queries(self.inner_steps))
-        return self._forward_tasks(fast, shared, x_qry, run_block)
+        return self._forward_tasks(fast, _without(parameters, fast), x_qry, run_block)
 
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -202,6 +200,7 @@ class MAML(MetaLearner):
         loop = self._inner_loop(parameters, inner_steps)
         scored = scored_steps(per_step, loop.steps)
         episodes = self._checked(episodes, parameters)
+        loop = self._on(loop, episodes.x_spt, episodes.x_qry)
         chunk = None if torch.is_grad_enabled() else self.task_chunk
         native = self._native(loop, episodes, chunk)
         if native is not None:
@@ -216,11 +215,11 @@ class MAML(MetaLearner):
     def describe(self) -> str:
         """What runs and how, in a few lines.
 
-        The inner loop is the last call's: it is native where the net is a chain of conv blocks under cross-entropy and
-        nobody asks for the graph.
+        Model and inner loop are the last call's: the model is recorded when it is first called on images of a kind. The
+        inner loop is native where the net is a chain of conv blocks under cross-entropy and nobody asks for the graph.
 
-        They are also logged once, by the logger ``maml_fast``: as WARNING, which Python shows unless told otherwise,
-        where something did not fuse, else as INFO.
+        The lines of the first call are also logged, by the logger ``maml_fast``: as WARNING, which Python shows unless
+        told otherwise, where something did not fuse, else as INFO.
         """
         lines = [
             f"{type(self).__name__} of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
@@ -231,7 +230,7 @@ class MAML(MetaLearner):
             *self._describe_graph(),
         ]
         if self.fusion is None:
-            return "\n".join([*lines, "fused: switched off"])
+            return "\n".join(lines)
         return "\n".join([*lines, *str(self.fusion).splitlines()[1:]])  # its first line is the batch norm again
 
     def extra_repr(self) -> str:
@@ -247,6 +246,7 @@ class MAML(MetaLearner):
         stand_in: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[TaskResults, Tensor]:
         loop = self._objective(self._inner_loop(self._current_parameters(), inner_steps))
+        loop = self._on(loop, episodes.x_spt, episodes.x_qry)
         if stand_in is not None:
             loop = replace(loop, theta=loop.theta.map(stand_in))
         if self.step_statistics is None or not self.training:
@@ -255,6 +255,14 @@ class MAML(MetaLearner):
         result = self._loss(replace(loop, blocks=collector.taking), episodes, scored)
         collector.update()
         return result
+
+    def _on(self, loop: InnerLoop, *inputs: Tensor) -> InnerLoop:
+        """The loop for images like these."""
+        loop = loop.on(*inputs)
+        self._together = loop.together
+        if self.step_statistics is not None:
+            self.step_statistics.check(loop.programs)
+        return loop
 
     def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())
@@ -327,18 +335,26 @@ class MAML(MetaLearner):
     def _native(self, loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | None:
         form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(chunk, loop.theta.device))
         self._not_native = form if isinstance(form, str) else ""
+        self._tell()
         return None if isinstance(form, str) else form
 
+    def _tell(self) -> None:
+        """Log once what runs."""
+        if self._told:
+            return
+        self._told = True
+        unfused = self.fusion is not None and self.fusion.left
+        level = logging.WARNING if unfused else logging.INFO
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", self.describe())
+
     def _describe_loop(self) -> list[str]:
-        why = self._not_native
-        loop = self._inner_loop(self._current_parameters(), None)
-        device = loop.theta.device
-        if why is None:  # no call yet
-            form = native_loop(loop, self.loss_fn, None, tasks_at_once(self.task_chunk, device))
-            why = form if isinstance(form, str) else ""
-        if why:
-            held = self._chunks.describe(loop, self.task_chunk)
-            return [f"inner loop: operation by operation ({why})", f"in memory: {held}"]
+        device = next(iter(self._current_parameters().values())).device
+        if self._not_native is None:
+            return []
+        if self._not_native:
+            held = self._chunks.describe(tasks_in_memory(self._together, self.task_chunk, device))
+            return [f"inner loop: operation by operation ({self._not_native})", f"in memory: {held}"]
         held = f"{min(tasks_at_once(self.task_chunk, device) or 1, torch.get_num_threads())} tasks at a time"
         return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
 

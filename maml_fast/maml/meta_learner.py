@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.fusion import FusionReport
-from maml_fast.maml.as_written import with_its_own_tensors
-from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES, InnerBatchNorm
 from maml_fast.maml.checks import check_like_model, check_model
 from maml_fast.maml.results import MAMLOutput, TaskResults
 from maml_fast.maml.task_forward import TaskForward
+from maml_fast.program import BATCH_NORM_POLICIES, FusionReport, InnerBatchNorm, with_its_own_tensors
 
 __all__ = ["MetaLearner"]
 
@@ -100,10 +98,17 @@ class MetaLearner(nn.Module, ABC):
         """The batch-norm policy in words, to be printed beside every accuracy."""
         return BATCH_NORM_POLICIES[self._batch_norm]
 
+    def prepare(self, *inputs: Tensor) -> None:
+        """Record the model for images like these [T, N, ...], as the first call on them would."""
+        self._forward_tasks.programs(*inputs)
+
     @property
     def fusion(self) -> FusionReport | None:
-        """What of the model runs on the fused op, and what does not and why; ``None`` with ``fused=False``."""
-        return self._forward_tasks.fusion()
+        """What of the model ran on the fused op in the last call, and what did not and why.
+
+        ``None`` before the first call, and with ``fused=False``.
+        """
+        return self._forward_tasks.report()
 
     def _current_parameters(self) -> dict[str, nn.Parameter]:
         with with_its_own_tensors(self.model):

@@ -7,7 +7,7 @@ to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
-from maml_fast.fusion.conv_net import ConvNet
 from maml_fast.maml.chunked_gradient import hand_out
 from maml_fast.maml.classification import check_range
 from maml_fast.maml.inner_loop import InnerLoop
@@ -25,6 +24,7 @@ from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.per_step import MaybePerStep, PerStep
 from maml_fast.maml.results import TaskResults
 from maml_fast.maml.theta import Theta
+from maml_fast.program import ConvNet, Program, read_conv_net
 
 __all__ = ["NativeLoop", "native_loop"]
 
@@ -33,7 +33,8 @@ __all__ = ["NativeLoop", "native_loop"]
 class NativeLoop:
     """``inner_steps`` steps of a ConvNet from theta; make it with :func:`native_loop`. Episodes must be checked."""
 
-    net: ConvNet
+    net: ConvNet  # as it takes support images
+    query_net: ConvNet
     theta: list[MaybePerStep[Tensor]]  # in the net's order, as the rates are
     rates: list[MaybePerStep[Rate]]
     steps: int
@@ -66,7 +67,7 @@ class NativeLoop:
         result = ops.inner_loops(
             description,
             theta,
-            (self.net.images(x_spt), y_spt, self.net.images(x_qry), y_qry),
+            (self.net.images(x_spt), y_spt, self.query_net.images(x_qry), y_qry),
             [_of_kernels(rate, parameter, self.steps) for rate, parameter in zip(self.rates, theta, strict=True)],
             [needs_gradient and _is_learned(rate) for rate in self.rates],
             steps=self.steps,
@@ -133,19 +134,20 @@ def _of_rate(gradient: Tensor, rate: MaybePerStep[Rate]) -> Tensor:
 
 
 def native_loop(
-    loop: InnerLoop, loss_fn: Callable[..., Tensor], episodes: Episodes | None, tasks_at_once: int | None
+    loop: InnerLoop, loss_fn: Callable[..., Tensor], episodes: Episodes, tasks_at_once: int | None
 ) -> NativeLoop | str:
     """Return the native form of a loop, or what keeps it from having one.
 
     Args:
-        loop: the loop.
+        loop: the loop, on images like those of the episodes.
         loss_fn: its loss.
-        episodes: checked ones that it is to run on; ``None`` leaves open whether there are any that it can run on.
+        episodes: checked ones that it is to run on.
         tasks_at_once: in memory; ``None`` wants a graph of all tasks.
     """
-    net = loop.forward.conv_net()
-    if isinstance(net, str):
-        return net
+    nets = _nets(loop.programs)
+    if isinstance(nets, str):
+        return nets
+    net = nets[0]
     if loop.theta.device.type != "cpu":
         return f"on {loop.theta.device.type}, where all tasks of an operation run at once"
     if loss_fn is not F.cross_entropy:
@@ -158,14 +160,28 @@ def native_loop(
         return "inner steps are not plain gradient descent"
     if loop.blocks is not None:
         return "batch norm keeps statistics of every step"
-    found = _obstacle_in_rates(loop.theta, net) or (episodes and _obstacle_in_call(net, loop.theta, episodes))
+    found = _obstacle_in_rates(loop.theta, net) or _obstacle_in_call(net, loop.theta, episodes)
     if found:
         return found
     parameters = {**loop.theta.shared, **loop.theta.adapted}
     theta = [parameters[name] for name in net.names()]
     rates = [loop.theta.rule.get(name, 0.0) for name in net.names()]
     weights = loop.weights_of_steps()
-    return NativeLoop(net, theta, rates, loop.steps, loop.order, weights, tasks_at_once)
+    return NativeLoop(*nets, theta, rates, loop.steps, loop.order, weights, tasks_at_once)
+
+
+def _nets(programs: Sequence[Program] | str) -> tuple[ConvNet, ConvNet] | str:
+    """The net as it takes support and query images."""
+    if isinstance(programs, str):
+        return programs
+    nets = [read_conv_net(program) for program in programs]
+    for net in nets:
+        if isinstance(net, str):
+            return net
+    spt, qry = nets
+    assert isinstance(spt, ConvNet)
+    assert isinstance(qry, ConvNet)
+    return (spt, qry) if spt[1:] == qry[1:] else "it is another net for query images"
 
 
 def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast import ops
-from maml_fast.fusion.task_program import RunBlock
-from maml_fast.maml.task_forward import TaskForward
+from maml_fast.program import Program, RunBlock
 
 __all__ = ["Collector", "StepStatistics"]
 
@@ -27,21 +26,31 @@ class StepStatistics(nn.Module):
     biased one, by which training normalises.
 
     Raises:
-        ValueError: the model does not run step by step, so that its batch norms can't be told apart, or has none.
+        ValueError: the model has no batch norm of images.
     """
 
-    def __init__(self, forward: TaskForward, steps: int) -> None:
+    def __init__(self, model: nn.Module, steps: int) -> None:
         super().__init__()
-        filters = forward.filters()
-        if isinstance(filters, str) or not filters:
-            why = filters if isinstance(filters, str) else "it has no conv block"
-            raise ValueError(f"batch_norm='per_step_running' needs a model of conv blocks, run step by step: {why}")
-        parameters = dict(forward.module.named_parameters())
+        norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+        if not norms:
+            raise ValueError("batch_norm='per_step_running' needs a model of conv blocks, and it has no nn.BatchNorm2d")
+        _, like = next(model.named_parameters())
         self.steps = steps
-        for block, name in enumerate(filters):
-            empty = parameters[name].new_zeros(steps, len(parameters[name]))
+        self.channels = [norm.num_features for norm in norms]
+        for block, norm in enumerate(norms):
+            empty = like.new_zeros(steps, norm.num_features)
             self.register_buffer(f"mean{block}", empty)
             self.register_buffer(f"variance{block}", torch.ones_like(empty))
+
+    def check(self, programs: Sequence[Program] | str) -> None:
+        """Raise ValueError unless every batch norm belongs to a conv block, in the order of the model's modules."""
+        why = programs if isinstance(programs, str) else None
+        for program in () if isinstance(programs, str) else programs:
+            channels = [line.call.result.shape[1] for line in program.blocks()]
+            if channels != self.channels:
+                why = f"its conv blocks have {channels} channels, its batch norms {self.channels}"
+        if why is not None:
+            raise ValueError(f"batch_norm='per_step_running' needs a model of conv blocks, run step by step: {why}")
 
     def of(self, block: int) -> tuple[Tensor, Tensor]:
         """Mean and variance of a block, [K, C]."""

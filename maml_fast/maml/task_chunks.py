@@ -16,7 +16,7 @@ from maml_fast.maml.chunked_gradient import ChunkedGradient, OutsideGraphError, 
 from maml_fast.maml.inner_loop import InnerLoop, Outcome
 from maml_fast.maml.results import TaskResults
 
-__all__ = ["TaskChunk", "TaskChunks", "check_task_chunk", "tasks_at_once"]
+__all__ = ["TaskChunk", "TaskChunks", "check_task_chunk", "tasks_at_once", "tasks_in_memory"]
 
 TaskChunk: TypeAlias = int | str | None  # tasks that are held in memory together; "auto"; None for all
 
@@ -39,6 +39,11 @@ def tasks_at_once(chunk: TaskChunk, device: torch.device) -> int | None:
     if not isinstance(chunk, str):
         return chunk
     return TASKS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else None
+
+
+def tasks_in_memory(together: bool, chunk: TaskChunk, device: torch.device) -> int | None:
+    """:func:`tasks_at_once`, or one where tasks run one after another anyway."""
+    return 1 if chunk == "auto" and not together else tasks_at_once(chunk, device)
 
 
 class TaskChunks:
@@ -75,11 +80,10 @@ class TaskChunks:
         parts = [loop.run(_only(tasks, episodes), scored) for tasks in _slices(loop, episodes, chunk)]
         return _joined(parts)
 
-    def describe(self, loop: InnerLoop, chunk: TaskChunk) -> str:
-        """How many tasks are held in memory at once, and why."""
+    def describe(self, number: int | None) -> str:
+        """How many tasks are held in memory at once, and why; ``None`` is all."""
         if self._obstacle is not None:
             return f"all tasks ({self._obstacle})"
-        number = _at_once(loop, chunk)
         return "all tasks" if number is None else f"{number} task{'s' if number > 1 else ''} at a time"
 
 
@@ -113,13 +117,7 @@ def _slices(loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> Iterator[s
 
 
 def _number(loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> int:
-    return _at_once(loop, chunk) or episodes.meta_batch_size
-
-
-def _at_once(loop: InnerLoop, chunk: TaskChunk) -> int | None:
-    """:func:`tasks_at_once`, or one where tasks run one after another anyway."""
-    alone = chunk == "auto" and not loop.together
-    return 1 if alone else tasks_at_once(chunk, loop.theta.device)
+    return tasks_in_memory(loop.together, chunk, loop.theta.device) or episodes.meta_batch_size
 
 
 def _only(tasks: slice, episodes: Episodes) -> Episodes:

@@ -2,122 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maml_fast.fusion import FusedModel, FusionReport, fuse
-from maml_fast.fusion.conv_net import ConvNet
-from maml_fast.fusion.task_program import RunBlock, TaskProgram
-from maml_fast.maml.as_written import AsWritten
-from maml_fast.maml.batch_norm import BatchNormPolicy
+from maml_fast import ops
+from maml_fast.program import AsWritten, BatchNormPolicy, FusionReport, Program, Programs, RunBlock
 
 __all__ = ["TaskForward"]
 
-WORTH_IT = 100_000  # parameters of a model without conv blocks, on a CPU: see TaskForward._pays
+WORTH_IT = 100_000  # parameters of a model without conv blocks, on a CPU: see TaskForward._obstacle
 
 
 class TaskForward:
     """Calls a module for ``T`` tasks: ``forward(fast, shared, x) -> logits``.
 
-    A fused module whose recording has a form for all tasks at once runs by that, operation by operation, where it pays.
-    Any other module runs as it is written, task by task. :meth:`describe` tells which, and why. Ordinary autograd
+    A module whose recording has a form for all tasks at once runs by that, operation by operation, where it pays. Any
+    other module runs as it is written, task by task. :meth:`describe` tells which, and why. Ordinary autograd
     differentiates either.
+
+    Attributes:
+        last: what the last call ran by, or why it ran as written; ``None`` before the first.
     """
 
     def __init__(self, model: nn.Module, policy: BatchNormPolicy, fused: bool) -> None:
-        self.module = fuse(model, batch_norm=policy) if fused else model
         self.model = model
         self.policy = policy
-        self._size = sum(parameter.numel() for parameter in model.parameters())
+        self.last: Program | str | None = None
+        self._recorded: Program | None = None  # that of the last call, whether or not it ran
+        self._programs = Programs(model, policy) if fused else None
+        self._size = sum(parameter.numel() for _, parameter in model.named_parameters())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "last": None, "_recorded": None}
 
     def __call__(
-        self,
-        fast: Mapping[str, Tensor],
-        shared: Mapping[str, Tensor],
-        x: Tensor,
-        run_block: RunBlock | None = None,
+        self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor, run_block: RunBlock | None = None
     ) -> Tensor:
         """Logits [T, N, ...] of x [T, N, ...].
 
         ``fast`` holds each task's own parameters [T, ...]; ``shared`` the parameters that all tasks have in common.
-        With ``run_block`` the module must run for all tasks at once: :meth:`filters` tells.
+        With ``run_block`` the module must run for all tasks at once.
         """
-        program = self._program()
-        if not isinstance(program, str):
-            return program(fast, shared, x, run_block)
+        programs = self.programs(x)
+        if not isinstance(programs, str):
+            shared = self.with_buffers(self.in_kernel_order(shared, programs), programs)
+            return programs[0](fast, shared, x, run_block)
         as_written = self.as_written()
         tasks = ({**shared, **{name: weight[t] for name, weight in fast.items()}} for t in range(len(x)))
         return torch.stack([as_written.begin_task()(*task) for task in zip(tasks, x, strict=True)])
+
+    def programs(self, *inputs: Tensor) -> Sequence[Program] | str:
+        """What runs each of these x [T, N, ...], or why the module runs as it is written."""
+        programs = []
+        for x in inputs:
+            self.last = self._program(x)
+            if isinstance(self.last, str):
+                return self.last
+            programs.append(self.last)
+        return programs
 
     def as_written(self) -> AsWritten:
         """The module as it is now, to be run task by task."""
         return AsWritten(self.model, self.policy)
 
-    def runs_together(self) -> bool:
-        """Whether one call of each operation does all tasks."""
-        return not isinstance(self._program(), str)
+    def with_buffers(self, parameters: Mapping[str, Tensor], programs: Sequence[Program]) -> dict[str, Tensor]:
+        """What all tasks have in common, for programs: these parameters, and copies of the buffers that are read."""
+        names = _names(programs, lambda program: program.names)
+        buffers = self.model.named_buffers() if names.difference(parameters) else ()
+        return {**parameters, **{name: buffer.clone() for name, buffer in buffers if name in names}}
 
-    def in_common(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What all tasks have in common, for :meth:`__call__`: these parameters, and copies of the buffers."""
-        if not self.runs_together():
-            return dict(parameters)
-        return {**parameters, **{name: buffer.clone() for name, buffer in self.module.named_buffers()}}
-
-    def in_kernel_order(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def in_kernel_order(self, parameters: Mapping[str, Tensor], programs: Sequence[Program]) -> dict[str, Tensor]:
         """The parameters laid out in memory as what runs here reads them, to be done once before many calls."""
-        return self.module.in_kernel_order(parameters) if isinstance(self.module, FusedModel) else parameters
+        filters = _names(programs, Program.filters)
+        return {
+            name: ops.in_kernel_order(parameter) if name in filters else parameter
+            for name, parameter in parameters.items()
+        }
 
-    def conv_net(self) -> ConvNet | str:
-        """The module as a chain of conv blocks, in the training modes that it is in, or why it is none."""
-        recorded = self._recorded()
-        return recorded if isinstance(recorded, str) else recorded.conv_net()
-
-    def filters(self) -> list[str] | str:
-        """The names of the conv blocks' filters, in their order, or why they can't be told."""
-        program = self._program()
-        return program if isinstance(program, str) else program.filters()
-
-    def fusion(self) -> FusionReport | None:
-        """What runs on the fused op; ``None`` where fusion is switched off."""
-        if not isinstance(self.module, FusedModel):
+    def report(self) -> FusionReport | None:
+        """What ran on the fused op in the last call; ``None`` before the first, and where fusion is switched off."""
+        if self.last is None or self._programs is None:
             return None
-        return self.module.report if self.runs_together() else replace(self.module.report, fused=())
+        if self._recorded is None:
+            return FusionReport(self.policy, left=(f"forward: {self.last}",))
+        fused = () if isinstance(self.last, str) else self._recorded.fused
+        return FusionReport(self.policy, fused, self._recorded.convolutions_left)
 
     def describe(self) -> str:
-        """What runs the module in the training modes that it is in, and why."""
-        program = self._program()
-        return f"as written, task by task ({program})" if isinstance(program, str) else "all tasks at once"
+        """What ran the module last, and why."""
+        if self.last is None:
+            return "recorded at the first call"
+        return f"as written, task by task ({self.last})" if isinstance(self.last, str) else "all tasks at once"
 
-    def _program(self) -> TaskProgram | str:
-        recorded = self._recorded()
-        if isinstance(recorded, str):
-            return recorded
-        program = recorded.task_program()
-        if isinstance(program, str) or self._pays(program):
-            return program
+    def _program(self, x: Tensor) -> Program | str:
+        if self._programs is None:
+            return "fusion is switched off"
+        program = self._programs.of(x)
+        self._recorded = None if isinstance(program, str) else program
+        return program if isinstance(program, str) else self._obstacle(program, x) or program
+
+    def _obstacle(self, program: Program, x: Tensor) -> str | None:
+        """Why one task after another is faster than all at once; ``None`` where it is not.
+
+        On a GPU all at once is faster, and where there are conv blocks, whose kernels take all tasks. Else one call for
+        all tasks saves Python's overhead, but its matrix products are slower for large weights than one task's.
+        Multilayer perceptrons of 784 inputs and two hidden layers, as times as fast as a plain loop over 4 tasks of 5
+        and 25 images on one thread, order 2 and 1: of 27,000 parameters 1.3 and 1.1 together, 0.8 and 0.8 task by task;
+        of 85,000 1.1 and 0.9 against 0.9 and 0.8; of 189,000 0.91 and 0.87 against 0.97 and 0.98. PyTorch's convolution
+        of groups has no fast double backward on a CPU.
+        """
+        if x.device.type != "cpu":
+            return None
+        if program.convolutions_left:
+            return f"{program.convolutions_left[0]}: PyTorch's own convolution is faster alone on a CPU"
+        if self._size <= WORTH_IT or program.blocks():
+            return None
         return f"{self._size:,} parameters without a conv block: more than {WORTH_IT:,} gain nothing together on a CPU"
 
-    def _recorded(self) -> FusedModel | str:
-        """The fused module, in the modes that the model is in, or why it can't stand for the model."""
-        if not isinstance(self.module, FusedModel):
-            return "fusion is switched off"
-        for name, part in self.module.original.named_modules():
-            if "forward" in vars(part):
-                return f"the forward of {name or 'the model'} was replaced on the instance"
-        self.module.follow_modes()
-        return self.module
 
-    def _pays(self, program: TaskProgram) -> bool:
-        """Whether all tasks at once are faster than one after another.
-
-        On a GPU they are, and where there are conv blocks, whose kernels take all tasks. Else one call for all tasks
-        saves Python's overhead, but its matrix products are slower for large weights than one task's. Multilayer
-        perceptrons of 784 inputs and two hidden layers, as times as fast as a plain loop over 4 tasks of 5 and 25
-        images on one thread, order 2 and 1: of 27,000 parameters 1.3 and 1.1 together, 0.8 and 0.8 task by task; of
-        85,000 1.1 and 0.9 against 0.9 and 0.8; of 189,000 0.91 and 0.87 against 0.97 and 0.98.
-        """
-        on_cpu = next(iter(self.model.parameters())).device.type == "cpu"
-        return not on_cpu or self._size <= WORTH_IT or bool(program.filters())
+def _names(programs: Sequence[Program], of: Callable[[Program], Collection[str]]) -> set[str]:
+    return {name for program in programs for name in of(program)}

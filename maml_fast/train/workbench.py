@@ -119,7 +119,7 @@ class Workbench:
             **self._recipe_fact(),
             "algorithm": ALGORITHMS[self.config.algorithm].title,
             "backend": str(native.backend()),
-            "fused": _fusion_text(self.learner),
+            "fused": _fusion_text(self.learner, self.sampler("train").batch(0).to(self.config.device)),
             "batch norm": self.learner.batch_norm,
             "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",
             "split": str(self.data.split),
@@ -188,8 +188,9 @@ class Workbench:
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
 
 
-def _fusion_text(learner: MetaLearner) -> str:
+def _fusion_text(learner: MetaLearner, episodes: Episodes) -> str:
     """What runs on the fused operation, a line each, and what does not and why."""
+    learner.prepare(episodes.x_spt)
     if learner.fusion is None:
         return "nothing"
     fused, left = learner.fusion.fused, learner.fusion.left

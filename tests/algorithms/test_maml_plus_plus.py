@@ -225,10 +225,13 @@ def plain_forward(learner: MAML, weights: dict[str, Tensor], x: Tensor) -> Tenso
 
 
 def test_statistics_need_conv_blocks() -> None:
-    with pytest.raises(ValueError, match="a model of conv blocks, run step by step: fusion is switched off"):
-        MAML(net(), 0.1, batch_norm="per_step_running", fused=False)
-    with pytest.raises(ValueError, match=r"a model of conv blocks, run step by step: .* has no form for all tasks"):
+    with pytest.raises(ValueError, match="and it has no nn"):
         MAML(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 5)), 0.1, batch_norm="per_step_running")
+    with pytest.raises(ValueError, match="a model of conv blocks, run step by step: fusion is switched off"):
+        MAML(net(), 0.1, batch_norm="per_step_running", fused=False)(episodes())
+    norm_alone = nn.Sequential(nn.BatchNorm2d(1), net()).double()
+    with pytest.raises(ValueError, match=r"its conv blocks have \[.*\] channels, its batch norms \[1, .*\]"):
+        MAML(norm_alone, 0.1, batch_norm="per_step_running")(episodes())
 
 
 def adam_oracle(order: int, rate: float, steps: int) -> tuple[Tensor, list[Tensor]]:

@@ -91,6 +91,7 @@ def test_another_algorithm_is_not_timed(algorithm: str, wrong: type, monkeypatch
 
 def test_what_ran_is_told() -> None:
     learner = OURS(quick("reptile"), quick("reptile").start(torch.float32))
+    learner.iteration(quick("reptile").episodes())
     assert learner.ran() == "fused blocks: 2"
 
 

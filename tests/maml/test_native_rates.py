@@ -19,8 +19,7 @@ from torch.func import functional_call
 
 from maml_fast import MAML, Episodes, ops
 from maml_fast.algorithms import MetaSGD
-from maml_fast.fusion.conv_net import ConvNet
-from maml_fast.maml.task_forward import TaskForward
+from maml_fast.program import ConvNet, Programs, read_conv_net
 
 pytestmark = pytest.mark.native
 
@@ -58,7 +57,9 @@ class Outcome(NamedTuple):
 def net_and_form(name: str) -> tuple[nn.Module, ConvNet]:
     """A net, which nothing changes, and its native form."""
     model = make(name)
-    form = TaskForward(model, "batch", fused=True).conv_net()
+    program = Programs(model, "batch").of(make_episodes(shape=model.shape).x_spt)
+    assert not isinstance(program, str), program
+    form = read_conv_net(program)
     assert isinstance(form, ConvNet), form
     return model, form
 

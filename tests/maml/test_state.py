@@ -84,8 +84,9 @@ def test_copies_are_whole_and_apart(model, episodes, again, learn):
         for parameter in maml.parameters():
             parameter.zero_()
     torch.testing.assert_close(gradient(twin, episodes), wanted, rtol=0, atol=0)
-    twin.double().eval()
     assert twin.describe() == maml.describe()
+    twin.double().eval()
+    gradient(twin, episodes)
 
 
 def saved_and_loaded(maml):
@@ -106,9 +107,13 @@ def test_state_dict_carries_over(model, episodes):
     assert torch.equal(gradient(other, episodes), gradient(maml, episodes))
 
 
-def test_says_what_runs(model, caplog):
+def test_says_what_runs(model, episodes, caplog):
+    maml = MAML(model, inner_lr=0.4, inner_steps=3, order=2)
+    assert "forward: recorded at the first call" in maml.describe()
+    assert maml.fusion is None
     with caplog.at_level(logging.INFO, logger="maml_fast"):
-        maml = MAML(model, inner_lr=0.4, inner_steps=3, order=2)
+        maml(episodes)
+        maml(episodes)
     assert caplog.messages == [maml.describe()]
     for text in (repr(maml), maml.describe(), maml.batch_norm):
         assert "batch statistics (transductive, as in Finn's code)" in text
@@ -116,18 +121,27 @@ def test_says_what_runs(model, caplog):
     assert "inner_lr=0.4" in repr(maml)
     assert len(maml.fusion.fused) == 1
     assert all(line in maml.describe() for line in maml.fusion.fused)
-    assert MAML(model, fused=False).fusion is None
+    unfused = MAML(model, fused=False)
+    unfused(episodes)
+    assert unfused.fusion is None
 
 
 def test_warns_of_what_runs_unfused_and_says_why(caplog):
     convolution = nn.Conv2d(1, 4, 3, dilation=2)
-    MAML(nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)))
+    net = nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)).double()
+    MAML(net)(make_episodes(shape=(1, 6, 6)))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "dilation" in record.message
 
 
 def test_fuses_what_users_write_and_the_models_of_the_package():
-    assert len(MAML(mf.models.Conv4(hidden=4)).fusion.fused) == 4
-    assert len(MAML(mf.models.TutorialNet()).fusion.fused) == 4
-    assert MAML(mf.models.MLP((4, 3))).fusion.fused == ()
+    assert len(fused(mf.models.Conv4(hidden=4), 1, 28, 28)) == 4
+    assert len(fused(mf.models.TutorialNet(), 1, 28, 28)) == 4
+    assert fused(mf.models.MLP((4, 3)), 4) == ()
+
+
+def fused(model, *shape):
+    maml = MAML(model)
+    maml.prepare(torch.rand(2, 5, *shape))
+    return maml.fusion.fused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from maml_fast.maml.batch_norm import BATCH_NORM_POLICIES
+from maml_fast.program.batch_norm import BATCH_NORM_POLICIES
 
 __all__ = ["MAML_LOOP", "MINI_IMAGENET", "OMNIGLOT", "Published", "Recipe", "Settings", "without"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,10 +15,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from maml_fast.fusion.trace import has_hooks
-from maml_fast.maml.batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
+from maml_fast.program.batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
 
-__all__ = ["AsWritten", "with_its_own_tensors"]
+__all__ = ["AsWritten", "Place", "places_of", "swapped", "with_its_own_tensors"]
 
 # By model, whichever learners share it: it holds the tensors of one thread at a time.
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
@@ -43,7 +43,7 @@ class AsWritten:
         self._policy = policy
         self._lock = with_its_own_tensors(model)
         with self._lock:
-            self._places = _places(model)
+            self._places = places_of(model)
             self._buffers: dict[str, Tensor | None] = dict(model.named_buffers())
             norms = [(name, part) for name, part in model.named_modules() if isinstance(part, _BatchNorm)]
             self._needs_mode = not _is_of_torch(model) or (norms != [] and policy != "batch")
@@ -55,12 +55,9 @@ class AsWritten:
         return partial(self._run, {name: _clone(buffer) for name, buffer in self._buffers.items()})
 
     def _run(self, buffers: dict[str, Tensor | None], parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        with self._lock:
-            own = self._put_in(buffers, parameters)
-            try:
-                logits = self._call(x)
-            finally:
-                self._put_back(own, buffers)
+        with self._lock, swapped(self._places, {**parameters, **buffers}) as left:
+            logits = self._call(x)
+        buffers.update((name, left.get(name, buffer)) for name, buffer in buffers.items())
         if not isinstance(logits, Tensor):
             raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
         return logits
@@ -71,18 +68,20 @@ class AsWritten:
         with set_checkpoint_early_stop(False), _Mode(self._policy):
             return self._model(x)
 
-    def _put_in(self, buffers: Mapping[str, Tensor | None], parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        """The tensors that were there."""
-        own = []
-        for holder, key, name, _ in self._places:
-            own.append(holder[key])
-            holder[key] = buffers[name] if name in buffers else parameters[name]
-        return own
 
-    def _put_back(self, own: list[Tensor], buffers: dict[str, Tensor | None]) -> None:
-        for (holder, key, name, told), tensor in zip(self._places, own, strict=True):
-            if name in buffers:  # forward may have put another tensor there
-                buffers[name] = holder.get(key, tensor)
+@contextmanager
+def swapped(places: Sequence[Place], tensors: Mapping[str, Tensor | None]) -> Iterator[dict[str, Any]]:
+    """Inside this context a model holds these tensors; afterwards the dictionary says what it held at the end."""
+    own: list[Any] = []
+    left: dict[str, Any] = {}
+    try:
+        for holder, key, name, _ in places:
+            own.append(holder[key])
+            holder[key] = tensors[name]
+        yield left
+    finally:
+        for (holder, key, name, told), tensor in zip(places, own, strict=False):
+            left[name] = holder.get(key)
             holder[key] = tensor
             if told is not None:
                 setattr(told, key, tensor)
@@ -91,9 +90,13 @@ class AsWritten:
 def _is_of_torch(model: nn.Module) -> bool:
     """Whether nothing but layers of ``torch.nn`` runs: what normalises is then known, and there are no checkpoints."""
     return all(
-        type(part).__module__.startswith("torch.nn.modules.") and "forward" not in vars(part) and not has_hooks(part)
+        type(part).__module__.startswith("torch.nn.modules.") and "forward" not in vars(part) and not _has_hooks(part)
         for part in model.modules()
     )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _clone(buffer: Tensor | None) -> Tensor | None:
@@ -124,7 +127,7 @@ def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a module keeps a tensor: in one of its dictionaries, under a key."""
 
     holder: dict[str, Any]
@@ -133,7 +136,8 @@ class _Place(NamedTuple):
     told: nn.Module | None  # if it has to be told what it holds: recurrent layers also keep a list of their weights
 
 
-def _places(model: nn.Module) -> list[_Place]:
+def places_of(model: nn.Module) -> list[Place]:
+    """All places of a model's parameters and buffers."""
     first_names: dict[Tensor, str] = {}
     found = []
     for prefix, part in model.named_modules():
@@ -142,5 +146,5 @@ def _places(model: nn.Module) -> list[_Place]:
             for key, tensor in holder.items():
                 if tensor is not None:
                     name = first_names.setdefault(tensor, f"{prefix}.{key}" if prefix else key)
-                    found.append(_Place(holder, key, name, told))
+                    found.append(Place(holder, key, name, told))
     return found

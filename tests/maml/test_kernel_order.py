@@ -8,8 +8,9 @@ from small import make_episodes
 from torch import nn
 
 from maml_fast import MAML, use_backend
-from maml_fast.fusion import fuse
+from maml_fast.maml.task_forward import TaskForward
 from maml_fast.nn import ConvBlock
+from maml_fast.program import Program
 
 
 class Net(nn.Module):
@@ -47,40 +48,37 @@ def test_filters_of_blocks_keep_the_order(steps, order):
 
 
 @pytest.mark.native
-def test_shared_filters_too():
-    shared = []
+def test_shared_filters_too(monkeypatch):
+    shared, run = [], Program.__call__
+    monkeypatch.setattr(Program, "__call__", lambda *args: shared.append(args[2]) or run(*args))
     maml = MAML(Net().double(), inner_lr=0.1, adapt="head", task_chunk=None)
-    forward = maml._forward_tasks
-    maml._forward_tasks = Listening(forward, shared)
-    maml(make_episodes())
+    episodes = make_episodes()
+    maml.prepare(episodes.x_spt, episodes.x_qry)
+    shared.clear()
+    maml(episodes)
     assert len(shared) == 2
     for each in shared:
         assert lies_in_kernel_order(each["stem.0.weight"])
         assert each["plain.weight"].is_contiguous()
 
 
-class Listening:
-    def __init__(self, forward, heard):
-        self.forward, self.heard = forward, heard
-        self.in_kernel_order, self.in_common = forward.in_kernel_order, forward.in_common
-        self.conv_net, self.runs_together = forward.conv_net, forward.runs_together
-
-    def __call__(self, fast, shared, x, run_block):
-        self.heard.append(shared)
-        return self.forward(fast, shared, x, run_block)
+def in_kernel_order(model):
+    forward = TaskForward(model, "batch", fused=True)
+    programs = forward.programs(make_episodes().x_spt)
+    return forward.in_kernel_order(dict(model.named_parameters()), programs)
 
 
 def test_the_reference_takes_parameters_as_they_are():
     model = Net().double()
     with use_backend("reference"):
-        laid_out = fuse(model).in_kernel_order(dict(model.named_parameters()))
+        laid_out = in_kernel_order(model)
     assert all(laid_out[name] is parameter for name, parameter in model.named_parameters())
 
 
 @pytest.mark.native
 def test_order_is_differentiable_and_changes_no_value():
     model = Net().double()
-    laid_out = fuse(model).in_kernel_order(dict(model.named_parameters()))
+    laid_out = in_kernel_order(model)
     for name, parameter in model.named_parameters():
         assert torch.equal(laid_out[name], parameter)
     weight = model.stem[0].weight

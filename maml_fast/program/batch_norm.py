@@ -77,9 +77,23 @@ class BatchNormMode(TorchFunctionMode):
         eps: float = 1e-5,
     ) -> Tensor:
         if self._by_batch:
-            if weight is None and bias is not None:
-                weight = torch.ones_like(bias)  # PyTorch's double backward fails on a shift without a scale
             running_mean = running_var = None
         elif running_mean is None or running_var is None:
             raise ValueError("batch_norm='running', but a batch norm of the model keeps no running statistics")
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training=self._by_batch, eps=eps)
+        return self.normalised(input, running_mean, running_var, weight, bias, training=self._by_batch, eps=eps)
+
+    def normalised(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        training: bool,
+        eps: float,
+    ) -> Tensor:
+        """``F.batch_norm`` as the policy wants it."""
+        if weight is None and bias is not None and training:
+            weight = torch.ones_like(bias)  # PyTorch's double backward fails on a shift without a scale
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training=training, eps=eps)

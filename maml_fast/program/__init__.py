@@ -1,0 +1,30 @@
+"""A model as a program: its ``forward`` recorded once as operations of PyTorch's core, each done for all tasks at once.
+
+``recording`` takes down what ``forward`` does, and ``watch`` notices when what it depends on changes. ``operations`` is
+the table of forms, and ``conv_blocks`` finds the fused block. ``program`` runs a recording; ``programs`` keeps those of
+a model and compares each with the model itself. ``conv_net`` reads the nets that have a native inner loop.
+``as_written`` is the module itself, task by task: what has no program runs by that.
+"""
+
+from maml_fast.program.as_written import AsWritten, with_its_own_tensors
+from maml_fast.program.batch_norm import BATCH_NORM_POLICIES, BatchNormPolicy, InnerBatchNorm, is_per_step
+from maml_fast.program.conv_net import ConvNet, read_conv_net
+from maml_fast.program.program import Program, RunBlock
+from maml_fast.program.programs import Programs
+from maml_fast.program.report import FusionPolicy, FusionReport
+
+__all__ = [
+    "BATCH_NORM_POLICIES",
+    "AsWritten",
+    "BatchNormPolicy",
+    "ConvNet",
+    "FusionPolicy",
+    "FusionReport",
+    "InnerBatchNorm",
+    "Program",
+    "Programs",
+    "RunBlock",
+    "is_per_step",
+    "read_conv_net",
+    "with_its_own_tensors",
+]

@@ -1,0 +1,119 @@
+"""A recorded ``forward`` of one task, run for all tasks at once: one call of each operation, on [T, ...]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from maml_fast import ops
+from maml_fast.nn import conv_block_of_tasks
+from maml_fast.program.conv_blocks import block_obstacles, describe_block, with_blocks
+from maml_fast.program.operations import Call, Step, Value, step_of
+from maml_fast.program.recording import DoubtError, Recording
+
+__all__ = ["Line", "Program", "RunBlock", "geometry_of_block"]
+
+# run_block(geometry, x, weight, bias, gamma, beta) in the place of nn.conv_block_of_tasks.
+RunBlock: TypeAlias = Callable[..., Tensor]
+
+
+class Line(NamedTuple):
+    """One operation of a program, and what can be let go of after it."""
+
+    call: Call
+    step: Step
+    done: list[Value]  # that no later line needs
+
+
+class Program:
+    """``program(fast, shared, x) -> [T, N, ...]`` of x [T, N, ...].
+
+    Parameters and buffers are looked up by name at every call: in ``fast`` [T, ...], else in ``shared`` [...].
+
+    Attributes:
+        names: of the model's tensors that it reads.
+        fused: one line for every conv block, ``"where: what"``.
+        convolutions_left: one line for every other convolution, ``"where: why"``.
+
+    Raises:
+        DoubtError: an operation has no form for all tasks at once.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        calls = with_blocks(recording.calls, recording.result)
+        self.input, self.result = recording.input, recording.result
+        self.lines = [Line(call, self._step(call), []) for call in calls]
+        self.fused = tuple(describe_block(line.call) for line in self.blocks())
+        self.convolutions_left = tuple(block_obstacles(calls, recording.result))
+        self.names = {value.name for line in self.lines for value in line.step.operands if value and value.name}
+        self._note_last_uses()
+
+    def __call__(
+        self,
+        fast: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        x: Tensor,
+        run_block: RunBlock | None = None,
+    ) -> Tensor:
+        """Run it; its conv blocks, in their order, by ``run_block`` if that is given."""
+        n_tasks = len(x)
+        values: dict[Value | None, Any] = {None: None, self.input: x}
+
+        def operand(value: Value | None) -> Any:
+            if value is None or value.name is None:
+                return values[value]
+            own = fast.get(value.name)
+            return ops.over_tasks(shared[value.name], n_tasks) if own is None else own
+
+        for call, step, done in self.lines:
+            geometry = None if run_block is None else geometry_of_block(step)
+            run = step.run if run_block is None or geometry is None else partial(run_block, geometry)
+            output = run(*map(operand, step.operands))
+            if len(call.results) == 1 and isinstance(output, Tensor):
+                values[call.results[0]] = output
+            else:
+                values.update(zip(call.results, output, strict=True))
+            for value in done:
+                del values[value]
+        result = operand(self.result)
+        assert isinstance(result, Tensor)
+        return result
+
+    def blocks(self) -> list[Line]:
+        """The conv blocks, in their order."""
+        return [line for line in self.lines if geometry_of_block(line.step) is not None]
+
+    def filters(self) -> list[str]:
+        """The names of the conv blocks' filters, as far as they are the model's own."""
+        weights = (line.step.operands[1] for line in self.blocks())
+        return [weight.name for weight in weights if weight is not None and weight.name is not None]
+
+    def _step(self, call: Call) -> Step:
+        step = step_of(call, self.input)
+        if step is None:
+            raise DoubtError(f"{_described(call)} has no form for all tasks at once")
+        return step
+
+    def _note_last_uses(self) -> None:
+        last: dict[Value, Line] = {}
+        for line in self.lines:
+            values = (*line.call.results, *line.step.operands)
+            last.update((value, line) for value in values if value is not None and value.name is None)
+        for value, line in last.items():
+            if value is not self.result:
+                line.done.append(value)
+
+
+def geometry_of_block(step: Step) -> dict[str, Any] | None:
+    """The keyword arguments of a step that is a conv block."""
+    run = step.run
+    return run.keywords if isinstance(run, partial) and run.func is conv_block_of_tasks else None
+
+
+def _described(call: Call) -> str:
+    packet = getattr(call.operation, "overloadpacket", call.operation)
+    names = [value.name for value in call.operands if value.name]
+    return f"{packet.__name__}{f' of {names[0]}' if names else ''}"

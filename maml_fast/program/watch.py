@@ -1,0 +1,287 @@
+"""The Python state that a model's ``forward`` may read: changes are noticed, and undone after a recording."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import sysconfig
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["UnwatchableError", "Watch", "is_library"]
+
+MOST_OBJECTS = 10_000
+MOST_BYTES = 1 << 16  # of a NumPy array
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_TENSORS = ("_parameters", "_buffers")  # looked up anew at every call
+_RENEWED = ("_flat_weights", "_flat_weight_refs")  # by recurrent layers, when they are told what they hold
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...), Enum)
+_OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
+_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+_LIBRARIES = ("torch", "numpy", "maml_fast")
+_LIBRARY_FOLDERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+class UnwatchableError(Exception):
+    """There is state whose changes would not be noticed; the message names it."""
+
+
+class _Container(NamedTuple):
+    """Something that holds other objects: ``read(it)`` lists them, ``write(it, objects)`` puts them back."""
+
+    it: Any
+    read: Callable[[Any], Sequence[Any]]
+    write: Callable[[Any, Sequence[Any]], None]
+    before: Sequence[Any]
+    ids: list[int]
+
+
+class Watch:
+    """What a model held besides tensors when this was made, and what its own functions read from outside of it.
+
+    Attributes of all modules and of the objects that they hold, lists, dictionaries and sets; global variables,
+    closures and class attributes that the code of the user's own classes and functions names. Libraries' code is taken
+    as unchanging, and so are objects of their types that no attribute shows the inside of.
+
+    Raises:
+        UnwatchableError: there is too much to look at.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._containers: list[_Container] = []
+        self._seen: dict[int, Any] = {}  # by id; kept alive, so that no other object gets it
+        todo: list[Any] = [model]
+        while todo:
+            each = todo.pop()
+            if isinstance(each, (*_PLAIN, *_OF_TORCH, Tensor)) or id(each) in self._seen:
+                continue
+            self._seen[id(each)] = each
+            if len(self._seen) > MOST_OBJECTS:
+                raise UnwatchableError(f"it holds more than {MOST_OBJECTS:,} objects")
+            for kind, visit in _VISITS:
+                if isinstance(each, kind):
+                    todo += visit(self, each)
+                    break
+            else:
+                todo += self._visit_object(each)
+
+    def holds(self) -> bool:
+        """Whether all is as it was."""
+        return all(
+            list(map(id, now := read(it))) == ids or _are_equal(now, before)
+            for it, read, _, before, ids in self._containers
+        )
+
+    def restore(self) -> bool:
+        """Put everything back as it was; return whether anything had changed."""
+        changed = False
+        for it, read, write, before, ids in self._containers:
+            if list(map(id, now := read(it))) != ids and not _are_equal(now, before):
+                write(it, before)
+                changed = True
+        return changed
+
+    def _add(self, it: Any, read: Callable[[Any], Sequence[Any]], write: Callable[[Any, Any], None]) -> Sequence[Any]:
+        before = read(it)
+        self._containers.append(_Container(it, read, write, before, list(map(id, before))))
+        return before
+
+    def _visit_module(self, module: nn.Module) -> Iterator[Any]:
+        held = vars(module)
+        self._add(held, _read_recurrent if _RENEWED[0] in held else _read_dict, _write_dict)
+        for name in ("_modules", *_HOOKS):
+            yield from self._add(held[name], _read_dict, _write_dict)
+        yield from (value for name, value in held.items() if name not in (*_TENSORS, *_HOOKS, "_modules"))
+        yield type(module)
+
+    def _visit_class(self, cls: type) -> Iterator[Any]:
+        if is_library(cls.__module__):
+            return
+        names = [name for name in vars(cls) if not name.startswith("__")]
+        self._add(cls, partial(_read_class, names=names), partial(_write_class, names=names))
+        yield from vars(cls).values()
+        yield from cls.__bases__
+
+    def _visit_function(self, function: types.FunctionType) -> Iterator[Any]:
+        if is_library(function.__module__) or function.__code__.co_filename.startswith(_LIBRARY_FOLDERS):
+            return
+        names = set(_names(function.__code__))
+        known = function.__globals__
+        yield from self._visit_names(known, [name for name in names if name in known])
+        for name in names:
+            if isinstance(module := known.get(name), types.ModuleType) and not is_library(module.__name__):
+                yield from self._visit_names(vars(module), [each for each in names if each in vars(module)])
+        for cell in function.__closure__ or ():
+            yield from self._add(cell, _read_cell, _write_cell)
+        yield from (function.__defaults__, function.__kwdefaults__, vars(function))
+
+    def _visit_names(self, known: dict[str, Any], names: list[str]) -> Iterator[Any]:
+        if names:
+            yield from self._add(known, partial(_read_keys, names=names), partial(_write_keys, names=names))
+
+    def _visit_method(self, method: types.MethodType) -> Iterator[Any]:
+        yield from (method.__self__, method.__func__)
+
+    def _visit_partial(self, function: partial[Any]) -> Iterator[Any]:
+        yield from (function.func, function.args, function.keywords)
+
+    def _visit_property(self, what: property) -> Iterator[Any]:
+        yield from (what.fget, what.fset)
+
+    def _visit_wrapped(self, method: Any) -> Iterator[Any]:
+        yield method.__func__
+
+    def _visit_dict(self, held: dict[Any, Any]) -> Iterable[Any]:
+        return self._add(held, _read_dict, _write_dict)
+
+    def _visit_items(self, held: Any) -> Iterable[Any]:
+        return self._add(held, list, _write_items)
+
+    def _visit_fixed(self, held: Iterable[Any]) -> Iterable[Any]:
+        return held
+
+    def _visit_array(self, array: np.ndarray[Any, Any]) -> Iterable[Any]:
+        if array.nbytes > MOST_BYTES or array.dtype.hasobject:
+            raise UnwatchableError(
+                f"the model holds a NumPy array {list(array.shape)}, whose changes would not be noticed"
+            )
+        self._add(array, _read_array, _write_array)
+        return ()
+
+    def _visit_nothing(self, _: Any) -> Iterable[Any]:
+        return ()
+
+    def _visit_object(self, it: Any) -> Iterator[Any]:
+        kind = type(it)
+        if is_library(kind.__module__) and not isinstance(it, _NAMESPACES):
+            return
+        if hasattr(it, "__dict__"):
+            yield from self._add(vars(it), _read_dict, _write_dict)
+        slots = [name for cls in kind.__mro__ for name in _slots(cls) if hasattr(it, name)]
+        if slots:
+            yield from self._add(it, partial(_read_slots, names=slots), partial(_write_slots, names=slots))
+        yield kind
+
+
+_VISITS: tuple[tuple[Any, Callable[[Watch, Any], Iterable[Any]]], ...] = (
+    (nn.Module, Watch._visit_module),
+    (type, Watch._visit_class),
+    (types.FunctionType, Watch._visit_function),
+    (types.MethodType, Watch._visit_method),
+    (partial, Watch._visit_partial),
+    (property, Watch._visit_property),
+    ((staticmethod, classmethod), Watch._visit_wrapped),
+    (dict, Watch._visit_dict),
+    ((list, set, deque), Watch._visit_items),
+    ((tuple, frozenset), Watch._visit_fixed),
+    (np.ndarray, Watch._visit_array),
+    ((types.ModuleType, types.BuiltinFunctionType), Watch._visit_nothing),
+)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """All global variables and attributes that a function's code names, those of functions inside it too."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def is_library(module_name: str | None) -> bool:
+    """Whether a module's code is not the user's own."""
+    if module_name is None or module_name.partition(".")[0] in _LIBRARIES or module_name in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(module_name), "__file__", None)
+    return file is not None and file.startswith(_LIBRARY_FOLDERS)
+
+
+def _slots(cls: type) -> Iterable[str]:
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
+
+
+def _are_equal(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    """Whether what are other objects now are equal plain values."""
+    return len(now) == len(before) and all(
+        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b) for a, b in zip(now, before, strict=True)
+    )
+
+
+def _read_dict(held: dict[Any, Any]) -> list[Any]:
+    return [*held, *held.values()]
+
+
+def _read_recurrent(held: dict[Any, Any]) -> list[Any]:
+    return _read_dict({name: value for name, value in held.items() if name not in _RENEWED})
+
+
+def _write_dict(held: dict[Any, Any], before: Sequence[Any]) -> None:
+    half = len(before) // 2
+    renewed = {name: held[name] for name in _RENEWED if name in held}
+    held.clear()
+    held.update(zip(before[:half], before[half:], strict=True))
+    held.update(renewed)
+
+
+def _write_items(held: Any, before: Sequence[Any]) -> None:
+    held.clear()
+    if isinstance(held, set):
+        held.update(before)
+    else:
+        held.extend(before)
+
+
+def _read_keys(known: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    return [known.get(name) for name in names]
+
+
+def _write_keys(known: dict[str, Any], before: Sequence[Any], names: Sequence[str]) -> None:
+    known.update(zip(names, before, strict=True))
+
+
+def _read_class(cls: type, names: Sequence[str]) -> list[Any]:
+    return [vars(cls).get(name) for name in names]
+
+
+def _write_class(cls: type, before: Sequence[Any], names: Sequence[str]) -> None:
+    for name, value in zip(names, before, strict=True):
+        if vars(cls).get(name) is not value:
+            setattr(cls, name, value)
+
+
+def _read_slots(it: Any, names: Sequence[str]) -> list[Any]:
+    return [getattr(it, name, None) for name in names]
+
+
+def _write_slots(it: Any, before: Sequence[Any], names: Sequence[str]) -> None:
+    for name, value in zip(names, before, strict=True):
+        setattr(it, name, value)
+
+
+def _read_cell(cell: types.CellType) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # nothing is in it yet
+        return []
+
+
+def _write_cell(cell: types.CellType, before: Sequence[Any]) -> None:
+    if before:
+        cell.cell_contents = before[0]
+
+
+def _read_array(array: np.ndarray[Any, Any]) -> list[Any]:
+    return [array.tobytes()]
+
+
+def _write_array(array: np.ndarray[Any, Any], before: Sequence[Any]) -> None:
+    array[...] = np.frombuffer(before[0], array.dtype).reshape(array.shape)
