@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,9 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._containers: list[_Container] = []
+        self._of_modules: list[_Container] = []  # their attributes
+        self._containers: list[_Container] = []  # all others
+        self._empty: list[dict[Any, Any]] = []  # dictionaries that held nothing
         self._seen: dict[int, Any] = {}  # by id; kept alive, so that no other object gets it
         todo: list[Any] = [model]
         while todo:
@@ -73,33 +76,41 @@ class Watch:
                     break
             else:
                 todo += self._visit_object(each)
+        self._modules = [each.it for each in self._of_modules]
+        self._ids = list(map(id, chain.from_iterable(map(dict.values, self._modules))))
 
     def holds(self) -> bool:
-        """Whether all is as it was."""
-        return all(
-            list(map(id, now := read(it))) == ids or _are_equal(now, before)
-            for it, read, _, before, ids in self._containers
+        """Whether all is as it was. It is asked at every call, and most of what is held are hooks that nobody has."""
+        attributes = list(map(id, chain.from_iterable(map(dict.values, self._modules))))
+        containers = self._containers if attributes == self._ids else [*self._of_modules, *self._containers]
+        return not any(self._empty) and all(
+            list(map(id, read(it))) == ids or _are_equal(read(it), before) for it, read, _, before, ids in containers
         )
 
     def restore(self) -> bool:
         """Put everything back as it was; return whether anything had changed."""
-        changed = False
-        for it, read, write, before, ids in self._containers:
+        changed = any(self._empty)
+        for held in self._empty:
+            held.clear()
+        for it, read, write, before, ids in (*self._of_modules, *self._containers):
             if list(map(id, now := read(it))) != ids and not _are_equal(now, before):
                 write(it, before)
                 changed = True
         return changed
 
     def _add(self, it: Any, read: Callable[[Any], Sequence[Any]], write: Callable[[Any, Any], None]) -> Sequence[Any]:
-        before = read(it)
-        self._containers.append(_Container(it, read, write, before, list(map(id, before))))
-        return before
+        self._containers.append(_held(it, read, write))
+        return self._containers[-1].before
 
     def _visit_module(self, module: nn.Module) -> Iterator[Any]:
         held = vars(module)
-        self._add(held, _read_recurrent if _RENEWED[0] in held else _read_dict, _write_dict)
+        write = partial(_write_values, dict(held))
+        if _RENEWED[0] in held:
+            self._add(held, _read_recurrent, write)
+        else:
+            self._of_modules.append(_held(held, _read_values, write))
         for name in ("_modules", *_HOOKS):
-            yield from self._add(held[name], _read_dict, _write_dict)
+            yield from self._visit_dict(held[name])
         yield from (value for name, value in held.items() if name not in (*_TENSORS, *_HOOKS, "_modules"))
         yield type(module)
 
@@ -141,7 +152,10 @@ class Watch:
         yield method.__func__
 
     def _visit_dict(self, held: dict[Any, Any]) -> Iterable[Any]:
-        return self._add(held, _read_dict, _write_dict)
+        if held:
+            return self._add(held, _read_dict, _write_dict)
+        self._empty.append(held)
+        return ()
 
     def _visit_items(self, held: Any) -> Iterable[Any]:
         return self._add(held, list, _write_items)
@@ -188,6 +202,11 @@ _VISITS: tuple[tuple[Any, Callable[[Watch, Any], Iterable[Any]]], ...] = (
 )
 
 
+def _held(it: Any, read: Callable[[Any], Sequence[Any]], write: Callable[[Any, Any], None]) -> _Container:
+    before = read(it)
+    return _Container(it, read, write, before, list(map(id, before)))
+
+
 def _names(code: types.CodeType) -> Iterator[str]:
     """All global variables and attributes that a function's code names, those of functions inside it too."""
     yield from code.co_names
@@ -220,16 +239,25 @@ def _read_dict(held: dict[Any, Any]) -> list[Any]:
     return [*held, *held.values()]
 
 
-def _read_recurrent(held: dict[Any, Any]) -> list[Any]:
-    return _read_dict({name: value for name, value in held.items() if name not in _RENEWED})
-
-
 def _write_dict(held: dict[Any, Any], before: Sequence[Any]) -> None:
     half = len(before) // 2
-    renewed = {name: held[name] for name in _RENEWED if name in held}
     held.clear()
     held.update(zip(before[:half], before[half:], strict=True))
-    held.update(renewed)
+
+
+def _read_values(attributes: dict[str, Any]) -> list[Any]:
+    return list(attributes.values())
+
+
+def _read_recurrent(attributes: dict[str, Any]) -> list[Any]:
+    return [value for name, value in attributes.items() if name not in _RENEWED]
+
+
+def _write_values(before: dict[str, Any], attributes: dict[str, Any], _: Sequence[Any]) -> None:
+    """Put a module's attributes back, in their order; what recurrent layers renew is their own."""
+    renewed = {name: attributes[name] for name in _RENEWED if name in attributes}
+    attributes.clear()
+    attributes.update({**before, **renewed})
 
 
 def _write_items(held: Any, before: Sequence[Any]) -> None:
