@@ -15,7 +15,7 @@ from maml_fast import algorithms, compat, data, models, nn, ops
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.episodes import Episodes, EpisodeSampler
 from maml_fast.fusion import FusedModel, fuse
-from maml_fast.maml import MAML, EvaluationResult, MAMLOutput, evaluate
+from maml_fast.maml import MAML, EvaluationResult, MAMLOutput, evaluate, use_engine
 from maml_fast.native import Backend, backend, build, use_backend
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "nn",
     "ops",
     "use_backend",
+    "use_engine",
 ]
 
 try:

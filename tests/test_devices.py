@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from maml_fast import MAML, _conv_block, native, ops
 from maml_fast._conv_block import Arithmetic, Geometry
 from maml_fast.data.episodes import EpisodeSampler
-from maml_fast.maml.task_chunks import tasks_at_once
 from maml_fast.models import Conv4
 from maml_fast.native import _cuda_toolkit
 from maml_fast.native._cuda_toolkit import CudaToolkit, find_cuda_toolkit
@@ -77,12 +76,6 @@ def test_an_iteration_reads_nothing_back(order: int, monkeypatch) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
     with pytest.raises(RuntimeError, match="meta"):
         out.loss.item()
-
-
-def test_auto_chunk_is_all_tasks_on_a_gpu() -> None:
-    assert tasks_at_once("auto", CUDA) is None
-    assert tasks_at_once(3, CUDA) == 3
-    assert tasks_at_once("auto", torch.device("cpu")) > 0
 
 
 SETTINGS = {  # PyTorch's setting for float32, autocast's type, and what a GPU of this capability then does

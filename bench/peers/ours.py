@@ -12,7 +12,6 @@ from torch import Tensor
 from maml_fast import native
 from maml_fast.algorithms import ALGORITHMS
 from maml_fast.maml import MAML
-from maml_fast.maml.task_chunks import tasks_at_once
 from peers.learner import Learner
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Ours(Learner):
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:
         in_one_call = workload.device == "cpu" and native.library() is not None  # which keeps little
-        chunk = tasks_at_once("auto", torch.device(workload.device)) or workload.meta_batch_size
+        chunk = torch.get_num_threads() if workload.device == "cpu" else workload.meta_batch_size
         return super().memory_needed(workload.of_tasks(chunk)) * (0.4 if in_one_call else 1.0)
 
     def backward(self, episodes: Episodes) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml.checks import check_whole
+from maml_fast.maml.arguments import check_whole
 
 __all__ = ["CoordinateLSTM", "affine", "lstm_parameters", "uniform"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from maml_fast.maml.task_gradients import FastWeights, Gradients
+from maml_fast.maml.values import FastWeights, Gradients
 
 __all__ = ["CoordinateOptimiser", "Coordinates", "preprocessed"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml.task_gradients import FastWeights
+from maml_fast.maml.values import FastWeights
 
 __all__ = ["AdamMemory", "InnerAdam"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from maml_fast.algorithms.coordinate_lstm import CoordinateLSTM, affine, lstm_parameters, uniform
 from maml_fast.algorithms.coordinates import CoordinateOptimiser, preprocessed
 from maml_fast.maml import MAML
-from maml_fast.maml.inner_loop import InnerLoop
 from maml_fast.maml.inner_optimisers import LearnedRule, Rule
+from maml_fast.maml.problem import InnerProblem
 
 __all__ = ["LearnedOptimiser"]
 
@@ -69,21 +69,22 @@ class LearnedOptimiser(MAML):
         self.objective = objective
         self.learn_start = learn_start
 
-    def _inner_loop(self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None) -> InnerLoop:
-        loop = super()._inner_loop(parameters, inner_steps)
-        return loop if self.learn_start else _started(loop, Tensor.detach)
+    def problem(
+        self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None, *, objective: bool = False
+    ) -> InnerProblem:
+        """MAML's own, from the weights and with the objective that were chosen."""
+        problem = super().problem(parameters, inner_steps, objective=objective)
+        if not self.learn_start:
+            problem = _started(problem, _shuffled if objective else Tensor.detach)
+        if not objective or self.objective == "last" or not problem.steps:
+            return problem
+        return replace(problem, step_weights=(1 / problem.steps,) * problem.steps)
 
-    def _objective(self, loop: InnerLoop) -> InnerLoop:
-        loop = super()._objective(loop if self.learn_start else _started(loop, _shuffled))
-        if self.objective == "last" or not loop.steps:
-            return loop
-        return replace(loop, step_weights=(1 / loop.steps,) * loop.steps)
 
-
-def _started(loop: InnerLoop, start: Callable[[Tensor], Tensor]) -> InnerLoop:
-    """The loop from other weights, which are nobody's parameters."""
-    adapted = {name: start(weight).detach().requires_grad_() for name, weight in loop.theta.adapted.items()}
-    return replace(loop, theta=loop.theta._replace(adapted=adapted))
+def _started(problem: InnerProblem, start: Callable[[Tensor], Tensor]) -> InnerProblem:
+    """The problem from other weights, which are nobody's parameters."""
+    adapted = {name: start(weight).detach().requires_grad_() for name, weight in problem.theta.adapted.items()}
+    return replace(problem, theta=problem.theta._replace(adapted=adapted))
 
 
 def _shuffled(weight: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
-from maml_fast.maml.checks import check_like_model, check_support
-from maml_fast.maml.classification import score_classes
+from maml_fast.maml.arguments import check_like_model, check_support
+from maml_fast.maml.losses import score_classes
 from maml_fast.program import BatchNormPolicy
 
 __all__ = ["DISTANCES", "ProtoNet"]

@@ -18,8 +18,8 @@ from maml_fast.algorithms.meta_sgd import MetaSGD
 from maml_fast.algorithms.protonet import ProtoNet
 from maml_fast.algorithms.reptile import Reptile
 from maml_fast.maml import MAML, MetaLearner
-from maml_fast.maml.selection import Adapt
-from maml_fast.maml.task_chunks import TaskChunk
+from maml_fast.maml.arguments import Adapt
+from maml_fast.maml.chunks import TaskChunk
 from maml_fast.program import InnerBatchNorm
 
 __all__ = ["ALGORITHMS", "Algorithm", "Settings"]

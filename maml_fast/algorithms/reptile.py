@@ -11,7 +11,7 @@ from maml_fast import ops
 from maml_fast.algorithms.inner_adam import AdamMemory, InnerAdam
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
-from maml_fast.maml.checks import (
+from maml_fast.maml.arguments import (
     check_like_model,
     check_steps,
     check_support,
@@ -19,9 +19,10 @@ from maml_fast.maml.checks import (
     scored_steps,
     steps_asked,
 )
-from maml_fast.maml.chunked_gradient import hand_out
-from maml_fast.maml.classification import score_classes
-from maml_fast.maml.task_gradients import FastWeights, task_gradients
+from maml_fast.maml.chunks import hand_out
+from maml_fast.maml.composed import task_gradients
+from maml_fast.maml.losses import score_classes
+from maml_fast.maml.values import FastWeights
 from maml_fast.program import BatchNormPolicy
 
 __all__ = ["Reptile"]

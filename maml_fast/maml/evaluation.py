@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.checks import check_whole
+from maml_fast.maml.arguments import check_whole
 from maml_fast.maml.meta_learner import MetaLearner
 
 __all__ = ["EvaluationResult", "evaluate"]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.maml.inner_rates import Rate
-from maml_fast.maml.per_step import MaybePerStep, at_step
-from maml_fast.maml.task_gradients import FastWeights, Gradients
+from maml_fast.maml.values import FastWeights, Gradients, MaybePerStep, at_step
 
 __all__ = ["INNER_OPTIMISERS", "SGD", "Adam", "InnerOptimiser", "LearnedRule", "Rule"]
 
@@ -21,7 +20,7 @@ Rule: TypeAlias = Mapping[str, MaybePerStep[Rate]]  # as Theta says it
 class InnerOptimiser(Protocol):
     """One adaptation of all tasks, made new for each: ``optimiser(rule).step(...)``, once for every inner step.
 
-    ``rule`` is that of :class:`maml_fast.maml.theta.Theta`. All that a step gives must be differentiable with respect
+    ``rule`` is that of :class:`maml_fast.maml.problem.Theta`. All that a step gives must be differentiable with respect
     to the weights, the rule and, at second order, the gradients and the losses.
     """
 
@@ -35,8 +34,8 @@ class InnerOptimiser(Protocol):
 class LearnedRule(nn.Module, ABC):
     """An inner optimiser without learning rates: what it knows are its own parameters, meta-learned beside theta.
 
-    They reach :meth:`begin` by their names, through the ``rule`` of :class:`maml_fast.maml.theta.Theta`: take them from
-    there and not from ``self``, or the gradient in chunks of tasks would miss them.
+    They reach :meth:`begin` by their names, through the ``rule`` of :class:`maml_fast.maml.problem.Theta`: take them
+    from there and not from ``self``, or the gradient in chunks of tasks would miss them.
     """
 
     @abstractmethod

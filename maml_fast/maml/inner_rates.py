@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml.per_step import MaybePerStep, PerStep
-from maml_fast.maml.selection import as_attribute, matching_names
+from maml_fast.maml.arguments import as_attribute, matching_names
+from maml_fast.maml.values import MaybePerStep, PerStep
 
 __all__ = ["InnerRates", "LearnInnerLR", "Rate", "check_learn_inner_lr", "check_rate", "make_inner_lr", "of_steps"]
 

@@ -5,38 +5,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.maml.annealing import Annealing
-from maml_fast.maml.checks import (
+from maml_fast.maml import composed
+from maml_fast.maml.arguments import (
+    Adapt,
     check_fast_weights,
     check_like_model,
     check_steps,
     check_support,
     scored_steps,
+    select_parameters,
     steps_asked,
 )
-from maml_fast.maml.cuda_graph import WARM_UP
-from maml_fast.maml.graphed_loss import GraphedLoss
-from maml_fast.maml.inner_loop import InnerLoop, step_of_queries
+from maml_fast.maml.chunks import TaskChunk, check_task_chunk
+from maml_fast.maml.engines import Ran, loss_of, results_of
+from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
+from maml_fast.maml.losses import LossFunction
 from maml_fast.maml.meta_learner import MetaLearner
-from maml_fast.maml.native_loop import NativeLoop, native_loop
-from maml_fast.maml.per_step import MaybePerStep
-from maml_fast.maml.results import TaskResults
-from maml_fast.maml.selection import Adapt, select_parameters
-from maml_fast.maml.step_norms import StepNorms
-from maml_fast.maml.step_statistics import Collector, StepStatistics
-from maml_fast.maml.task_chunks import TaskChunk, TaskChunks, check_task_chunk, tasks_at_once, tasks_in_memory
-from maml_fast.maml.task_gradients import FastWeights
-from maml_fast.maml.task_loss import LossFunction
-from maml_fast.maml.theta import Theta
+from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
+from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
+from maml_fast.maml.values import FastWeights, MaybePerStep, TaskResults
 from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step
 
 __all__ = ["MAML"]
@@ -74,7 +70,7 @@ class MAML(MetaLearner):
             :class:`maml_fast.maml.inner_optimisers.LearnedRule`, whose parameters are meta-learned too, and which goes
             with ``inner_lr=None``.
         first_order_iterations, multi_step_iterations: how order and loss are annealed early in meta-training, as
-            :class:`maml_fast.maml.annealing.Annealing` says, for those who call :meth:`begin_iteration`.
+            :class:`maml_fast.maml.problem.Annealing` says, for those who call :meth:`begin_iteration`.
         fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
             taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, but
@@ -117,33 +113,37 @@ class MAML(MetaLearner):
         cuda_graph: bool = False,
     ) -> None:
         super().__init__(model, batch_norm, fused)
-        if order not in (1, 2):
-            raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
-        if not callable(loss_fn):
-            raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
         if not isinstance(inner_optimiser, LearnedRule) and inner_optimiser not in INNER_OPTIMISERS:
             choices = ", ".join(INNER_OPTIMISERS)
             raise ValueError(
                 f"inner_optimiser must be one of {choices}; got {inner_optimiser!r}, which is no LearnedRule either"
             )
-        self.inner_steps = check_steps(inner_steps)
+        self.inner_steps = inner_steps
         self.order = order
         self.loss_fn = loss_fn
         self.inner_optimiser = inner_optimiser
         self.annealing = Annealing(first_order_iterations, multi_step_iterations)
-        self.task_chunk = check_task_chunk(task_chunk)
+        self.task_chunk = task_chunk
         self.cuda_graph = cuda_graph
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
         self.step_statistics = StepStatistics(model, steps) if batch_norm == "per_step_running" else None
-        self._iteration: int | None = None
+        self._iteration = 0  # of meta-training, for annealing
+        self._counts = True  # by itself, until begin_iteration tells the number
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
-        self._chunks = TaskChunks()
         self._graphed = GraphedLoss()
-        self._not_native: str | None = None  # why the last call did not run natively; "" if it did
-        self._together = True  # whether its tasks were
+        self._ran: Ran | None = None  # what computed the last call
         self._told = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings may be changed at any time, to what they might have been at first."""
+        check = _SETTINGS.get(name)
+        if check is not None:
+            value = check(value)
+        if name == "inner_lr" and "_chosen" in vars(self):
+            return self._change_inner_lr(value)
+        return super().__setattr__(name, value)
 
     def results_and_loss(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -152,20 +152,25 @@ class MAML(MetaLearner):
         scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
         episodes = self._checked(episodes, self._current_parameters())
         if not self.cuda_graph or not torch.is_grad_enabled():
-            return self._results_and_loss(episodes, scored, inner_steps)
+            return self._counted(self._results_and_loss(episodes, scored, inner_steps))
         key = (self.signature(), scored, inner_steps)
-        return self._graphed(
-            key, episodes, lambda held, stand_in: self._results_and_loss(held, scored, inner_steps, stand_in)
+        return self._counted(
+            self._graphed(
+                key, episodes, lambda held, stand_in: self._results_and_loss(held, scored, inner_steps, stand_in)
+            )
         )
 
     def begin_iteration(self, iteration: int) -> None:
-        """Anneal: what :attr:`annealing` says of a meta-iteration, from 0 on, holds until the next call."""
-        self._iteration = iteration
+        """Say which meta-iteration the next calls belong to, counted from 0: :attr:`annealing` goes by it.
+
+        Whoever never says so is counted for: every call in ``train()`` mode with gradients is an iteration.
+        """
+        self._iteration, self._counts = iteration, False
 
     def signature(self) -> Hashable:
         """Equal at two calls if the same operations on the same memory do for both: what a CUDA graph rests on."""
         rate = self.inner_lr if isinstance(self.inner_lr, float | int) else None  # else it is among the tensors
-        stage = None if self._iteration is None else self.annealing.stage(self._iteration)
+        stage = self.annealing.stage(self._iteration)
         return super().signature(), self.inner_steps, self.order, stage, rate, self.task_chunk
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
@@ -176,7 +181,7 @@ class MAML(MetaLearner):
         parameters = self._current_parameters()
         check_support(x_spt, y_spt)
         check_like_model("x_spt", x_spt, parameters)
-        return self._on(self._inner_loop(parameters, inner_steps), x_spt).adapt(x_spt, y_spt)
+        return composed.adapt(self._on(self.problem(parameters, inner_steps), x_spt), x_spt, y_spt)
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, N, n_way] of images [T, N, ...] under ``fast``; what it does not hold is taken from the model."""
@@ -197,15 +202,13 @@ class MAML(MetaLearner):
         With gradients the graph of all tasks is held at once, whatever ``task_chunk`` says.
         """
         parameters = self._current_parameters()
-        loop = self._inner_loop(parameters, inner_steps)
-        scored = scored_steps(per_step, loop.steps)
+        problem = self.problem(parameters, inner_steps)
+        scored = scored_steps(per_step, problem.steps)
         episodes = self._checked(episodes, parameters)
-        loop = self._on(loop, episodes.x_spt, episodes.x_qry)
-        chunk = None if torch.is_grad_enabled() else self.task_chunk
-        native = self._native(loop, episodes, chunk)
-        if native is not None:
-            return native.results(episodes, scored)
-        return self._chunks.results(loop, episodes, scored, chunk)
+        problem = self._on(problem, episodes.x_spt, episodes.x_qry)
+        results, ran = results_of(problem, episodes, scored, self.task_chunk)
+        self._tell(ran)
+        return results
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -226,7 +229,7 @@ class MAML(MetaLearner):
             f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
             f"batch norm: {self.batch_norm}",
             f"forward: {self._forward_tasks.describe()}",
-            *self._describe_loop(),
+            *(self._ran.describe() if self._ran is not None else ()),
             *self._describe_graph(),
         ]
         if self.fusion is None:
@@ -245,24 +248,32 @@ class MAML(MetaLearner):
         inner_steps: int | None,
         stand_in: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[TaskResults, Tensor]:
-        loop = self._objective(self._inner_loop(self._current_parameters(), inner_steps))
-        loop = self._on(loop, episodes.x_spt, episodes.x_qry)
+        problem = self.problem(self._current_parameters(), inner_steps, objective=True)
+        problem = self._on(problem, episodes.x_spt, episodes.x_qry)
         if stand_in is not None:
-            loop = replace(loop, theta=loop.theta.map(stand_in))
-        if self.step_statistics is None or not self.training:
-            return self._loss(loop, episodes, scored)
-        collector = Collector(self.step_statistics)
-        result = self._loss(replace(loop, blocks=collector.taking), episodes, scored)
-        collector.update()
-        return result
+            problem = problem.at(stand_in)
+        collector = None
+        if self.step_statistics is not None and self.training:
+            collector = Collector(self.step_statistics)
+            problem = replace(problem, blocks=collector.taking)
+        results, loss, ran = loss_of(problem, episodes, scored, self.task_chunk)
+        if collector is not None:
+            collector.update()
+        self._tell(ran)
+        return results, loss
 
-    def _on(self, loop: InnerLoop, *inputs: Tensor) -> InnerLoop:
-        """The loop for images like these."""
-        loop = loop.on(*inputs)
-        self._together = loop.together
+    def _counted(self, results: tuple[TaskResults, Tensor]) -> tuple[TaskResults, Tensor]:
+        """Results of a meta-iteration that is over."""
+        if self._counts and self.training and torch.is_grad_enabled():
+            self._iteration += 1
+        return results
+
+    def _on(self, problem: InnerProblem, *inputs: Tensor) -> InnerProblem:
+        """The problem for images like these."""
+        problem = problem.on(*inputs)
         if self.step_statistics is not None:
-            self.step_statistics.check(loop.programs)
-        return loop
+            self.step_statistics.check(problem.programs)
+        return problem
 
     def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())
@@ -270,15 +281,29 @@ class MAML(MetaLearner):
             if inner_lr is not None or learn:
                 raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {inner_lr!r}")
             like = next(iter(adapted.values()))
-            self.inner_lr = self._rate_steps = None
+            self._rate_steps = None
+            object.__setattr__(self, "inner_lr", None)
             self.inner_optimiser.to(like.device, like.dtype)
             return
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
-        rate = make_inner_lr(inner_lr, adapted, bool(learn), self._rate_steps)
+        self._keep_inner_lr(make_inner_lr(inner_lr, adapted, bool(learn), self._rate_steps))
+
+    def _change_inner_lr(self, inner_lr: Any) -> None:
+        """Another fixed rate in the place of a fixed one, or a parameter as it is."""
+        if isinstance(self.inner_optimiser, LearnedRule):
+            raise ValueError(f"a LearnedRule has no learning rate: inner_lr can't become {inner_lr!r}")
+        if not isinstance(inner_lr, nn.Parameter | InnerRates):
+            self._rate_steps = None
+            inner_lr = make_inner_lr(inner_lr, self._adapted(self._current_parameters()), False, None)
+        self._keep_inner_lr(inner_lr)
+
+    def _keep_inner_lr(self, rate: Rate | InnerRates) -> None:
+        for place in (vars(self), self._parameters, self._buffers, self._modules):
+            place.pop("inner_lr", None)
         if isinstance(rate, Tensor) and not isinstance(rate, nn.Parameter):
             self.register_buffer("inner_lr", rate)
         else:
-            self.inner_lr = rate
+            nn.Module.__setattr__(self, "inner_lr", cast("Any", rate))
 
     def _rule(self, adapted: Collection[str]) -> tuple[Rule, Callable[[Rule], InnerOptimiser]]:
         """What the inner optimiser knows, and what makes one of it."""
@@ -308,38 +333,35 @@ class MAML(MetaLearner):
             classification &= getattr(parts[1], "ndim", 2) == 2  # not the labels of pixels
         return check_episodes(episodes, classification=classification)
 
-    def _inner_loop(self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None) -> InnerLoop:
-        adapted = self._adapted(parameters)
+    def problem(
+        self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None, *, objective: bool = False
+    ) -> InnerProblem:
+        """What a call is to compute from these parameters of the model; an algorithm may change it.
+
+        With ``objective`` it is the meta-objective that counts, and not only where adaptation leads.
+        """
+        adapted = {name: _trainable(parameter) for name, parameter in self._adapted(parameters).items()}
+        if not adapted:
+            raise RuntimeError(
+                f"nothing adapts: all of {', '.join(self._chosen)} are frozen now; set requires_grad_(True) on some"
+            )
         norms = self.step_norms.values() if self.step_norms is not None else {}
         rule, optimiser = self._rule(adapted)
         theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
-        steps, blocks = steps_asked(inner_steps, self.inner_steps), self._blocks()
-        order = self.order if self._iteration is None else self.annealing.order(self._iteration, self.order)
-        return InnerLoop(theta, self._forward_tasks, self.loss_fn, steps, order, optimiser, blocks=blocks)
+        steps = steps_asked(inner_steps, self.inner_steps)
+        order, weights = self.order, None
+        if self.training:
+            order = self.annealing.order(self._iteration, self.order)
+            weights = self.annealing.step_weights(self._iteration, steps) if objective else None
+        return InnerProblem(theta, self._forward_tasks, self.loss_fn, steps, order, optimiser, weights, self._blocks())
 
     def _blocks(self) -> Callable[[int], RunBlock] | None:
         """What runs every step's conv blocks by its statistics, where these are to be taken."""
         return None if self.step_statistics is None or self.training else self.step_statistics.given
 
-    def _objective(self, loop: InnerLoop) -> InnerLoop:
-        """The loop with this meta-iteration's weights of the steps' losses."""
-        weights = None if self._iteration is None else self.annealing.step_weights(self._iteration, loop.steps)
-        return replace(loop, step_weights=weights)
-
-    def _loss(self, loop: InnerLoop, episodes: Episodes, scored: tuple[int, ...]) -> tuple[TaskResults, Tensor]:
-        native = self._native(loop, episodes, self.task_chunk)
-        if native is not None:
-            return native.loss(episodes, scored)
-        return self._chunks.loss(loop, episodes, scored, self.task_chunk)
-
-    def _native(self, loop: InnerLoop, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | None:
-        form = native_loop(loop, self.loss_fn, episodes, tasks_at_once(chunk, loop.theta.device))
-        self._not_native = form if isinstance(form, str) else ""
-        self._tell()
-        return None if isinstance(form, str) else form
-
-    def _tell(self) -> None:
-        """Log once what runs."""
+    def _tell(self, ran: Ran) -> None:
+        """Keep what ran, and log it once."""
+        self._ran = ran
         if self._told:
             return
         self._told = True
@@ -348,16 +370,6 @@ class MAML(MetaLearner):
         if logger.isEnabledFor(level):
             logger.log(level, "%s", self.describe())
 
-    def _describe_loop(self) -> list[str]:
-        device = next(iter(self._current_parameters().values())).device
-        if self._not_native is None:
-            return []
-        if self._not_native:
-            held = self._chunks.describe(tasks_in_memory(self._together, self.task_chunk, device))
-            return [f"inner loop: operation by operation ({self._not_native})", f"in memory: {held}"]
-        held = f"{min(tasks_at_once(self.task_chunk, device) or 1, torch.get_num_threads())} tasks at a time"
-        return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
-
     def _describe_graph(self) -> list[str]:
         if not self.cuda_graph:
             return []
@@ -365,7 +377,47 @@ class MAML(MetaLearner):
         return [f"cuda graph: loss and meta-gradient, {now}"]
 
     def _adapted(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        return {name: parameters[name] for name in self._chosen if parameters[name].requires_grad}
+        """Those that are not frozen. Plain tensors, which ``functional_call`` may put in their place, are not."""
+        chosen = ((name, parameters[name]) for name in self._chosen)
+        return {name: each for name, each in chosen if each.requires_grad or not isinstance(each, nn.Parameter)}
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.annealing:
+            destination[prefix + "meta_iterations"] = torch.tensor(self._iteration)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        iterations = state_dict.pop(prefix + "meta_iterations", None)
+        if iterations is not None:
+            self._iteration = int(iterations)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _check_order(order: Any) -> int:
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
+    return int(order)
+
+
+def _check_loss(loss_fn: Any) -> LossFunction:
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
+    function: LossFunction = loss_fn
+    return function
+
+
+_SETTINGS: Mapping[str, Callable[[Any], Any]] = {
+    "order": _check_order,
+    "inner_steps": check_steps,
+    "loss_fn": _check_loss,
+    "task_chunk": check_task_chunk,
+}
+
+
+def _trainable(parameter: Tensor) -> Tensor:
+    """A plain tensor, in the place of a parameter, as a leaf that nobody else has."""
+    transformed = torch._C._are_functorch_transforms_active()
+    return parameter if parameter.requires_grad or transformed else parameter.detach().requires_grad_()
 
 
 def _without(parameters: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.maml.checks import check_like_model, check_model
-from maml_fast.maml.results import MAMLOutput, TaskResults
+from maml_fast.maml.arguments import check_like_model, check_model
 from maml_fast.maml.task_forward import TaskForward
+from maml_fast.maml.values import MAMLOutput, TaskResults
 from maml_fast.program import BATCH_NORM_POLICIES, FusionReport, InnerBatchNorm, with_its_own_tensors
 
 __all__ = ["MetaLearner"]

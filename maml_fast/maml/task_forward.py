@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from maml_fast import ops
 from maml_fast.program import AsWritten, BatchNormPolicy, FusionReport, Program, Programs, RunBlock
 
-__all__ = ["TaskForward"]
+__all__ = ["TaskForward", "asked_engine"]
+
+asked_engine: ContextVar[str | None] = ContextVar("maml_fast_engine", default=None)  # by engines.use_engine
 
 WORTH_IT = 100_000  # parameters of a model without conv blocks, on a CPU: see TaskForward._obstacle
 
@@ -55,7 +58,11 @@ class TaskForward:
         return torch.stack([as_written.begin_task()(*task) for task in zip(tasks, x, strict=True)])
 
     def programs(self, *inputs: Tensor) -> Sequence[Program] | str:
-        """What runs each of these x [T, N, ...], or why the module runs as it is written."""
+        """What runs each of these x [T, N, ...], or why the module runs as it is written.
+
+        Raises:
+            RuntimeError: ``use_engine`` asks for all tasks at once, and there is no program.
+        """
         programs = []
         for x in inputs:
             self.last = self._program(x)
@@ -100,9 +107,16 @@ class TaskForward:
     def _program(self, x: Tensor) -> Program | str:
         if self._programs is None:
             return "fusion is switched off"
+        asked = asked_engine.get()
+        if asked == "loop":
+            return "use_engine('loop')"
         program = self._programs.of(x)
         self._recorded = None if isinstance(program, str) else program
-        return program if isinstance(program, str) else self._obstacle(program, x) or program
+        if isinstance(program, str) and asked is not None:
+            raise RuntimeError(f"the {asked} engine can't run this: {program}")
+        if isinstance(program, str) or asked == "batched":
+            return program
+        return self._obstacle(program, x) or program
 
     def _obstacle(self, program: Program, x: Tensor) -> str | None:
         """Why one task after another is faster than all at once; ``None`` where it is not.

@@ -82,6 +82,12 @@ class Program:
         assert isinstance(result, Tensor)
         return result
 
+    def bytes_computed(self) -> int:
+        """What its operations give for one task, together; views take no memory."""
+        calls = (line.call for line in self.lines if not line.call.is_view)
+        results = (value for call in calls for value in call.results if value is not None)
+        return sum(value.shape.numel() * value.dtype.itemsize for value in results)
+
     def blocks(self) -> list[Line]:
         """The conv blocks, in their order."""
         return [line for line in self.lines if geometry_of_block(line.step) is not None]

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.algorithms.protonet import DISTANCES
 from maml_fast.data.gpu_sampler import check_device
+from maml_fast.maml.chunks import TaskChunk, check_task_chunk
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
-from maml_fast.maml.task_chunks import TaskChunk, check_task_chunk
 from maml_fast.program.batch_norm import InnerBatchNorm
 from maml_fast.train.networks import NETWORKS
 from maml_fast.train.recipes import DEFAULTS, RECIPES

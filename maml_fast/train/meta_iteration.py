@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maml_fast.data.episodes import Episodes
 from maml_fast.data.gpu_sampler import GpuSampler
-from maml_fast.maml.cuda_graph import WARM_UP, CudaGraph
+from maml_fast.maml.graphed import WARM_UP, CudaGraph
 from maml_fast.train.schedule import meta_lr_at
 from maml_fast.train.workbench import Workbench
 

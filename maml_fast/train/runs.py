@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from maml_fast.maml.task_chunks import tasks_at_once
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.record import Row, RunFolder
 from maml_fast.train.schedule import SCHEDULES
@@ -42,9 +41,6 @@ def train(
     reporter = reporter or Reporter()
     folder = RunFolder.create(out, config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s")
     with _session(config):
-        # A resumed run may have other threads, but must add up the same chunks.
-        chunk = tasks_at_once(config.task_chunk, torch.device(config.device))
-        config = dataclasses.replace(config, task_chunk=chunk)
         try:
             trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)
         except BaseException:

@@ -16,7 +16,6 @@ from tiny_run import assert_same_run
 from maml_fast import data, native
 from maml_fast.cli import HELP, main
 from maml_fast.cli.console import ConsoleReporter
-from maml_fast.maml.task_chunks import TASKS_PER_THREAD
 from maml_fast.native import BuildReport
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.metrics import read_metrics
@@ -87,7 +86,7 @@ def test_train_says_what_runs_and_where_its_record_is(trained):
 
 
 @pytest.mark.usefixtures("plain_pictures")
-@pytest.mark.parametrize(("given", "kept"), [("5", 5), ("auto", TASKS_PER_THREAD)])
+@pytest.mark.parametrize(("given", "kept"), [("5", 5), ("auto", "auto")])
 def test_chunk_of_tasks(tmp_path, given, kept):
     result = call("train", *TINY, "--iterations", 1, "--task-chunk", given, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output

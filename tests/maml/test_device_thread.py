@@ -36,7 +36,7 @@ def meta_gradient(make: Callable[..., MAML], task_chunk: int | None) -> list[Ten
 def test_bits_are_those_of_one_thread(
     make: Callable[..., MAML], task_chunk: int | None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maml_fast.maml.learner.native_loop", lambda *_: "as on a GPU")
+    monkeypatch.setattr("maml_fast.maml.engines.native_loop", lambda *_: "as on a GPU")
     expected = meta_gradient(make, task_chunk)
     request.getfixturevalue("device_thread")
     assert all(map(torch.equal, meta_gradient(make, task_chunk), expected))

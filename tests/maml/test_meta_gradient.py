@@ -12,7 +12,7 @@ from oracles import ConvNet, Problem, loop_loss, vmap_loss
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from maml_fast.maml import MAML, learner
+from maml_fast.maml import MAML, engines
 from maml_fast.models import MLP, Conv4, TutorialNet
 
 TOLERANCE = 1e-9  # relative, of the whole meta-gradient
@@ -22,7 +22,7 @@ TOLERANCE = 1e-9  # relative, of the whole meta-gradient
 def inner_loop(request, monkeypatch):
     """Everything here holds for both forms of the inner loop, where both can run."""
     if request.param == "composed":
-        monkeypatch.setattr(learner, "native_loop", lambda *_: "switched off by a test")
+        monkeypatch.setattr(engines, "native_loop", lambda *_: "switched off by a test")
 
 
 class PlainNet(nn.Module):

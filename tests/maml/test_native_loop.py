@@ -6,6 +6,7 @@ Against independent oracles and finite differences it is tested in test_meta_gra
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from native_nets import NETS, make
 from small import make_episodes
 from torch import nn
 
-from maml_fast import MAML, Episodes, evaluate
+from maml_fast import MAML, Episodes, evaluate, use_engine
 from maml_fast.models import Conv4
 
 pytestmark = pytest.mark.native
@@ -29,7 +30,8 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 def outcome(maml: MAML, episodes: Episodes, wanted: str, **options: object) -> tuple[torch.Tensor, ...]:
     """Losses, accuracies and the whole meta-gradient, after a check of what ran."""
-    out = maml(episodes, per_step=True, **options)
+    with use_engine("batched") if wanted == COMPOSED else nullcontext():
+        out = maml(episodes, per_step=True, **options)
     parameters = [parameter for parameter in maml.parameters() if parameter.requires_grad]
     gradient = torch.autograd.grad(out.loss, parameters)
     assert f"inner loop: {wanted}" in maml.describe()
@@ -40,7 +42,7 @@ def outcome(maml: MAML, episodes: Episodes, wanted: str, **options: object) -> t
 def assert_same(model: nn.Module, episodes: Episodes, *, steps: int = 2, lr: object = 0.1, **options: object) -> None:
     """Native and composed must agree to the last digits."""
     native = outcome(MAML(model, lr, steps, **options), episodes, NATIVE)
-    composed = outcome(MAML(model, lr, steps, task_chunk=None, **options), episodes, COMPOSED)
+    composed = outcome(MAML(model, lr, steps, **options), episodes, COMPOSED)
     for one, other in zip(native, composed, strict=True):
         assert other.norm() > 0
         assert (one - other).norm() <= 1e-10 * other.norm()
@@ -174,8 +176,10 @@ def test_a_nan_reaches_loss_gradient_and_predictions() -> None:
     episodes = make_episodes(shape=model.shape)
     with torch.no_grad():
         model.classifier.bias[2] = math.nan
-    maml, composed = MAML(model, 0.1, 1), MAML(model, 0.1, 1, task_chunk=None)
-    out, wanted = maml(episodes, per_step=True), composed(episodes, per_step=True)
+    maml = MAML(model, 0.1, 1)
+    out = maml(episodes, per_step=True)
+    with use_engine("batched"):
+        wanted = maml(episodes, per_step=True)
     assert out.query_losses.isnan().all()
     assert wanted.query_losses.isnan().all()
     assert torch.equal(out.query_accuracies, wanted.query_accuracies)
@@ -209,7 +213,6 @@ def closed_over(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"task_chunk": None}, "the graph of all tasks is kept"),
         ({"loss_fn": closed_over}, "the loss is not F.cross_entropy"),
         ({"inner_lr": torch.tensor(0.1)}, "the inner learning rate of features.0.conv.weight is torch.float32 on cpu"),
         ({"adapt": ["features.1.norm.bias", "classifier"]}, f"{STILL} features.1.norm.bias changes"),
@@ -285,8 +288,9 @@ def test_autocast_and_transforms_are_composed() -> None:
 def test_the_graph_is_gone_and_the_error_says_what_keeps_it() -> None:
     model = make("conv4")
     loss = MAML(model, 0.1, 1, order=1)(make_episodes(shape=model.shape)).loss
-    with pytest.raises(RuntimeError, match="task_chunk=None"):
-        torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    with pytest.raises(RuntimeError, match=r"task_results\(episodes\)"):
+        sum(gradient.square().sum() for gradient in gradients).backward()
 
 
 @pytest.mark.parametrize(("part", "label"), [("y_spt", 5), ("y_qry", 9)])

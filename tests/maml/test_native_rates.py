@@ -17,7 +17,7 @@ from small import make_episodes
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maml_fast import MAML, Episodes, ops
+from maml_fast import MAML, Episodes, ops, use_engine
 from maml_fast.algorithms import MetaSGD
 from maml_fast.program import ConvNet, Programs, read_conv_net
 
@@ -321,7 +321,8 @@ def test_float32_is_as_close_as_its_rounding() -> None:
 
 
 def gradients(maml: MAML, episodes: Episodes, sources: Sequence[Tensor], wanted: str) -> Outcome:
-    out = maml(episodes)
+    with use_engine("native" if wanted == NATIVE else "batched"):
+        out = maml(episodes)
     assert f"inner loop: {wanted}" in maml.describe()
     of_sources = torch.autograd.grad(out.loss, [*maml.model.parameters(), *sources])
     n = len(of_sources) - len(sources)
@@ -337,7 +338,7 @@ def assert_native_is_composed(
         gradients(maml, episodes, [p for name, p in maml.named_parameters() if name.startswith("inner_lr")], runs)
         for maml, runs in (
             (MAML(model, lr, 2, order, learn_inner_lr=learn, **choices), NATIVE),
-            (MAML(model, lr, 2, order, learn_inner_lr=learn, task_chunk=None, **choices), "operation by operation"),
+            (MAML(model, lr, 2, order, learn_inner_lr=learn, **choices), "operation by operation"),
         )
     )
     assert len(wanted.rate_gradient) > 0 or not learn
@@ -381,7 +382,7 @@ def test_meta_sgd(order: int, steps: int) -> None:
         gradients(maml, episodes, list(maml.inner_lr.parameters()), runs)
         for maml, runs in (
             (MetaSGD(model, 0.1, steps, order), NATIVE),
-            (MetaSGD(model, 0.1, steps, order, task_chunk=None), "operation by operation"),
+            (MetaSGD(model, 0.1, steps, order), "operation by operation"),
         )
     )
     assert_close(got, wanted)
@@ -392,13 +393,12 @@ def test_a_rate_that_is_computed() -> None:
     episodes, maml = make_episodes(shape=model.shape), MAML(model, 0.1, 2, learn_inner_lr=True)
     log_rate = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
 
-    def loss(task_chunk: object) -> Tensor:
-        maml.task_chunk = task_chunk
-        return functional_call(maml, {"inner_lr": log_rate.exp()}, (episodes,)).loss
+    def loss(engine: str) -> Tensor:
+        with use_engine(engine):
+            return functional_call(maml, {"inner_lr": log_rate.exp()}, (episodes,)).loss
 
-    (got,) = torch.autograd.grad(loss("auto"), log_rate)
-    assert maml._not_native == ""
-    (wanted,) = torch.autograd.grad(loss(None), log_rate)
+    (got,) = torch.autograd.grad(loss("native"), log_rate)
+    (wanted,) = torch.autograd.grad(loss("batched"), log_rate)
     torch.testing.assert_close(got, wanted, rtol=1e-10, atol=0)
 
 

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from written_twin import as_written
 
 from maml_fast import MAML, Episodes, evaluate
-from maml_fast.maml.task_chunks import TASKS_PER_THREAD
+from maml_fast.maml import chunks
 
 CHUNKED, WHOLE = {"task_chunk": 2}, {"task_chunk": None}
 
@@ -35,7 +35,7 @@ def assert_close(one, other):
 
 def assert_same_gradients(make, sources, episodes):
     """``make(task_chunk)`` is a MAML; the gradients of ``sources`` must not depend on the chunk."""
-    whole = torch.autograd.grad(make(None)(episodes).loss, sources)
+    whole = torch.autograd.grad(make(None).task_results(episodes).losses[-1].mean(), sources)
     for chunk in (1, 2, 4):
         chunked = torch.autograd.grad(make(chunk)(episodes).loss, sources)
         for one, other in zip(chunked, whole, strict=True):
@@ -171,23 +171,18 @@ def hooked_in_the_closure():
     return source, lambda logits, targets: F.cross_entropy(logits * source, targets)
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("chunk", [2, None, "auto"])
 @pytest.mark.parametrize(
     ("build", "reason"), [(computed_in_the_closure, "ExpBackward0"), (hooked_in_the_closure, "hooks")]
 )
-def test_what_chunks_can_not_have_goes_all_at_once_and_says_so(episodes, build, reason, order):
+def test_a_graph_from_outside_is_refused_and_the_error_says_what_takes_it(episodes, build, reason, chunk):
     source, loss_fn = build()
     model = plain_net()
-    maml = MAML(model, 0.3, 2, order, loss_fn=loss_fn, task_chunk=2)
-    with pytest.warns(UserWarning, match=rf"task_chunk=2 is not in effect.*{reason}") as caught:
-        loss = maml(episodes).loss
-    assert caught[0].filename == __file__
-    assert "in memory: all tasks (the loss depends on a" in maml.describe()
-    sources = [*model.parameters(), source]
-    chunked = torch.autograd.grad(loss, sources, retain_graph=True)
-    whole = torch.autograd.grad(MAML(model, 0.3, 2, order, loss_fn=loss_fn, task_chunk=None)(episodes).loss, sources)
-    for one, other in zip(chunked, whole, strict=True):
-        assert_close(one, other)
+    maml = MAML(model, 0.3, 2, loss_fn=loss_fn, task_chunk=chunk)
+    with pytest.raises(RuntimeError, match=rf"{reason}.*inside of loss_fn, or use maml.task_results"):
+        maml(episodes)
+    gradients = torch.autograd.grad(maml.task_results(episodes).losses[-1].mean(), [*model.parameters(), source])
+    assert all(gradient.norm() > 0 for gradient in gradients)
 
 
 def test_no_warning_without_gradients(episodes):
@@ -197,17 +192,20 @@ def test_no_warning_without_gradients(episodes):
         MAML(plain_net(), 0.3, 2, loss_fn=loss_fn, task_chunk=2)(episodes)
 
 
+@pytest.mark.parametrize("chunk", [2, None])
 @pytest.mark.parametrize("order", [1, 2])
-def test_second_derivatives_are_refused(episodes, order):
+def test_third_derivatives_are_refused_of_the_loss_and_right_of_the_results(episodes, order, chunk):
     model = plain_net()
-    maml = MAML(model, 0.3, 1, order, task_chunk=2)
-    with pytest.raises(RuntimeError, match=r"create_graph=True.*task_chunk=None"):
-        maml(episodes).loss.backward(create_graph=True)
-    with pytest.raises(RuntimeError, match=r"task_chunk=None"):
-        torch.autograd.grad(maml(episodes).loss, list(model.parameters()), create_graph=True)
-    maml.task_chunk = None
-    first = torch.autograd.grad(maml(episodes).loss, list(model.parameters()), create_graph=True)
-    sum(each.square().sum() for each in first).backward()
+    parameters = list(model.parameters())
+    maml = MAML(model, 0.3, 1, order, task_chunk=chunk)
+    first = torch.autograd.grad(maml(episodes).loss, parameters, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"maml\.task_results\(episodes\)"):
+        sum(each.square().sum() for each in first).backward()
+    whole = maml.task_results(episodes).losses[-1].mean()
+    with_graph = torch.autograd.grad(whole, parameters, create_graph=True)
+    for one, other in zip(first, with_graph, strict=True):
+        assert_close(one.detach(), other.detach())
+    sum(each.square().sum() for each in with_graph).backward()
     assert model[1].weight.grad.norm() > 0
 
 
@@ -308,13 +306,17 @@ def test_regression_in_chunks():
     assert out.query_losses.shape == (3,)
 
 
-def test_auto_follows_the_threads(episodes):
+def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
     maml = MAML(plain_net(), 0.3)
     maml(episodes)
-    assert f"in memory: {TASKS_PER_THREAD * torch.get_num_threads()} tasks at a time" in maml.describe()
-    maml.task_chunk = None
-    maml(episodes)
     assert "in memory: all tasks\n" in maml.describe()
+    images = chunks.GRAPH * episodes.x_spt.shape[1] + episodes.x_qry.shape[1]
+    monkeypatch.setattr(chunks, "BUDGET", 2 * images * 8 * (6 + 6 + 5))  # bytes that two layers and tanh compute
+    maml(episodes)
+    assert "in memory: 2 tasks at a time\n" in maml.describe()
+    monkeypatch.setattr(chunks, "BUDGET", 1)
+    maml(episodes)
+    assert "in memory: 1 task at a time\n" in maml.describe()
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, "some", True])
@@ -322,6 +324,5 @@ def test_bad_chunks(chunk, episodes):
     with pytest.raises(ValueError, match=f"task_chunk must be .*got {chunk!r}"):
         MAML(plain_net(), task_chunk=chunk)
     maml = MAML(plain_net())
-    maml.task_chunk = chunk
     with pytest.raises(ValueError, match=f"task_chunk must be .*got {chunk!r}"):
-        maml(episodes)
+        maml.task_chunk = chunk

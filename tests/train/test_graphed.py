@@ -16,7 +16,7 @@ from torch import nn
 
 from maml_fast.algorithms import ProtoNet, Reptile
 from maml_fast.maml import MetaLearner
-from maml_fast.maml.cuda_graph import WARM_UP
+from maml_fast.maml.graphed import WARM_UP
 from maml_fast.train import TrainConfig, resume, train
 from maml_fast.train.meta_iteration import make_iterations
 from maml_fast.train.workbench import Workbench
@@ -42,7 +42,7 @@ def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> T
     for name in ("gpu_on_host", "graphs_on_host"):
         request.getfixturevalue(name)
     monkeypatch.setattr("maml_fast.data.episodes.can_draw", lambda _: True)
-    monkeypatch.setattr("maml_fast.maml.learner.native_loop", lambda *_: "as on a GPU")
+    monkeypatch.setattr("maml_fast.maml.engines.native_loop", lambda *_: "as on a GPU")
     return tiny
 
 

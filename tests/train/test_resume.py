@@ -13,7 +13,6 @@ import torch
 from tiny_run import TINY, Signals, assert_same_run, state, untimed
 from torch import nn
 
-from maml_fast.maml.task_chunks import TASKS_PER_THREAD
 from maml_fast.train import Reporter, TrainingInterrupted, resume, train
 from maml_fast.train.record import RunFolder
 
@@ -92,7 +91,7 @@ def test_chunks_of_a_run_are_those_it_started_with(tmp_path):
         train(config, out=tmp_path / "run", reporter=Signals("stepped", 3))
     resume(tmp_path / "run", threads=2)  # where it would be other chunks
     assert_same_run(tmp_path / "run", whole)
-    assert RunFolder(tmp_path / "run").read_config()["arguments"]["task_chunk"] == TASKS_PER_THREAD
+    assert RunFolder(tmp_path / "run").read_config()["arguments"]["task_chunk"] == "auto"
     other = train(dataclasses.replace(config, task_chunk=None, iterations=3), out=tmp_path / "other").path
     assert RunFolder(other).read_config()["arguments"]["task_chunk"] is None
     assert untimed(other)[1]["loss"] == pytest.approx(untimed(whole)[1]["loss"], rel=1e-5)

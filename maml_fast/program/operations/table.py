@@ -38,6 +38,12 @@ class Call:
         return list(_values(list(self.arguments.values())))
 
     @property
+    def is_view(self) -> bool:
+        """Whether the result is an operand in another shape."""
+        schema = getattr(self.operation, "_schema", None)
+        return schema is not None and any(each.alias_info is not None for each in schema.returns)
+
+    @property
     def result(self) -> Value:
         """Its first result."""
         assert self.results[0] is not None

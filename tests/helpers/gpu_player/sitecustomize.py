@@ -13,7 +13,7 @@ import torch
 from graph_on_host import play_graphs
 
 from maml_fast import native
-from maml_fast.maml import learner
+from maml_fast.maml import engines
 
 
 def on_host(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,4 +48,4 @@ for owner, name in ((torch.Tensor, "to"), (torch, "rand"), (torch, "zeros")):
 for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats", "empty_cache"):
     setattr(torch.cuda, name, lambda: 0)
 native.has_cuda_kernels = lambda: True
-learner.native_loop = lambda *_: "as on a GPU"
+engines.native_loop = lambda *_: "as on a GPU"

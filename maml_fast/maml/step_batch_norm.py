@@ -1,4 +1,4 @@
-"""Running statistics of batch norm that every inner step has of its own."""
+"""Batch norm that every inner step has of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,42 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from maml_fast import ops
+from maml_fast.maml.arguments import as_attribute
+from maml_fast.maml.values import PerStep
 from maml_fast.program import Program, RunBlock
 
-__all__ = ["Collector", "StepStatistics"]
+__all__ = ["Collector", "StepNorms", "StepStatistics"]
+
+
+class StepNorms(nn.Module):
+    """Scale and shift of a model's batch norms, [K, C] for K inner steps, meta-learned in place of the model's own.
+
+    Antoniou, Edwards & Storkey 2019, section 4 (per-step batch normalization weights and biases). All start from the
+    model's.
+
+    Raises:
+        ValueError: the model has no batch norm layer with a scale or a shift.
+    """
+
+    def __init__(self, model: nn.Module, steps: int) -> None:
+        super().__init__()
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        parameters = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
+        self.names = tuple(name for name, parameter in model.named_parameters() if parameter in parameters)
+        if not self.names:
+            raise ValueError("per-step batch norm needs a layer with a scale or a shift, and the model has none")
+        for name, parameter in model.named_parameters():
+            if parameter in parameters:
+                of_steps = torch.stack([parameter.detach()] * steps)
+                self.register_parameter(as_attribute(name), nn.Parameter(of_steps, parameter.requires_grad))
+
+    def values(self) -> dict[str, PerStep]:
+        """By the names of the model's parameters that they stand in for."""
+        return {name: PerStep(getattr(self, as_attribute(name))) for name in self.names}
+
 
 MOMENTUM = 0.1  # of a meta-batch, as in torch.nn.BatchNorm2d of a batch
 

@@ -1,17 +1,101 @@
-"""The gradient of a mean over tasks, added up chunk by chunk, and a loss that hands it out."""
+"""Tasks in chunks, one after another: each chunk's gradient is taken and its graph freed before the next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import set_multithreading_enabled
 from torch.autograd.graph import Node
 
-__all__ = ["ChunkedGradient", "OutsideGraphError", "hand_out"]
+from maml_fast.data.episodes import Episodes
+from maml_fast.maml.composed import Outcome, run
+from maml_fast.maml.problem import InnerProblem
+from maml_fast.maml.values import TaskResults
+
+__all__ = [
+    "ChunkedGradient",
+    "OutsideGraphError",
+    "TaskChunk",
+    "check_task_chunk",
+    "hand_out",
+    "in_chunks",
+    "tasks_at_once",
+    "with_gradient",
+]
+
+TaskChunk: TypeAlias = int | str | None  # tasks that are held in memory together; "auto"; None for all
 
 _AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+
+BUDGET = 256 * 2**20  # bytes of an "auto" chunk's graph on a CPU, as far as one task's is not larger
+GRAPH = 3  # an inner step's graph, as a multiple of what its forward pass computes, at second order
+
+
+def check_task_chunk(chunk: Any) -> TaskChunk:
+    """Return ``chunk`` if it is a whole number from 1 on, "auto" or None."""
+    if chunk is None or chunk == "auto" or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1):
+        return chunk
+    raise ValueError(f"task_chunk must be a whole number of at least 1, 'auto', or None for all at once, got {chunk!r}")
+
+
+def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
+    """The number of tasks that a chunk has; ``None`` for all.
+
+    "auto" is one where tasks run one after another anyway, else as many as fit in the budget. On an accelerator it is
+    all: fewer would leave it idle.
+    """
+    chunk = check_task_chunk(chunk)
+    if not isinstance(chunk, str):
+        return chunk
+    if isinstance(problem.programs, str):
+        return 1
+    if problem.theta.device.type != "cpu":
+        return None
+    support, *_, queries = (program.bytes_computed() for program in problem.programs)
+    steps = GRAPH * problem.steps * support if problem.order == 2 else GRAPH * support
+    return max(1, BUDGET // (steps + queries))
+
+
+def in_chunks(problem: InnerProblem, episodes: Episodes, scored: Collection[int], number: int | None) -> Outcome:
+    """Every task's query results and objective, so many tasks at a time."""
+    parts = [run(problem, _only(tasks, episodes), scored) for tasks in _slices(episodes, number)]
+    objectives = torch.cat([part.objectives for part in parts])
+    return Outcome(TaskResults.joined([part.results for part in parts]), objectives)
+
+
+def with_gradient(
+    problem: InnerProblem, episodes: Episodes, scored: Collection[int], number: int | None
+) -> tuple[TaskResults, Tensor, Mapping[Tensor, Tensor]]:
+    """The results without a graph, the tasks' mean objective, and its gradients by the tensors that they are of.
+
+    Raises:
+        OutsideGraphError: see there.
+    """
+    gradient = ChunkedGradient(episodes.meta_batch_size)
+    inside = problem.at(gradient.stand_in)
+    episodes = Episodes(*map(gradient.stand_in, episodes))
+    results, objectives = [], []
+    with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
+        for tasks in _slices(episodes, number):
+            gradient.begin_chunk()
+            outcome = run(inside, _only(tasks, episodes), scored)
+            gradient.add(outcome.objectives)
+            results.append(outcome.results.detached())
+            objectives.append(outcome.objectives.detach())
+            del outcome  # and with it what is left of the graph
+    return TaskResults.joined(results), torch.cat(objectives).mean(), gradient.gradients
+
+
+def _slices(episodes: Episodes, number: int | None) -> Iterator[slice]:
+    n_tasks = episodes.meta_batch_size
+    return (slice(start, start + (number or n_tasks)) for start in range(0, n_tasks, number or n_tasks))
+
+
+def _only(tasks: slice, episodes: Episodes) -> Episodes:
+    return Episodes(*(part[tasks] for part in episodes))
 
 
 class OutsideGraphError(Exception):
@@ -114,9 +198,22 @@ class _HandOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the meta-gradient itself can't be differentiated (create_graph=True) once the tasks' graphs are gone; "
-                "use task_chunk=None, which keeps them: MAML(..., task_chunk=None)"
-            )
-        return None, None, *(grad_loss * gradient for gradient in ctx.saved_tensors)
+        found = [grad_loss * gradient for gradient in ctx.saved_tensors]
+        if torch.is_grad_enabled():  # create_graph=True
+            found = [_Final.apply(gradient, torch.zeros((), requires_grad=True)) for gradient in found]
+        return None, None, *found
+
+
+class _Final(torch.autograd.Function):
+    """A gradient that can't be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:
+        raise RuntimeError(
+            "the meta-gradient is ready when maml(episodes) returns, and can't be differentiated again; "
+            "maml.task_results(episodes).losses[-1].mean() is the same loss with its graph"
+        )

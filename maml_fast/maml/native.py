@@ -1,13 +1,12 @@
 """The inner loops of a meta-batch as one native call, which takes each task through all its steps in one core's cache.
 
-It stands in for :class:`maml_fast.maml.inner_loop.InnerLoop`, which composes the same of single operations of PyTorch,
-where the net is a chain of conv blocks under cross-entropy and nobody asks for the graph. The results are the same, up
-to rounding.
+For nets that are chains of conv blocks under cross-entropy, where nobody asks for the graph. The results are those of
+:mod:`maml_fast.maml.composed`, up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,14 +15,12 @@ from torch import Tensor
 
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunked_gradient import hand_out
-from maml_fast.maml.classification import check_range
-from maml_fast.maml.inner_loop import InnerLoop
+from maml_fast.maml.chunks import TaskChunk, check_task_chunk, hand_out
 from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.inner_rates import Rate
-from maml_fast.maml.per_step import MaybePerStep, PerStep
-from maml_fast.maml.results import TaskResults
-from maml_fast.maml.theta import Theta
+from maml_fast.maml.losses import check_range
+from maml_fast.maml.problem import InnerProblem, Theta
+from maml_fast.maml.values import MaybePerStep, PerStep, TaskResults
 from maml_fast.program import ConvNet, Program, read_conv_net
 
 __all__ = ["NativeLoop", "native_loop"]
@@ -133,41 +130,39 @@ def _of_rate(gradient: Tensor, rate: MaybePerStep[Rate]) -> Tensor:
     return _at_source(torch.stack(rows), rate) if isinstance(rate, PerStep) else rows[0]
 
 
-def native_loop(
-    loop: InnerLoop, loss_fn: Callable[..., Tensor], episodes: Episodes, tasks_at_once: int | None
-) -> NativeLoop | str:
-    """Return the native form of a loop, or what keeps it from having one.
-
-    Args:
-        loop: the loop, on images like those of the episodes.
-        loss_fn: its loss.
-        episodes: checked ones that it is to run on.
-        tasks_at_once: in memory; ``None`` wants a graph of all tasks.
-    """
-    nets = _nets(loop.programs)
+def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:
+    """Return the native form of a problem on checked episodes, or what keeps it from having one."""
+    nets = _nets(problem.programs)
     if isinstance(nets, str):
         return nets
     net = nets[0]
-    if loop.theta.device.type != "cpu":
-        return f"on {loop.theta.device.type}, where all tasks of an operation run at once"
-    if loss_fn is not F.cross_entropy:
+    if problem.theta.device.type != "cpu":
+        return f"on {problem.theta.device.type}, where all tasks of an operation run at once"
+    if problem.loss_fn is not F.cross_entropy:
         return "the loss is not F.cross_entropy"
     if not ops.has_native_kernels():
         return "there are no native kernels"
-    if tasks_at_once is None:
-        return "the graph of all tasks is kept"
-    if loop.optimiser is not SGD:
+    if problem.optimiser is not SGD:
         return "inner steps are not plain gradient descent"
-    if loop.blocks is not None:
+    if problem.blocks is not None:
         return "batch norm keeps statistics of every step"
-    found = _obstacle_in_rates(loop.theta, net) or _obstacle_in_call(net, loop.theta, episodes)
+    found = _obstacle_in_rates(problem.theta, net) or _obstacle_in_call(net, problem.theta, episodes)
     if found:
         return found
-    parameters = {**loop.theta.shared, **loop.theta.adapted}
+    parameters = {**problem.theta.shared, **problem.theta.adapted}
     theta = [parameters[name] for name in net.names()]
-    rates = [loop.theta.rule.get(name, 0.0) for name in net.names()]
-    weights = loop.weights_of_steps()
-    return NativeLoop(*nets, theta, rates, loop.steps, loop.order, weights, tasks_at_once)
+    rates = [problem.theta.rule.get(name, 0.0) for name in net.names()]
+    weights = problem.weights_of_steps()
+    held = _tasks_at_once(chunk, episodes.meta_batch_size)
+    return NativeLoop(*nets, theta, rates, problem.steps, problem.order, weights, held)
+
+
+def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:
+    """In memory: by themselves as many as there are threads."""
+    chunk = check_task_chunk(chunk)
+    if isinstance(chunk, int):
+        return chunk
+    return n_tasks if chunk is None else torch.get_num_threads()
 
 
 def _nets(programs: Sequence[Program] | str) -> tuple[ConvNet, ConvNet] | str:

@@ -1,23 +1,28 @@
-"""What a meta-learner's public methods say about bad input, before any work is done."""
+"""Arguments of a meta-learner: what is said about bad ones before any work is done, and parameters chosen by name."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
+    "Adapt",
+    "as_attribute",
     "check_fast_weights",
     "check_like_model",
     "check_model",
     "check_steps",
     "check_support",
     "check_whole",
+    "matching_names",
     "scored_steps",
+    "select_parameters",
     "steps_asked",
 ]
 
@@ -104,3 +109,68 @@ def _check_keeps_statistics(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.running_mean is None or module.running_var is None):
             raise ValueError(f"batch_norm='running', but {name or 'the model'} has no running statistics")
+
+
+Adapt: TypeAlias = str | Sequence[str] | Callable[[str], bool] | None
+
+
+def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
+    """Names of the parameters that ``adapt`` chooses, in the model's order; frozen ones are included.
+
+    ``None`` chooses all; ``"head"`` those of the last module that holds parameters (ANIL, Raghu et al. 2020) and
+    ``"body"`` all others (BOIL, Oh et al. 2021); a list of names, prefixes (``"features.3"``) and globs (``"*.bias"``)
+    those that any entry matches; a function ``name -> bool`` those for which it is true. An entry that matches nothing,
+    and a choice without a trainable parameter, are errors.
+    """
+    parameters = dict(model.named_parameters())
+    names = tuple(parameters)
+    if adapt is None:
+        chosen = names
+    elif adapt == "head":
+        chosen = _names_of_last_module(model)
+    elif adapt == "body":
+        head = _names_of_last_module(model)
+        chosen = tuple(name for name in names if name not in head)
+    elif callable(adapt):
+        chosen = tuple(name for name in names if adapt(name))
+    else:
+        chosen = _names_of_entries([adapt] if isinstance(adapt, str) else adapt, names)
+    if not any(parameters[name].requires_grad for name in chosen):
+        reason = "all that it chooses are frozen (requires_grad=False)" if chosen else "it chooses no parameter"
+        raise ValueError(f"adapt={adapt!r} leaves nothing to adapt: {reason}; the model has {_listing(names)}")
+    return chosen
+
+
+def matching_names(entry: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are ``entry``, lie below it (``entry + "."``), or match it as a glob."""
+    return [name for name in names if name == entry or name.startswith(f"{entry}.") or fnmatchcase(name, entry)]
+
+
+def as_attribute(name: str) -> str:
+    """A parameter's name in a state dict of what belongs to it: PyTorch reserves the dot."""
+    return name.replace(".", "/")
+
+
+def _names_of_entries(entries: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    chosen: set[str] = set()
+    for entry in entries if isinstance(entries, Iterable) else [entries]:
+        if not isinstance(entry, str):
+            raise TypeError(f"adapt must be None, 'head', 'body', names or a function of a name, got {entry!r}")
+        matches = matching_names(entry, names)
+        if not matches:
+            raise ValueError(f"adapt names {entry!r}, which matches no parameter; the model has {_listing(names)}")
+        chosen.update(matches)
+    return tuple(name for name in names if name in chosen)
+
+
+def _names_of_last_module(model: nn.Module) -> tuple[str, ...]:
+    """As the model lists them: a tied one by the name of its first place."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    last: tuple[str, ...] = ()
+    for module in model.modules():
+        last = tuple(names[parameter] for parameter in module.parameters(recurse=False)) or last
+    return last
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(names) or "no parameters"

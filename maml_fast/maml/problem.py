@@ -1,0 +1,140 @@
+"""What an inner loop is to compute; how is a matter of the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from maml_fast import ops
+from maml_fast.maml.arguments import check_whole
+from maml_fast.maml.inner_optimisers import InnerOptimiser, Rule
+from maml_fast.maml.inner_rates import Rate
+from maml_fast.maml.losses import LossFunction
+from maml_fast.maml.task_forward import TaskForward
+from maml_fast.maml.values import FastWeights, MaybePerStep, map_tensors
+from maml_fast.program import Program, RunBlock
+
+__all__ = ["Annealing", "InnerProblem", "Theta", "step_of_queries"]
+
+
+class Theta(NamedTuple):
+    """What all tasks have in common, by name.
+
+    adapted: parameters that adapt, from these values on.
+    rule: what the inner optimiser knows: learning rates by the parameters' names, or its own parameters.
+    shared: other parameters; some of them may be each step's own.
+    """
+
+    adapted: Mapping[str, Tensor]
+    rule: Mapping[str, MaybePerStep[Rate]]
+    shared: Mapping[str, MaybePerStep[Tensor]]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Theta:
+        """The same with other tensors in the place of these."""
+        return Theta(*(map_tensors(function, part) for part in self))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.adapted.values())).device
+
+    def fast_weights(self, n_tasks: int) -> FastWeights:
+        """Every task at theta: views with task stride 0, no copies."""
+        return {name: ops.over_tasks(theta, n_tasks) for name, theta in self.adapted.items()}
+
+
+@dataclass(frozen=True)
+class InnerProblem:
+    """``steps`` steps from ``theta`` on every task's support set, then its query loss.
+
+    Attributes:
+        forward: the model.
+        loss_fn: of one task.
+        optimiser: makes steps of gradients.
+        step_weights: of the query losses after steps 1, 2, ... in the objective; ``None``: the last alone.
+        blocks: what runs a step's conv blocks, if not the batch's own statistics shall.
+        programs: what runs support and query images, all tasks together, or why each task runs alone.
+    """
+
+    theta: Theta
+    forward: TaskForward
+    loss_fn: LossFunction
+    steps: int
+    order: int
+    optimiser: Callable[[Rule], InnerOptimiser]
+    step_weights: tuple[float, ...] | None = None
+    blocks: Callable[[int], RunBlock] | None = None
+    programs: Sequence[Program] | str = "not asked for any images"
+
+    def on(self, *inputs: Tensor) -> InnerProblem:
+        """The problem for images like these [T, N, ...]."""
+        return replace(self, programs=self.forward.programs(*inputs))
+
+    def at(self, stand_in: Callable[[Tensor], Tensor]) -> InnerProblem:
+        """The problem with other tensors in the place of theta's."""
+        return replace(self, theta=self.theta.map(stand_in))
+
+    @property
+    def together(self) -> bool:
+        """Whether one call of each operation does all tasks."""
+        return not isinstance(self.programs, str)
+
+    def weights_of_steps(self) -> dict[int, float]:
+        """The weight of the query loss after so many steps, where there is one."""
+        return {self.steps: 1.0} if self.step_weights is None else dict(enumerate(self.step_weights, 1))
+
+
+def step_of_queries(done: int) -> int:
+    """The step whose own values the queries get that are scored after so many: the last, as in Antoniou et al. 2019."""
+    return max(done - 1, 0)
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How an iteration's order and step weights follow from its number; by default they do not.
+
+    Antoniou, Edwards & Storkey 2019.
+
+    Attributes:
+        first_order_iterations: so many iterations at order 1, before those at MAML's own order (section 4,
+            derivative-order annealing).
+        multi_step_iterations: so many iterations whose loss is a weighted mean of the query losses after every inner
+            step, from equal weights on towards the last step alone, which is the loss afterwards (section 4, multi-step
+            loss).
+
+    Raises:
+        ValueError: for what is no number of iterations.
+    """
+
+    first_order_iterations: int = 0
+    multi_step_iterations: int = 0
+
+    LEAST = 0.03  # of an even share, for the loss after an earlier step: as in the authors' code
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_whole(name, value, least=0)
+
+    def __bool__(self) -> bool:
+        return self != Annealing()
+
+    def order(self, iteration: int, afterwards: int) -> int:
+        """The order of an iteration, counted from 0."""
+        return 1 if iteration < self.first_order_iterations else afterwards
+
+    def step_weights(self, iteration: int, steps: int) -> tuple[float, ...] | None:
+        """The weights of the query losses after steps 1, 2, ..., which add up to 1; ``None``: the last step alone."""
+        if iteration >= self.multi_step_iterations or steps < 2:
+            return None
+        share, progress = 1 / steps, iteration / self.multi_step_iterations
+        earlier = max(share * (1 - progress), share * self.LEAST)
+        return *(earlier,) * (steps - 1), 1 - (steps - 1) * earlier
+
+    def stage(self, iteration: int) -> tuple[bool, int | None]:
+        """Equal for iterations that have the same order and weights."""
+        still = iteration < self.multi_step_iterations
+        return iteration < self.first_order_iterations, iteration if still else None
