@@ -58,6 +58,7 @@ def inner_loops(
     scored: Sequence[int],
     step_weights: Sequence[float],
     tasks_at_once: int,
+    steps_kept: int | None = None,
     needs_gradient: bool,
 ) -> InnerLoopsResult:
     """Adapt ``net`` from ``theta`` to every task, score its queries, and differentiate through that.
@@ -79,6 +80,8 @@ def inner_loops(
         step_weights: [S], of the scored steps in the loss that is differentiated: the sum over them of the weight and
             the query losses' mean over tasks (the multi-step loss of Antoniou et al. 2019); 0 costs nothing.
         tasks_at_once: in memory.
+        steps_kept: what the way back at order 2 needs of so many steps is in memory at once; other steps are computed
+            again on the way. ``None``: of all.
         needs_gradient: whether to compute gradients: the parameters', and those of the rates that want one.
 
     Raises:
@@ -95,6 +98,7 @@ def inner_loops(
         steps,
         order == 2,
         tasks_at_once,
+        max(steps, 1) if steps_kept is None else steps_kept,
         needs_gradient,
     )
     return InnerLoopsResult(*result)
@@ -121,6 +125,7 @@ def _register_shapes() -> None:
         steps: int,
         second_order: bool,
         tasks_at_once: int,
+        steps_kept: int,
         needs_gradient: bool,
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         scores = len(scored), x_spt.shape[0]

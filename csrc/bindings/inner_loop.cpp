@@ -141,12 +141,13 @@ using Result = std::tuple<Tensor, Tensor, Tensors, Tensors>;
 
 Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
                   Integers head, Tensors rates, Bools rate_needs_gradient, Integers scored, Floats step_weights,
-                  int64_t steps, bool second_order, int64_t tasks_at_once, bool needs_gradient) {
+                  int64_t steps, bool second_order, int64_t tasks_at_once, int64_t steps_kept, bool needs_gradient) {
   STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, C, H, W]");
   const ConvNet net = Net(x_spt, blocks, eps, head);
   const int64_t tasks = x_spt.size(0), channels = x_spt.size(2), height = x_spt.size(3), width = x_spt.size(4);
-  STD_TORCH_CHECK(tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1,
-                  "tasks, images or steps are out of range");
+  STD_TORCH_CHECK(
+      tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1 && steps_kept >= 1,
+      "tasks, images or steps are out of range");
   STD_TORCH_CHECK(
       theta.size() == net.places.size() && rates.size() == theta.size() && rate_needs_gradient.size() == theta.size(),
       "every parameter needs a value, a rate, and whether that needs a gradient");
@@ -175,6 +176,7 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
         steps,
         second_order,
         tasks_at_once,
+        steps_kept,
         parameters.rates.data(),
         scored.data(),
         scores,
@@ -199,7 +201,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
   m.def(
       "inner_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
       "int[] head, Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, "
-      "bool second_order, int tasks_at_once, bool needs_gradient) "
+      "bool second_order, int tasks_at_once, int steps_kept, bool needs_gradient) "
       "-> (Tensor losses, Tensor correct, Tensor[] gradient, Tensor[] rate_gradient)");
 }
 

@@ -109,6 +109,7 @@ struct InnerLoopArgs {
   int64_t steps;
   bool second_order;
   int64_t tasks_at_once;          // in memory, where there are more of them
+  int64_t steps_kept;             // in memory for the way back at order 2; the others are computed again
   const RateArgs<Scalar>* rates;  // of every parameter in net.places
   const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
   int64_t scores;

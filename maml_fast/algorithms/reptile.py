@@ -19,10 +19,10 @@ from maml_fast.maml.arguments import (
     scored_steps,
     steps_asked,
 )
-from maml_fast.maml.chunks import hand_out
-from maml_fast.maml.composed import task_gradients
+from maml_fast.maml.gradient import hand_out
 from maml_fast.maml.losses import score_classes
 from maml_fast.maml.values import FastWeights
+from maml_fast.maml.walk import task_gradients
 from maml_fast.program import BatchNormPolicy
 
 __all__ = ["Reptile"]

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunks import OutsideGraphError, TaskChunk, hand_out, in_chunks, tasks_at_once, with_gradient
+from maml_fast.maml.chunks import TaskChunk, in_chunks, tasks_at_once, with_gradient
 from maml_fast.maml.composed import run
+from maml_fast.maml.gradient import OutsideGraphError, hand_out
 from maml_fast.maml.native import NativeLoop, native_loop
 from maml_fast.maml.problem import InnerProblem
 from maml_fast.maml.task_forward import asked_engine

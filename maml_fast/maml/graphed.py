@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunks import ChunkedGradient, OutsideGraphError, hand_out
+from maml_fast.maml.gradient import ChunkedGradient, OutsideGraphError, hand_out
 from maml_fast.maml.values import TaskResults
 
 __all__ = ["WARM_UP", "CudaGraph", "GraphedLoss", "check_capturable", "waits_for_gpu"]

@@ -23,7 +23,7 @@ from maml_fast.maml.arguments import (
     select_parameters,
     steps_asked,
 )
-from maml_fast.maml.chunks import TaskChunk, check_task_chunk
+from maml_fast.maml.chunks import InnerMemory, TaskChunk, check_inner_memory, check_task_chunk, steps_kept
 from maml_fast.maml.engines import Ran, loss_of, results_of
 from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
@@ -32,6 +32,7 @@ from maml_fast.maml.losses import LossFunction
 from maml_fast.maml.meta_learner import MetaLearner
 from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
 from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
+from maml_fast.maml.task_forward import asked_engine
 from maml_fast.maml.values import FastWeights, MaybePerStep, TaskResults
 from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step
 
@@ -78,6 +79,10 @@ class MAML(MetaLearner):
             PyTorch on the CPU and all on a GPU, ``None`` all tasks. :meth:`adapt` is never chunked, nor is
             :meth:`task_results` with gradients: the graph is what they give; nor is anything under the transforms of
             ``torch.func``.
+        inner_memory: at order 2, how many inner steps' graphs are held in memory at once. Other steps are taken again
+            on the way back, from weights that are kept at every so many steps: the same numbers, about a third slower,
+            and memory no longer grows with the steps but for these weights. ``"auto"`` is as many as fit in a budget
+            of 256 MiB a chunk on the CPU, and all on a GPU; ``None`` is all.
         cuda_graph: on a GPU, replay ``maml(episodes)`` and its meta-gradient as one CUDA graph, captured at the fourth
             of several like calls: inner loops, query loss and backward pass then take a few launches. The gradient
             comes with the loss, so that it can't be differentiated again. Python in ``model`` and ``loss_fn`` runs at
@@ -110,6 +115,7 @@ class MAML(MetaLearner):
         multi_step_iterations: int = 0,
         fused: bool = True,
         task_chunk: TaskChunk = "auto",
+        inner_memory: InnerMemory = "auto",
         cuda_graph: bool = False,
     ) -> None:
         super().__init__(model, batch_norm, fused)
@@ -124,6 +130,7 @@ class MAML(MetaLearner):
         self.inner_optimiser = inner_optimiser
         self.annealing = Annealing(first_order_iterations, multi_step_iterations)
         self.task_chunk = task_chunk
+        self.inner_memory = inner_memory
         self.cuda_graph = cuda_graph
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
@@ -171,7 +178,7 @@ class MAML(MetaLearner):
         """Equal at two calls if the same operations on the same memory do for both: what a CUDA graph rests on."""
         rate = self.inner_lr if isinstance(self.inner_lr, float | int) else None  # else it is among the tensors
         stage = self.annealing.stage(self._iteration)
-        return super().signature(), self.inner_steps, self.order, stage, rate, self.task_chunk
+        return super().signature(), self.inner_steps, self.order, stage, rate, self.task_chunk, self.inner_memory
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
         """Every task's adapted parameters ``{name: [T, ...]}`` from support images [T, N, ...] and targets [T, N, ...].
@@ -271,6 +278,7 @@ class MAML(MetaLearner):
     def _on(self, problem: InnerProblem, *inputs: Tensor) -> InnerProblem:
         """The problem for images like these."""
         problem = problem.on(*inputs)
+        problem = replace(problem, steps_kept=steps_kept(problem, self.inner_memory))
         if self.step_statistics is not None:
             self.step_statistics.check(problem.programs)
         return problem
@@ -365,7 +373,7 @@ class MAML(MetaLearner):
         if self._told:
             return
         self._told = True
-        unfused = self.fusion is not None and self.fusion.left
+        unfused = asked_engine.get() is None and self.fusion is not None and self.fusion.left
         level = logging.WARNING if unfused else logging.INFO
         if logger.isEnabledFor(level):
             logger.log(level, "%s", self.describe())
@@ -411,6 +419,7 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = {
     "inner_steps": check_steps,
     "loss_fn": _check_loss,
     "task_chunk": check_task_chunk,
+    "inner_memory": check_inner_memory,
 }
 
 

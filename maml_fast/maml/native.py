@@ -15,7 +15,8 @@ from torch import Tensor
 
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunks import TaskChunk, check_task_chunk, hand_out
+from maml_fast.maml.chunks import TaskChunk, check_task_chunk
+from maml_fast.maml.gradient import hand_out
 from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.losses import check_range
@@ -38,6 +39,7 @@ class NativeLoop:
     order: int
     step_weights: Mapping[int, float]  # of the query losses after these steps
     tasks_at_once: int
+    steps_kept: int | None
 
     def results(self, episodes: Episodes, scored: tuple[int, ...]) -> TaskResults:
         """Every task's query results, without a graph."""
@@ -72,6 +74,7 @@ class NativeLoop:
             scored=rows,
             step_weights=weights,
             tasks_at_once=self.tasks_at_once,
+            steps_kept=self.steps_kept,
             needs_gradient=needs_gradient,
         )
         first, *others = [w * row.mean() for w, row in zip(weights, result.losses, strict=True) if w]
@@ -154,7 +157,7 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
     rates = [problem.theta.rule.get(name, 0.0) for name in net.names()]
     weights = problem.weights_of_steps()
     held = _tasks_at_once(chunk, episodes.meta_batch_size)
-    return NativeLoop(*nets, theta, rates, problem.steps, problem.order, weights, held)
+    return NativeLoop(*nets, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept)
 
 
 def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:

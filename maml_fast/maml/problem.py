@@ -57,6 +57,7 @@ class InnerProblem:
         optimiser: makes steps of gradients.
         step_weights: of the query losses after steps 1, 2, ... in the objective; ``None``: the last alone.
         blocks: what runs a step's conv blocks, if not the batch's own statistics shall.
+        steps_kept: inner steps whose graphs are in memory at once, at order 2; ``None``: all.
         programs: what runs support and query images, all tasks together, or why each task runs alone.
     """
 
@@ -68,6 +69,7 @@ class InnerProblem:
     optimiser: Callable[[Rule], InnerOptimiser]
     step_weights: tuple[float, ...] | None = None
     blocks: Callable[[int], RunBlock] | None = None
+    steps_kept: int | None = None
     programs: Sequence[Program] | str = "not asked for any images"
 
     def on(self, *inputs: Tensor) -> InnerProblem:
@@ -77,6 +79,11 @@ class InnerProblem:
     def at(self, stand_in: Callable[[Tensor], Tensor]) -> InnerProblem:
         """The problem with other tensors in the place of theta's."""
         return replace(self, theta=self.theta.map(stand_in))
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether the graphs of all steps are more than shall be kept."""
+        return self.order == 2 and self.steps_kept is not None and self.steps_kept < self.steps
 
     @property
     def together(self) -> bool:

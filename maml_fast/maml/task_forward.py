@@ -28,18 +28,19 @@ class TaskForward:
 
     Attributes:
         last: what the last call ran by, or why it ran as written; ``None`` before the first.
+        recorded: the program of the last call, if there is one, whether or not it ran.
     """
 
     def __init__(self, model: nn.Module, policy: BatchNormPolicy, fused: bool) -> None:
         self.model = model
         self.policy = policy
         self.last: Program | str | None = None
-        self._recorded: Program | None = None  # that of the last call, whether or not it ran
+        self.recorded: Program | None = None
         self._programs = Programs(model, policy) if fused else None
         self._size = sum(parameter.numel() for _, parameter in model.named_parameters())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "last": None, "_recorded": None}
+        return {**vars(self), "last": None, "recorded": None}
 
     def __call__(
         self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor, run_block: RunBlock | None = None
@@ -93,10 +94,10 @@ class TaskForward:
         """What ran on the fused op in the last call; ``None`` before the first, and where fusion is switched off."""
         if self.last is None or self._programs is None:
             return None
-        if self._recorded is None:
+        if self.recorded is None:
             return FusionReport(self.policy, left=(f"forward: {self.last}",))
-        fused = () if isinstance(self.last, str) else self._recorded.fused
-        return FusionReport(self.policy, fused, self._recorded.convolutions_left)
+        fused = () if isinstance(self.last, str) else self.recorded.fused
+        return FusionReport(self.policy, fused, self.recorded.convolutions_left)
 
     def describe(self) -> str:
         """What ran the module last, and why."""
@@ -111,7 +112,7 @@ class TaskForward:
         if asked == "loop":
             return "use_engine('loop')"
         program = self._programs.of(x)
-        self._recorded = None if isinstance(program, str) else program
+        self.recorded = None if isinstance(program, str) else program
         if isinstance(program, str) and asked is not None:
             raise RuntimeError(f"the {asked} engine can't run this: {program}")
         if isinstance(program, str) or asked == "batched":

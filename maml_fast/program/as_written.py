@@ -50,9 +50,13 @@ class AsWritten:
             if not self._needs_mode:  # a batch norm without running statistics takes the batch's
                 self._buffers.update((f"{name}.{key}" if name else key, None) for name, _ in norms for key in _RUNNING)
 
-    def begin_task(self) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
-        """A task's calls: logits [N, ...] of all of the module's parameters [...] and x [N, ...]."""
-        return partial(self._run, {name: _clone(buffer) for name, buffer in self._buffers.items()})
+    def begin_task(self, buffers: Mapping[str, Tensor | None] | None = None) -> partial[Tensor]:
+        """A task's calls: logits [N, ...] of all of the module's parameters [...] and x [N, ...].
+
+        The task has copies of the module's buffers, or of these.
+        """
+        buffers = self._buffers if buffers is None else buffers
+        return partial(self._run, {name: _clone(buffer) for name, buffer in buffers.items()})
 
     def _run(self, buffers: dict[str, Tensor | None], parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         with self._lock, swapped(self._places, {**parameters, **buffers}) as left:

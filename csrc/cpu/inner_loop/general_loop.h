@@ -41,14 +41,30 @@ class GeneralLoop {
         second_order_(gradient != nullptr && args_.second_order),
         pool_(pool) {}
 
+  // At order 2 the way back needs every step's pass. Those of args.steps_kept steps are in memory at once: of segments
+  // before the last only the weights are kept that they start from, and they are walked again on the way back.
   void Run() const {
     ArenaScope arena;
     auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
     auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
     auto* spare = arena.Array<Scalar>(tasks_ * net_.WidestBlock());
-    auto* steps = arena.Array<Step>(args_.steps);
-    Forward(support, query, steps, spare, arena);
-    if (gradient_ != nullptr) Backward(steps, spare, arena);
+    const int64_t length = second_order_ ? std::min(args_.steps, args_.steps_kept) : args_.steps;
+    const int64_t segments = length == 0 ? 1 : (args_.steps + length - 1) / length;
+    auto* starts = arena.Array<Position>(segments);
+    starts[0] = {{theta_, 0}, 0};
+    for (int64_t i = 0; i + 1 < segments; ++i) {
+      starts[i + 1] = WalkOn(i * length, (i + 1) * length, starts[i], support, query, spare, arena);
+    }
+    if (gradient_ != nullptr) std::fill(gradient_ + size_, gradient_ + tasks_ * step_theta_.gradients_end, Scalar{0});
+    for (int64_t i = segments - 1; i >= 0; --i) {
+      const int64_t begin = i * length, end = std::min(begin + length, args_.steps);
+      ArenaScope of_segment;
+      auto* steps = of_segment.Array<Step>(length);
+      const Position at = Walk(begin, end, starts[i], end < args_.steps, support, query, steps, spare, of_segment);
+      if (end == args_.steps) Score(at.row, at.weights, query, {gradient_, tasks_, spare});
+      if (gradient_ != nullptr) Backward(begin, end, steps, spare, of_segment);
+    }
+    if (gradient_ != nullptr) step_theta_.MoveGradients(kernels_.rows, 0, tasks_, gradient_);
   }
 
  private:
@@ -59,35 +75,66 @@ class GeneralLoop {
     const Scalar* of_queries;     // the gradient of their weighted loss before it; null: of no weight
   };
 
-  // What the way back needs is kept for it: at order 2 every step's pass and weights, for learned rates its gradient.
-  void Forward(ImageSet<Scalar>& support, ImageSet<Scalar>& query, Step* steps, Scalar* spare,
-               ArenaScope& arena) const {
+  // Before a step: the tasks' weights, and the row of the scores that come next.
+  struct Position {
+    Weights<Scalar> weights;
+    int64_t row;
+  };
+
+  // Steps [begin, end), with all that the way back needs: at order 2 every step's pass and weights, for learned rates
+  // its gradient. Where they are walked again, the queries have their scores.
+  Position Walk(int64_t begin, int64_t end, Position at, bool again, ImageSet<Scalar>& support, ImageSet<Scalar>& query,
+                Step* steps, Scalar* spare, ArenaScope& arena) const {
     const bool keeps_gradients = gradient_ != nullptr && rates_.Learned();
-    Weights<Scalar> weights{theta_, 0};
-    Scalar *after = nullptr, *taken = nullptr;
-    int64_t row = 0;
-    for (int64_t s = 0; s < args_.steps; ++s) {
+    Scalar *after = Copy(at, arena), *taken = nullptr;
+    for (int64_t s = begin; s < end; ++s) {
       Scalar* of_queries = nullptr;
-      if (args_.scored[row] == s) {
-        if (gradient_ != nullptr && args_.step_weights[row] != 0) of_queries = arena.Array<Scalar>(size_);
-        Score(row++, weights, query, {of_queries, tasks_, spare});
+      if (args_.scored[at.row] == s) {
+        if (gradient_ != nullptr && args_.step_weights[at.row] != 0) of_queries = arena.Array<Scalar>(size_);
+        if (of_queries != nullptr || !again) Score(at.row, at.weights, query, {of_queries, tasks_, spare});
+        ++at.row;
       }
       if (s > 0) step_theta_.Enter(s, tasks_, after);
       if (s == 0 || second_order_) after = arena.Array<Scalar>(size_);
-      if (s == 0 || keeps_gradients) taken = arena.Array<Scalar>(size_);
-      steps[s] = {weights, TakeStep(weights, support, {taken, tasks_, spare}, arena), taken, of_queries};
-      Descend(rates_, s, weights, taken, tasks_, after);
-      weights = {after, tasks_};
+      if (s == begin || keeps_gradients) taken = arena.Array<Scalar>(size_);
+      steps[s - begin] = {at.weights, TakeStep(at.weights, support, {taken, tasks_, spare}, arena), taken, of_queries};
+      Descend(rates_, s, at.weights, taken, tasks_, after);
+      at.weights = {after, tasks_};
     }
-    Score(row, weights, query, {gradient_, tasks_, spare});
+    return at;
   }
 
-  // From the gradient at the last weights to that at theta, and the rates' on the way.
-  void Backward(const Step* steps, Scalar* spare, ArenaScope& arena) const {
-    std::fill(gradient_ + size_, gradient_ + tasks_ * step_theta_.gradients_end, Scalar{0});
+  // The same, with nothing kept but where they end.
+  Position WalkOn(int64_t begin, int64_t end, Position at, ImageSet<Scalar>& support, ImageSet<Scalar>& query,
+                  Scalar* spare, ArenaScope& arena) const {
+    Scalar* after = begin == 0 ? arena.Array<Scalar>(size_) : Copy(at, arena);
+    ArenaScope of_steps;
+    auto* taken = of_steps.Array<Scalar>(size_);
+    for (int64_t s = begin; s < end; ++s) {
+      if (args_.scored[at.row] == s) Score(at.row++, at.weights, query, {nullptr, tasks_, spare});
+      if (s > 0) step_theta_.Enter(s, tasks_, after);
+      ArenaScope of_step;
+      SupportPass(at.weights, support, {taken, tasks_, spare}, of_step);
+      Descend(rates_, s, at.weights, taken, tasks_, after);
+      at.weights = {after, tasks_};
+    }
+    return at;
+  }
+
+  // Makes the weights a segment's own, which may change in place; before the first step all tasks share them.
+  Scalar* Copy(Position& at, ArenaScope& arena) const {
+    if (at.weights.tasks == 0) return nullptr;
+    auto* copy = arena.Array<Scalar>(size_);
+    std::copy(at.weights.data, at.weights.data + size_, copy);
+    at.weights.data = copy;
+    return copy;
+  }
+
+  // From the gradient at the weights after steps [begin, end) to that before them, and the rates' on the way.
+  void Backward(int64_t begin, int64_t end, const Step* steps, Scalar* spare, ArenaScope& arena) const {
     auto* direction = second_order_ ? arena.Array<Scalar>(size_) : nullptr;
-    for (int64_t s = args_.steps - 1; s >= 0; --s) {
-      const Step& step = steps[s];
+    for (int64_t s = end - 1; s >= begin; --s) {
+      const Step& step = steps[s - begin];
       AddRateGradients(rates_, s, step.gradient, gradient_, tasks_, gradient_);
       if (second_order_) {
         Scale(rates_, s, gradient_, tasks_, direction);
@@ -98,7 +145,6 @@ class GeneralLoop {
       step_theta_.MoveGradients(kernels_.rows, s, tasks_, gradient_);
       if (step.of_queries != nullptr) kernels_.rows.AddTo(gradient_, step.of_queries, size_);
     }
-    step_theta_.MoveGradients(kernels_.rows, 0, tasks_, gradient_);
   }
 
   // The support loss's gradient. At order 2 the pass that it came from is kept.

@@ -110,7 +110,7 @@ std::vector<RateArgs<Scalar>> RatesOf(const Case& c, const Scalar* at, Scalar* g
 
 template <typename Scalar>
 Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order, int64_t threads, int64_t at_once,
-                    bool needs_gradient = true, bool of_all_rates = false) {
+                    bool needs_gradient = true, bool of_all_rates = false, int64_t steps_kept = 100) {
   const std::vector<Scalar> at(c.at.begin(), c.at.end()), x_spt(c.x_spt.begin(), c.x_spt.end()),
       x_qry(c.x_qry.begin(), c.x_qry.end());
   const auto scores = static_cast<int64_t>(c.scored.size());
@@ -128,6 +128,7 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    c.steps,
                                    second_order,
                                    at_once,
+                                   steps_kept,
                                    rates.data(),
                                    c.scored.data(),
                                    scores,
@@ -210,6 +211,8 @@ void CheckSplits(const Case& c, const CpuKernels& kernels) {
         CHECK(got.losses == expected.losses && got.gradient == expected.gradient && got.correct == expected.correct);
       }
     }
+    const auto again = Run<Scalar>(c, kernels, second_order, 2, 2, true, false, 1);
+    CHECK(again.losses == expected.losses && again.gradient == expected.gradient && again.correct == expected.correct);
   }
 }
 

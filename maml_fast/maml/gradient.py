@@ -1,0 +1,149 @@
+"""The gradient of a mean over tasks, added up part by part, and a loss that hands it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ChunkedGradient", "OutsideGraphError", "hand_out"]
+
+_AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+
+
+class OutsideGraphError(Exception):
+    """A chunk's loss depends on a graph that other chunks and the caller need too; the message says on what."""
+
+
+class ChunkedGradient:
+    """Takes the gradient of every chunk's share of the mean loss as soon as the chunk is done, and frees its graph.
+
+    What the caller hands in (parameters, rates, episodes) enters a chunk through :meth:`stand_in`, as a leaf that leads
+    nowhere. What else a loss depends on, say a parameter in the closure of a ``loss_fn``, is found in its graph: no
+    gradient is lost.
+
+    Args:
+        n_tasks: of all chunks.
+    """
+
+    def __init__(self, n_tasks: int) -> None:
+        self._n_tasks = n_tasks
+        self._stand_ins: dict[Tensor, Tensor] = {}
+        self._originals: dict[Tensor, Tensor] = {}  # of the stand-ins
+        self._gradients: dict[Tensor, Tensor] = {}  # of the originals, and of leaves found in the graphs
+        self._begin = 0
+
+    def stand_in(self, tensor: Tensor) -> Tensor:
+        """Return a leaf with the tensor's values, whose gradient becomes the tensor's; itself if it takes none."""
+        if not tensor.requires_grad:
+            return tensor
+        if tensor not in self._stand_ins:
+            leaf = self._stand_ins[tensor] = tensor.detach().requires_grad_()
+            self._originals[leaf] = tensor
+        return self._stand_ins[tensor]
+
+    def begin_chunk(self) -> None:
+        """Tell the graph that is built from now on from what was there before: nodes are numbered in order."""
+        torch.clear_autocast_cache()  # which holds parameters as an earlier chunk has converted them
+        node = torch.zeros((), requires_grad=True).clone().grad_fn
+        assert node is not None
+        self._begin = node._sequence_nr()
+
+    def add(
+        self, losses: Tensor | None, others: Sequence[tuple[Tensor, Tensor]] = (), ends: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """Add the gradient of a chunk's losses [t], and free their graph.
+
+        Args:
+            losses: of tasks; ``None`` if there are none.
+            others: other roots of the graph, with their gradients.
+            ends: leaves at which the graph ends, and whose gradients are not added but returned.
+
+        Raises:
+            OutsideGraphError: before anything is freed.
+        """
+        roots = [(tensor, gradient) for tensor, gradient in others if tensor.grad_fn is not None]
+        if losses is not None and losses.grad_fn is not None:
+            share = losses.sum() / self._n_tasks
+            roots.append((share, torch.ones_like(share)))
+        if not roots:
+            return [torch.zeros_like(end) for end in ends]
+        tensors, gradients = zip(*roots, strict=True)
+        leaves = self._leaves([tensor.grad_fn for tensor in tensors])
+        found = dict(zip(leaves, torch.autograd.grad(tensors, leaves, gradients, allow_unused=True), strict=True))
+        at_ends = [found.pop(end, None) for end in ends]
+        new: dict[Tensor, Tensor] = {}
+        for leaf, gradient in found.items():
+            source = self._originals.get(leaf, leaf)
+            if gradient is not None:  # a loss may reach a tensor both by its stand-in and by itself
+                new[source] = new[source] + gradient if source in new else gradient
+        known = [source for source in new if source in self._gradients]
+        if known:  # added in one call
+            sums = torch._foreach_add([self._gradients[source] for source in known], [new[source] for source in known])
+            new.update(zip(known, sums, strict=True))
+        self._gradients.update(new)
+        return [
+            torch.zeros_like(end) if gradient is None else gradient for end, gradient in zip(ends, at_ends, strict=True)
+        ]
+
+    @property
+    def gradients(self) -> Mapping[Tensor, Tensor]:
+        """What was added up so far, by the tensor that it is the gradient of."""
+        return self._gradients
+
+    def _leaves(self, roots: list[Any]) -> list[Tensor]:
+        """All leaves that a graph leads to."""
+        leaves, seen, todo = [], set(roots), list(roots)
+        while todo:
+            for node, _ in todo.pop().next_functions:
+                if node is None or node in seen:
+                    continue
+                seen.add(node)
+                if isinstance(node, _AccumulateGrad):
+                    leaves.append(self._checked(node.variable))
+                elif node._sequence_nr() < self._begin:
+                    raise OutsideGraphError(f"the loss depends on a result of {node.name()}, from outside of MAML")
+                else:
+                    todo.append(node)
+        return leaves
+
+    def _checked(self, leaf: Tensor) -> Tensor:
+        if leaf._backward_hooks:  # they would run for every chunk, and again for the sum
+            raise OutsideGraphError(f"the loss depends on a tensor {list(leaf.shape)} with hooks, from outside of MAML")
+        return leaf
+
+
+def hand_out(loss: Tensor, gradients: Mapping[Tensor, Tensor]) -> Tensor:
+    """Return the loss as a function of the tensors whose gradients are given."""
+    return _HandOut.apply(loss, list(gradients.values()), *gradients)
+
+
+class _HandOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *sources: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        found = [grad_loss * gradient for gradient in ctx.saved_tensors]
+        if torch.is_grad_enabled():  # create_graph=True
+            found = [_Final.apply(gradient, torch.zeros((), requires_grad=True)) for gradient in found]
+        return None, None, *found
+
+
+class _Final(torch.autograd.Function):
+    """A gradient that can't be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:
+        raise RuntimeError(
+            "the meta-gradient is ready when maml(episodes) returns, and can't be differentiated again; "
+            "maml.task_results(episodes).losses[-1].mean() is the same loss with its graph"
+        )
