@@ -71,14 +71,15 @@ class MAML(MetaLearner):
             :class:`maml_fast.maml.inner_optimisers.LearnedRule`, whose parameters are meta-learned too, and which goes
             with ``inner_lr=None``.
         first_order_iterations, multi_step_iterations: how order and loss are annealed early in meta-training, as
-            :class:`maml_fast.maml.problem.Annealing` says, for those who call :meth:`begin_iteration`.
-        fused: run conv-BN-ReLU-pool on the fused op wherever the model holds it; ``maml.fusion`` tells where.
+            :class:`maml_fast.maml.problem.Annealing` says. Calls in ``train()`` mode with gradients are counted, unless
+            :meth:`begin_iteration` tells the number.
+        fused: record the model, and run conv-BN-ReLU-pool on the fused op wherever it holds that; ``maml.fusion`` tells
+            where. Otherwise it runs as it is written.
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
-            taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, but
-            can't be differentiated again, and dropout draws other numbers. ``"auto"`` is a few for every thread of
-            PyTorch on the CPU and all on a GPU, ``None`` all tasks. :meth:`adapt` is never chunked, nor is
-            :meth:`task_results` with gradients: the graph is what they give; nor is anything under the transforms of
-            ``torch.func``.
+            taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, and
+            dropout draws other numbers. ``"auto"`` is what fits in 256 MiB on the CPU and all on a GPU, ``None`` all
+            tasks. :meth:`adapt` is never chunked, nor is :meth:`task_results` with gradients: the graph is what they
+            give; nor is anything under the transforms of ``torch.func``.
         inner_memory: at order 2, how many inner steps' graphs are held in memory at once. Other steps are taken again
             on the way back, from weights that are kept at every so many steps: the same numbers, about a third slower,
             and memory no longer grows with the steps but for these weights. ``"auto"`` is as many as fit in a budget

@@ -347,6 +347,7 @@ def operator_arguments() -> dict[str, object]:
         "steps": 2,
         "second_order": True,
         "tasks_at_once": 4,
+        "steps_kept": 1,
         "needs_gradient": True,
     }
 
@@ -409,6 +410,7 @@ def test_opcheck(other: dict[str, object]) -> None:
         {"scored": [0, 0, 2]},
         {"steps": -1},
         {"tasks_at_once": 0},
+        {"steps_kept": 0},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
