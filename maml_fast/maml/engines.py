@@ -112,7 +112,7 @@ def _choice(
     problem: InnerProblem, episodes: Episodes, chunk: TaskChunk, why_not_native: str | None = None
 ) -> tuple[NativeLoop | None, Ran]:
     asked = asked_engine.get()
-    number, n_tasks = tasks_at_once(problem, chunk), episodes.meta_batch_size
+    n_tasks = episodes.meta_batch_size
     form: NativeLoop | str
     if asked in ("batched", "loop"):
         form = f"use_engine({asked!r})"
@@ -122,6 +122,7 @@ def _choice(
         return form, Ran("native", "", _some(form.tasks_at_once, n_tasks))
     if asked == "native" and why_not_native is None:
         raise RuntimeError(f"the native engine can't run this: {form}")
+    number = tasks_at_once(problem, chunk)
     return None, Ran("batched" if problem.together else "loop", form, _some(number, n_tasks))
 
 

@@ -158,15 +158,15 @@ class MAML(MetaLearner):
     ) -> tuple[TaskResults, Tensor]:
         """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
         scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
-        episodes = self._checked(episodes, self._current_parameters())
+        parameters = self._current_parameters()
+        episodes = self._checked(episodes, parameters)
         if not self.cuda_graph or not torch.is_grad_enabled():
-            return self._counted(self._results_and_loss(episodes, scored, inner_steps))
-        key = (self.signature(), scored, inner_steps)
-        return self._counted(
-            self._graphed(
-                key, episodes, lambda held, stand_in: self._results_and_loss(held, scored, inner_steps, stand_in)
-            )
-        )
+            return self._counted(self._results_and_loss(parameters, episodes, scored, inner_steps))
+
+        def of_graph(held: Episodes, stand_in: Callable[[Tensor], Tensor]) -> tuple[TaskResults, Tensor]:
+            return self._results_and_loss(parameters, held, scored, inner_steps, stand_in)
+
+        return self._counted(self._graphed((self.signature(), scored, inner_steps), episodes, of_graph))
 
     def begin_iteration(self, iteration: int) -> None:
         """Say which meta-iteration the next calls belong to, counted from 0: :attr:`annealing` goes by it.
@@ -251,12 +251,13 @@ class MAML(MetaLearner):
 
     def _results_and_loss(
         self,
+        parameters: Mapping[str, nn.Parameter],
         episodes: Episodes,
         scored: tuple[int, ...],
         inner_steps: int | None,
         stand_in: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[TaskResults, Tensor]:
-        problem = self.problem(self._current_parameters(), inner_steps, objective=True)
+        problem = self.problem(parameters, inner_steps, objective=True)
         problem = self._on(problem, episodes.x_spt, episodes.x_qry)
         if stand_in is not None:
             problem = problem.at(stand_in)
@@ -279,7 +280,8 @@ class MAML(MetaLearner):
     def _on(self, problem: InnerProblem, *inputs: Tensor) -> InnerProblem:
         """The problem for images like these."""
         problem = problem.on(*inputs)
-        problem = replace(problem, steps_kept=steps_kept(problem, self.inner_memory))
+        if problem.order == 2 and problem.steps > 1:
+            problem = replace(problem, steps_kept=steps_kept(problem, self.inner_memory))
         if self.step_statistics is not None:
             self.step_statistics.check(problem.programs)
         return problem
@@ -325,7 +327,7 @@ class MAML(MetaLearner):
         if isinstance(self.inner_lr, InnerRates):
             return self.inner_lr.rate_of(name)
         assert self.inner_lr is not None
-        return of_steps(self.inner_lr, self._rate_steps)
+        return self.inner_lr if self._rate_steps is None else of_steps(self.inner_lr, self._rate_steps)
 
     def _without_norms(self, names: tuple[str, ...]) -> tuple[str, ...]:
         of_steps = self.step_norms.names if self.step_norms is not None else ()

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maml_fast import ops
+from maml_fast import native, ops
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunks import TaskChunk, check_task_chunk
+from maml_fast.maml.chunks import TaskChunk
 from maml_fast.maml.gradient import hand_out
 from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.inner_rates import Rate
@@ -24,7 +24,7 @@ from maml_fast.maml.problem import InnerProblem, Theta
 from maml_fast.maml.values import MaybePerStep, PerStep, TaskResults
 from maml_fast.program import ConvNet, Program, read_conv_net
 
-__all__ = ["NativeLoop", "native_loop"]
+__all__ = ["NativeLoop", "images_of", "native_loop"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class NativeLoop:
     ) -> tuple[TaskResults, Tensor, dict[Tensor, Tensor]]:
         x_spt, y_spt, x_qry, y_qry = episodes
         theta = [_of_steps(parameter, self.steps) for parameter in self.theta]
-        description = self.net.description(dict(zip(self.net.names(), theta, strict=True)))
+        description = self.net.description
         check_range(y_spt, description.n_classes, "y_spt")
         check_range(y_qry, description.n_classes, "y_qry")
         rows = sorted({*scored, *self.step_weights})
@@ -66,8 +66,8 @@ class NativeLoop:
         result = ops.inner_loops(
             description,
             theta,
-            (self.net.images(x_spt), y_spt, self.query_net.images(x_qry), y_qry),
-            [_of_kernels(rate, parameter, self.steps) for rate, parameter in zip(self.rates, theta, strict=True)],
+            (images_of(self.net, x_spt), y_spt, images_of(self.query_net, x_qry), y_qry),
+            self._rates_of_kernels(theta),
             [needs_gradient and _is_learned(rate) for rate in self.rates],
             steps=self.steps,
             order=self.order,
@@ -84,6 +84,14 @@ class NativeLoop:
             losses, correct = losses[asked], correct[asked]
         results = TaskResults(losses, correct, y_qry[0].numel())
         return results, sum(others, first), self._by_source(result) if needs_gradient else {}
+
+    def _rates_of_kernels(self, theta: Sequence[Tensor]) -> list[Tensor]:
+        """As the kernels take them; a number is one tensor for all parameters that have it."""
+        numbers = {rate: theta[0].new_full((1,), rate) for rate in self.rates if isinstance(rate, float)}
+        return [
+            numbers[rate] if isinstance(rate, float) else _of_kernels(rate, parameter, self.steps)
+            for rate, parameter in zip(self.rates, theta, strict=True)
+        ]
 
     def _by_source(self, result: ops.InnerLoopsResult) -> dict[Tensor, Tensor]:
         """The gradients by the tensor that they are of; one rate may stand for several parameters."""
@@ -118,10 +126,15 @@ def _at_source(gradient: Tensor, source: MaybePerStep[Rate]) -> Tensor:
     return source.of_rows(gradient) if isinstance(source, PerStep) else gradient
 
 
-def _of_kernels(rate: MaybePerStep[Rate], parameter: Tensor, steps: int) -> Tensor:
+def images_of(net: ConvNet, x: Tensor) -> Tensor:
+    """x as the blocks take it, after what comes before them."""
+    for line in net.before:
+        x = line.step.run(x)
+    return x
+
+
+def _of_kernels(rate: Tensor | PerStep, parameter: Tensor, steps: int) -> Tensor:
     """A rate as the kernels take it: [R] for the whole parameter, or [R, *parameter.shape], R = 1 or steps."""
-    if not isinstance(rate, Tensor | PerStep):
-        return parameter.new_full((1,), rate)
     rows = rate.rows(max(steps, 1)) if isinstance(rate, PerStep) else rate[None]
     return rows.flatten() if rows[0].numel() == 1 else torch.stack([row.expand(parameter.shape) for row in rows])
 
@@ -143,18 +156,18 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
         return f"on {problem.theta.device.type}, where all tasks of an operation run at once"
     if problem.loss_fn is not F.cross_entropy:
         return "the loss is not F.cross_entropy"
-    if not ops.has_native_kernels():
+    if native.library() is None:
         return "there are no native kernels"
     if problem.optimiser is not SGD:
         return "inner steps are not plain gradient descent"
     if problem.blocks is not None:
         return "batch norm keeps statistics of every step"
-    found = _obstacle_in_rates(problem.theta, net) or _obstacle_in_call(net, problem.theta, episodes)
+    found = _obstacle_in_rates(problem.theta, net) or _obstacle_in_modes() or _obstacle_in_episodes(episodes)
     if found:
         return found
     parameters = {**problem.theta.shared, **problem.theta.adapted}
-    theta = [parameters[name] for name in net.names()]
-    rates = [problem.theta.rule.get(name, 0.0) for name in net.names()]
+    theta = [parameters[name] for name in net.names]
+    rates = [problem.theta.rule.get(name, 0.0) for name in net.names]
     weights = problem.weights_of_steps()
     held = _tasks_at_once(chunk, episodes.meta_batch_size)
     return NativeLoop(*nets, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept)
@@ -162,7 +175,6 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
 
 def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:
     """In memory: by themselves as many as there are threads."""
-    chunk = check_task_chunk(chunk)
     if isinstance(chunk, int):
         return chunk
     return n_tasks if chunk is None else torch.get_num_threads()
@@ -179,13 +191,7 @@ def _nets(programs: Sequence[Program] | str) -> tuple[ConvNet, ConvNet] | str:
     spt, qry = nets
     assert isinstance(spt, ConvNet)
     assert isinstance(qry, ConvNet)
-    return (spt, qry) if spt[1:] == qry[1:] else "it is another net for query images"
-
-
-def _obstacle_in_call(net: ConvNet, theta: Theta, episodes: Episodes) -> str | None:
-    found = _obstacle_in_modes() or _obstacle_in_episodes(episodes)
-    parameters = {name: value for name, value in theta.shared.items() if isinstance(value, Tensor)}
-    return found or net.obstacle({**parameters, **theta.adapted}, episodes.x_spt)  # x_qry is like it
+    return (spt, qry) if spt.is_like(qry) else "it is another net for query images"
 
 
 def _obstacle_in_rates(theta: Theta, net: ConvNet) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import takewhile
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from maml_fast import ops
 from maml_fast.program.operations import Call, Value
@@ -34,45 +34,25 @@ class Block(NamedTuple):
 
 
 class ConvNet(NamedTuple):
-    """images [T, N, C, H, W] -> ``before`` -> blocks -> the pixels, or their mean -> linear classifier."""
+    """images [T, N, C, H, W] -> ``before`` -> blocks -> the pixels, or their mean -> linear classifier.
+
+    names: all parameters, in the order in which the native kernels take them, the blocks' first.
+    description: the net in numbers.
+    """
 
     before: tuple[Line, ...]
     blocks: tuple[Block, ...]
     mean_over_pixels: bool
-    classifier: str
-    classifier_bias: str | None
+    names: tuple[str, ...]
+    description: ops.NetDescription
 
-    def names(self) -> list[str]:
-        """All parameters, in the order in which the native kernels take them."""
-        return [*self.names_of_blocks(), self.classifier, *([self.classifier_bias] if self.classifier_bias else [])]
+    def is_like(self, other: ConvNet) -> bool:
+        """Whether the same parameters mean the same."""
+        return self[1:] == other[1:]
 
     def names_of_blocks(self) -> list[str]:
-        """The blocks' parameters, which come first."""
+        """The blocks' parameters."""
         return [name for block in self.blocks for name in block[:4] if name is not None]
-
-    def images(self, x: Tensor) -> Tensor:
-        """x as the blocks take it, after what comes before them."""
-        for line in self.before:
-            x = line.step.run(x)
-        return x
-
-    def description(self, parameters: Mapping[str, Tensor]) -> ops.NetDescription:
-        """The net in numbers."""
-        blocks: list[int] = []
-        for block in self.blocks:
-            out_channels, _, kernel, _ = parameters[block.weight].shape
-            blocks += (out_channels, kernel, block.stride, block.padding, block.pool is not None, block.relu_first)
-            blocks += (name is not None for name in (block.bias, block.gamma, block.beta))
-        head = [self.mean_over_pixels, len(parameters[self.classifier]), self.classifier_bias is not None]
-        return ops.NetDescription(blocks, [block.eps for block in self.blocks], head)
-
-    def obstacle(self, parameters: Mapping[str, Tensor], x: Tensor) -> str | None:
-        """What keeps images x [T, N, C, H, W] from native kernels; ``None`` if nothing does."""
-        for block in self.blocks:
-            found = ops.native_obstacle(x, parameters[block.weight][None], block.stride, block.pool)
-            if found is not None:
-                return found
-        return None
 
 
 @lru_cache(maxsize=128)
@@ -103,8 +83,34 @@ def read_conv_net(program: Program) -> ConvNet | str:
     named = [block for block in read if block is not None]
     if weight.name is None or (bias is not None and bias.name is None) or len(named) < len(read):
         return "its parameters are computed in forward"
-    net = ConvNet(tuple(before), tuple(named), averages, weight.name, None if bias is None else bias.name)
-    return net if len(set(net.names())) == len(net.names()) else "parameters are tied"
+    found = [_obstacle(program.input, line) for line in blocks]
+    names = [name for block in named for name in block[:4] if name is not None]
+    names += [value.name for value in layer if value is not None and value.name is not None]
+    if any(found) or len(set(names)) < len(names):
+        return next((why for why in found if why), "parameters are tied")
+    numbers: list[int] = []
+    for block, line in zip(named, blocks, strict=True):
+        out_channels, _, kernel, _ = _filters(line).shape
+        numbers += (out_channels, kernel, block.stride, block.padding, block.pool is not None, block.relu_first)
+        numbers += (name is not None for name in (block.bias, block.gamma, block.beta))
+    description = ops.NetDescription(
+        numbers, [block.eps for block in named], [averages, weight.shape[0], bias is not None]
+    )
+    return ConvNet(tuple(before), tuple(named), averages, tuple(names), description)
+
+
+def _filters(line: Line) -> Value:
+    filters = line.step.operands[1]
+    assert filters is not None
+    return filters
+
+
+def _obstacle(x: Value, line: Line) -> str | None:
+    """What keeps a block from the native kernels of a CPU."""
+    geometry = geometry_of_block(line.step) or {}
+    images = SimpleNamespace(device=torch.device("cpu"), dtype=x.dtype)
+    filters = SimpleNamespace(shape=(1, *_filters(line).shape))
+    return ops.native_obstacle(images, filters, geometry["stride"], geometry["pool"])  # type: ignore[arg-type]
 
 
 _RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default)

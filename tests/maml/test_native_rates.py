@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from maml_fast import MAML, Episodes, ops, use_engine
 from maml_fast.algorithms import MetaSGD
+from maml_fast.maml.native import images_of
 from maml_fast.program import ConvNet, Programs, read_conv_net
 
 pytestmark = pytest.mark.native
@@ -30,13 +31,17 @@ class Problem(NamedTuple):
     """An inner loop: ``rates`` of all parameters, [R] or [R, *parameter.shape]; learned where they require grad."""
 
     model: nn.Module
-    net: ConvNet
+    nets: tuple[ConvNet, ConvNet]  # as it takes support and query images
     theta: list[Tensor]  # of every step where it has one dimension more than the model's
     episodes: Episodes
     rates: list[Tensor]
     steps: int
     order: int
     weights: dict[int, float]  # of the scored steps
+
+    @property
+    def net(self) -> ConvNet:
+        return self.nets[0]
 
     def learned(self) -> list[Tensor]:
         return [rate for rate in self.rates if rate.requires_grad]
@@ -54,14 +59,13 @@ class Outcome(NamedTuple):
 
 
 @cache
-def net_and_form(name: str) -> tuple[nn.Module, ConvNet]:
-    """A net, which nothing changes, and its native form."""
+def net_and_forms(name: str) -> tuple[nn.Module, tuple[ConvNet, ConvNet]]:
+    """A net, which nothing changes, and its native form for support and query images."""
     model = make(name)
-    program = Programs(model, "batch").of(make_episodes(shape=model.shape).x_spt)
-    assert not isinstance(program, str), program
-    form = read_conv_net(program)
-    assert isinstance(form, ConvNet), form
-    return model, form
+    programs, (x_spt, _, x_qry, _) = Programs(model, "batch"), make_episodes(shape=model.shape)
+    forms = tuple(read_conv_net(programs.of(x)) for x in (x_spt, x_qry))
+    assert all(isinstance(form, ConvNet) for form in forms), forms
+    return model, forms
 
 
 def problem(
@@ -81,17 +85,17 @@ def problem(
 
     ``only_head``: nothing else adapts.
     """
-    model, form = net_and_form(net)
+    model, forms = net_and_forms(net)
     torch.manual_seed(1)
     parameters, theta, rates = dict(model.named_parameters()), [], []
-    for p, name in enumerate(form.names()):
+    for p, name in enumerate(forms[0].names):
         parameter = parameters[name].detach()
         if of_every_step and of_every_step in name:
             theta.append(parameter + 0.1 * torch.randn(max(steps, 1), *parameter.shape, dtype=torch.float64))
             rates.append(torch.zeros(1, dtype=torch.float64))
             continue
         theta.append(parameter)
-        if only_head and name in form.names_of_blocks():
+        if only_head and name in forms[0].names_of_blocks():
             rates.append(torch.zeros(1, dtype=torch.float64))
             continue
         shape = parameter.shape if of_weights[p % len(of_weights)] else ()
@@ -99,14 +103,14 @@ def problem(
         rates.append(rate.requires_grad_(learned[p % len(learned)]))
     episodes = make_episodes(n_tasks, shape=NETS[net][1])
     weights = weights or {steps: 1.0}
-    return Problem(model, form, [each.requires_grad_() for each in theta], episodes, rates, steps, order, weights)
+    return Problem(model, forms, [each.requires_grad_() for each in theta], episodes, rates, steps, order, weights)
 
 
 def by_the_operator(p: Problem, tasks_at_once: int = 8, step_weights: list[float] | None = None) -> Outcome:
     x_spt, y_spt, x_qry, y_qry = p.episodes
-    images = (p.net.images(x_spt), y_spt, p.net.images(x_qry), y_qry)
+    images = (images_of(p.nets[0], x_spt), y_spt, images_of(p.nets[1], x_qry), y_qry)
     losses, _, *gradients = ops.inner_loops(
-        p.net.description(dict(p.model.named_parameters())),
+        p.net.description,
         [parameter.detach() for parameter in p.theta],
         images,
         [rate.detach() for rate in p.rates],
@@ -135,9 +139,9 @@ def _task_losses(p: Problem, task: int) -> Tensor:
     parameters = dict(p.model.named_parameters())
 
     def loss(weights: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(p.model, dict(zip(p.net.names(), weights, strict=True)), (x,)), y)
+        return F.cross_entropy(functional_call(p.model, dict(zip(p.net.names, weights, strict=True)), (x,)), y)
 
-    of_every_step = [each.dim() > parameters[name].dim() for name, each in zip(p.net.names(), p.theta, strict=True)]
+    of_every_step = [each.dim() > parameters[name].dim() for name, each in zip(p.net.names, p.theta, strict=True)]
 
     def at_step(weights: list[Tensor], step: int) -> list[Tensor]:
         return [each[step] if by_step else each for by_step, each in zip(of_every_step, weights, strict=True)]
