@@ -26,7 +26,7 @@ ROOMS = {
     "fusion": ("fusion", "program nn ops"),
     "models": ("models", "nn"),
     "data": ("data", "native"),
-    "maml": ("maml", "program data ops"),
+    "maml": ("maml", "program data ops native"),
     "algorithms": ("algorithms", "maml program data ops"),
     "train": ("train", "algorithms maml program models data native"),
     "compat": ("compat", "maml models data fusion"),

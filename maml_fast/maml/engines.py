@@ -25,7 +25,7 @@ from maml_fast.maml.problem import InnerProblem
 from maml_fast.maml.task_forward import asked_engine
 from maml_fast.maml.values import TaskResults
 
-__all__ = ["ENGINES", "Ran", "loss_of", "results_of", "use_engine"]
+__all__ = ["ENGINES", "Ran", "choose", "loss_of", "results_of", "use_engine"]
 
 ENGINES = ("native", "batched", "loop")
 
@@ -77,7 +77,7 @@ def loss_of(
 
     Under the transforms of ``torch.func`` the objective carries a graph: they have no other way.
     """
-    native, ran = _choice(problem, episodes, chunk)
+    native, ran = choose(problem, episodes, chunk)
     if native is not None:
         return *native.loss(episodes, scored), ran
     transformed = torch._C._are_functorch_transforms_active()
@@ -100,17 +100,18 @@ def results_of(
 ) -> tuple[TaskResults, Ran]:
     """Every task's query results; with gradients, their graph, of all tasks at once."""
     if torch.is_grad_enabled():
-        _, ran = _choice(problem, episodes, chunk, why_not_native="the graph of all tasks is kept")
+        _, ran = choose(problem, episodes, chunk, why_not_native="the graph of all tasks is kept")
         return run(problem, episodes, scored).results, ran._replace(tasks=None)
-    native, ran = _choice(problem, episodes, chunk)
+    native, ran = choose(problem, episodes, chunk)
     if native is not None:
         return native.results(episodes, scored), ran
     return in_chunks(problem, episodes, scored, ran.tasks).results, ran
 
 
-def _choice(
+def choose(
     problem: InnerProblem, episodes: Episodes, chunk: TaskChunk, why_not_native: str | None = None
 ) -> tuple[NativeLoop | None, Ran]:
+    """The first engine that can run a problem; its native form, if it is that one."""
     asked = asked_engine.get()
     n_tasks = episodes.meta_batch_size
     form: NativeLoop | str

@@ -24,7 +24,7 @@ from maml_fast.maml.arguments import (
     steps_asked,
 )
 from maml_fast.maml.chunks import InnerMemory, TaskChunk, check_inner_memory, check_task_chunk, steps_kept
-from maml_fast.maml.engines import Ran, loss_of, results_of
+from maml_fast.maml.engines import Ran, choose, loss_of, results_of
 from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
@@ -222,6 +222,11 @@ class MAML(MetaLearner):
     def adapted(self) -> tuple[str, ...]:
         """Names of the parameters that adapt: those chosen by ``adapt`` that are not frozen."""
         return tuple(self._adapted(self._current_parameters()))
+
+    def engine_for(self, episodes: Episodes) -> str:
+        """Which of :data:`maml_fast.maml.engines.ENGINES` a call on episodes like these would run on now."""
+        problem = self.problem(self._current_parameters(), None, objective=True)
+        return choose(self._on(problem, episodes.x_spt, episodes.x_qry), episodes, self.task_chunk)[1].engine
 
     def describe(self) -> str:
         """What runs and how, in a few lines.

@@ -98,9 +98,10 @@ class MetaLearner(nn.Module, ABC):
         """The batch-norm policy in words, to be printed beside every accuracy."""
         return BATCH_NORM_POLICIES[self._batch_norm]
 
-    def prepare(self, *inputs: Tensor) -> None:
-        """Record the model for images like these [T, N, ...], as the first call on them would."""
-        self._forward_tasks.programs(*inputs)
+    def engine_for(self, episodes: Episodes) -> str:
+        """Which of :data:`maml_fast.maml.engines.ENGINES` a call on episodes like these would run on now."""
+        programs = self._forward_tasks.programs(episodes.x_spt, episodes.x_qry)
+        return "loop" if isinstance(programs, str) else "batched"
 
     @property
     def fusion(self) -> FusionReport | None:

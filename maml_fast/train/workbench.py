@@ -113,13 +113,14 @@ class Workbench:
         }
 
     def facts(self) -> dict[str, str]:
-        """What is said at the start of a run: backend, fusion, batch-norm policy, data and splits."""
+        """What is said at the start of a run: backend, engine, fusion, batch-norm policy, data and splits."""
         train = self.data["train"]
         return {
             **self._recipe_fact(),
             "algorithm": ALGORITHMS[self.config.algorithm].title,
             "backend": str(native.backend()),
-            "fused": _fusion_text(self.learner, self.sampler("train").batch(0).to(self.config.device)),
+            "engine": self.learner.engine_for(self.training_sampler(0).batch(0).to(self.config.device)),
+            "fused": _fusion_text(self.learner),
             "batch norm": self.learner.batch_norm,
             "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",
             "split": str(self.data.split),
@@ -188,9 +189,8 @@ class Workbench:
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
 
 
-def _fusion_text(learner: MetaLearner, episodes: Episodes) -> str:
+def _fusion_text(learner: MetaLearner) -> str:
     """What runs on the fused operation, a line each, and what does not and why."""
-    learner.prepare(episodes.x_spt)
     if learner.fusion is None:
         return "nothing"
     fused, left = learner.fusion.fused, learner.fusion.left

@@ -53,7 +53,7 @@ def test_shared_filters_too(monkeypatch):
     monkeypatch.setattr(Program, "__call__", lambda *args: shared.append(args[2]) or run(*args))
     maml = MAML(Net().double(), inner_lr=0.1, adapt="head", task_chunk=None)
     episodes = make_episodes()
-    maml.prepare(episodes.x_spt, episodes.x_qry)
+    maml.engine_for(episodes)
     shared.clear()
     maml(episodes)
     assert len(shared) == 2

@@ -143,5 +143,5 @@ def test_fuses_what_users_write_and_the_models_of_the_package():
 
 def fused(model, *shape):
     maml = MAML(model)
-    maml.prepare(torch.rand(2, 5, *shape))
+    maml.predict({}, torch.rand(2, 5, *shape))
     return maml.fusion.fused

@@ -15,7 +15,7 @@ from torch import nn
 from written_twin import as_written
 from zoo_episodes import episodes_like, wavy
 
-from maml_fast import MAML
+from maml_fast import MAML, Episodes
 from maml_fast.models import MLP, Conv4, TutorialNet
 from maml_fast.program import Programs
 
@@ -196,7 +196,8 @@ X = torch.rand(2, 4, 9)
 
 def described(model, x=X):
     maml = MAML(model)
-    maml.prepare(x)
+    y = torch.zeros(x.shape[:2], dtype=torch.int64)
+    maml.engine_for(Episodes(x, y, x, y))
     return maml.describe()
 
 
@@ -306,7 +307,7 @@ def test_large_models_of_blocks_run_all_at_once():
 
 def test_switched_off():
     maml = MAML(made(user_conv4), fused=False)
-    maml.prepare(torch.rand(2, 3, 1, 16, 16, dtype=torch.float64))
+    maml.predict({}, torch.rand(2, 3, 1, 16, 16, dtype=torch.float64))
     assert "as written, task by task (fusion is switched off)" in maml.describe()
 
 
@@ -322,7 +323,7 @@ def test_follows_the_modes_of_the_model():
 
     maml = MAML(TwoFaced())
     for train in (True, False, True):
-        maml.train(train).prepare(X)
+        maml.train(train).predict({}, X)
         assert (ALL_AT_ONCE in maml.describe()) != train
 
 
