@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -18,17 +18,16 @@ __all__ = [
     "batch_stat_norm",
     "conv_block",
     "conv_block_of_tasks",
-    "per_image",
+    "moved",
     "traced_as_one",
     "tracking_conv_block",
 ]
 
 P = ParamSpec("P")
-AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
-    """Let ``torch.fx`` record a call of ``function(x, ...)`` as one node, as it does for ``torch.nn.functional``."""
+    """Let a mode of ``torch.overrides`` see a call of ``function(x, ...)``, as it does ``torch.nn.functional``'s."""
 
     @wraps(function)
     def call(x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -37,12 +36,6 @@ def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callabl
         return function(x, *args, **kwargs)
 
     return call
-
-
-def per_image(function: AnyFunction) -> AnyFunction:
-    """Mark a function that treats every image on its own: those of all tasks may be given to it as one batch."""
-    function.per_image = True  # type: ignore[attr-defined]
-    return function
 
 
 @traced_as_one
@@ -209,7 +202,6 @@ def conv_block_of_tasks(
     return ops.conv_block(_in_precision_of(weight, x), weight, bias, gamma, beta, **geometry)
 
 
-@traced_as_one
 def tracking_conv_block(
     x: Tensor,
     weight: Tensor,
@@ -218,30 +210,27 @@ def tracking_conv_block(
     beta: Tensor | None,
     running_mean: Tensor,
     running_var: Tensor,
-    num_batches_tracked: Tensor | None,
     *,
-    momentum: float | None,
+    momentum: float,
     **geometry: Any,
-) -> Tensor:
-    """:func:`conv_block` that updates running statistics [Cout] in place, as a ``BatchNorm2d`` in training does.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`conv_block_of_tasks`, and the running statistics [T, Cout] that a ``BatchNorm2d`` in training leaves.
 
-    ``momentum`` is the batch's share in them; with ``None`` they are means over all batches. Raises a ``ValueError``
-    for a batch with one value a channel, which has no variance.
+    ``momentum`` is the batch's share in them. The variance that they keep is the unbiased one: a batch must have more
+    than one value a channel.
     """
-    _check_images(x)
-    tasks = _as_one_task(_in_precision_of(weight, x), weight, bias, gamma, beta)
-    out, mean, variance = ops.conv_block_with_statistics(*tasks, **geometry)
-    count = x.shape[0] * _pixels(x, weight, geometry["stride"], geometry["padding"])
-    if count == 1:
-        raise ValueError("batch norm expected more than one value per channel in training; use more or larger images")
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
-    if momentum is None:
-        momentum = 0.0 if num_batches_tracked is None else 1 / float(num_batches_tracked)
-    # Through .data, as F.batch_norm writes: autograd holds them where a layer is called twice, but never reads them.
-    running_mean.data.mul_(1 - momentum).add_(mean[0], alpha=momentum)
-    running_var.data.mul_(1 - momentum).add_(variance[0], alpha=momentum * count / (count - 1))
-    return out.squeeze(0)
+    out, mean, variance = ops.conv_block_with_statistics(
+        _in_precision_of(weight, x), weight, bias, gamma, beta, **geometry
+    )
+    count = x.shape[1] * _pixels(x, weight, geometry["stride"], geometry["padding"])
+    of_batch = mean, variance * (count / (count - 1))
+    return out, *moved((running_mean, running_var), of_batch, momentum)
+
+
+def moved(running: Sequence[Tensor], of_batch: Sequence[Tensor], momentum: float) -> tuple[Tensor, Tensor]:
+    """Running mean and variance after a batch; ``momentum`` is its share in them."""
+    mean, variance = (torch.lerp(old, new.to(old.dtype), momentum) for old, new in zip(running, of_batch, strict=True))
+    return mean, variance
 
 
 def _check_images(x: Tensor) -> None:
@@ -263,7 +252,7 @@ def _in_precision_of(weight: Tensor, x: Tensor) -> Tensor:
 def _pixels(x: Tensor, weight: Tensor, stride: int, padding: int) -> int:
     """How many pixels a convolution's output has."""
     side = weight.shape[-1]
-    height, width = (ops.output_extent(extent, side, stride, padding) for extent in x.shape[2:])
+    height, width = (ops.output_extent(extent, side, stride, padding) for extent in x.shape[-2:])
     return height * width
 
 

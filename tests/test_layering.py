@@ -23,7 +23,7 @@ ROOMS = {
     "ops": ("ops _conv_block _inner_loops", "native reference"),
     "nn": ("nn recurrent", "ops"),
     "program": ("program", "nn ops"),
-    "fusion": ("fusion", "program nn ops"),
+    "fusion": ("fusion", "program"),
     "models": ("models", "nn"),
     "data": ("data", "native"),
     "maml": ("maml", "program data ops native"),

@@ -53,7 +53,7 @@ class TaskForward:
         programs = self.programs(x)
         if not isinstance(programs, str):
             shared = self.with_buffers(self.in_kernel_order(shared, programs), programs)
-            return programs[0](fast, shared, x, run_block)
+            return programs[0](fast, shared, x, run_block=run_block)
         as_written = self.as_written()
         tasks = ({**shared, **{name: weight[t] for name, weight in fast.items()}} for t in range(len(x)))
         return torch.stack([as_written.begin_task()(*task) for task in zip(tasks, x, strict=True)])

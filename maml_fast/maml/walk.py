@@ -139,7 +139,7 @@ class AllTasks(Walk):
     def logits(self, fast: FastWeights, shared: Mapping[str, Tensor], x: Tensor, step: int) -> Tensor:
         """Those of images x, by a step's own values."""
         block = None if self.problem.blocks is None else self.problem.blocks(step)
-        return self._programs[x.shape[1:]](fast, shared, x, block)
+        return self._programs[x.shape[1:]](fast, shared, x, run_block=block)
 
     def losses(self, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
         """Of the tasks; ``what`` names the targets that are to be checked."""

@@ -6,13 +6,9 @@ import math
 
 from torch import Tensor
 
-from maml_fast.nn import per_image, traced_as_one
-
 __all__ = ["check_sizes", "checked_images", "checked_sequences", "checked_vectors"]
 
 
-@per_image
-@traced_as_one
 def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
     """Return x if it is [B, channels, size, size]; raise a ``ValueError`` that says what it is otherwise."""
     if x.dim() != 4 or tuple(x.shape[1:]) != (channels, size, size):
@@ -23,8 +19,6 @@ def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
     return x
 
 
-@per_image
-@traced_as_one
 def checked_vectors(x: Tensor, features: int) -> Tensor:
     """Return x [B, ...] as [B, features]; raise a ``ValueError`` that says what it is if it has other than so many."""
     if x.dim() < 2 or math.prod(x.shape[1:]) != features:
@@ -32,8 +26,6 @@ def checked_vectors(x: Tensor, features: int) -> Tensor:
     return x.flatten(1)
 
 
-@per_image
-@traced_as_one
 def checked_sequences(x: Tensor, features: int) -> Tensor:
     """Return x if it is [N, L, features] with steps; raise a ``ValueError`` that says what it is otherwise."""
     if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != features:

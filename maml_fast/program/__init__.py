@@ -6,8 +6,14 @@ a model and compares each with the model itself. ``conv_net`` reads the nets tha
 ``as_written`` is the module itself, task by task: what has no program runs by that.
 """
 
-from maml_fast.program.as_written import AsWritten, with_its_own_tensors
-from maml_fast.program.batch_norm import BATCH_NORM_POLICIES, BatchNormPolicy, InnerBatchNorm, is_per_step
+from maml_fast.program.as_written import AsWritten, Place, counters_of, places_of, swapped, with_its_own_tensors
+from maml_fast.program.batch_norm import (
+    BATCH_NORM_POLICIES,
+    BatchNormMode,
+    BatchNormPolicy,
+    InnerBatchNorm,
+    is_per_step,
+)
 from maml_fast.program.conv_net import ConvNet, read_conv_net
 from maml_fast.program.program import Program, RunBlock
 from maml_fast.program.programs import Programs
@@ -16,15 +22,20 @@ from maml_fast.program.report import FusionPolicy, FusionReport
 __all__ = [
     "BATCH_NORM_POLICIES",
     "AsWritten",
+    "BatchNormMode",
     "BatchNormPolicy",
     "ConvNet",
     "FusionPolicy",
     "FusionReport",
     "InnerBatchNorm",
+    "Place",
     "Program",
     "Programs",
     "RunBlock",
+    "counters_of",
     "is_per_step",
+    "places_of",
     "read_conv_net",
+    "swapped",
     "with_its_own_tensors",
 ]

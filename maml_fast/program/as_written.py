@@ -17,7 +17,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from maml_fast.program.batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
 
-__all__ = ["AsWritten", "Place", "places_of", "swapped", "with_its_own_tensors"]
+__all__ = ["AsWritten", "Place", "counters_of", "places_of", "swapped", "with_its_own_tensors"]
 
 # By model, whichever learners share it: it holds the tensors of one thread at a time.
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
@@ -87,8 +87,8 @@ def swapped(places: Sequence[Place], tensors: Mapping[str, Tensor | None]) -> It
         for (holder, key, name, told), tensor in zip(places, own, strict=False):
             left[name] = holder.get(key)
             holder[key] = tensor
-            if told is not None:
-                setattr(told, key, tensor)
+            if told is not None and (holder is told._buffers or isinstance(tensor, nn.Parameter)):
+                setattr(told, key, tensor)  # which takes no other tensors; those it looks up itself
 
 
 def _is_of_torch(model: nn.Module) -> bool:
@@ -152,3 +152,13 @@ def places_of(model: nn.Module) -> list[Place]:
                     name = first_names.setdefault(tensor, f"{prefix}.{key}" if prefix else key)
                     found.append(Place(holder, key, name, told))
     return found
+
+
+def counters_of(model: nn.Module) -> list[Place]:
+    """Where batch norms count the batches of their running statistics."""
+    norms = ((name, part._buffers) for name, part in model.named_modules() if isinstance(part, _BatchNorm))
+    found = ((f"{name}.{_COUNTER}" if name else _COUNTER, buffers) for name, buffers in norms)
+    return [Place(buffers, _COUNTER, name, None) for name, buffers in found if buffers.get(_COUNTER) is not None]
+
+
+_COUNTER = "num_batches_tracked"

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from maml_fast.nn import batch_stat_norm
+from maml_fast.program.report import FusionPolicy
+
 __all__ = ["BATCH_NORMS", "BATCH_NORM_POLICIES", "BatchNormMode", "BatchNormPolicy", "InnerBatchNorm", "is_per_step"]
 
 BatchNormPolicy: TypeAlias = Literal["batch", "running"]
@@ -35,12 +38,12 @@ class BatchNormMode(TorchFunctionMode):
     """Inside this context every ``nn.BatchNorm*d`` and ``F.batch_norm`` obeys the policy, not train() or eval().
 
     ``"batch"`` normalises by the batch's own statistics, and the running ones are neither read nor written;
-    ``"running"`` reads the running ones and never updates them.
+    ``"running"`` reads the running ones and never updates them; ``"as_written"`` changes nothing.
     """
 
-    def __init__(self, policy: BatchNormPolicy) -> None:
+    def __init__(self, policy: FusionPolicy) -> None:
         super().__init__()
-        self._by_batch = policy == "batch"
+        self._policy = policy
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -63,7 +66,7 @@ class BatchNormMode(TorchFunctionMode):
         eps: float,
         cudnn_enabled: bool,
     ) -> Tensor:
-        return self._batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+        return self._batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
     def _batch_norm(
         self,
@@ -76,11 +79,15 @@ class BatchNormMode(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if self._by_batch:
-            running_mean = running_var = None
-        elif running_mean is None or running_var is None:
-            raise ValueError("batch_norm='running', but a batch norm of the model keeps no running statistics")
-        return self.normalised(input, running_mean, running_var, weight, bias, training=self._by_batch, eps=eps)
+        if self._policy == "batch":
+            running_mean, running_var, training = None, None, True
+        elif self._policy == "running":
+            training = False
+            if running_mean is None or running_var is None:
+                raise ValueError("batch_norm='running', but a batch norm of the model keeps no running statistics")
+        return self.normalised(
+            input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps
+        )
 
     def normalised(
         self,
@@ -91,9 +98,12 @@ class BatchNormMode(TorchFunctionMode):
         bias: Tensor | None,
         *,
         training: bool,
+        momentum: float,
         eps: float,
     ) -> Tensor:
         """``F.batch_norm`` as the policy wants it."""
+        if training and running_mean is None and torch._C._are_functorch_transforms_active():
+            return batch_stat_norm(input, weight, bias, eps)  # PyTorch's own has a wrong second derivative there
         if weight is None and bias is not None and training:
             weight = torch.ones_like(bias)  # PyTorch's double backward fails on a shift without a scale
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training=training, eps=eps)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)

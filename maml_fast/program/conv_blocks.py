@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from maml_fast.nn import batch_stat_norm, conv_block
+from maml_fast.nn import batch_stat_norm, conv_block, tracking_conv_block
 from maml_fast.program.operations import Call, Value
 
 __all__ = ["block_obstacles", "describe_block", "with_blocks"]
@@ -16,21 +16,24 @@ __all__ = ["block_obstacles", "describe_block", "with_blocks"]
 aten = torch.ops.aten
 
 
-def with_blocks(calls: list[Call], result: Value) -> list[Call]:
-    """The same calls with every run of these four as one call of :func:`maml_fast.nn.conv_block`."""
-    users = _users(calls, result)
+def with_blocks(calls: list[Call], results: Collection[Value]) -> list[Call]:
+    """The same calls with every run of these four as one call of :func:`maml_fast.nn.conv_block`.
+
+    Where batch norm keeps running statistics, it is one of :func:`maml_fast.nn.tracking_conv_block`.
+    """
+    users = _users(calls, results)
     replaced: dict[Call, Call | None] = {}
     for call in calls:
         if call.operation is aten.convolution.default and isinstance(run := _read_run(call, users), _Run):
             replaced.update(dict.fromkeys(run.calls))
-            replaced[run.calls[-1]] = run.block
+            replaced[run.norm] = run.block  # what it needs is there, and nobody has needed its results yet
     kept = (replaced.get(call, call) for call in calls)
     return [call for call in kept if call is not None]
 
 
-def block_obstacles(calls: list[Call], result: Value) -> list[str]:
+def block_obstacles(calls: list[Call], results: Collection[Value]) -> list[str]:
     """For every convolution that is in no block, why not."""
-    users = _users(calls, result)
+    users = _users(calls, results)
     convolutions = (call for call in calls if call.operation is aten.convolution.default)
     found = ((call.arguments["weight"].name, _read_run(call, users)) for call in convolutions)
     return [f"{name or 'a convolution'}: {run}" for name, run in found if isinstance(run, str)]
@@ -48,18 +51,20 @@ def describe_block(block: Call) -> str:
 
 class _Run(NamedTuple):
     calls: list[Call]
+    norm: Call  # among them
     block: Call
 
 
-Users = dict[Value, list[Call | None]]  # None: it is the result
+Users = dict[Value, list[Call | None]]  # None: it is a result
 
 
-def _users(calls: list[Call], result: Value) -> Users:
+def _users(calls: list[Call], results: Collection[Value]) -> Users:
     users: Users = {}
     for call in calls:
         for value in call.operands:
             users.setdefault(value, []).append(call)
-    users.setdefault(result, []).append(None)
+    for result in results:
+        users.setdefault(result, []).append(None)
     return users
 
 
@@ -72,10 +77,11 @@ def _read_run(conv: Call, users: Users) -> _Run | str:
     for pattern in _PATTERNS:
         if kinds[: len(pattern)] == list(pattern):
             run = chain[: len(pattern)]
-            return _Run(run, _block(run, kinds[: len(pattern)]))
+            norm = run[pattern.index("norm")]
+            return _Run(run, norm, _block(run, norm, pattern))
     if kinds[1:2] == ["pool"] or kinds[1:3] == ["relu", "pool"]:
         return "max-pool comes before batch norm"
-    if "norm" not in kinds[1:3]:
+    if kinds[1:2] != ["norm"]:
         used = len(users.get(conv.result, ()))
         return "its output is used more than once" if used > 1 else "no batch norm on the batch's statistics follows"
     return "no ReLU follows its batch norm"
@@ -95,6 +101,8 @@ def _chain(call: Call, users: Users) -> Iterator[Call]:
     while True:
         following = users.get(call.result, [])
         others = [value for value in call.results[1:] if value is not None and users.get(value)]
+        if _kind(call) == "norm":
+            others = []  # running statistics
         if len(following) != 1 or following[0] is None or others or following[0].operands[0] is not call.result:
             return
         call = following[0]
@@ -108,7 +116,7 @@ def _kind(call: Call) -> str:
     if operation is aten.relu.default:
         return "relu"
     if operation is batch_stat_norm or (operation is F.batch_norm and arguments["training"]):
-        return "norm"
+        return "norm" if len(call.results) in (1, 3) else "something else"
     if operation is aten.max_pool2d_with_indices.default:
         sizes = [_square(arguments[name]) for name in ("kernel_size", "stride", "padding", "dilation")]
         halves = sizes in ([2, 2, 0, 1], [2, None, 0, 1]) and arguments["stride"] in ([], [2], [2, 2])
@@ -137,21 +145,25 @@ def _obstacle_in(conv: Call) -> str | None:
     return None
 
 
-def _block(run: list[Call], kinds: list[str]) -> Call:
-    conv, norm = run[0].arguments, run[kinds.index("norm")].arguments
+def _block(run: list[Call], norm: Call, kinds: Sequence[str]) -> Call:
+    conv, of_norm = run[0].arguments, norm.arguments
     arguments = {
         "x": conv["input"],
         "weight": conv["weight"],
         "bias": conv["bias"],
-        "gamma": norm["weight"],
-        "beta": norm["bias"],
+        "gamma": of_norm["weight"],
+        "beta": of_norm["bias"],
         "stride": _square(conv["stride"]),
         "padding": _square(conv["padding"]),
         "pool": 2 if "pool" in kinds else None,
-        "eps": norm["eps"],
+        "eps": of_norm["eps"],
         "relu_first": kinds[1] == "relu",
     }
-    return Call(conv_block, arguments, (run[-1].result,))
+    kept = norm.results[1:]
+    if not kept:
+        return Call(conv_block, arguments, (run[-1].result,))
+    arguments.update({name: of_norm[name] for name in ("running_mean", "running_var", "momentum")})
+    return Call(tracking_conv_block, arguments, (run[-1].result, *kept))
 
 
 def _square(values: Collection[Any]) -> int | None:

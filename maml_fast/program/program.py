@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 
 from maml_fast import ops
-from maml_fast.nn import conv_block_of_tasks
+from maml_fast.nn import conv_block_of_tasks, tracking_conv_block
 from maml_fast.program.conv_blocks import block_obstacles, describe_block, with_blocks
 from maml_fast.program.operations import Call, Step, Value, step_of
 from maml_fast.program.recording import DoubtError, Recording
@@ -29,11 +29,13 @@ class Line(NamedTuple):
 
 
 class Program:
-    """``program(fast, shared, x) -> [T, N, ...]`` of x [T, N, ...].
+    """``program(fast, shared, x) -> [T, N, ...]`` of x [T, N, ...], or of several inputs.
 
     Parameters and buffers are looked up by name at every call: in ``fast`` [T, ...], else in ``shared`` [...].
 
     Attributes:
+        inputs, result: of a task.
+        updates: what buffers hold afterwards, by name; ``unversioned`` are those that autograd is not told of.
         names: of the model's tensors that it reads.
         fused: one line for every conv block, ``"where: what"``.
         convolutions_left: one line for every other convolution, ``"where: why"``.
@@ -43,24 +45,35 @@ class Program:
     """
 
     def __init__(self, recording: Recording) -> None:
-        calls = with_blocks(recording.calls, recording.result)
-        self.input, self.result = recording.input, recording.result
+        self.inputs, self.result = recording.inputs, recording.result
+        self.updates, self.unversioned = recording.updates, recording.unversioned
+        self._results = {self.result, *self.updates.values()}
+        calls = with_blocks(recording.calls, self._results)
         self.lines = [Line(call, self._step(call), []) for call in calls]
         self.fused = tuple(describe_block(line.call) for line in self.blocks())
-        self.convolutions_left = tuple(block_obstacles(calls, recording.result))
+        self.convolutions_left = tuple(block_obstacles(calls, self._results))
         self.names = {value.name for line in self.lines for value in line.step.operands if value and value.name}
         self._note_last_uses()
+
+    @property
+    def input(self) -> Value:
+        """The first input."""
+        return self.inputs[0]
 
     def __call__(
         self,
         fast: Mapping[str, Tensor],
         shared: Mapping[str, Tensor],
-        x: Tensor,
+        *inputs: Tensor,
         run_block: RunBlock | None = None,
+        left: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Run it; its conv blocks, in their order, by ``run_block`` if that is given."""
-        n_tasks = len(x)
-        values: dict[Value | None, Any] = {None: None, self.input: x}
+        """Run it; its conv blocks, in their order, by ``run_block`` if that is given.
+
+        What buffers hold afterwards, [T, ...], is put in ``left`` by their names; nothing is written to them.
+        """
+        n_tasks = len(inputs[0])
+        values: dict[Value | None, Any] = {None: None, **dict(zip(self.inputs, inputs, strict=True))}
 
         def operand(value: Value | None) -> Any:
             if value is None or value.name is None:
@@ -78,6 +91,8 @@ class Program:
                 values.update(zip(call.results, output, strict=True))
             for value in done:
                 del values[value]
+        if left is not None:
+            left.update({name: operand(value) for name, value in self.updates.items()})
         result = operand(self.result)
         assert isinstance(result, Tensor)
         return result
@@ -90,7 +105,7 @@ class Program:
 
     def blocks(self) -> list[Line]:
         """The conv blocks, in their order."""
-        return [line for line in self.lines if geometry_of_block(line.step) is not None]
+        return [line for line in self.lines if _is_partial_of(line.step, conv_block_of_tasks, tracking_conv_block)]
 
     def filters(self) -> list[str]:
         """The names of the conv blocks' filters, as far as they are the model's own."""
@@ -109,14 +124,17 @@ class Program:
             values = (*line.call.results, *line.step.operands)
             last.update((value, line) for value in values if value is not None and value.name is None)
         for value, line in last.items():
-            if value is not self.result:
+            if value not in self._results:
                 line.done.append(value)
 
 
 def geometry_of_block(step: Step) -> dict[str, Any] | None:
-    """The keyword arguments of a step that is a conv block."""
-    run = step.run
-    return run.keywords if isinstance(run, partial) and run.func is conv_block_of_tasks else None
+    """The keyword arguments of a step that is a conv block without running statistics."""
+    return step.run.keywords if _is_partial_of(step, conv_block_of_tasks) else None  # type: ignore[attr-defined]
+
+
+def _is_partial_of(step: Step, *functions: Callable[..., Any]) -> bool:
+    return isinstance(step.run, partial) and step.run.func in functions
 
 
 def _described(call: Call) -> str:

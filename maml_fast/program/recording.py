@@ -13,7 +13,7 @@ import random
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -25,8 +25,9 @@ from torch.autograd.grad_mode import set_multithreading_enabled
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maml_fast.program.as_written import places_of, swapped
-from maml_fast.program.batch_norm import BatchNormMode, BatchNormPolicy
+from maml_fast.program.batch_norm import BatchNormMode
 from maml_fast.program.operations import Call, Value, bind, is_whole
+from maml_fast.program.report import FusionPolicy
 from maml_fast.program.watch import Watch, is_library
 
 __all__ = ["DoubtError", "Outcome", "Recording", "fresh_state", "outcome", "record"]
@@ -87,26 +88,41 @@ class DoubtError(Exception):
 
 
 class Recording(NamedTuple):
-    """``calls`` in their order; ``result`` is computed by them from ``input`` and the model's tensors."""
+    """``calls`` in their order; ``result`` is computed by them from ``inputs`` and the model's tensors.
+
+    So is what they leave in buffers, ``updates``. ``unversioned`` are those of them that PyTorch writes without telling
+    autograd.
+    """
 
     calls: list[Call]
-    input: Value
+    inputs: tuple[Value, ...]
     result: Value
+    updates: dict[str, Value]
+    unversioned: frozenset[str]
 
 
 class Outcome(NamedTuple):
-    """One task's logits, and the gradient of a weighted sum of them; both are vectors."""
+    """One task's logits, the gradient of a weighted sum of them, and the buffers that were written; all are vectors."""
 
     logits: Tensor
     gradient: Tensor
+    buffers: Tensor
+
+
+class Held(NamedTuple):
+    """The tensors that a model is recorded by. Parameters are leaves."""
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
 
 
 def record(
-    model: nn.Module, policy: BatchNormPolicy, parameters: Mapping[str, Tensor], x: Tensor, watch: Watch
+    model: nn.Module, policy: FusionPolicy, own: Held, inputs: Sequence[Tensor], watch: Watch, kept: Collection[str]
 ) -> tuple[Recording, Outcome]:
-    """Record ``model(x)`` of one task's x [N, ...], by parameters that are leaves, and say what came out.
+    """Record ``model(*inputs)`` of one task's inputs [N, ...], and say what came out.
 
-    The model is left as ``watch`` has seen it, and so are PyTorch's, NumPy's and Python's random numbers.
+    The model is left as ``watch`` has seen it, and so are PyTorch's, NumPy's and Python's random numbers. What is
+    written to buffers is recorded of those that are ``kept``; to others, it is lost.
 
     Raises:
         DoubtError: see there.
@@ -115,10 +131,10 @@ def record(
     with fresh_state():
         tape = _Tape()
     found: tuple[Recording, Outcome] | str
-    with _unchanged_randomness(x.device) as drawn:
+    with _unchanged_randomness(inputs[0].device) as drawn:
         try:
             with fresh_state(), _noticing_questions():
-                found = _record(model, policy, parameters, x, tape)
+                found = _record(model, policy, own, inputs, tape, kept)
         except DoubtError as doubt:
             found = str(doubt)
         except Exception as error:  # any error of any user's forward
@@ -136,41 +152,48 @@ def record(
     return found
 
 
-def outcome(logits: Tensor, parameters: Mapping[str, Tensor]) -> Outcome:
+def outcome(logits: Tensor, parameters: Mapping[str, Tensor], buffers: Collection[Tensor] = ()) -> Outcome:
     """What came of parameters that are leaves."""
     flat = logits.flatten()
+    left = torch.cat([flat.new_zeros(0), *(buffer.detach().flatten() for buffer in buffers)])
     leaves = [each for each in parameters.values() if each.requires_grad]
     if not (leaves and flat.requires_grad):
-        return Outcome(flat.detach(), flat.new_zeros(1))
+        return Outcome(flat.detach(), flat.new_zeros(1), left)
     weights = torch.arange(flat.numel(), device=flat.device, dtype=torch.float64).cos().to(flat.dtype)
     with set_multithreading_enabled(False):
         gradients = torch.autograd.grad(flat @ weights, leaves, allow_unused=True, materialize_grads=True)
-    return Outcome(flat.detach(), torch.cat([gradient.flatten() for gradient in gradients]))
+    return Outcome(flat.detach(), torch.cat([gradient.flatten() for gradient in gradients]), left)
 
 
 def _record(
-    model: nn.Module, policy: BatchNormPolicy, parameters: Mapping[str, Tensor], x: Tensor, tape: _Tape
+    model: nn.Module, policy: FusionPolicy, own: Held, inputs: Sequence[Tensor], tape: _Tape, kept: Collection[str]
 ) -> tuple[Recording, Outcome]:
-    held = {**parameters, **{name: buffer.clone() for name, buffer in model.named_buffers()}}
+    held = {**own.parameters, **{name: buffer.clone() for name, buffer in own.buffers.items()}}
     for name, tensor in held.items():
         tape.know(tensor, Value(tensor.shape, tensor.dtype, name))
-    tape.protect(parameters.values())
-    x = x.detach()
-    given = tape.know(x, Value(x.shape, x.dtype))
-    tape.protect([x])
+    tape.protect(own.parameters.values())
+    inputs = [x.detach() for x in inputs]  # one object for each
+    given = tuple(tape.know(x, Value(x.shape, x.dtype)) for x in inputs)
+    tape.protect(inputs)
     with swapped(places_of(model), held) as left:
         with _Functions(tape, policy), _Operations(tape):
-            logits = model(x)
+            logits = model(*inputs)
         if not isinstance(logits, Tensor):
             raise DoubtError(f"forward returns a {type(logits).__name__}")
         result = tape.value_of(logits)
-        came_out = outcome(logits, parameters)
+        written = {name: held[name] for name in own.buffers if name in tape.written and name in kept}
+        updates = {name: tape.value_of(buffer) for name, buffer in written.items()}
+        came_out = outcome(logits, own.parameters, written.values())
     if any(left[name] is not tensor for name, tensor in held.items()):
         raise DoubtError("forward puts other tensors in the place of the model's")
-    calls = tape.needed_for(result)
-    if any(value.name in tape.written for call in calls for value in call.operands if value.name):
+    if any(buffer.grad_fn is not None for buffer in written.values()):
+        raise DoubtError("forward leaves a buffer that depends on parameters")
+    calls = tape.needed_for([result, *updates.values()])
+    read = {value.name for call in calls for value in call.operands}
+    if not read.isdisjoint(tape.written.difference(kept)):
         raise DoubtError("forward writes to tensors of the model that it reads")
-    return Recording(calls, given, result), came_out
+    unversioned = frozenset(name for name, buffer in written.items() if buffer._version == 0)
+    return Recording(calls, given, result, updates, unversioned), came_out
 
 
 class _Tape:
@@ -184,6 +207,7 @@ class _Tape:
         self._values: dict[int, Value] = {}
         self._kept: list[Tensor] = []
         self._sharing: dict[int, list[int]] = {}  # ids of tensors by their memory
+        self._names: dict[int, str] = {}  # of the model's tensors, by their memory
         self._protected: set[int] = set()  # memory that is not the tape's own
 
     def know(self, tensor: Tensor, value: Value) -> Value:
@@ -192,6 +216,8 @@ class _Tape:
             self._kept.append(tensor)
             self._sharing.setdefault(_memory(tensor), []).append(id(tensor))
         self._values[id(tensor)] = value
+        if value.name:
+            self._names[_memory(tensor)] = value.name
         return value
 
     def protect(self, tensors: Iterator[Tensor] | Sequence[Tensor] | Any) -> None:
@@ -207,38 +233,40 @@ class _Tape:
             raise DoubtError("forward writes to a tensor that it sees in another view")
         return value
 
-    def begin(self, operation: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any], Tensor | None]:
+    def begin(
+        self, operation: Any, args: Any, kwargs: Any, written: Sequence[Tensor] = ()
+    ) -> tuple[Any, dict[str, Any], Sequence[Tensor]]:
         """A call that is about to be made: what it comes to without writing, its arguments, what it writes to."""
         if operation in _CONSTANTS and id(args[0]) not in self._values:
-            return operation, {"constant": args[0].clone()}, None
+            return operation, {"constant": args[0].clone()}, ()
         arguments = _mapped(self.value_of, bind(operation, args, kwargs))
-        operation, written = _functional(operation, args)
-        if written is not None and _memory(written) in self._protected:
+        operation, overwritten = _functional(operation, args)
+        written = (*written, *overwritten)
+        if any(_memory(tensor) in self._protected for tensor in written):
             raise DoubtError("forward writes to its input or to parameters")
         if any(isinstance(value, torch.Generator) for value in arguments.values()):
             raise DoubtError("forward draws from a generator of its own")
         return operation, arguments, written
 
-    def end(self, operation: Any, arguments: dict[str, Any], written: Tensor | None, output: Any) -> None:
+    def end(self, operation: Any, arguments: dict[str, Any], written: Sequence[Tensor], output: Any) -> None:
         """Note a call that was made, and know its results."""
         tensors = output if isinstance(output, (tuple, list)) else (output,)
         if not all(each is None or isinstance(each, Tensor) for each in tensors) or _tells_values(operation):
             raise DoubtError("forward depends on the values of tensors")
         results = [Value(each.shape, each.dtype) if isinstance(each, Tensor) else None for each in tensors]
         self.calls.append(Call(operation, arguments, tuple(results)))
-        if written is not None:
-            before = self._values[id(written)]
-            if before.name:
-                self.written.add(before.name)
-            for other in self._sharing[_memory(written)]:
+        for memory in map(_memory, written):
+            if memory in self._names:
+                self.written.add(self._names[memory])
+            for other in self._sharing[memory]:
                 self._values[other] = _STALE
         for tensor, value in zip(tensors, results, strict=True):
             if value is not None:
                 self.know(tensor, value)
 
-    def needed_for(self, result: Value) -> list[Call]:
-        """The calls that a value depends on."""
-        needed, calls = {result}, []
+    def needed_for(self, results: Collection[Value]) -> list[Call]:
+        """The calls that values depend on."""
+        needed, calls = {*results}, []
         for call in reversed(self.calls):
             if any(value in needed for value in call.results):
                 calls.append(call)
@@ -286,7 +314,7 @@ class _Operations(TorchDispatchMode):
 class _Functions(BatchNormMode):
     """Takes down whole functions of Python, batch norm by the policy among them; refuses what can't be taken down."""
 
-    def __init__(self, tape: _Tape, policy: BatchNormPolicy) -> None:
+    def __init__(self, tape: _Tape, policy: FusionPolicy) -> None:
         super().__init__(policy)
         self._tape = tape
 
@@ -299,20 +327,23 @@ class _Functions(BatchNormMode):
             self._whole(func, args, kwargs) if is_whole(func) else super().__torch_function__(func, types, args, kwargs)
         )
 
-    def normalised(self, *args: Any, **options: Any) -> Tensor:
-        """A batch norm by the policy."""
-        return self._whole(super().normalised, args, options, F.batch_norm)
+    def normalised(self, input: Tensor, *statistics: Tensor | None, **options: Any) -> Tensor:
+        """A batch norm by the policy; its running statistics are written to in training."""
+        kept = [each for each in statistics[:2] if each is not None and options["training"]]
+        return self._whole(super().normalised, (input, *statistics), options, F.batch_norm, kept)
 
-    def _whole(self, function: Callable[..., Any], args: Any, kwargs: Any, name: Any = None) -> Any:
-        """Call a function, and take it down under its own name or another."""
+    def _whole(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, name: Any = None, written: Sequence[Tensor] = ()
+    ) -> Any:
+        """Call a function, and take it down under its own name or another, with what it writes as further results."""
         tape = self._tape
-        begun = tape.begin(name or function, args, kwargs)
+        begun = tape.begin(name or function, args, kwargs, written)
         tape.is_paused = True
         try:
             output = function(*args, **kwargs)
         finally:
             tape.is_paused = False
-        tape.end(*begun, output)
+        tape.end(*begun, (output, *written) if written else output)
         return output
 
 
@@ -341,11 +372,11 @@ def _tells_values(operation: Any) -> bool:
     return torch.Tag.dynamic_output_shape in getattr(operation, "tags", ())
 
 
-def _functional(operation: Any, args: Any) -> tuple[Any, Tensor | None]:
-    """An operation that writes to nothing, and the tensor that the one called writes its result to."""
+def _functional(operation: Any, args: Any) -> tuple[Any, Sequence[Tensor]]:
+    """An operation that writes to nothing, and the tensor, if any, that the one called writes its result to."""
     schema = getattr(operation, "_schema", None)
     if schema is None or not schema.is_mutable:
-        return operation, None
+        return operation, ()
     first, *others = schema.arguments
     alone = first.is_write and not any(each.is_write for each in others)
     name, overload = schema.name.removeprefix("aten::"), schema.overload_name or "default"
@@ -353,7 +384,7 @@ def _functional(operation: Any, args: Any) -> tuple[Any, Tensor | None]:
     out_of_place = _OUT_OF_PLACE.get(operation, getattr(packet, overload, None) if name.endswith("_") else None)
     if not alone or out_of_place is None:
         raise DoubtError(f"forward calls {name}, which writes to a tensor")
-    return out_of_place, args[0]
+    return out_of_place, args[:1]
 
 
 _OUT_OF_PLACE = {torch.ops.aten.bernoulli_.float: torch.ops.aten.bernoulli.p}
@@ -380,14 +411,32 @@ def _autocast() -> tuple[bool, ...]:
 
 @contextmanager
 def fresh_state() -> Iterator[None]:
-    """PyTorch as it is where nobody has changed it: gradients on, no inference mode, no autocast, no torch.func."""
+    """PyTorch as it is where nobody has changed it: gradients on, no inference mode, no autocast, no torch.func.
+
+    Nor a checkpoint around the caller, which would count the tensors that are saved.
+    """
     with ExitStack() as stack:
         stack.enter_context(torch._C._DisableFuncTorch())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_without_saved_tensors_hooks())
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+@contextmanager
+def _without_saved_tensors_hooks() -> Iterator[None]:
+    autograd: Any = torch._C._autograd
+    hooks = []
+    while (top := autograd._top_saved_tensors_default_hooks(True)) is not None:
+        hooks.append(top)
+        autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pair in reversed(hooks):
+            autograd._push_saved_tensors_default_hooks(*pair)
 
 
 @contextmanager

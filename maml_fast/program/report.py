@@ -23,7 +23,7 @@ class FusionReport:
     Attributes:
         batch_norm: the policy, ``"batch"``, ``"running"`` or ``"as_written"``.
         fused: one line for every run that is one operation now, ``"where: what"``.
-        left: one line for every convolution that is not, and for every ``forward`` that torch.fx could not record,
+        left: one line for every convolution that is not, or one that says why the model ran as it is written,
             ``"where: why"``.
     """
 

@@ -8,7 +8,17 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from fuse_nets import Buffered, Conv4Plain, DataDependent, OpaqueInside, Residual, SharedTwice, layers
+from fuse_nets import (
+    Buffered,
+    Conv4Plain,
+    DataDependent,
+    Gated,
+    Residual,
+    ShapeDependent,
+    SharedTwice,
+    TensorOfItsOwn,
+    layers,
+)
 from small import conv_net, make_episodes
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,6 +26,7 @@ from torch.func import functional_call
 import maml_fast as mf
 from maml_fast import ops
 from maml_fast.compat import learn2learn as l2l
+from maml_fast.program import programs
 
 LR = 0.05
 
@@ -65,11 +76,13 @@ NETS = {  # and how many blocks are fused
     "residual": (Residual, 1),
     "shared module": (SharedTwice, 3),
     "tied parameters": (Tied, 3),
-    "parts that can't be recorded": (OpaqueInside, 2),
-    "a root that can't be recorded": (DataDependent, 3),
+    "control flow of shapes": (ShapeDependent, 4),
+    "control flow of values": (DataDependent, 0),
+    "control flow in a part": (Gated, 2),
     "buffers": (Buffered, 1),
+    "a tensor of its own": (TensorOfItsOwn, 0),
     "a learned buffer": (LearnedBuffer, 0),
-    "recurrent": (Recurrent, 1),
+    "recurrent": (Recurrent, 0),  # PyTorch's GRU writes to views
     "linear": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(162, 8), nn.Tanh(), nn.Linear(8, 4)), 0),
 }
 over_nets = pytest.mark.parametrize("net", NETS)
@@ -144,6 +157,13 @@ def fused_calls(monkeypatch):
     return calls
 
 
+def recorded(maml, net, fused_calls):
+    """The same, once it has been recorded, which is a call too."""
+    maml.clone()(images(net, 0))
+    fused_calls.clear()
+    return maml
+
+
 # --- MAML against plain autograd
 
 
@@ -165,8 +185,8 @@ def two_tasks(learner_of, net, steps):
 def test_loss_gradient_and_buffers_are_those_of_plain_autograd(net, first_order, steps):
     model, expected = build(net), build(net)
     maml = l2l.algorithms.MAML(model, lr=LR, first_order=first_order)
-    assert len(maml.fusion.fused) == NETS[net][1], str(maml.fusion)
     actual = two_tasks(maml, net, steps)
+    assert len(maml.fusion.fused) == NETS[net][1], str(maml.fusion)
     wanted = two_tasks(Oracle(expected, first_order), net, steps)
     torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
     assert_same_gradients(model, expected)
@@ -175,7 +195,7 @@ def test_loss_gradient_and_buffers_are_those_of_plain_autograd(net, first_order,
 
 def test_clones_run_on_the_fused_operation_in_training_alone(fused_calls):
     maml = l2l.algorithms.MAML(build("nested"), lr=LR)
-    learner = maml.clone()
+    learner = recorded(maml, "nested", fused_calls).clone()
     learner(images("nested", 0))
     assert len(fused_calls) == 4
     learner.eval()(images("nested", 0))
@@ -185,12 +205,30 @@ def test_clones_run_on_the_fused_operation_in_training_alone(fused_calls):
     assert len(fused_calls) == 12
 
 
+def test_clones_share_one_recording(monkeypatch):
+    made = []
+
+    def counting(*args, record=programs.record):
+        made.append(None)
+        return record(*args)
+
+    monkeypatch.setattr(programs, "record", counting)
+    maml = l2l.algorithms.MAML(build("nested"), lr=LR)
+    two_tasks(maml, "nested", 2)
+    assert len(made) == 1
+    maml.eval()
+    two_tasks(maml, "nested", 1)
+    maml.train()
+    two_tasks(maml, "nested", 1)
+    assert len(made) == 2
+
+
 def test_a_model_wrapped_in_eval_is_fused_when_it_trains(fused_calls):
     maml = l2l.algorithms.MAML(build("nested").eval(), lr=LR)
     maml.clone()(images("nested", 0))
     assert not fused_calls
     maml.train()
-    maml.clone()(images("nested", 0))
+    recorded(maml, "nested", fused_calls).clone()(images("nested", 0))
     assert len(fused_calls) == 4
 
 
@@ -493,7 +531,7 @@ def test_a_changed_module_runs_as_written_after_a_warning(change, fused_calls):
         def forward(self, x):
             return self.block(x) * self.scale
 
-    maml = l2l.algorithms.MAML(Scaled().double(), lr=LR)
+    maml = recorded(l2l.algorithms.MAML(Scaled().double(), lr=LR), "", fused_calls)
     x, seen = images("", 0), []
     before = maml.clone()(x)
     assert len(fused_calls) == 1

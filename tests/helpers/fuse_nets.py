@@ -104,8 +104,8 @@ class SharedTwice(nn.Module):
         return self.alias(self.block(x)) + self.block(x)
 
 
-class DataDependent(nn.Module):
-    """Control flow that no recording can hold, above and beside parts that it can."""
+class ShapeDependent(nn.Module):
+    """Control flow that the shape of the images decides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,8 +122,15 @@ class DataDependent(nn.Module):
         return self.bn(self.last(x)).relu().mean(dim=(2, 3))
 
 
-class OpaqueInside(nn.Module):
-    """One part that can't be recorded between two that can."""
+class DataDependent(ShapeDependent):
+    """Control flow that no recording can hold."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.abs().max() > 0 else x + 1)
+
+
+class Gated(nn.Module):
+    """A part that may return its input itself."""
 
     class Gate(nn.Module):
         def __init__(self) -> None:
@@ -141,6 +148,17 @@ class OpaqueInside(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.gate(self.first(x)))
+
+
+class Pair(nn.Module):
+    """Two inputs, one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Sequential(*layers("CBR")), nn.Sequential(*layers("CBR"))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.left(a) - 2 * self.right(b)
 
 
 class TwoInputs(nn.Module):
@@ -177,11 +195,21 @@ class Buffered(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", torch.tensor([0.5, 2.0, 3.0]).view(3, 1, 1))
-        self.shift = torch.tensor(0.25)
         self.block = nn.Sequential(*layers("CBR"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x) * (self.scale * 2) + self.shift
+        return self.block(x) * (self.scale * 2)
+
+
+class TensorOfItsOwn(Buffered):
+    """A tensor that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.tensor(0.25)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.shift
 
 
 class ListOfLayers(nn.Module):
@@ -320,3 +348,11 @@ def block() -> nn.Module:
 
 def block3() -> nn.Module:
     return nn.Sequential(*layers("CBR", cin=3))
+
+
+def standardised(conv: nn.Conv2d) -> nn.Module:
+    class Centred(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight - weight.mean(dim=(1, 2, 3), keepdim=True)
+
+    return nn.utils.parametrize.register_parametrization(conv, "weight", Centred())

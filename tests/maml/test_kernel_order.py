@@ -50,7 +50,7 @@ def test_filters_of_blocks_keep_the_order(steps, order):
 @pytest.mark.native
 def test_shared_filters_too(monkeypatch):
     shared, run = [], Program.__call__
-    monkeypatch.setattr(Program, "__call__", lambda *args: shared.append(args[2]) or run(*args))
+    monkeypatch.setattr(Program, "__call__", lambda *args, **options: shared.append(args[2]) or run(*args, **options))
     maml = MAML(Net().double(), inner_lr=0.1, adapt="head", task_chunk=None)
     episodes = make_episodes()
     maml.engine_for(episodes)

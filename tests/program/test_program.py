@@ -341,3 +341,21 @@ def test_values_are_let_go_once_they_are_not_needed():
         kept.difference_update(line.done)
         assert len(kept) <= 2
     assert kept == {program.result}
+
+
+@pytest.mark.parametrize("where", [..., 0])
+def test_a_buffer_that_is_read_and_then_written_to_is_not_recorded(where):
+    class Drifting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(9, 5)
+            self.register_buffer("scale", torch.ones(5))
+
+        def forward(self, x):
+            x = self.out(x.flatten(1)) * self.scale.clone()
+            self.scale[where].add_(1)
+            return x
+
+    model = Drifting()
+    assert Programs(model, "batch").of(X) == "forward writes to tensors of the model that it reads"
+    assert torch.equal(model.scale, torch.ones(5))

@@ -4,8 +4,8 @@ Calling a wrapper or a clone runs the module's conv-BN-ReLU-pool on the fused ke
 batch norm takes the batch's statistics: in ``train()``, or without running statistics. Where it takes the running ones,
 in ``eval()``, the module runs as it is written. Either way the numbers are PyTorch's, and so is what becomes of the
 running statistics: as in learn2learn, clones share them with the model and update them in ``train()``. What is called
-on ``learner.module`` itself, or on a part of it, runs as it is written. ``maml.fusion`` lists what is fused, and what
-is not and why.
+on ``learner.module`` itself, or on a part of it, runs as it is written. ``maml.fusion`` lists what was fused in the
+last call, and what was not and why.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class BaseLearner(nn.Module):
 
     @property
     def fusion(self) -> FusionReport:
-        """What runs on the fused operation in the training mode at the first call or clone; what does not, and why."""
+        """What ran on the fused operation in the last call of this or any clone; what did not, and why."""
         return self._fused().report
 
     def __getstate__(self) -> dict[str, Any]:

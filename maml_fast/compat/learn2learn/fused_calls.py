@@ -1,4 +1,4 @@
-"""Running clones of a module by its fused form, as long as they are what that form was made from."""
+"""Running clones of a module by its recordings, as long as they are what these were made from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from maml_fast.fusion import FusedModel, FusionReport, fuse
+from maml_fast.compat.learn2learn.utils import copy_of_modules
+from maml_fast.fusion import FusedModel, FusionReport, Runner
 
 __all__ = ["FusedCalls"]
 
@@ -19,27 +20,30 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 class FusedCalls:
     """Calls a clone of ``module`` with its conv-BN-ReLU-pool runs as one operation each.
 
-    Everything else is as PyTorch has it, running statistics and training modes included. The fused form knows the
-    module's structure, attributes and hooks from now; a clone with others runs as it is written, after one warning.
-
-    Attributes:
-        report: what is fused, and what is not and why.
+    Everything else is as PyTorch has it, running statistics and training modes included. All clones share what is
+    recorded of a module like them; a clone with other parts, attributes or hooks than the module has now runs as it is
+    written, after one warning.
     """
-
-    report: FusionReport
 
     def __init__(self, module: nn.Module) -> None:
         if any(isinstance(part, FusedModel) for part in module.modules()):
             raise ValueError("the model holds a FusedModel; put its .original in its place, clones are fused anyway")
-        self._fused = fuse(module, batch_norm="as_written")
+        self._runner = Runner(copy_of_modules(module), "as_written")
         self._parts = [_part(each) for each in module.modules()]
         self._warned = False
-        self.report = self._fused.report
+
+    @property
+    def report(self) -> FusionReport:
+        """What was fused in the last call of any clone, and what was not and why."""
+        return self._runner.report
 
     def __call__(self, clone: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """What ``clone(*args, **kwargs)`` returns."""
-        if self._fused.is_rewritten and self._still_fits(clone):
-            return self._fused.run_on(clone, *args, **kwargs)
+        if self._still_fits(clone):
+            return self._runner(clone, args, kwargs)
+        self._runner.report = FusionReport(
+            "as_written", left=("forward: the module was changed after its first clone()",)
+        )
         return clone(*args, **kwargs)
 
     def _still_fits(self, clone: nn.Module) -> bool:

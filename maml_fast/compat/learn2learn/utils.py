@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["clone_module", "clone_parameters", "detach_module", "update_module"]
+__all__ = ["clone_module", "clone_parameters", "copy_of_modules", "detach_module", "update_module"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,11 +24,18 @@ def clone_module(module: M) -> M:
     are the module's too, and all other attributes are the same objects. Tied parameters and modules with two names
     stay what they are.
     """
-    copies: dict[nn.Module, nn.Module] = {part: _shallow_copy(part) for part in module.modules()}
     buffers = [buffer for buffer in module.buffers() if buffer.requires_grad]
     clones: dict[Tensor, Tensor] = {tensor: tensor.clone() for tensor in (*module.parameters(), *buffers)}
+    copy = copy_of_modules(module)
+    for part in copy.modules():
+        _replace(part, clones)
+    return copy
+
+
+def copy_of_modules(module: M) -> M:
+    """Return a copy of a module and of all its parts that holds the very same tensors and other attributes."""
+    copies: dict[nn.Module, nn.Module] = {part: _shallow_copy(part) for part in module.modules()}
     for copy in copies.values():
-        _replace(copy, clones)
         copy._modules.update({name: copies[part] for name, part in copy._modules.items() if part is not None})
     return copies[module]  # type: ignore[return-value]
 

@@ -8,16 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maml_fast.nn import batch_stat_norm
+from maml_fast.nn import batch_stat_norm, moved
 from maml_fast.program.operations.table import Call, Step, Value, aten, row
 
 
 @row(F.batch_norm)
-def _batch_norm(call: Call, given: Value) -> Step:
+def _batch_norm(call: Call, given: Value) -> Step | None:
     names = ("input", "weight", "bias")
-    if call.arguments["training"]:
-        return _by_batch(call, *names)
-    return _by_statistics(call, *names, "running_mean", "running_var")
+    if not call.arguments["training"]:
+        return _by_statistics(call, *names, "running_mean", "running_var")
+    step = _by_batch(call, *names)
+    return step if len(call.results) == 1 else _keeping_statistics(call, step)
 
 
 @row(batch_stat_norm)
@@ -75,6 +76,21 @@ def _elementary(call: Call, names: Sequence[str], dims: list[int], shape: list[i
         return _scaled(z, parameters, present, shape)
 
     return Step(run, [value for value in operands if value is not None])
+
+
+def _keeping_statistics(call: Call, step: Step) -> Step | None:
+    """A batch norm, and its running statistics afterwards."""
+    running = [call.arguments[name] for name in ("running_mean", "running_var")]
+    if len(call.results) != 3:
+        return None
+    dims = [1, *range(3, len(call.arguments["input"].shape) + 1)]
+    momentum = call.arguments["momentum"]
+
+    def run(mean: Tensor, variance: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        of_batch = torch.var_mean(x.detach(), dims)
+        return step.run(x, *parameters), *moved((mean, variance), of_batch[::-1], momentum)
+
+    return Step(run, [*running, *step.operands])
 
 
 def _by_statistics(call: Call, *names: str) -> Step:

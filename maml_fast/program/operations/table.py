@@ -26,7 +26,10 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """An operation on values and constants, by the names of its arguments; a result that is no tensor is ``None``."""
+    """An operation on values and constants, by the names of its arguments; a result that is no tensor is ``None``.
+
+    Results after the first may be what a written argument holds afterwards.
+    """
 
     operation: Any
     arguments: dict[str, Any]

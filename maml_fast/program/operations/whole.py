@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from maml_fast.nn import batch_stat_norm, conv_block, conv_block_of_tasks
+from maml_fast.nn import batch_stat_norm, conv_block, conv_block_of_tasks, tracking_conv_block
 from maml_fast.program.operations.table import Call, Step, Value, row
 from maml_fast.recurrent import lstm, lstm_of_tasks
 
 __all__ = ["BLOCK_TENSORS", "is_whole"]
 
 BLOCK_TENSORS = ("x", "weight", "bias", "gamma", "beta")
+TRACKING_TENSORS = (*BLOCK_TENSORS, "running_mean", "running_var")
 
 
 def is_whole(function: Any) -> bool:
@@ -21,8 +23,17 @@ def is_whole(function: Any) -> bool:
 
 @row(conv_block)
 def _conv_block(call: Call, given: Value) -> Step:
-    geometry = {name: value for name, value in call.arguments.items() if name not in BLOCK_TENSORS}
-    return Step(partial(conv_block_of_tasks, **geometry), [call.arguments[name] for name in BLOCK_TENSORS])
+    return _block(call, conv_block_of_tasks, BLOCK_TENSORS)
+
+
+@row(tracking_conv_block)
+def _tracking_conv_block(call: Call, given: Value) -> Step:
+    return _block(call, tracking_conv_block, TRACKING_TENSORS)
+
+
+def _block(call: Call, function: Callable[..., Any], tensors: Sequence[str]) -> Step:
+    geometry = {name: value for name, value in call.arguments.items() if name not in tensors}
+    return Step(partial(function, **geometry), [call.arguments[name] for name in tensors])
 
 
 @row(lstm)

@@ -1,0 +1,97 @@
+"""Running a module by itself: by its recorded program where that has conv blocks, else as it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+
+from maml_fast.program import (
+    BatchNormMode,
+    FusionPolicy,
+    FusionReport,
+    Place,
+    Program,
+    Programs,
+    counters_of,
+    places_of,
+    swapped,
+    with_its_own_tensors,
+)
+
+__all__ = ["Runner"]
+
+
+class Runner:
+    """Calls a model under a batch-norm policy: ``runner(model, args, kwargs)``.
+
+    It also calls twins: modules that are like the model but for their tensors and training modes.
+
+    Attributes:
+        report: what was fused in the last call, and what was left and why; empty before the first.
+    """
+
+    report: FusionReport
+
+    def __init__(self, model: nn.Module, policy: FusionPolicy) -> None:
+        self._model = model
+        self._policy = policy
+        self._programs = Programs(model, policy, updates=True)
+        self.report = FusionReport(policy)
+
+    def __call__(self, twin: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """What ``twin(*args, **kwargs)`` returns under the policy."""
+        if any(isinstance(mode, BatchNormMode) for mode in _get_current_function_mode_stack()):
+            return twin(*args, **kwargs)  # as a part of what somebody records, or has a policy for
+        if torch._C._len_torch_dispatch_stack() > 0 or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._as_written(twin, args, kwargs)
+        with with_its_own_tensors(twin):
+            places = places_of(twin)
+            tensors = {place.name: place.holder[place.key] for place in places}
+            program = self._program(twin, places, args, kwargs)
+        if isinstance(program, str):
+            self.report = FusionReport(self._policy, left=(f"forward: {program}",))
+            return self._as_written(twin, args, kwargs)
+        self.report = FusionReport(self._policy, program.fused, program.convolutions_left)
+        return _run(program, tensors, args) if program.fused else self._as_written(twin, args, kwargs)
+
+    def _program(
+        self, twin: nn.Module, places: Sequence[Place], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Program | str:
+        if kwargs or not args or not all(map(_is_plain, args)):
+            return "called with other arguments than ordinary tensors by place"
+        with with_its_own_tensors(self._model):
+            if twin is not self._model:
+                for part, other in zip(self._model.modules(), twin.modules(), strict=True):
+                    part.training = other.training
+            return self._programs.of(*(x[None] for x in args), places=places)
+
+    def _as_written(self, twin: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        with with_its_own_tensors(twin), ExitStack() as stack:
+            if self._policy != "as_written":
+                counters = counters_of(twin)
+                others = {place.name: place.holder[place.key].clone() for place in counters}
+                stack.enter_context(swapped(counters, others))
+                stack.enter_context(BatchNormMode(self._policy))
+            return twin(*args, **kwargs)
+
+
+def _is_plain(argument: Any) -> bool:
+    """Whether it is an ordinary tensor."""
+    return type(argument) in (Tensor, nn.Parameter) and argument.layout is torch.strided and not argument.is_nested
+
+
+def _run(program: Program, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    """Run a program for the one task that a module is, and write to its buffers."""
+    left: dict[str, Tensor] = {}
+    output = program({}, tensors, *(x[None] for x in inputs), left=left).squeeze(0)
+    with torch.no_grad():
+        for name, value in left.items():
+            # F.batch_norm does not tell autograd of running statistics either, which a graph may hold but never reads.
+            buffer = tensors[name].data if name in program.unversioned else tensors[name]
+            buffer.copy_(value.squeeze(0))
+    return output.contiguous()  # callers may take views that native kernels' order in memory does not allow
