@@ -64,9 +64,19 @@ class TaskForward:
         Raises:
             RuntimeError: ``use_engine`` asks for all tasks at once, and there is no program.
         """
+        asked = asked_engine.get()
+        if self._programs is None or asked == "loop":
+            self.last = "fusion is switched off" if self._programs is None else "use_engine('loop')"
+            return self.last
         programs = []
-        for x in inputs:
-            self.last = self._program(x)
+        for x, program in zip(inputs, self._programs.of_each(inputs), strict=True):
+            self.recorded = None if isinstance(program, str) else program
+            if isinstance(program, str) and asked is not None:
+                raise RuntimeError(f"the {asked} engine can't run this: {program}")
+            if isinstance(program, str) or asked == "batched":
+                self.last = program
+            else:
+                self.last = self._obstacle(program, x) or program
             if isinstance(self.last, str):
                 return self.last
             programs.append(self.last)
@@ -104,20 +114,6 @@ class TaskForward:
         if self.last is None:
             return "recorded at the first call"
         return f"as written, task by task ({self.last})" if isinstance(self.last, str) else "all tasks at once"
-
-    def _program(self, x: Tensor) -> Program | str:
-        if self._programs is None:
-            return "fusion is switched off"
-        asked = asked_engine.get()
-        if asked == "loop":
-            return "use_engine('loop')"
-        program = self._programs.of(x)
-        self.recorded = None if isinstance(program, str) else program
-        if isinstance(program, str) and asked is not None:
-            raise RuntimeError(f"the {asked} engine can't run this: {program}")
-        if isinstance(program, str) or asked == "batched":
-            return program
-        return self._obstacle(program, x) or program
 
     def _obstacle(self, program: Program, x: Tensor) -> str | None:
         """Why one task after another is faster than all at once; ``None`` where it is not.

@@ -12,7 +12,8 @@ from maml_fast import ops
 from maml_fast.nn import conv_block_of_tasks, tracking_conv_block
 from maml_fast.program.conv_blocks import block_obstacles, describe_block, with_blocks
 from maml_fast.program.operations import Call, Step, Value, step_of
-from maml_fast.program.recording import DoubtError, Recording
+from maml_fast.program.recording import Recording
+from maml_fast.program.tape import DoubtError
 
 __all__ = ["Line", "Program", "RunBlock", "geometry_of_block"]
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from maml_fast.program.as_written import Place, counters_of, places_of, with_its_own_tensors
 from maml_fast.program.program import Program
-from maml_fast.program.recording import DoubtError, Held, fresh_state, outcome, record
+from maml_fast.program.recording import Held, outcome, record
 from maml_fast.program.report import FusionPolicy
+from maml_fast.program.surroundings import fresh_state
+from maml_fast.program.tape import DoubtError
 from maml_fast.program.watch import UnwatchableError, Watch
 
 __all__ = ["Programs"]
@@ -47,15 +49,22 @@ class Programs:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_states": [], "_seen": 0}
 
+    def of_each(self, inputs: Sequence[Tensor]) -> list[Program | str]:
+        """The programs for several kinds of a single input [T, N, ...]; nothing may change the model between them."""
+        state = self._state()
+        return [self._of(state, (x,)) for x in inputs]
+
     def of(self, *inputs: Tensor, places: Sequence[Place] | None = None) -> Program | str:
         """The program for inputs [T, N, ...], or why the model runs as it is written.
 
         ``places`` hold the tensors of a twin of the model, by which the program is recorded if it must be. If they are
         given, the program is for tensors like these.
         """
-        if torch._C._are_functorch_transforms_active():
-            return "a transform of torch.func is active"
-        state = self._state()
+        return self._of(self._state(), inputs, places)
+
+    def _of(
+        self, state: _State | str, inputs: Sequence[Tensor], places: Sequence[Place] | None = None
+    ) -> Program | str:
         if isinstance(state, str):
             return state
         key: Hashable = tuple((x.shape[1:], x.dtype, x.device.type) for x in inputs)
@@ -70,6 +79,8 @@ class Programs:
         return state.programs[key]
 
     def _state(self) -> _State | str:
+        if torch._C._are_functorch_transforms_active():
+            return "a transform of torch.func is active"
         for place, state in enumerate(self._states):
             if state.watch.holds():
                 self._states.insert(0, self._states.pop(place))
