@@ -47,7 +47,8 @@ def _convolution(call: Call, given: Value) -> Step | None:
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         n_tasks = len(x)
-        images = x.transpose(0, 1).flatten(1, 2)  # [N, T * C, ...]
+        # Not channels last, as native blocks give images: PyTorch's backward of strided 1x1 convolutions may crash there.
+        images = x.transpose(0, 1).flatten(1, 2).contiguous()  # [N, T * C, ...]
         bias = None if bias is None else bias.flatten()
         out = convolution(images, weight.flatten(0, 1), bias, *options, n_tasks * groups)
         return out.unflatten(1, (n_tasks, -1)).transpose(0, 1)
