@@ -36,7 +36,7 @@ class Row:
     @property
     def is_empty(self) -> bool:
         """Nothing was found, not even an obstacle: not asked for."""
-        return not self.seconds and self.skipped is None and self.failed is None
+        return not self.seconds and self.parity is None and self.skipped is None and self.failed is None
 
     def as_json(self, gflops: float) -> dict[str, Any]:
         """Plain types; times in milliseconds; ``gflops`` is the machine's speed."""

@@ -15,7 +15,7 @@ from peers.torchopt import TorchOpt
 from peers.tutorial import TutorialLoop
 from peers.vmap import Vmap
 
-__all__ = ["GRAPHED", "NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "Learner", "named", "of_use_on"]
+__all__ = ["GRAPHED", "NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "ZOO_PEERS", "Learner", "named", "of_use_on"]
 
 OURS: type[Learner] = Ours
 GRAPHED: type[Learner] = Graphed
@@ -37,6 +37,7 @@ PEERS: tuple[type[Learner], ...] = (
     JaxVmap,
     JaxVmapConv,
 )
+ZOO_PEERS: tuple[type[Learner], ...] = (Vmap, Processes, JaxMap, JaxVmap)  # who can take any net, or some
 
 
 def of_use_on(device: str) -> tuple[type[Learner], ...]:
