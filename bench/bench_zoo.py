@@ -64,7 +64,9 @@ def test_peer(workload, peer, found, asked):
     """The peak of every one, and the times of those who did not race; each in a process of its own."""
     row = row_of(found, workload, peer)
     try:
-        with Child(f"{peer.title} on {workload.name}", Contestant, workload.name, peer.name, asked.place) as child:
+        arguments = (workload.name, peer.name, asked.place)
+        environment = peer.quick_environment if asked.quick else {}
+        with Child(f"{peer.title} on {workload.name}", Contestant, *arguments, environment=environment) as child:
             row.peak_mib = child.call("peak_mib")
             if peer not in (OURS, TRUTH):
                 row.parity = child.call("parity")

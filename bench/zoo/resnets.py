@@ -42,7 +42,7 @@ class Block12(nn.Module):
 
 
 class ResNet12(nn.Module):
-    def __init__(self, width: int = 32, n_way: int = 5, norm: Norm = nn.BatchNorm2d) -> None:
+    def __init__(self, width: int = 16, n_way: int = 5, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         channels = [3, width, 2 * width, 4 * width, 8 * width]
         self.layers = nn.Sequential(*(Block12(i, o, norm) for i, o in itertools.pairwise(channels)))
@@ -211,7 +211,7 @@ def _net(title: str, build: Callable[..., nn.Module], size: Size, small: Size = 
 
 
 NETS = {
-    "resnet12": _net("ResNet-12, 32 to 256 channels, on 84x84x3, 2 tasks, 2 steps", ResNet12, MINI_IMAGENET),
+    "resnet12": _net("ResNet-12, 16 to 128 channels, on 84x84x3, 2 tasks, 2 steps", ResNet12, MINI_IMAGENET),
     "resnet12-group-norm": _net(
         "the same with GroupNorm", partial(ResNet12, norm=groups_of_eight), MINI_IMAGENET, inner_lr=0.01
     ),

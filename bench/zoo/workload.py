@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from maml_fast.data import Episodes
 from maml_fast.maml import MAML
 from zoo import ZOO, Entry, Size
 
-FEW_QUERIES, FEW_TASKS = 10, 4  # of a task and of a meta-batch, where parity is judged
+FEW_TASKS, FEW_QUERIES, FEW_STEPS = 4, 7, 2  # where parity is judged: float64 takes its time
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class ZooWorkload:
     dropout: bool = True
     most_tasks: int | None = None
     most_queries: int | None = None
+    most_steps: int | None = None
     device: str = "cpu"
 
     meta_lr = 1e-3
@@ -66,10 +68,8 @@ class ZooWorkload:
     def size(self) -> Size:
         """The net's, and the meta-batch's."""
         size = self.entry.small if self.small else self.entry.size
-        tasks, queries = (
-            most or own for most, own in ((self.most_tasks, size.tasks), (self.most_queries, size.queries))
-        )
-        return replace(size, tasks=min(tasks, size.tasks), queries=min(queries, size.queries))
+        most = {"tasks": self.most_tasks, "queries": self.most_queries, "steps": self.most_steps}
+        return replace(size, **{name: min(n, getattr(size, name)) for name, n in most.items() if n is not None})
 
     @property
     def meta_batch_size(self) -> int:
@@ -115,7 +115,7 @@ class ZooWorkload:
         return MAML(self.model_at(start), loss_fn=entry.loss_fn, **chosen)
 
     def problem(self, elementary: bool = False) -> Problem:
-        """The inner loop of one task for the plain peers; ``elementary``: with batch norm in elementary operations."""
+        """The inner loop of one task for the plain peers; ``elementary``: with norms in elementary operations."""
         adapted = range(len(self.start(torch.float32)))
         return Problem(_Call(self, elementary), self.inner_steps, self.order, adapted, self.entry.loss_fn)
 
@@ -133,7 +133,8 @@ class ZooWorkload:
 
     def for_parity(self) -> ZooWorkload:
         """The same net on less, and without dropout."""
-        return replace(self.of_tasks(FEW_TASKS), most_queries=FEW_QUERIES, dropout=False)
+        few = self.of_tasks(FEW_TASKS)
+        return replace(few, most_queries=FEW_QUERIES, most_steps=FEW_STEPS, dropout=False)
 
     def output_bytes_of_a_task(self) -> float:
         """What layers with weights put out, in float32, for all that a task must remember; roughly."""
@@ -150,6 +151,8 @@ class _Call:
 
     def __init__(self, workload: ZooWorkload, elementary: bool) -> None:
         self._workload, self._elementary = workload, elementary
+        for dtype in (torch.float32,) if workload.dropout else (torch.float32, torch.float64):
+            _module(workload, dtype, elementary)  # now, for inside of torch.func's transforms no module can be made
         self._buffers: dict[str, Tensor] | None = None
 
     def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
@@ -164,7 +167,7 @@ class _Call:
 def _module(workload: ZooWorkload, dtype: torch.dtype, elementary: bool) -> tuple[nn.Module, list[str]]:
     model = workload.model().to(workload.device, dtype)
     if elementary:
-        model = with_elementary_batch_norm(model)
+        model = with_elementary_norms(model)
     return model, [name for name, _ in model.named_parameters()]
 
 
@@ -198,27 +201,40 @@ def _numel(output: Any) -> int:
     return output.numel() if isinstance(output, Tensor) else sum(map(_numel, output))
 
 
-class ElementaryBatchNorm(nn.Module):
-    """Batch norm by the batch's own statistics, which functional transforms differentiate rightly twice."""
+class ElementaryNorm(nn.Module):
+    """A norm in elementary operations, which functional transforms differentiate rightly twice.
 
-    def __init__(self, norm: _BatchNorm) -> None:
+    Batch norm is by the batch's own statistics. Over PyTorch's own norms ``vmap(grad(...))`` gives a wrong second-order
+    gradient in silence.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.of_batch, self.of_last = isinstance(norm, _BatchNorm), isinstance(norm, nn.LayerNorm)
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else None  # None: every channel by itself
 
     def forward(self, x: Tensor) -> Tensor:
-        over = [0, *range(2, x.dim())]
-        like = [1, -1, *[1] * (x.dim() - 2)]
-        centred = x - x.mean(dim=over, keepdim=True)
-        z = centred / (centred.square().mean(dim=over, keepdim=True) + self.eps).sqrt()
+        if self.of_last:
+            z, like = self._normalised(x, [*range(x.dim() - self.weight.dim(), x.dim())]), self.weight.shape
+        elif self.of_batch:
+            z, like = self._normalised(x, [0, *range(2, x.dim())]), (-1, *[1] * (x.dim() - 2))
+        else:
+            groups = self._normalised(x.reshape(len(x), self.groups or x.shape[1], -1), [2])
+            z, like = groups.reshape(x.shape), (-1, *[1] * (x.dim() - 2))
         return z if self.weight is None else z * self.weight.view(like) + self.bias.view(like)
 
+    def _normalised(self, x: Tensor, over: list[int]) -> Tensor:
+        centred = x - x.mean(dim=over, keepdim=True)
+        return centred / (centred.square().mean(dim=over, keepdim=True) + self.eps).sqrt()
 
-def with_elementary_batch_norm(model: nn.Module) -> nn.Module:
-    """The model, its batch norms exchanged in place; parameters keep their order."""
+
+def with_elementary_norms(model: nn.Module) -> nn.Module:
+    """The model, its norms exchanged in place; parameters keep their order."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, ElementaryBatchNorm(child))
+            if isinstance(child, (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)):
+                setattr(parent, name, ElementaryNorm(child))
     return model
 
 
