@@ -8,6 +8,7 @@ from peers.jax import JaxMap, JaxVmap, JaxVmapConv
 from peers.learn2learn import Compat, Learn2Learn
 from peers.learner import Learner
 from peers.loop import TaskLoop
+from peers.metalearn import MetaLearn
 from peers.naive import Naive
 from peers.ours import Ours
 from peers.processes import Processes
@@ -33,11 +34,12 @@ PEERS: tuple[type[Learner], ...] = (
     Learn2Learn,
     Compat,
     TorchOpt,
+    MetaLearn,
     JaxMap,
     JaxVmap,
     JaxVmapConv,
 )
-ZOO_PEERS: tuple[type[Learner], ...] = (Vmap, Processes, JaxMap, JaxVmap)  # who can take any net, or some
+ZOO_PEERS: tuple[type[Learner], ...] = (Vmap, Processes, MetaLearn, JaxMap, JaxVmap)  # who can take any net, or some
 
 
 def of_use_on(device: str) -> tuple[type[Learner], ...]:

@@ -108,6 +108,10 @@ class ZooWorkload:
                 parameter.copy_(value)
         return model
 
+    def functional_model(self, start: Sequence[Tensor]) -> nn.Module:
+        """The model with these parameters and with norms that ``torch.func``'s transforms differentiate rightly."""
+        return with_elementary_norms(self.model_at(start))
+
     def learner(self, start: Sequence[Tensor], **options: Any) -> MAML:
         """What maml_fast makes of it."""
         entry = self.entry

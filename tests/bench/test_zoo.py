@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import measurements
 import parity
@@ -13,6 +14,7 @@ import torch
 from bench_command import run
 from bench_record import make_record, table_row
 from peers import OURS, TRUTH, ZOO_PEERS
+from peers.metalearn import MetaLearn
 from peers.processes import Processes
 from peers.vmap import Vmap
 from torch import nn
@@ -53,6 +55,13 @@ def test_a_wrong_result_is_refused(net: str, wrong: type) -> None:
 @pytest.mark.parametrize("order", [1, 2])
 def test_vmap_takes_what_it_can(net: str, order: int) -> None:
     parity.check(small(net, order).for_parity(), Vmap)
+
+
+@pytest.mark.skipif(find_spec("metalearn") is None, reason="parallel-metalearn is not installed")
+@pytest.mark.parametrize("net", ["conv4", "conv4-mse", "sine-relu"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_parallel_metalearn_computes_the_same(net: str, order: int) -> None:
+    parity.check(small(net, order).for_parity(), MetaLearn)
 
 
 def test_the_loop_in_processes_takes_any_loss() -> None:
