@@ -27,6 +27,7 @@ class MetaLearn(Learner):
     name = "metalearn"
     title = "parallel-metalearn"
     library = "metalearn"
+    distribution = "parallel-metalearn"
     remedy = "pip install --no-deps parallel-metalearn tqdm"
     devices = ("cpu",)
     all_tasks_at_once = True
