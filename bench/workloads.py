@@ -293,9 +293,10 @@ QUICK_OF_ALGORITHMS = _of_algorithms(
 )
 
 
-ALL = (*WORKLOADS, *QUICK, *OF_ALGORITHMS, *QUICK_OF_ALGORITHMS, *zoo_workload.WORKLOADS, *zoo_workload.QUICK)
+ALL = (*WORKLOADS, *QUICK, *OF_ALGORITHMS, *QUICK_OF_ALGORITHMS)
 
 
 def named(name: str) -> Workload | ZooWorkload:
-    """The workload of that name."""
-    return next(workload for workload in ALL if workload.name == name)
+    """The workload of that name, or a net of the zoo's."""
+    known = (*ALL, *zoo_workload.WORKLOADS, *zoo_workload.QUICK)
+    return next(workload for workload in known if workload.name == name)
