@@ -155,7 +155,7 @@ def _about(asked):
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": machine,
-        "libraries": _versions(peer.library for peer in asked.peers),
+        "libraries": _versions(asked.peers),
         "backend": {"name": backend.name, "reason": backend.reason},
         "threads": asked.place.threads,
         "device": asked.place.device,
@@ -166,5 +166,6 @@ def _about(asked):
     }
 
 
-def _versions(libraries):
-    return {name: version(name) for name in unique(libraries) if name is not None and find_spec(name) is not None}
+def _versions(peers):
+    names = unique(peer.distribution or peer.library for peer in peers if peer.library and find_spec(peer.library))
+    return {name: version(name) for name in names}

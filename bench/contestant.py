@@ -34,7 +34,8 @@ class Contestant:
         self._begin(tasks or self._workload.meta_batch_size)
 
     def _begin(self, tasks: int) -> None:
-        self._workload = replace(self._workload, meta_batch_size=tasks)
+        if tasks != self._workload.meta_batch_size:
+            self._workload = replace(self._workload, meta_batch_size=tasks)
         self._episodes = self._workload.episodes()
         self._meter = memory.meter(self._place.device)
         self._learner = self._peer(self._workload, self._workload.start(torch.float32), **self._options)
@@ -64,7 +65,7 @@ class Contestant:
     def parity(self, truth: str = TRUTH.name) -> dict[str, float]:
         """Errors against maml_fast, or of maml_fast against the peer of this name; see :func:`parity.check`."""
         other = peer_named(truth) if self._peer is OURS else self._peer
-        return parity.check(self._workload, other, precision=self._place.precision)._asdict()
+        return parity.check(self._workload.for_parity(), other, precision=self._place.precision)._asdict()
 
     def times(self, seconds: float) -> list[float]:
         """Seconds of iterations, for so long about."""

@@ -15,11 +15,11 @@ PRODUCTS = {"exact": "exact", "tf32": "in TF32"}  # in words
 class Row:
     """One thing measured: ``who`` did ``what``. Sweeps add to it."""
 
-    bench: str  # iteration, algorithms, op, sampler, scaling, chunks, many tasks
+    bench: str  # iteration, algorithms, zoo, op, sampler, scaling, chunks, many tasks
     subject: str  # a workload's, an algorithm's, a block's or a curve's name
     what: str
     who: str
-    at: float | None = None  # where on a curve
+    at: float | None = None  # where on a curve; in the zoo the order
     flops: float | None = None
     seconds: list[float] = field(default_factory=list)
     parity: dict[str, float] | None = None  # relative errors
@@ -36,7 +36,7 @@ class Row:
     @property
     def is_empty(self) -> bool:
         """Nothing was found, not even an obstacle: not asked for."""
-        return not self.seconds and self.skipped is None and self.failed is None
+        return not self.seconds and self.parity is None and self.skipped is None and self.failed is None
 
     def as_json(self, gflops: float) -> dict[str, Any]:
         """Plain types; times in milliseconds; ``gflops`` is the machine's speed."""

@@ -11,6 +11,7 @@ from measurements import PRODUCTS, rows_of, unique
 from peers import GRAPHED, NAIVE, OURS, TRUTH, TUTORIAL
 from scaling import FLOAT32
 from tables import NOTHING, number, ratio, table, times
+from zoo_section import zoo
 
 PEAK = {
     "cpu": "what training adds to the process, what a compiler leaves behind included, and all of its worker processes",
@@ -31,6 +32,8 @@ def all_of(record: Record) -> Iterable[str]:
         yield from filter(None, [iteration_kernels(iteration, record["floor_gflops"])])
     if rows := rows_of(record, "algorithms"):
         yield _algorithms(rows)
+    if rows := rows_of(record, "zoo"):
+        yield zoo(rows)
     if rows := rows_of(record, "op"):
         yield from filter(None, [_op(rows), block_kernels(rows, record["floor_gflops"])])
     for name, section in (("chunks", _chunks), ("many tasks", _many_tasks), ("scaling", _scaling)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import blocks
 import pytest
@@ -13,6 +14,8 @@ import workloads
 from measurements import Measurements
 from peers import OURS, Learner, of_use_on
 from place import Place
+from zoo import workload as zoo_workload
+from zoo.workload import ZooWorkload
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Settings:
     out: Path | None  # where the record goes
     workloads: tuple[workloads.Workload, ...]  # what to train on
     algorithms: tuple[workloads.Workload, ...]  # one for every algorithm
+    zoo: tuple[ZooWorkload, ...]  # every net that people write, both orders
     peers: tuple[type[Learner], ...]  # who trains; maml_fast always does
     place: Place
 
@@ -41,7 +45,8 @@ class Settings:
         place = _place(config.getoption("--device"), config.getoption("--precision"))
         known = workloads.QUICK if quick else workloads.WORKLOADS
         of_algorithms = workloads.QUICK_OF_ALGORITHMS if quick else workloads.OF_ALGORITHMS
-        wanted = _workloads((*known, *of_algorithms), config.getoption("--workloads"))
+        zoo = zoo_workload.QUICK if quick else zoo_workload.WORKLOADS
+        wanted = _workloads((*known, *of_algorithms, *zoo), config.getoption("--workloads"))
         return cls(
             quick,
             sweeps or default_sweeps,
@@ -49,6 +54,7 @@ class Settings:
             None if out is None else Path(out),
             tuple(replace(workload, device=place.device) for workload in wanted if workload in known),
             tuple(replace(workload, device=place.device) for workload in wanted if workload in of_algorithms),
+            tuple(workload for workload in wanted if workload in zoo),
             _peers(config.getoption("--peers"), place.device),
             place,
         )
@@ -98,7 +104,7 @@ def _place(device: str, precision: str) -> Place:
     return Place(torch.get_num_threads(), device, precision)
 
 
-def _workloads(known: tuple[workloads.Workload, ...], names: str | None) -> tuple[workloads.Workload, ...]:
+def _workloads(known: Sequence[Any], names: str | None) -> Sequence[Any]:
     if names is None:
         return known
     asked = _names("--workloads", names, [name for each in known for name in (each.name, each.family)])

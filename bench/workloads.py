@@ -12,10 +12,13 @@ import torch
 from peers.inner_loop import Problem
 from peers.nets import CONV4, STRIDED, TUTORIAL, ConvNet, with_library_batch_norm
 from torch import Tensor, nn
+from zoo import workload as zoo_workload
+from zoo.workload import ZooWorkload
 
 from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.data import Episodes, EpisodeSampler, ImageBank
 from maml_fast.data.noise import make_noise
+from maml_fast.maml import MetaLearner
 from maml_fast.models import Conv4, TutorialNet
 from maml_fast.nn import BatchStatNorm2d
 from maml_fast.train import TrainConfig
@@ -75,6 +78,15 @@ class Workload:
     def torch_model(self, start: Sequence[Tensor]) -> nn.Module:
         """The same with torch's own batch norm: the fastest that modules can be without us."""
         return with_library_batch_norm(self.model_at(start))
+
+    def learner(self, start: Sequence[Tensor], **options: Any) -> MetaLearner:
+        """What maml_fast makes of it, with these parameters; ``options`` are the algorithm's own."""
+        settings = replace(self.settings(), **options)
+        return ALGORITHMS[self.algorithm].make(self.model_at(start), settings)
+
+    def for_parity(self) -> Workload:
+        """What of it is run where parity is judged."""
+        return self
 
     def problem(self, elementary: bool = False) -> Problem:
         """The inner loop for the plain peers; ``elementary``: with batch norm in elementary operations."""
@@ -284,6 +296,7 @@ QUICK_OF_ALGORITHMS = _of_algorithms(
 ALL = (*WORKLOADS, *QUICK, *OF_ALGORITHMS, *QUICK_OF_ALGORITHMS)
 
 
-def named(name: str) -> Workload:
-    """The workload of that name."""
-    return next(workload for workload in ALL if workload.name == name)
+def named(name: str) -> Workload | ZooWorkload:
+    """The workload of that name, or a net of the zoo's."""
+    known = (*ALL, *zoo_workload.WORKLOADS, *zoo_workload.QUICK)
+    return next(workload for workload in known if workload.name == name)

@@ -8,6 +8,7 @@ from peers.jax import JaxMap, JaxVmap, JaxVmapConv
 from peers.learn2learn import Compat, Learn2Learn
 from peers.learner import Learner
 from peers.loop import TaskLoop
+from peers.metalearn import MetaLearn
 from peers.naive import Naive
 from peers.ours import Ours
 from peers.processes import Processes
@@ -15,7 +16,7 @@ from peers.torchopt import TorchOpt
 from peers.tutorial import TutorialLoop
 from peers.vmap import Vmap
 
-__all__ = ["GRAPHED", "NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "Learner", "named", "of_use_on"]
+__all__ = ["GRAPHED", "NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "ZOO_PEERS", "Learner", "named", "of_use_on"]
 
 OURS: type[Learner] = Ours
 GRAPHED: type[Learner] = Graphed
@@ -33,10 +34,12 @@ PEERS: tuple[type[Learner], ...] = (
     Learn2Learn,
     Compat,
     TorchOpt,
+    MetaLearn,
     JaxMap,
     JaxVmap,
     JaxVmapConv,
 )
+ZOO_PEERS: tuple[type[Learner], ...] = (Vmap, Processes, MetaLearn, JaxMap, JaxVmap)  # who can take any net, or some
 
 
 def of_use_on(device: str) -> tuple[type[Learner], ...]:

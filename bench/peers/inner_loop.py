@@ -35,7 +35,10 @@ class Score(NamedTuple):
 def score(problem: Problem, weights: Parameters, x_qry: Tensor, y_qry: Tensor) -> Score:
     logits = problem.network(weights, x_qry)
     with torch.no_grad():
-        correct = (logits.argmax(dim=1) == y_qry).sum()
+        if y_qry.is_floating_point():  # values, of which none is right or wrong
+            correct = torch.zeros((), dtype=torch.int64)
+        else:
+            correct = (logits.argmax(dim=1) == y_qry).sum()
     return Score(problem.loss(logits, y_qry), correct)
 
 

@@ -48,6 +48,8 @@ class Jax(Learner):
     @classmethod
     def obstacle(cls, workload: Workload) -> str | None:
         found = super().obstacle(workload)
+        if found is None and workload.network is None:
+            return "this net is not written in JAX"
         if found is None and workload.device == "cuda" and not any(map(find_spec, CUDA_BACKENDS)):
             return "jax has no backend for CUDA here: pip install 'jax[cuda13]'"
         return found

@@ -29,6 +29,7 @@ class Learner(ABC):
     name: ClassVar[str]
     title: ClassVar[str]  # in tables and pictures
     library: ClassVar[str | None] = None  # that must be installed
+    distribution: ClassVar[str | None] = None  # that holds the library, where it has another name
     remedy: ClassVar[str] = "pip install 'maml_fast[bench]'"  # where it is not
     quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, whose times mean nothing
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # where it is of use; elsewhere nobody hears of it

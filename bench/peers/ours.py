@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from maml_fast import native
-from maml_fast.algorithms import ALGORITHMS
 from maml_fast.maml import MAML
 from peers.learner import Learner
 
@@ -29,8 +27,7 @@ class Ours(Learner):
 
     def __init__(self, workload: Workload, start: Sequence[Tensor], **options: Any) -> None:
         self.workload = workload
-        settings = replace(workload.settings(), **options)
-        self.learner = ALGORITHMS[workload.algorithm].make(workload.model_at(start), settings)
+        self.learner = workload.learner(start, **options)
         self.parameters = list(self.learner.parameters())
         self.optimiser = self.learner.make_optimiser(workload.meta_lr)
 

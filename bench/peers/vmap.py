@@ -41,7 +41,7 @@ def vmap_scores(problem: Problem, parameters: Parameters, rates: Sequence, episo
                 weights[i] = weights[i] - rate * (gradient if problem.order == 2 else gradient.detach())
         return [*scores, score(problem, weights, x_qry, y_qry)]
 
-    return vmap(task)(*episodes)
+    return vmap(task, randomness="different")(*episodes)  # dropout of every task its own
 
 
 def vmap_loss(problem: Problem, parameters: Parameters, rates: Sequence, episodes: Sequence[Tensor]) -> Tensor:

@@ -281,7 +281,7 @@ def doctor() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: a minute.")
+@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: minutes.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="New folder for the record (default: a fresh one in bench/results/)."
 )

@@ -34,7 +34,7 @@ def run(
     """Run the benchmarks; write JSON, Markdown tables and pictures; return pytest's exit code.
 
     Args:
-        quick: tiny workloads, only to see that everything works: a minute.
+        quick: tiny workloads, only to see that everything works: a few minutes.
         out: new folder for the record; by default a fresh ``bench/results/<date>-<machine>`` under the working folder.
         sweeps: how often everything is measured.
         seconds: for how long each time, about.

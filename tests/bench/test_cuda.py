@@ -19,6 +19,7 @@ from measurements import Row
 from peers import GRAPHED, OURS, TRUTH, jax, of_use_on
 from peers import named as peer_named
 from peers.block import per_task_block
+from peers.metalearn import MetaLearn
 from peers.processes import Processes
 from place import Place
 from timing import Timer
@@ -94,7 +95,7 @@ def test_what_a_gpu_can_run_is_collected_and_the_rest_is_named(gpu, tmp_path, ca
     who = set(re.findall(r"test_op\[.+-(per-task torch|reference|native)-0\]", told))
     assert who == {"per-task torch", "reference"} | ({"native"} if native.has_cuda_kernels() else set())
     left_out = dict(re.findall(r"left out: (bench_\w+)\.py \((.+)\)", told))
-    others = {"algorithms", "chunks", "many_tasks", "sampler", "scaling"}
+    others = {"algorithms", "chunks", "many_tasks", "sampler", "scaling", "zoo"}
     assert set(left_out) == {f"bench_{name}" for name in others}
     assert set(left_out.values()) == {"it measures the CPU"}
     assert re.search(r"device: cuda, \d+ threads, precision tf32", told)
@@ -179,7 +180,7 @@ def test_rounds_of_a_block_end_when_the_gpu_is_done(monkeypatch):
 
 def test_who_is_for_another_device_is_not_heard_of(gpu):
     on_cpu, on_cuda = set(settings_of().peers), set(settings_of(device="cuda").peers)
-    assert on_cpu - on_cuda == {Processes}
+    assert on_cpu - on_cuda == {Processes, MetaLearn}
     assert on_cuda - on_cpu == {GRAPHED, jax.JaxVmapConv}
     assert settings_of(device="cuda", peers="loop").peers == (OURS, GRAPHED, TRUTH)
     with pytest.raises(pytest.UsageError, match="there is no 'maml_fast-graph'"):

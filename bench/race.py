@@ -1,0 +1,49 @@
+"""maml_fast and the plain loop in one process, an iteration of each by turns: what slows the machine slows both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import parity
+import torch
+from peers import OURS, TRUTH
+from place import Place
+from rounds import MOST, seconds_of
+from workloads import named
+
+LINES = ("forward: ", "inner loop: ")  # of MAML.describe() that say which engine ran, and why
+
+
+class Race:
+    """Both learners on one meta-batch, at the place that all benchmarks have."""
+
+    def __init__(self, workload: str, place: Place) -> None:
+        place.keep_to()
+        self._precision = place.precision
+        self._workload = replace(named(workload), device=place.device)
+        self._episodes = self._workload.episodes()
+        start = self._workload.start(torch.float32)
+        self._learners = [peer(self._workload, start) for peer in (OURS, TRUTH)]
+
+    def parity(self) -> dict[str, float]:
+        """Errors of the loop against maml_fast; see :func:`parity.check`."""
+        return parity.check(self._workload.for_parity(), TRUTH, precision=self._precision)._asdict()
+
+    def times(self, seconds: float) -> tuple[list[float], list[float]]:
+        """Seconds of maml_fast's iterations and of the loop's, as many of each, for so long about."""
+        warm_up = self._turn()
+        rounds = min(max(int(seconds / sum(warm_up)), 1), MOST)
+        ours, loops = zip(*(self._turn() for _ in range(rounds)), strict=True)
+        return list(ours), list(loops)
+
+    def engine(self) -> str:
+        """What maml_fast's last iteration ran on, and why."""
+        lines = self._learners[0].learner.describe().splitlines()
+        return "; ".join(line for line in lines if line.startswith(LINES))
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+    def _turn(self) -> list[float]:
+        return [seconds_of(partial(learner.iteration, self._episodes)) for learner in self._learners]

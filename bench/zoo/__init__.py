@@ -1,0 +1,10 @@
+"""Nets that people really write, each an entry of ``ZOO``: by family in a file. A new one is an entry there."""
+
+from __future__ import annotations
+
+from zoo import conv4, mlps, resnets, sequences
+from zoo.entry import Entry, Size
+
+__all__ = ["ZOO", "Entry", "Size"]
+
+ZOO: dict[str, Entry] = {**conv4.NETS, **resnets.NETS, **mlps.NETS, **sequences.NETS}
