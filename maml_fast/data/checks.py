@@ -48,11 +48,15 @@ def _wrong_shapes(episodes: Episodes, classification: bool) -> str | None:
     return None
 
 
+_INDICES = (torch.int64, torch.int32)  # that a model looks up, as an embedding does
+
+
 def check_types(episodes: Episodes, classification: bool) -> None:
     """Raise TypeError or ValueError where dtypes are wrong, or dtypes or devices disagree."""
     for name, tensor in zip(episodes._fields, episodes, strict=True):
-        if name.startswith("x") and not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; scale it, as in {name}.float() / 255")
+        if name.startswith("x") and not tensor.is_floating_point() and tensor.dtype not in _INDICES:
+            remedy = f"scale images, as in {name}.float() / 255; tokens and other indices are int64"
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; {remedy}")
         if name.startswith("y") and classification and tensor.dtype != torch.int64:
             raise TypeError(f"{name} must hold class numbers as torch.int64, got {tensor.dtype}; use {name}.long()")
     if episodes.x_spt.dtype != episodes.x_qry.dtype:

@@ -47,7 +47,7 @@ def _convolution(call: Call, given: Value) -> Step | None:
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         n_tasks = len(x)
-        # Not channels last, as native blocks give images: PyTorch's backward of strided 1x1 convolutions may crash there.
+        # Not channels last, as native blocks give them: the backward of PyTorch's strided 1x1 convolutions may crash.
         images = x.transpose(0, 1).flatten(1, 2).contiguous()  # [N, T * C, ...]
         bias = None if bias is None else bias.flatten()
         out = convolution(images, weight.flatten(0, 1), bias, *options, n_tasks * groups)
