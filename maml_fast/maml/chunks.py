@@ -96,7 +96,7 @@ def with_gradient(
     Raises:
         OutsideGraphError: see there.
     """
-    gradient = ChunkedGradient(episodes.meta_batch_size)
+    gradient = ChunkedGradient(episodes.meta_batch_size, problem.is_closed)
     inside = problem.at(gradient.stand_in)
     episodes = Episodes(*map(gradient.stand_in, episodes))
     results, objectives = [], []

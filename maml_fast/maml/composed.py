@@ -32,8 +32,7 @@ def adapt(problem: InnerProblem, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
         if problem.together:
             fast = _adapted(AllTasks(problem, len(x_spt)), x_spt, y_spt)
         else:
-            as_written = problem.forward.as_written()
-            each = [_adapted(OneTask(problem, as_written), *task) for task in zip(x_spt, y_spt, strict=True)]
+            each = [_adapted(OneTask(problem), *task) for task in zip(x_spt, y_spt, strict=True)]
             fast = {name: torch.stack([of_task[name] for of_task in each]) for name in each[0]}
     last = at_step(of_steps(problem.theta), step_of_queries(problem.steps))
     return {**fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
@@ -45,9 +44,8 @@ def run(problem: InnerProblem, episodes: Episodes, scored: Collection[int]) -> O
         episodes = Episodes(*map(usable_by_autograd, episodes))
         if problem.together:
             return outcome_of([_scored(AllTasks(problem, len(episodes.x_spt)), episodes, scored)], episodes)
-        as_written = problem.forward.as_written()
         tasks = zip(*episodes, strict=True)
-        return outcome_of([_scored(OneTask(problem, as_written), task, scored) for task in tasks], episodes)
+        return outcome_of([_scored(OneTask(problem), task, scored) for task in tasks], episodes)
 
 
 def outcome_of(scores: Sequence[Scores], episodes: Episodes) -> Outcome:

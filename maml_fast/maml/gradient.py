@@ -26,10 +26,13 @@ class ChunkedGradient:
 
     Args:
         n_tasks: of all chunks.
+        is_closed: the graphs are known to end at stand-ins alone.
     """
 
-    def __init__(self, n_tasks: int) -> None:
+    def __init__(self, n_tasks: int, is_closed: bool = False) -> None:
         self._n_tasks = n_tasks
+        self._is_closed = is_closed
+        self._own: set[Tensor] = set()  # whose gradients are sums made here, which may be added to in place
         self._stand_ins: dict[Tensor, Tensor] = {}
         self._originals: dict[Tensor, Tensor] = {}  # of the stand-ins
         self._gradients: dict[Tensor, Tensor] = {}  # of the originals, and of leaves found in the graphs
@@ -47,6 +50,8 @@ class ChunkedGradient:
     def begin_chunk(self) -> None:
         """Tell the graph that is built from now on from what was there before: nodes are numbered in order."""
         torch.clear_autocast_cache()  # which holds parameters as an earlier chunk has converted them
+        if self._is_closed:
+            return
         node = torch.zeros((), requires_grad=True).clone().grad_fn
         assert node is not None
         self._begin = node._sequence_nr()
@@ -71,7 +76,8 @@ class ChunkedGradient:
         if not roots:
             return [torch.zeros_like(end) for end in ends]
         tensors, gradients = zip(*roots, strict=True)
-        leaves = self._leaves([tensor.grad_fn for tensor in tensors])
+        known = [*self._originals, *ends]
+        leaves = known if self._is_closed else self._leaves([tensor.grad_fn for tensor in tensors])
         found = dict(zip(leaves, torch.autograd.grad(tensors, leaves, gradients, allow_unused=True), strict=True))
         at_ends = [found.pop(end, None) for end in ends]
         new: dict[Tensor, Tensor] = {}
@@ -79,10 +85,14 @@ class ChunkedGradient:
             source = self._originals.get(leaf, leaf)
             if gradient is not None:  # a loss may reach a tensor both by its stand-in and by itself
                 new[source] = new[source] + gradient if source in new else gradient
+        own = [source for source in new if source in self._own]
+        if own:  # added in one call
+            torch._foreach_add_([self._gradients[source] for source in own], [new.pop(source) for source in own])
         known = [source for source in new if source in self._gradients]
-        if known:  # added in one call
+        if known:
             sums = torch._foreach_add([self._gradients[source] for source in known], [new[source] for source in known])
             new.update(zip(known, sums, strict=True))
+            self._own.update(known)
         self._gradients.update(new)
         return [
             torch.zeros_like(end) if gradient is None else gradient for end, gradient in zip(ends, at_ends, strict=True)

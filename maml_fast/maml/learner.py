@@ -28,7 +28,7 @@ from maml_fast.maml.engines import Ran, choose, loss_of, results_of
 from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
-from maml_fast.maml.losses import LossFunction
+from maml_fast.maml.losses import LossFunction, WatchedLoss
 from maml_fast.maml.meta_learner import MetaLearner
 from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
 from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
@@ -141,6 +141,7 @@ class MAML(MetaLearner):
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
         self._graphed = GraphedLoss()
+        self._loss = WatchedLoss()
         self._ran: Ran | None = None  # what computed the last call
         self._told = False
 
@@ -369,7 +370,10 @@ class MAML(MetaLearner):
         if self.training:
             order = self.annealing.order(self._iteration, self.order)
             weights = self.annealing.step_weights(self._iteration, steps) if objective else None
-        return InnerProblem(theta, self._forward_tasks, self.loss_fn, steps, order, optimiser, weights, self._blocks())
+        problem = InnerProblem(
+            theta, self._forward_tasks, self.loss_fn, steps, order, optimiser, weights, self._blocks()
+        )
+        return replace(problem, is_closed=self._loss.is_closed(self.loss_fn))
 
     def _blocks(self) -> Callable[[int], RunBlock] | None:
         """What runs every step's conv blocks by its statistics, where these are to be taken."""

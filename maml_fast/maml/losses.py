@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maml_fast.maml.values import TaskResults
+from maml_fast.program import UnwatchableError, Watch
 
 __all__ = [
     "LossFunction",
+    "WatchedLoss",
     "check_labels",
     "check_range",
     "count_correct",
@@ -23,6 +25,28 @@ __all__ = [
 ]
 
 LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class WatchedLoss:
+    """Whether a loss function has tensors of its own that take gradients."""
+
+    def __init__(self) -> None:
+        self._last: tuple[LossFunction, Watch | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_last": None}
+
+    def is_closed(self, loss_fn: LossFunction) -> bool:
+        """Whether it is known to have none, now."""
+        if loss_fn is F.cross_entropy:
+            return True
+        if self._last is None or self._last[0] is not loss_fn or not (self._last[1] and self._last[1].holds()):
+            try:
+                self._last = loss_fn, Watch(loss_fn)
+            except UnwatchableError:
+                self._last = loss_fn, None
+        watch = self._last[1]
+        return watch is not None and not watch.sees_leaves
 
 
 def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
@@ -36,9 +60,12 @@ def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what
 
 def loss_of_task(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None = None) -> Tensor:
     """The loss of logits [N, ...] and targets [N, ...]; ``what`` names the targets that are to be checked."""
-    if loss_fn is F.cross_entropy and what is not None:
-        check_labels(logits[None], targets[None], what)
-    loss = loss_fn(logits, targets)
+    try:
+        loss = loss_fn(logits, targets)
+    except (IndexError, RuntimeError, ValueError):
+        if loss_fn is F.cross_entropy and what is not None:
+            check_labels(logits[None], targets[None], what)
+        raise
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"loss_fn must return a scalar tensor for the logits of one task, got {got}")

@@ -16,7 +16,7 @@ from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.losses import LossFunction
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.values import FastWeights, MaybePerStep, map_tensors
-from maml_fast.program import Program, RunBlock
+from maml_fast.program import AsWritten, Program, RunBlock
 
 __all__ = ["Annealing", "InnerProblem", "Theta", "step_of_queries"]
 
@@ -59,6 +59,8 @@ class InnerProblem:
         blocks: what runs a step's conv blocks, if not the batch's own statistics shall.
         steps_kept: inner steps whose graphs are in memory at once, at order 2; ``None``: all.
         programs: what runs support and query images, all tasks together, or why each task runs alone.
+        as_written: what runs a task alone.
+        is_closed: whether all tensors are known that the objective's graph ends at: theta's, and the episodes'.
     """
 
     theta: Theta
@@ -71,10 +73,15 @@ class InnerProblem:
     blocks: Callable[[int], RunBlock] | None = None
     steps_kept: int | None = None
     programs: Sequence[Program] | str = "not asked for any images"
+    as_written: AsWritten | None = None
+    is_closed: bool = False
 
     def on(self, *inputs: Tensor) -> InnerProblem:
         """The problem for images like these [T, N, ...]."""
-        return replace(self, programs=self.forward.programs(*inputs))
+        programs = self.forward.programs(*inputs)
+        as_written = self.forward.as_written() if isinstance(programs, str) else None
+        is_closed = self.is_closed and self.forward.is_closed
+        return replace(self, programs=programs, as_written=as_written, is_closed=is_closed)
 
     def at(self, stand_in: Callable[[Tensor], Tensor]) -> InnerProblem:
         """The problem with other tensors in the place of theta's."""

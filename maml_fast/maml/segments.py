@@ -33,9 +33,8 @@ def run_in_segments(
         n_tasks = len(episodes.x_spt)
         scores = [_scored_in_segments(lambda: AllTasks(problem, n_tasks), episodes, scored, gradient)]
     else:
-        as_written = problem.forward.as_written()
         scores = [
-            _scored_in_segments(lambda: OneTask(problem, as_written), task, scored, gradient)
+            _scored_in_segments(lambda: OneTask(problem), task, scored, gradient)
             for task in zip(*episodes, strict=True)
         ]
     outcome = outcome_of(scores, episodes)

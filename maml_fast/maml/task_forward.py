@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast import ops
-from maml_fast.program import AsWritten, BatchNormPolicy, FusionReport, Program, Programs, RunBlock
+from maml_fast.program import AsWritten, BatchNormPolicy, FusionReport, NoForm, Program, Programs, RunBlock, Watch
 
 __all__ = ["TaskForward", "asked_engine"]
 
@@ -29,6 +29,7 @@ class TaskForward:
     Attributes:
         last: what the last call ran by, or why it ran as written; ``None`` before the first.
         recorded: the program of the last call, if there is one, whether or not it ran.
+        is_closed: whether a recording has shown that the last call used no tensors but the model's and its input.
     """
 
     def __init__(self, model: nn.Module, policy: BatchNormPolicy, fused: bool) -> None:
@@ -36,11 +37,13 @@ class TaskForward:
         self.policy = policy
         self.last: Program | str | None = None
         self.recorded: Program | None = None
+        self.is_closed = False
+        self._as_written: tuple[Watch, AsWritten] | None = None
         self._programs = Programs(model, policy) if fused else None
         self._size = sum(parameter.numel() for _, parameter in model.named_parameters())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "last": None, "recorded": None}
+        return {**vars(self), "last": None, "recorded": None, "_as_written": None}
 
     def __call__(
         self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor, run_block: RunBlock | None = None
@@ -67,10 +70,12 @@ class TaskForward:
         asked = asked_engine.get()
         if self._programs is None or asked == "loop":
             self.last = "fusion is switched off" if self._programs is None else "use_engine('loop')"
+            self.is_closed = False
             return self.last
         programs = []
         for x, program in zip(inputs, self._programs.of_each(inputs), strict=True):
             self.recorded = None if isinstance(program, str) else program
+            self.is_closed = not isinstance(program, str) or isinstance(program, NoForm)
             if isinstance(program, str) and asked is not None:
                 raise RuntimeError(f"the {asked} engine can't run this: {program}")
             if isinstance(program, str) or asked == "batched":
@@ -84,7 +89,12 @@ class TaskForward:
 
     def as_written(self) -> AsWritten:
         """The module as it is now, to be run task by task."""
-        return AsWritten(self.model, self.policy)
+        watch = None if self._programs is None else self._programs.watch()
+        if watch is None:
+            return AsWritten(self.model, self.policy, None)
+        if self._as_written is None or self._as_written[0] is not watch:
+            self._as_written = watch, AsWritten(self.model, self.policy, watch)
+        return self._as_written[1]
 
     def with_buffers(self, parameters: Mapping[str, Tensor], programs: Sequence[Program]) -> dict[str, Tensor]:
         """What all tasks have in common, for programs: these parameters, and copies of the buffers that are read."""

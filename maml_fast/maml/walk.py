@@ -14,7 +14,6 @@ from maml_fast.maml.losses import count_correct, loss_of_task, losses_of_tasks
 from maml_fast.maml.problem import InnerProblem, Theta, step_of_queries
 from maml_fast.maml.state import State, get_randomness, map_state
 from maml_fast.maml.values import FastWeights, Gradients, PerStep, at_step
-from maml_fast.program import AsWritten
 
 __all__ = ["AllTasks", "OneTask", "Scores", "Walk", "of_steps", "stacked", "task_gradients"]
 
@@ -153,13 +152,14 @@ class AllTasks(Walk):
 class OneTask(Walk):
     """One task alone, by the module as it is written. No tensor has a dimension for tasks."""
 
-    def __init__(self, problem: InnerProblem, as_written: AsWritten) -> None:
+    def __init__(self, problem: InnerProblem) -> None:
         super().__init__(problem)
         self.optimiser = problem.optimiser(problem.theta.rule)
         if problem.optimiser not in INNER_OPTIMISERS.values():  # which take each weight by itself
             self.optimiser = Alone(self.optimiser)
-        self._as_written = as_written
-        self._model = as_written.begin_task()
+        assert problem.as_written is not None
+        self._as_written = problem.as_written
+        self._model = self._as_written.begin_task()
         self.fast = dict(problem.theta.adapted)
 
     def buffers(self) -> Mapping[str, Tensor | None]:

@@ -17,8 +17,9 @@ from maml_fast.program.batch_norm import (
 )
 from maml_fast.program.conv_net import ConvNet, read_conv_net
 from maml_fast.program.program import Program, RunBlock
-from maml_fast.program.programs import Programs
+from maml_fast.program.programs import NoForm, Programs
 from maml_fast.program.report import FusionPolicy, FusionReport
+from maml_fast.program.watch import UnwatchableError, Watch
 
 __all__ = [
     "BATCH_NORM_POLICIES",
@@ -29,10 +30,13 @@ __all__ = [
     "FusionPolicy",
     "FusionReport",
     "InnerBatchNorm",
+    "NoForm",
     "Place",
     "Program",
     "Programs",
     "RunBlock",
+    "UnwatchableError",
+    "Watch",
     "counters_of",
     "is_per_step",
     "places_of",

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from maml_fast.program.batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
+from maml_fast.program.watch import Watch, is_library
 
 __all__ = ["AsWritten", "Place", "counters_of", "places_of", "swapped", "with_its_own_tensors"]
 
@@ -38,24 +39,29 @@ class AsWritten:
     thread's call of the same model waits meanwhile.
     """
 
-    def __init__(self, model: nn.Module, policy: BatchNormPolicy) -> None:
+    def __init__(self, model: nn.Module, policy: BatchNormPolicy, watch: Watch | None) -> None:
         self._model = model
         self._policy = policy
         self._lock = with_its_own_tensors(model)
         with self._lock:
             self._places = places_of(model)
-            self._buffers: dict[str, Tensor | None] = dict(model.named_buffers())
-            norms = [(name, part) for name, part in model.named_modules() if isinstance(part, _BatchNorm)]
-            self._needs_mode = not _is_of_torch(model) or (norms != [] and policy != "batch")
-            if not self._needs_mode:  # a batch norm without running statistics takes the batch's
-                self._buffers.update((f"{name}.{key}" if name else key, None) for name, _ in norms for key in _RUNNING)
+            buffers = [part._buffers for part in model.modules()]
+            self._buffers = [place for place in self._places if any(place.holder is each for each in buffers)]
+            norms = [name for name, part in model.named_modules() if isinstance(part, _BatchNorm)]
+        self._needs_mode = not _normalises_by_layers(model, watch) or (norms != [] and policy != "batch")
+        # A batch norm without running statistics takes the batch's.
+        left_out = [] if self._needs_mode else [f"{name}.{key}" if name else key for name in norms for key in _RUNNING]
+        self._left_out = frozenset(left_out)
 
     def begin_task(self, buffers: Mapping[str, Tensor | None] | None = None) -> partial[Tensor]:
         """A task's calls: logits [N, ...] of all of the module's parameters [...] and x [N, ...].
 
         The task has copies of the module's buffers, or of these.
         """
-        buffers = self._buffers if buffers is None else buffers
+        if buffers is None:
+            with self._lock:
+                buffers = {name: holder[key] for holder, key, name, _ in reversed(self._buffers)}
+            buffers.update(dict.fromkeys(self._left_out.intersection(buffers)))
         return partial(self._run, {name: _clone(buffer) for name, buffer in buffers.items()})
 
     def _run(self, buffers: dict[str, Tensor | None], parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -91,16 +97,19 @@ def swapped(places: Sequence[Place], tensors: Mapping[str, Tensor | None]) -> It
                 setattr(told, key, tensor)  # which takes no other tensors; those it looks up itself
 
 
-def _is_of_torch(model: nn.Module) -> bool:
-    """Whether nothing but layers of ``torch.nn`` runs: what normalises is then known, and there are no checkpoints."""
-    return all(
-        type(part).__module__.startswith("torch.nn.modules.") and "forward" not in vars(part) and not _has_hooks(part)
-        for part in model.modules()
-    )
+def _normalises_by_layers(model: nn.Module, watch: Watch | None) -> bool:
+    """Whether all batch norm is that of ``torch.nn``'s layers, and nothing is checkpointed, as far as code tells.
+
+    That of other libraries is not looked at, and where nothing is watched no code is.
+    """
+    known = ("torch.nn.modules.", "torch.nn.utils.parametriz", "maml_fast.")
+    parts = {type(part).__module__ for part in model.modules()}
+    strangers = [name for name in parts if is_library(name) and not name.startswith(known)]
+    return watch is not None and not strangers and watch.names.isdisjoint(_MODES)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+# What user code names that normalises by itself, or has a part of it run again later.
+_MODES = frozenset(("batch_norm", "native_batch_norm", "checkpoint", "checkpoint_sequential", "getattr"))
 
 
 def _clone(buffer: Tensor | None) -> Tensor | None:

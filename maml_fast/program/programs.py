@@ -16,13 +16,17 @@ from maml_fast.program.surroundings import fresh_state
 from maml_fast.program.tape import DoubtError
 from maml_fast.program.watch import UnwatchableError, Watch
 
-__all__ = ["Programs"]
+__all__ = ["NoForm", "Programs"]
 
 MOST_STATES = 32  # of a model's Python state; a model that has more runs as it is written
 KEPT_STATES = 8
 MOST_KINDS = 64  # of inputs of a model that is called by itself: each costs a recording
 TRIES = 4
 CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}  # relative differences; other types are rounder
+
+
+class NoForm(str):
+    """Why a recording can't run for all tasks at once; but it is true: ``forward`` uses no tensors but the model's."""
 
 
 class _State(NamedTuple):
@@ -48,6 +52,11 @@ class Programs:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_states": [], "_seen": 0}
+
+    def watch(self) -> Watch | None:
+        """What the model is now, and reads; ``None`` if that can't be told."""
+        state = self._state()
+        return None if isinstance(state, str) else state.watch
 
     def of_each(self, inputs: Sequence[Tensor]) -> list[Program | str]:
         """The programs for several kinds of a single input [T, N, ...]; nothing may change the model between them."""
@@ -114,9 +123,12 @@ class Programs:
         x = inputs[0]
         try:
             recording, wanted = record(self._model, self._policy, held, inputs, watch, self._kept(held))
-            program = Program(recording)
         except DoubtError as doubt:
             return str(doubt)
+        try:
+            program = Program(recording)
+        except DoubtError as doubt:
+            return NoForm(doubt)
         shared = {**held.buffers, **held.parameters}
         left: dict[str, Tensor] = {}
         try:

@@ -47,6 +47,7 @@ class Tape:
         self._values: dict[int, Value] = {}
         self._kept: list[Tensor] = []
         self._sharing: dict[int, list[int]] = {}  # ids of tensors by their memory
+        self._parts: set[int] = set()  # ids of tensors that share memory with what they are parts of, but not together
         self._names: dict[int, str] = {}  # of the model's tensors, by their memory
         self._protected: set[int] = set()  # memory that is not the tape's own
 
@@ -54,7 +55,8 @@ class Tape:
         """Take a tensor for a value from now on."""
         if id(tensor) not in self._values:
             self._kept.append(tensor)
-            self._sharing.setdefault(_memory(tensor), []).append(id(tensor))
+            if id(tensor) not in self._parts:
+                self._sharing.setdefault(_memory(tensor), []).append(id(tensor))
         self._values[id(tensor)] = value
         if value.name:
             self._names[_memory(tensor)] = value.name
@@ -95,10 +97,13 @@ class Tape:
             raise DoubtError("forward depends on the values of tensors")
         results = [Value(each.shape, each.dtype) if isinstance(each, Tensor) else None for each in tensors]
         self.calls.append(Call(operation, arguments, tuple(results)))
-        for memory in map(_memory, written):
+        if getattr(operation, "__name__", "").startswith("unsafe_"):  # recurrent layers write to the parts
+            self._parts.update(map(id, tensors))
+        for tensor in written:
+            memory = _memory(tensor)
             if memory in self._names:
                 self.written.add(self._names[memory])
-            for other in self._sharing[memory]:
+            for other in self._sharing.get(memory, ()):
                 self._values[other] = _STALE
         for tensor, value in zip(tensors, results, strict=True):
             if value is not None:
@@ -217,7 +222,10 @@ def _functional(operation: Any, args: Any) -> tuple[Any, Sequence[Tensor]]:
     return out_of_place, args[:1]
 
 
-_OUT_OF_PLACE = {torch.ops.aten.bernoulli_.float: torch.ops.aten.bernoulli.p}
+_OUT_OF_PLACE = {
+    torch.ops.aten.bernoulli_.float: torch.ops.aten.bernoulli.p,
+    torch.ops.aten.transpose_.default: torch.ops.aten.transpose.int,
+}
 
 
 def _mapped(function: Callable[[Tensor], Value], value: Any) -> Any:

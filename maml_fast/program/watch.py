@@ -47,24 +47,34 @@ class _Container(NamedTuple):
 
 
 class Watch:
-    """What a model held besides tensors when this was made, and what its own functions read from outside of it.
+    """What a model, or a function, held besides tensors when this was made, and what it reads from outside of it.
 
     Attributes of all modules and of the objects that they hold, lists, dictionaries and sets; global variables,
     closures and class attributes that the code of the user's own classes and functions names. Libraries' code is taken
     as unchanging, and so are objects of their types that no attribute shows the inside of.
 
+    Attributes:
+        names: of the global variables and attributes that this code uses.
+        sees_leaves: whether a tensor was met, outside of the model, that takes gradients.
+
     Raises:
         UnwatchableError: there is too much to look at.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    names: set[str]
+    sees_leaves: bool
+
+    def __init__(self, watched: Any) -> None:
+        self.names, self.sees_leaves = set(), False
         self._of_modules: list[_Container] = []  # their attributes
         self._containers: list[_Container] = []  # all others
         self._empty: list[dict[Any, Any]] = []  # dictionaries that held nothing
         self._seen: dict[int, Any] = {}  # by id; kept alive, so that no other object gets it
-        todo: list[Any] = [model]
+        todo: list[Any] = [watched]
         while todo:
             each = todo.pop()
+            if isinstance(each, Tensor):
+                self.sees_leaves |= each.requires_grad
             if isinstance(each, (*_PLAIN, *_OF_TORCH, Tensor)) or id(each) in self._seen:
                 continue
             self._seen[id(each)] = each
@@ -104,6 +114,7 @@ class Watch:
 
     def _visit_module(self, module: nn.Module) -> Iterator[Any]:
         held = vars(module)
+        self.sees_leaves |= any(each is not None and each.requires_grad for each in module._parameters.values())
         write = partial(_write_values, dict(held))
         if _RENEWED[0] in held:
             self._add(held, _read_recurrent, write)
@@ -126,6 +137,7 @@ class Watch:
         if is_library(function.__module__) or function.__code__.co_filename.startswith(_LIBRARY_FOLDERS):
             return
         names = set(_names(function.__code__))
+        self.names |= names
         known = function.__globals__
         yield from self._visit_names(known, [name for name in names if name in known])
         for name in names:

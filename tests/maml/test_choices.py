@@ -133,19 +133,37 @@ def test_group_norm_and_residual_joins(episodes):
 
 
 def test_modules_without_a_form_for_all_tasks_run_task_by_task_and_say_so():
+    class Largest(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.head = nn.Linear(4, 8), nn.Linear(6, 5)
+
+        def forward(self, x):
+            return self.head(self.hidden(x).topk(6).values)
+
+    torch.manual_seed(0)
+    model, episodes = Largest().double(), make_episodes(shape=(4,))
+    maml = MAML(model, inner_lr=0.1, inner_steps=2)
+    assert_follows_loop(model, maml, episodes)
+    assert "forward: as written, task by task (topk has no form for all tasks at once)" in maml.describe()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_of_torch(layer, order):
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
-            self.rnn, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 5)
+            self.rnn, self.head = layer(4, 6, batch_first=True), nn.Linear(6, 5)
 
         def forward(self, x):
             return self.head(self.rnn(x)[0][:, -1])
 
     torch.manual_seed(0)
-    model, episodes = Recurrent().double(), make_episodes(shape=(7, 4))
-    maml = MAML(model, inner_lr=0.1, inner_steps=2)
-    assert_follows_loop(model, maml, episodes)
-    assert "forward: as written, task by task (" in maml.describe()
+    model = Recurrent().double()
+    maml = MAML(model, 0.1, 2, order)
+    assert_follows_loop(model, maml, make_episodes(shape=(7, 4)))
+    assert "forward: all tasks at once" in maml.describe()
 
 
 def test_functions_that_look_at_values():
