@@ -13,7 +13,7 @@ from maml_fast import ops
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.problem import InnerProblem, step_of_queries
 from maml_fast.maml.values import FastWeights, TaskResults, at_step
-from maml_fast.maml.walk import AllTasks, OneTask, Scores, Walk, of_steps, stacked
+from maml_fast.maml.walk import AllTasks, OneTask, Scores, Walk, of_steps, stack, stacked
 
 __all__ = ["Outcome", "adapt", "outcome_of", "run", "usable_by_autograd"]
 
@@ -54,9 +54,9 @@ def outcome_of(scores: Sequence[Scores], episodes: Episodes) -> Outcome:
     objectives = [of_task.objective for of_task in scores if of_task.objective is not None]
     if objectives[0].dim() == 1:
         return Outcome(TaskResults(scores[0].losses, scores[0].correct, predictions), objectives[0])
-    losses = torch.stack([of_task.losses for of_task in scores], dim=-1)
+    losses = stack([of_task.losses for of_task in scores], dim=-1)
     correct = stacked([of_task.correct for of_task in scores], dim=-1)
-    return Outcome(TaskResults(losses, correct, predictions), torch.stack(objectives))
+    return Outcome(TaskResults(losses, correct, predictions), stack(objectives))
 
 
 def _adapted(walk: Walk, x_spt: Tensor, y_spt: Tensor) -> FastWeights:

@@ -15,6 +15,7 @@ from maml_fast.program import UnwatchableError, Watch
 __all__ = [
     "LossFunction",
     "WatchedLoss",
+    "are_classes",
     "check_labels",
     "check_range",
     "count_correct",
@@ -80,7 +81,7 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor | None:
 
     Logits are [T, N, C, ...] and targets [T, N, ...] integers, as ``F.cross_entropy`` takes them for one task.
     """
-    if not _are_classes(logits, targets):
+    if not are_classes(logits, targets):
         return None
     return (logits.detach().argmax(dim=2) == targets).flatten(1).sum(dim=1)
 
@@ -109,7 +110,7 @@ def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
     """
     if targets.is_floating_point() and targets.shape == logits.shape:
         return  # class probabilities
-    if not _are_classes(logits, targets):
+    if not are_classes(logits, targets):
         raise ValueError(
             f"cross-entropy on logits {list(logits.shape)} takes int64 labels {list(logits.shape[:2])}, "
             f"got {what} of {targets.dtype} {list(targets.shape)}; pass another loss_fn for other targets"
@@ -127,6 +128,7 @@ def check_range(targets: Tensor, n_classes: int, what: str) -> None:
         raise ValueError(f"{what} holds the label {wrong}, but the model has {n_classes} outputs: 0..{n_classes - 1}")
 
 
-def _are_classes(logits: Tensor, targets: Tensor) -> bool:
+def are_classes(logits: Tensor, targets: Tensor) -> bool:
+    """Whether targets [T, N, ...] are classes of logits [T, N, C, ...]."""
     integral = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     return integral and logits.dim() >= 3 and targets.shape == logits.shape[:2] + logits.shape[3:]

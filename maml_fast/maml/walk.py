@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser
-from maml_fast.maml.losses import count_correct, loss_of_task, losses_of_tasks
+from maml_fast.maml.losses import are_classes, count_correct, loss_of_task, losses_of_tasks
 from maml_fast.maml.problem import InnerProblem, Theta, step_of_queries
 from maml_fast.maml.state import State, get_randomness, map_state
 from maml_fast.maml.values import FastWeights, Gradients, PerStep, at_step
 
-__all__ = ["AllTasks", "OneTask", "Scores", "Walk", "of_steps", "stacked", "task_gradients"]
+__all__ = ["AllTasks", "OneTask", "Scores", "Walk", "of_steps", "stack", "stacked", "task_gradients"]
 
 
 class Walk(ABC):
@@ -180,8 +180,9 @@ class OneTask(Walk):
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         """Right predictions of the tasks, where targets are classes."""
-        correct = count_correct(logits[None], targets[None])
-        return None if correct is None else correct[0]
+        if not are_classes(logits[None], targets[None]):
+            return None
+        return (logits.detach().argmax(dim=1) == targets).sum()
 
 
 class Alone:
@@ -223,7 +224,7 @@ class Scores:
     def losses(self) -> Tensor:
         """Of the tasks; ``what`` names the targets that are to be checked."""
         """[S, ...]"""
-        return torch.stack(self._losses)
+        return stack(self._losses)
 
     @property
     def correct(self) -> Tensor | None:
@@ -300,4 +301,9 @@ def of_steps(theta: Theta) -> dict[str, PerStep]:
 def stacked(rows: list[Tensor | None], dim: int = 0) -> Tensor | None:
     """Stack them, unless some are missing."""
     present = [row for row in rows if row is not None]
-    return torch.stack(present, dim) if len(present) == len(rows) else None
+    return stack(present, dim) if len(present) == len(rows) else None
+
+
+def stack(rows: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """``torch.stack``, without a copy of a single one."""
+    return rows[0].unsqueeze(dim) if len(rows) == 1 else torch.stack(list(rows), dim)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from maml_fast.program.batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
-from maml_fast.program.watch import Watch, is_library
+from maml_fast.program.watch import RENEWED, Watch, is_library
 
 __all__ = ["AsWritten", "Place", "counters_of", "places_of", "swapped", "with_its_own_tensors"]
 
@@ -84,6 +84,8 @@ def swapped(places: Sequence[Place], tensors: Mapping[str, Tensor | None]) -> It
     """Inside this context a model holds these tensors; afterwards the dictionary says what it held at the end."""
     own: list[Any] = []
     left: dict[str, Any] = {}
+    recurrent = {id(told): vars(told) for *_, told in places if isinstance(told, nn.RNNBase)}
+    lists = [(attributes, {name: attributes[name] for name in RENEWED}) for attributes in recurrent.values()]
     try:
         for holder, key, name, _ in places:
             own.append(holder[key])
@@ -93,8 +95,12 @@ def swapped(places: Sequence[Place], tensors: Mapping[str, Tensor | None]) -> It
         for (holder, key, name, told), tensor in zip(places, own, strict=False):
             left[name] = holder.get(key)
             holder[key] = tensor
-            if told is not None and (holder is told._buffers or isinstance(tensor, nn.Parameter)):
-                setattr(told, key, tensor)  # which takes no other tensors; those it looks up itself
+            if told is None or id(told) in recurrent:
+                continue
+            if holder is told._buffers or isinstance(tensor, nn.Parameter):
+                setattr(told, key, tensor)  # which takes no other tensors
+        for attributes, before in lists:
+            attributes.update(before)
 
 
 def _normalises_by_layers(model: nn.Module, watch: Watch | None) -> bool:
@@ -146,7 +152,7 @@ class Place(NamedTuple):
     holder: dict[str, Any]
     key: str
     name: str  # the first one that the model lists the tensor by: tied ones have several places
-    told: nn.Module | None  # if it has to be told what it holds: recurrent layers also keep a list of their weights
+    told: nn.Module | None  # that keeps account of what it holds, as recurrent layers do by a list of their weights
 
 
 def places_of(model: nn.Module) -> list[Place]:

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["UnwatchableError", "Watch", "is_library"]
+__all__ = ["RENEWED", "UnwatchableError", "Watch", "is_library"]
 
 MOST_OBJECTS = 10_000
 MOST_BYTES = 1 << 16  # of a NumPy array
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _TENSORS = ("_parameters", "_buffers")  # looked up anew at every call
-_RENEWED = ("_flat_weights", "_flat_weight_refs")  # by recurrent layers, when they are told what they hold
+RENEWED = ("_flat_weights", "_flat_weight_refs")  # by recurrent layers, when they are told what they hold
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...), Enum)
 _OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
@@ -116,7 +116,7 @@ class Watch:
         held = vars(module)
         self.sees_leaves |= any(each is not None and each.requires_grad for each in module._parameters.values())
         write = partial(_write_values, dict(held))
-        if _RENEWED[0] in held:
+        if RENEWED[0] in held:
             self._add(held, _read_recurrent, write)
         else:
             self._of_modules.append(_held(held, _read_values, write))
@@ -262,12 +262,12 @@ def _read_values(attributes: dict[str, Any]) -> list[Any]:
 
 
 def _read_recurrent(attributes: dict[str, Any]) -> list[Any]:
-    return [value for name, value in attributes.items() if name not in _RENEWED]
+    return [value for name, value in attributes.items() if name not in RENEWED]
 
 
 def _write_values(before: dict[str, Any], attributes: dict[str, Any], _: Sequence[Any]) -> None:
     """Put a module's attributes back, in their order; what recurrent layers renew is their own."""
-    renewed = {name: attributes[name] for name in _RENEWED if name in attributes}
+    renewed = {name: attributes[name] for name in RENEWED if name in attributes}
     attributes.clear()
     attributes.update({**before, **renewed})
 
