@@ -51,8 +51,8 @@ def check_inner_memory(steps: Any) -> InnerMemory:
 def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     """The number of inner steps whose graphs are held; ``None`` for all.
 
-    "auto" is what fits in the budget for one task. How large the steps of a model are that can't be recorded is not
-    known: all are kept.
+    "auto" is what fits in a quarter of the budget for one task. The steps of a model that can't be recorded have no
+    known size: all are kept.
     """
     memory = check_inner_memory(memory)
     if not isinstance(memory, str):
@@ -60,7 +60,7 @@ def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     program = problem.forward.recorded if isinstance(problem.programs, str) else problem.programs[0]
     if program is None or problem.theta.device.type != "cpu":
         return None
-    return max(1, BUDGET // max(1, GRAPH * program.bytes_computed()))
+    return max(4, BUDGET // 4 // max(1, GRAPH * program.bytes_computed()))
 
 
 def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:

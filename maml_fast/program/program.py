@@ -99,10 +99,14 @@ class Program:
         return result
 
     def bytes_computed(self) -> int:
-        """What its operations give for one task, together; views take no memory."""
-        calls = (line.call for line in self.lines if not line.call.is_view)
-        results = (value for call in calls for value in call.results if value is not None)
-        return sum(value.shape.numel() * value.dtype.itemsize for value in results)
+        """What its operations give for one task, together; views take no memory, blocks keep their convolution too."""
+        total = 0
+        for line in self.lines:
+            results = () if line.call.is_view else line.call.results
+            size = sum(value.shape.numel() * value.dtype.itemsize for value in results if value is not None)
+            pooled = (geometry_of_block(line.step) or {}).get("pool")
+            total += size * (5 if pooled else 2) if line in self.blocks() else size
+        return total
 
     def blocks(self) -> list[Line]:
         """The conv blocks, in their order."""
