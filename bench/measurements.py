@@ -15,7 +15,7 @@ PRODUCTS = {"exact": "exact", "tf32": "in TF32"}  # in words
 class Row:
     """One thing measured: ``who`` did ``what``. Sweeps add to it."""
 
-    bench: str  # iteration, algorithms, zoo, op, sampler, scaling, chunks, many tasks
+    bench: str  # iteration, algorithms, zoo, op, sampler, scaling, chunks, inner memory, many tasks
     subject: str  # a workload's, an algorithm's, a block's or a curve's name
     what: str
     who: str

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import curves
+import inner_memory_section
 import picture
 import sections
 from measurements import machine_of, rows_of
@@ -15,7 +16,7 @@ from measurements import machine_of, rows_of
 from maml_fast.cli.benchmark import RECORD
 from maml_fast.data.files import write_atomically
 
-TABLE, PICTURE, CURVES = "bench.md", "bench.png", "scaling.png"
+TABLE, PICTURE, CURVES, MEMORY = "bench.md", "bench.png", "scaling.png", "inner_memory.png"
 SGEMM = {"numpy": "NumPy"}  # who multiplies, where the record's name for it is not for people
 
 Record = dict[str, Any]
@@ -28,6 +29,8 @@ def write(record: Record, folder: Path) -> list[str]:
         files[PICTURE] = picture.draw(record)
     if any(row["median_ms"] for row in rows_of(record, "scaling")):
         files[CURVES] = curves.draw(record)
+    if rows_of(record, "inner memory"):
+        files[MEMORY] = inner_memory_section.draw(record)
     for name, content in files.items():
         write_atomically(folder / name, content)
     return list(files)

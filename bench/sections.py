@@ -7,6 +7,7 @@ from typing import Any
 
 import cliffs
 from gpu_sections import block_kernels, iteration_kernels
+from inner_memory_section import inner_memory
 from measurements import PRODUCTS, rows_of, unique
 from peers import GRAPHED, NAIVE, OURS, TRUTH, TUTORIAL
 from scaling import FLOAT32
@@ -36,7 +37,8 @@ def all_of(record: Record) -> Iterable[str]:
         yield zoo(rows)
     if rows := rows_of(record, "op"):
         yield from filter(None, [_op(rows), block_kernels(rows, record["floor_gflops"])])
-    for name, section in (("chunks", _chunks), ("many tasks", _many_tasks), ("scaling", _scaling)):
+    curves = {"chunks": _chunks, "inner memory": inner_memory, "many tasks": _many_tasks, "scaling": _scaling}
+    for name, section in curves.items():
         if rows := rows_of(record, name):
             yield section(rows)
     if rows := rows_of(record, "sampler"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 
 import torch
@@ -11,10 +12,12 @@ from maml_fast.data.episodes import Episodes
 from maml_fast.maml.composed import Outcome, outcome_of, usable_by_autograd
 from maml_fast.maml.gradient import ChunkedGradient
 from maml_fast.maml.problem import InnerProblem
-from maml_fast.maml.state import get_randomness, set_randomness
+from maml_fast.maml.state import State, get_randomness, set_randomness
 from maml_fast.maml.walk import AllTasks, OneTask, Scores, Walk
 
 __all__ = ["run_in_segments"]
+
+MOST_PARTS = 16  # of a way whose graph is too large: their weights are what many inner steps take in memory
 
 
 def run_in_segments(
@@ -23,62 +26,92 @@ def run_in_segments(
     """What :func:`run` gives, without a graph: the gradient of the objectives is added here.
 
     The graphs of ``problem.steps_kept`` steps are in memory at once.
-
-    With v = dL/dw after some steps, dL/dw before them is their vector-Jacobian product with v (for one step of gradient
-    descent v - H (rate v), Finn et al. 2017, section 5.2). So weights are kept at the beginning of every segment of
-    steps, which are taken again, with their graph, on the way back.
     """
     episodes = Episodes(*map(usable_by_autograd, episodes))
     if problem.together:
         n_tasks = len(episodes.x_spt)
-        scores = [_scored_in_segments(lambda: AllTasks(problem, n_tasks), episodes, scored, gradient)]
+        scores = [_Segments(problem, lambda: AllTasks(problem, n_tasks), episodes, scored, gradient).run()]
     else:
         scores = [
-            _scored_in_segments(lambda: OneTask(problem), task, scored, gradient)
+            _Segments(problem, lambda: OneTask(problem), task, scored, gradient).run()
             for task in zip(*episodes, strict=True)
         ]
     outcome = outcome_of(scores, episodes)
     return Outcome(outcome.results.detached(), outcome.objectives.detach())
 
 
-def _scored_in_segments(
-    make: Callable[[], Walk], episodes: Sequence[Tensor], scored: Collection[int], gradient: ChunkedGradient
-) -> Scores:
-    walk = make()
-    problem, length = walk.problem, walk.problem.steps_kept
-    assert length is not None
-    begins = range(0, problem.steps, length)
-    before, states = Scores(problem, episodes, scored), [walk.state()]
-    with torch.no_grad():
-        for begin in begins[:-1]:
-            walk.take_steps(begin, begin + length, before)
-            states.append(walk.state())
-    randomness = states[-1].randomness
-    found: Scores | None = None
-    after: list[Tensor] = []  # the gradients at the walk's tensors after a segment
-    expected: list[Tensor] = []  # what these tensors were the first time
-    for begin, state in zip(reversed(begins), reversed(states), strict=True):
-        end = min(begin + length, problem.steps)
-        gradient.begin_chunk()
-        walk = make()
+class _Segments:
+    """A walk through all steps, and the way back over them, segment by segment.
+
+    With v = dL/dw after some steps, dL/dw before them is their vector-Jacobian product with v (for one step of gradient
+    descent v - H (rate v), Finn et al. 2017, section 5.2). A way that is longer than a segment is divided into parts.
+    The weights that each starts from are kept, and the parts before the last are walked again on the way back
+    (checkpointing: Griewank & Walther 2000).
+    """
+
+    def __init__(
+        self,
+        problem: InnerProblem,
+        make_walk: Callable[[], Walk],
+        episodes: Sequence[Tensor],
+        scored: Collection[int],
+        gradient: ChunkedGradient,
+    ) -> None:
+        assert problem.steps_kept is not None
+        self._problem, self._kept = problem, problem.steps_kept
+        self._make_walk, self._gradient = make_walk, gradient
+        self._make_scores = lambda: Scores(problem, episodes, scored)
+        self._before, self._last = self._make_scores(), self._make_scores()  # than the last segment, and of it
+        self._after: list[Tensor] = []  # the gradients at the walk's tensors after a segment
+        self._expected: list[Tensor] = []  # what these tensors were the first time
+        self._randomness: list[Tensor] = []  # after the last step
+
+    def run(self) -> Scores:
+        """Add the gradient; return what was scored, without a graph."""
+        self._walk_and_return(0, self._problem.steps, self._make_walk().state())
+        set_randomness(self._randomness)
+        self._last.follow(self._before)
+        return self._last
+
+    def _walk_and_return(self, begin: int, end: int, state: State) -> None:
+        if end - begin <= self._kept:
+            self._segment(begin, end, state)
+            return
+        length = self._kept * math.ceil(math.ceil((end - begin) / self._kept) / MOST_PARTS)
+        begins = range(begin, end, length)
+        states = [state]
+        walk, _ = self._walk_from(begin, state)
+        scores = self._before if end == self._problem.steps else self._make_scores()
+        with torch.no_grad():
+            for part in begins[:-1]:
+                walk.take_steps(part, part + length, scores)
+                states.append(walk.state())
+        del walk, scores
+        for part in reversed(begins):
+            self._walk_and_return(part, min(part + length, end), states.pop())
+
+    def _segment(self, begin: int, end: int, state: State) -> None:
+        self._gradient.begin_chunk()
+        walk, at_begin = self._walk_from(begin, state)
+        # Queries are scored again too: what they draw, and what a model keeps of them, is part of what comes next.
+        is_last = end == self._problem.steps
+        scores = self._last if is_last else self._make_scores()
+        walk.take_steps(begin, end, scores)
+        if is_last:
+            scores.add(walk, end)
+            self._randomness = get_randomness(self._problem.theta.device)
+        ends = walk.tensors() if self._after else []
+        _check_same(ends, self._expected)
+        self._after = self._gradient.add(scores.objective, list(zip(ends, self._after, strict=True)), at_begin)
+        self._expected = [tensor.detach() for tensor in at_begin]
+        scores.detached()  # and lets go of what is left of the graph
+
+    def _walk_from(self, begin: int, state: State) -> tuple[Walk, list[Tensor]]:
+        """A walk that stands there, and the leaves that a graph from there begins with."""
+        walk = self._make_walk()
         at_begin = walk.go_back_to(state) if begin else []
         set_randomness(state.randomness)
-        # Queries are scored again too: what they draw, and what a model keeps of them, is part of what comes next.
-        scores = Scores(problem, episodes, scored)
-        walk.take_steps(begin, end, scores)
-        if found is None:
-            scores.add(walk, end)
-            randomness = get_randomness(problem.theta.device)
-        ends = walk.tensors() if after else []
-        _check_same(ends, expected)
-        after = gradient.add(scores.objective, list(zip(ends, after, strict=True)), at_begin)
-        expected = [tensor.detach() for tensor in at_begin]
-        found = found or scores.detached()
-        del walk, at_begin, scores, ends  # and with them what is left of the graph
-    set_randomness(randomness)
-    assert found is not None
-    found.follow(before)
-    return found
+        return walk, at_begin
 
 
 def _check_same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:

@@ -222,7 +222,6 @@ class Scores:
 
     @property
     def losses(self) -> Tensor:
-        """Of the tasks; ``what`` names the targets that are to be checked."""
         """[S, ...]"""
         return stack(self._losses)
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from maml_fast import MAML, use_engine
 from maml_fast.algorithms import LearnedOptimiser, MetaLSTM
+from maml_fast.maml.state import State
+from maml_fast.maml.walk import Walk
 
-STEPS = 7
-KEPT = (1, 2, 3, 6, 7, 9)
+STEPS = 19  # more than a way has parts
+KEPT = (1, 2, 3, 18, 19, 21)
 
 
 def net(dropout: float = 0.0) -> nn.Module:
@@ -121,6 +123,24 @@ def test_so_many_graphs_are_alive(engine: str, kept: int | None) -> None:
         maml(make_episodes(1, shape=(1, 6, 6)))
     assert Alive.most <= (kept or 12) + 1  # and the queries'
     assert Alive.most >= (kept or 12)
+
+
+@pytest.mark.parametrize("engine", ["batched", "loop"])
+def test_few_weights_are_kept_of_many_steps(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, most, state = WeakSet(), 0, Walk.state
+
+    def counted(walk: Walk) -> State:
+        nonlocal most
+        made = state(walk)
+        kept.add(next(iter(made.fast.values())))
+        most = max(most, len(kept))
+        return made
+
+    monkeypatch.setattr(Walk, "state", counted)
+    maml = MAML(net(), 0.01, 300, inner_memory=1)
+    with use_engine(engine):
+        maml(make_episodes(1, shape=(1, 6, 6)))
+    assert 16 < most <= 2 * 16 + 2
 
 
 def test_a_model_that_does_something_else_the_second_time_is_refused() -> None:

@@ -41,33 +41,21 @@ class GeneralLoop {
         second_order_(gradient != nullptr && args_.second_order),
         pool_(pool) {}
 
-  // At order 2 the way back needs every step's pass. Those of args.steps_kept steps are in memory at once: of segments
-  // before the last only the weights are kept that they start from, and they are walked again on the way back.
   void Run() const {
     ArenaScope arena;
     auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
     auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
     auto* spare = arena.Array<Scalar>(tasks_ * net_.WidestBlock());
-    const int64_t length = second_order_ ? std::min(args_.steps, args_.steps_kept) : args_.steps;
-    const int64_t segments = length == 0 ? 1 : (args_.steps + length - 1) / length;
-    auto* starts = arena.Array<Position>(segments);
-    starts[0] = {{theta_, 0}, 0};
-    for (int64_t i = 0; i + 1 < segments; ++i) {
-      starts[i + 1] = WalkOn(i * length, (i + 1) * length, starts[i], support, query, spare, arena);
-    }
     if (gradient_ != nullptr) std::fill(gradient_ + size_, gradient_ + tasks_ * step_theta_.gradients_end, Scalar{0});
-    for (int64_t i = segments - 1; i >= 0; --i) {
-      const int64_t begin = i * length, end = std::min(begin + length, args_.steps);
-      ArenaScope of_segment;
-      auto* steps = of_segment.Array<Step>(length);
-      const Position at = Walk(begin, end, starts[i], end < args_.steps, support, query, steps, spare, of_segment);
-      if (end == args_.steps) Score(at.row, at.weights, query, {gradient_, tasks_, spare});
-      if (gradient_ != nullptr) Backward(begin, end, steps, spare, of_segment);
-    }
+    WalkAndReturn(0, args_.steps, {{theta_, 0}, 0}, support, query, spare);
     if (gradient_ != nullptr) step_theta_.MoveGradients(kernels_.rows, 0, tasks_, gradient_);
   }
 
  private:
+  // Of a way that is too long to be kept: their weights are what many inner steps take in memory.
+  static constexpr int64_t kMostParts = 16;
+  static int64_t Ceil(int64_t size, int64_t part) { return (size + part - 1) / part; }
+
   struct Step {
     Weights<Scalar> before;
     const NetPass<Scalar>* pass;  // null at order 1
@@ -80,6 +68,36 @@ class GeneralLoop {
     Weights<Scalar> weights;
     int64_t row;
   };
+
+  // Steps [begin, end), and the way back over them if a gradient is asked for. Of the last step, the queries' scores.
+  //
+  // At order 2 the way back needs every step's pass. Those of args.steps_kept steps are in memory at once. A longer way
+  // is divided into parts. The weights that each starts from are kept, and the parts before the last are walked again
+  // on the way back (checkpointing: Griewank & Walther 2000).
+  void WalkAndReturn(int64_t begin, int64_t end, Position at, ImageSet<Scalar>& support, ImageSet<Scalar>& query,
+                     Scalar* spare) const {
+    const bool again = end < args_.steps;
+    const int64_t steps = end - begin, kept = second_order_ ? args_.steps_kept : args_.steps;
+    ArenaScope arena;
+    if (steps <= kept) {
+      auto* taken = arena.Array<Step>(steps);
+      at = Walk(begin, end, at, again, support, query, taken, spare, arena);
+      if (!again) Score(at.row, at.weights, query, {gradient_, tasks_, spare});
+      if (gradient_ != nullptr) Backward(begin, end, taken, spare, arena);
+      return;
+    }
+    const int64_t length = kept * Ceil(Ceil(steps, kept), kMostParts), parts = Ceil(steps, length);
+    auto* starts = arena.Array<Position>(parts);
+    starts[0] = at;
+    for (int64_t i = 1; i < parts; ++i) {
+      const int64_t from = begin + (i - 1) * length;
+      starts[i] = WalkOn(from, from + length, starts[i - 1], again, support, query, spare, arena);
+    }
+    for (int64_t i = parts - 1; i >= 0; --i) {
+      const int64_t from = begin + i * length;
+      WalkAndReturn(from, std::min(from + length, end), starts[i], support, query, spare);
+    }
+  }
 
   // Steps [begin, end), with all that the way back needs: at order 2 every step's pass and weights, for learned rates
   // its gradient. Where they are walked again, the queries have their scores.
@@ -105,13 +123,16 @@ class GeneralLoop {
   }
 
   // The same, with nothing kept but where they end.
-  Position WalkOn(int64_t begin, int64_t end, Position at, ImageSet<Scalar>& support, ImageSet<Scalar>& query,
-                  Scalar* spare, ArenaScope& arena) const {
+  Position WalkOn(int64_t begin, int64_t end, Position at, bool again, ImageSet<Scalar>& support,
+                  ImageSet<Scalar>& query, Scalar* spare, ArenaScope& arena) const {
     Scalar* after = begin == 0 ? arena.Array<Scalar>(size_) : Copy(at, arena);
     ArenaScope of_steps;
     auto* taken = of_steps.Array<Scalar>(size_);
     for (int64_t s = begin; s < end; ++s) {
-      if (args_.scored[at.row] == s) Score(at.row++, at.weights, query, {nullptr, tasks_, spare});
+      if (args_.scored[at.row] == s) {
+        if (!again) Score(at.row, at.weights, query, {nullptr, tasks_, spare});
+        ++at.row;
+      }
       if (s > 0) step_theta_.Enter(s, tasks_, after);
       ArenaScope of_step;
       SupportPass(at.weights, support, {taken, tasks_, spare}, of_step);
@@ -121,7 +142,7 @@ class GeneralLoop {
     return at;
   }
 
-  // Makes the weights a segment's own, which may change in place; before the first step all tasks share them.
+  // Makes the weights a part's own, which may change in place; before the first step all tasks share them.
   Scalar* Copy(Position& at, ArenaScope& arena) const {
     if (at.weights.tasks == 0) return nullptr;
     auto* copy = arena.Array<Scalar>(size_);

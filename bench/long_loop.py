@@ -1,0 +1,67 @@
+"""maml_fast's inner loop of many steps, in a process of its own: its time, its memory, and whether it is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import memory
+import parity
+import torch
+from place import Place
+from rounds import seconds_of
+from zoo import ZOO, Size
+
+from maml_fast.maml import MAML
+
+INNER_LR = 1e-3  # so small that a thousand steps stay finite
+FEW_STEPS = 2
+MOST_STEPS_FOR_PARITY = 100  # in float64
+
+
+class LongLoop:
+    """Second-order MAML on two tasks of a net of the zoo, ``kept`` inner steps in memory at once; ``None``: all."""
+
+    def __init__(self, net: str, steps: int, kept: int | None, place: Place, quick: bool) -> None:
+        place.keep_to()
+        self._place, self._entry, self._size = place, ZOO[net], size_of(net, quick)
+        self._steps, self._kept = steps, kept
+        self._train(FEW_STEPS, None)  # kernels are loaded, the model is recorded
+
+    def measure(self) -> tuple[float, float | None]:
+        """Seconds of one iteration, and the MiB that it adds at its peak."""
+        meter = memory.meter(self._place.device)
+        meter.forget_peak()
+        return seconds_of(lambda: self._train(self._steps, self._kept)), meter.added_mib()
+
+    def parity(self) -> dict[str, float]:
+        """Errors against what keeps all steps, in float64."""
+        steps = min(self._steps, MOST_STEPS_FOR_PARITY)
+        found, wanted = (self._train(steps, kept, torch.float64) for kept in (self._kept, None))
+        errors = {
+            name: parity.require(parity.relative_error([a], [b]), parity.TOLERANCE, f"{self._entry.title}, {name}")
+            for name, a, b in zip(("loss", "gradient"), found, wanted, strict=True)
+        }
+        return errors
+
+    def _train(
+        self, steps: int, kept: int | None, dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        model = self._entry.model(self._size).to(self._place.device, dtype)
+        maml = MAML(model, INNER_LR, steps, loss_fn=self._entry.loss_fn, inner_memory=kept)
+        loss = maml(self._entry.episodes(self._size, dtype, 0).to(self._place.device)).loss
+        loss.backward()
+        self.engine = maml.describe()
+        return loss.detach()[None], torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    def ran(self) -> str:
+        """How the inner loop was computed."""
+        return next(line for line in self.engine.splitlines() if line.startswith("inner loop: "))
+
+
+def size_of(net: str, quick: bool) -> Size:
+    """Two tasks of few queries; Conv4 has 32 channels, ResNet-12 is the narrow one, on 16x16."""
+    entry = ZOO[net]
+    if quick or net == "resnet12":
+        return replace(entry.small, tasks=2)
+    options = {"hidden": 32} if net == "conv4" else entry.size.options
+    return replace(entry.size, options=options, tasks=2, queries=15)
