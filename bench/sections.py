@@ -33,7 +33,8 @@ def all_of(record: Record) -> Iterable[str]:
         yield from filter(None, [iteration_kernels(iteration, record["floor_gflops"])])
     if rows := rows_of(record, "algorithms"):
         yield _algorithms(rows)
-    if rows := rows_of(record, "zoo"):
+    rows = rows_of(record, "zoo")
+    if any(row["rounds"] or row["failed"] or row["parity"] for row in rows):
         yield zoo(rows)
     if rows := rows_of(record, "op"):
         yield from filter(None, [_op(rows), block_kernels(rows, record["floor_gflops"])])

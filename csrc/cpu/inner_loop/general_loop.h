@@ -52,7 +52,7 @@ class GeneralLoop {
   }
 
  private:
-  // Of a way that is too long to be kept: their weights are what many inner steps take in memory.
+  // Of a way that is too long to be kept. The weights at their beginnings are little beside the passes of a few steps.
   static constexpr int64_t kMostParts = 16;
   static int64_t Ceil(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
