@@ -81,9 +81,9 @@ class MAML(MetaLearner):
             tasks. :meth:`adapt` is never chunked, nor is :meth:`task_results` with gradients: the graph is what they
             give; nor is anything under the transforms of ``torch.func``.
         inner_memory: at order 2, how many inner steps' graphs are held in memory at once. Other steps are taken again
-            on the way back, from weights that are kept at every so many steps: the same gradient, in 0.7 to 1.4 times
-            the time, and memory no longer grows with the steps but for these weights. ``"auto"`` is as many as fit in
-            64 MiB for one task on the CPU, at least 4, and all on a GPU; ``None`` is all.
+            on the way back, from weights that are kept at a few places: the same gradient, in 0.7 to 1.4 times the
+            time, and memory grows with the logarithm of the steps alone. ``"auto"`` is as many as fit in 64 MiB for
+            one task on the CPU, at least 4, and all on a GPU; ``None`` is all.
         cuda_graph: on a GPU, replay ``maml(episodes)`` and its meta-gradient as one CUDA graph, captured at the fourth
             of several like calls: inner loops, query loss and backward pass then take a few launches. The gradient
             comes with the loss, so that it can't be differentiated again. Python in ``model`` and ``loss_fn`` runs at

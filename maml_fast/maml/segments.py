@@ -19,7 +19,7 @@ __all__ = ["run_in_segments"]
 
 # Of a way whose graph is too large. The weights at their beginnings are what many inner steps take in memory: fewer
 # parts take less, and more time.
-MOST_PARTS = 6
+MOST_PARTS = 5
 
 
 def run_in_segments(

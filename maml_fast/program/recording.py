@@ -32,10 +32,12 @@ __all__ = ["Held", "Outcome", "Recording", "outcome", "record"]
 
 
 class Recording(NamedTuple):
-    """``calls`` in their order; ``result`` is computed by them from ``inputs`` and the model's tensors.
+    """A model's forward pass on one task.
 
-    So is what they leave in buffers, ``updates``. ``unversioned`` are those of them that PyTorch writes without telling
-    autograd.
+    calls: in their order.
+    inputs, result: of the model.
+    updates: what the calls leave in buffers, by name.
+    unversioned: the names of those buffers that PyTorch writes to without telling autograd.
     """
 
     calls: list[Call]
@@ -69,7 +71,7 @@ def record(
     written to buffers is recorded of those that are ``kept``; to others, it is lost.
 
     Raises:
-        DoubtError: see there.
+        DoubtError: the record would not say all that ``forward`` does.
     """
     check_hooks(model)
     with fresh_state():

@@ -36,7 +36,7 @@ def check_hooks(model: nn.Module) -> None:
 def fresh_state() -> Iterator[None]:
     """PyTorch as it is where nobody has changed it: gradients on, no inference mode, no autocast, no torch.func.
 
-    Nor a checkpoint around the caller, which would count the tensors that are saved.
+    Hooks on saved tensors are off as well: a checkpoint around the caller counts the tensors that it sees.
     """
     with ExitStack() as stack:
         stack.enter_context(torch._C._DisableFuncTorch())

@@ -134,7 +134,7 @@ class Operations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Not by a wrapper: it would import torch._dynamo, which takes longer than all else here."""
+        """False, so that PyTorch puts no wrapper around the mode, which would take a second to import torch._dynamo."""
         return False
 
     def __init__(self, tape: Tape) -> None:

@@ -50,8 +50,8 @@ class Watch:
     """What a model, or a function, held besides tensors when this was made, and what it reads from outside of it.
 
     Attributes of all modules and of the objects that they hold, lists, dictionaries and sets; global variables,
-    closures and class attributes that the code of the user's own classes and functions names. Libraries' code is taken
-    as unchanging, and so are objects of their types that no attribute shows the inside of.
+    closures and class attributes that the code of the user's own classes and functions names. The code of libraries is
+    taken not to change, and neither do objects of their types, except for modules and plain containers.
 
     Attributes:
         names: of the global variables and attributes that this code uses.
