@@ -95,7 +95,7 @@ def test_what_a_gpu_can_run_is_collected_and_the_rest_is_named(gpu, tmp_path, ca
     who = set(re.findall(r"test_op\[.+-(per-task torch|reference|native)-0\]", told))
     assert who == {"per-task torch", "reference"} | ({"native"} if native.has_cuda_kernels() else set())
     left_out = dict(re.findall(r"left out: (bench_\w+)\.py \((.+)\)", told))
-    others = {"algorithms", "chunks", "many_tasks", "sampler", "scaling", "zoo"}
+    others = {"algorithms", "chunks", "inner_memory", "many_tasks", "sampler", "scaling", "zoo"}
     assert set(left_out) == {f"bench_{name}" for name in others}
     assert set(left_out.values()) == {"it measures the CPU"}
     assert re.search(r"device: cuda, \d+ threads, precision tf32", told)
