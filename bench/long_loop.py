@@ -9,8 +9,10 @@ import parity
 import torch
 from place import Place
 from rounds import seconds_of
+from torch import Tensor
 from zoo import ZOO, Size
 
+from maml_fast.data import Episodes
 from maml_fast.maml import MAML
 
 INNER_LR = 1e-3  # so small that a thousand steps stay finite
@@ -25,37 +27,44 @@ class LongLoop:
         place.keep_to()
         self._place, self._entry, self._size = place, ZOO[net], size_of(net, quick)
         self._steps, self._kept = steps, kept
-        self._train(FEW_STEPS, None)  # kernels are loaded, the model is recorded
+        self._maml, self._episodes = self._begin(FEW_STEPS, kept, torch.float32)
+        self._iterate()  # kernels are loaded, the model is recorded
+        self._maml.inner_steps = steps
 
     def measure(self) -> tuple[float, float | None]:
         """Seconds of one iteration, and the MiB that it adds at its peak."""
         meter = memory.meter(self._place.device)
         meter.forget_peak()
-        return seconds_of(lambda: self._train(self._steps, self._kept)), meter.added_mib()
+        return seconds_of(self._iterate), meter.added_mib()
 
     def parity(self) -> dict[str, float]:
         """Errors against what keeps all steps, in float64."""
-        steps = min(self._steps, MOST_STEPS_FOR_PARITY)
-        found, wanted = (self._train(steps, kept, torch.float64) for kept in (self._kept, None))
-        errors = {
+        found, wanted = (self._loss_and_gradient(kept) for kept in (self._kept, None))
+        return {
             name: parity.require(parity.relative_error([a], [b]), parity.TOLERANCE, f"{self._entry.title}, {name}")
             for name, a, b in zip(("loss", "gradient"), found, wanted, strict=True)
         }
-        return errors
-
-    def _train(
-        self, steps: int, kept: int | None, dtype: torch.dtype = torch.float32
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        model = self._entry.model(self._size).to(self._place.device, dtype)
-        maml = MAML(model, INNER_LR, steps, loss_fn=self._entry.loss_fn, inner_memory=kept)
-        loss = maml(self._entry.episodes(self._size, dtype, 0).to(self._place.device)).loss
-        loss.backward()
-        self.engine = maml.describe()
-        return loss.detach()[None], torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
     def ran(self) -> str:
         """How the inner loop was computed."""
-        return next(line for line in self.engine.splitlines() if line.startswith("inner loop: "))
+        return next(line for line in self._maml.describe().splitlines() if line.startswith("inner loop: "))
+
+    def _begin(self, steps: int, kept: int | None, dtype: torch.dtype) -> tuple[MAML, Episodes]:
+        model = self._entry.model(self._size).to(self._place.device, dtype)
+        maml = MAML(model, INNER_LR, steps, loss_fn=self._entry.loss_fn, inner_memory=kept)
+        return maml, self._entry.episodes(self._size, dtype, 0).to(self._place.device)
+
+    def _iterate(self) -> None:
+        self._maml(self._episodes).loss.backward()
+
+    def _loss_and_gradient(self, kept: int | None) -> tuple[Tensor, Tensor]:
+        maml, episodes = self._begin(min(self._steps, MOST_STEPS_FOR_PARITY), kept, torch.float64)
+        loss = maml(episodes).loss
+        gradients = torch.autograd.grad(loss, list(maml.parameters()))
+        return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
 
 
 def size_of(net: str, quick: bool) -> Size:

@@ -9,7 +9,7 @@ import parity
 import torch
 from peers import OURS, TRUTH
 from place import Place
-from rounds import MOST, seconds_of
+from rounds import seconds_of, within
 from workloads import named
 
 LINES = ("forward: ", "inner loop: ")  # of MAML.describe() that say which engine ran, and why
@@ -32,8 +32,7 @@ class Race:
 
     def times(self, seconds: float) -> tuple[list[float], list[float]]:
         """Seconds of maml_fast's iterations and of the loop's, as many of each, for so long about."""
-        warm_up = self._turn()
-        rounds = min(max(int(seconds / sum(warm_up)), 1), MOST)
+        rounds = within(seconds, sum(self._turn()))
         ours, loops = zip(*(self._turn() for _ in range(rounds)), strict=True)
         return list(ours), list(loops)
 

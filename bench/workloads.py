@@ -10,7 +10,7 @@ from typing import Any
 import flops
 import torch
 from peers.inner_loop import Problem
-from peers.nets import CONV4, STRIDED, TUTORIAL, ConvNet, with_library_batch_norm
+from peers.nets import CONV4, STRIDED, TUTORIAL, ConvNet, with_library_batch_norm, with_values
 from torch import Tensor, nn
 from zoo import workload as zoo_workload
 from zoo.workload import ZooWorkload
@@ -69,11 +69,7 @@ class Workload:
 
     def model_at(self, start: Sequence[Tensor]) -> nn.Module:
         """The model with copies of these parameters, in their dtype and on their device."""
-        model = self.model().to(start[0])
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), start, strict=True):
-                parameter.copy_(value)
-        return model
+        return with_values(self.model(), start)
 
     def torch_model(self, start: Sequence[Tensor]) -> nn.Module:
         """The same with torch's own batch norm: the fastest that modules can be without us."""

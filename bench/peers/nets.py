@@ -41,6 +41,15 @@ class LibraryBatchNorm(nn.Module):
         return library_batch_norm(x, self.weight, self.bias, self.eps)
 
 
+def with_values(model: nn.Module, start: Sequence[Tensor]) -> nn.Module:
+    """The model with copies of these in the place of its parameters, in their dtype and on their device."""
+    model = model.to(start[0])
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), start, strict=True):
+            parameter.copy_(value)
+    return model
+
+
 def with_library_batch_norm(model: nn.Module) -> nn.Module:
     """The model, its batch norms exchanged in place."""
     for parent in list(model.modules()):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peers.inner_loop import Problem
-from peers.nets import ConvNet, Parameters
+from peers.nets import ConvNet, Parameters, with_values
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -102,11 +102,7 @@ class ZooWorkload:
 
     def model_at(self, start: Sequence[Tensor]) -> nn.Module:
         """The model with copies of these parameters, in their dtype and on their device."""
-        model = self.model().to(start[0])
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), start, strict=True):
-                parameter.copy_(value)
-        return model
+        return with_values(self.model(), start)
 
     def functional_model(self, start: Sequence[Tensor]) -> nn.Module:
         """The model with these parameters and with norms that ``torch.func``'s transforms differentiate rightly."""
