@@ -54,7 +54,6 @@ def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     "auto" is what fits in a quarter of the budget for one task. The steps of a model that can't be recorded have no
     known size: all are kept.
     """
-    memory = check_inner_memory(memory)
     if not isinstance(memory, str):
         return memory
     program = problem.forward.recorded if isinstance(problem.programs, str) else problem.programs[0]
@@ -69,7 +68,6 @@ def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
     "auto" is one where tasks run one after another anyway, else as many as fit in the budget. On an accelerator it is
     all: fewer would leave it idle.
     """
-    chunk = check_task_chunk(chunk)
     if not isinstance(chunk, str):
         return chunk
     if isinstance(problem.programs, str):
@@ -94,7 +92,7 @@ def with_gradient(
     """The results without a graph, the tasks' mean objective, and its gradients by the tensors that they are of.
 
     Raises:
-        OutsideGraphError: see there.
+        OutsideGraphError: a loss depends on a graph from outside.
     """
     gradient = ChunkedGradient(episodes.meta_batch_size, problem.is_closed)
     inside = problem.at(gradient.stand_in)

@@ -370,10 +370,17 @@ class MAML(MetaLearner):
         if self.training:
             order = self.annealing.order(self._iteration, self.order)
             weights = self.annealing.step_weights(self._iteration, steps) if objective else None
-        problem = InnerProblem(
-            theta, self._forward_tasks, self.loss_fn, steps, order, optimiser, weights, self._blocks()
+        return InnerProblem(
+            theta,
+            self._forward_tasks,
+            self.loss_fn,
+            steps,
+            order,
+            optimiser,
+            step_weights=weights,
+            blocks=self._blocks(),
+            is_closed=self._loss.is_closed(self.loss_fn),
         )
-        return replace(problem, is_closed=self._loss.is_closed(self.loss_fn))
 
     def _blocks(self) -> Callable[[int], RunBlock] | None:
         """What runs every step's conv blocks by its statistics, where these are to be taken."""
