@@ -34,12 +34,14 @@ class NetDescription(NamedTuple):
 class InnerLoopsResult(NamedTuple):
     """Of T tasks, scored after S steps.
 
+    objective: the weighted losses' mean over tasks, [].
     losses: mean query losses, [S, T].
     correct: right query predictions, [S, T] int64.
-    gradient: of the weighted losses' mean over tasks, with respect to every parameter; empty if not asked for.
+    gradient: of the objective with respect to every parameter; empty if not asked for.
     rate_gradient: the same with respect to the rates that need one, in order.
     """
 
+    objective: Tensor
     losses: Tensor
     correct: Tensor
     gradient: list[Tensor]
@@ -85,7 +87,7 @@ def inner_loops(
         needs_gradient: whether to compute gradients: the parameters', and those of the rates that want one.
 
     Raises:
-        RuntimeError: anything is not as described.
+        RuntimeError: anything is not as described, a label is none of the classes, or images hold NaN or infinity.
     """
     result = torch.ops.maml_fast.inner_loops(
         [parameter.contiguous() for parameter in theta],
@@ -127,11 +129,11 @@ def _register_shapes() -> None:
         tasks_at_once: int,
         steps_kept: int,
         needs_gradient: bool,
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
         scores = len(scored), x_spt.shape[0]
         losses, correct = x_spt.new_empty(scores), x_spt.new_empty(scores, dtype=torch.int64)
         gradient = [torch.empty_like(parameter) for parameter in theta] if needs_gradient else []
         rate_gradient = [
             torch.empty_like(rate) for rate, needed in zip(rates, rate_needs_gradient, strict=True) if needed
         ]
-        return losses, correct, gradient, rate_gradient
+        return x_spt.new_empty(()), losses, correct, gradient, rate_gradient

@@ -10,6 +10,7 @@
 
 #include "bindings/tensors.h"
 #include "cpu/dispatch.h"
+#include "cpu/finite.h"
 #include "cpu/inner_loop/inner_loops.h"
 
 namespace maml_fast {
@@ -68,6 +69,26 @@ const int64_t* Labels(const Tensor& t, const char* name, const Tensor& images, i
                     classes - 1);
   }
   return labels;
+}
+
+// x_spt or x_qry, of the sizes that it has.
+template <typename Scalar>
+const Scalar* Pixels(const Tensor& t, const char* name, const Tensor& like) {
+  const Sizes sizes{like.size(0), t.size(1), like.size(2), like.size(3), like.size(4)};
+  const Scalar* pixels = Images<Scalar>(t, name, sizes, like);
+  STD_TORCH_CHECK(AllFinite(pixels, t.numel(), TorchPool()), name, " holds NaN or infinity");
+  return pixels;
+}
+
+// The mean over tasks of the weighted losses [scores, tasks].
+template <typename Scalar>
+double Objective(const Scalar* losses, const Floats& step_weights, int64_t tasks) {
+  double sum = 0;
+  for (size_t score = 0; score < step_weights.size(); ++score) {
+    const Scalar* row = losses + static_cast<int64_t>(score) * tasks;
+    for (int64_t task = 0; step_weights[score] != 0 && task < tasks; ++task) sum += step_weights[score] * row[task];
+  }
+  return sum / static_cast<double>(tasks);
 }
 
 // The shapes of the parameters in PyTorch, in the order of net.places.
@@ -137,14 +158,14 @@ struct Parameters {
   }
 };
 
-using Result = std::tuple<Tensor, Tensor, Tensors, Tensors>;
+using Result = std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors>;
 
 Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
                   Integers head, Tensors rates, Bools rate_needs_gradient, Integers scored, Floats step_weights,
                   int64_t steps, bool second_order, int64_t tasks_at_once, int64_t steps_kept, bool needs_gradient) {
   STD_TORCH_CHECK(x_spt.dim() == 5 && x_qry.dim() == 5, "images must be [T, N, C, H, W]");
   const ConvNet net = Net(x_spt, blocks, eps, head);
-  const int64_t tasks = x_spt.size(0), channels = x_spt.size(2), height = x_spt.size(3), width = x_spt.size(4);
+  const int64_t tasks = x_spt.size(0);
   STD_TORCH_CHECK(
       tasks >= 1 && x_spt.size(1) >= 1 && x_qry.size(1) >= 1 && steps >= 0 && tasks_at_once >= 1 && steps_kept >= 1,
       "tasks, images or steps are out of range");
@@ -160,6 +181,7 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
   const auto scores = static_cast<int64_t>(scored.size());
   const Tensor losses = torch::stable::empty({scores, tasks}, x_spt.scalar_type());
   const Tensor correct = torch::stable::empty({scores, tasks}, ScalarType::Long);
+  const Tensor objective = torch::stable::empty({}, x_spt.scalar_type());
   const std::vector<Sizes> sizes = ParameterSizes(net);
   return WithScalar(x_spt, [&](auto zero) -> Result {
     using Scalar = decltype(zero);
@@ -168,30 +190,30 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
       parameters.AppendTheta(theta[p], sizes[p], needs_gradient);
       parameters.AppendRate(rates[p], sizes[p], rate_needs_gradient[p]);
     }
-    const InnerLoopArgs<Scalar> args{
-        net,
-        tasks,
-        x_spt.size(1),
-        x_qry.size(1),
-        steps,
-        second_order,
-        tasks_at_once,
-        steps_kept,
-        parameters.rates.data(),
-        scored.data(),
-        scores,
-        step_weights.data(),
-        parameters.theta.data(),
-        parameters.step_entries.data(),
-        Images<Scalar>(x_spt, "x_spt", {tasks, x_spt.size(1), channels, height, width}, x_spt),
-        Labels(y_spt, "y_spt", x_spt, net.classes),
-        Images<Scalar>(x_qry, "x_qry", {tasks, x_qry.size(1), channels, height, width}, x_spt),
-        Labels(y_qry, "y_qry", x_qry, net.classes),
-        Data<Scalar>(losses),
-        Data<int64_t>(correct),
-        needs_gradient ? parameters.gradients.data() : nullptr};
+    const InnerLoopArgs<Scalar> args{net,
+                                     tasks,
+                                     x_spt.size(1),
+                                     x_qry.size(1),
+                                     steps,
+                                     second_order,
+                                     tasks_at_once,
+                                     steps_kept,
+                                     parameters.rates.data(),
+                                     scored.data(),
+                                     scores,
+                                     step_weights.data(),
+                                     parameters.theta.data(),
+                                     parameters.step_entries.data(),
+                                     Pixels<Scalar>(x_spt, "x_spt", x_spt),
+                                     Labels(y_spt, "y_spt", x_spt, net.classes),
+                                     Pixels<Scalar>(x_qry, "x_qry", x_spt),
+                                     Labels(y_qry, "y_qry", x_qry, net.classes),
+                                     Data<Scalar>(losses),
+                                     Data<int64_t>(correct),
+                                     needs_gradient ? parameters.gradients.data() : nullptr};
     RunInnerLoops(args, Kernels().Of<Scalar>(), TorchPool());
-    return {losses, correct, parameters.gradient, parameters.rate_gradient};
+    *Data<Scalar>(objective) = static_cast<Scalar>(Objective(Data<Scalar>(losses), step_weights, tasks));
+    return {objective, losses, correct, parameters.gradient, parameters.rate_gradient};
   });
 }
 
@@ -202,7 +224,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
       "inner_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
       "int[] head, Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, "
       "bool second_order, int tasks_at_once, int steps_kept, bool needs_gradient) "
-      "-> (Tensor losses, Tensor correct, Tensor[] gradient, Tensor[] rate_gradient)");
+      "-> (Tensor objective, Tensor losses, Tensor correct, Tensor[] gradient, Tensor[] rate_gradient)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) { m.impl("inner_loops", TORCH_BOX(&InnerLoops)); }

@@ -56,10 +56,12 @@ def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     """
     if not isinstance(memory, str):
         return memory
-    program = problem.forward.recorded if isinstance(problem.programs, str) else problem.programs[0]
+    last = problem.forward.last
+    assert last is not None
+    program = last.recorded if isinstance(problem.programs, str) else problem.programs[0]
     if program is None or problem.theta.device.type != "cpu":
         return None
-    return max(4, BUDGET // 4 // max(1, GRAPH * program.bytes_computed()))
+    return max(4, BUDGET // 4 // max(1, GRAPH * program.bytes_computed))
 
 
 def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
@@ -74,7 +76,7 @@ def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
         return 1
     if problem.theta.device.type != "cpu":
         return None
-    support, *_, queries = (program.bytes_computed() for program in problem.programs)
+    support, *_, queries = (program.bytes_computed for program in problem.programs)
     held = min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
     return max(1, BUDGET // max(1, GRAPH * held * support + queries))
 

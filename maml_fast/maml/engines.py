@@ -14,18 +14,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunks import TaskChunk, in_chunks, tasks_at_once, with_gradient
-from maml_fast.maml.composed import run
-from maml_fast.maml.gradient import OutsideGraphError, hand_out
+from maml_fast.maml.chunks import TaskChunk, tasks_at_once
 from maml_fast.maml.native import NativeLoop, native_loop
 from maml_fast.maml.problem import InnerProblem
 from maml_fast.maml.task_forward import asked_engine
-from maml_fast.maml.values import TaskResults
 
-__all__ = ["ENGINES", "Ran", "choose", "loss_of", "results_of", "use_engine"]
+__all__ = ["ENGINES", "Ran", "choose", "use_engine"]
 
 ENGINES = ("native", "batched", "loop")
 
@@ -70,44 +66,6 @@ class Ran(NamedTuple):
         return [f"inner loop: operation by operation ({self.not_native})", f"in memory: {held}"]
 
 
-def loss_of(
-    problem: InnerProblem, episodes: Episodes, scored: tuple[int, ...], chunk: TaskChunk
-) -> tuple[TaskResults, Tensor, Ran]:
-    """The results without a graph, and the tasks' mean objective, which carries a ready gradient.
-
-    Under the transforms of ``torch.func`` the objective carries a graph: they have no other way.
-    """
-    native, ran = choose(problem, episodes, chunk)
-    if native is not None:
-        return *native.loss(episodes, scored), ran
-    transformed = torch._C._are_functorch_transforms_active()
-    if transformed or not torch.is_grad_enabled():
-        ran = ran._replace(tasks=None) if transformed else ran
-        outcome = in_chunks(problem, episodes, scored, ran.tasks)
-        return outcome.results.detached(), outcome.objectives.mean(), ran
-    try:
-        results, loss, gradients = with_gradient(problem, episodes, scored, ran.tasks)
-    except OutsideGraphError as error:
-        raise RuntimeError(
-            f"{error}, and the gradient of maml(episodes).loss is taken before it returns: compute that inside of "
-            "loss_fn, or use maml.task_results(episodes).losses[-1].mean(), the same loss with its graph"
-        ) from error
-    return results, hand_out(loss, gradients) if gradients else loss, ran
-
-
-def results_of(
-    problem: InnerProblem, episodes: Episodes, scored: tuple[int, ...], chunk: TaskChunk
-) -> tuple[TaskResults, Ran]:
-    """Every task's query results; with gradients, their graph, of all tasks at once."""
-    if torch.is_grad_enabled():
-        _, ran = choose(problem, episodes, chunk, why_not_native="the graph of all tasks is kept")
-        return run(problem, episodes, scored).results, ran._replace(tasks=None)
-    native, ran = choose(problem, episodes, chunk)
-    if native is not None:
-        return native.results(episodes, scored), ran
-    return in_chunks(problem, episodes, scored, ran.tasks).results, ran
-
-
 def choose(
     problem: InnerProblem, episodes: Episodes, chunk: TaskChunk, why_not_native: str | None = None
 ) -> tuple[NativeLoop | None, Ran]:
@@ -123,7 +81,7 @@ def choose(
         return form, Ran("native", "", _some(form.tasks_at_once, n_tasks))
     if asked == "native" and why_not_native is None:
         raise RuntimeError(f"the native engine can't run this: {form}")
-    number = tasks_at_once(problem, chunk)
+    number = None if torch._C._are_functorch_transforms_active() else tasks_at_once(problem, chunk)
     return None, Ran("batched" if problem.together else "loop", form, _some(number, n_tasks))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Hashable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maml_fast.data.checks import check_values
 from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.maml import composed
 from maml_fast.maml.arguments import (
@@ -24,12 +25,13 @@ from maml_fast.maml.arguments import (
     steps_asked,
 )
 from maml_fast.maml.chunks import InnerMemory, TaskChunk, check_inner_memory, check_task_chunk, steps_kept
-from maml_fast.maml.engines import Ran, choose, loss_of, results_of
+from maml_fast.maml.engines import Ran
 from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
 from maml_fast.maml.losses import LossFunction, WatchedLoss
 from maml_fast.maml.meta_learner import MetaLearner
+from maml_fast.maml.plans import Plan, Plans, kinds, plan_of, results_of, surroundings
 from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
 from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
 from maml_fast.maml.task_forward import asked_engine
@@ -39,6 +41,22 @@ from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_
 __all__ = ["MAML"]
 
 logger = logging.getLogger("maml_fast")
+
+
+@dataclass
+class _Past:
+    """What a learner remembers of its calls.
+
+    iteration: of meta-training, for annealing.
+    counts: by itself, until it is told the number.
+    ran: what computed the last call.
+    told: that was logged once.
+    """
+
+    iteration: int = 0
+    counts: bool = True
+    ran: Ran | None = None
+    told: bool = False
 
 
 class MAML(MetaLearner):
@@ -136,14 +154,12 @@ class MAML(MetaLearner):
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
         self.step_statistics = StepStatistics(model, steps) if batch_norm == "per_step_running" else None
-        self._iteration = 0  # of meta-training, for annealing
-        self._counts = True  # by itself, until begin_iteration tells the number
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
+        self._plans = Plans()
         self._graphed = GraphedLoss()
         self._loss = WatchedLoss()
-        self._ran: Ran | None = None  # what computed the last call
-        self._told = False
+        self._past = _Past()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Settings may be changed at any time, to what they might have been at first."""
@@ -158,28 +174,33 @@ class MAML(MetaLearner):
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> tuple[TaskResults, Tensor]:
         """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
-        scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
-        parameters = self._current_parameters()
-        episodes = self._checked(episodes, parameters)
-        if not self.cuda_graph or not torch.is_grad_enabled():
-            return self._counted(self._results_and_loss(parameters, episodes, scored, inner_steps))
+        plan = self._plan(episodes, per_step, inner_steps)
+        episodes = Episodes(*episodes)
+        if self.cuda_graph and torch.is_grad_enabled():
 
-        def of_graph(held: Episodes, stand_in: Callable[[Tensor], Tensor]) -> tuple[TaskResults, Tensor]:
-            return self._results_and_loss(parameters, held, scored, inner_steps, stand_in)
+            def of_graph(held: Episodes, stand_in: Callable[[Tensor], Tensor]) -> tuple[TaskResults, Tensor]:
+                return self._loss_of(plan._replace(problem=plan.problem.at(stand_in)), held)
 
-        return self._counted(self._graphed((self.signature(), scored, inner_steps), episodes, of_graph))
+            results, loss = self._graphed((self.signature(), plan.scored, inner_steps), episodes, of_graph)
+        else:
+            results, loss = self._loss_of(plan, episodes)
+        self._forward_tasks.last = plan.forward
+        self._tell(plan.ran)
+        if self._past.counts and self.training and torch.is_grad_enabled():
+            self._past.iteration += 1
+        return results, loss
 
     def begin_iteration(self, iteration: int) -> None:
         """Say which meta-iteration the next calls belong to, counted from 0: :attr:`annealing` goes by it.
 
         Whoever never says so is counted for: every call in ``train()`` mode with gradients is an iteration.
         """
-        self._iteration, self._counts = iteration, False
+        self._past.iteration, self._past.counts = iteration, False
 
     def signature(self) -> Hashable:
         """Equal at two calls if the same operations on the same memory do for both: what a CUDA graph rests on."""
         rate = self.inner_lr if isinstance(self.inner_lr, float | int) else None  # else it is among the tensors
-        stage = self.annealing.stage(self._iteration)
+        stage = self.annealing.stage(self._past.iteration)
         return super().signature(), self.inner_steps, self.order, stage, rate, self.task_chunk, self.inner_memory
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
@@ -226,8 +247,7 @@ class MAML(MetaLearner):
 
     def engine_for(self, episodes: Episodes) -> str:
         """Which of :data:`maml_fast.maml.engines.ENGINES` a call on episodes like these would run on now."""
-        problem = self.problem(self._current_parameters(), None, objective=True)
-        return choose(self._on(problem, episodes.x_spt, episodes.x_qry), episodes, self.task_chunk)[1].engine
+        return self._plan(episodes, False, None).ran.engine
 
     def describe(self) -> str:
         """What runs and how, in a few lines.
@@ -243,7 +263,7 @@ class MAML(MetaLearner):
             f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
             f"batch norm: {self.batch_norm}",
             f"forward: {self._forward_tasks.describe()}",
-            *(self._ran.describe() if self._ran is not None else ()),
+            *(self._past.ran.describe() if self._past.ran is not None else ()),
             *self._describe_graph(),
         ]
         if self.fusion is None:
@@ -255,32 +275,62 @@ class MAML(MetaLearner):
         rate = "" if isinstance(self.inner_lr, InnerRates | None) else f"inner_lr={_plain(self.inner_lr)}, "
         return f"{rate}inner_steps={self.inner_steps}, order={self.order}, batch_norm={self.batch_norm}"
 
-    def _results_and_loss(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        episodes: Episodes,
-        scored: tuple[int, ...],
-        inner_steps: int | None,
-        stand_in: Callable[[Tensor], Tensor] | None = None,
-    ) -> tuple[TaskResults, Tensor]:
-        problem = self.problem(parameters, inner_steps, objective=True)
-        problem = self._on(problem, episodes.x_spt, episodes.x_qry)
-        if stand_in is not None:
-            problem = problem.at(stand_in)
-        collector = None
-        if self.step_statistics is not None and self.training:
-            collector = Collector(self.step_statistics)
-            problem = replace(problem, blocks=collector.taking)
-        results, loss, ran = loss_of(problem, episodes, scored, self.task_chunk)
-        if collector is not None:
-            collector.update()
-        self._tell(ran)
-        return results, loss
+    def _plan(self, episodes: Episodes, per_step: bool | Collection[int], inner_steps: int | None) -> Plan:
+        """What computes a call's results and loss; raises unless the episodes are as they must be."""
+        key = self._key(episodes, per_step, inner_steps)
+        plan = self._plans.get(key)
+        if plan is not None:
+            if plan.native is None and episodes[0].is_cpu:  # the native engine looks at values itself
+                check_values(Episodes(*episodes), None, self._has_classes(episodes[1]))
+            return plan
+        scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
+        parameters = self._current_parameters()
+        episodes = self._checked(episodes, parameters)
+        problem = self._on(self.problem(parameters, inner_steps, objective=True), episodes.x_spt, episodes.x_qry)
+        if self.step_statistics is not None:
+            problem = replace(problem, blocks=self.step_statistics.given)
+        plan = plan_of(problem, episodes, scored, self.task_chunk)
+        if key is not None and all(isinstance(each, nn.Parameter) for each in parameters.values()):
+            self._plans.keep(key, plan)
+        return plan
 
-    def _counted(self, results: tuple[TaskResults, Tensor]) -> tuple[TaskResults, Tensor]:
-        """Results of a meta-iteration that is over."""
-        if self._counts and self.training and torch.is_grad_enabled():
-            self._iteration += 1
+    def _key(self, episodes: Any, per_step: Any, inner_steps: Any) -> Hashable | None:
+        """All that a plan follows from; ``None`` where that can't be told."""
+        watch = self._forward_tasks.watch()
+        if (
+            watch is None
+            or not isinstance(episodes, tuple | list)
+            or not all(isinstance(x, Tensor) for x in episodes)
+            or not isinstance(per_step, bool)
+            or not isinstance(inner_steps, int | None)
+            or type(self).problem is not MAML.problem
+            or self.step_statistics is not None
+            or torch.compiler.is_compiling()
+        ):
+            return None
+        tensors = [*watch.parameters(), *self._parameters.values(), *self._buffers.values()]
+        for name, part in self._modules.items():
+            if name != "model" and part is not None:
+                tensors += (*part.parameters(), *part.buffers())
+        rate = self.inner_lr if isinstance(self.inner_lr, float) else None  # else it is among these
+        stage = self.annealing.stage(self._past.iteration) if self.annealing else None
+        is_closed = self.loss_fn is F.cross_entropy or self._loss.is_closed(self.loss_fn)
+        return (
+            (watch, self.training, self.order, self.inner_steps, rate, stage, self.task_chunk, self.inner_memory),
+            (id(self.loss_fn), is_closed, self.inner_optimiser, per_step, inner_steps),
+            (*map(id, tensors), *kinds(tensors), *kinds(episodes), *surroundings()),
+        )
+
+    def _has_classes(self, targets: Any) -> bool:
+        """Whether a task's targets are numbers of classes, and not, say, those of pixels."""
+        return self.loss_fn is F.cross_entropy and getattr(targets, "ndim", 2) == 2
+
+    def _loss_of(self, plan: Plan, episodes: Episodes) -> tuple[TaskResults, Tensor]:
+        if self.step_statistics is None or not self.training:
+            return plan.loss(episodes)
+        collector = Collector(self.step_statistics)
+        results = plan._replace(problem=replace(plan.problem, blocks=collector.taking)).loss(episodes)
+        collector.update()
         return results
 
     def _on(self, problem: InnerProblem, *inputs: Tensor) -> InnerProblem:
@@ -343,11 +393,10 @@ class MAML(MetaLearner):
         return adapting
 
     def _checked(self, episodes: Episodes, parameters: Mapping[str, Tensor]) -> Episodes:
-        parts = tuple(episodes) if isinstance(episodes, (tuple, list)) else ()
-        classification = self.loss_fn is F.cross_entropy
+        parts = tuple(episodes) if isinstance(episodes, tuple | list) else ()
         if len(parts) == 4:
             check_like_model("x_spt", parts[0], parameters)
-            classification &= getattr(parts[1], "ndim", 2) == 2  # not the labels of pixels
+        classification = self._has_classes(parts[1] if len(parts) == 4 else None)
         return check_episodes(episodes, classification=classification)
 
     def problem(
@@ -368,8 +417,8 @@ class MAML(MetaLearner):
         steps = steps_asked(inner_steps, self.inner_steps)
         order, weights = self.order, None
         if self.training:
-            order = self.annealing.order(self._iteration, self.order)
-            weights = self.annealing.step_weights(self._iteration, steps) if objective else None
+            order = self.annealing.order(self._past.iteration, self.order)
+            weights = self.annealing.step_weights(self._past.iteration, steps) if objective else None
         return InnerProblem(
             theta,
             self._forward_tasks,
@@ -388,10 +437,10 @@ class MAML(MetaLearner):
 
     def _tell(self, ran: Ran) -> None:
         """Keep what ran, and log it once."""
-        self._ran = ran
-        if self._told:
+        self._past.ran = ran
+        if self._past.told:
             return
-        self._told = True
+        self._past.told = True
         unfused = asked_engine.get() is None and self.fusion is not None and self.fusion.left
         level = logging.WARNING if unfused else logging.INFO
         if logger.isEnabledFor(level):
@@ -411,12 +460,12 @@ class MAML(MetaLearner):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.annealing:
-            destination[prefix + "meta_iterations"] = torch.tensor(self._iteration)
+            destination[prefix + "meta_iterations"] = torch.tensor(self._past.iteration)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         iterations = state_dict.pop(prefix + "meta_iterations", None)
         if iterations is not None:
-            self._iteration = int(iterations)
+            self._past.iteration = int(iterations)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -47,7 +47,7 @@ class WatchedLoss:
             except UnwatchableError:
                 self._last = loss_fn, None
         watch = self._last[1]
-        return watch is not None and not watch.sees_leaves
+        return watch is not None and not watch.sees_leaves()
 
 
 def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maml_fast import native, ops
+from maml_fast.data.checks import check_values
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.chunks import TaskChunk
 from maml_fast.maml.gradient import hand_out
@@ -29,7 +31,10 @@ __all__ = ["NativeLoop", "images_of", "native_loop"]
 
 @dataclass(frozen=True)
 class NativeLoop:
-    """``inner_steps`` steps of a ConvNet from theta; make it with :func:`native_loop`. Episodes must be checked."""
+    """``inner_steps`` steps of a ConvNet from theta; make it with :func:`native_loop`.
+
+    Shapes and types of episodes must be checked. Their values are checked here.
+    """
 
     net: ConvNet  # as it takes support images
     query_net: ConvNet
@@ -47,59 +52,73 @@ class NativeLoop:
 
     def loss(self, episodes: Episodes, scored: tuple[int, ...]) -> tuple[TaskResults, Tensor]:
         """The results, and the tasks' mean objective, which carries the gradient."""
-        learned = any(_is_learned(source) for source in (*self.theta, *self.rates))
-        needs_gradient = torch.is_grad_enabled() and learned
+        needs_gradient = torch.is_grad_enabled() and (any(self._theta_is_learned) or any(self._rate_is_learned))
         results, loss, gradients = self._run(episodes, scored, needs_gradient=needs_gradient)
         return results, hand_out(loss, gradients) if needs_gradient else loss
+
+    @cached_property
+    def _theta_is_learned(self) -> list[bool]:
+        return [_is_learned(parameter) for parameter in self.theta]
+
+    @cached_property
+    def _rate_is_learned(self) -> list[bool]:
+        return [_is_learned(rate) for rate in self.rates]
+
+    @cached_property
+    def _numbers(self) -> dict[float, Tensor]:
+        """Rates that are numbers, as the kernels take them: one tensor for all parameters that have it."""
+        return {
+            rate: _tensor(self.theta[0]).detach().new_full((1,), rate) for rate in self.rates if isinstance(rate, float)
+        }
 
     @torch.no_grad()
     def _run(
         self, episodes: Episodes, scored: tuple[int, ...], *, needs_gradient: bool
     ) -> tuple[TaskResults, Tensor, dict[Tensor, Tensor]]:
         x_spt, y_spt, x_qry, y_qry = episodes
-        theta = [_of_steps(parameter, self.steps) for parameter in self.theta]
-        description = self.net.description
-        check_range(y_spt, description.n_classes, "y_spt")
-        check_range(y_qry, description.n_classes, "y_qry")
+        theta = [each.rows(max(self.steps, 1)) if isinstance(each, PerStep) else each for each in self.theta]
+        rates = [
+            self._numbers[rate] if isinstance(rate, float) else _of_kernels(rate, parameter, self.steps)
+            for rate, parameter in zip(self.rates, theta, strict=True)
+        ]
         rows = sorted({*scored, *self.step_weights})
         weights = [self.step_weights.get(step, 0.0) for step in rows]
-        result = ops.inner_loops(
-            description,
-            theta,
-            (images_of(self.net, x_spt), y_spt, images_of(self.query_net, x_qry), y_qry),
-            self._rates_of_kernels(theta),
-            [needs_gradient and _is_learned(rate) for rate in self.rates],
-            steps=self.steps,
-            order=self.order,
-            scored=rows,
-            step_weights=weights,
-            tasks_at_once=self.tasks_at_once,
-            steps_kept=self.steps_kept,
-            needs_gradient=needs_gradient,
-        )
-        first, *others = [w * row.mean() for w, row in zip(weights, result.losses, strict=True) if w]
+        try:
+            result = ops.inner_loops(
+                self.net.description,
+                theta,
+                (images_of(self.net, x_spt), y_spt, images_of(self.query_net, x_qry), y_qry),
+                rates,
+                self._rate_is_learned if needs_gradient else [False] * len(rates),
+                steps=self.steps,
+                order=self.order,
+                scored=rows,
+                step_weights=weights,
+                tasks_at_once=self.tasks_at_once,
+                steps_kept=self.steps_kept,
+                needs_gradient=needs_gradient,
+            )
+        except RuntimeError:
+            check_values(episodes, None, classification=True)
+            for name, labels in (("y_spt", y_spt), ("y_qry", y_qry)):
+                check_range(labels, self.net.description.n_classes, name)
+            raise
         losses, correct = result.losses, result.correct
         if len(rows) > len(scored):  # some are part of the objective alone
             asked = [rows.index(step) for step in scored]
             losses, correct = losses[asked], correct[asked]
         results = TaskResults(losses, correct, y_qry[0].numel())
-        return results, sum(others, first), self._by_source(result) if needs_gradient else {}
-
-    def _rates_of_kernels(self, theta: Sequence[Tensor]) -> list[Tensor]:
-        """As the kernels take them; a number is one tensor for all parameters that have it."""
-        numbers = {rate: theta[0].new_full((1,), rate) for rate in self.rates if isinstance(rate, float)}
-        return [
-            numbers[rate] if isinstance(rate, float) else _of_kernels(rate, parameter, self.steps)
-            for rate, parameter in zip(self.rates, theta, strict=True)
-        ]
+        return results, result.objective, self._by_source(result) if needs_gradient else {}
 
     def _by_source(self, result: ops.InnerLoopsResult) -> dict[Tensor, Tensor]:
         """The gradients by the tensor that they are of; one rate may stand for several parameters."""
         gradients: dict[Tensor, Tensor] = {}
-        for parameter, gradient in zip(self.theta, result.gradient, strict=True):
-            if _is_learned(parameter):
-                gradients[_tensor(parameter)] = _at_source(gradient, parameter)
-        learned = [rate for rate in self.rates if _is_learned(rate)]
+        for parameter, gradient, is_learned in zip(self.theta, result.gradient, self._theta_is_learned, strict=True):
+            if isinstance(parameter, PerStep):
+                gradient = parameter.of_rows(gradient)
+            if is_learned:
+                gradients[_tensor(parameter)] = gradient
+        learned = [rate for rate, is_learned in zip(self.rates, self._rate_is_learned, strict=True) if is_learned]
         for rate, gradient in zip(learned, result.rate_gradient, strict=True):
             each, source = _of_rate(gradient, rate), _tensor(rate)
             gradients[source] = gradients[source] + each if source in gradients else each
@@ -114,16 +133,6 @@ def _tensor(source: Tensor | PerStep | float) -> Tensor:
 
 def _is_learned(source: MaybePerStep[Rate]) -> bool:
     return not isinstance(source, float) and _tensor(source).requires_grad
-
-
-def _of_steps(value: MaybePerStep[Tensor], steps: int) -> Tensor:
-    """[...], or a row for each of the steps, [max(steps, 1), ...]."""
-    return value.rows(max(steps, 1)) if isinstance(value, PerStep) else value
-
-
-def _at_source(gradient: Tensor, source: MaybePerStep[Rate]) -> Tensor:
-    """The gradient of a value from that of its rows."""
-    return source.of_rows(gradient) if isinstance(source, PerStep) else gradient
 
 
 def images_of(net: ConvNet, x: Tensor) -> Tensor:
@@ -143,7 +152,7 @@ def _of_rate(gradient: Tensor, rate: MaybePerStep[Rate]) -> Tensor:
     """A rate's gradient from that of what the kernels took."""
     shape = rate.values.shape[1:] if isinstance(rate, PerStep) else _tensor(rate).shape
     rows = [row.reshape(shape) if shape.numel() == 1 else row.sum_to_size(shape) for row in gradient]
-    return _at_source(torch.stack(rows), rate) if isinstance(rate, PerStep) else rows[0]
+    return rate.of_rows(torch.stack(rows)) if isinstance(rate, PerStep) else rows[0]
 
 
 def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:

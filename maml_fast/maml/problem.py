@@ -80,7 +80,7 @@ class InnerProblem:
         """The problem for images like these [T, N, ...]."""
         programs = self.forward.programs(*inputs)
         as_written = self.forward.as_written() if isinstance(programs, str) else None
-        is_closed = self.is_closed and self.forward.is_closed
+        is_closed = self.is_closed and self.forward.last is not None and self.forward.last.is_closed
         return replace(self, programs=programs, as_written=as_written, is_closed=is_closed)
 
     def at(self, stand_in: Callable[[Tensor], Tensor]) -> InnerProblem:
@@ -134,7 +134,7 @@ class Annealing:
             check_whole(name, value, least=0)
 
     def __bool__(self) -> bool:
-        return self != Annealing()
+        return bool(self.first_order_iterations or self.multi_step_iterations)
 
     def order(self, iteration: int, afterwards: int) -> int:
         """The order of an iteration, counted from 0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,19 @@ asked_engine: ContextVar[str | None] = ContextVar("maml_fast_engine", default=No
 WORTH_IT = 100_000  # parameters of a model without conv blocks, on a CPU: see TaskForward._obstacle
 
 
+class LastCall(NamedTuple):
+    """How a module ran.
+
+    by: its program, or why it ran as written.
+    recorded: its program, if there is one, whether or not it ran.
+    is_closed: a recording has shown that it used no tensors but the model's and its input.
+    """
+
+    by: Program | str
+    recorded: Program | None = None
+    is_closed: bool = False
+
+
 class TaskForward:
     """Calls a module for ``T`` tasks: ``forward(fast, shared, x) -> logits``.
 
@@ -27,23 +40,21 @@ class TaskForward:
     differentiates either.
 
     Attributes:
-        last: what the last call ran by, or why it ran as written; ``None`` before the first.
-        recorded: the program of the last call, if there is one, whether or not it ran.
-        is_closed: whether a recording has shown that the last call used no tensors but the model's and its input.
+        last: how the last call ran; ``None`` before the first.
+        watch: what the model is now, and reads; ``None`` if that can't be told, or nothing is recorded.
     """
 
     def __init__(self, model: nn.Module, policy: BatchNormPolicy, fused: bool) -> None:
         self.model = model
         self.policy = policy
-        self.last: Program | str | None = None
-        self.recorded: Program | None = None
-        self.is_closed = False
+        self.last: LastCall | None = None
         self._as_written: tuple[Watch, AsWritten] | None = None
         self._programs = Programs(model, policy) if fused else None
+        self.watch: Callable[[], Watch | None] = _no_watch if self._programs is None else self._programs.watch
         self._size = sum(parameter.numel() for _, parameter in model.named_parameters())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "last": None, "recorded": None, "_as_written": None}
+        return {**vars(self), "last": None, "_as_written": None}
 
     def __call__(
         self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x: Tensor, run_block: RunBlock | None = None
@@ -69,27 +80,26 @@ class TaskForward:
         """
         asked = asked_engine.get()
         if self._programs is None or asked == "loop":
-            self.last = "fusion is switched off" if self._programs is None else "use_engine('loop')"
-            self.is_closed = False
-            return self.last
+            why = "fusion is switched off" if self._programs is None else "use_engine('loop')"
+            self.last = LastCall(why)
+            return why
         programs = []
         for x, program in zip(inputs, self._programs.of_each(inputs), strict=True):
-            self.recorded = None if isinstance(program, str) else program
-            self.is_closed = not isinstance(program, str) or isinstance(program, NoForm)
-            if isinstance(program, str) and asked is not None:
-                raise RuntimeError(f"the {asked} engine can't run this: {program}")
-            if isinstance(program, str) or asked == "batched":
-                self.last = program
-            else:
-                self.last = self._obstacle(program, x) or program
-            if isinstance(self.last, str):
-                return self.last
-            programs.append(self.last)
+            if isinstance(program, str):
+                if asked is not None:
+                    raise RuntimeError(f"the {asked} engine can't run this: {program}")
+                self.last = LastCall(program, None, isinstance(program, NoForm))
+                return program
+            obstacle = None if asked == "batched" else self._obstacle(program, x)
+            self.last = LastCall(obstacle or program, program, is_closed=True)
+            if obstacle is not None:
+                return obstacle
+            programs.append(program)
         return programs
 
     def as_written(self) -> AsWritten:
         """The module as it is now, to be run task by task."""
-        watch = None if self._programs is None else self._programs.watch()
+        watch = self.watch()
         if watch is None:
             return AsWritten(self.model, self.policy, None)
         if self._as_written is None or self._as_written[0] is not watch:
@@ -114,16 +124,17 @@ class TaskForward:
         """What ran on the fused op in the last call; ``None`` before the first, and where fusion is switched off."""
         if self.last is None or self._programs is None:
             return None
-        if self.recorded is None:
-            return FusionReport(self.policy, left=(f"forward: {self.last}",))
-        fused = () if isinstance(self.last, str) else self.recorded.fused
-        return FusionReport(self.policy, fused, self.recorded.convolutions_left)
+        by, recorded, _ = self.last
+        if recorded is None:
+            return FusionReport(self.policy, left=(f"forward: {by}",))
+        return FusionReport(self.policy, () if isinstance(by, str) else recorded.fused, recorded.convolutions_left)
 
     def describe(self) -> str:
         """What ran the module last, and why."""
         if self.last is None:
             return "recorded at the first call"
-        return f"as written, task by task ({self.last})" if isinstance(self.last, str) else "all tasks at once"
+        by = self.last.by
+        return f"as written, task by task ({by})" if isinstance(by, str) else "all tasks at once"
 
     def _obstacle(self, program: Program, x: Tensor) -> str | None:
         """Why one task after another is faster than all at once; ``None`` where it is not.
@@ -142,6 +153,10 @@ class TaskForward:
         if self._size <= WORTH_IT or program.blocks():
             return None
         return f"{self._size:,} parameters without a conv block: more than {WORTH_IT:,} gain nothing together on a CPU"
+
+
+def _no_watch() -> None:
+    return None
 
 
 def _names(programs: Sequence[Program], of: Callable[[Program], Collection[str]]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -98,6 +98,7 @@ class Program:
         assert isinstance(result, Tensor)
         return result
 
+    @cached_property
     def bytes_computed(self) -> int:
         """What its operations give for one task, together; views take no memory, blocks keep their convolution too."""
         total = 0

@@ -55,26 +55,26 @@ class Watch:
 
     Attributes:
         names: of the global variables and attributes that this code uses.
-        sees_leaves: whether a tensor was met, outside of the model, that takes gradients.
 
     Raises:
         UnwatchableError: there is too much to look at.
     """
 
     names: set[str]
-    sees_leaves: bool
 
     def __init__(self, watched: Any) -> None:
-        self.names, self.sees_leaves = set(), False
+        self.names = set()
+        self._tensors: list[Tensor] = []  # that are not in modules
         self._of_modules: list[_Container] = []  # their attributes
         self._containers: list[_Container] = []  # all others
         self._empty: list[dict[Any, Any]] = []  # dictionaries that held nothing
+        self._parameters: list[dict[str, nn.Parameter | None]] = []  # of modules
         self._seen: dict[int, Any] = {}  # by id; kept alive, so that no other object gets it
         todo: list[Any] = [watched]
         while todo:
             each = todo.pop()
             if isinstance(each, Tensor):
-                self.sees_leaves |= each.requires_grad
+                self._tensors.append(each)
             if isinstance(each, (*_PLAIN, *_OF_TORCH, Tensor)) or id(each) in self._seen:
                 continue
             self._seen[id(each)] = each
@@ -97,6 +97,14 @@ class Watch:
             list(map(id, read(it))) == ids or _are_equal(read(it), before) for it, read, _, before, ids in containers
         )
 
+    def parameters(self) -> list[nn.Parameter | None]:
+        """What all modules hold as parameters now, in the order of their places."""
+        return list(chain.from_iterable(map(dict.values, self._parameters)))
+
+    def sees_leaves(self) -> bool:
+        """Whether a tensor was met that takes gradients now."""
+        return any(each is not None and each.requires_grad for each in (*self.parameters(), *self._tensors))
+
     def restore(self) -> bool:
         """Put everything back as it was; return whether anything had changed."""
         changed = any(self._empty)
@@ -114,7 +122,7 @@ class Watch:
 
     def _visit_module(self, module: nn.Module) -> Iterator[Any]:
         held = vars(module)
-        self.sees_leaves |= any(each is not None and each.requires_grad for each in module._parameters.values())
+        self._parameters.append(module._parameters)
         write = partial(_write_values, dict(held))
         if RENEWED[0] in held:
             self._add(held, _read_recurrent, write)

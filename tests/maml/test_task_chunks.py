@@ -307,16 +307,17 @@ def test_regression_in_chunks():
 
 
 def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
-    maml = MAML(plain_net(), 0.3)
-    maml(episodes)
-    assert "in memory: all tasks\n" in maml.describe()
+    def told() -> str:
+        maml = MAML(plain_net(), 0.3)
+        maml(episodes)
+        return maml.describe()
+
+    assert "in memory: all tasks\n" in told()
     images = chunks.GRAPH * episodes.x_spt.shape[1] + episodes.x_qry.shape[1]
     monkeypatch.setattr(chunks, "BUDGET", 2 * images * 8 * (6 + 6 + 5))  # bytes that two layers and tanh compute
-    maml(episodes)
-    assert "in memory: 2 tasks at a time\n" in maml.describe()
+    assert "in memory: 2 tasks at a time\n" in told()
     monkeypatch.setattr(chunks, "BUDGET", 1)
-    maml(episodes)
-    assert "in memory: 1 task at a time\n" in maml.describe()
+    assert "in memory: 1 task at a time\n" in told()
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, "some", True])
