@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
-from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.composed import Outcome, run
+from maml_fast.maml.composed import numbered_here, outcome_of, parts_of, scored_walk, usable_by_autograd
 from maml_fast.maml.gradient import ChunkedGradient
 from maml_fast.maml.problem import InnerProblem
-from maml_fast.maml.segments import run_in_segments
+from maml_fast.maml.segments import score_in_segments
 from maml_fast.maml.values import TaskResults
 
 __all__ = [
@@ -21,7 +19,6 @@ __all__ = [
     "TaskChunk",
     "check_inner_memory",
     "check_task_chunk",
-    "in_chunks",
     "steps_kept",
     "tasks_at_once",
     "with_gradient",
@@ -67,25 +64,18 @@ def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
 def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
     """The number of tasks that a chunk has; ``None`` for all.
 
-    "auto" is one where tasks run one after another anyway, else as many as fit in the budget. On an accelerator it is
-    all: fewer would leave it idle.
+    It is one where tasks run one after another anyway. "auto" is else as many as fit in the budget, and on an
+    accelerator all: fewer would leave it idle.
     """
-    if not isinstance(chunk, str):
-        return chunk
     if isinstance(problem.programs, str):
         return 1
+    if not isinstance(chunk, str):
+        return chunk
     if problem.theta.device.type != "cpu":
         return None
     support, *_, queries = (program.bytes_computed for program in problem.programs)
     held = min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
     return max(1, BUDGET // max(1, GRAPH * held * support + queries))
-
-
-def in_chunks(problem: InnerProblem, episodes: Episodes, scored: Collection[int], number: int | None) -> Outcome:
-    """Every task's query results and objective, so many tasks at a time."""
-    parts = [run(problem, _only(tasks, episodes), scored) for tasks in _slices(episodes, number)]
-    objectives = torch.cat([part.objectives for part in parts])
-    return Outcome(TaskResults.joined([part.results for part in parts]), objectives)
 
 
 def with_gradient(
@@ -98,26 +88,16 @@ def with_gradient(
     """
     gradient = ChunkedGradient(episodes.meta_batch_size, problem.is_closed)
     inside = problem.at(gradient.stand_in)
-    episodes = Episodes(*map(gradient.stand_in, episodes))
-    results, objectives = [], []
-    with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
-        for tasks in _slices(episodes, number):
+    episodes = Episodes(*(gradient.stand_in(usable_by_autograd(x)) for x in episodes))
+    scores = []
+    with numbered_here():
+        for begin, part in parts_of(inside, episodes, number):
             if inside.has_segments:
-                outcome = run_in_segments(inside, _only(tasks, episodes), scored, gradient)
+                scores.append(score_in_segments(inside, begin, part, scored, gradient))
             else:
                 gradient.begin_chunk()
-                outcome = run(inside, _only(tasks, episodes), scored)
-                gradient.add(outcome.objectives)
-            results.append(outcome.results.detached())
-            objectives.append(outcome.objectives.detach())
-            del outcome  # and with it what is left of the graph
-    return TaskResults.joined(results), torch.cat(objectives).mean(), gradient.gradients
-
-
-def _slices(episodes: Episodes, number: int | None) -> Iterator[slice]:
-    n_tasks = episodes.meta_batch_size
-    return (slice(start, start + (number or n_tasks)) for start in range(0, n_tasks, number or n_tasks))
-
-
-def _only(tasks: slice, episodes: Episodes) -> Episodes:
-    return Episodes(*(part[tasks] for part in episodes))
+                scores.append(scored_walk(begin(), part, scored))
+                gradient.add(scores[-1].objective)
+                scores[-1].detached()  # and lets go of what is left of the graph
+    outcome = outcome_of(scores, episodes)
+    return outcome.results, outcome.objectives.mean(), gradient.gradients

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast import ops
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.problem import InnerProblem, step_of_queries
 from maml_fast.maml.values import FastWeights, TaskResults, at_step
-from maml_fast.maml.walk import AllTasks, OneTask, Scores, Walk, of_steps, stack, stacked
+from maml_fast.maml.walk import AllTasks, OneTask, Scores, Walk, of_steps
 
-__all__ = ["Outcome", "adapt", "outcome_of", "run", "usable_by_autograd"]
+__all__ = ["Outcome", "adapt", "numbered_here", "outcome_of", "parts_of", "run", "scored_walk", "usable_by_autograd"]
 
 
 class Outcome(NamedTuple):
@@ -27,7 +29,7 @@ class Outcome(NamedTuple):
 
 def adapt(problem: InnerProblem, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
     """Every task's own parameters: the adapted ones, and those of the last step where each has its own."""
-    with _outside_inference_mode():
+    with _outside_inference_mode(), numbered_here():
         x_spt, y_spt = usable_by_autograd(x_spt), usable_by_autograd(y_spt)
         if problem.together:
             fast = _adapted(AllTasks(problem, len(x_spt)), x_spt, y_spt)
@@ -38,38 +40,60 @@ def adapt(problem: InnerProblem, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
     return {**fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
 
 
-def run(problem: InnerProblem, episodes: Episodes, scored: Collection[int]) -> Outcome:
-    """Every task's query results after the ``scored`` steps, the last among them, and its objective."""
-    with _outside_inference_mode():
+def run(problem: InnerProblem, episodes: Episodes, scored: Collection[int], number: int | None = None) -> Outcome:
+    """Every task's query results after the ``scored`` steps, the last among them, and its objective.
+
+    So many tasks go together, where tasks do.
+    """
+    with _outside_inference_mode(), numbered_here():
         episodes = Episodes(*map(usable_by_autograd, episodes))
-        if problem.together:
-            return outcome_of([_scored(AllTasks(problem, len(episodes.x_spt)), episodes, scored)], episodes)
-        tasks = zip(*episodes, strict=True)
-        return outcome_of([_scored(OneTask(problem), task, scored) for task in tasks], episodes)
+        parts = parts_of(problem, episodes, number)
+        return outcome_of([scored_walk(begin(), part, scored) for begin, part in parts], episodes)
+
+
+def parts_of(
+    problem: InnerProblem, episodes: Episodes, number: int | None
+) -> Iterator[tuple[Callable[[], Walk], Sequence[Tensor]]]:
+    """What begins the walks of so many tasks together, or of one alone, with their episodes."""
+    if not problem.together:
+        yield from ((partial(OneTask, problem), task) for task in zip(*episodes, strict=True))
+        return
+    number = number or episodes.meta_batch_size
+    for start in range(0, episodes.meta_batch_size, number):
+        part = [tensor[start : start + number] for tensor in episodes]
+        yield partial(AllTasks, problem, len(part[0])), part
+
+
+def scored_walk(walk: Walk, episodes: Sequence[Tensor], scored: Collection[int]) -> Scores:
+    """What the queries say on a walk through all steps."""
+    scores = Scores(walk.problem, episodes, scored)
+    walk.take_steps(0, walk.problem.steps, scores)
+    scores.add(walk, walk.problem.steps)
+    return scores
 
 
 def outcome_of(scores: Sequence[Scores], episodes: Episodes) -> Outcome:
-    """Of all tasks together, [T], or of each by itself."""
-    predictions = episodes.y_qry[0].numel()
-    objectives = [of_task.objective for of_task in scores if of_task.objective is not None]
-    if objectives[0].dim() == 1:
-        return Outcome(TaskResults(scores[0].losses, scores[0].correct, predictions), objectives[0])
-    losses = stack([of_task.losses for of_task in scores], dim=-1)
-    correct = stacked([of_task.correct for of_task in scores], dim=-1)
-    return Outcome(TaskResults(losses, correct, predictions), stack(objectives))
+    """That of all tasks, from their parts'."""
+    losses = [_joined(of_step) for of_step in zip(*(part.losses for part in scores), strict=True)]
+    counts = list(zip(*(part.correct for part in scores), strict=True))
+    are_classes = all(count is not None for of_step in counts for count in of_step)
+    correct = torch.stack([_joined(of_step) for of_step in counts]) if are_classes else None
+    objectives = _joined([part.objective for part in scores])
+    return Outcome(TaskResults(torch.stack(losses), correct, episodes.y_qry[0].numel()), objectives)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor:
+    """[T], from parts [t] or single tasks []."""
+    present = [part for part in parts if part is not None]
+    if present[0].dim() == 0:
+        return torch.stack(present)
+    return present[0] if len(present) == 1 else torch.cat(present)
 
 
 def _adapted(walk: Walk, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
     for _ in range(walk.problem.steps):
         walk.step(x_spt, y_spt)
     return walk.fast
-
-
-def _scored(walk: Walk, episodes: Sequence[Tensor], scored: Collection[int]) -> Scores:
-    scores = Scores(walk.problem, episodes, scored)
-    walk.take_steps(0, walk.problem.steps, scores)
-    scores.add(walk, walk.problem.steps)
-    return scores
 
 
 @contextmanager
@@ -80,6 +104,15 @@ def _outside_inference_mode() -> Iterator[None]:
         return
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def numbered_here() -> AbstractContextManager[None]:
+    """A context, in which this thread numbers all nodes of autograd's graph.
+
+    On a GPU another thread would number those that gradients of gradients make. Their numbers decide in which order the
+    meta-gradient is summed, and so on its last bits.
+    """
+    return set_multithreading_enabled(False)
 
 
 def usable_by_autograd(tensor: Tensor) -> Tensor:

@@ -32,10 +32,10 @@ class ChunkedGradient:
     def __init__(self, n_tasks: int, is_closed: bool = False) -> None:
         self._n_tasks = n_tasks
         self._is_closed = is_closed
-        self._own: set[Tensor] = set()  # whose gradients are sums made here, which may be added to in place
         self._stand_ins: dict[Tensor, Tensor] = {}
         self._originals: dict[Tensor, Tensor] = {}  # of the stand-ins
-        self._gradients: dict[Tensor, Tensor] = {}  # of the originals, and of leaves found in the graphs
+        self._sums: dict[Tensor, Tensor] = {}  # of gradients, by the leaves that they are of
+        self._own: set[Tensor] = set()  # leaves whose sums were made here, and may be added to in place
         self._begin = 0
 
     def stand_in(self, tensor: Tensor) -> Tensor:
@@ -57,12 +57,12 @@ class ChunkedGradient:
         self._begin = node._sequence_nr()
 
     def add(
-        self, losses: Tensor | None, others: Sequence[tuple[Tensor, Tensor]] = (), ends: Sequence[Tensor] = ()
+        self, objective: Tensor | None, others: Sequence[tuple[Tensor, Tensor]] = (), ends: Sequence[Tensor] = ()
     ) -> list[Tensor]:
-        """Add the gradient of a chunk's losses [t], and free their graph.
+        """Add the gradient of a chunk's objective, and free its graph.
 
         Args:
-            losses: of tasks; ``None`` if there are none.
+            objective: of tasks [t], or of one []; ``None`` if there is none.
             others: other roots of the graph, with their gradients.
             ends: leaves at which the graph ends, and whose gradients are not added but returned.
 
@@ -70,9 +70,8 @@ class ChunkedGradient:
             OutsideGraphError: before anything is freed.
         """
         roots = [(tensor, gradient) for tensor, gradient in others if tensor.grad_fn is not None]
-        if losses is not None and losses.grad_fn is not None:
-            share = losses.sum() / self._n_tasks
-            roots.append((share, torch.ones_like(share)))
+        if objective is not None and objective.grad_fn is not None:
+            roots.append((objective, torch.full_like(objective, 1 / self._n_tasks)))
         if not roots:
             return [torch.zeros_like(end) for end in ends]
         tensors, gradients = zip(*roots, strict=True)
@@ -80,20 +79,15 @@ class ChunkedGradient:
         leaves = known if self._is_closed else self._leaves([tensor.grad_fn for tensor in tensors])
         found = dict(zip(leaves, torch.autograd.grad(tensors, leaves, gradients, allow_unused=True), strict=True))
         at_ends = [found.pop(end, None) for end in ends]
-        new: dict[Tensor, Tensor] = {}
-        for leaf, gradient in found.items():
-            source = self._originals.get(leaf, leaf)
-            if gradient is not None:  # a loss may reach a tensor both by its stand-in and by itself
-                new[source] = new[source] + gradient if source in new else gradient
-        own = [source for source in new if source in self._own]
+        again = [leaf for leaf, gradient in found.items() if gradient is not None and leaf in self._sums]
+        own, new = [leaf for leaf in again if leaf in self._own], [leaf for leaf in again if leaf not in self._own]
         if own:  # added in one call
-            torch._foreach_add_([self._gradients[source] for source in own], [new.pop(source) for source in own])
-        known = [source for source in new if source in self._gradients]
-        if known:
-            sums = torch._foreach_add([self._gradients[source] for source in known], [new[source] for source in known])
-            new.update(zip(known, sums, strict=True))
-            self._own.update(known)
-        self._gradients.update(new)
+            torch._foreach_add_([self._sums[leaf] for leaf in own], [found.pop(leaf) for leaf in own])
+        if new:
+            sums = torch._foreach_add([self._sums[leaf] for leaf in new], [found.pop(leaf) for leaf in new])
+            self._sums.update(zip(new, sums, strict=True))
+            self._own.update(new)
+        self._sums.update((leaf, gradient) for leaf, gradient in found.items() if gradient is not None)
         return [
             torch.zeros_like(end) if gradient is None else gradient for end, gradient in zip(ends, at_ends, strict=True)
         ]
@@ -101,7 +95,11 @@ class ChunkedGradient:
     @property
     def gradients(self) -> Mapping[Tensor, Tensor]:
         """What was added up so far, by the tensor that it is the gradient of."""
-        return self._gradients
+        gradients: dict[Tensor, Tensor] = {}
+        for leaf, total in self._sums.items():
+            source = self._originals.get(leaf, leaf)  # a loss may reach a tensor both by its stand-in and by itself
+            gradients[source] = gradients[source] + total if source in gradients else total
+        return gradients
 
     def _leaves(self, roots: list[Any]) -> list[Tensor]:
         """All leaves that a graph leads to."""
@@ -138,7 +136,7 @@ class _HandOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        found = [grad_loss * gradient for gradient in ctx.saved_tensors]
+        found: Sequence[Tensor] = torch._foreach_mul(list(ctx.saved_tensors), grad_loss)
         if torch.is_grad_enabled():  # create_graph=True
             found = [_Final.apply(gradient, torch.zeros((), requires_grad=True)) for gradient in found]
         return None, None, *found

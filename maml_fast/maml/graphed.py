@@ -242,7 +242,7 @@ def _answer(loss_of: LossOf, episodes: Episodes) -> _Answer:
         gradient.begin_chunk()
         results, loss = loss_of(episodes, gradient.stand_in)
         try:
-            gradient.add(loss[None])
+            gradient.add(loss)
         except OutsideGraphError as error:
             raise RuntimeError(f"cuda_graph=True: {error}; {REMEDY}") from error
     return _Answer(results, loss.detach(), gradient.gradients)

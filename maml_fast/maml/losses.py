@@ -16,6 +16,7 @@ __all__ = [
     "LossFunction",
     "WatchedLoss",
     "are_classes",
+    "are_right",
     "check_labels",
     "check_range",
     "count_correct",
@@ -81,9 +82,13 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor | None:
 
     Logits are [T, N, C, ...] and targets [T, N, ...] integers, as ``F.cross_entropy`` takes them for one task.
     """
-    if not are_classes(logits, targets):
-        return None
-    return (logits.detach().argmax(dim=2) == targets).flatten(1).sum(dim=1)
+    right = are_right(logits, targets, classes=2)
+    return None if right is None else right.flatten(1).sum(dim=1)
+
+
+def are_right(logits: Tensor, targets: Tensor, classes: int) -> Tensor | None:
+    """Which predictions are right, like the targets; ``None`` unless these are classes, of that dimension of logits."""
+    return logits.detach().argmax(classes) == targets if are_classes(logits, targets, classes) else None
 
 
 def cross_entropy_of_tasks(logits: Tensor, targets: Tensor) -> Tensor:
@@ -128,7 +133,8 @@ def check_range(targets: Tensor, n_classes: int, what: str) -> None:
         raise ValueError(f"{what} holds the label {wrong}, but the model has {n_classes} outputs: 0..{n_classes - 1}")
 
 
-def are_classes(logits: Tensor, targets: Tensor) -> bool:
-    """Whether targets [T, N, ...] are classes of logits [T, N, C, ...]."""
+def are_classes(logits: Tensor, targets: Tensor, classes: int = 2) -> bool:
+    """Whether targets [T, N, ...] are classes of logits [T, N, C, ...], which ``classes`` is the dimension of."""
     integral = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
-    return integral and logits.dim() >= 3 and targets.shape == logits.shape[:2] + logits.shape[3:]
+    shape = logits.shape
+    return integral and len(shape) > classes and targets.shape == shape[:classes] + shape[classes + 1 :]

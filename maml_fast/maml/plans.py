@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maml_fast import native
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.chunks import TaskChunk, in_chunks, with_gradient
+from maml_fast.maml.chunks import TaskChunk, with_gradient
 from maml_fast.maml.composed import run
 from maml_fast.maml.engines import Ran, choose
 from maml_fast.maml.gradient import OutsideGraphError, hand_out
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
         tasks = self.ran.tasks
         transformed = torch._C._are_functorch_transforms_active()
         if transformed or not torch.is_grad_enabled():
-            outcome = in_chunks(self.problem, episodes, self.scored, tasks)
+            outcome = run(self.problem, episodes, self.scored, tasks)
             return outcome.results.detached(), outcome.objectives.mean()
         try:
             results, loss, gradients = with_gradient(self.problem, episodes, self.scored, tasks)
@@ -77,7 +77,7 @@ def results_of(
     native_form, ran = choose(problem, episodes, chunk)
     if native_form is not None:
         return native_form.results(episodes, scored), ran
-    return in_chunks(problem, episodes, scored, ran.tasks).results, ran
+    return run(problem, episodes, scored, ran.tasks).results, ran
 
 
 class Plans(dict[Hashable, Plan]):

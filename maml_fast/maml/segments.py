@@ -8,38 +8,30 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from maml_fast.data.episodes import Episodes
-from maml_fast.maml.composed import Outcome, outcome_of, usable_by_autograd
 from maml_fast.maml.gradient import ChunkedGradient
 from maml_fast.maml.problem import InnerProblem
 from maml_fast.maml.state import State, get_randomness, set_randomness
-from maml_fast.maml.walk import AllTasks, OneTask, Scores, Walk
+from maml_fast.maml.walk import Scores, Walk
 
-__all__ = ["run_in_segments"]
+__all__ = ["score_in_segments"]
 
 # Of a way whose graph is too large. The weights at their beginnings are what many inner steps take in memory: fewer
 # parts take less, and more time.
 MOST_PARTS = 5
 
 
-def run_in_segments(
-    problem: InnerProblem, episodes: Episodes, scored: Collection[int], gradient: ChunkedGradient
-) -> Outcome:
-    """What :func:`run` gives, without a graph: the gradient of the objectives is added here.
+def score_in_segments(
+    problem: InnerProblem,
+    begin: Callable[[], Walk],
+    episodes: Sequence[Tensor],
+    scored: Collection[int],
+    gradient: ChunkedGradient,
+) -> Scores:
+    """What the queries say on a walk through all steps, without a graph: the objective's gradient is added here.
 
     The graphs of ``problem.steps_kept`` steps are in memory at once.
     """
-    episodes = Episodes(*map(usable_by_autograd, episodes))
-    if problem.together:
-        n_tasks = len(episodes.x_spt)
-        scores = [_Segments(problem, lambda: AllTasks(problem, n_tasks), episodes, scored, gradient).run()]
-    else:
-        scores = [
-            _Segments(problem, lambda: OneTask(problem), task, scored, gradient).run()
-            for task in zip(*episodes, strict=True)
-        ]
-    outcome = outcome_of(scores, episodes)
-    return Outcome(outcome.results.detached(), outcome.objectives.detach())
+    return _Segments(problem, begin, episodes, scored, gradient).run()
 
 
 class _Segments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -85,18 +85,6 @@ class TaskResults(NamedTuple):
     losses: Tensor
     correct: Tensor | None
     predictions: int
-
-    @classmethod
-    def joined(cls, parts: Sequence[TaskResults]) -> TaskResults:
-        """The results of all tasks from those of some each."""
-        if len(parts) == 1:
-            return parts[0]
-        correct = [part.correct for part in parts if part.correct is not None]
-        return cls(
-            torch.cat([part.losses for part in parts], dim=1),
-            torch.cat(correct, dim=1) if len(correct) == len(parts) else None,
-            parts[0].predictions,
-        )
 
     def detached(self) -> TaskResults:
         """The same without a graph."""

@@ -7,15 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser
-from maml_fast.maml.losses import are_classes, count_correct, loss_of_task, losses_of_tasks
+from maml_fast.maml.losses import are_right, count_correct, loss_of_task, losses_of_tasks
 from maml_fast.maml.problem import InnerProblem, Theta, step_of_queries
 from maml_fast.maml.state import State, get_randomness, map_state
 from maml_fast.maml.values import FastWeights, Gradients, PerStep, at_step
 
-__all__ = ["AllTasks", "OneTask", "Scores", "Walk", "of_steps", "stack", "stacked", "task_gradients"]
+__all__ = ["AllTasks", "OneTask", "Scores", "Walk", "of_steps", "task_gradients"]
 
 
 class Walk(ABC):
@@ -180,9 +179,8 @@ class OneTask(Walk):
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         """Right predictions of the tasks, where targets are classes."""
-        if not are_classes(logits[None], targets[None]):
-            return None
-        return (logits.detach().argmax(dim=1) == targets).sum()
+        right = are_right(logits, targets, classes=1)
+        return None if right is None else right.sum()
 
 
 class Alone:
@@ -203,8 +201,8 @@ class Scores:
     def __init__(self, problem: InnerProblem, episodes: Sequence[Tensor], scored: Collection[int]) -> None:
         self.x_spt, self.y_spt, self._x_qry, self._y_qry = episodes
         self._weights, self._last, self._scored = problem.weights_of_steps(), problem.steps, scored
-        self._losses: list[Tensor] = []
-        self._correct: list[Tensor | None] = []
+        self.losses: list[Tensor] = []  # one for each scored step, [t] or []
+        self.correct: list[Tensor | None] = []
         self._objective: list[Tensor] = []
 
     def add(self, walk: Walk, step: int) -> None:
@@ -215,38 +213,28 @@ class Scores:
         with torch.set_grad_enabled(weight != 0 and torch.is_grad_enabled()):
             logits, loss = walk.queries(self._x_qry, self._y_qry)
         if step in self._scored:
-            self._losses.append(loss if step == self._last else loss.detach())
-            self._correct.append(walk.count_correct(logits, self._y_qry))
+            self.losses.append(loss if step == self._last else loss.detach())
+            self.correct.append(walk.count_correct(logits, self._y_qry))
         if weight:
             self._objective.append(loss if weight == 1 else weight * loss)
 
     @property
-    def losses(self) -> Tensor:
-        """[S, ...]"""
-        return stack(self._losses)
-
-    @property
-    def correct(self) -> Tensor | None:
-        """[S, ...]"""
-        return stacked(self._correct)
-
-    @property
     def objective(self) -> Tensor | None:
-        """[...], as far as there is one yet."""
+        """[t] or [], as far as there is one yet."""
         if len(self._objective) < 2:
             return self._objective[0] if self._objective else None
         return torch.stack(self._objective).sum(dim=0)
 
     def detached(self) -> Scores:
         """The same without a graph."""
-        self._losses = [loss.detach() for loss in self._losses]
+        self.losses = [loss.detach() for loss in self.losses]
         self._objective = [loss.detach() for loss in self._objective]
         return self
 
     def follow(self, first: Scores) -> None:
         """Put what was scored before in front."""
-        self._losses = [*first._losses, *self._losses]
-        self._correct = [*first._correct, *self._correct]
+        self.losses = [*first.losses, *self.losses]
+        self.correct = [*first.correct, *self.correct]
         self._objective = [*first._objective, *self._objective]
 
 
@@ -270,12 +258,8 @@ def task_gradients(
         losses = task_losses(at)
         gradients: tuple[Tensor | None, ...] = (None,) * len(at)
         if losses.requires_grad or transformed:
-            # On a GPU another thread would number the nodes that are made here. Their numbers decide in which order
-            # the meta-gradient is summed, and so on its last bits.
-            with set_multithreading_enabled(False):
-                gradients = torch.autograd.grad(
-                    losses.sum(), tuple(at.values()), create_graph=second_order, allow_unused=True
-                )
+            total = losses.sum() if losses.dim() else losses
+            gradients = torch.autograd.grad(total, tuple(at.values()), create_graph=second_order, allow_unused=True)
     if not second_order:
         losses = losses.detach()
         gradients = tuple(None if gradient is None else gradient.detach() for gradient in gradients)
@@ -295,14 +279,3 @@ def _leaf(tensor: Tensor) -> Tensor:
 def of_steps(theta: Theta) -> dict[str, PerStep]:
     """Shared parameters that every step has of its own."""
     return {name: value for name, value in theta.shared.items() if isinstance(value, PerStep)}
-
-
-def stacked(rows: list[Tensor | None], dim: int = 0) -> Tensor | None:
-    """Stack them, unless some are missing."""
-    present = [row for row in rows if row is not None]
-    return stack(present, dim) if len(present) == len(rows) else None
-
-
-def stack(rows: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``torch.stack``, without a copy of a single one."""
-    return rows[0].unsqueeze(dim) if len(rows) == 1 else torch.stack(list(rows), dim)
