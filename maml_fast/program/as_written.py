@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -20,15 +20,37 @@ from maml_fast.program.watch import RENEWED, Watch, is_library
 
 __all__ = ["AsWritten", "Place", "counters_of", "places_of", "swapped", "with_its_own_tensors"]
 
-# By model, whichever learners share it: it holds the tensors of one thread at a time.
+# By part of a model, whichever models and learners share it: it holds the tensors of one thread at a time.
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_MAKING_LOCKS = threading.Lock()
 
 _RUNNING = ("running_mean", "running_var")
 
 
-def with_its_own_tensors(model: nn.Module) -> Any:
-    """A context, in which no other thread runs the model with a task's tensors in the place of its own."""
-    return _LOCKS.setdefault(model, threading.RLock())
+def with_its_own_tensors(model: nn.Module) -> AbstractContextManager[Any]:
+    """A context, in which no other thread runs a part of the model with a task's tensors in the place of its own."""
+    with _MAKING_LOCKS:
+        parts = list(model.modules())
+        found = {id(lock): lock for lock in map(_LOCKS.get, parts) if lock is not None}
+        locks = [found[each] for each in sorted(found)] or [threading.RLock()]
+        for part in parts:
+            _LOCKS.setdefault(part, locks[0])
+    return locks[0] if len(locks) == 1 else _AllOf(locks)
+
+
+class _AllOf:
+    """Locks of models that became parts of one. Everyone takes them in the same order."""
+
+    def __init__(self, locks: Sequence[Any]) -> None:
+        self._locks = locks
+
+    def __enter__(self) -> None:
+        for lock in self._locks:
+            lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        for lock in self._locks:
+            lock.release()
 
 
 class AsWritten:

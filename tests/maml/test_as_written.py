@@ -68,28 +68,62 @@ def test_a_model_keeps_its_parameters_whatever_happens(episodes):
     assert all(after[name] is parameter for name, parameter in before.items())
 
 
+def in_threads(learners, batches):
+    """The losses of every learner on a batch of its own, in so many threads at once."""
+    got, interval = [None] * len(batches), sys.getswitchinterval()
+
+    def work(i):
+        got[i] = learners[i](batches[i]).loss.item()
+
+    sys.setswitchinterval(1e-6)  # so that threads meet
+    try:
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(len(batches))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    return got
+
+
 def test_one_model_in_several_threads():
     maml = MAML(Recurrent(), RATE, STEPS)
     batches = [make_episodes(shape=(3, 7), seed=seed) for seed in range(4)]
-    wanted = [maml(batch).loss.item() for batch in batches]
-    before, interval = list(maml.model.parameters()), sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # so that threads meet
-    try:
-        for _ in range(5):
-            got = [None] * len(batches)
-
-            def work(i, got=got):
-                got[i] = maml(batches[i]).loss.item()
-
-            threads = [threading.Thread(target=work, args=(i,)) for i in range(len(batches))]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert got == pytest.approx(wanted, rel=1e-12)
-    finally:
-        sys.setswitchinterval(interval)
+    wanted, before = [maml(batch).loss.item() for batch in batches], list(maml.model.parameters())
+    for _ in range(5):
+        assert in_threads([maml] * 4, batches) == pytest.approx(wanted, rel=1e-12)
     assert all(one is other for one, other in zip(maml.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("used_alone_before", [False, True])
+def test_models_that_share_a_part_in_several_threads(used_alone_before):
+    def cubed(_, x):
+        return x.cumsum(1) ** 3  # takes its time, and has no form for all tasks
+
+    body, other = TwoLayers(cubed), TwoLayers(cubed)
+    batches = [make_episodes(shape=(7,), seed=seed) for seed in range(4)]
+    if used_alone_before:
+        for part in (body, other):
+            MAML(part, RATE, STEPS, fused=False)(batches[0])
+    heads = [nn.Linear(5, 5).double() for _ in range(3)]
+    models = [
+        body,
+        nn.Sequential(body, heads[0]),
+        nn.Sequential(other, heads[1]),
+        nn.Sequential(body, other_end(other)),
+    ]
+    learners = [MAML(model, RATE, STEPS, fused=False) for model in models]
+    wanted = [learner(batch).loss.item() for learner, batch in zip(learners, batches, strict=True)]
+    before = [*body.parameters(), *other.parameters()]
+    for _ in range(5):
+        assert in_threads(learners, batches) == pytest.approx(wanted, rel=1e-12)
+    assert all(one is each for one, each in zip([*body.parameters(), *other.parameters()], before, strict=True))
+
+
+def other_end(other):
+    """What takes the 5 outputs of another net where 7 values are wanted."""
+    return nn.Sequential(nn.Linear(5, 7).double(), other)
 
 
 def test_recurrent_layers_hold_their_own_weights_afterwards():

@@ -378,6 +378,8 @@ def test_opcheck(other: dict[str, object]) -> None:
         {"y_spt": torch.full((2, 5), -1)},
         {"y_qry": torch.zeros(2, 7)},
         {"y_qry": torch.zeros(2, 6, dtype=torch.int64)},
+        {"x_spt": torch.full((2, 5, 1, 6, 6), torch.nan)},
+        {"x_qry": torch.full((2, 7, 1, 6, 6), torch.inf)},
         {"blocks": [4, 3, 1, 1, 1, 0, 1, 0]},
         {"blocks": [0, 3, 1, 1, 1, 0, 1, 0, 0]},
         {"blocks": [4, 3, 0, 1, 1, 0, 1, 0, 0]},
