@@ -27,7 +27,8 @@ __all__ = [
 TaskChunk: TypeAlias = int | str | None  # tasks that are held in memory together; "auto"; None for all
 InnerMemory: TypeAlias = int | str | None  # inner steps whose graphs are; "auto"; None for all
 
-BUDGET = 256 * 2**20  # bytes of an "auto" chunk's graph on a CPU, as far as one task's is not larger
+BUDGET = 96 * 2**20  # bytes of an "auto" chunk on a CPU, as far as one task's are not more
+BUDGET_OF_STEPS = 64 * 2**20  # of the graphs of one task's steps
 GRAPH = 3  # an inner step's graph, as a multiple of what its forward pass computes, at second order
 
 
@@ -48,7 +49,7 @@ def check_inner_memory(steps: Any) -> InnerMemory:
 def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     """The number of inner steps whose graphs are held; ``None`` for all.
 
-    "auto" is what fits in a quarter of the budget for one task. The steps of a model that can't be recorded have no
+    "auto" is what fits in the budget. The steps of a model that can't be recorded have no
     known size: all are kept.
     """
     if not isinstance(memory, str):
@@ -58,7 +59,7 @@ def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     program = last.recorded if isinstance(problem.programs, str) else problem.programs[0]
     if program is None or problem.theta.device.type != "cpu":
         return None
-    return max(4, BUDGET // 4 // max(1, GRAPH * program.bytes_computed))
+    return max(4, BUDGET_OF_STEPS // max(1, GRAPH * program.bytes_computed))
 
 
 def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
@@ -75,7 +76,8 @@ def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
         return None
     support, *_, queries = (program.bytes_computed for program in problem.programs)
     held = min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
-    return max(1, BUDGET // max(1, GRAPH * held * support + queries))
+    weights = sum(weight.numel() * weight.element_size() for weight in problem.theta.adapted.values())
+    return max(1, BUDGET // max(1, GRAPH * held * support + queries + (4 + 2 * held) * weights))
 
 
 def with_gradient(

@@ -9,6 +9,7 @@ The first that can run a problem runs it. That follows from the problem and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -78,7 +79,7 @@ def choose(
     else:
         form = why_not_native or native_loop(problem, episodes, chunk)
     if not isinstance(form, str):
-        return form, Ran("native", "", _some(form.tasks_at_once, n_tasks))
+        return form, Ran("native", "", form.tasks_at_once if form.tasks_at_once < n_tasks else None)
     if asked == "native" and why_not_native is None:
         raise RuntimeError(f"the native engine can't run this: {form}")
     number = None if torch._C._are_functorch_transforms_active() else tasks_at_once(problem, chunk)
@@ -86,5 +87,5 @@ def choose(
 
 
 def _some(number: int | None, n_tasks: int) -> int | None:
-    """A number of tasks; ``None`` if it is all of them."""
-    return number if number is not None and number < n_tasks else None
+    """A number of tasks, such that all parts are of like size; ``None`` if it is all of them."""
+    return math.ceil(n_tasks / math.ceil(n_tasks / number)) if number is not None and number < n_tasks else None

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maml_fast.data.checks import check_values
+from maml_fast.data import checks
 from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.maml import composed
 from maml_fast.maml.arguments import (
@@ -24,7 +24,14 @@ from maml_fast.maml.arguments import (
     select_parameters,
     steps_asked,
 )
-from maml_fast.maml.chunks import InnerMemory, TaskChunk, check_inner_memory, check_task_chunk, steps_kept
+from maml_fast.maml.chunks import (
+    InnerMemory,
+    TaskChunk,
+    check_inner_memory,
+    check_task_chunk,
+    steps_kept,
+    tasks_at_once,
+)
 from maml_fast.maml.engines import Ran
 from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
@@ -95,7 +102,7 @@ class MAML(MetaLearner):
             where. Otherwise it runs as it is written.
         task_chunk: how many tasks are held in memory at once. More go through chunk by chunk, each chunk's gradient
             taken and its graph freed before the next; the sum is the gradient of all at once, up to rounding, and
-            dropout draws other numbers. ``"auto"`` is what fits in 256 MiB on the CPU and all on a GPU, ``None`` all
+            dropout draws other numbers. ``"auto"`` is what fits in 96 MiB on the CPU and all on a GPU, ``None`` all
             tasks. :meth:`adapt` is never chunked, nor is :meth:`task_results` with gradients: the graph is what they
             give; nor is anything under the transforms of ``torch.func``.
         inner_memory: at order 2, how many inner steps' graphs are held in memory at once. Other steps are taken again
@@ -211,7 +218,7 @@ class MAML(MetaLearner):
         parameters = self._current_parameters()
         check_support(x_spt, y_spt)
         check_like_model("x_spt", x_spt, parameters)
-        return composed.adapt(self._on(self.problem(parameters, inner_steps), x_spt), x_spt, y_spt)
+        return composed.adapt(self._on(self.problem(parameters, inner_steps), None, x_spt), x_spt, y_spt)
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, N, n_way] of images [T, N, ...] under ``fast``; what it does not hold is taken from the model."""
@@ -235,7 +242,8 @@ class MAML(MetaLearner):
         problem = self.problem(parameters, inner_steps)
         scored = scored_steps(per_step, problem.steps)
         episodes = self._checked(episodes, parameters)
-        problem = self._on(problem, episodes.x_spt, episodes.x_qry)
+        chunk = None if torch.is_grad_enabled() else self.task_chunk
+        problem = self._on(problem, chunk, episodes.x_spt, episodes.x_qry)
         results, ran = results_of(problem, episodes, scored, self.task_chunk)
         self._tell(ran)
         return results
@@ -281,12 +289,13 @@ class MAML(MetaLearner):
         plan = self._plans.get(key)
         if plan is not None:
             if plan.native is None and episodes[0].is_cpu:  # the native engine looks at values itself
-                check_values(Episodes(*episodes), None, self._has_classes(episodes[1]))
+                checks.check_values(Episodes(*episodes), None, self._has_classes(episodes[1]))
             return plan
         scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
         parameters = self._current_parameters()
         episodes = self._checked(episodes, parameters)
-        problem = self._on(self.problem(parameters, inner_steps, objective=True), episodes.x_spt, episodes.x_qry)
+        problem = self.problem(parameters, inner_steps, objective=True)
+        problem = self._on(problem, self.task_chunk, episodes.x_spt, episodes.x_qry)
         if self.step_statistics is not None:
             problem = replace(problem, blocks=self.step_statistics.given)
         plan = plan_of(problem, episodes, scored, self.task_chunk)
@@ -333,14 +342,15 @@ class MAML(MetaLearner):
         collector.update()
         return results
 
-    def _on(self, problem: InnerProblem, *inputs: Tensor) -> InnerProblem:
-        """The problem for images like these."""
+    def _on(self, problem: InnerProblem, chunk: TaskChunk, *inputs: Tensor) -> InnerProblem:
+        """The problem for images like these [T, N, ...], so many tasks in memory at once."""
         problem = problem.on(*inputs)
         if problem.order == 2 and problem.steps > 1:
             problem = replace(problem, steps_kept=steps_kept(problem, self.inner_memory))
         if self.step_statistics is not None:
             self.step_statistics.check(problem.programs)
-        return problem
+        n_tasks = len(inputs[0])
+        return problem.with_tasks(min(n_tasks, tasks_at_once(problem, chunk) or n_tasks))
 
     def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
         adapted = self._adapted(self._current_parameters())

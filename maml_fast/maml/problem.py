@@ -83,6 +83,12 @@ class InnerProblem:
         is_closed = self.is_closed and self.forward.last is not None and self.forward.last.is_closed
         return replace(self, programs=programs, as_written=as_written, is_closed=is_closed)
 
+    def with_tasks(self, together: int) -> InnerProblem:
+        """The problem for so many tasks at once: few of them run alone where that is faster."""
+        if isinstance(self.programs, str) or (why := self.forward.alone(self.programs, together)) is None:
+            return self
+        return replace(self, programs=why, as_written=self.forward.as_written())
+
     def at(self, stand_in: Callable[[Tensor], Tensor]) -> InnerProblem:
         """The problem with other tensors in the place of theta's."""
         return replace(self, theta=self.theta.map(stand_in))

@@ -22,6 +22,8 @@ from wrong_peers import FirstOrder, NoGradient, NotANumber, WrongLoss
 from zoo import ZOO
 from zoo.workload import QUICK, WORKLOADS, ZooWorkload, with_elementary_norms
 
+from maml_fast import use_engine
+
 
 def small(net: str, order: int = 2) -> ZooWorkload:
     return ZooWorkload(net, order, small=True)
@@ -42,6 +44,34 @@ def test_there_are_enough_nets_in_both_orders() -> None:
 def test_every_net_is_computed_as_the_plain_loop_does(workload: ZooWorkload) -> None:
     errors = parity.check(workload.for_parity(), TRUTH)
     assert max(errors.loss, errors.gradient) <= parity.TOLERANCE
+
+
+def can_run(workload: ZooWorkload) -> bool:
+    """Whether the engine that is asked for takes it."""
+    try:
+        workload.learner(workload.start(torch.float64)).engine_for(workload.episodes(torch.float64))
+    except RuntimeError as error:
+        if "engine can't run this" not in str(error):
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("engine", ["batched", "loop"])
+@pytest.mark.parametrize("workload", QUICK, ids=lambda workload: workload.name)
+def test_every_engine_computes_it_so(workload: ZooWorkload, engine: str) -> None:
+    workload = workload.for_parity()
+    with use_engine(engine):
+        if can_run(workload):
+            errors = parity.check(workload, TRUTH)
+            assert max(errors.loss, errors.gradient) <= parity.TOLERANCE
+
+
+def test_most_nets_have_a_form_for_all_tasks_at_once() -> None:
+    with use_engine("batched"):
+        assert sum(can_run(small(net)) for net in ZOO) >= 55
+    with use_engine("loop"):
+        assert all(can_run(small(net)) for net in ZOO)
 
 
 @pytest.mark.parametrize("wrong", [WrongLoss, FirstOrder, NoGradient, NotANumber])

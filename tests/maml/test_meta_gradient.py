@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 import oracles
@@ -12,7 +13,7 @@ from oracles import ConvNet, Problem, loop_loss, vmap_loss
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from maml_fast.maml import MAML, engines
+from maml_fast.maml import MAML, engines, use_engine
 from maml_fast.models import MLP, Conv4, TutorialNet
 
 TOLERANCE = 1e-9  # relative, of the whole meta-gradient
@@ -201,8 +202,14 @@ def test_orders_differ_in_gradient_and_agree_in_loss(net):
     assert (flat(first) - flat(second)).norm() > 0.01 * flat(second).norm()
 
 
+@pytest.mark.parametrize("engine", ["batched", "loop", None])
 @pytest.mark.parametrize("net", ["plain", "conv4-strided", "mlp"])
-def test_second_order_equals_finite_differences_through_three_steps(net):
+def test_second_order_equals_finite_differences_through_three_steps(net, engine):
+    with nullcontext() if engine is None else use_engine(engine):
+        assert_equals_finite_differences(net)
+
+
+def assert_equals_finite_differences(net):
     model, _, episodes = make(net, n_tasks=2)
     maml = MAML(model, inner_lr=0.2, inner_steps=3, order=2)
     _, gradient = meta_gradient(maml, episodes)

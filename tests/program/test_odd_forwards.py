@@ -168,7 +168,7 @@ def test_what_changes_after_the_first_call_is_seen(what: str, monkeypatch: pytes
         return h.tanh() * FACTOR * model.factor * settings.scale * float(settings.numbers[0])
 
     torch.manual_seed(0)
-    model, x = Odd(between), torch.rand(2, 5, 7)
+    model, x = Odd(between), torch.rand(3, 5, 7)
     maml = MAML(model)
     before = maml.predict({}, x)
     assert "forward: all tasks at once" in maml.describe()
@@ -179,7 +179,7 @@ def test_what_changes_after_the_first_call_is_seen(what: str, monkeypatch: pytes
 
 
 def test_a_model_that_changes_all_the_time_runs_as_it_is_written() -> None:
-    model, x = Odd(lambda model, h: h * model.epoch), torch.rand(2, 5, 7)
+    model, x = Odd(lambda model, h: h * model.epoch), torch.rand(3, 5, 7)
     maml = MAML(model)
     for epoch in range(40):
         model.epoch = epoch + 0.5
