@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maml_fast.nn import traced_as_one
 
-__all__ = ["lstm", "lstm_of_tasks"]
+__all__ = ["lstm", "lstm_layer_of_tasks", "lstm_of_tasks"]
 
 
 @traced_as_one
@@ -25,15 +25,33 @@ def lstm(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_
 
 def lstm_of_tasks(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """:func:`lstm` of every task: x [T, N, L, I], weights [T, 4H, ...], biases [T, 4H] to [T, N, L, H]."""
-    bias = (bias_ih + bias_hh)[:, None]  # [T, 1, 4H]
-    from_input = torch.baddbmm(bias, x.flatten(1, 2), weight_ih.mT).unflatten(1, x.shape[1:3])  # [T, N, L, 4H]
+    start = x.new_zeros(*x.shape[:2], weight_hh.shape[-1])  # [T, N, H]
+    states, _, _ = lstm_layer_of_tasks(x.transpose(1, 2), weight_ih, weight_hh, bias_ih + bias_hh, start, start)
+    return states.transpose(1, 2)
+
+
+def lstm_layer_of_tasks(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor,
+    cell: Tensor,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states [T, L, N, H] of x [T, L, N, I], and hidden and cell state [T, N, H] after the last of them.
+
+    It begins at ``hidden`` and ``cell`` [T, N, H]; ``reverse`` takes the sequence from its end. The bias is [T, 4H].
+    """
+    flat, into_gates = x.flatten(1, 2), weight_ih.mT  # [T, L * N, I], [T, I, 4H]
+    product = torch.bmm(flat, into_gates) if bias is None else torch.baddbmm(bias[:, None], flat, into_gates)
+    from_input = product.unflatten(1, x.shape[1:3]).unbind(1)  # L of [T, N, 4H]
     recurrent = weight_hh.mT  # [T, H, 4H]
-    hidden = cell = x.new_zeros(*x.shape[:2], weight_hh.shape[-1])  # [T, N, H]
     states = []
-    for each in from_input.unbind(2):
-        gates = torch.baddbmm(each, hidden, recurrent)  # [T, N, 4H]
+    for each in reversed(from_input) if reverse else from_input:
+        gates = torch.baddbmm(each, hidden, recurrent)
         admit, keep, candidate, expose = gates.chunk(4, dim=-1)
         cell = keep.sigmoid() * cell + admit.sigmoid() * candidate.tanh()
         hidden = expose.sigmoid() * cell.tanh()
         states.append(hidden)
-    return torch.stack(states, dim=2)
+    return torch.stack(states[::-1] if reverse else states, dim=1), hidden, cell

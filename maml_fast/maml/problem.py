@@ -85,7 +85,7 @@ class InnerProblem:
 
     def with_tasks(self, together: int) -> InnerProblem:
         """The problem for so many tasks at once: few of them run alone where that is faster."""
-        if isinstance(self.programs, str) or (why := self.forward.alone(self.programs, together)) is None:
+        if isinstance(self.programs, str) or (why := self.forward.alone(self.programs, together, self.order)) is None:
             return self
         return replace(self, programs=why, as_written=self.forward.as_written())
 

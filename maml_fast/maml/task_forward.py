@@ -16,7 +16,7 @@ __all__ = ["TaskForward", "asked_engine"]
 
 asked_engine: ContextVar[str | None] = ContextVar("maml_fast_engine", default=None)  # by engines.use_engine
 
-WORTH_IT = 100_000  # parameters of a model without conv blocks, on a CPU: see TaskForward._obstacle
+WORTH_IT = {True: 100_000, False: 250_000}  # parameters of a model without conv blocks: see TaskForward._obstacle
 MANY = 3  # tasks, of such a model too: see TaskForward.alone
 
 
@@ -66,7 +66,7 @@ class TaskForward:
         With ``run_block`` the module must run for all tasks at once.
         """
         programs = self.programs(x)
-        if not isinstance(programs, str) and (run_block is not None or self.alone(programs, len(x)) is None):
+        if not isinstance(programs, str) and (run_block is not None or self.alone(programs, len(x), 1) is None):
             shared = self.with_buffers(self.in_kernel_order(shared, programs), programs)
             return programs[0](fast, shared, x, run_block=run_block)
         as_written = self.as_written()
@@ -98,19 +98,25 @@ class TaskForward:
             programs.append(program)
         return programs
 
-    def alone(self, programs: Sequence[Program], together: int) -> str | None:
+    def alone(self, programs: Sequence[Program], together: int, order: int) -> str | None:
         """Why one task after another is faster than so few at once; ``None`` if it is not.
 
         Nets of conv blocks gain always, and others on a GPU. On a CPU the rest was measured, as times as fast as a
         plain loop, of 1, 2, 3, 4 and 8 tasks together at order 2: a transformer 0.7, 1.0, 1.1, 1.3, 1.6; a GRU 0.7,
-        1.2, 1.4, 1.9, 2.7; an autoencoder 0.8, 1.3, 1.5, 1.8, 2.2; a net for sines 0.9, 1.3, 1.8, 2.2, 3.2.
+        1.2, 1.4, 1.9, 2.7; an autoencoder 0.8, 1.3, 1.5, 1.8, 2.2; a net for sines 0.9, 1.3, 1.8, 2.2, 3.2. An LSTM
+        of 3, 4, 8 and 16 tasks at order 2: 1.7, 2.2, 2.7, 3.3; at order 1: 0.6, 0.7, 0.9, 1.1.
         """
-        if together >= MANY or asked_engine.get() == "batched" or any(program.blocks() for program in programs):
+        if asked_engine.get() == "batched" or any(program.blocks() for program in programs):
             return None
         if next(self.model.parameters()).device.type != "cpu":
             return None
-        few = f"{together} task{'s' if together > 1 else ''} at a time"
-        why = f"{few}: fewer than {MANY} gain nothing together on a CPU"
+        if together < MANY:
+            few = f"{together} task{'s' if together > 1 else ''} at a time"
+            why = f"{few}: fewer than {MANY} gain nothing together on a CPU"
+        elif order == 1 and any(program.has_onednn_lstm for program in programs):
+            why = "at first order oneDNN's LSTM is faster alone"
+        else:
+            return None
         assert self.last is not None
         self.last = self.last._replace(by=why)
         return why
@@ -158,19 +164,20 @@ class TaskForward:
         """Why one task after another is faster than all at once; ``None`` where it is not.
 
         On a GPU all at once is faster, and where there are conv blocks, whose kernels take all tasks. Else one call for
-        all tasks saves Python's overhead, but its matrix products are slower for large weights than one task's.
-        Multilayer perceptrons of 784 inputs and two hidden layers, as times as fast as a plain loop over 4 tasks of 5
-        and 25 images on one thread, order 2 and 1: of 27,000 parameters 1.3 and 1.1 together, 0.8 and 0.8 task by task;
-        of 85,000 1.1 and 0.9 against 0.9 and 0.8; of 189,000 0.91 and 0.87 against 0.97 and 0.98. PyTorch's convolution
-        of groups has no fast double backward on a CPU.
+        all tasks saves Python's overhead, and threads share its tasks, but its matrix products are slower for large
+        weights than one task's. Multilayer perceptrons of 784 inputs and two hidden layers, as times as fast as one
+        task after another, on one thread and two: of 200,000 parameters 0.9 to 1.3 and 1.3 to 1.7, of 650,000 0.6 to
+        0.9 and 0.8 to 1.1, of 1,800,000 0.3 to 0.6 and 0.4 to 0.7. PyTorch's convolution of groups has no fast double
+        backward on a CPU.
         """
         if x.device.type != "cpu":
             return None
         if program.convolutions_left:
             return f"{program.convolutions_left[0]}: PyTorch's own convolution is faster alone on a CPU"
-        if self._size <= WORTH_IT or program.blocks():
+        most = WORTH_IT[torch.get_num_threads() == 1]
+        if self._size <= most or program.blocks():
             return None
-        return f"{self._size:,} parameters without a conv block: more than {WORTH_IT:,} gain nothing together on a CPU"
+        return f"{self._size:,} parameters without a conv block: more than {most:,} gain nothing together on a CPU"
 
 
 def _no_watch() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from maml_fast import ops
@@ -109,6 +110,11 @@ class Program:
             total += size * (5 if pooled else 2) if line in self.blocks() else size
         return total
 
+    @property
+    def has_onednn_lstm(self) -> bool:
+        """Whether ``torch.nn.LSTM`` would run it by oneDNN's own kernels, if one task were alone."""
+        return any(line.call.operation is torch.ops.aten.mkldnn_rnn_layer.default for line in self.lines)
+
     def blocks(self) -> list[Line]:
         """The conv blocks, in their order."""
         return [line for line in self.lines if _is_partial_of(line.step, conv_block_of_tasks, tracking_conv_block)]
@@ -120,8 +126,8 @@ class Program:
 
     def _step(self, call: Call) -> Step:
         step = step_of(call, self.input)
-        if step is None:
-            raise DoubtError(f"{_described(call)} has no form for all tasks at once")
+        if not isinstance(step, Step):
+            raise DoubtError(step or f"{_described(call)} has no form for all tasks at once")
         return step
 
     def _note_last_uses(self) -> None:

@@ -197,6 +197,7 @@ class Pieces(nn.Module):
 
 
 X = torch.rand(3, 4, 9)
+X5 = torch.rand(3, 5, 9)
 
 
 def described(model, x=X):
@@ -298,10 +299,80 @@ def test_hooks_are_recorded():
     assert "has backward hooks" in maml.describe()
 
 
-@pytest.mark.parametrize(("width", "together"), [(100, True), (200, False)])
-def test_large_models_without_blocks_run_as_written_on_a_cpu(width, together):
+class LastState(nn.Module):
+    """A classifier of what nn.LSTM has at the end: outputs, and both states."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, **options)
+        outputs, _ = self.rnn(torch.rand(3, 2, 5))
+        self.head = nn.Linear(outputs.shape[-1], 5)
+
+    def forward(self, x):
+        outputs, (hidden, cell) = self.rnn(x.transpose(0, 1) if not self.rnn.batch_first else x)
+        last = outputs[:, -1] if self.rnn.batch_first else outputs[-1]
+        return self.head(last) + hidden.mean() + cell.mean(dim=2).sum(dim=0)[:, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch_first": True}, {"bidirectional": True}, {"bias": False}, {"num_layers": 2}],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_lstm_runs_for_all_tasks_at_once(options, order, dtype):
+    """In float32 it is one operation of oneDNN, which is faster alone at order 1; it has no float64."""
+    torch.manual_seed(0)
+    maml, twin = with_twin(MAML(LastState(**options).to(dtype), inner_lr=0.1, inner_steps=2, order=order))
+    x_spt, x_qry = torch.rand(2, 3, 5, 4, 5, dtype=dtype)
+    y = torch.arange(5).expand(3, -1)
+    episodes = Episodes(x_spt, y, x_qry, y)
+    assert maml.engine_for(episodes) == ("loop" if order == 1 and dtype == torch.float32 else "batched")
+    with use_engine("batched"):
+        found = outcome(maml, episodes, order)
+    wanted = outcome(twin, episodes, order)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10 if dtype == torch.float64 else 2e-4, atol=1e-6)
+
+
+def with_weight_norm(dim):
+    layers = [nn.utils.parametrizations.weight_norm(nn.Linear(9, 6), dim=dim), nn.Tanh(), nn.Linear(6, 5)]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_weight_norm_as_a_whole_runs_for_all_tasks_at_once(order):
+    maml, twin = with_twin(MAML(made(lambda: with_weight_norm(None)), inner_lr=0.02, inner_steps=2))
+    x_spt, _, x_qry, _ = episodes_like((5, 9), n_tasks=3)
+    y = torch.arange(5).expand(3, -1)
+    assert_same(maml, twin, (x_spt, y, x_qry, y), order)
+    assert ALL_AT_ONCE in maml.describe()
+
+
+def test_weight_norm_by_rows_is_told_to_be_wrong_for_as_long_as_it_is(caplog):
+    """PyTorch's own double backward takes the norms for constants."""
+    v, g = torch.rand(4, 3, dtype=torch.float64), torch.rand(4, 1, dtype=torch.float64)
+    inputs = [each.requires_grad_() for each in (v, g)]
+    assert torch.autograd.gradcheck(partial(torch._weight_norm, dim=0), inputs)
+    assert not torch.autograd.gradgradcheck(partial(torch._weight_norm, dim=0), inputs, raise_exception=False)
+    maml, twin = with_twin(MAML(with_weight_norm(0).double(), inner_lr=0.02, inner_steps=2))
+    y = torch.arange(5).expand(3, -1)
+    assert_same(maml, twin, Episodes(*(part.double() if part is not y else y for part in (X5, y, X5, y))), 2)
+    assert "second derivative of PyTorch's weight norm is wrong" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("threads", "width", "together"), [(1, 100, True), (1, 200, False), (2, 200, True), (2, 300, False)]
+)
+def test_large_models_without_blocks_run_as_written_on_a_cpu(threads, width, together):
     """One call for all tasks saves Python's overhead alone, and that is little beside large weights."""
-    text = described(nn.Sequential(nn.Linear(900, width), nn.ReLU(), nn.Linear(width, 5)), torch.rand(3, 3, 900))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        text = described(nn.Sequential(nn.Linear(900, width), nn.ReLU(), nn.Linear(width, 5)), torch.rand(3, 3, 900))
+    finally:
+        torch.set_num_threads(before)
     assert (ALL_AT_ONCE in text) == together
     assert ("parameters without a conv block" in text) != together
 

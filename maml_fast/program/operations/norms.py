@@ -55,6 +55,15 @@ def _group_norm(call: Call, given: Value) -> Step:
     return _first_of_three(Step(run, call.operands))
 
 
+@row(aten._weight_norm_interface)
+def _weight_norm(call: Call, given: Value) -> str:
+    """A form of elementary operations would be right, and so not what the module computes."""
+    return (
+        "the second derivative of PyTorch's weight norm is wrong, and so is the meta-gradient at order 2; "
+        "v * (g / v.norm(dim=1, keepdim=True)) in forward would be right"
+    )
+
+
 def _by_batch(call: Call, *names: str) -> Step:
     x = call.arguments[names[0]]
     dims = [1, *range(3, len(x.shape) + 1)]  # of [T, N, C, ...]

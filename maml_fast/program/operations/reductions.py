@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from maml_fast.program.operations.table import Call, Step, Value, aten, row, shifted, with_constants
 
 _OVER_ONE = ("_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "max", "min", "argmax", "argmin", "sort")
@@ -31,7 +33,10 @@ def _over_several(call: Call, given: Value) -> Step | None:
 
 
 def _over_all(call: Call, every: list[int]) -> Step | None:
-    """``x.sum()`` and ``x.mean()``."""
+    """``x.sum()``, ``x.mean()`` and ``x.norm()``."""
+    if call.operation.overloadpacket is aten.norm:
+        power = call.arguments["p"]
+        return Step(lambda x: torch.linalg.vector_norm(x, 2 if power is None else power, every), call.operands)
     function: Any = {aten.sum: aten.sum.dim_IntList, aten.mean: aten.mean.dim}.get(call.operation.overloadpacket)
     if function is None:
         return None

@@ -60,7 +60,7 @@ class Step(NamedTuple):
     operands: Sequence[Value | None]
 
 
-Row = Callable[[Call, Value], Step | None]
+Row = Callable[[Call, Value], Step | str | None]
 
 _ROWS: dict[Any, Row] = {}
 
@@ -75,8 +75,8 @@ def row(*operations: Any) -> Callable[[Row], Row]:
     return enter
 
 
-def step_of(call: Call, given: Value) -> Step | None:
-    """What a call does to all tasks, or ``None`` if that is not known. ``given`` is the model's input."""
+def step_of(call: Call, given: Value) -> Step | str | None:
+    """What a call does to all tasks; ``None`` if that is not known, or why. ``given`` is the model's input."""
     form = _ROWS.get(getattr(call.operation, "overloadpacket", call.operation))
     return None if form is None else form(call, given)
 
