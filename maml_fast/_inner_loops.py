@@ -37,6 +37,7 @@ class InnerLoopsResult(NamedTuple):
     objective: the weighted losses' mean over tasks, [].
     losses: mean query losses, [S, T].
     correct: right query predictions, [S, T] int64.
+    predictions: query predictions, [T] int64; ignored labels do not count.
     gradient: of the objective with respect to every parameter; empty if not asked for.
     rate_gradient: the same with respect to the rates that need one, in order.
     """
@@ -44,6 +45,7 @@ class InnerLoopsResult(NamedTuple):
     objective: Tensor
     losses: Tensor
     correct: Tensor
+    predictions: Tensor
     gradient: list[Tensor]
     rate_gradient: list[Tensor]
 
@@ -71,7 +73,8 @@ def inner_loops(
             weight [classes, features] and bias. Any may have a first dimension more, of max(steps, 1): a value for
             every step, which no step changes, as batch norm's parameters in Antoniou et al. 2019. A step takes its own,
             the queries are scored with the last step's, and before any step with the first's. Its rate must be 0.
-        episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64.
+        episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64, -100 for
+            images that do not count.
         rates: the inner learning rates of every parameter, R of them: one for every step, or 1, the same at all of
             them. Of shape [R] they are numbers for the whole parameter, of shape [R, *parameter.shape] there is one for
             every weight.
@@ -129,11 +132,12 @@ def _register_shapes() -> None:
         tasks_at_once: int,
         steps_kept: int,
         needs_gradient: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
         scores = len(scored), x_spt.shape[0]
         losses, correct = x_spt.new_empty(scores), x_spt.new_empty(scores, dtype=torch.int64)
         gradient = [torch.empty_like(parameter) for parameter in theta] if needs_gradient else []
         rate_gradient = [
             torch.empty_like(rate) for rate, needed in zip(rates, rate_needs_gradient, strict=True) if needed
         ]
-        return x_spt.new_empty(()), losses, correct, gradient, rate_gradient
+        predictions = correct.new_empty(x_spt.shape[0])
+        return x_spt.new_empty(()), losses, correct, predictions, gradient, rate_gradient

@@ -58,17 +58,30 @@ ConvNet Net(const Tensor& x, const Integers& blocks, const Floats& eps, const In
   return net;
 }
 
-const int64_t* Labels(const Tensor& t, const char* name, const Tensor& images, int64_t classes) {
+// A copy of the labels, checked: they are used as indices, and other threads may write to the tensor meanwhile.
+Integers Labels(const Tensor& t, const char* name, const Tensor& images, int64_t classes) {
   STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == ScalarType::Long, name,
                   " must be contiguous int64 on the CPU");
   STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == images.size(0) && t.size(1) == images.size(1), name,
                   " must have one label for every image");
-  const auto* labels = static_cast<const int64_t*>(t.data_ptr());
-  for (int64_t i = 0; i < t.numel(); ++i) {
-    STD_TORCH_CHECK(labels[i] >= 0 && labels[i] < classes, name, " holds the label ", labels[i], ", not one of 0..",
-                    classes - 1);
+  const auto* first = static_cast<const int64_t*>(t.data_ptr());
+  Integers labels(first, first + t.numel());
+  for (const int64_t label : labels) {
+    STD_TORCH_CHECK(label == kIgnored || (label >= 0 && label < classes), name, " holds the label ", label,
+                    ", not one of 0..", classes - 1);
   }
   return labels;
+}
+
+// How many images of every task count.
+Tensor Counted(const Integers& labels, int64_t tasks) {
+  const Tensor counts = torch::stable::empty({tasks}, ScalarType::Long);
+  const auto images = static_cast<int64_t>(labels.size()) / tasks;
+  for (int64_t task = 0; task < tasks; ++task) {
+    const auto of_task = labels.begin() + task * images;
+    Data<int64_t>(counts)[task] = images - std::count(of_task, of_task + images, kIgnored);
+  }
+  return counts;
 }
 
 // x_spt or x_qry, of the sizes that it has.
@@ -158,7 +171,7 @@ struct Parameters {
   }
 };
 
-using Result = std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors>;
+using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors>;
 
 Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers blocks, Floats eps,
                   Integers head, Tensors rates, Bools rate_needs_gradient, Integers scored, Floats step_weights,
@@ -183,6 +196,8 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
   const Tensor correct = torch::stable::empty({scores, tasks}, ScalarType::Long);
   const Tensor objective = torch::stable::empty({}, x_spt.scalar_type());
   const std::vector<Sizes> sizes = ParameterSizes(net);
+  const Integers of_support = Labels(y_spt, "y_spt", x_spt, net.classes);
+  const Integers of_queries = Labels(y_qry, "y_qry", x_qry, net.classes);
   return WithScalar(x_spt, [&](auto zero) -> Result {
     using Scalar = decltype(zero);
     Parameters<Scalar> parameters{x_spt, steps};
@@ -205,15 +220,15 @@ Result InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tenso
                                      parameters.theta.data(),
                                      parameters.step_entries.data(),
                                      Pixels<Scalar>(x_spt, "x_spt", x_spt),
-                                     Labels(y_spt, "y_spt", x_spt, net.classes),
+                                     of_support.data(),
                                      Pixels<Scalar>(x_qry, "x_qry", x_spt),
-                                     Labels(y_qry, "y_qry", x_qry, net.classes),
+                                     of_queries.data(),
                                      Data<Scalar>(losses),
                                      Data<int64_t>(correct),
                                      needs_gradient ? parameters.gradients.data() : nullptr};
     RunInnerLoops(args, Kernels().Of<Scalar>(), TorchPool());
     *Data<Scalar>(objective) = static_cast<Scalar>(Objective(Data<Scalar>(losses), step_weights, tasks));
-    return {objective, losses, correct, parameters.gradient, parameters.rate_gradient};
+    return {objective, losses, correct, Counted(of_queries, tasks), parameters.gradient, parameters.rate_gradient};
   });
 }
 
@@ -224,7 +239,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
       "inner_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
       "int[] head, Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, "
       "bool second_order, int tasks_at_once, int steps_kept, bool needs_gradient) "
-      "-> (Tensor objective, Tensor losses, Tensor correct, Tensor[] gradient, Tensor[] rate_gradient)");
+      "-> (Tensor objective, Tensor losses, Tensor correct, Tensor predictions, Tensor[] gradient, Tensor[] rate_gradient)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) { m.impl("inner_loops", TORCH_BOX(&InnerLoops)); }

@@ -17,6 +17,9 @@
 
 namespace maml_fast {
 
+// The label of images that do not count, as PyTorch has it.
+constexpr int64_t kIgnored = -100;
+
 // How PyTorch lays a parameter out: `count` arrays [a][b][c], which the kernels read as [c][b][a].
 struct Layout {
   int64_t count, a, b, c;
@@ -119,10 +122,10 @@ struct InnerLoopArgs {
   // its rate is 0. A step takes its own; the queries are scored with the last step's, and before any step the first's.
   const int64_t* step_entries;
   const Scalar* x_spt;      // [T, N, Cin, H, W]
-  const int64_t* y_spt;     // [T, N], classes
+  const int64_t* y_spt;     // [T, N], classes or kIgnored
   const Scalar* x_qry;      // [T, M, Cin, H, W]
   const int64_t* y_qry;     // [T, M]
-  Scalar* losses;           // [scores, T]: the queries' mean cross-entropy
+  Scalar* losses;           // [scores, T]: the queries' mean cross-entropy; NaN where all are ignored
   int64_t* correct;         // [scores, T]: right predictions
   Scalar* const* gradient;  // of the weighted losses' mean over tasks, like theta; null: not asked for, nor the rates'
 };

@@ -5,6 +5,7 @@ Errors are one line and exit code 2 (``--debug`` shows the traceback); a stop by
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import typing
@@ -16,6 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from maml_fast.data.dataset import printable
 from maml_fast.train.config import CHOICES, TrainConfig
 from maml_fast.train.recipes import DEFAULTS, RECIPES
 
@@ -63,7 +65,7 @@ HELP: dict[str, str] = {
     "eval_episodes": "Episodes of each evaluation.",
     "test_episodes": "Episodes of the evaluation at the end.",
     "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps if more; data sets in colour 10).",
-    "task_chunk": "Tasks held in memory at once: a number, or auto for a few for every thread (all on a GPU).",
+    "task_chunk": "Tasks held in memory at once: a number, or auto for what fits in 96 MiB (all on a GPU).",
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
     "device": "Where to train.",
@@ -76,25 +78,38 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a sign must not end a training
+            with contextlib.suppress(AttributeError, ValueError):
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise
-        except (ValueError, TypeError, RuntimeError, OSError, click.ClickException) as error:
+        except Exception as error:
             if ctx.meta.get("debug"):
                 raise
-            text = error.format_message() if isinstance(error, click.ClickException) else error
-            click.echo(f"maml-fast: error: {text}", err=True)
+            click.echo(f"maml-fast: error: {printable(_told(error))}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt as stop:
-            click.echo(f"maml-fast: {stop if stop.args else 'stopped'}", err=True)
+            click.echo(f"maml-fast: {printable(str(stop)) if stop.args else 'stopped'}", err=True)
             ctx.exit(128 + getattr(stop, "signal_number", 2))
 
 
+def _told(error: Exception) -> str:
+    """What is said of an error."""
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this: ask for smaller images, or fewer episodes or steps"
+    if isinstance(error, ValueError | TypeError | RuntimeError | OSError):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error}: a fault of maml_fast, not of yours; --debug shows where"
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"maml-fast: warning: {message}", err=True)
+    click.echo(f"maml-fast: warning: {printable(str(message))}", err=True)
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

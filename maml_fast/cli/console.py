@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from maml_fast.data.dataset import printable
 from maml_fast.train import Reporter, RunResult
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.recipes import Recipe
@@ -144,10 +145,10 @@ class ConsoleReporter(Reporter):
     def started(self, folder: RunFolder, config: TrainConfig, facts: dict[str, str], iteration: int) -> None:
         """Say what runs, on what, and where the record goes; start the bar."""
         self._preparing.stop()
-        self.console.print(f"[bold]{escape(config.title)}[/bold]")
+        self.console.print(f"[bold]{escape(printable(config.title))}[/bold]")
         width = max(map(len, facts))
         for name, text in {**facts, "run folder": str(folder.path)}.items():
-            lines = escape(text).replace("\n", "\n" + " " * (width + 4))
+            lines = escape(("\n" + " " * (width + 4)).join(map(printable, text.splitlines())))
             self.console.print(f"  {name:<{width}}  {lines}", soft_wrap=True, highlight=False)
         if iteration:
             self.console.print(f"  going on after iteration {iteration}")
@@ -184,7 +185,7 @@ class ConsoleReporter(Reporter):
         )
         self.console.print(
             f"{result.iterations} iterations, {speed * 1e3:.1f} ms each, {result.waiting_share:.2%} of it waiting for "
-            f"episodes; record in {escape(str(result.path))}",
+            f"episodes; record in {escape(printable(str(result.path)))}",
             highlight=False,
             soft_wrap=True,
         )

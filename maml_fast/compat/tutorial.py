@@ -102,8 +102,8 @@ class MetaLearner(nn.Module):
 
 
 def _accuracies(results: TaskResults) -> np.ndarray[Any, np.dtype[np.float64]]:
-    assert results.correct is not None  # the loss is cross-entropy
-    return results.correct.sum(dim=1).cpu().numpy() / (results.correct.shape[1] * results.predictions)
+    assert results.accuracies is not None  # the loss is cross-entropy
+    return results.accuracies.mean(dim=1).cpu().numpy()
 
 
 def _rename_tutorial_keys(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Sequence
@@ -194,11 +195,25 @@ def _check_images(images: np.ndarray, name: str) -> None:
 
 def _dtype_message(array: np.ndarray) -> str:
     """Say that pixels must be bytes, and what turns these into bytes."""
-    if array.dtype.kind == "f" and array.size:
-        sample = array.reshape(-1)[:1_000_000]
-        remedy = "(array * 255).round().astype(np.uint8)" if sample.max() <= 1 else "array.round().astype(np.uint8)"
-        return f"pixels must be uint8, got {array.dtype}; save {remedy} instead"
-    return f"pixels must be uint8 (0-255), got {array.dtype}; convert them with array.astype(np.uint8)"
+    if array.dtype.kind not in "biuf" or not array.size:
+        return f"pixels must be uint8, numbers from 0 to 255; got {array.dtype}"
+    least, most = float(array.min()), float(array.max())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        return f"pixels must be uint8, numbers from 0 to 255; got {array.dtype} with NaN or infinity: clean them first"
+    return f"pixels must be uint8, got {array.dtype} from {least:g} to {most:g}; save {_to_bytes(least, most)} instead"
+
+
+def _to_bytes(least: float, most: float) -> str:
+    """Code that makes bytes of pixels of this range: of the usual range that holds it, else from end to end."""
+    if least >= 0:
+        if 1 < most <= 255:
+            return "array.round().astype(np.uint8)"
+        full = 1.0 if most <= 1 else 2.0 ** math.ceil(math.log2(most + 1)) - 1  # of so many bits
+        return f"(array * {255 / full!r}).round().astype(np.uint8)"
+    if least >= -1 and most <= 1:
+        return "(array * 127.5 + 127.5).round().astype(np.uint8)"
+    scale = 255 / (max(most, 0.0) - least)
+    return f"(array * {scale!r} + {-least * scale!r}).round().astype(np.uint8)"
 
 
 def _frozen_integers(what: str, values: np.ndarray) -> np.ndarray:

@@ -66,13 +66,15 @@ def check_types(episodes: Episodes, classification: bool) -> None:
         raise ValueError(f"all four must be on one device, got {', '.join(map(str, devices))}; use Episodes.to(device)")
 
 
-def check_values(episodes: Episodes, n_way: int | None, classification: bool) -> None:
-    """Raise ValueError where a value is NaN or infinite, or a label out of range."""
+def check_values(
+    episodes: Episodes, n_way: int | None, classification: bool, ignored: int | None = None
+) -> None:
+    """Raise ValueError where a value is NaN or infinite, or a label out of range and not the one that is ignored."""
     for name, tensor in zip(episodes._fields, episodes, strict=True):
         if tensor.is_floating_point():
             _check_finite(name, tensor)
         elif classification:
-            _check_labels(name, tensor, n_way)
+            _check_labels(name, tensor, n_way, ignored)
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
@@ -85,7 +87,11 @@ def _check_finite(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} holds NaN or infinity, first in image {i} of episode {t}; clean the data")
 
 
-def _check_labels(name: str, labels: Tensor, n_way: int | None) -> None:
+def _check_labels(name: str, labels: Tensor, n_way: int | None, ignored: int | None) -> None:
+    if ignored is not None and (labels == ignored).any():
+        labels = labels[labels != ignored]
+        if not labels.numel():
+            return
     smallest, largest = (int(x) for x in torch.aminmax(labels))
     if smallest < 0:
         raise ValueError(f"{name} holds label {smallest}; labels are class numbers from 0")

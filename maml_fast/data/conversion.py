@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +15,16 @@ from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import Progress, Say, say_on_stderr
 from maml_fast.data.files import fingerprint, stamps, write_atomically
 from maml_fast.data.npy import MappedFile, map_npy
-from maml_fast.data.pictures import decode
+from maml_fast.data.pictures import decode, has_more_frames
 from maml_fast.data.staged import write_npy_in_stages
 from maml_fast.native import cache_folder
 
 __all__ = ["Conversion", "Pictures"]
+
+MOST_SIZE = 4096  # pixels per side
+
+
+_MAY_HAVE_FRAMES = {".gif", ".tif", ".tiff", ".webp", ".png"}
 
 
 class Pictures(NamedTuple):
@@ -48,10 +53,11 @@ class Conversion:
     channels: str
     progress: Progress | None = None
     say: Say = say_on_stderr
+    _told: list[Path] = field(default_factory=list, init=False, compare=False)  # the file of several frames, told once
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"image_size must be at least 1, got {self.size}")
+        if not 1 <= self.size <= MOST_SIZE:
+            raise ValueError(f"image_size must be from 1 to {MOST_SIZE}, got {self.size}")
         if self.channels not in ("L", "RGB"):
             raise ValueError(f"channels must be 'L' or 'RGB', got {self.channels!r}")
 
@@ -62,6 +68,9 @@ class Conversion:
 
     def decode(self, file: Path) -> np.ndarray:
         """Make pixels of a picture file, as `pictures.decode` does: uint8 ``[C, H, W]``."""
+        if not self._told and file.suffix.lower() in _MAY_HAVE_FRAMES and has_more_frames(file):
+            self._told.append(file)
+            self.say(f"{file} has several frames: of such pictures the first frame is taken")
         return decode(file, str(file), self.channels, self.size)
 
     def hold(self, pictures: Pictures, name: str) -> ImageBank:

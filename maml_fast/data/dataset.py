@@ -10,7 +10,7 @@ from pathlib import Path
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.splits import Split
 
-__all__ = ["DataSet", "Options", "Progress", "Say", "check_seed", "say_on_stderr"]
+__all__ = ["DataSet", "Options", "Progress", "Say", "check_seed", "printable", "say_on_stderr"]
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 Say = Callable[[str], None]  # called with one line for the user
@@ -18,7 +18,12 @@ Say = Callable[[str], None]  # called with one line for the user
 
 def say_on_stderr(line: str) -> None:
     """Print a line to the user without disturbing what the program writes to stdout."""
-    print(f"maml_fast: {line}", file=sys.stderr, flush=True)
+    print(f"maml_fast: {printable(line)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """One line for a terminal: what would move its cursor, or is no character, as names of files may be, is escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def check_seed(seed: int | None) -> int:

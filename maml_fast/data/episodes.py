@@ -60,7 +60,12 @@ class Episodes(NamedTuple):
 
 
 def check_episodes(
-    episodes: Sequence[Tensor], n_way: int | None = None, *, classification: bool = True, values: bool | None = None
+    episodes: Sequence[Tensor],
+    n_way: int | None = None,
+    *,
+    classification: bool = True,
+    values: bool | None = None,
+    ignored: int | None = None,
 ) -> Episodes:
     """Return these four tensors as `Episodes`, or say what is wrong with them.
 
@@ -71,6 +76,7 @@ def check_episodes(
             targets ``[T, N*K, ...]``, and what is support and query may differ in shape, as sequences do in length.
         values: whether to look for labels out of range, NaN and infinity. None looks where the tensors are on the CPU:
             elsewhere a look makes the program wait for the accelerator, so there it takes a True.
+        ignored: a label that may stand for none, as -100 does under cross-entropy.
 
     Raises:
         TypeError: not four tensors, images that are not floating point, labels that are not int64.
@@ -81,7 +87,7 @@ def check_episodes(
     checks.check_shapes(checked, classification)
     checks.check_types(checked, classification)
     if checked.x_spt.device.type == "cpu" if values is None else values:
-        checks.check_values(checked, n_way, classification)
+        checks.check_values(checked, n_way, classification, ignored)
     return checked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import io
 import os
@@ -16,6 +17,11 @@ import numpy as np
 
 from maml_fast.native import cache_folder
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "fingerprint",
     "naming_disk_errors",
@@ -27,36 +33,60 @@ __all__ = [
     "write_npy",
 ]
 
-_MAKING = 1  # raise it when pixels are made differently, so that older caches are left alone
+_MAKING = 2  # raise it when pixels are made differently, so that older caches are left alone
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, make_folders: bool = True) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
-    The file is written beside `path` under a hidden name, brought to disk, and renamed. Missing folders are made.
+    The file is written beside `path` under a hidden name, brought to disk, and renamed. What killed processes left of
+    such files is removed. Missing folders are made, unless their absence tells that something is wrong.
 
     Raises:
         RuntimeError: the file cannot be made, brought to disk or renamed.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     with naming_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
+        _remove_leftovers(path)
         file = temporary.open("xb")
     try:
-        with file:
-            yield file
-            with naming_disk_errors(path):
-                file.flush()
-                os.fsync(file.fileno())
+        _hold(file)
+        yield file
         with naming_disk_errors(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
             os.replace(temporary, path)
             sync_folder(path.parent)
     finally:
+        with suppress(OSError):  # a full disk fails again here, and would hide what failed first
+            file.close()
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _hold(file: BinaryIO) -> bool:
+    """Lock a file for as long as it is open; return False if somebody else does. The lock dies with its holder."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the hidden files of writers of `path` that were killed: nobody holds them."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part") if fcntl else ():
+        with suppress(OSError), leftover.open("r+b") as file:
+            if _hold(file):
+                leftover.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -69,9 +99,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, make_folders: bool = True) -> None:
     """Replace `path` by these bytes, through `replacing`: a kill leaves the old file or the new one, never a part."""
-    with replacing(path) as file, naming_disk_errors(path):
+    with replacing(path, make_folders=make_folders) as file, naming_disk_errors(path):
         file.write(content)
 
 
@@ -94,7 +124,8 @@ def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) 
     The first array is asked for when the file is open, so that an unwritable folder is told before any work.
     """
     with replacing(path) as file:
-        file.write(npy_header(shape))
+        with naming_disk_errors(path):
+            file.write(npy_header(shape))
         for array in arrays:
             content = np.ascontiguousarray(array, np.uint8).data
             with naming_disk_errors(path):

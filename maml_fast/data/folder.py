@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.conversion import Conversion, Pictures
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
-from maml_fast.data.splits import PARTS, Split, read_split, shuffled
+from maml_fast.data.splits import Split, find_parts, read_split, shuffled
 
-__all__ = ["list_pictures", "load_folder", "read_folder"]
+__all__ = ["list_pictures", "load_folder", "name_what_is_left", "read_folder"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MOST_IN_MEMORY = 1 << 28  # bytes of pixels; more are kept on disk and mapped
@@ -76,16 +77,18 @@ def list_pictures(root: Path, conversion: Conversion) -> tuple[list[Path], Pictu
 def load_folder(options: Options) -> DataSet:
     """Load data set "folder".
 
-    Where `root` holds the folders ``train`` and ``test`` (and perhaps ``val``) of class folders, they are its parts.
-    Otherwise its classes are split: by the split files in folder `split`, or by chance, four fifths for training, as
+    Where `root` holds the folders ``train`` and ``test`` (and perhaps ``val``) of class folders, by any of their usual
+    names (``training``, ``valid``, ``validation``, ``dev``, ``testing``), they are its parts. Otherwise its classes are split: by the split files in folder `split`, or by chance, four fifths for training, as
     `seed` says.
     """
     options.allow("folder", "root", "split", "image_size", "channels", "seed")
     root = options.the_root("folder", "a folder of class folders of pictures")
-    if all((root / part).is_dir() for part in ("train", "test")):
+    parts = find_parts(root) if root.is_dir() else {}
+    if {"train", "test"} <= parts.keys():
         if options.split is not None or options.seed is not None:
             raise ValueError(f"{root} is split by its folders train and test; give neither split nor seed")
-        banks = {part: _bank(root / part, options) for part in PARTS if (root / part).is_dir()}
+        name_what_is_left(root, parts.values(), options.say)
+        banks = {part: _bank(path, options) for part, path in parts.items()}
         return DataSet(root.resolve().name, banks, Split("folders", {p: b.class_names for p, b in banks.items()}))
     if options.split is not None:
         if options.seed is not None:
@@ -94,6 +97,15 @@ def load_folder(options: Options) -> DataSet:
         return DataSet.of(_bank(root, options), split)
     seed, bank = check_seed(options.seed), _bank(root, options)
     return DataSet.of(bank, shuffled(bank.class_names, seed))
+
+
+def name_what_is_left(root: Path, taken: Collection[Path], say: Say) -> None:
+    """Tell the user what lies beside the parts of a data set and is not taken."""
+    kinds = {path.suffix for path in taken}
+    left = [path for path in _visible(root) if path not in taken and path.suffix in kinds and path.name != "images"]
+    if left:
+        names = ", ".join(path.name for path in taken)
+        say(f"left out {len(left)} entries of {root} beside {names}, such as {left[0].name}")
 
 
 def _bank(root: Path, options: Options) -> ImageBank:

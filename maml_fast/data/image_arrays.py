@@ -16,6 +16,8 @@ from maml_fast.data.safe_pickle import read_pickle
 
 __all__ = ["read_image_cache", "read_npz"]
 
+MOST_TIMES = 200  # as large as its file may become what a .npz holds
+
 _CACHE = "a cache of mini-ImageNet is a dict of image_data, uint8 [N, H, W, C], and class_dict, {class: [numbers]}"
 _NPZ = "it needs images, uint8 [N, H, W, C] or [N, C, H, W], and labels, integers [N]"
 
@@ -97,6 +99,9 @@ def _numbers(name: str, values: Any, n_images: int) -> np.ndarray:
 def _arrays(path: Path) -> Mapping[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            size = sum(member.file_size for member in archive.zip.infolist())
+            if size > MOST_TIMES * path.stat().st_size:
+                raise ValueError(f"it asks for {size:,} bytes, which no pictures are packed into so small a file")
             return {name: archive[name] for name in archive.files if name in ("images", "labels")}
     except Exception as error:  # damaged archives raise errors of many kinds
         raise ValueError(f"{path} cannot be read as a .npz: {error or type(error).__name__}; {_NPZ}") from error

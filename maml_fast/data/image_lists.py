@@ -17,6 +17,7 @@ def read_image_list(path: Path, conversion: Conversion, name: str) -> ImageBank:
     """Read the pictures that a .csv of the columns ``filename`` and ``label`` names in the folder ``images`` beside it.
 
     This is the form of Ravi & Larochelle (2017). Classes and their pictures are sorted by name, as in class folders.
+    Blanks around names and labels, a byte-order mark and either kind of line ends mean nothing.
 
     Args:
         path: the .csv.
@@ -25,7 +26,8 @@ def read_image_list(path: Path, conversion: Conversion, name: str) -> ImageBank:
 
     Raises:
         FileNotFoundError: a picture is missing.
-        ValueError: the .csv has other columns, no rows, or a name twice; or a picture cannot be read.
+        ValueError: the .csv has other columns, no rows, a name twice, or a name of something outside of ``images``; or
+            a picture cannot be read.
         RuntimeError: the cache folder cannot be written.
     """
     classes = _read_classes(path)
@@ -45,10 +47,13 @@ def _read_classes(path: Path) -> dict[str, list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
-            if not set(_COLUMNS) <= set(rows.fieldnames or ()):
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            if not set(_COLUMNS) <= set(rows.fieldnames):
                 raise ValueError(f"its first line must name the columns filename,label; it names {rows.fieldnames}")
             for row in rows:
-                picture, label = (row[column] for column in _COLUMNS)
+                picture, label = ((row[column] or "").strip() for column in _COLUMNS)
+                if Path(picture).is_absolute() or ".." in Path(picture).parts:
+                    raise ValueError(f"line {rows.line_num} names {picture}, which is not inside of images")
                 if not picture or not label:
                     raise ValueError(f"line {rows.line_num} lacks a filename or a label")
                 if picture in seen:

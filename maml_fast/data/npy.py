@@ -73,8 +73,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.
             header = np.lib.format.read_array_header_1_0(file)
         else:
             header = np.lib.format.read_array_header_2_0(file)
-        if any(n < 0 for n in header[0]):
+        if any(type(n) is not int or n < 0 for n in header[0]):
             raise ValueError(f"shape {header[0]}")
         return header
-    except ValueError as error:
-        raise ValueError(f"{path} has a damaged .npy header: {error}") from None
+    except Exception as error:  # damaged headers raise errors of many kinds, of Python's parser too
+        raise ValueError(f"{path} has a damaged .npy header: {error or type(error).__name__}") from None

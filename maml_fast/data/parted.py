@@ -10,14 +10,12 @@ from typing import NamedTuple
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.conversion import Conversion
 from maml_fast.data.dataset import DataSet, Options
-from maml_fast.data.folder import list_pictures
+from maml_fast.data.folder import list_pictures, name_what_is_left
 from maml_fast.data.image_arrays import read_image_cache, read_npz
 from maml_fast.data.image_lists import read_image_list
-from maml_fast.data.splits import Split
+from maml_fast.data.splits import Split, find_parts
 
 __all__ = ["PARTED"]
-
-_SPELLINGS: Mapping[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
 class _Layout(NamedTuple):
@@ -27,15 +25,6 @@ class _Layout(NamedTuple):
     entry: str  # a part's file or folder; {} is the part
     beside: str  # what else belongs to it, in words
     read: Callable[[Path, Conversion, str], ImageBank]
-
-    def find(self, root: Path) -> dict[str, Path]:
-        """Return the parts that are there."""
-        found: dict[str, Path] = {}
-        for part, spellings in _SPELLINGS.items():
-            for path in (root / self.entry.format(spelling) for spelling in spellings):
-                if path.is_file() if path.suffix else path.is_dir():
-                    found.setdefault(part, path)
-        return found
 
     def __str__(self) -> str:
         return self.entry.format("{train,val,test}") + self.beside
@@ -74,6 +63,7 @@ def _load(name: str, options: Options) -> DataSet:
     kind = _KINDS[name]
     root = options.the_root(name, f"a folder that holds {_alternatives(kind)}")
     layout, paths = _recognise(name, kind, root)
+    name_what_is_left(root, paths.values(), options.say)
     conversion = Conversion(
         kind.image_size if options.image_size is None else options.image_size,
         "RGB" if options.channels is None else options.channels,
@@ -87,13 +77,13 @@ def _load(name: str, options: Options) -> DataSet:
 def _recognise(name: str, kind: _Kind, root: Path) -> tuple[_Layout, dict[str, Path]]:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; {name} is a folder that holds {_alternatives(kind)}")
-    found = {layout: layout.find(root) for layout in kind.layouts}
+    found = {layout: find_parts(root, layout.entry) for layout in kind.layouts}
     for layout, paths in found.items():
         if {"train", "test"} <= paths.keys():
             return layout, paths
     there = ", ".join(path.name for paths in found.values() for path in paths.values())
     raise FileNotFoundError(
-        f"{root} does not hold {name}: looked for {_alternatives(kind)} (val may be missing, or be called validation); "
+        f"{root} does not hold {name}: looked for {_alternatives(kind)} (val may be missing, or be called valid, validation or dev); "
         f"found {f'only {there}' if there else 'none of them'}"
     )
 

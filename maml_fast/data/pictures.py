@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-__all__ = ["decode", "fitted"]
+__all__ = ["MOST_PIXELS", "decode", "fitted", "has_more_frames"]
+
+# Pillow knows others too, some of which start programs, whatever a file is called.
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+MOST_PIXELS = 64_000_000  # of a picture: it takes up to 12 bytes for each of them
 
 
 def decode(
@@ -22,8 +27,8 @@ def decode(
 ) -> np.ndarray:
     """Decode a picture into uint8 ``[C, size, size]``.
 
-    It is turned into grey ("L") or "RGB" first and resized then, by Pillow's bicubic filter, which averages where it
-    shrinks. Transparent parts show white paper.
+    It is turned as its EXIF orientation says, made grey ("L") or "RGB", and resized then, by Pillow's bicubic filter,
+    which averages where it shrinks. Transparent parts show white paper. Of several frames the first is taken.
 
     Args:
         source: the file, or its open content.
@@ -33,13 +38,16 @@ def decode(
         check: called with the picture before its pixels are decoded; raises ValueError to refuse it.
 
     Raises:
-        ValueError: not a picture, damaged, refused, or of more than 8 bits per channel.
+        ValueError: not a picture, damaged, refused, of more than 8 bits per channel, or of too many pixels.
     """
-    with _naming(where), Image.open(source) as image:
+    with _naming(where), _opened(source) as image:
         if check:
             check(image)
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; shrink it")
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"has pixels of kind {image.mode!r}, not 8 bits per channel; save it with 8 bits")
+        image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return fitted(image, channels, size)
@@ -49,6 +57,24 @@ def fitted(image: Image.Image, channels: str, size: int) -> np.ndarray:
     """Return the pixels of an opaque picture in these channels and at this size, as `decode` does."""
     pixels = np.asarray(image.convert(channels).resize((size, size), Image.Resampling.BICUBIC))
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def has_more_frames(source: Path) -> bool:
+    """Whether a file holds an animation or several pages, of which `decode` takes the first.
+
+    A camera's JPEG may hold smaller copies of its picture (MPO), which nobody misses. Damaged files are not judged.
+    """
+    try:
+        with _opened(source) as image:
+            return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    except Exception:  # noqa: BLE001 - Pillow's decoders raise errors of many kinds, and `decode` tells them
+        return False
+
+
+def _opened(source: Path | BinaryIO) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a limit of our own
+        return Image.open(source, formats=FORMATS)
 
 
 @contextmanager

@@ -44,8 +44,8 @@ def load(
             it: folders ``train``, ``val`` and ``test`` of class folders of pictures; but for mini-imagenet
             ``{train,val,test}.npz`` of ``images``, uint8 ``[N, H, W, C]``, and ``labels``; for mini-imagenet
             ``mini-imagenet-cache-{train,val,test}.pkl``, of which nothing is run, or ``images`` and
-            ``{train,val,test}.csv`` of the columns filename, label. val may be missing, or be called validation. Their
-            split is named after the layout.
+            ``{train,val,test}.csv`` of the columns filename, label. val may be missing, or be called valid, validation
+            or dev. Their split is named after the layout.
         split: for omniglot "tutorial" (default), "vinyals" or "finn"; for omniglot and folder also a folder of split
             files, see `read_split`.
         image_size: pixels per side; if None 28, but 84 for mini-imagenet, tiered-imagenet and cub, and 32 for cifar-fs

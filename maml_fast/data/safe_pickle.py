@@ -32,12 +32,14 @@ def read_pickle(path: Path) -> Any:
     """
     with path.open("rb") as file:
         try:
-            return _finished(_Reader(file, encoding="latin1").load())
+            return _finished(_Reader(file, encoding="latin1").load(), {})
         except Exception as error:  # a damaged pickle raises errors of many kinds
             raise ValueError(f"{path} cannot be read as a pickle: {error or type(error).__name__}") from error
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+    """Python's own reader in Python: that in C makes room for as many values as a pickle says that it numbers."""
+
     def find_class(self, module: str, name: str) -> Any:
         """Return our stand-in for a name that pickled arrays need."""
         stand_in = _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name))
@@ -123,14 +125,20 @@ _STAND_INS: Mapping[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def _finished(value: Any) -> Any:
-    """Put arrays in the place of our stand-ins for them."""
+def _finished(value: Any, known: dict[int, Any]) -> Any:
+    """Put arrays in the place of our stand-ins for them. What is shared stays so: copies could be endlessly many."""
     if isinstance(value, _Array):
         if value.content is None:
             raise ValueError("it makes an array and does not fill it")
         return value.content
-    if isinstance(value, dict):
-        return {key: _finished(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finished(item) for item in value]
-    return value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in known:
+        made: dict[Any, Any] | list[Any]
+        if isinstance(value, dict):
+            made = known[id(value)] = {}
+            made.update((key, _finished(item, known)) for key, item in value.items())
+        else:
+            made = known[id(value)] = []
+            made.extend(_finished(item, known) for item in value)
+    return known[id(value)]

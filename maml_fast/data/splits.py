@@ -14,9 +14,14 @@ from numpy.random import RandomState
 
 from maml_fast.data.bank import ImageBank
 
-__all__ = ["PARTS", "Split", "first_and_rest", "read_split", "shuffled"]
+__all__ = ["PARTS", "Split", "find_parts", "first_and_rest", "read_split", "shuffled"]
 
 PARTS = ("train", "val", "test")
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,28 @@ class Split:
         return f"{self.name}: {sizes} classes, sha256 {self.sha256[:12]}"
 
 
+def find_parts(folder: Path, entry: str = "{}") -> dict[str, Path]:
+    """Return the parts whose files or folders lie in a folder, by any of their usual names, in upper or lower case.
+
+    Args:
+        folder: where they lie.
+        entry: a part's name on disk, where "{}" is the part: a folder unless it has a suffix.
+
+    Raises:
+        ValueError: a part is there under two names.
+    """
+    found: dict[str, Path] = {}
+    wanted = {entry.format(spelling).lower(): part for part in PARTS for spelling in SPELLINGS[part]}
+    for path in sorted(folder.iterdir()):
+        part = wanted.get(path.name.lower())
+        if part is None or not (path.is_file() if Path(entry).suffix else path.is_dir()):
+            continue
+        if part in found:
+            raise ValueError(f"{folder} holds {found[part].name} and {path.name}, which both mean {part}; remove one")
+        found[part] = path
+    return {part: found[part] for part in PARTS if part in found}
+
+
 def first_and_rest(name: str, class_names: Sequence[str], n_train: int) -> Split:
     """Split into the first `n_train` classes for training and the rest for testing."""
     return Split(name, {"train": tuple(class_names[:n_train]), "test": tuple(class_names[n_train:])})
@@ -102,7 +129,7 @@ def read_split(folder: Path) -> Split:
 
     Two forms are known, and both are in use for Vinyals' split of Omniglot:
 
-    - ``train.txt``, ``val.txt``, ``test.txt``: one class per line, ``Alphabet/characterNN``; a turn after it
+    - ``train.txt``, ``val.txt`` (or ``valid``, ``validation``, ``dev``), ``test.txt``: one class per line, ``Alphabet/characterNN``; a turn after it
       (``/rot090``) is dropped, since rotations are drawn by the sampler (jakesnell/prototypical-networks);
     - ``train.json``, ``val.json``, ``test.json``: ``{"background": {"Alphabet": ["characterNN", ...]}, "evaluation":
       ...}`` (tristandeleu/pytorch-meta).
@@ -113,18 +140,15 @@ def read_split(folder: Path) -> Split:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of split files (train.txt, val.txt, test.txt)")
+    lines, sets = find_parts(folder, "{}.txt"), find_parts(folder, "{}.json")
     classes = {}
     for part in PARTS:
-        readers = {folder / f"{part}.txt": _read_lines, folder / f"{part}.json": _read_json}
-        for file, reader in readers.items():
-            if file.is_file():
-                classes[part] = tuple(dict.fromkeys(reader(file)))
-                break
-        else:
-            if part != "val":
-                raise FileNotFoundError(
-                    f"{folder} has neither {part}.txt nor {part}.json, the classes of its {part} part"
-                )
+        if part in lines:
+            classes[part] = tuple(dict.fromkeys(_read_lines(lines[part])))
+        elif part in sets:
+            classes[part] = tuple(dict.fromkeys(_read_json(sets[part])))
+        elif part != "val":
+            raise FileNotFoundError(f"{folder} has neither {part}.txt nor {part}.json, the classes of its {part} part")
     return Split(folder.name, classes)
 
 
@@ -137,13 +161,13 @@ def _read_json(file: Path) -> list[str]:
     try:
         sets = json.loads(_read_text(file))
         return [f"{folder}/{name}" for folders in sets.values() for folder, names in folders.items() for name in names]
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+    except (json.JSONDecodeError, AttributeError, TypeError, RecursionError) as error:
         form = '{"background": {"Alphabet": ["character01", ...]}, "evaluation": {...}}'
         raise ValueError(f"{file} is not of the form {form}: {error}") from None
 
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # which a byte-order mark may begin
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not a text file: {error}") from None

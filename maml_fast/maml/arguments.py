@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
+    "MOST_STEPS",
     "Adapt",
     "as_attribute",
     "check_fast_weights",
@@ -43,11 +44,17 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
+MOST_STEPS = 1_000_000  # of one inner loop: more is a slip of the hand
+
+
 def check_steps(inner_steps: Any) -> int:
     """Return ``inner_steps`` as an int if it is a number of steps."""
-    if isinstance(inner_steps, bool) or not hasattr(inner_steps, "__index__") or operator.index(inner_steps) < 0:
+    if isinstance(inner_steps, bool) or not hasattr(inner_steps, "__index__"):
         raise ValueError(f"inner_steps must be a whole number of at least 0, got {inner_steps!r}")
-    return operator.index(inner_steps)
+    steps = operator.index(inner_steps)
+    if not 0 <= steps <= MOST_STEPS:
+        raise ValueError(f"inner_steps must be a whole number from 0 to {MOST_STEPS:,}, got {inner_steps!r}")
+    return steps
 
 
 def steps_asked(inner_steps: Any, default: int) -> int:

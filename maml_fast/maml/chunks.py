@@ -101,5 +101,5 @@ def with_gradient(
                 scores.append(scored_walk(begin(), part, scored))
                 gradient.add(scores[-1].objective)
                 scores[-1].detached()  # and lets go of what is left of the graph
-    outcome = outcome_of(scores, episodes)
+    outcome = outcome_of(scores)
     return outcome.results, outcome.objectives.mean(), gradient.gradients

@@ -48,7 +48,7 @@ def run(problem: InnerProblem, episodes: Episodes, scored: Collection[int], numb
     with _outside_inference_mode(), numbered_here():
         episodes = Episodes(*map(usable_by_autograd, episodes))
         parts = parts_of(problem, episodes, number)
-        return outcome_of([scored_walk(begin(), part, scored) for begin, part in parts], episodes)
+        return outcome_of([scored_walk(begin(), part, scored) for begin, part in parts])
 
 
 def parts_of(
@@ -72,14 +72,16 @@ def scored_walk(walk: Walk, episodes: Sequence[Tensor], scored: Collection[int])
     return scores
 
 
-def outcome_of(scores: Sequence[Scores], episodes: Episodes) -> Outcome:
+def outcome_of(scores: Sequence[Scores]) -> Outcome:
     """That of all tasks, from their parts'."""
     losses = [_joined(of_step) for of_step in zip(*(part.losses for part in scores), strict=True)]
-    counts = list(zip(*(part.correct for part in scores), strict=True))
-    are_classes = all(count is not None for of_step in counts for count in of_step)
-    correct = torch.stack([_joined(of_step) for of_step in counts]) if are_classes else None
     objectives = _joined([part.objective for part in scores])
-    return Outcome(TaskResults(torch.stack(losses), correct, episodes.y_qry[0].numel()), objectives)
+    counts = list(zip(*(part.counts for part in scores), strict=True))
+    if any(count is None for of_step in counts for count in of_step):
+        return Outcome(TaskResults(torch.stack(losses)), objectives)
+    right = [_joined([count and count.right for count in of_step]) for of_step in counts]
+    predictions = _joined([count and count.predictions for count in counts[-1]])
+    return Outcome(TaskResults(torch.stack(losses), torch.stack(right), predictions), objectives)
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor:

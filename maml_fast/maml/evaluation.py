@@ -71,8 +71,8 @@ def evaluate(
         for batch in _exactly(episodes, sampler):
             results = maml.task_results(_like_the_model(batch, maml), per_step=True, inner_steps=inner_steps)
             losses.append(results.losses.double())  # [steps+1, T]
-            if results.correct is not None:
-                accuracies.append(results.correct.double() / results.predictions)
+            if results.accuracies is not None:
+                accuracies.append(results.accuracies)
     mean_accuracies, intervals = _means(accuracies) if accuracies else (None, None)
     mean_losses, loss_intervals = _means(losses)
     return EvaluationResult(

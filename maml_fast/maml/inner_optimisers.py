@@ -58,10 +58,10 @@ class SGD:
 
 
 class Adam:
-    """Adam from fresh memory (Kingma & Ba 2015, algorithm 1), with β1 = 0.9, β2 = 0.999, for each task by itself.
+    """Adam from fresh memory (Kingma & Ba 2015, algorithm 1), with β1 = 0.9, β2 = 0.999 and ε = 1e-8, for each task.
 
-    ε = 1e-8 is added to the mean square before its root is taken, squared, and not to the root: otherwise a gradient of
-    zero, as a dead ReLU gives it, would make the meta-gradient NaN.
+    The steps are those of ``torch.optim.Adam``. Where a gradient has been zero so far, as a dead ReLU's is, the root of
+    its mean square has no derivative: it is taken for 0, so that the meta-gradient stays finite.
     """
 
     MOMENTUM, DECAY, EPS = 0.9, 0.999, 1e-8
@@ -83,7 +83,7 @@ class Adam:
         square = self._squares[name] = _moved(self._squares.get(name), gradient.square(), self.DECAY)
         mean = mean / (1 - self.MOMENTUM**self._steps)
         square = square / (1 - self.DECAY**self._steps)
-        return mean * torch.rsqrt(square + self.EPS**2)
+        return mean / (_root(square) + self.EPS)
 
 
 INNER_OPTIMISERS: Mapping[str, Callable[[Rule], InnerOptimiser]] = {
@@ -95,6 +95,12 @@ INNER_OPTIMISERS: Mapping[str, Callable[[Rule], InnerOptimiser]] = {
 def _moved(before: Tensor | None, now: Tensor, decay: float) -> Tensor:
     """The exponential moving average that begins at zero."""
     return now * (1 - decay) if before is None else torch.lerp(now, before, decay)
+
+
+def _root(square: Tensor) -> Tensor:
+    """The square root, and 0 for its derivative where that is infinite."""
+    positive = square > 0
+    return torch.where(positive, square.where(positive, 1.0).sqrt(), 0.0)
 
 
 def _descended(fast: FastWeights, directions: Mapping[str, Tensor], rates: Mapping[str, Rate]) -> FastWeights:

@@ -38,6 +38,7 @@ from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, Le
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
 from maml_fast.maml.losses import LossFunction, WatchedLoss
 from maml_fast.maml.meta_learner import MetaLearner
+from maml_fast.maml.metric import IGNORED, Metric, check_metric, judge_of
 from maml_fast.maml.plans import Plan, Plans, kinds, plan_of, results_of, surroundings
 from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
 from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
@@ -80,6 +81,10 @@ class MAML(MetaLearner):
         inner_steps: gradient steps on the support set.
         order: 2 differentiates through the inner gradients, 1 takes them as constants (FOMAML).
         loss_fn: ``loss_fn(logits [N, ...], targets [N, ...]) -> scalar`` of one task, for the inner and the outer loss.
+        metric: which predictions are right: a function ``metric(logits [N, ...], targets [N, ...]) -> bool [...]`` of one
+            task; ``"accuracy"``: those whose largest logit along dimension 1 is the label's; ``None``: nothing is
+            judged. ``"auto"`` is accuracy under cross-entropy (``F.cross_entropy``, ``nn.CrossEntropyLoss``, partials of
+            them) and ``None`` under any other loss. Ignored labels (-100, or ``ignore_index``) do not count.
         adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), ``"body"`` all
             others (BOIL), a list of names, prefixes and globs, or a function ``name -> bool``. What does not adapt is
             shared by the tasks and meta-learned.
@@ -114,8 +119,8 @@ class MAML(MetaLearner):
             comes with the loss, so that it can't be differentiated again. Python in ``model`` and ``loss_fn`` runs at
             the first calls alone. Calls without gradients run as ever.
 
-    ``inner_steps``, ``order``, ``annealing``, ``task_chunk``, ``cuda_graph`` and a fixed ``inner_lr`` are attributes
-    that may be changed at any time.
+    ``inner_steps``, ``order``, ``loss_fn``, ``metric``, ``annealing``, ``task_chunk``, ``inner_memory``, ``cuda_graph``
+    and a fixed ``inner_lr`` are attributes that may be changed at any time.
 
     Raises:
         TypeError, ValueError: for an argument out of its range, names that match no parameter, or nothing to adapt.
@@ -133,6 +138,7 @@ class MAML(MetaLearner):
         order: int = 2,
         *,
         loss_fn: LossFunction = F.cross_entropy,
+        metric: Metric = "auto",
         adapt: Adapt = None,
         learn_inner_lr: LearnInnerLR = False,
         batch_norm: InnerBatchNorm = "batch",
@@ -153,6 +159,7 @@ class MAML(MetaLearner):
         self.inner_steps = inner_steps
         self.order = order
         self.loss_fn = loss_fn
+        self.metric = metric
         self.inner_optimiser = inner_optimiser
         self.annealing = Annealing(first_order_iterations, multi_step_iterations)
         self.task_chunk = task_chunk
@@ -289,7 +296,7 @@ class MAML(MetaLearner):
         plan = self._plans.get(key)
         if plan is not None:
             if plan.native is None and episodes[0].is_cpu:  # the native engine looks at values itself
-                checks.check_values(Episodes(*episodes), None, self._has_classes(episodes[1]))
+                checks.check_values(Episodes(*episodes), None, self._has_classes(episodes[1]), IGNORED)
             return plan
         scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
         parameters = self._current_parameters()
@@ -323,10 +330,11 @@ class MAML(MetaLearner):
                 tensors += (*part.parameters(), *part.buffers())
         rate = self.inner_lr if isinstance(self.inner_lr, float) else None  # else it is among these
         stage = self.annealing.stage(self._past.iteration) if self.annealing else None
+        metric = self.metric if isinstance(self.metric, str | None) else id(self.metric)
         is_closed = self.loss_fn is F.cross_entropy or self._loss.is_closed(self.loss_fn)
         return (
             (watch, self.training, self.order, self.inner_steps, rate, stage, self.task_chunk, self.inner_memory),
-            (id(self.loss_fn), is_closed, self.inner_optimiser, per_step, inner_steps),
+            (id(self.loss_fn), metric, is_closed, self.inner_optimiser, per_step, inner_steps),
             (*map(id, tensors), *kinds(tensors), *kinds(episodes), *surroundings()),
         )
 
@@ -407,7 +415,7 @@ class MAML(MetaLearner):
         if len(parts) == 4:
             check_like_model("x_spt", parts[0], parameters)
         classification = self._has_classes(parts[1] if len(parts) == 4 else None)
-        return check_episodes(episodes, classification=classification)
+        return check_episodes(episodes, classification=classification, ignored=IGNORED)
 
     def problem(
         self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None, *, objective: bool = False
@@ -436,6 +444,7 @@ class MAML(MetaLearner):
             steps,
             order,
             optimiser,
+            judge=judge_of(self.metric, self.loss_fn),
             step_weights=weights,
             blocks=self._blocks(),
             is_closed=self._loss.is_closed(self.loss_fn),
@@ -496,6 +505,7 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = {
     "order": _check_order,
     "inner_steps": check_steps,
     "loss_fn": _check_loss,
+    "metric": check_metric,
     "task_chunk": check_task_chunk,
     "inner_memory": check_inner_memory,
 }

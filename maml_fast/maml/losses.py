@@ -9,17 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maml_fast.maml.metric import IGNORED, Accuracy, are_classes, count_of_tasks
 from maml_fast.maml.values import TaskResults
 from maml_fast.program import UnwatchableError, Watch
 
 __all__ = [
     "LossFunction",
     "WatchedLoss",
-    "are_classes",
-    "are_right",
     "check_labels",
     "check_range",
-    "count_correct",
     "cross_entropy_of_tasks",
     "loss_of_task",
     "losses_of_tasks",
@@ -74,38 +72,21 @@ def loss_of_task(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: s
     return loss
 
 
-IGNORED = -100  # the label that F.cross_entropy leaves out
-
-
-def count_correct(logits: Tensor, targets: Tensor) -> Tensor | None:
-    """Right predictions of every task, [T] int64; ``None`` unless the targets are classes of the logits.
-
-    Logits are [T, N, C, ...] and targets [T, N, ...] integers, as ``F.cross_entropy`` takes them for one task.
-    """
-    right = are_right(logits, targets, classes=2)
-    return None if right is None else right.flatten(1).sum(dim=1)
-
-
-def are_right(logits: Tensor, targets: Tensor, classes: int) -> Tensor | None:
-    """Which predictions are right, like the targets; ``None`` unless these are classes, of that dimension of logits."""
-    return logits.detach().argmax(classes) == targets if are_classes(logits, targets, classes) else None
-
-
 def cross_entropy_of_tasks(logits: Tensor, targets: Tensor) -> Tensor:
     """``F.cross_entropy`` of every task, [T]; logits are [T, N, C, ...], targets as for :func:`check_labels`."""
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")  # [T * N, ...]
     losses = losses.view(len(logits), -1)
-    if targets.device.type == "cpu" or targets.is_floating_point():
+    if targets.is_floating_point():
         return losses.mean(dim=1)
-    return losses.sum(dim=1) / (targets != IGNORED).flatten(1).sum(dim=1)  # labels that nobody has looked at
+    return losses.sum(dim=1) / (targets != IGNORED).flatten(1).sum(dim=1)
 
 
 def score_classes(logits: Tensor, labels: Tensor, what: str) -> TaskResults:
     """Cross-entropy and right predictions of every task, from logits [T, N, n_way] and labels [T, N], at one step."""
     check_labels(logits, labels, what)
-    correct = count_correct(logits, labels)
-    losses = cross_entropy_of_tasks(logits, labels)
-    return TaskResults(losses[None], None if correct is None else correct[None], labels.shape[1])
+    counts = count_of_tasks(Accuracy(IGNORED, must=False), logits, labels)
+    losses = cross_entropy_of_tasks(logits, labels)[None]
+    return TaskResults(losses) if counts is None else TaskResults(losses, counts.right[None], counts.predictions)
 
 
 def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
@@ -124,17 +105,13 @@ def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
 
 
 def check_range(targets: Tensor, n_classes: int, what: str) -> None:
-    """Raise unless labels on the CPU are classes 0 to ``n_classes - 1``."""
+    """Raise unless labels on the CPU are classes 0 to ``n_classes - 1``, or :data:`IGNORED`."""
     if targets.device.type != "cpu" or targets.numel() == 0:
+        return
+    targets = targets[targets != IGNORED] if (targets == IGNORED).any() else targets
+    if targets.numel() == 0:
         return
     least, most = (int(label) for label in torch.aminmax(targets))
     if least < 0 or most >= n_classes:
         wrong = least if least < 0 else most
         raise ValueError(f"{what} holds the label {wrong}, but the model has {n_classes} outputs: 0..{n_classes - 1}")
-
-
-def are_classes(logits: Tensor, targets: Tensor, classes: int = 2) -> bool:
-    """Whether targets [T, N, ...] are classes of logits [T, N, C, ...], which ``classes`` is the dimension of."""
-    integral = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
-    shape = logits.shape
-    return integral and len(shape) > classes and targets.shape == shape[:classes] + shape[classes + 1 :]

@@ -74,10 +74,9 @@ class MetaLearner(nn.Module, ABC):
         """
         results, loss = self.results_and_loss(episodes, per_step=per_step, inner_steps=inner_steps)
         losses = results.losses.mean(dim=1) if per_step else None
-        if results.correct is None:
+        if results.correct is None or results.predictions is None:
             return MAMLOutput(loss, None, losses, None)
-        n_tasks = results.losses.shape[1]
-        accuracies = results.correct.sum(dim=1) / (n_tasks * results.predictions)
+        accuracies = results.correct.sum(dim=1) / results.predictions.sum()
         return MAMLOutput(loss, accuracies[-1], losses, accuracies if per_step else None)
 
     def begin_iteration(self, iteration: int) -> None:

@@ -22,6 +22,7 @@ from maml_fast.maml.gradient import hand_out
 from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.losses import check_range
+from maml_fast.maml.metric import IGNORED, Accuracy
 from maml_fast.maml.problem import InnerProblem, Theta
 from maml_fast.maml.values import MaybePerStep, PerStep, TaskResults
 from maml_fast.program import ConvNet, Program, read_conv_net
@@ -45,6 +46,7 @@ class NativeLoop:
     step_weights: Mapping[int, float]  # of the query losses after these steps
     tasks_at_once: int
     steps_kept: int | None
+    judged: bool  # whether right predictions are asked for
 
     def results(self, episodes: Episodes, scored: tuple[int, ...]) -> TaskResults:
         """Every task's query results, without a graph."""
@@ -99,7 +101,7 @@ class NativeLoop:
                 needs_gradient=needs_gradient,
             )
         except RuntimeError:
-            check_values(episodes, None, classification=True)
+            check_values(episodes, None, classification=True, ignored=IGNORED)
             for name, labels in (("y_spt", y_spt), ("y_qry", y_qry)):
                 check_range(labels, self.net.description.n_classes, name)
             raise
@@ -107,7 +109,7 @@ class NativeLoop:
         if len(rows) > len(scored):  # some are part of the objective alone
             asked = [rows.index(step) for step in scored]
             losses, correct = losses[asked], correct[asked]
-        results = TaskResults(losses, correct, y_qry[0].numel())
+        results = TaskResults(losses, correct, result.predictions) if self.judged else TaskResults(losses)
         return results, result.objective, self._by_source(result) if needs_gradient else {}
 
     def _by_source(self, result: ops.InnerLoopsResult) -> dict[Tensor, Tensor]:
@@ -167,6 +169,8 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
         return "the loss is not F.cross_entropy"
     if native.library() is None:
         return "there are no native kernels"
+    if problem.judge is not None and not isinstance(problem.judge, Accuracy):
+        return "metric is a function of your own"
     if problem.optimiser is not SGD:
         return "inner steps are not plain gradient descent"
     if problem.blocks is not None:
@@ -179,7 +183,8 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
     rates = [problem.theta.rule.get(name, 0.0) for name in net.names]
     weights = problem.weights_of_steps()
     held = _tasks_at_once(chunk, episodes.meta_batch_size)
-    return NativeLoop(*nets, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept)
+    judged = problem.judge is not None
+    return NativeLoop(*nets, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, judged)
 
 
 def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:

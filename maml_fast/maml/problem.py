@@ -14,6 +14,7 @@ from maml_fast.maml.arguments import check_whole
 from maml_fast.maml.inner_optimisers import InnerOptimiser, Rule
 from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.losses import LossFunction
+from maml_fast.maml.metric import Accuracy, Judge
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.values import FastWeights, MaybePerStep, map_tensors
 from maml_fast.program import AsWritten, Program, RunBlock
@@ -54,6 +55,7 @@ class InnerProblem:
     Attributes:
         forward: the model.
         loss_fn: of one task.
+        judge: tells right predictions of one task, if anything does.
         optimiser: makes steps of gradients.
         step_weights: of the query losses after steps 1, 2, ... in the objective; ``None``: the last alone.
         blocks: what runs a step's conv blocks, if not the batch's own statistics shall.
@@ -69,6 +71,7 @@ class InnerProblem:
     steps: int
     order: int
     optimiser: Callable[[Rule], InnerOptimiser]
+    judge: Accuracy | Judge | None = None
     step_weights: tuple[float, ...] | None = None
     blocks: Callable[[int], RunBlock] | None = None
     steps_kept: int | None = None

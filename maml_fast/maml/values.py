@@ -64,7 +64,8 @@ class MAMLOutput(NamedTuple):
     """What one meta-batch gives.
 
     loss: mean query loss of the tasks after the last inner step, a differentiable scalar.
-    query_accuracy: share of right query predictions after the last step, or ``None`` where targets are not classes.
+    query_accuracy: share of right query predictions of all tasks after the last step, by MAML's ``metric``; ``None``
+        where nothing judges them.
     query_losses, query_accuracies: [S], after every recorded step, the last one last, or ``None`` unless asked for;
     they are records and carry no graph.
     """
@@ -79,12 +80,20 @@ class TaskResults(NamedTuple):
     """Query results of every task after the S recorded steps, of which the last inner step is the last.
 
     losses: [S, T]; the last row carries the graph.
-    correct: [S, T] int64, right predictions out of ``predictions`` a task; ``None`` where targets are not classes.
+    correct: [S, T] int64, right predictions; ``None`` where nothing judges them.
+    predictions: [T] int64, how many there are; ignored labels do not count.
     """
 
     losses: Tensor
-    correct: Tensor | None
-    predictions: int
+    correct: Tensor | None = None
+    predictions: Tensor | None = None
+
+    @property
+    def accuracies(self) -> Tensor | None:
+        """The share of right predictions of every task, [S, T] float64; NaN where there are none."""
+        if self.correct is None or self.predictions is None:
+            return None
+        return self.correct.double() / self.predictions
 
     def detached(self) -> TaskResults:
         """The same without a graph."""

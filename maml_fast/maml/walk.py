@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser
-from maml_fast.maml.losses import are_right, count_correct, loss_of_task, losses_of_tasks
+from maml_fast.maml.losses import loss_of_task, losses_of_tasks
+from maml_fast.maml.metric import Counts, count_of_task, count_of_tasks
 from maml_fast.maml.problem import InnerProblem, Theta, step_of_queries
 from maml_fast.maml.state import State, get_randomness, map_state
 from maml_fast.maml.values import FastWeights, Gradients, PerStep, at_step
@@ -39,8 +40,8 @@ class Walk(ABC):
         """Of the tasks; ``what`` names the targets that are to be checked."""
 
     @abstractmethod
-    def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Right predictions of the tasks, where targets are classes."""
+    def count(self, logits: Tensor, targets: Tensor) -> Counts | None:
+        """Predictions of the tasks, and right ones, where something judges them."""
 
     def take_steps(self, begin: int, end: int, scores: Scores) -> None:
         """Take steps [begin, end), and score the queries before each where that is asked for."""
@@ -143,9 +144,9 @@ class AllTasks(Walk):
         """Of the tasks; ``what`` names the targets that are to be checked."""
         return losses_of_tasks(self.problem.loss_fn, logits, targets, what)
 
-    def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Right predictions of the tasks, where targets are classes."""
-        return count_correct(logits, targets)
+    def count(self, logits: Tensor, targets: Tensor) -> Counts | None:
+        """Predictions of the tasks, and right ones, where something judges them."""
+        return count_of_tasks(self.problem.judge, logits, targets)
 
 
 class OneTask(Walk):
@@ -177,10 +178,9 @@ class OneTask(Walk):
         """Of the tasks; ``what`` names the targets that are to be checked."""
         return loss_of_task(self.problem.loss_fn, logits, targets, what)
 
-    def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Right predictions of the tasks, where targets are classes."""
-        right = are_right(logits, targets, classes=1)
-        return None if right is None else right.sum()
+    def count(self, logits: Tensor, targets: Tensor) -> Counts | None:
+        """Predictions of the tasks, and right ones, where something judges them."""
+        return count_of_task(self.problem.judge, logits, targets)
 
 
 class Alone:
@@ -202,7 +202,7 @@ class Scores:
         self.x_spt, self.y_spt, self._x_qry, self._y_qry = episodes
         self._weights, self._last, self._scored = problem.weights_of_steps(), problem.steps, scored
         self.losses: list[Tensor] = []  # one for each scored step, [t] or []
-        self.correct: list[Tensor | None] = []
+        self.counts: list[Counts | None] = []
         self._objective: list[Tensor] = []
 
     def add(self, walk: Walk, step: int) -> None:
@@ -214,7 +214,7 @@ class Scores:
             logits, loss = walk.queries(self._x_qry, self._y_qry)
         if step in self._scored:
             self.losses.append(loss if step == self._last else loss.detach())
-            self.correct.append(walk.count_correct(logits, self._y_qry))
+            self.counts.append(walk.count(logits, self._y_qry))
         if weight:
             self._objective.append(loss if weight == 1 else weight * loss)
 
@@ -234,7 +234,7 @@ class Scores:
     def follow(self, first: Scores) -> None:
         """Put what was scored before in front."""
         self.losses = [*first.losses, *self.losses]
-        self.correct = [*first.correct, *self.correct]
+        self.counts = [*first.counts, *self.counts]
         self._objective = [*first._objective, *self._objective]
 
 

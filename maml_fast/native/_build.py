@@ -4,7 +4,9 @@ Killed processes leave nothing behind that a later one trips over:
 
 - one builder at a time works, under a file lock that the operating system releases when its holder dies;
 - it compiles in a private ``partial-*`` folder, which the next builder sweeps away;
-- a finished library appears in the cache by one atomic rename, its size written beside it.
+- a finished library appears in the cache by one atomic rename, its digest written beside it.
+
+A library is loaded only if it is what was written, and nobody else could have written it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -226,12 +229,26 @@ def _slug(compiler: Compiler) -> str:
 
 
 def _published(entry: Path) -> Path | None:
+    """The library of a folder in the cache, if it is whole and only this user, or root, can have put it there."""
     library = entry / f"{NAME}.so"
     try:
-        whole = library.stat().st_size == int((entry / _MARKER).read_text())
+        whole = _sha256(library) == (entry / _MARKER).read_text()
+        trusted = all(map(_is_ours, (entry, library, entry / _MARKER)))
     except (OSError, ValueError):
         return None
-    return library if whole else None
+    return library if whole and trusted else None
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file belongs to this user or to root, and not everybody may write to it."""
+    if not hasattr(os, "getuid"):  # not a POSIX system
+        return True
+    status = path.stat()
+    return status.st_uid in (0, os.getuid()) and not status.st_mode & stat.S_IWOTH
 
 
 @contextlib.contextmanager
@@ -335,11 +352,26 @@ def _publish(workshop: Path, entry: Path) -> None:
     staged = workshop / "staged"
     staged.mkdir()
     library = (workshop / f"{NAME}.so").rename(staged / f"{NAME}.so")
-    (staged / _MARKER).write_text(str(library.stat().st_size))
+    marker = staged / _MARKER
+    marker.write_text(_sha256(library))
+    for path, mode in ((library, 0o755), (marker, 0o644), (staged, 0o755)):
+        path.chmod(mode)
+        _sync(path)
     entry.parent.mkdir(exist_ok=True)
-    if entry.exists():  # torn, or to be replaced
+    if entry.exists():  # torn, not trusted, or to be replaced
         entry.rename(workshop / "replaced")
     staged.rename(entry)
+    _sync(entry.parent)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to disk, so that after a power cut it is there whole or not at all."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system may not sync folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.algorithms.protonet import DISTANCES
 from maml_fast.data.gpu_sampler import check_device
+from maml_fast.maml.arguments import MOST_STEPS
 from maml_fast.maml.chunks import TaskChunk, check_task_chunk
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
 from maml_fast.program.batch_norm import InnerBatchNorm
@@ -268,6 +269,19 @@ _LEAST: Mapping[str, int] = {
     "threads": 1,
     "image_size": 1,
 }
+_MOST: Mapping[str, int] = {  # beyond which a number is a slip of the hand, and takes all memory
+    "seed": 2**63 - 1,
+    "inner_steps": MOST_STEPS,
+    "eval_inner_steps": MOST_STEPS,
+    "image_size": 4096,
+    "hidden": 65536,
+    "threads": 1024,
+    "meta_batch_size": 1_000_000,
+    "k_shot": 1_000_000,
+    "k_query": 1_000_000,
+    "eval_episodes": 1_000_000_000,
+    "test_episodes": 1_000_000_000,
+}
 _OPTIONAL = (
     *("recipe", "eval_n_way", "eval_inner_steps", "threads", "image_size", "channels", "batch_norm"),
     *("first_order_iterations", "multi_step_iterations", "clip_value", "clip_norm", "cuda_graph"),
@@ -281,8 +295,8 @@ def _check_integer(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
-    if name == "seed" and value >= 2**63:
-        raise ValueError(f"seed must be below 2**63, got {value}")
+    if value > _MOST.get(name, value):
+        raise ValueError(f"{name} must be at most {_MOST[name]:,}, got {value}")
 
 
 def _check_number(name: str, value: Any, positive: bool) -> None:

@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -98,6 +99,11 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The state before it, for when that file is damaged."""
+        return self.path / "checkpoint-previous.pt"
+
+    @property
     def learning_curve(self) -> Path:
         """Accuracy and loss over the iterations."""
         return self.path / "learning_curve.png"
@@ -128,6 +134,24 @@ class RunFolder:
         with _naming(folder.path), tempfile.TemporaryFile(dir=folder.path):
             return folder
 
+    def take(self) -> None:
+        """Make the claimed folder this run's own: under the lock, where no other process can have written to it since.
+
+        What a run left that was stopped before its first checkpoint is removed.
+
+        Raises:
+            FileExistsError: another run has begun in it.
+        """
+        _refuse_if_occupied(self.path)
+        for name in _BEFORE_THE_FIRST_CHECKPOINT:
+            (self.path / name).unlink(missing_ok=True)
+
+    def give_back(self) -> None:
+        """Remove the folder again, if nothing is in it but the lock."""
+        with contextlib.suppress(OSError):
+            (self.path / _LOCK).unlink(missing_ok=True)
+            self.path.rmdir()
+
     @staticmethod
     def open(path: Path | str) -> RunFolder:
         """An existing run.
@@ -147,7 +171,7 @@ class RunFolder:
         """Hold the run for one process; the lock is the operating system's, so a killed process frees it."""
         import filelock
 
-        lock = filelock.FileLock(self.path / ".lock")
+        lock = filelock.FileLock(self.path / _LOCK)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -162,7 +186,7 @@ class RunFolder:
     def write_json(self, path: Path, content: Row) -> None:
         """Write one JSON document atomically, for people to read."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(path, (text + "\n").encode())
+        write_atomically(path, (text + "\n").encode(), make_folders=False)
 
     def read_config(self) -> Row:
         """``config.json``; ValueError naming the file when it is damaged."""
@@ -170,15 +194,21 @@ class RunFolder:
             content = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.config} is damaged ({error}); restore it, or start a new run") from None
-        if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict):
-            raise ValueError(f"{self.config} is damaged (no arguments in it); restore it, or start a new run")
+        kinds = {"arguments": dict, "data": dict, "sessions": list}
+        content = content if isinstance(content, dict) else {}
+        wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name, kind()), kind)]
+        if "arguments" not in content or wrong or not all(isinstance(each, dict) for each in content.get("sessions", ())):
+            what = f"{wrong[0]} is of another kind" if wrong else "no arguments in it"
+            raise ValueError(f"{self.config} is damaged ({what}); restore it, or start a new run")
         return content
 
     def save_checkpoint(self, state: Row) -> None:
-        """Write ``state``, made of tensors and plain types, atomically."""
+        """Write ``state``, made of tensors and plain types, atomically; the one before it is kept."""
         buffer = io.BytesIO()
         torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
-        write_atomically(self.checkpoint, buffer.getvalue())
+        if self.checkpoint.is_file():
+            write_atomically(self.previous_checkpoint, self.checkpoint.read_bytes(), make_folders=False)
+        write_atomically(self.checkpoint, buffer.getvalue(), make_folders=False)
 
     def load_checkpoint(self) -> Row:
         """The state that :meth:`save_checkpoint` wrote, on the CPU.
@@ -189,15 +219,21 @@ class RunFolder:
         """
         if not self.checkpoint.is_file():
             raise FileNotFoundError(
-                f"{self.checkpoint} is missing: the run stopped before its first checkpoint; start a new run"
+                f"{self.checkpoint} is missing: the run stopped before its first checkpoint; start it again by --out "
+                f"{self.path}"
             )
         try:
+            with zipfile.ZipFile(self.checkpoint) as archive:  # torch.load does not look at checksums
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} in it has another checksum")
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises half a dozen types for a damaged file
             reason = (str(error).splitlines() or [type(error).__name__])[0]
+            remedy = "restore it from a copy, or start a new run"
+            if self.previous_checkpoint.is_file():
+                remedy = f"put {self.previous_checkpoint.name} in its place, the one before it, and go on from there"
             raise ValueError(
-                f"{self.checkpoint} cannot be read, it is truncated or damaged ({reason}); "
-                "restore it from a copy, or start a new run"
+                f"{self.checkpoint} cannot be read, it is truncated or damaged ({reason}); {remedy}"
             ) from error
         if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
             raise ValueError(f"{self.checkpoint} is not a checkpoint of format {CHECKPOINT_FORMAT}; start a new run")
@@ -208,7 +244,7 @@ class RunFolder:
         """Tell any trouble inside, where a checkpoint is taken up, as one ValueError about the checkpoint."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"{self.checkpoint} does not fit {self.config.name} ({reason}); is it of another run?"
@@ -231,10 +267,20 @@ def _claim(path: Path) -> Path:
         raise FileExistsError(f"{path} is a file, not a folder; choose another --out")
     with _naming(path):
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.iterdir())
-    if occupied:
-        raise FileExistsError(f"{path} is not empty; choose another --out, or go on with that run by --resume {path}")
+        _refuse_if_occupied(path)
     return path
+
+
+_LOCK = ".lock"
+_BEFORE_THE_FIRST_CHECKPOINT = ("config.json", "metrics.jsonl")  # what a run writes until then
+
+
+def _refuse_if_occupied(path: Path) -> None:
+    """Raise unless a run may begin in a folder: one that is empty, or was left before a first checkpoint."""
+    harmless = (_LOCK, *_BEFORE_THE_FIRST_CHECKPOINT)
+    left = (entry.name for entry in path.iterdir())
+    if any(name not in harmless and not (name.startswith(".") and name.endswith(".part")) for name in left):
+        raise FileExistsError(f"{path} is not empty; choose another --out, or go on with that run by --resume {path}")
 
 
 def _claim_next(parent: Path, stem: str) -> Path:

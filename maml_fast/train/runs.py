@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,20 @@ from typing import Any
 import torch
 
 from maml_fast.train.config import TrainConfig
+from maml_fast.train.integrity import FREE_ON_RESUME, check_arguments
 from maml_fast.train.record import Row, RunFolder
 from maml_fast.train.schedule import SCHEDULES
-from maml_fast.train.trainer import Reporter, RunResult, Trainer, TrainingInterrupted, record_evaluation
+from maml_fast.train.trainer import (
+    Reporter,
+    RunResult,
+    Trainer,
+    TrainingInterrupted,
+    UnrecordedError,
+    record_evaluation,
+)
 from maml_fast.train.workbench import Workbench
 
 __all__ = ["Reporter", "RunResult", "TrainConfig", "TrainingInterrupted", "evaluate_run", "resume", "train"]
-
-# Arguments that a resumed run may change: they change no number in it (the native kernels give the same bits on any
-# number of threads), or only how far it goes.
-FREE_ON_RESUME = ("iterations", "root", "threads", "checkpoint_seconds", "test_episodes", "cuda_graph")
-
 
 def train(
     config: TrainConfig | None = None, *, out: Path | str | None = None, reporter: Reporter | None = None
@@ -40,17 +44,16 @@ def train(
     config = config or TrainConfig.for_dataset()
     reporter = reporter or Reporter()
     folder = RunFolder.create(out, config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s")
-    with _session(config):
+    with _session(config), folder.locked():
+        folder.take()
         try:
             trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)
         except BaseException:
-            with contextlib.suppress(OSError):
-                folder.path.rmdir()  # nothing is in it yet
+            folder.give_back()
             raise
-        with folder.locked():
-            folder.write_json(folder.config, trainer.describe())
-            trainer.save()
-            return trainer.run()
+        folder.write_json(folder.config, trainer.describe())
+        trainer.save()
+        return trainer.run()
 
 
 def resume(run: Path | str, *, reporter: Reporter | None = None, **changes: Any) -> RunResult:
@@ -152,4 +155,9 @@ def evaluate_run(
         bench.check_data(record, folder)
         with folder.fitting_checkpoint():
             bench.learner.load_state_dict(state["maml"])
-        return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)
+            check_arguments(state, record["arguments"])
+        try:
+            return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)
+        except UnrecordedError as unrecorded:  # the result is worth more than its file
+            warnings.warn(str(unrecorded), RuntimeWarning, stacklevel=2)
+            return unrecorded.row

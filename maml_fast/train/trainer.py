@@ -19,12 +19,13 @@ from maml_fast import native
 from maml_fast.train.board import Board
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.interrupts import Interrupts
+from maml_fast.train.integrity import check_arguments, check_optimizer_state, digest_of_arguments
 from maml_fast.train.meta_iteration import make_iterations
 from maml_fast.train.metrics import MetricsLog, cut_metrics
 from maml_fast.train.record import Row, RunFolder, describe_machine
 from maml_fast.train.workbench import Workbench
 
-__all__ = ["Reporter", "RunResult", "Trainer", "TrainingInterrupted", "record_evaluation"]
+__all__ = ["Reporter", "RunResult", "Trainer", "TrainingInterrupted", "UnrecordedError", "record_evaluation"]
 
 
 class Reporter:
@@ -80,6 +81,14 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
+class UnrecordedError(RuntimeError):
+    """An evaluation's result could not be written; the error holds it."""
+
+    def __init__(self, message: str, row: Row):
+        super().__init__(message)
+        self.row = row
+
+
 class Trainer:
     """One run while it goes: model, optimiser, position, and what is written about it."""
 
@@ -126,7 +135,9 @@ class Trainer:
         """Take up the state of a checkpoint, and drop what was recorded after it."""
         self.bench.check_data(record, self.folder)
         with self.folder.fitting_checkpoint():
+            check_arguments(state, record["arguments"])
             self.bench.learner.load_state_dict(state["maml"])
+            check_optimizer_state(self.optimizer, state["optimizer"], state["iteration"])
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["torch_rng"])
             if self.config.device == "cuda":
@@ -146,6 +157,7 @@ class Trainer:
             "maml": self.bench.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            "arguments_sha256": digest_of_arguments(self.config.arguments()),
         }
         if self.config.device == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state()
@@ -255,7 +267,8 @@ class Trainer:
 def _warn_of_changes(sessions: list[Row], now: Row) -> None:
     """A resumed run is bitwise the unbroken one only where the same code computes it."""
     changes = []
-    for name in ("backend", "torch", "processor"):
+    bitwise = str(now["backend"]).startswith("native")  # whose sums are the same on any number of threads
+    for name in ("backend", "torch", "processor", *(() if bitwise else ("threads",))):
         before = sessions[-1].get(name) if sessions else now[name]
         if before != now[name]:
             changes.append(f"{name} {before} -> {now[name]}")
@@ -268,7 +281,11 @@ def _warn_of_changes(sessions: list[Row], now: Row) -> None:
 def record_evaluation(
     bench: Workbench, folder: RunFolder, iteration: int, split: str, episodes: int, seed: int | None = None
 ) -> Row:
-    """Evaluate, and write the result into the run folder."""
+    """Evaluate, and write the result into the run folder.
+
+    Raises:
+        UnrecordedError: the folder can't be written.
+    """
     seed = bench.config.seed if seed is None else seed
     row = {
         "iteration": iteration,
@@ -276,5 +293,8 @@ def record_evaluation(
         "seed": seed,
         "backend": native.backend().name,
     }
-    folder.write_json(folder.evaluation(split, row["inner_steps"], seed), row)
+    try:
+        folder.write_json(folder.evaluation(split, row["inner_steps"], seed), row)
+    except RuntimeError as error:
+        raise UnrecordedError(f"the result is not recorded: {error}", row) from error
     return row

@@ -5,6 +5,7 @@ import multiprocessing
 import operator
 import os
 import pickle
+import re
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -277,3 +278,44 @@ def test_a_mapped_bank_reaches_a_spawned_process(npy):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         theirs = pool.submit(operator.getitem, ImageBank.from_npy(npy), 1).result()  # a function a child can import
     np.testing.assert_array_equal(theirs, pixels()[1])
+
+
+BRIGHTNESS = np.linspace(0, 1, 40).reshape(1, 1, 1, 4, 10)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        BRIGHTNESS > 0.5,
+        BRIGHTNESS.astype(np.float16),
+        BRIGHTNESS.astype(np.float32),
+        BRIGHTNESS * 2 - 1,
+        BRIGHTNESS * 255,
+        BRIGHTNESS * 65535,
+        (BRIGHTNESS > 0.5).astype(np.int8),
+        (BRIGHTNESS * 255).astype(np.int16),
+        (BRIGHTNESS * 4095).astype(np.uint16),
+        (BRIGHTNESS * 65535).astype(np.uint16),
+        (BRIGHTNESS * 65535).astype(np.int64),
+        (BRIGHTNESS * 65535 - 32768).astype(np.int16),
+        BRIGHTNESS * 4.6 - 2.1,  # normalised by mean and deviation
+    ],
+    ids=lambda array: f"{array.dtype} {array.min():g} to {array.max():g}",
+)
+def test_the_advice_for_other_pixels_runs_and_keeps_them(array):
+    with pytest.raises(TypeError, match="pixels must be uint8") as refused:
+        ImageBank.from_array(array)
+    advice = re.search(r"save (.*) instead", str(refused.value))
+    assert advice is not None
+    done = eval(advice[1], {"array": array, "np": np})
+    assert done.dtype == np.uint8
+    assert np.abs(done.astype(float) - 255 * BRIGHTNESS).max() < (2 if array.max() > 1 or array.min() < 0 else 128)
+    assert np.corrcoef(done.ravel().astype(float), array.ravel().astype(float))[0, 1] > 0.999
+    assert (done.min(), done.max()) == (0, 255)
+    ImageBank.from_array(done)
+
+
+@pytest.mark.parametrize("array", [BRIGHTNESS * np.nan, BRIGHTNESS + np.inf, BRIGHTNESS.astype(complex)])
+def test_pixels_that_no_advice_is_for(array):
+    with pytest.raises(TypeError, match="pixels must be uint8, numbers from 0 to 255; got"):
+        ImageBank.from_array(array)

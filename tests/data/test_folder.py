@@ -216,3 +216,36 @@ def test_load_takes_the_folders_train_and_test(many, tmp_path):
     picture(0).save(parted / "test" / "c0" / "1.png")
     with pytest.raises(ValueError, match="class 'c0' of split 'folders' is in train and again in test"):
         data.load("folder", parted)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "val", "test"), ("training", "valid", "testing"), ("Train", "validation", "TEST"), ("train", "dev", "test")],
+)
+def test_parts_have_any_of_their_usual_names(train, val, test, tmp_path):
+    for part, name in ((train, "a"), (val, "b"), (test, "c")):
+        (tmp_path / part / name).mkdir(parents=True)
+        picture(1).save(tmp_path / part / name / "0.png")
+    loaded = data.load("folder", tmp_path, image_size=8, say=pytest.fail)
+    assert {part: bank.class_names for part, bank in loaded.items()} == {"train": ("a",), "val": ("b",), "test": ("c",)}
+
+
+def test_what_lies_beside_the_parts_is_named(tmp_path):
+    for part in ("train", "test", "unlabelled"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        picture(1).save(tmp_path / part / "a" / "0.png")
+    lines = []
+    with pytest.raises(ValueError, match="'a'"):  # a class in two parts
+        data.load("folder", tmp_path, image_size=8, say=lines.append)
+    (tmp_path / "test" / "a").rename(tmp_path / "test" / "b")
+    lines.clear()
+    data.load("folder", tmp_path, image_size=8, say=lines.append)
+    assert lines == [f"left out 1 entries of {tmp_path} beside train, test, such as unlabelled"]
+
+
+def test_a_part_under_two_names_is_an_error(tmp_path):
+    for part in ("train", "val", "validation", "test"):
+        (tmp_path / part / part).mkdir(parents=True)
+        picture(1).save(tmp_path / part / part / "0.png")
+    with pytest.raises(ValueError, match="holds val and validation, which both mean val; remove one"):
+        data.load("folder", tmp_path, image_size=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -278,12 +279,14 @@ def test_a_damaged_npz(damage, root):
 BAD_LISTS = {
     "other columns": ("name,label\na.png,a\n", "must name the columns filename,label; it names .'name', 'label'"),
     "no header": ("ntrain0000000.png,a\n", "must name the columns"),
-    "empty": ("", "must name the columns filename,label; it names None"),
+    "empty": ("", "must name the columns filename,label; it names \\[\\]"),
     "no rows": ("filename,label\n", "it names no pictures"),
     "no label": ("filename,label\nntrain0000000.png,\n", "line 2 lacks a filename or a label"),
     "short row": ("filename,label\nntrain0000000.png\n", "line 2 lacks a filename or a label"),
     "twice": ("filename,label\nx.png,a\nx.png,b\n", r"line 3 names x\.png again"),
     "open quote": ('filename,label\n"x.png,a\n', "train.csv cannot be used"),
+    "outside": ("filename,label\n../../secret.png,a\n", r"line 2 names \.\./\.\./secret\.png, which is not inside"),
+    "absolute": ("filename,label\n/etc/secret.png,a\n", "line 2 names /etc/secret.png, which is not inside"),
     "no text": (b"filename,label\n\xff\xfe.png,a\n", "train.csv cannot be used: .*decode"),
 }
 
@@ -313,6 +316,33 @@ def test_a_list_with_more_columns_and_a_byte_order_mark(root):
     text = "\n".join(f"{i},{line}" for i, line in enumerate(lines)).replace("0,filename", "\ufefforder,filename")
     (root / "val.csv").write_text(text, encoding="utf-8")
     np.testing.assert_array_equal(load("mini-imagenet", root, image_size=8)["val"].images, before.images)
+
+
+def test_blanks_and_line_ends_of_a_list_mean_nothing(root):
+    write_lists(root, tiny_parts(8))
+    before = load("mini-imagenet", root, image_size=8)["val"]
+    text = (root / "val.csv").read_text()
+    (root / "val.csv").write_bytes(text.replace(",", " , ").replace("\n", " \r\n").encode())
+    after = load("mini-imagenet", root, image_size=8)["val"]
+    assert after.class_names == before.class_names
+    np.testing.assert_array_equal(after.images, before.images)
+
+
+@pytest.mark.parametrize("spelling", ["valid", "validation", "dev", "Val"])
+def test_validation_has_many_names(spelling, root):
+    write_folders(root, tiny_parts(8))
+    before = load("cub", root, image_size=8)["val"]
+    (root / "val").rename(root / "moved")  # first, where case does not count
+    (root / "moved").rename(root / spelling)
+    assert load("cub", root, image_size=8)["val"].class_names == before.class_names
+
+
+def test_a_small_npz_that_asks_for_gigabytes(root):
+    write_arrays(root, tiny_parts(8))
+    with zipfile.ZipFile(root / "train.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", bytes(50_000_000))
+    with pytest.raises(ValueError, match=r"train\.npz cannot be read as a \.npz: it asks for 50,000,000 bytes"):
+        load("cub", root)
 
 
 def test_a_damaged_picture_is_named_and_leaves_no_bank(root, cache):

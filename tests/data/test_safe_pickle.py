@@ -6,6 +6,7 @@ import base64
 import collections
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,28 @@ def test_refused(content, message, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x\.pkl"):
         read_pickle(tmp_path / "x.pkl")
+
+
+def test_what_is_shared_is_finished_once(tmp_path):
+    """A few lists of lists that share lists are more leaves than a machine has memory for."""
+    shared: list = [1, 2]
+    for _ in range(60):
+        shared = [shared, shared]
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps(shared))
+    found = read_pickle(tmp_path / "bomb.pkl")
+    assert found[0] is found[1]
+
+
+def test_what_holds_itself_is_finished(tmp_path):
+    ring: list = []
+    ring.append(ring)
+    (tmp_path / "ring.pkl").write_bytes(pickle.dumps(ring))
+    found = read_pickle(tmp_path / "ring.pkl")
+    assert found[0] is found
+
+
+def test_a_number_of_a_value_takes_no_memory(tmp_path):
+    (tmp_path / "bomb.pkl").write_bytes(pickle.PROTO + b"\x02" + b"]" + b"r" + (2**32 - 1).to_bytes(4, "little") + b".")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_pickle(tmp_path / "bomb.pkl") == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -151,18 +152,54 @@ def test_two_processes_that_start_together_build_once(csrc, cache, scripted_comp
     assert sum("building native kernels" in output for output in outputs) == 1
 
 
-def test_damaged_library_is_built_again(fresh, csrc, built):
-    shutil.copytree(built[1], fresh)
-    (library,) = fresh.rglob("*.so")
-    size = library.stat().st_size
+def cut_short(library: Path) -> None:
+    library.write_bytes(library.read_bytes()[:-1])
 
-    library.write_bytes(b"\0" * (size - 1))  # cut short: seen by its size
-    report = _build.ensure(csrc, fresh)
+
+def flip_a_bit(library: Path) -> None:
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    library.write_bytes(content)
+
+
+def give_away(library: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(library, 12345, -1)
+
+
+TAMPERED = {
+    "cut short": cut_short,
+    "a bit": flip_a_bit,
+    "everybody may write to it": lambda library: library.chmod(0o777),
+    "everybody may write to its folder": lambda library: library.parent.chmod(0o777),
+    "somebody else's": give_away,
+    "no digest": lambda library: (library.parent / "complete").unlink(),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_library_that_may_be_another_is_never_loaded(what, csrc, built, cache):
+    shutil.copytree(built[1], cache)
+    (library,) = cache.rglob("*.so")
+    copy = library.read_bytes()
+    library.unlink()  # this process may have mapped it
+    library.write_bytes(copy)
+    assert _build.ensure(csrc, cache).cached
+    TAMPERED[what](library)
+    report = _build.ensure(csrc, cache)
     assert not report.cached
     assert answer(report.path) == 42
+    assert _build.ensure(csrc, cache).cached
 
-    library.unlink()  # this process has mapped it
-    library.write_bytes(b"\0" * size)  # of the right size, but no library: seen when it does not load
+
+def test_a_library_that_does_not_load_is_built_again(fresh, csrc, built):
+    """Because the system has changed under it, say."""
+    shutil.copytree(built[1], fresh)
+    (library,) = fresh.rglob("*.so")
+    library.unlink()
+    library.write_bytes(bytes(10_000))
+    (library.parent / "complete").write_text(hashlib.sha256(bytes(10_000)).hexdigest())
     module = native.library()
     assert module is not None
     assert module.answer() == 42

@@ -2,11 +2,14 @@
 // Hessian product.
 //
 // z = f V^T + c,  p = softmax(z),  loss = mean of -log p[label],  dz = (p - onehot) / N
+//
+// Images whose label is kIgnored do not count: N is the number of the others.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
+#include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/rows.h"
 
@@ -17,7 +20,8 @@ template <typename Scalar>
 struct Classifier {
   const RowKernels<Scalar>& rows;
   int64_t images, features, classes;
-  const Scalar* weight;  // [classes][features]
+  const int64_t* labels;  // [images]
+  const Scalar* weight;   // [classes][features]
   const Scalar* bias;    // [classes], or null
 
   struct Score {
@@ -25,8 +29,8 @@ struct Classifier {
     int64_t correct;
   };
 
-  // Softmax probabilities and the loss's gradient at the logits, both [images][classes].
-  Score Forward(const Scalar* f, const int64_t* labels, Scalar* probabilities, Scalar* grad_logits) const {
+  // Softmax probabilities and the loss's gradient at the logits, both [images][classes]: 0 where images are ignored.
+  Score Forward(const Scalar* f, Scalar* probabilities, Scalar* grad_logits) const {
     Scalar* logits = grad_logits;
     for (int64_t n = 0; n < images; ++n) {
       for (int64_t o = 0; o < classes; ++o) logits[n * classes + o] = bias == nullptr ? Scalar{0} : bias[o];
@@ -34,16 +38,22 @@ struct Classifier {
     rows.add_dots(f, images, weight, classes, features, logits);
     double loss = 0;
     int64_t correct = 0;
+    const int64_t counted = Counted();
     for (int64_t n = 0; n < images; ++n) {
       const int64_t at = n * classes;
+      if (labels[n] == kIgnored) {
+        std::fill_n(probabilities + at, classes, Scalar{0});
+        std::fill_n(grad_logits + at, classes, Scalar{0});
+        continue;
+      }
       correct += Largest(logits + at) == labels[n];
       loss += CrossEntropy(logits + at, labels[n], probabilities + at);
       for (int64_t o = 0; o < classes; ++o) {
         const Scalar target = o == labels[n] ? 1 : 0;
-        grad_logits[at + o] = (probabilities[at + o] - target) / static_cast<Scalar>(images);
+        grad_logits[at + o] = (probabilities[at + o] - target) / static_cast<Scalar>(counted);
       }
     }
-    return {static_cast<Scalar>(loss / static_cast<double>(images)), correct};
+    return {static_cast<Scalar>(loss / static_cast<double>(counted)), correct};
   }
 
   // grad_f and grad_bias may be null.
@@ -84,6 +94,8 @@ struct Classifier {
   }
 
  private:
+  int64_t Counted() const { return images - std::count(labels, labels + images, kIgnored); }
+
   // As torch.argmax: the first of the largest, and NaN above all.
   int64_t Largest(const Scalar* logits) const {
     int64_t largest = 0;
@@ -103,10 +115,11 @@ struct Classifier {
 
   // A gradient at dz becomes one at z, in place.
   void ThroughSoftmax(const Scalar* probabilities, Scalar* g) const {
+    const auto counted = static_cast<Scalar>(std::max<int64_t>(1, Counted()));
     for (int64_t n = 0; n < images; ++n, probabilities += classes, g += classes) {
       Scalar mean = 0;
       for (int64_t o = 0; o < classes; ++o) mean += probabilities[o] * g[o];
-      for (int64_t o = 0; o < classes; ++o) g[o] = probabilities[o] * (g[o] - mean) / static_cast<Scalar>(images);
+      for (int64_t o = 0; o < classes; ++o) g[o] = probabilities[o] * (g[o] - mean) / counted;
     }
   }
 

@@ -69,8 +69,12 @@ class HeadLoop {
   int64_t LogitsSize(int64_t images) const { return images * net_.classes; }       // of one task
   int64_t FeaturesSize(int64_t images) const { return images * net_.Features(); }  // of one task
 
-  Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, int64_t images, int64_t task) const {
-    return {batch_.kernels.rows,       images, net_.Features(), net_.classes, weights.At(weight_).Of(task),
+  // `labels` are those of all tasks here.
+  Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, const int64_t* labels, int64_t images,
+                                  int64_t task) const {
+    return {batch_.kernels.rows,          images,
+            net_.Features(),              net_.classes,
+            labels + task * images,       weights.At(weight_).Of(task),
             weights.At(bias_).Of(task)};
   }
 
@@ -93,12 +97,11 @@ class HeadLoop {
 
   void SupportGradient(const ImageSet<Scalar>& support, const Scalar* features, const State& state,
                        int64_t task) const {
-    const auto classifier = ClassifierOf(state.weights, support.images, task);
+    const auto classifier = ClassifierOf(state.weights, support.labels, support.images, task);
     const WeightGradients<Scalar> taken{state.taken, tasks_, nullptr};
     const int64_t logits = task * LogitsSize(support.images);
     const Scalar* f = features + task * FeaturesSize(support.images);
-    classifier.Forward(f, support.labels + task * support.images, state.probabilities + logits,
-                       state.grad_logits + logits);
+    classifier.Forward(f, state.probabilities + logits, state.grad_logits + logits);
     classifier.Backward(f, state.grad_logits + logits, nullptr, taken.OfTask(weight_, task), taken.OfTask(bias_, task));
   }
 
@@ -119,11 +122,10 @@ class HeadLoop {
                  const Weights<Scalar>& weights, Scalar* gradient, int64_t task) const {
     ArenaScope arena;
     const int64_t logits = LogitsSize(query.images), features = FeaturesSize(query.images);
-    const auto classifier = ClassifierOf(weights, query.images, task);
+    const auto classifier = ClassifierOf(weights, query.labels, query.images, task);
     const Scalar* f = pass.Features() + task * features;
     auto* grad_logits = arena.Array<Scalar>(logits);
-    const auto score =
-        classifier.Forward(f, query.labels + task * query.images, arena.Array<Scalar>(logits), grad_logits);
+    const auto score = classifier.Forward(f, arena.Array<Scalar>(logits), grad_logits);
     const int64_t at = row * args_.tasks + first_ + task;
     args_.losses[at] = score.loss;
     args_.correct[at] = score.correct;
@@ -166,7 +168,7 @@ class HeadLoop {
     auto* product_f = arena.Array<Scalar>(features);
     for (int64_t task = 0; task < tasks_; ++task) {
       const int64_t logits = task * LogitsSize(images);
-      ClassifierOf(state.weights, images, task)
+      ClassifierOf(state.weights, args_.y_spt + first_ * images, images, task)
           .HessianProduct(pass.Features() + task * features, state.probabilities + logits, state.grad_logits + logits,
                           nullptr, direction.At(weight_).Of(task), direction.At(bias_).Of(task), product_f,
                           product.OfTask(weight_, task), product.OfTask(bias_, task));

@@ -47,9 +47,9 @@ class NetPass {
   void Forward(const Weights<Scalar>& weights, Scalar* losses, int64_t* correct) {
     ForwardToFeatures(weights);
     for (int64_t task = 0; task < tasks_; ++task) {
-      const auto score = ClassifierOf(weights, task)
-                             .Forward(OfTask(features_, task), set_.labels + task * set_.images,
-                                      LogitsOf(probabilities_, task), LogitsOf(grad_logits_, task));
+      const auto score =
+          ClassifierOf(weights, task)
+              .Forward(OfTask(features_, task), LogitsOf(probabilities_, task), LogitsOf(grad_logits_, task));
       losses[task] = score.loss;
       correct[task] = score.correct;
     }
@@ -131,6 +131,7 @@ class NetPass {
             set_.images,
             net_.Features(),
             net_.classes,
+            set_.labels + task * set_.images,
             weights.At(net_.classifier).Of(task),
             weights.At(net_.classifier_bias).Of(task)};
   }
