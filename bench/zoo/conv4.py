@@ -168,7 +168,7 @@ def groups_of_eight(channels: int) -> nn.Module:
     return nn.GroupNorm(channels // 8, channels)
 
 
-OMNIGLOT = Size({}, classes(5, 1, 28, 28), support=5, queries=75, tasks=32, steps=1)
+OMNIGLOT = Size({}, classes(5, 1, 28, 28), support=5, queries=75, tasks=8, steps=1)
 SMALL = Size({"hidden": 8, "image_size": 16}, classes(5, 1, 16, 16), support=5, queries=7, tasks=2, steps=2)
 OF_28 = Size({"hidden": 8}, classes(5, 1, 28, 28), support=5, queries=7, tasks=2, steps=2)
 MINI_IMAGENET = Size(

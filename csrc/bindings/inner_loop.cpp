@@ -239,7 +239,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
       "inner_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] blocks, float[] eps, "
       "int[] head, Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, "
       "bool second_order, int tasks_at_once, int steps_kept, bool needs_gradient) "
-      "-> (Tensor objective, Tensor losses, Tensor correct, Tensor predictions, Tensor[] gradient, Tensor[] rate_gradient)");
+      "-> (Tensor objective, Tensor losses, Tensor correct, Tensor predictions, Tensor[] gradient, Tensor[] "
+      "rate_gradient)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) { m.impl("inner_loops", TORCH_BOX(&InnerLoops)); }

@@ -95,7 +95,7 @@ class Reptile(MetaLearner):
         trainings = enumerate(self._train(x_spt, y_spt, steps))
         scores = [self._score(training.fast, x_qry, y_qry, "y_qry") for step, training in trainings if step in scored]
         correct = [score.correct for score in scores if score.correct is not None]
-        return TaskResults(torch.cat([score.losses for score in scores]), torch.cat(correct), y_qry.shape[1])
+        return TaskResults(torch.cat([score.losses for score in scores]), torch.cat(correct), scores[-1].predictions)
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
         """Every task's weights after training on its support set; plain tensors."""

@@ -102,8 +102,9 @@ class MetaLearner(nn.Module):
 
 
 def _accuracies(results: TaskResults) -> np.ndarray[Any, np.dtype[np.float64]]:
-    assert results.accuracies is not None  # the loss is cross-entropy
-    return results.accuracies.mean(dim=1).cpu().numpy()
+    assert results.correct is not None  # the loss is cross-entropy
+    assert results.predictions is not None
+    return results.correct.sum(dim=1).cpu().numpy() / int(results.predictions.sum())
 
 
 def _rename_tutorial_keys(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

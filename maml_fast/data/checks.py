@@ -66,9 +66,7 @@ def check_types(episodes: Episodes, classification: bool) -> None:
         raise ValueError(f"all four must be on one device, got {', '.join(map(str, devices))}; use Episodes.to(device)")
 
 
-def check_values(
-    episodes: Episodes, n_way: int | None, classification: bool, ignored: int | None = None
-) -> None:
+def check_values(episodes: Episodes, n_way: int | None, classification: bool, ignored: int | None = None) -> None:
     """Raise ValueError where a value is NaN or infinite, or a label out of range and not the one that is ignored."""
     for name, tensor in zip(episodes._fields, episodes, strict=True):
         if tensor.is_floating_point():

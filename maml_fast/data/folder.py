@@ -78,8 +78,8 @@ def load_folder(options: Options) -> DataSet:
     """Load data set "folder".
 
     Where `root` holds the folders ``train`` and ``test`` (and perhaps ``val``) of class folders, by any of their usual
-    names (``training``, ``valid``, ``validation``, ``dev``, ``testing``), they are its parts. Otherwise its classes are split: by the split files in folder `split`, or by chance, four fifths for training, as
-    `seed` says.
+    names (``training``, ``valid``, ``validation``, ``dev``, ``testing``), they are its parts. Otherwise its classes are
+    split: by the split files in folder `split`, or by chance, four fifths for training, as `seed` says.
     """
     options.allow("folder", "root", "split", "image_size", "channels", "seed")
     root = options.the_root("folder", "a folder of class folders of pictures")

@@ -83,7 +83,8 @@ def _recognise(name: str, kind: _Kind, root: Path) -> tuple[_Layout, dict[str, P
             return layout, paths
     there = ", ".join(path.name for paths in found.values() for path in paths.values())
     raise FileNotFoundError(
-        f"{root} does not hold {name}: looked for {_alternatives(kind)} (val may be missing, or be called valid, validation or dev); "
+        f"{root} does not hold {name}: looked for {_alternatives(kind)} (val may be missing, or be called valid, "
+        "validation or dev); "
         f"found {f'only {there}' if there else 'none of them'}"
     )
 

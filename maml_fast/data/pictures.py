@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 __all__ = ["MOST_PIXELS", "decode", "fitted", "has_more_frames"]
 
 # Pillow knows others too, some of which start programs, whatever a file is called.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MOST_PIXELS = 64_000_000  # of a picture: it takes up to 12 bytes for each of them
 
 
@@ -67,7 +67,7 @@ def has_more_frames(source: Path) -> bool:
     try:
         with _opened(source) as image:
             return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-    except Exception:  # noqa: BLE001 - Pillow's decoders raise errors of many kinds, and `decode` tells them
+    except Exception:
         return False
 
 

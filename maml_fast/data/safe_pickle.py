@@ -34,10 +34,10 @@ def read_pickle(path: Path) -> Any:
         try:
             return _finished(_Reader(file, encoding="latin1").load(), {})
         except Exception as error:  # a damaged pickle raises errors of many kinds
-            raise ValueError(f"{path} cannot be read as a pickle: {error or type(error).__name__}") from error
+            raise ValueError(f"{path} cannot be read as a pickle: {str(error) or type(error).__name__}") from error
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+class _Reader(pickle._Unpickler):
     """Python's own reader in Python: that in C makes room for as many values as a pickle says that it numbers."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -134,11 +134,14 @@ def _finished(value: Any, known: dict[int, Any]) -> Any:
     if not isinstance(value, dict | list | tuple):
         return value
     if id(value) not in known:
-        made: dict[Any, Any] | list[Any]
+        known[id(value)] = _UNFINISHED
         if isinstance(value, dict):
-            made = known[id(value)] = {}
-            made.update((key, _finished(item, known)) for key, item in value.items())
+            known[id(value)] = {key: _finished(item, known) for key, item in value.items()}
         else:
-            made = known[id(value)] = []
-            made.extend(_finished(item, known) for item in value)
+            known[id(value)] = [_finished(item, known) for item in value]
+    if known[id(value)] is _UNFINISHED:
+        raise ValueError("it holds a list or dict that holds itself")
     return known[id(value)]
+
+
+_UNFINISHED = object()

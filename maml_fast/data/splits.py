@@ -129,8 +129,9 @@ def read_split(folder: Path) -> Split:
 
     Two forms are known, and both are in use for Vinyals' split of Omniglot:
 
-    - ``train.txt``, ``val.txt`` (or ``valid``, ``validation``, ``dev``), ``test.txt``: one class per line, ``Alphabet/characterNN``; a turn after it
-      (``/rot090``) is dropped, since rotations are drawn by the sampler (jakesnell/prototypical-networks);
+    - ``train.txt``, ``val.txt`` (or ``valid``, ``validation``, ``dev``), ``test.txt``: one class per line,
+      ``Alphabet/characterNN``; a turn after it (``/rot090``) is dropped, since rotations are drawn by the sampler
+      (jakesnell/prototypical-networks);
     - ``train.json``, ``val.json``, ``test.json``: ``{"background": {"Alphabet": ["characterNN", ...]}, "evaluation":
       ...}`` (tristandeleu/pytorch-meta).
 

@@ -81,10 +81,10 @@ class MAML(MetaLearner):
         inner_steps: gradient steps on the support set.
         order: 2 differentiates through the inner gradients, 1 takes them as constants (FOMAML).
         loss_fn: ``loss_fn(logits [N, ...], targets [N, ...]) -> scalar`` of one task, for the inner and the outer loss.
-        metric: which predictions are right: a function ``metric(logits [N, ...], targets [N, ...]) -> bool [...]`` of one
-            task; ``"accuracy"``: those whose largest logit along dimension 1 is the label's; ``None``: nothing is
-            judged. ``"auto"`` is accuracy under cross-entropy (``F.cross_entropy``, ``nn.CrossEntropyLoss``, partials of
-            them) and ``None`` under any other loss. Ignored labels (-100, or ``ignore_index``) do not count.
+        metric: which predictions are right: a function ``metric(logits [N, ...], targets [N, ...]) -> bool [...]`` of
+            one task; ``"accuracy"``: those whose largest logit along dimension 1 is the label's; ``None``: nothing is
+            judged. ``"auto"`` is accuracy under cross-entropy (``F.cross_entropy``, ``nn.CrossEntropyLoss``, partials
+            of them) and ``None`` under any other loss. Ignored labels (-100, or ``ignore_index``) do not count.
         adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), ``"body"`` all
             others (BOIL), a list of names, prefixes and globs, or a function ``name -> bool``. What does not adapt is
             shared by the tasks and meta-learned.

@@ -96,8 +96,13 @@ def cut_metrics(path: Path, iteration: int) -> list[Row]:
     """
     rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
     done = [row["iteration"] for row in rows if "accuracy" not in row]
+    evaluated = [row["iteration"] for row in rows if "accuracy" in row]
+    if evaluated != sorted(set(evaluated)):
+        raise ValueError(f"{path} holds evaluations twice or out of order; restore it from a copy, or start a new run")
     if done != list(range(1, iteration + 1)):
-        wrong = next((i for i, (a, b) in enumerate(zip(done, range(1, iteration + 1), strict=False), 1) if a != b), None)
+        wrong = next(
+            (i for i, (a, b) in enumerate(zip(done, range(1, iteration + 1), strict=False), 1) if a != b), None
+        )
         first = len(done) + 1 if wrong is None else wrong
         raise ValueError(
             f"{path} does not hold every iteration up to the checkpoint's {iteration} once and in order, iteration "

@@ -197,7 +197,11 @@ class RunFolder:
         kinds = {"arguments": dict, "data": dict, "sessions": list}
         content = content if isinstance(content, dict) else {}
         wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name, kind()), kind)]
-        if "arguments" not in content or wrong or not all(isinstance(each, dict) for each in content.get("sessions", ())):
+        if (
+            "arguments" not in content
+            or wrong
+            or not all(isinstance(each, dict) for each in content.get("sessions", ()))
+        ):
             what = f"{wrong[0]} is of another kind" if wrong else "no arguments in it"
             raise ValueError(f"{self.config} is damaged ({what}); restore it, or start a new run")
         return content
@@ -235,7 +239,8 @@ class RunFolder:
             raise ValueError(
                 f"{self.checkpoint} cannot be read, it is truncated or damaged ({reason}); {remedy}"
             ) from error
-        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        known = isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT
+        if not known or type(state.get("iteration")) is not int:
             raise ValueError(f"{self.checkpoint} is not a checkpoint of format {CHECKPOINT_FORMAT}; start a new run")
         return state
 

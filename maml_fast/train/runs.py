@@ -27,6 +27,7 @@ from maml_fast.train.workbench import Workbench
 
 __all__ = ["Reporter", "RunResult", "TrainConfig", "TrainingInterrupted", "evaluate_run", "resume", "train"]
 
+
 def train(
     config: TrainConfig | None = None, *, out: Path | str | None = None, reporter: Reporter | None = None
 ) -> RunResult:

@@ -18,8 +18,8 @@ import torch
 from maml_fast import native
 from maml_fast.train.board import Board
 from maml_fast.train.config import TrainConfig
-from maml_fast.train.interrupts import Interrupts
 from maml_fast.train.integrity import check_arguments, check_optimizer_state, digest_of_arguments
+from maml_fast.train.interrupts import Interrupts
 from maml_fast.train.meta_iteration import make_iterations
 from maml_fast.train.metrics import MetricsLog, cut_metrics
 from maml_fast.train.record import Row, RunFolder, describe_machine

@@ -151,7 +151,7 @@ def test_parity_is_judged_on_less() -> None:
     few = replace(WORKLOADS[0]).for_parity()
     assert (few.meta_batch_size, few.size.queries, few.net) == (4, 7, "conv4")
     assert len(few.episodes().x_qry[0]) == 7
-    assert WORKLOADS[0].meta_batch_size == 32
+    assert WORKLOADS[0].meta_batch_size == 8
 
 
 def zoo_record() -> dict:

@@ -167,7 +167,7 @@ def test_bad_folder(make, message, root):
 def test_bad_options(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing"):
         read_folder(tmp_path / "missing")
-    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="image_size must be from 1 to 4096, got 0"):
         read_folder(root, 0)
     with pytest.raises(ValueError, match="channels must be 'L' or 'RGB', got 'RGBA'"):
         read_folder(root, channels="RGBA")
@@ -220,7 +220,12 @@ def test_load_takes_the_folders_train_and_test(many, tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "val", "test"), ("training", "valid", "testing"), ("Train", "validation", "TEST"), ("train", "dev", "test")],
+    [
+        ("train", "val", "test"),
+        ("training", "valid", "testing"),
+        ("Train", "validation", "TEST"),
+        ("train", "dev", "test"),
+    ],
 )
 def test_parts_have_any_of_their_usual_names(train, val, test, tmp_path):
     for part, name in ((train, "a"), (val, "b"), (test, "c")):

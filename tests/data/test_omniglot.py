@@ -156,7 +156,7 @@ def test_a_prepared_file_of_another_shape_is_refused(tiny_pixels, tmp_path):
     with pytest.raises(ValueError, match=r"4 classes x 3 images of \(1, 28, 28\), but Omniglot has 5 x 3"):
         read_omniglot(tmp_path, layout=TINY)
     np.save(tmp_path / "omniglot.npy", tiny_pixels / 255)
-    with pytest.raises(TypeError, match=r"omniglot.npy: pixels must be uint8, got float64; save \(array \* 255\)"):
+    with pytest.raises(TypeError, match=r"omniglot.npy: pixels must be uint8, got float64 .*; save \(array \* 255"):
         read_omniglot(tmp_path, layout=TINY)
     os.truncate(tmp_path / "omniglot.npy", 1000)
     with pytest.raises(ValueError, match=r"omniglot.npy is cut short"):

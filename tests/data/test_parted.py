@@ -382,7 +382,7 @@ def test_bad_options(root):
     }.items():
         with pytest.raises(ValueError, match=message):
             load("cub", root, **{option: 1 if option == "seed" else "x"})
-    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="image_size must be from 1 to 4096, got 0"):
         load("cub", root, image_size=0)
     with pytest.raises(ValueError, match="channels must be 'L' or 'RGB', got 'CMYK'"):
         load("cub", root, channels="CMYK")

@@ -59,5 +59,7 @@ def test_programs_called_pictures_are_not_started(tmp_path: Path) -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     Image.new("1", (13_000, 7_000)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a.png cannot be used: has 13000 x 7000 pixels, more than 64,000,000; shrink"):
+    with pytest.raises(
+        ValueError, match=r"a.png cannot be used: has 13000 x 7000 pixels, more than 64,000,000; shrink"
+    ):
         pictures.decode(tmp_path / "a.png", "a.png", "L", 8)

@@ -115,11 +115,11 @@ REFUSED = {
         "cannot be read as a pickle: 1",
     ),
     "too few bytes": (pickle.dumps(IMAGES, 4).replace(b"K\x04K\x02K\x02K\x03", b"K\x04K\x02K\x02K\x04"), "48 bytes"),
-    "cut short": (pickle.dumps(IMAGES, 4)[:-20], "truncated"),
-    "empty": (b"", "Ran out of input"),
+    "cut short": (pickle.dumps(IMAGES, 4)[:-20], "exhausted|truncated"),
+    "empty": (b"", "EOFError"),
     "no pickle": (b"hello", "cannot be read as a pickle"),
     "an array without content": (b"\x80\x02cnumpy\nndarray\n)R.", "does not fill it"),
-    "a list in itself": (b"\x80\x02]q\x00h\x00a.", "recursion"),
+    "a list in itself": (b"\x80\x02]q\x00h\x00a.", "holds itself"),
     "another file's object": (b"\x80\x02X\x01\x00\x00\x00xQ.", "persistent"),
 }
 
@@ -143,14 +143,6 @@ def test_what_is_shared_is_finished_once(tmp_path):
     (tmp_path / "bomb.pkl").write_bytes(pickle.dumps(shared))
     found = read_pickle(tmp_path / "bomb.pkl")
     assert found[0] is found[1]
-
-
-def test_what_holds_itself_is_finished(tmp_path):
-    ring: list = []
-    ring.append(ring)
-    (tmp_path / "ring.pkl").write_bytes(pickle.dumps(ring))
-    found = read_pickle(tmp_path / "ring.pkl")
-    assert found[0] is found
 
 
 def test_a_number_of_a_value_takes_no_memory(tmp_path):

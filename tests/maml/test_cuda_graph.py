@@ -65,7 +65,9 @@ CASES: dict[str, Callable[..., MAML]] = {
     "order 1": lambda **k: MAML(net(), 0.4, 2, 1, **k),
     "a learned rate": lambda **k: MAML(net(), 0.4, 2, learn_inner_lr=True, **k),
     "a rate in a tensor": lambda **k: MAML(net(), torch.tensor(0.4, dtype=torch.float64), 1, **k),
-    "another loss": lambda **k: MAML(net(), 0.4, 1, loss_fn=lambda a, b: nn.functional.cross_entropy(a, b) ** 2, **k),
+    "another loss": lambda **k: MAML(
+        net(), 0.4, 1, loss_fn=lambda a, b: nn.functional.cross_entropy(a, b) ** 2, metric="accuracy", **k
+    ),
     "adapts the head": lambda **k: MAML(net(), 0.4, 2, adapt="head", **k),
     "not fused": lambda **k: MAML(net(), 0.4, 1, fused=False, **k),
     "inner Adam": lambda **k: MAML(net(), 1e-2, 2, inner_optimiser="adam", **k),

@@ -75,7 +75,9 @@ def test_every_form_of_cross_entropy_counts_classes(loss_fn: Any, ignored: int, 
     with use_engine(engine):
         out = maml(episodes)
     assert out.query_accuracy is not None
-    assert out.query_accuracy.item() == pytest.approx(((predicted == labels) & counts).sum().item() / counts.sum().item())
+    assert out.query_accuracy.item() == pytest.approx(
+        ((predicted == labels) & counts).sum().item() / counts.sum().item()
+    )
 
 
 def test_sequences_are_judged_along_the_classes() -> None:
@@ -150,14 +152,14 @@ def test_other_labels_below_zero_are_an_error() -> None:
 
 
 def test_bad_metrics() -> None:
-    with pytest.raises(ValueError, match="metric must be 'auto', 'accuracy', None, or a function.*got 'precision'"):
+    with pytest.raises(ValueError, match=r"metric must be 'auto', 'accuracy', None, or a function.*got 'precision'"):
         MAML(linear(), metric="precision")
     maml = MAML(linear(), 0.1, 1, metric=lambda logits, targets: (logits.argmax(1) == targets).double().mean())
     with pytest.raises(TypeError, match=r"which predictions are right, in a tensor of torch.bool; it returned torch.f"):
         maml(make_episodes())
     x, y = torch.rand(2, 5, 1, dtype=torch.float64), torch.rand(2, 5, 1, dtype=torch.float64)
     maml = MAML(nn.Linear(1, 1).double(), 0.1, 1, loss_fn=F.mse_loss, metric="accuracy")
-    with pytest.raises(ValueError, match="metric='accuracy' takes logits .* whole labels"):
+    with pytest.raises(ValueError, match=r"metric='accuracy' takes logits .* whole labels"):
         maml((x, y, x, y))
 
 

@@ -166,7 +166,7 @@ def test_evaluation_runs_on_it(adapt: str | None) -> None:
     assert COMPOSED in maml.describe()
     torch.testing.assert_close(native.losses, composed.losses, rtol=1e-10, atol=0)
     assert torch.equal(native.correct, composed.correct)
-    assert native.predictions == composed.predictions
+    assert torch.equal(native.predictions, composed.predictions)
     evaluate(maml, [episodes], episodes=6)
     assert NATIVE in maml.describe()
 

@@ -109,7 +109,7 @@ def problem(
 def by_the_operator(p: Problem, tasks_at_once: int = 8, step_weights: list[float] | None = None) -> Outcome:
     x_spt, y_spt, x_qry, y_qry = p.episodes
     images = (images_of(p.nets[0], x_spt), y_spt, images_of(p.nets[1], x_qry), y_qry)
-    _, losses, _, *gradients = ops.inner_loops(
+    _, losses, _, _, *gradients = ops.inner_loops(
         p.net.description,
         [parameter.detach() for parameter in p.theta],
         images,

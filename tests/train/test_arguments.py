@@ -28,7 +28,7 @@ BAD_ARGUMENTS = [
     ("order", 3, ValueError, "order must be one of 1, 2; got 3"),
     ("iterations", 0, ValueError, "iterations must be at least 1"),
     ("seed", -1, ValueError, "seed must be at least 0"),
-    ("seed", 2**63, ValueError, r"seed must be below 2\*\*63"),
+    ("seed", 2**63, ValueError, "seed must be at most 9,223,372"),
     ("model", "resnet", ValueError, "model must be one of conv4"),
     ("scale", "log", ValueError, "scale must be one of unit, raw, inverted"),
     ("rotate", 1, TypeError, "rotate must be true or false"),

@@ -55,7 +55,7 @@ OPTIMIZERS: dict[str, Callable[[Row], object]] = {
 @pytest.mark.parametrize("damage", OPTIMIZERS)
 def test_a_checkpoint_that_does_not_fit(damage: str, copy: Path) -> None:
     changed(copy, OPTIMIZERS[damage])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit config\.json"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt (does not fit config\.json|is not a checkpoint)"):
         resume(copy, iterations=8)
 
 
@@ -94,7 +94,7 @@ def test_rows_are_those_of_every_iteration(damage: str, copy: Path) -> None:
     metrics = RunFolder(copy).metrics
     rows = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(METRICS[damage](rows)))
-    with pytest.raises(ValueError, match=r"metrics\.jsonl does not hold every iteration up to the checkpoint's 6"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl (does not hold every iteration up to|holds evaluations)"):
         resume(copy, iterations=8)
 
 
@@ -112,7 +112,9 @@ def test_config_is_what_the_run_began_with(change: str, copy: Path) -> None:
         content["sessions"] = {"a": 1}
     config.write_text(json.dumps(content))
     for use in (resume, evaluate_run):
-        with pytest.raises(ValueError, match=r"does not fit config\.json .*since the run began|config\.json is damaged"):
+        with pytest.raises(
+            ValueError, match=r"does not fit config\.json .*since the run began|config\.json is damaged"
+        ):
             use(copy)
 
 
@@ -172,7 +174,9 @@ def test_a_folder_left_before_the_first_checkpoint_counts_as_empty(whole: Any, t
     assert not list(run.glob("*.part")) + list(run.glob(".*.part"))
 
 
-def test_an_evaluation_that_can_not_be_written_is_told_all_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_that_can_not_be_written_is_told_all_the_same(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError("cannot write it; choose another place")
 

@@ -25,7 +25,7 @@ def test_other_data_are_refused(copy, action):
 def test_truncated_checkpoint_is_one_clear_error(copy, action):
     content = (copy / "checkpoint.pt").read_bytes()
     (copy / "checkpoint.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read.*restore it from a copy, or start a new run"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read.*put checkpoint-previous\.pt in its place"):
         action(copy)
 
 

@@ -27,6 +27,7 @@ def test_run_folder_holds_the_whole_record(whole):
         "config.json",
         "metrics.jsonl",
         "checkpoint.pt",
+        "checkpoint-previous.pt",
         "learning_curve.png",
         "episode.png",
         "summary.json",

@@ -22,7 +22,7 @@ struct Classifier {
   int64_t images, features, classes;
   const int64_t* labels;  // [images]
   const Scalar* weight;   // [classes][features]
-  const Scalar* bias;    // [classes], or null
+  const Scalar* bias;     // [classes], or null
 
   struct Score {
     Scalar loss;

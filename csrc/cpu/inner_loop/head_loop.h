@@ -72,9 +72,9 @@ class HeadLoop {
   // `labels` are those of all tasks here.
   Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, const int64_t* labels, int64_t images,
                                   int64_t task) const {
-    return {batch_.kernels.rows,          images,
-            net_.Features(),              net_.classes,
-            labels + task * images,       weights.At(weight_).Of(task),
+    return {batch_.kernels.rows,       images,
+            net_.Features(),           net_.classes,
+            labels + task * images,    weights.At(weight_).Of(task),
             weights.At(bias_).Of(task)};
   }
 
