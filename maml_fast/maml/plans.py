@@ -87,8 +87,8 @@ class Plans(dict[Hashable, Plan]):
 
     def keep(self, key: Hashable, plan: Plan) -> None:
         """Keep it in the place of the oldest."""
-        while len(self) >= self.MOST:
-            self.pop(next(iter(self)), None)
+        for oldest in list(self)[: max(0, len(self) - self.MOST + 1)]:
+            self.pop(oldest, None)  # other threads may keep theirs meanwhile
         self[key] = plan
 
     def __reduce__(self) -> Any:
