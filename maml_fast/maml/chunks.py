@@ -29,6 +29,7 @@ InnerMemory: TypeAlias = int | str | None  # inner steps whose graphs are; "auto
 
 BUDGET = 96 * 2**20  # bytes of an "auto" chunk on a CPU, as far as one task's are not more
 BUDGET_OF_STEPS = 64 * 2**20  # of the graphs of one task's steps
+LEAST_STEPS = 5  # are kept whatever they take: so many are usual, and taking them again would cost a sixth more time
 GRAPH = 3  # an inner step's graph, as a multiple of what its forward pass computes, at second order
 
 
@@ -49,7 +50,7 @@ def check_inner_memory(steps: Any) -> InnerMemory:
 def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     """The number of inner steps whose graphs are held; ``None`` for all.
 
-    "auto" is what fits in the budget. The steps of a model that can't be recorded have no
+    "auto" is what fits in the budget, and five at least. The steps of a model that can't be recorded have no
     known size: all are kept.
     """
     if not isinstance(memory, str):
@@ -59,7 +60,7 @@ def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:
     program = last.recorded if isinstance(problem.programs, str) else problem.programs[0]
     if program is None or problem.theta.device.type != "cpu":
         return None
-    return max(4, BUDGET_OF_STEPS // max(1, GRAPH * program.bytes_computed))
+    return max(LEAST_STEPS, BUDGET_OF_STEPS // max(1, GRAPH * program.bytes_computed))
 
 
 def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
@@ -75,9 +76,9 @@ def tasks_at_once(problem: InnerProblem, chunk: TaskChunk) -> int | None:
     if problem.theta.device.type != "cpu":
         return None
     support, *_, queries = (program.bytes_computed for program in problem.programs)
-    held = min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
+    graphs = GRAPH * min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
     weights = sum(weight.numel() * weight.element_size() for weight in problem.theta.adapted.values())
-    return max(1, BUDGET // max(1, GRAPH * held * support + queries + (4 + 2 * held) * weights))
+    return max(1, BUDGET // max(1, graphs * support + queries + (4 + graphs) * weights))
 
 
 def with_gradient(

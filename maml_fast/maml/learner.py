@@ -113,7 +113,7 @@ class MAML(MetaLearner):
         inner_memory: at order 2, how many inner steps' graphs are held in memory at once. Other steps are taken again
             on the way back, from weights that are kept at a few places: the same gradient, in 0.7 to 1.4 times the
             time, and memory grows with the logarithm of the steps alone. ``"auto"`` is as many as fit in 64 MiB for
-            one task on the CPU, at least 4, and all on a GPU; ``None`` is all.
+            one task on the CPU, at least 5, and all on a GPU; ``None`` is all.
         cuda_graph: on a GPU, replay ``maml(episodes)`` and its meta-gradient as one CUDA graph, captured at the fourth
             of several like calls: inner loops, query loss and backward pass then take a few launches. The gradient
             comes with the loss, so that it can't be differentiated again. Python in ``model`` and ``loss_fn`` runs at

@@ -316,7 +316,7 @@ def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
     assert "in memory: all tasks\n" in told()
     images = chunks.GRAPH * episodes.x_spt.shape[1] + episodes.x_qry.shape[1]
     computed, weights = images * (6 + 6 + 5), 100 * 6 + 6 + 6 * 5 + 5  # by two layers and tanh
-    monkeypatch.setattr(chunks, "BUDGET", 3 * 8 * (computed + 6 * weights))
+    monkeypatch.setattr(chunks, "BUDGET", 3 * 8 * (computed + 7 * weights))
     assert "in memory: 3 tasks at a time\n" in told()
     monkeypatch.setattr(chunks, "BUDGET", 1)
     assert "in memory: 1 task at a time\n" in told()
