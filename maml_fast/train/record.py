@@ -282,8 +282,8 @@ _BEFORE_THE_FIRST_CHECKPOINT = ("config.json", "metrics.jsonl")  # what a run wr
 
 def _refuse_if_occupied(path: Path) -> None:
     """Raise unless a run may begin in a folder: one that is empty, or was left before a first checkpoint."""
-    harmless = (_LOCK, *_BEFORE_THE_FIRST_CHECKPOINT)
-    left = (entry.name for entry in path.iterdir())
+    left = {entry.name for entry in path.iterdir()}
+    harmless = {_LOCK, *_BEFORE_THE_FIRST_CHECKPOINT} if _LOCK in left else set()  # without it they are somebody else's
     if any(name not in harmless and not (name.startswith(".") and name.endswith(".part")) for name in left):
         raise FileExistsError(f"{path} is not empty; choose another --out, or go on with that run by --resume {path}")
 

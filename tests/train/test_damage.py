@@ -174,6 +174,13 @@ def test_a_folder_left_before_the_first_checkpoint_counts_as_empty(whole: Any, t
     assert not list(run.glob("*.part")) + list(run.glob(".*.part"))
 
 
+def test_files_that_no_run_left_are_never_removed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        train(TINY, out=tmp_path)
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("config.json", "mine")]
+
+
 def test_an_evaluation_that_can_not_be_written_is_told_all_the_same(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
