@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from op_parity import TOLERANCE, assert_close, assert_equals_reference, both_dtypes, derivatives
+from op_parity import (
+    FAR_FROM_ZERO,
+    TOLERANCE,
+    assert_close,
+    assert_equals_reference,
+    assert_rounds_no_worse_than_torch,
+    both_dtypes,
+    derivatives,
+)
 from op_table import CASES, GRADCHECKED, NAMES, Case, tensors
 from peers.block import per_task_block
 from torch import Tensor
@@ -265,6 +273,13 @@ def test_statistics_do_not_cancel(every: int, pool: int | None) -> None:
     out = ops.conv_block(x, weight, padding=0, pool=pool)
     truth = reference.conv_block(x.double(), weight.double(), padding=0, pool=pool)
     assert (out - truth).norm() < 1e-4 * truth.norm()
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("centre", FAR_FROM_ZERO)
+@pytest.mark.parametrize(("in_channels", "of_pixels"), [(3, False), (3, True), (9, True)])
+def test_derivatives_do_not_cancel(in_channels: int, of_pixels: bool, centre: float) -> None:
+    assert_rounds_no_worse_than_torch(centre, in_channels, of_pixels)
 
 
 OUTSIDE = {

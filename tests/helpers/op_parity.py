@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from op_table import CASES, Case, tensors
+from peers.block import per_task_block
 from torch import Tensor
 
 from maml_fast import native, ops, reference
@@ -56,6 +57,25 @@ def assert_equals_reference(block: Callable[..., Tensor], case: Case, dtype: tor
     assert_close(derivatives(block, case, dtype), truth, dtype)
 
 
+FAR_FROM_ZERO = (1.0, 10.0, 100.0, 1000.0, 10000.0)  # means of pixels whose deviation is 1
+
+
+def assert_rounds_no_worse_than_torch(centre: float, in_channels: int, of_pixels: bool) -> None:
+    """In float32, on pixels of this mean: the error grows with the mean, not with its square as PyTorch's does."""
+    options = {"size": (11, 12), "out_channels": 8, "padding": 0, "pool": None, "level": 30.0}
+    case = Case("far from zero", in_channels=in_channels, centre=centre, **options)
+    truth = derivatives(reference.conv_block, case, torch.float64, torch.float32, of_pixels)
+
+    def error(block: Callable[..., Tensor]) -> float:
+        found = derivatives(block, case, torch.float32, of_pixels=of_pixels)
+        parts = [name for name in truth if "bias" not in name]  # whose derivatives are zero
+        return max(float((found[name] - truth[name]).norm() / truth[name].norm()) for name in parts)
+
+    ours, theirs = error(ops.conv_block), error(per_task_block)
+    assert ours < 3 * theirs + 2e-6
+    assert ours < 2e-6 * (2 + centre)
+
+
 class ConvBlocks:
     """``ops.conv_block`` in a process of its own."""
 
@@ -64,6 +84,8 @@ class ConvBlocks:
         for case in CASES:
             for dtype in (torch.float64, torch.float32):
                 assert_equals_reference(ops.conv_block, case, dtype)
+        for centre in FAR_FROM_ZERO:
+            assert_rounds_no_worse_than_torch(centre, in_channels=9, of_pixels=True)
         return str(native.backend())
 
     def close(self) -> None: ...

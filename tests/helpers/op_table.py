@@ -23,6 +23,8 @@ class Case(NamedTuple):
     bias: bool = True
     gamma: bool = True
     beta: bool = True
+    centre: float = 0.0  # of the pixels, whose deviation is 1
+    level: float = 0.0  # of beta: from about 30 on, ReLU cuts nothing off
 
     @property
     def options(self) -> dict:
@@ -67,14 +69,16 @@ def tensors(case: Case, dtype: torch.dtype, seed: int = 0, requires_grad: bool =
     """x, weight, bias, gamma, beta; ``None`` where the case has no such parameter."""
     generator = torch.Generator().manual_seed(seed)
 
-    def make(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_(requires_grad)
+    def make(*shape: int, centre: float = 0.0) -> Tensor:
+        return (torch.randn(*shape, dtype=dtype, generator=generator) + centre).requires_grad_(requires_grad)
 
     per_channel = (case.tasks, case.out_channels)
     return [
-        make(case.tasks, case.batch, case.in_channels, *case.size),
+        make(case.tasks, case.batch, case.in_channels, *case.size, centre=case.centre),
         make(case.tasks, case.out_channels, case.in_channels, case.kernel, case.kernel),
-        *(make(*per_channel) if has else None for has in (case.bias, case.gamma, case.beta)),
+        make(*per_channel) if case.bias else None,
+        make(*per_channel) if case.gamma else None,
+        make(*per_channel, centre=case.level) if case.beta else None,
     ]
 
 

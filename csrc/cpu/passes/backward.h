@@ -17,9 +17,10 @@ template <typename Scalar>
 struct BackwardPass {
   static constexpr int kPhases = 4;
   enum Phase { kSums, kJoin, kGroups, kFinish };
+  static constexpr int64_t kSumsOfImage = 3;
 
   struct Scratch {
-    Scalar* sums;          // [B][2][Cout]
+    Scalar* sums;          // [B][3][Cout]
     Scalar* coefficients;  // [3][Cout]
     Scalar* bias_sums;     // [B][Cout]
     Scalar* prepared;      // the weights as the data-gradient reads them
@@ -49,7 +50,7 @@ struct BackwardPass {
 
   Scratch MakeScratch(ArenaScope& arena, bool one_thread) const {
     const ConvBlockShape& s = args.shape;
-    return {arena.Array<Scalar>(s.batch * 2 * s.out_channels),
+    return {arena.Array<Scalar>(s.batch * kSumsOfImage * s.out_channels),
             arena.Array<Scalar>(3 * s.out_channels),
             arena.Array<Scalar>(s.batch * s.out_channels),
             arena.Array<Scalar>(PreparesWeights() ? data_gradient.PreparedSize() : 0),
@@ -75,7 +76,7 @@ struct BackwardPass {
     switch (phase) {
       case kSums:
         for (int64_t b = begin; b < end; ++b) {
-          GradientSums(s, images.NormOf(task), images.Of(task, b), scratch.sums + b * 2 * s.out_channels);
+          GradientSums(s, images.NormOf(task), images.Of(task, b), scratch.sums + b * kSumsOfImage * s.out_channels);
         }
         return;
       case kJoin:
@@ -97,14 +98,14 @@ struct BackwardPass {
     const Norm<Scalar> norm = images.NormOf(task);
     const double count = static_cast<double>(s.batch * s.ConvPixels());
     ArenaScope arena;
-    auto* totals = arena.Array<double>(2 * s.out_channels);
-    SumOverImages(s.batch, scratch.sums, 2 * s.out_channels, totals);
+    auto* totals = arena.Array<double>(kSumsOfImage * s.out_channels);
+    SumOverImages(s.batch, scratch.sums, kSumsOfImage * s.out_channels, totals);
     for (int64_t c = 0; c < s.out_channels; ++c) {
-      const double sum_g = totals[c], sum_gx = totals[s.out_channels + c];
+      auto mean = [&](int64_t which) { return totals[which * s.out_channels + c] / count; };
       const double gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[c];
-      const NormGradient k = NormGradient::Of(norm.rstd[c], gamma, sum_g / count, sum_gx / count);
-      args.grad_beta[task * s.out_channels + c] = static_cast<Scalar>(sum_g);
-      args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(sum_gx);
+      const NormGradient k = NormGradient::Of(norm.rstd[c], gamma, mean(0), mean(1), mean(2));
+      args.grad_beta[task * s.out_channels + c] = static_cast<Scalar>(totals[s.out_channels + c]);
+      args.grad_gamma[task * s.out_channels + c] = static_cast<Scalar>(count * (mean(2) - mean(0) * mean(1)));
       scratch.coefficients[c] = static_cast<Scalar>(k.of_g);
       scratch.coefficients[s.out_channels + c] = static_cast<Scalar>(k.of_x);
       scratch.coefficients[2 * s.out_channels + c] = static_cast<Scalar>(k.one);

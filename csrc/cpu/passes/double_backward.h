@@ -11,11 +11,24 @@
 namespace maml_fast {
 namespace {
 
+// Calls f(tap and channel, where the value is in an image) for what the convolution reads at its middle pixel.
+template <typename F>
+void ForMiddlePatch(const ConvBlockShape& s, const F& f) {
+  const int64_t top = s.conv_height / 2 * s.stride - s.padding, left = s.conv_width / 2 * s.stride - s.padding;
+  for (int64_t tap = 0; tap < s.kernel * s.kernel; ++tap) {
+    const int64_t i = top + tap / s.kernel, j = left + tap % s.kernel;
+    if (i < 0 || i >= s.in_height || j < 0 || j >= s.in_width) continue;
+    for (int64_t channel = 0; channel < s.in_channels; ++channel) {
+      f(tap * s.in_channels + channel, (i * s.in_width + j) * s.in_channels + channel);
+    }
+  }
+}
+
 template <typename Scalar>
 struct DoubleBackwardPass {
   static constexpr int kPhases = 5;
   enum Phase { kPrepare, kTangent, kJoin, kGroups, kFinish };
-  static constexpr int64_t kSums = 5, kCoefficients = 10;
+  static constexpr int64_t kSums = 6, kCoefficients = 10;
 
   struct Scratch {
     Scalar* weight;         // for gg_x, as the forward convolution reads it
@@ -23,7 +36,8 @@ struct DoubleBackwardPass {
     Scalar* gg_transposed;  // for grad_y, as the data-gradient reads it
     Scalar* gg_bias;        // [Cout]
     Scalar* zero;           // [Cin]
-    Scalar* sums;           // [B][5][Cout]
+    Scalar* level;          // [Cout]
+    Scalar* sums;           // [B][6][Cout]
     Scalar* coefficients;   // [10][Cout]
     GroupSums<Scalar> grad_weight;
   };
@@ -52,6 +66,7 @@ struct DoubleBackwardPass {
             arena.Array<Scalar>(HasDataGradient() ? data_gradient.PreparedSize() : 0),
             arena.Array<Scalar>(RowSize<Scalar>(s.out_channels)),
             arena.Array<Scalar>(RowSize<Scalar>(s.in_channels)),
+            arena.Array<Scalar>(s.out_channels),
             arena.Array<Scalar>(s.batch * kSums * s.out_channels),
             arena.Array<Scalar>(kCoefficients * s.out_channels),
             GroupSums<Scalar>(HasWeightGradient() ? weight_gradient.SumSize() : 0, groups.Count(), one_thread, arena)};
@@ -98,6 +113,24 @@ struct DoubleBackwardPass {
     if (HasDataGradient()) data_gradient.Prepare(GgWeight(task), scratch.gg_transposed);
     PackRow(bias ? args.gg_bias + task * s.out_channels : nullptr, s.out_channels, scratch.gg_bias);
     PackRow<Scalar>(nullptr, s.in_channels, scratch.zero);
+    FindLevel(task, scratch.gg_bias, scratch.level);
+  }
+
+  // The tangent at the middle of the first image. Where the inputs are far from zero, so are the tangents, all of them
+  // alike; batch norm takes out what they share, and nothing is lost to rounding if it goes before anything is summed.
+  void FindLevel(int64_t task, const Scalar* gg_bias, Scalar* level) const {
+    const ConvBlockShape& s = args.shape;
+    ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t n) {
+      Vec<Scalar> sum = Load(gg_bias + c, n);
+      auto add = [&](const Scalar* x, const Scalar* weight) {
+        ForMiddlePatch(s, [&](int64_t tap, int64_t value) {
+          sum += Broadcast(x[value]) * Load(weight + tap * s.out_channels + c, n);
+        });
+      };
+      if (args.gg_x != nullptr) add(args.gg_x + s.InImage(task, 0), args.saved.weight.Of(task));
+      if (args.gg_weight != nullptr) add(args.saved.x + s.InImage(task, 0), GgWeight(task));
+      Store(level + c, sum, n);
+    });
   }
 
   // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias, kept in grad_y for the time being; a few images at a
@@ -118,8 +151,8 @@ struct DoubleBackwardPass {
         FillImages(s, start, GradYOf(task, 0), first, past);
       }
       for (int64_t b = first; b < past; ++b) {
-        TangentSums(s, images.NormOf(task), images.Of(task, b), GradYOf(task, b),
-                    scratch.sums + b * kSums * s.out_channels);
+        TangentSums<Scalar>(s, images.NormOf(task), images.Of(task, b), {GradYOf(task, b), scratch.level},
+                            scratch.sums + b * kSums * s.out_channels);
       }
     });
   }
@@ -151,8 +184,8 @@ struct DoubleBackwardPass {
     const Norm<Scalar> norm = images.NormOf(task);
     const ImageGradient<Scalar> image = images.Of(task, b);
     GradY<Scalar>(s, norm, {k(0), k(1), k(2)}, image, nullptr, grad_y, nullptr);
-    SecondGradY(s, norm, TangentCoefficients<Scalar>{{k(3), k(4), k(5)}, {k(6), k(7), k(8), k(9)}}, image,
-                GradYOf(task, b), args.grad_grad_out + s.OutImage(task, b));
+    SecondGradY<Scalar>(s, norm, {{k(3), k(4), k(5)}, {k(6), k(7), k(8), k(9)}}, image,
+                        {GradYOf(task, b), scratch.level}, GradYOf(task, b), args.grad_grad_out + s.OutImage(task, b));
   }
 
   void FinishWeightGradient(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
@@ -178,9 +211,9 @@ struct DoubleBackwardPass {
       const double a = norm.rstd[c], gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[c];
       const double gg_gamma = args.gg_gamma == nullptr ? 0.0 : args.gg_gamma[task * s.out_channels + c];
       const double gg_beta = args.gg_beta == nullptr ? 0.0 : args.gg_beta[task * s.out_channels + c];
-      const NormGradient first = NormGradient::Of(a, gamma, mean(0), mean(1));
+      const NormGradient first = NormGradient::Of(a, gamma, mean(0), mean(1), mean(2));
       const NormSecond second =
-          NormSecond::Of(a, gamma, gg_gamma, gg_beta, mean(0), mean(1), mean(2), mean(3), mean(4));
+          NormSecond::Of(a, gamma, gg_gamma, gg_beta, mean(0), mean(1), mean(2), mean(3), mean(4), mean(5));
       Scalar* k = scratch.coefficients + c;
       auto put = [&](double value) {
         *k = static_cast<Scalar>(value);

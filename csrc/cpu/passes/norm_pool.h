@@ -1,8 +1,8 @@
 // Batch norm, ReLU and max-pool, one image at a time, and the sums and images that their first and second derivatives
 // need.
 //
-// Notation, per task and channel, with M = B * OH * OW values: g is the gradient at z, h the tangent at r,
-// x^ = (r - mean) * rstd, and a bar means the average over the M values.
+// Notation, per task and channel, with M = B * OH * OW values: g is the gradient at z, h the tangent at r less a level
+// that is about its mean, x^ = (r - mean) * rstd, and a bar means the average over the M values.
 #pragma once
 
 #include "core/conv_block.h"
@@ -111,28 +111,34 @@ struct ImageGradient {
   const uint8_t* argmax;
 };
 
-// Sums over one image, per channel: g and g x^ ([2][C]).
+// Sums over one image, per channel: x^, g and g x^ ([3][C]).
 template <typename Scalar>
 void GradientSums(const ConvBlockShape& s, const Norm<Scalar>& norm, const ImageGradient<Scalar>& image, Scalar* sums) {
   const int64_t channels = s.out_channels;
   ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
     const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
-    Vec<Scalar> sum_g{}, sum_gx{};
+    Vec<Scalar> sum_x{}, sum_g{}, sum_gx{};
+    auto deviation = [&](int64_t pixel) __attribute__((always_inline)) {
+      const Vec<Scalar> here = NormInput<Scalar>(Load(image.y + pixel * channels + c, n), s.relu_first) - mean;
+      sum_x += here;
+      return here;
+    };
     auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {
       const Vec<Scalar> grad = Load(image.grad_out + out_pixel * channels + c, n);
       const IntVec<Scalar> index = LoadIndex<Scalar>(image.argmax + out_pixel * channels + c, n);
       const Vec<Scalar> g = index == kDead ? Vec<Scalar>{} : grad;
-      Vec<Scalar> picked = mean;
+      Vec<Scalar> picked{};
       for (int e = 0; e < size(); ++e) {
-        const Vec<Scalar> r = NormInput<Scalar>(Load(image.y + window[e] * channels + c, n), s.relu_first);
-        picked = index == e ? r : picked;
+        const Vec<Scalar> here = deviation(window[e]);
+        picked = index == e ? here : picked;
       }
       sum_g += g;
-      sum_gx += g * ((picked - mean) * rstd);
+      sum_gx += g * picked;
     };
-    ForWindows(s, covered, [](int64_t) {});
-    Store(sums + c, sum_g, n);
-    Store(sums + channels + c, sum_gx, n);
+    ForWindows(s, covered, deviation);
+    Store(sums + c, sum_x * rstd, n);
+    Store(sums + channels + c, sum_g, n);
+    Store(sums + 2 * channels + c, sum_gx * rstd, n);
   });
 }
 
@@ -170,24 +176,32 @@ void GradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const GradCoeffici
   });
 }
 
-// The tangent at r from the tangent at y.
+// The tangents at r of one image, from those at y and the level [C].
 template <typename Scalar>
-MF_INLINE Vec<Scalar> TangentAtR(Vec<Scalar> tangent_y, Vec<Scalar> y, bool relu_first) {
-  return relu_first ? (y <= Scalar{0} ? Vec<Scalar>{} : tangent_y) : tangent_y;
-}
+struct ImageTangent {
+  const Scalar* at_y;
+  const Scalar* level;
 
-// Sums over one image, per channel: g, g x^, h, h x^, g h ([5][C]).
+  // Of the pixel's value y.
+  MF_INLINE Vec<Scalar> Of(int64_t at, Vec<Scalar> y, Vec<Scalar> level_here, int64_t n, bool relu_first) const {
+    const Vec<Scalar> here = Load(at_y + at, n);
+    return (relu_first ? (y <= Scalar{0} ? Vec<Scalar>{} : here) : here) - level_here;
+  }
+};
+
+// Sums over one image, per channel: x^, g, g x^, h, h x^, g h ([6][C]).
 template <typename Scalar>
 void TangentSums(const ConvBlockShape& s, const Norm<Scalar>& norm, const ImageGradient<Scalar>& image,
-                 const Scalar* tangent_y, Scalar* sums) {
+                 const ImageTangent<Scalar>& tangent, Scalar* sums) {
   const int64_t channels = s.out_channels;
   ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
-    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
-    Vec<Scalar> sum_g{}, sum_gx{}, sum_h{}, sum_hx{}, sum_gh{};
+    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n), level = Load(tangent.level + c, n);
+    Vec<Scalar> sum_x{}, sum_g{}, sum_gx{}, sum_h{}, sum_hx{}, sum_gh{};
     auto add = [&](int64_t pixel, Vec<Scalar> g) __attribute__((always_inline)) {
       const Vec<Scalar> y = Load(image.y + pixel * channels + c, n);
-      const Vec<Scalar> h = TangentAtR<Scalar>(Load(tangent_y + pixel * channels + c, n), y, s.relu_first);
+      const Vec<Scalar> h = tangent.Of(pixel * channels + c, y, level, n, s.relu_first);
       const Vec<Scalar> x = (NormInput<Scalar>(y, s.relu_first) - mean) * rstd;
+      sum_x += x;
       sum_g += g;
       sum_gx += g * x;
       sum_h += h;
@@ -200,8 +214,8 @@ void TangentSums(const ConvBlockShape& s, const Norm<Scalar>& norm, const ImageG
       for (int e = 0; e < size(); ++e) add(window[e], index == e ? grad : Vec<Scalar>{});
     };
     ForWindows(s, covered, [&](int64_t pixel) __attribute__((always_inline)) { add(pixel, Vec<Scalar>{}); });
-    const Vec<Scalar> all[5] = {sum_g, sum_gx, sum_h, sum_hx, sum_gh};
-    for (int i = 0; i < 5; ++i) Store(sums + i * channels + c, all[i], n);
+    const Vec<Scalar> all[6] = {sum_x, sum_g, sum_gx, sum_h, sum_hx, sum_gh};
+    for (int i = 0; i < 6; ++i) Store(sums + i * channels + c, all[i], n);
   });
 }
 
@@ -218,23 +232,24 @@ struct TangentCoefficients {
   } r;
 };
 
-// grad_grad_out and, in place of tangent_y, the gradient at y that flows on into x and weight.
+// grad_grad_out and the gradient at y that flows on into x and weight, whose place may be that of the tangent at y.
 template <typename Scalar>
 void SecondGradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const TangentCoefficients<Scalar>& k,
-                 const ImageGradient<Scalar>& image, Scalar* tangent_y, Scalar* grad_grad_out) {
+                 const ImageGradient<Scalar>& image, const ImageTangent<Scalar>& tangent, Scalar* second_y,
+                 Scalar* grad_grad_out) {
   const int64_t channels = s.out_channels;
   ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
-    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n);
+    const Vec<Scalar> mean = Load(norm.mean + c, n), rstd = Load(norm.rstd + c, n), level = Load(tangent.level + c, n);
     const Vec<Scalar> z_h = Load(k.z.h + c, n), z_x = Load(k.z.x + c, n), z_one = Load(k.z.one + c, n);
     const Vec<Scalar> r_g = Load(k.r.g + c, n), r_h = Load(k.r.h + c, n), r_x = Load(k.r.x + c, n);
     const Vec<Scalar> r_one = Load(k.r.one + c, n);
     auto pass = [&](int64_t pixel, Vec<Scalar> g) __attribute__((always_inline)) {  // returns tangent_z
       const Vec<Scalar> y = Load(image.y + pixel * channels + c, n);
-      const Vec<Scalar> h = TangentAtR<Scalar>(Load(tangent_y + pixel * channels + c, n), y, s.relu_first);
+      const Vec<Scalar> h = tangent.Of(pixel * channels + c, y, level, n, s.relu_first);
       const Vec<Scalar> x = (NormInput<Scalar>(y, s.relu_first) - mean) * rstd;
       Vec<Scalar> second = r_g * g + (r_h * h + (r_x * x + r_one));
       if (s.relu_first) second = y <= Scalar{0} ? Vec<Scalar>{} : second;
-      Store(tangent_y + pixel * channels + c, second, n);
+      Store(second_y + pixel * channels + c, second, n);
       return z_h * h + (z_x * x + z_one);
     };
     auto covered = [&](const int64_t* window, auto size, int64_t out_pixel) __attribute__((always_inline)) {

@@ -27,7 +27,7 @@ __global__ void JoinGradients(const ConvBlockShape s, int parts, const T* partia
   JoinParts<2>(parts, static_cast<int>(s.out_channels), partial, [&](int task, int channel, const double* sums) {
     const Norm<T> norm = norms.Of(task, channel);
     const double count = static_cast<double>(s.batch * s.ConvPixels());
-    const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, sums[0] / count, sums[1] / count);
+    const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, 0.0, sums[0] / count, sums[1] / count);
     const int64_t at = int64_t{task} * s.out_channels + channel;
     grad_beta[at] = static_cast<T>(sums[0]);
     grad_gamma[at] = static_cast<T>(sums[1]);

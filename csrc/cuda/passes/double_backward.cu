@@ -50,9 +50,9 @@ __global__ void JoinTangents(const ConvBlockShape s, int parts, const T* partial
     const int64_t channels = s.out_channels, at = int64_t{task} * channels + channel;
     const double of_gamma = gg_gamma == nullptr ? 0.0 : gg_gamma[at], of_beta = gg_beta == nullptr ? 0.0 : gg_beta[at];
     auto mean = [&](int i) { return sums[i] / count; };
-    const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, mean(0), mean(1));
+    const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, 0.0, mean(0), mean(1));
     const NormSecond then =
-        NormSecond::Of(norm.rstd, norm.gamma, of_gamma, of_beta, mean(0), mean(1), mean(2), mean(3), mean(4));
+        NormSecond::Of(norm.rstd, norm.gamma, of_gamma, of_beta, 0.0, mean(0), mean(1), mean(2), mean(3), mean(4));
     T* of_gradient = gradient + int64_t{task} * kGradient * channels + channel;
     of_gradient[0] = static_cast<T>(first.of_g);
     of_gradient[channels] = static_cast<T>(first.of_x);
