@@ -89,7 +89,10 @@ def conv_block_by_statistics(
 def _to_be_normalised(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, relu_first: bool
 ) -> Tensor:
-    # One convolution per task: a grouped convolution would issue one more per group in its double backward.
+    # One convolution per task: a grouped convolution would issue one more per group in its double backward. Tensors of
+    # other strides are laid out anew: on some of them PyTorch's own convolutions raise an error in their second
+    # derivative, or write beyond their memory.
+    x, weight = x.contiguous(), weight.contiguous()
     y = torch.stack(
         [
             F.conv2d(x[t], weight[t], None if bias is None else bias[t], stride=stride, padding=padding)

@@ -16,6 +16,7 @@ from maml_fast.data.dataset import Progress, Say, say_on_stderr
 from maml_fast.data.files import fingerprint, stamps, write_atomically
 from maml_fast.data.npy import MappedFile, map_npy
 from maml_fast.data.pictures import decode, has_more_frames
+from maml_fast.data.sealed import is_sound, seal
 from maml_fast.data.staged import write_npy_in_stages
 from maml_fast.native import cache_folder
 
@@ -88,8 +89,9 @@ class Conversion:
     ) -> ImageBank:
         """Map the bank that was made of `sources`; make it first if nobody has, or if a source has changed since.
 
-        A .npy of the pixels and a .json of the classes are kept, named after what they are made of. A conversion that
-        was killed goes on where it was.
+        A .npy of the pixels and a .json of the classes are kept, named after what they are made of, and sealed: where
+        either was damaged, or another user could have written it, both are made again. A conversion that was killed
+        goes on where it was.
 
         Args:
             sources: the files that decide everything in the bank.
@@ -103,24 +105,22 @@ class Conversion:
         folder = folder or cache_folder() / "banks"
         stem = f"{name.replace(os.sep, '-')}-{fingerprint(stamps(sources), self.image_shape)}"
         pixels, listing = folder / f"{stem}.npy", folder / f"{stem}.json"
-        if not (pixels.exists() and listing.exists()):
+        if not (is_sound(pixels) and is_sound(listing)):
+            if pixels.exists() and listing.exists():
+                self.say(f"{pixels} is damaged, or another user could have written it: it is made again")
             pictures = read()
             shape = (sum(pictures.counts), *self.image_shape)
             self.say(f"converting the {shape[0]:,} pictures of {name}, once, into {pixels}")
             write_npy_in_stages(pixels, shape, pictures.image, self.progress, self.say)
             classes = dict(zip(pictures.class_names, map(int, pictures.counts), strict=True))
             write_atomically(listing, json.dumps(classes).encode())
+            seal(listing)
         images, file = map_npy(pixels)
-        try:
-            classes = json.loads(listing.read_bytes())
-            return _bank(images, list(classes), list(classes.values()), name, file)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{listing} does not fit {pixels.name} ({error}); remove both") from None
+        classes = json.loads(listing.read_bytes())
+        return _bank(images, list(classes), list(classes.values()), name, file)
 
 
 def _bank(
     images: np.ndarray, class_names: Sequence[str], counts: Sequence[int], name: str, file: MappedFile | None
 ) -> ImageBank:
-    if sum(counts) != len(images):
-        raise ValueError(f"{sum(counts):,} images in the classes, {len(images):,} in all")
     return ImageBank(images, np.cumsum(counts) - counts, np.array(counts), tuple(class_names), name, file=file)

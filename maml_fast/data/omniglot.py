@@ -16,6 +16,7 @@ from maml_fast.data.download import download as fetch
 from maml_fast.data.files import fingerprint, stamps, write_npy
 from maml_fast.data.omniglot_layout import OMNIGLOT, SPLITS, Layout
 from maml_fast.data.omniglot_source import Source, find_source, read_drawings
+from maml_fast.data.sealed import is_sound, seal
 from maml_fast.data.splits import read_split
 from maml_fast.native import cache_folder
 
@@ -139,10 +140,11 @@ def _prepared(root: Path, size: int, progress: Progress | None, say: Say, layout
     sources = _sources(root, layout)
     stamped = stamps(source.path.resolve() for source in sources)
     cached = cache_folder() / f"omniglot-{fingerprint(stamped, size)}.npy"
-    if cached.exists():
-        return cached
-    say(f"preparing Omniglot, once, into the cache folder {cached.parent}")
-    return prepare_omniglot(root, cached, size=size, progress=progress, say=say, layout=layout)
+    if not is_sound(cached):
+        say(f"preparing Omniglot, once, into the cache folder {cached.parent}")
+        prepare_omniglot(root, cached, size=size, progress=progress, say=say, layout=layout)
+        seal(cached)
+    return cached
 
 
 def _sources(root: Path, layout: Layout, download: bool = False, progress: Progress | None = None) -> list[Source]:

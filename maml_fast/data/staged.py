@@ -12,6 +12,7 @@ import numpy as np
 
 from maml_fast.data.dataset import Progress, Say, say_on_stderr
 from maml_fast.data.files import naming_disk_errors, npy_header, sync_folder, write_atomically
+from maml_fast.data.sealed import is_sound, seal
 
 __all__ = ["write_npy_in_stages"]
 
@@ -25,11 +26,11 @@ def write_npy_in_stages(
     progress: Progress | None = None,
     say: Say = say_on_stderr,
 ) -> None:
-    """Write ``image(0)``, ``image(1)``, ... as one uint8 .npy of this shape; do nothing where `path` exists.
+    """Write ``image(0)``, ``image(1)``, ... as one uint8 .npy of this shape; do nothing where `path` is sound.
 
-    They go into a hidden file beside `path`, which takes that name when it is whole. What a killed process had brought
-    to disk is taken over; an error in `image` removes it, for then the pictures must change. One process writes, others
-    wait for it.
+    They go into a hidden file beside `path`, which takes that name, and is sealed, when it is whole. What a killed
+    process had brought to disk is taken over; an error in `image` removes it, for then the pictures must change. One
+    process writes, others wait for it.
 
     Args:
         path: the .npy to make.
@@ -44,7 +45,7 @@ def write_npy_in_stages(
     with naming_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _only_writer(path, say):
-        if path.exists():
+        if is_sound(path):
             return
         part, done_file = (path.with_name(f".{path.name}.{ending}") for ending in ("part", "done"))
         try:
@@ -52,6 +53,7 @@ def write_npy_in_stages(
             with naming_disk_errors(path):
                 os.replace(part, path)
                 sync_folder(path.parent)
+            seal(path)
         except Exception:
             part.unlink(missing_ok=True)
             raise

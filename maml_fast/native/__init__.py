@@ -24,7 +24,7 @@ from typing import Literal
 import torch  # also because the library links against torch's, which must be in the process before it
 
 from maml_fast.native import _build
-from maml_fast.native._build import BuildError, BuildReport, cache_folder
+from maml_fast.native._build import BuildError, BuildReport, cache_folder, is_ours
 from maml_fast.native._not_compiled import not_compiled
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "build",
     "cache_folder",
     "has_cuda_kernels",
+    "is_ours",
     "library",
     "use_backend",
     "when_loaded",

@@ -41,7 +41,7 @@ from maml_fast.native._toolchain import (
     runtime_of_torch,
 )
 
-__all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_csrc"]
+__all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_csrc", "is_ours"]
 
 NAME = "maml_fast_native"
 # In csrc. What takes longest comes first, so that no core is left alone with it at the end.
@@ -233,7 +233,7 @@ def _published(entry: Path) -> Path | None:
     library = entry / f"{NAME}.so"
     try:
         whole = _sha256(library) == (entry / _MARKER).read_text()
-        trusted = all(map(_is_ours, (entry, library, entry / _MARKER)))
+        trusted = all(map(is_ours, (entry, library, entry / _MARKER)))
     except (OSError, ValueError):
         return None
     return library if whole and trusted else None
@@ -243,7 +243,7 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether a file belongs to this user or to root, and not everybody may write to it."""
     if not hasattr(os, "getuid"):  # not a POSIX system
         return True

@@ -131,14 +131,20 @@ def test_sources_are_read_once_and_again_when_they_change(root, monkeypatch):
     assert (changed["test"].images[0] != first["test"].images[0]).any()
 
 
-def test_a_damaged_listing_is_named(root, cache):
+def test_what_is_damaged_in_the_cache_is_made_again(root, cache):
     write_caches(root, tiny_parts(8))
-    load("mini-imagenet", root, image_size=8)
-    listing = next(cache.glob("banks/mini-imagenet-test-*.json"))
-    for content in ('{"a": 1}', "[]", "{", '{"a": 5, "b": 5.0}', "{}"):
-        listing.write_text(content)
-        with pytest.raises(ValueError, match=rf"{listing.name} does not fit .*\.npy.*remove both"):
-            load("mini-imagenet", root, image_size=8)
+    first = load("mini-imagenet", root, image_size=8)["test"]
+    listing, pixels = (next(cache.glob(f"banks/mini-imagenet-test-*.{suffix}")) for suffix in ("json", "npy"))
+    whole = pixels.read_bytes()
+    damages = [(listing, content) for content in (b'{"a": 1}', b"[]", b"{", b"")]
+    damages += [(pixels, whole[:-1]), (pixels, whole[:200] + b"\0" * 100 + whole[300:])]
+    for damaged, content in damages:
+        damaged.write_bytes(content)
+        lines = []
+        again = data.load("mini-imagenet", root, image_size=8, say=lines.append)["test"]
+        assert lines[0] == f"{pixels} is damaged, or another user could have written it: it is made again"
+        assert again.class_names == first.class_names
+        assert pixels.read_bytes() == whole
 
 
 def load_until_killed(root):
@@ -162,7 +168,7 @@ def test_a_killed_conversion_goes_on(write, root, cache, tmp_path):
     assert told[0] == (11, 16)
     expected = np.concatenate(list(parts["train"].values())).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(loaded["train"].images, expected)
-    assert {path.suffix for path in cache.glob("banks/*")} == {".json", ".lock", ".npy"}
+    assert {path.suffix for path in cache.glob("banks/*")} == {".json", ".lock", ".npy", ".sha256"}
 
 
 class Command:

@@ -43,7 +43,7 @@ class Maker:
 
 
 def visible(folder):
-    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def test_whole(tmp_path):
@@ -51,7 +51,7 @@ def test_whole(tmp_path):
     maker.write(tmp_path / "new" / "x.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "new" / "x.npy"), IMAGES)
     assert maker.told == [(i, 10) for i in range(1, 11)]
-    assert visible(tmp_path / "new") == ["x.npy"]
+    assert visible(tmp_path / "new") == ["x.npy", "x.npy.sha256"]
     maker.write(tmp_path / "new" / "x.npy")
     assert len(maker.made) == 10  # it is there
 
@@ -69,7 +69,7 @@ def test_work_that_was_stopped_goes_on(stopped_at, tmp_path):
     assert again.told[0] == (kept + 1, 10)
     assert len(again.lines) == (kept > 0)
     np.testing.assert_array_equal(np.load(path), IMAGES)
-    assert visible(tmp_path) == ["x.npy"]
+    assert visible(tmp_path) == ["x.npy", "x.npy.sha256"]
 
 
 def test_an_error_leaves_nothing(tmp_path):
@@ -99,7 +99,7 @@ def test_rests_that_do_not_fit_are_not_taken_over(damage, tmp_path):
     again.write(path)
     assert again.made == list(range(10))
     np.testing.assert_array_equal(np.load(path), IMAGES)
-    assert visible(tmp_path) == ["x.npy"]
+    assert visible(tmp_path) == ["x.npy", "x.npy.sha256"]
 
 
 def test_a_killed_process_leaves_its_stages_and_no_lock(tmp_path):
