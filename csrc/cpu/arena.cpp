@@ -16,6 +16,8 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kFirstBlock = size_t{1} << 20;
+constexpr size_t kAlwaysKept = size_t{8} << 20;
+constexpr int kPatience = 4096;  // scopes: more than lie between one large use and the next of an ordinary iteration
 
 struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }
@@ -27,11 +29,19 @@ struct Block {
 };
 
 // Blocks are only ever added while a scope is open, so that addresses handed out stay valid; when the last scope
-// closes, several blocks are merged into one large enough for all of them.
+// closes, several blocks are merged into one large enough for all of them. What a large call left is given back when
+// thousands of scopes in a row had no use for a quarter of it.
 struct Arena {
   std::vector<Block> blocks;
   size_t block = 0, offset = 0;
-  int depth = 0;
+  size_t used = 0;  // at most, since the first scope opened
+  int depth = 0, calls_with_little = 0;
+
+  size_t Size(size_t n_blocks) const {
+    size_t total = 0;
+    for (size_t i = 0; i < n_blocks; ++i) total += blocks[i].size;
+    return total;
+  }
 
   void AddBlock(size_t size) {
     const size_t alignment = size >= kHugePage ? kHugePage : kAlignment;
@@ -51,15 +61,22 @@ struct Arena {
     if (block == blocks.size()) AddBlock(std::max({bytes, kFirstBlock, blocks.empty() ? 0 : 2 * blocks.back().size}));
     void* p = static_cast<char*>(blocks[block].memory.get()) + offset;
     offset += bytes;
+    used = std::max(used, Size(block) + offset);
     return p;
   }
 
-  void Merge() {
-    if (blocks.size() < 2) return;
-    size_t total = 0;
-    for (const Block& b : blocks) total += b.size;
-    blocks.clear();
-    AddBlock(total);
+  void EndCall() {
+    const size_t size = Size(blocks.size());
+    const bool little = size > kAlwaysKept && used < size / 4;
+    calls_with_little = little ? calls_with_little + 1 : 0;
+    used = 0;
+    if (calls_with_little == kPatience) {
+      blocks.clear();
+      calls_with_little = 0;
+    } else if (blocks.size() > 1) {
+      blocks.clear();
+      AddBlock(size);
+    }
   }
 };
 
@@ -74,7 +91,7 @@ ArenaScope::~ArenaScope() {
   arena.offset = offset_;
   if (--arena.depth == 0) {
     try {
-      arena.Merge();
+      arena.EndCall();
     } catch (const std::bad_alloc&) {
       arena.blocks.clear();  // the next call starts afresh
     }
@@ -82,6 +99,8 @@ ArenaScope::~ArenaScope() {
 }
 
 void* ArenaScope::Allocate(size_t bytes) { return arena.Allocate(bytes); }
+
+size_t ArenaScope::Held() { return arena.Size(arena.blocks.size()); }
 
 void AdviseHugePages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

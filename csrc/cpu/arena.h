@@ -1,4 +1,5 @@
-// Scratch memory that a thread keeps from call to call: touching fresh pages costs more than the arithmetic on them.
+// Scratch memory that a thread keeps from call to call, for touching fresh pages costs more than the arithmetic on
+// them; what a call needed that was far larger than those after it is given back.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +17,9 @@ class ArenaScope {
 
   // 64-byte aligned, uninitialised, valid until the scope ends. Throws std::bad_alloc.
   void* Allocate(size_t bytes);
+
+  // Bytes that the calling thread keeps.
+  static size_t Held();
 
   template <typename T>
   T* Array(int64_t count) {

@@ -55,7 +55,7 @@ class ConvNet(NamedTuple):
         return [name for block in self.blocks for name in block[:4] if name is not None]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=16)
 def read_conv_net(program: Program) -> ConvNet | str:
     """Return the net that a program is, or why it is none."""
     transposed = _results_of(aten.t.default, program)
