@@ -3,7 +3,7 @@
 ``recording`` takes down what ``forward`` does, on a ``tape``, and leaves its ``surroundings`` as they were; ``watch``
 notices when what it depends on changes. ``operations`` is the table of forms, and ``conv_blocks`` finds the fused
 block. ``program`` runs a recording; ``programs`` keeps those of a model and compares each with the model itself.
-``conv_net`` reads the nets that have a native inner loop. ``as_written`` is the module itself, task by task: what has
+``conv_net`` reads the nets that have a native inner loop, and ``head`` tells a net's head. ``as_written`` is the module itself, task by task: what has
 no program runs by that.
 """
 
@@ -16,6 +16,7 @@ from maml_fast.program.batch_norm import (
     is_per_step,
 )
 from maml_fast.program.conv_net import ConvNet, read_conv_net
+from maml_fast.program.head import names_of_head
 from maml_fast.program.program import Program, RunBlock
 from maml_fast.program.programs import NoForm, Programs
 from maml_fast.program.report import FusionPolicy, FusionReport
@@ -39,6 +40,7 @@ __all__ = [
     "Watch",
     "counters_of",
     "is_per_step",
+    "names_of_head",
     "places_of",
     "read_conv_net",
     "swapped",
