@@ -109,7 +109,7 @@ def use_backend(name: Literal["native", "reference"]) -> Iterator[None]:
     Blocks nest; threads started inside have the process's default. Raises RuntimeError where ``"native"`` can't be
     built, ValueError for another name.
     """
-    if name not in ("native", "reference"):
+    if not isinstance(name, str) or name not in ("native", "reference"):
         raise ValueError(f"backend {name!r} is unknown: use 'native' or 'reference'")
     before, _forced.name = _forced.name, name
     try:

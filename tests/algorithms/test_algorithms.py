@@ -185,7 +185,7 @@ def test_reptile_remembers_what_its_adam_saw_and_evaluation_does_not_add_to_it()
 
 
 def test_reptile_refuses_what_it_can_not_do() -> None:
-    with pytest.raises(ValueError, match="inner_batch must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="inner_batch must be at least 1, got 0"):
         Reptile(net(), inner_batch=0)
     with pytest.raises(ValueError, match="by at least 1 inner step"):
         Reptile(net(), inner_steps=0)(episodes())
