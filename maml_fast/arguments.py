@@ -58,7 +58,7 @@ MOST = 2**31 - 1  # of a number of things, where nothing else bounds it: more is
 def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Check what a function, method or ``__init__`` is called with, argument by argument, before it runs.
 
-    Its defaults are not checked, nor are arguments that have no kind here. Ten arguments cost a call three microseconds.
+    Its defaults are not checked, nor are arguments that have no kind here. Ten arguments cost three microseconds.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -48,8 +48,14 @@ def batch_stat_norm(
 
     Equals ``F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)``, written in elementary operations
     because ``vmap(grad(...))`` over ``F.batch_norm`` gives a wrong second-order gradient in silence. A ``ValueError``
-    says so if x has another number of axes than ``axes`` allows.
+    says so if x has another number of axes than ``axes`` allows, or a parameter another shape than [C], a ``TypeError``
+    if x is not floating-point.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape != x.shape[1:2]:
+            raise ValueError(f"{name} must be [C] = {list(x.shape[1:2])}, got {list(parameter.shape)}")
     if axes is not None and x.dim() not in axes:
         wanted = " or ".join(f"{n}-D" for n in axes)
         raise ValueError(f"batch norm expected {wanted} input, got a tensor of shape {list(x.shape)}")

@@ -328,6 +328,24 @@ BAD = {
 }
 
 
+BAD_STATISTICS = {
+    "mean": ({"mean": torch.zeros(5)}, ValueError, r"mean must be \[Cout\] = \(4,\), got \(5,\)"),
+    "mean of tasks": ({"mean": torch.zeros(2, 4)}, ValueError, r"mean must be .* got \(2, 4\)"),
+    "integer": ({"variance": torch.ones(4, dtype=torch.int64)}, TypeError, "variance is torch.int64 on cpu"),
+    "device": ({"mean": torch.zeros(4, device="meta")}, TypeError, "mean is torch.float32 on meta.* on cpu, as x is"),
+    "negative": ({"variance": torch.tensor([1.0, 2, -3, 4])}, ValueError, "variance must not be negative, got -3.0"),
+    "pixels": ({"pool": 9}, ValueError, "have no output"),
+    "kernel": ({"weight": torch.zeros(2, 4, 2, 11, 11)}, ValueError, "have no output"),
+}
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_STATISTICS.values(), ids=BAD_STATISTICS)
+def test_bad_statistics(changes: dict, error: type[Exception], message: str) -> None:
+    statistics = {"mean": torch.zeros(4), "variance": torch.ones(4)}
+    with pytest.raises(error, match=message):
+        ops.conv_block_by_statistics(**{**arguments_of(), **statistics, **changes})
+
+
 @pytest.mark.parametrize(("changes", "error", "message"), BAD.values(), ids=BAD)
 def test_bad_input(changes: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -95,9 +95,10 @@ class ProtoNet(MetaLearner):
         self._check_support(x_spt, y_spt)
         check_like_model("x_qry", x_qry, self._current_parameters())
         tasks, _, *image = x_spt.shape
-        if x_qry.dim() < 3 or x_qry.shape[0] != tasks or list(x_qry.shape[2:]) != image or x_qry.dtype != x_spt.dtype:
-            wanted = f"images {[tasks, 'M', *image]} of {x_spt.dtype}, as x_spt".replace("'", "")
-            raise ValueError(f"x_qry must be {wanted}, got {list(x_qry.shape)} of {x_qry.dtype}")
+        got = list(x_qry.shape)
+        if len(got) < 3 or [got[0], *got[2:]] != [tasks, *image] or 0 in got or x_qry.dtype != x_spt.dtype:
+            wanted = f"images [{tasks}, M, {', '.join(map(str, image))}] of {x_spt.dtype}, as x_spt"
+            raise ValueError(f"x_qry must be {wanted}, got {got} of {x_qry.dtype}")
         return self._logits(x_spt, y_spt, x_qry)
 
     def extra_repr(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maml_fast import arguments
-from maml_fast.arguments import instance, integer, location, many, optional, settle, takes, text
+from maml_fast.arguments import instance, integer, location, many, optional, settle, shown, takes, text
 from maml_fast.data.npy import MappedFile, map_npy
 
 __all__ = ["ImageBank"]
@@ -83,7 +83,7 @@ class ImageBank:
         if array.ndim != 5 or 0 in array.shape:
             raise ValueError(f"array must be [n_classes, n_images, C, H, W], none of them 0, got shape {array.shape}")
         if array.dtype != np.uint8:
-            raise TypeError(_dtype_message(array))
+            raise TypeError(f"array: {_dtype_message(array)}")
         n_classes, n_images = array.shape[:2]
         if class_names is None:
             class_names = [f"class {i}" for i in range(n_classes)]
@@ -146,7 +146,9 @@ class ImageBank:
         """
         numbers = self._class_numbers(classes)
         if len(numbers) == 0:
-            raise ValueError(f"no class of bank {self.name!r} ({self.n_classes} classes) is selected by {classes!r}")
+            raise ValueError(
+                f"no class of bank {self.name!r} ({self.n_classes} classes) is selected by {shown(classes)}"
+            )
         names = tuple(self.class_names[i] for i in numbers)
         return ImageBank(
             self.images, self.starts[numbers], self.counts[numbers], names, name or self.name, file=self.file
@@ -157,7 +159,7 @@ class ImageBank:
             return np.arange(self.n_classes)[classes]
         numbers = np.asarray(classes)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise TypeError(f"classes must be a slice or a sequence of class numbers, got {classes!r}")
+            raise TypeError(f"classes must be a slice or a sequence of class numbers, got {shown(classes)}")
         outside = (numbers < -self.n_classes) | (numbers >= self.n_classes)
         if outside.any():
             raise ValueError(
@@ -189,7 +191,7 @@ def _map_again(file: MappedFile, *rest: Any) -> ImageBank:
 def _check_images(images: np.ndarray, name: str) -> None:
     arguments.array("images", images)
     if images.dtype != np.uint8:
-        raise TypeError(_dtype_message(images))
+        raise TypeError(f"images: {_dtype_message(images)}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must be [M, C, H, W], none of them 0, got shape {images.shape} for bank {name!r}")
     if not images.flags.c_contiguous:

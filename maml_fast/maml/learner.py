@@ -367,7 +367,7 @@ class MAML(MetaLearner):
         adapted = self._adapted(self._current_parameters())
         if isinstance(self.inner_optimiser, LearnedRule):
             if inner_lr is not None or learn:
-                raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {inner_lr!r}")
+                raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {shown(inner_lr)}")
             like = next(iter(adapted.values()))
             self._rate_steps = None
             object.__setattr__(self, "inner_lr", None)
@@ -379,7 +379,7 @@ class MAML(MetaLearner):
     def _change_inner_lr(self, inner_lr: Any) -> None:
         """Another fixed rate in the place of a fixed one, or a parameter as it is."""
         if isinstance(self.inner_optimiser, LearnedRule):
-            raise ValueError(f"a LearnedRule has no learning rate: inner_lr can't become {inner_lr!r}")
+            raise ValueError(f"a LearnedRule has no learning rate: inner_lr can't become {shown(inner_lr)}")
         if not isinstance(inner_lr, nn.Parameter | InnerRates):
             self._rate_steps = None
             inner_lr = make_inner_lr(inner_lr, self._adapted(self._current_parameters()), False, None)

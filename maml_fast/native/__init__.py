@@ -23,6 +23,7 @@ from typing import Literal
 
 import torch  # also because the library links against torch's, which must be in the process before it
 
+from maml_fast.arguments import flag, takes
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder
 from maml_fast.native._not_compiled import not_compiled
@@ -119,6 +120,7 @@ def use_backend(name: Literal["native", "reference"]) -> Iterator[None]:
         _forced.name = before
 
 
+@takes(verbose=flag, force=flag)
 def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
     """Compile the library unless the cache holds it (``force``: anyhow), whatever MAML_FAST_BACKEND says.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,11 @@ CONSTRUCTION = {
     "negative steps": (lambda: MAML(conv_net(), inner_steps=-1), ValueError, "inner_steps.*-1"),
     "half a step": (lambda: MAML(conv_net(), inner_steps=1.5), TypeError, "inner_steps.*1.5"),
     "loss": (lambda: MAML(conv_net(), loss_fn="mse"), TypeError, "loss_fn.*'mse'"),
+    "loss class": (
+        lambda: MAML(conv_net(), loss_fn=nn.CrossEntropyLoss),
+        TypeError,
+        r"loss_fn must be a function of logits and targets, got the class Cross.*an instance, CrossEntropyLoss\(",
+    ),
     "batch norm": (
         lambda: MAML(conv_net(), batch_norm="group"),
         ValueError,
@@ -159,6 +165,7 @@ CALLS = {
     "no sampler": (lambda m, e: evaluate(m, None, episodes=4), TypeError, "sampler.*NoneType"),
     "one batch": (lambda m, e: evaluate(m, e, episodes=3), TypeError, "four tensors"),
     "no MAML": (lambda m, e: evaluate(m.model, [e], episodes=3), TypeError, "MAML.*Sequential"),
+    "no episodes at all": (lambda m, e: evaluate(m, [(None,) * 4], 3), TypeError, "x_spt must be a torch tensor"),
     "steps of evaluate": (lambda m, e: evaluate(m, [e], 3, inner_steps=-1), ValueError, "inner_steps.*-1"),
 }
 
@@ -168,6 +175,21 @@ def test_calls(case):
     call, error, message = CALLS[case]
     with pytest.raises(error, match=message):
         call(MAML(conv_net()), make_episodes())
+
+
+def test_a_flag_is_no_number_of_steps_whatever_was_planned_before():
+    maml, episodes = MAML(conv_net()), make_episodes()
+    maml(episodes, inner_steps=1)
+    with pytest.raises(TypeError, match="inner_steps must be an integer, got True"):
+        maml(episodes, inner_steps=True)
+
+
+def test_steps_to_record_may_be_numpys():
+    maml, episodes = MAML(conv_net(), 0.1, 2), make_episodes()
+    for steps in (np.array([0, 1]), (np.int64(0), 1), {0, 1}, [1, 0]):
+        assert len(maml(episodes, per_step=steps).query_losses) == 3
+    assert len(maml(episodes, per_step=np.bool_(True)).query_losses) == 3
+    assert maml(episodes, per_step=[]).query_losses is None
 
 
 LOSSES = {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import TINY
@@ -51,6 +54,22 @@ BAD_ARGUMENTS = [
 def test_bad_arguments(name, value, error, message):
     with pytest.raises(error, match=message):
         dataclasses.replace(TINY, **{name: value})
+
+
+@pytest.mark.parametrize("config", ["", 0, [], {}, False])
+def test_what_is_no_config_does_not_train_the_default(config, tmp_path):
+    with pytest.raises(TypeError, match="config must be a TrainConfig, got"):
+        train(config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_and_paths_become_plain():
+    config = dataclasses.replace(
+        TINY, n_way=np.int64(3), inner_lr=np.float32(0.5), rotate=np.bool_(False), adapt="head"
+    )
+    assert json.loads(json.dumps(config.arguments())) == config.arguments()
+    assert (type(config.n_way), config.inner_lr, config.rotate) == (int, 0.5, False)
+    assert TrainConfig(dataset="omniglot", root=Path("here"), split=Path("finn")).split == "finn"
 
 
 def test_device_that_is_not_there(monkeypatch):
