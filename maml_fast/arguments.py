@@ -119,7 +119,7 @@ def text(name: str, value: Any) -> str:
     """A string."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {shown(value)}")
-    return value
+    return value if type(value) is str else str.__str__(value)
 
 
 def location(name: str, value: Any) -> Path:
@@ -291,9 +291,7 @@ class _Short(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, type):
             return f"the class {x.__name__}"
-        if isinstance(x, Tensor):
-            return f"{type(x).__name__} {list(x.shape)} of {x.dtype}"
-        if isinstance(x, np.ndarray):
+        if isinstance(x, Tensor | np.ndarray):
             return f"{type(x).__name__} {list(x.shape)} of {x.dtype}"
         return super().repr1(x, level)
 

@@ -77,14 +77,13 @@ class MetaLearner(nn.Module, ABC):
                 as are not on the model's device or not in its precision.
             RuntimeError: if the support loss does not depend on any adapted parameter.
         """
-        if not isinstance(per_step, bool):
-            per_step = check_per_step(per_step)
         results, loss = self.results_and_loss(episodes, per_step=per_step, inner_steps=inner_steps)
-        losses = results.losses.mean(dim=1) if per_step else None
+        recorded = per_step if isinstance(per_step, bool) else bool(check_per_step(per_step))
+        losses = results.losses.mean(dim=1) if recorded else None
         if results.correct is None or results.predictions is None:
             return MAMLOutput(loss, None, losses, None)
         accuracies = results.correct.sum(dim=1) / results.predictions.sum()
-        return MAMLOutput(loss, accuracies[-1], losses, accuracies if per_step else None)
+        return MAMLOutput(loss, accuracies[-1], losses, accuracies if recorded else None)
 
     @takes(iteration=ITERATION)
     def begin_iteration(self, iteration: int) -> None:
