@@ -27,6 +27,7 @@ __all__ = [
     "MOST",
     "Kind",
     "array",
+    "bound",
     "choice",
     "device",
     "flag",
@@ -166,7 +167,7 @@ def whole(least: int, most: int = MOST) -> Kind:
         if not least <= value <= most:
             if value < least and most == MOST:
                 raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
-            raise ValueError(f"{name} must be from {_bound(least)} to {_bound(most)}, got {shown(value)}")
+            raise ValueError(f"{name} must be from {bound(least)} to {bound(most)}, got {shown(value)}")
         return value
 
     return kind
@@ -175,7 +176,7 @@ def whole(least: int, most: int = MOST) -> Kind:
 def number(*, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> Kind:
     """A finite number in a range, as a float: Python's, NumPy's, a fraction, but not a bool."""
     bounds = {"at least": least, "above": above, "below": below}
-    words = ["finite", *(f"{how} {bound:g}" for how, bound in bounds.items() if math.isfinite(bound))]
+    words = ["finite", *(f"{how} {each:g}" for how, each in bounds.items() if math.isfinite(each))]
     wanted = " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
     def kind(name: str, value: Any) -> float:
@@ -309,7 +310,7 @@ def _is_whole(value: Any) -> bool:
     return True
 
 
-def _bound(number: int) -> str:
+def bound(number: int) -> str:
     """A bound in a message: large ones are mostly powers of two."""
     if number >= 10**6 and number & (number + 1) == 0:
         return f"2**{number.bit_length()} - 1"

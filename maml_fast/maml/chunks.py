@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from maml_fast.arguments import MOST, Kind, shown, whole
+from maml_fast.arguments import MOST, Kind, bound, shown, whole
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.composed import numbered_here, outcome_of, parts_of, scored_walk, usable_by_autograd
 from maml_fast.maml.gradient import ChunkedGradient
@@ -43,7 +43,7 @@ def _some_or_all(things: str) -> Kind:
         try:
             return whole(1)(name, value)
         except (TypeError, ValueError):
-            wanted = f"a whole number of {things} from 1 to {MOST:,}, 'auto', or None for all"
+            wanted = f"a whole number of {things} from 1 to {bound(MOST)}, 'auto', or None for all"
             raise ValueError(f"{name} must be {wanted}; got {shown(value)}") from None
 
     return kind
