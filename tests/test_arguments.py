@@ -252,6 +252,14 @@ def linear() -> nn.Linear:
 
 
 NUMBERED = {"meta_batch_size": 2, "seed": 0, "start_episode": 0, "batches": 2}
+DRAWN = {"n_way": 2, "k_shot": 1, "k_query": 1, "prefetch": 0, "threads": None, "device": "cpu"}
+TOLD = {"progress": None, "say": print}
+OMNIGLOT = {"root": NOWHERE, "size": 28, "layout": data.omniglot.OMNIGLOT}
+PICTURES = {"root": NOWHERE, "image_size": 8, "channels": "L"}
+COLUMNS = {"student": "a", "skill": "b", "correct": "c", "order": "d"}
+EVALUATED = {"episodes": 5, "inner_steps": None, "split": "test", "seed": None, "device": None, "threads": None}
+ALLOWED = {"allow_unused": None, "allow_nograd": False}
+UPDATES = [torch.ones(2, 3), None]
 LOOP = {"model": net(), "inner_lr": 0.1, "inner_steps": 1}
 ANNEALED = {"first_order_iterations": 0, "multi_step_iterations": 0}
 MAML = {
@@ -271,6 +279,7 @@ MAML = {
 }
 SPLIT = {"name": "s", "classes": {"train": ("class 0",), "test": ("class 1",)}}
 SCALARS = {"gamma": True, "eps": 1e-5}
+NORM = GEOMETRY | SCALARS
 
 CALLS: dict[str, dict[str, Any]] = {
     "evaluate": {"maml": mf.MAML(net()), "sampler": [EPISODES], "episodes": 2, "inner_steps": 1},
@@ -284,51 +293,28 @@ CALLS: dict[str, dict[str, Any]] = {
     "ops.output_extent": {"extent": 5, "kernel": 3, "stride": 1, "padding": 1, "pool": 2},
     "ops.over_tasks": {"parameter": V, "n_tasks": 2},
     "nn.BatchStatNorm2d": {"num_features": 2, "affine": True, **SCALARS},
-    "nn.ConvBlock": {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "bias": True, "affine": True, "gamma": True}
-    | GEOMETRY,
+    "nn.ConvBlock": {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "bias": True, "affine": True} | NORM,
     "nn.batch_stat_norm": {"x": X[0], "weight": torch.ones(1), "bias": torch.ones(1), "eps": 1e-5},
     "nn.conv_block": {name: each[0] for name, each in BLOCK.items()} | GEOMETRY,
     "models.Conv4": {"n_way": 3, "in_channels": 1, "hidden": 2, "image_size": 28, "strided": False, **SCALARS},
     "models.LSTM": {"inputs": 2, "hidden": 2, "outputs": 1},
     "models.MLP": {"sizes": (2, 3), "init_std": 0.1, "relu_output": False},
     "models.TutorialNet": {"n_way": 3, "in_channels": 1},
-    "data.AnswerLog": {
-        name: getattr(LOG, name) for name in ("student_names", "skill_names", "skills", "correct", "starts")
-    },
+    "data.AnswerLog": vars(LOG),
     "data.DataSet": {"name": "n", "banks": {"train": BANK, "test": BANK}, "split": data.Split(**SPLIT)},
-    "data.EpisodeSampler": {
-        **NUMBERED,
-        **{"bank": BANK, "n_way": 2, "k_shot": 1, "k_query": 1, "scale": "unit", "rotate": False, "prefetch": 0},
-        **{"threads": None, "device": "cpu"},
-    },
-    "data.ImageBank": {
-        name: getattr(BANK, name) for name in ("images", "starts", "counts", "class_names", "name", "file")
-    },
+    "data.EpisodeSampler": {**NUMBERED, **DRAWN, "bank": BANK, "scale": "unit", "rotate": False},
+    "data.ImageBank": vars(BANK),
     "data.SinusoidSampler": {**NUMBERED, "k_shot": 2, "k_query": 2},
     "data.Split": SPLIT,
     "data.StudentSampler": {**NUMBERED, "log": LOG, "n_support": 2, "n_answers": 4},
     "data.answer_loss": {"logits": torch.randn(1, 2, 2), "answers": torch.ones(1, 2, 2)},
     "data.draw_strokes": {"n_classes": 1, "n_images": 1, "size": 8, "seed": 0, "progress": None},
-    "data.load": {
-        **{"name": "strokes", "root": None, "split": None, "image_size": 8, "channels": None, "seed": None},
-        **{"progress": None, "say": print},
-    },
+    "data.load": {**TOLD, **PICTURES, "name": "strokes", "split": None, "seed": None},
     "data.make_noise": {"n_classes": 1, "n_images": 1, "image_shape": (1, 2, 2), "seed": 0},
-    "data.prepare_omniglot": {
-        **{"root": NOWHERE, "out": None, "size": 28, "download": False, "progress": None, "say": print},
-        **{"layout": data.omniglot.OMNIGLOT},
-    },
-    "data.read_answers": {
-        **{"path": NOWHERE, "student": "a", "skill": "b", "correct": "c", "order": "d", "encoding": "utf-8"},
-        **{"say": print},
-    },
-    "data.read_folder": {
-        **{"root": NOWHERE, "image_size": 8, "channels": "L", "name": "n", "cache": None, "progress": None},
-        **{"say": print},
-    },
-    "data.read_omniglot": {
-        **{"root": NOWHERE, "size": 28, "progress": None, "say": print, "layout": data.omniglot.OMNIGLOT}
-    },
+    "data.prepare_omniglot": {**TOLD, **OMNIGLOT, "out": None, "download": False},
+    "data.read_answers": {**COLUMNS, "path": NOWHERE, "encoding": "utf-8", "say": print},
+    "data.read_folder": {**TOLD, **PICTURES, "name": "n", "cache": None},
+    "data.read_omniglot": {**TOLD, **OMNIGLOT},
     "data.read_split": {"folder": NOWHERE},
     "data.simulate_students": {"n_students": 2, "n_answers": 2, "n_skills": 1, "seed": 0},
     "data.student_episodes": {"log": LOG, "students": [0, 1], "n_support": 2, "n_answers": 4},
@@ -344,24 +330,15 @@ CALLS: dict[str, dict[str, Any]] = {
     "algorithms.ProtoNet": {"model": net(), "distance": "cosine", "batch_norm": "batch", "fused": True},
     "algorithms.Reptile": {**LOOP, "inner_batch": 2, "batch_norm": "batch", "fused": True},
     "compat.learn2learn.BaseLearner": {"module": linear()},
-    "compat.learn2learn.MAML": {
-        **{"model": linear(), "lr": 0.1, "first_order": False, "allow_unused": None, "allow_nograd": False}
-    },
+    "compat.learn2learn.MAML": {"model": linear(), "lr": 0.1, "first_order": False, **ALLOWED},
     "compat.learn2learn.MetaSGD": {"model": linear(), "lr": 0.1, "first_order": False, "lrs": None},
     "compat.learn2learn.clone_module": {"module": linear()},
     "compat.learn2learn.clone_parameters": {"param_list": [V]},
     "compat.learn2learn.detach_module": {"module": linear()},
-    "compat.learn2learn.maml_update": {
-        **{"model": learn2learn.clone_module(linear()), "lr": 0.1, "grads": [torch.ones(2, 3), None]}
-    },
-    "compat.learn2learn.update_module": {
-        **{"module": learn2learn.clone_module(linear()), "updates": [torch.ones(2, 3), None]}
-    },
+    "compat.learn2learn.maml_update": {"model": learn2learn.clone_module(linear()), "lr": 0.1, "grads": UPDATES},
+    "compat.learn2learn.update_module": {"module": learn2learn.clone_module(linear()), "updates": UPDATES},
     "train.TrainConfig": train.TrainConfig().arguments(),
-    "train.evaluate_run": {
-        **{"run": NOWHERE, "episodes": 5, "inner_steps": None, "split": "test", "seed": None, "root": None},
-        **{"device": None, "threads": None},
-    },
+    "train.evaluate_run": {**EVALUATED, "run": NOWHERE, "root": None},
     "train.resume": {"run": NOWHERE, "reporter": None},
     "train.train": {"config": train.TrainConfig(), "out": NOWHERE, "reporter": None},
 }
@@ -421,10 +398,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Episodes.to": (EPISODES.to, {"device": "cpu", "dtype": torch.float32, "non_blocking": False}),
         "bank.select": (bank.select, {"classes": [0], "name": "n"}),
         "bank[i]": (bank.__getitem__, {"i": 0}),
-        "bank.from_array": (
-            bank.from_array,
-            {"array": np.ones((1, 1, 1, 2, 2), np.uint8), "class_names": None, "name": "n"},
-        ),
+        "bank.from_array": (bank.from_array, {"array": PIXELS, "class_names": None, "name": "n"}),
         "bank.from_npy": (bank.from_npy, {"path": NOWHERE, "class_names": None, "name": None}),
         "sampler.batch": (sampler.batch, {"i": 0}),
         "waves": (waves.waves, {"i": 0}),
@@ -437,21 +411,15 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Conv4()": (models.Conv4(hidden=1), {"x": IMAGES}),
         "MLP()": (models.MLP((3, 1)), {"x": torch.rand(2, 3)}),
         "LSTM()": (models.LSTM(2, 2, 1), {"x": torch.rand(2, 2, 2)}),
-        "TutorialBaseNet()": (
-            compat.TutorialBaseNet(),
-            {"x": torch.rand(2, 1, 28, 28), "params": None, "bn_training": True},
-        ),
+        "TutorialBaseNet()": (compat.TutorialBaseNet(), {"x": IMAGES, "params": None, "bn_training": True}),
         "finetunning": (compat.MetaLearner().finetunning, {name: x[0] for name, x in EPISODES._asdict().items()}),
         "for_dataset": (train.TrainConfig.for_dataset, {"dataset": "strokes", "algorithm": "maml"}),
         "for_recipe": (train.TrainConfig.for_recipe, {"recipe": "finn2017-omniglot-5w1s"}),
         "from_arguments": (train.TrainConfig.from_arguments, {"arguments": {}}),
         "Annealing": (type(mf.MAML(net()).annealing), ANNEALED),
     }
-    for name, made in {
-        "MAML": mf.MAML(net()),
-        "Reptile": algorithms.Reptile(net()),
-        "ProtoNet": algorithms.ProtoNet(net()),
-    }.items():
+    for made in (mf.MAML(net()), algorithms.Reptile(net()), algorithms.ProtoNet(net())):
+        name = type(made).__name__
         call = {"episodes": EPISODES, "per_step": False, "inner_steps": 1}
         found |= {
             f"{name}()": (made, call),
@@ -480,6 +448,9 @@ CALLED = {  # in messages, where that is not the argument's name
     ("use_engine", "name"): "engine",
     ("use_backend", "name"): "backend",
     ("compat.learn2learn.maml_update", "grads"): "grads|updates",
+    ("nn.conv_block", "x"): "x|images",
+    ("bank[i]", "i"): "i|class",
+    **{(sampler, "i"): "i|meta-batch" for sampler in ("sampler.batch", "waves")},
     **{(f"{model}()", "x"): "x must|model was made" for model in ("Conv4", "LSTM", "MLP", "TutorialBaseNet")},
 }
 FINE = {  # what is taken, hostile as it looks
@@ -512,7 +483,7 @@ def faults(name: str, call: Callable[..., Any], given: dict[str, Any]) -> Iterat
                     with result:
                         pass
             except (TypeError, ValueError, IndexError) as error:
-                if not re.search(CALLED.get((name, argument), argument), str(error)):
+                if not re.search(rf"\b({CALLED.get((name, argument), argument)})\b", str(error)):
                     yield f"{at} is not named: {error}"
                 if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(PACKAGE):
                     yield f"{at} is refused elsewhere: {error}"
@@ -546,18 +517,15 @@ def test_build_takes_flags(monkeypatch: pytest.MonkeyPatch) -> None:
             mf.build(**{name: "false"})
 
 
-SETTINGS = ("inner_steps", "order", "loss_fn", "metric", "task_chunk", "inner_memory", "cuda_graph", "inner_lr")
+SETTINGS = "inner_steps order loss_fn metric annealing task_chunk inner_memory cuda_graph inner_lr"
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, "annealing"])
+@pytest.mark.parametrize("name", SETTINGS.split())
 def test_settings_refuse_what_they_can_not_be(name: str) -> None:
     learner = mf.MAML(net())
     before = getattr(learner, name)
 
-    def change(value: Any) -> None:
-        setattr(learner, name, value)
-
     for value in HOSTILE:
         with pytest.raises((TypeError, ValueError), match=name):
-            change(value)
+            setattr(learner, name, value)
     assert getattr(learner, name) is before

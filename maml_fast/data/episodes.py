@@ -42,7 +42,7 @@ class Episodes(NamedTuple):
         """The number of episodes, ``T``."""
         return self.x_spt.shape[0]
 
-    @takes(dtype=optional(instance(torch.dtype, "such as torch.float32")), non_blocking=flag)
+    @takes(dtype=optional(instance(torch.dtype, "use one such as torch.float32")), non_blocking=flag)
     def to(
         self,
         device: torch.device | str | int | torch.dtype | None = None,
