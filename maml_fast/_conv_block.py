@@ -20,8 +20,9 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 
 from maml_fast import native
+from maml_fast.arguments import optional, takes, whole
 
-__all__ = ["Arithmetic", "Geometry", "conv_block", "output_extent"]
+__all__ = ["Arithmetic", "Geometry", "conv_block", "convolved_extent", "output_extent"]
 
 THIN_CHANNELS, THIN_PATCH, THIN_STRIDE = 4, 36, 16  # as ConvBlockShape::Derive in csrc/core/conv_block.h
 
@@ -46,9 +47,19 @@ class Geometry(NamedTuple):
     arithmetic: int = Arithmetic.EXACT
 
 
+@takes(extent=whole(0), kernel=whole(1), stride=whole(1), padding=whole(0), pool=optional(whole(1)))
 def output_extent(extent: int, kernel: int, stride: int, padding: int, pool: int | None = None) -> int:
-    """Height or width, in pixels, of what a convolution and a max-pool make of one; below 1 if nothing is left."""
-    return ((extent + 2 * padding - kernel) // stride + 1) // (pool or 1)
+    """Height or width, in pixels, of what a convolution and a max-pool make of one; below 1 if nothing is left.
+
+    Raises:
+        TypeError, ValueError: for what is no number of pixels.
+    """
+    return convolved_extent(extent, kernel, stride, padding) // (pool or 1)
+
+
+def convolved_extent(extent: int, kernel: int, stride: int, padding: int) -> int:
+    """The same of a convolution alone, unchecked."""
+    return (extent + 2 * padding - kernel) // stride + 1
 
 
 def conv_block(
@@ -265,8 +276,8 @@ def _forward_shapes(
     kernel, channels = weight.shape[1], weight.shape[4]
     patch = kernel * kernel * in_channels
     thin = in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and stride <= THIN_STRIDE and not relu_first
-    conv = [output_extent(extent, kernel, stride, padding) for extent in (height, width)]
-    out = [output_extent(extent, kernel, stride, padding, 2 if pool else None) for extent in (height, width)]
+    conv = [convolved_extent(extent, kernel, stride, padding) for extent in (height, width)]
+    out = [extent // 2 if pool else extent for extent in conv]
     return (
         x.new_empty(tasks, batch, *out, channels),
         x.new_empty(tasks, patch * (patch + 1)) if thin else x.new_empty(tasks, batch, *conv, channels),

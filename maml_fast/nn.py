@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from maml_fast import ops
+from maml_fast.arguments import choice, flag, number, optional, takes, tensor, whole
 
 __all__ = [
     "BatchStatNorm2d",
@@ -39,6 +40,7 @@ def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callabl
 
 
 @traced_as_one
+@takes(x=tensor, weight=optional(tensor), bias=optional(tensor), eps=number(least=0))
 def batch_stat_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[int, ...] | None = None
 ) -> Tensor:
@@ -46,8 +48,14 @@ def batch_stat_norm(
 
     Equals ``F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)``, written in elementary operations
     because ``vmap(grad(...))`` over ``F.batch_norm`` gives a wrong second-order gradient in silence. A ``ValueError``
-    says so if x has another number of axes than ``axes`` allows.
+    says so if x has another number of axes than ``axes`` allows, or a parameter another shape than [C], a ``TypeError``
+    if x is not floating-point.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape != x.shape[1:2]:
+            raise ValueError(f"{name} must be [C] = {list(x.shape[1:2])}, got {list(parameter.shape)}")
     if axes is not None and x.dim() not in axes:
         wanted = " or ".join(f"{n}-D" for n in axes)
         raise ValueError(f"batch norm expected {wanted} input, got a tensor of shape {list(x.shape)}")
@@ -72,13 +80,11 @@ class BatchStatNorm2d(torch.nn.BatchNorm2d):
         gamma: whether, of the two, there is the scale; Finn's net has the shift alone.
 
     Raises:
-        ValueError: for fewer than one channel, or an ``eps`` that is not positive.
+        TypeError, ValueError: for another type, fewer than one channel, or an ``eps`` that is not positive.
     """
 
+    @takes(num_features=whole(1), eps=number(above=0), affine=flag, gamma=flag)
     def __init__(self, num_features: int, eps: float = 1e-5, *, affine: bool = True, gamma: bool = True) -> None:
-        _check_whole("num_features", num_features, least=1)
-        if not eps > 0:
-            raise ValueError(f"eps must be positive, got {eps!r}")
         super().__init__(num_features, eps=eps, affine=affine, track_running_stats=False)
         if not gamma:
             self.register_parameter("weight", None)
@@ -114,9 +120,23 @@ class ConvBlock(torch.nn.Module):
         relu_first: convolution, ReLU, batch norm, pool, instead of convolution, batch norm, ReLU, pool.
 
     Raises:
-        ValueError: for a size, stride or padding that no convolution can have, or a ``pool`` other than 2 or ``None``.
+        TypeError, ValueError: for another type, a size, stride or padding that no convolution can have, or a ``pool``
+            other than 2 or ``None``.
     """
 
+    @takes(
+        in_channels=whole(1),
+        out_channels=whole(1),
+        kernel_size=whole(1),
+        stride=whole(1),
+        padding=whole(0),
+        pool=optional(choice(2, said="2 or None")),
+        bias=flag,
+        affine=flag,
+        gamma=flag,
+        eps=number(above=0),
+        relu_first=flag,
+    )
     def __init__(
         self,
         in_channels: int,
@@ -133,13 +153,6 @@ class ConvBlock(torch.nn.Module):
         relu_first: bool = False,
     ) -> None:
         super().__init__()
-        _check_whole("in_channels", in_channels, least=1)
-        _check_whole("out_channels", out_channels, least=1)
-        _check_whole("kernel_size", kernel_size, least=1)
-        _check_whole("stride", stride, least=1)
-        _check_whole("padding", padding, least=0)
-        if pool is not None and (isinstance(pool, bool) or pool != 2):
-            raise ValueError(f"pool must be 2 or None, got {pool!r}")
         self.conv = torch.nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         self.norm = BatchStatNorm2d(out_channels, eps, affine=affine, gamma=gamma)
         self.pool = pool
@@ -166,6 +179,7 @@ class ConvBlock(torch.nn.Module):
 
 
 @traced_as_one
+@takes(x=tensor, weight=tensor, bias=optional(tensor), gamma=optional(tensor), beta=optional(tensor))
 def conv_block(
     x: Tensor,
     weight: Tensor,
@@ -254,8 +268,3 @@ def _pixels(x: Tensor, weight: Tensor, stride: int, padding: int) -> int:
     side = weight.shape[-1]
     height, width = (ops.output_extent(extent, side, stride, padding) for extent in x.shape[-2:])
     return height * width
-
-
-def _check_whole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")

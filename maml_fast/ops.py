@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
-from maml_fast._conv_block import Arithmetic, output_extent
+from maml_fast._conv_block import Arithmetic, convolved_extent, output_extent
 from maml_fast._inner_loops import InnerLoopsResult, NetDescription, inner_loops
+from maml_fast.arguments import flag, number, optional, takes, tensor, whole
 
 __all__ = [
     "InnerLoopsResult",
@@ -30,9 +30,23 @@ __all__ = [
 _BlockTensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, weight, bias, gamma, beta
 
 _announced: set[str] = set()
+_checked = takes(
+    x=tensor,
+    weight=tensor,
+    bias=optional(tensor),
+    gamma=optional(tensor),
+    beta=optional(tensor),
+    stride=whole(1),
+    padding=whole(0),
+    pool=optional(whole(1)),
+    eps=number(least=0),
+    relu_first=flag,
+)
+MOST_PIXELS = 2**31  # an image of as many is too large for the kernels, as csrc/bindings/tensors.h says
 _OF_AUTOCAST = {torch.bfloat16: Arithmetic.BFLOAT16, torch.float16: Arithmetic.FLOAT16}
 
 
+@_checked
 def conv_block(
     x: Tensor,
     weight: Tensor,
@@ -68,8 +82,10 @@ def conv_block(
         [T, B, Cout, H', W'], channels-last in memory on the native path.
 
     Raises:
-        TypeError: x is not a floating-point tensor, or another tensor's dtype or device differs from x's.
-        ValueError: shapes that do not fit each other, or an output without pixels.
+        TypeError: an argument is of another type, x is not a floating-point tensor, or another tensor's dtype or device
+            differs from x's.
+        ValueError: a number out of range, shapes that do not fit each other, or a convolution whose output has no
+            pixels or 2^31 and more.
 
     Native kernels take k in {1, 3, 5}, strides 1 to 3, ``pool`` ``None`` or 2, float32 and float64, on the CPU and on
     CUDA devices. Anything else runs on pure PyTorch and says so once, in a warning. On a GPU from sm_80 on, products of
@@ -85,6 +101,7 @@ def conv_block(
     )
 
 
+@_checked
 def conv_block_with_statistics(
     x: Tensor,
     weight: Tensor,
@@ -115,6 +132,8 @@ def conv_block_with_statistics(
     )
 
 
+@_checked
+@takes(mean=tensor, variance=tensor)
 def conv_block_by_statistics(
     x: Tensor,
     weight: Tensor,
@@ -124,27 +143,52 @@ def conv_block_by_statistics(
     *,
     mean: Tensor,
     variance: Tensor,
-    **geometry: Any,
+    stride: int = 1,
+    padding: int = 1,
+    pool: int | None = 2,
+    eps: float = 1e-5,
+    relu_first: bool = False,
 ) -> Tensor:
     """:func:`conv_block` that normalises by this mean and variance, [Cout] for all tasks; always pure PyTorch.
 
-    Takes the keyword arguments of :func:`conv_block`, and raises what that does of wrong tensors.
+    Takes and raises what :func:`conv_block` does; raises a ValueError, too, for statistics that are not [Cout], and on
+    the CPU for a variance below zero.
     """
     _check_tensors(x, weight, bias, gamma, beta)
-    return reference.conv_block_by_statistics(x, weight, bias, gamma, beta, mean=mean, variance=variance, **geometry)
+    _check_geometry(x, weight, stride, padding, pool)
+    _check_statistics(x, weight, mean, variance)
+    return reference.conv_block_by_statistics(
+        x,
+        weight,
+        bias,
+        gamma,
+        beta,
+        mean=mean,
+        variance=variance,
+        stride=stride,
+        padding=padding,
+        pool=pool,
+        eps=eps,
+        relu_first=relu_first,
+    )
 
 
+@takes(weight=tensor)
 def in_kernel_order(weight: Tensor) -> Tensor:
     """Return filters [Cout, Cin, k, k] laid out in memory as [k, k, Cin, Cout], as the native kernels read them.
 
-    Differentiable; the filters themselves where the kernels do not run. Elementwise operations keep the order.
+    Differentiable; the filters themselves where the kernels do not run. Elementwise operations keep the order. Raises
+    a ValueError for another number of dimensions.
     """
+    if weight.dim() != 4:
+        raise ValueError(f"weight must be [Cout, Cin, k, k], got {list(weight.shape)}")
     runs_here = native.library() is not None if weight.device.type == "cpu" else native.has_cuda_kernels()
     if not runs_here:
         return weight
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
+@takes(parameter=tensor, n_tasks=whole(1))
 def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
     """Return a parameter [...] for all tasks, [T, ...], task stride 0.
 
@@ -168,12 +212,12 @@ def _checked_geometry(
     """The block's constants for the native kernels; ``None`` where pure PyTorch runs it, which is said once."""
     x, weight, *_ = tensors
     _check_tensors(*tensors)
-    _check_geometry(x, weight, stride, padding, pool, eps)
+    _check_geometry(x, weight, stride, padding, pool)
     if not has_native_kernels():
         return None
     obstacle = native_obstacle(x, weight, stride, pool)
     if obstacle is not None:
-        _announce(f"pure PyTorch runs it, not the native kernels: {obstacle}", calls_deep=2)
+        _announce(f"pure PyTorch runs it, not the native kernels: {obstacle}", calls_deep=3)
         return None
     return _conv_block.Geometry(stride, padding, pool is not None, eps, relu_first, _arithmetic(x).value)
 
@@ -211,29 +255,50 @@ def _check_tensors(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor
     for name, parameter in (("bias", bias), ("gamma", gamma), ("beta", beta)):
         if parameter is not None and parameter.shape != channels:
             raise ValueError(f"conv_block: {name} must be [T, Cout] = {tuple(channels)}, got {tuple(parameter.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias), ("gamma", gamma), ("beta", beta)):
-        if tensor is not None and (tensor.dtype is not dtype or tensor.device != device):
+    for name, operand in (("weight", weight), ("bias", bias), ("gamma", gamma), ("beta", beta)):
+        if operand is not None and (operand.dtype is not dtype or operand.device != device):
             raise TypeError(
-                f"conv_block: {name} is {tensor.dtype} on {tensor.device} but x is {dtype} on {device}; "
+                f"conv_block: {name} is {operand.dtype} on {operand.device} but x is {dtype} on {device}; "
                 "move one to the other with .to()"
             )
 
 
-def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: int | None, eps: float) -> None:
-    if stride < 1 or padding < 0:
-        raise ValueError(f"conv_block: stride must be at least 1 and padding at least 0, got {stride} and {padding}")
-    if pool is not None and pool < 1:
-        raise ValueError(f"conv_block: pool must be None or at least 1, got {pool}")
-    if not eps >= 0:
-        raise ValueError(f"conv_block: eps must not be negative, got {eps}")
-    _, _, _, *image = x.shape
-    _, _, _, *kernel = weight.shape
-    for extent, side in zip(image, kernel, strict=True):
-        if output_extent(extent, side, stride, padding, pool) < 1:
-            raise ValueError(
-                f"conv_block: images of {tuple(image)} have no output under kernel {tuple(kernel)}, "
-                f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
+def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: int | None) -> None:
+    *_, height, width = x.shape
+    *_, kernel_height, kernel_width = weight.shape
+    rows = convolved_extent(height, kernel_height, stride, padding)
+    columns = convolved_extent(width, kernel_width, stride, padding)
+    window = pool or 1
+    if rows < window or columns < window:
+        raise ValueError(
+            f"conv_block: images of {(height, width)} have no output under kernel {(kernel_height, kernel_width)}, "
+            f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
+        )
+    if rows * columns >= MOST_PIXELS:
+        raise ValueError(
+            f"conv_block: images of {(height, width)} become {rows} x {columns} pixels under padding {padding}, and "
+            f"2**31 are too many; use less padding"
+        )
+
+
+def _check_statistics(x: Tensor, weight: Tensor, mean: Tensor, variance: Tensor) -> None:
+    channels = weight.shape[1:2]
+    for name, statistic in (("mean", mean), ("variance", variance)):
+        if statistic.shape != channels:
+            raise ValueError(f"conv_block: {name} must be [Cout] = {tuple(channels)}, got {tuple(statistic.shape)}")
+        if not statistic.dtype.is_floating_point or statistic.device != x.device:
+            raise TypeError(
+                f"conv_block: {name} is {statistic.dtype} on {statistic.device}; it must be floating-point and on "
+                f"{x.device}, as x is"
             )
+    if _may_look_at(variance) and bool((variance < 0).any()):
+        raise ValueError(f"conv_block: variance must not be negative, got {float(variance.detach().min())}")
+
+
+def _may_look_at(x: Tensor) -> bool:
+    """Whether x has values that can be told without waiting for a device, and without breaking a trace of torch's."""
+    traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return x.is_cpu and not traced and not torch._C._are_functorch_transforms_active()
 
 
 def _arithmetic(x: Tensor) -> Arithmetic:
@@ -249,7 +314,7 @@ def _arithmetic(x: Tensor) -> Arithmetic:
     if _has_tensor_cores(x.device):
         return wanted
     name = torch.cuda.get_device_name(x.device)
-    _announce(f"products stay exact on {name}: {wanted.name} needs sm_80 or later", calls_deep=3)
+    _announce(f"products stay exact on {name}: {wanted.name} needs sm_80 or later", calls_deep=4)
     return Arithmetic.EXACT
 
 
@@ -259,7 +324,7 @@ def _has_tensor_cores(device: torch.device) -> bool:
 
 
 def _announce(what: str, *, calls_deep: int) -> None:
-    """Warn once, of the line that called this file: so many calls lie between that line and this function."""
+    """Warn once, of the line that called an operation: so many calls lie between that line and this function."""
     if what not in _announced:
         _announced.add(what)
         warnings.warn(f"conv_block: {what}", RuntimeWarning, stacklevel=calls_deep + 2)

@@ -139,29 +139,29 @@ def test_vmap_of_grad_of_grad_equals_the_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"in_channels": 0}, "in_channels must be a whole number of at least 1, got 0"),
-        ({"out_channels": 2.5}, "out_channels must be a whole number of at least 1, got 2.5"),
-        ({"kernel_size": 0}, "kernel_size must be a whole number of at least 1, got 0"),
-        ({"kernel_size": (3, 3)}, r"kernel_size must be a whole number of at least 1, got \(3, 3\)"),
-        ({"stride": 0}, "stride must be a whole number of at least 1, got 0"),
-        ({"padding": -1}, "padding must be a whole number of at least 0, got -1"),
-        ({"padding": "same"}, "padding must be a whole number of at least 0, got 'same'"),
-        ({"pool": 3}, "pool must be 2 or None, got 3"),
-        ({"pool": True}, "pool must be 2 or None, got True"),
-        ({"eps": 0.0}, "eps must be positive, got 0.0"),
-        ({"eps": float("nan")}, "eps must be positive, got nan"),
+        ({"in_channels": 0}, ValueError, "in_channels must be at least 1, got 0"),
+        ({"out_channels": 2.5}, TypeError, "out_channels must be an integer, got 2.5"),
+        ({"kernel_size": 0}, ValueError, "kernel_size must be at least 1, got 0"),
+        ({"kernel_size": (3, 3)}, TypeError, r"kernel_size must be an integer, got \(3, 3\)"),
+        ({"stride": 0}, ValueError, "stride must be at least 1, got 0"),
+        ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
+        ({"padding": "same"}, TypeError, "padding must be an integer, got 'same'"),
+        ({"pool": 3}, ValueError, "pool must be 2 or None, got 3"),
+        ({"pool": True}, ValueError, "pool must be 2 or None, got True"),
+        ({"eps": 0.0}, ValueError, "eps must be finite and above 0, got 0.0"),
+        ({"eps": float("nan")}, ValueError, "eps must be finite and above 0, got nan"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         ConvBlock(**{"in_channels": 1, "out_channels": 2, **arguments})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0,), "num_features must be a whole number of at least 1, got 0"), ((3, -1.0), "eps must be positive, got -1.0")],
+    [((0,), "num_features must be at least 1, got 0"), ((3, -1.0), "eps must be finite and above 0, got -1.0")],
 )
 def test_bad_arguments_of_batch_norm(arguments: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -332,13 +332,33 @@ BAD = {
     "bias shape": ({"bias": torch.zeros(4)}, ValueError, r"bias must be.*\(2, 4\).*\(4,\)"),
     "gamma shape": ({"gamma": torch.zeros(2, 5)}, ValueError, "gamma must be"),
     "beta dtype": ({"beta": torch.zeros(2, 4, dtype=torch.float64)}, TypeError, "beta is"),
-    "stride 0": ({"stride": 0}, ValueError, "stride must be at least 1"),
-    "padding -1": ({"padding": -1}, ValueError, "padding at least 0"),
-    "pool 0": ({"pool": 0}, ValueError, "pool must be None or at least 1"),
-    "eps nan": ({"eps": float("nan")}, ValueError, "eps must not be negative"),
+    "stride 0": ({"stride": 0}, ValueError, "stride must be at least 1, got 0"),
+    "padding -1": ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
+    "pool 0": ({"pool": 0}, ValueError, "pool must be at least 1, got 0"),
+    "eps nan": ({"eps": float("nan")}, ValueError, "eps must be finite and at least 0, got nan"),
+    "eps infinite": ({"eps": float("inf")}, ValueError, "eps must be finite and at least 0, got inf"),
+    "too much padding": ({"padding": 30000}, ValueError, r"60006 x 60006 pixels .* 2\*\*31 are too many"),
     "kernel too large": ({"weight": torch.zeros(2, 4, 2, 11, 11)}, ValueError, "have no output"),
     "nothing to pool": ({"x": torch.zeros(2, 3, 2, 1, 1)}, ValueError, "have no output"),
 }
+
+
+BAD_STATISTICS = {
+    "mean": ({"mean": torch.zeros(5)}, ValueError, r"mean must be \[Cout\] = \(4,\), got \(5,\)"),
+    "mean of tasks": ({"mean": torch.zeros(2, 4)}, ValueError, r"mean must be .* got \(2, 4\)"),
+    "integer": ({"variance": torch.ones(4, dtype=torch.int64)}, TypeError, "variance is torch.int64 on cpu"),
+    "device": ({"mean": torch.zeros(4, device="meta")}, TypeError, "mean is torch.float32 on meta.* on cpu, as x is"),
+    "negative": ({"variance": torch.tensor([1.0, 2, -3, 4])}, ValueError, "variance must not be negative, got -3.0"),
+    "pixels": ({"pool": 9}, ValueError, "have no output"),
+    "kernel": ({"weight": torch.zeros(2, 4, 2, 11, 11)}, ValueError, "have no output"),
+}
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_STATISTICS.values(), ids=BAD_STATISTICS)
+def test_bad_statistics(changes: dict, error: type[Exception], message: str) -> None:
+    statistics = {"mean": torch.zeros(4), "variance": torch.ones(4)}
+    with pytest.raises(error, match=message):
+        ops.conv_block_by_statistics(**{**arguments_of(), **statistics, **changes})
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), BAD.values(), ids=BAD)

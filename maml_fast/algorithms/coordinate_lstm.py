@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml.arguments import check_whole
-
 __all__ = ["CoordinateLSTM", "affine", "lstm_parameters", "uniform"]
 
 
@@ -23,12 +21,7 @@ def uniform(*shape: int, bound: float) -> nn.Parameter:
 
 
 def lstm_parameters(inputs: int, hidden: int) -> nn.ParameterDict:
-    """weight_ih [4H, I], weight_hh [4H, H] and bias [4H], drawn between ±1/√H; gates: input, forget, output, cell.
-
-    Raises:
-        ValueError: ``hidden`` is no whole number from 1 on.
-    """
-    check_whole("hidden", hidden, least=1)
+    """weight_ih [4H, I], weight_hh [4H, H] and bias [4H], drawn between ±1/√H; gates: input, forget, output, cell."""
     shapes: Mapping[str, tuple[int, ...]] = {
         "weight_ih": (4 * hidden, inputs),
         "weight_hh": (4 * hidden, hidden),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from maml_fast.algorithms.coordinate_lstm import CoordinateLSTM, affine, lstm_parameters, uniform
 from maml_fast.algorithms.coordinates import CoordinateOptimiser, preprocessed
+from maml_fast.arguments import choice, flag, number, takes, whole
 from maml_fast.maml import MAML
 from maml_fast.maml.inner_optimisers import LearnedRule, Rule
 from maml_fast.maml.problem import InnerProblem
@@ -49,6 +48,7 @@ class LearnedOptimiser(MAML):
     objective: str
     learn_start: bool = True
 
+    @takes(inner_lr=number(above=0), hidden=whole(1), objective=choice(*OBJECTIVES), learn_start=flag)
     def __init__(
         self,
         model: nn.Module,
@@ -61,10 +61,6 @@ class LearnedOptimiser(MAML):
         learn_start: bool = True,
         **options: Any,
     ) -> None:
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
-        if isinstance(inner_lr, bool) or not isinstance(inner_lr, Real) or not 0 < inner_lr < math.inf:
-            raise ValueError(f"inner_lr, the scale of updates, must be a number above 0, got {inner_lr!r}")
         super().__init__(model, None, inner_steps, order, inner_optimiser=_UpdateLSTM(hidden, inner_lr), **options)
         self.objective = objective
         self.learn_start = learn_start

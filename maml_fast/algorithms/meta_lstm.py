@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from maml_fast.algorithms.coordinate_lstm import CoordinateLSTM, affine, lstm_parameters, uniform
 from maml_fast.algorithms.coordinates import CoordinateOptimiser, preprocessed
+from maml_fast.arguments import number, takes, whole
 from maml_fast.maml import MAML
 from maml_fast.maml.inner_optimisers import LearnedRule, Rule
 
@@ -42,6 +42,7 @@ class MetaLSTM(MAML):
         TypeError, ValueError: for an argument out of its range.
     """
 
+    @takes(inner_lr=number(above=0, below=1), hidden=whole(1))
     def __init__(
         self,
         model: nn.Module,
@@ -52,8 +53,6 @@ class MetaLSTM(MAML):
         hidden: int = 20,
         **options: Any,
     ) -> None:
-        if isinstance(inner_lr, bool) or not isinstance(inner_lr, Real) or not 0 < inner_lr < 1:
-            raise ValueError(f"inner_lr, where the input gate begins, must be between 0 and 1, got {inner_lr!r}")
         super().__init__(model, None, inner_steps, order, inner_optimiser=_GateLSTM(hidden, inner_lr), **options)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from maml_fast.arguments import number, takes
 from maml_fast.maml import MAML
 
 __all__ = ["MetaSGD"]
@@ -20,6 +21,7 @@ class MetaSGD(MAML):
     :class:`maml_fast.MAML`, but ``learn_inner_lr``.
     """
 
+    @takes(inner_lr=number())
     def __init__(
         self, model: nn.Module, inner_lr: float = 0.1, inner_steps: int = 1, order: int = 2, **options: Any
     ) -> None:

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maml_fast.arguments import choice, optional, shown, takes
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
-from maml_fast.maml.arguments import check_like_model, check_support
+from maml_fast.maml.arguments import STEPS, check_like_model, check_per_step, check_support
 from maml_fast.maml.losses import score_classes
 from maml_fast.program import BatchNormPolicy
 
@@ -52,6 +53,7 @@ class ProtoNet(MetaLearner):
 
     never_captured = "ProtoNet counts the classes of its support sets on the CPU"
 
+    @takes(distance=choice(*DISTANCES))
     def __init__(
         self,
         model: nn.Module,
@@ -60,8 +62,6 @@ class ProtoNet(MetaLearner):
         batch_norm: BatchNormPolicy = "batch",
         fused: bool = True,
     ) -> None:
-        if distance not in DISTANCES:
-            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {distance!r}")
         super().__init__(model, batch_norm, fused)
         self.distance = distance
 
@@ -69,30 +69,48 @@ class ProtoNet(MetaLearner):
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> tuple[TaskResults, Tensor]:
         """The query results of every single task, without a graph, and their mean loss."""
-        results = self.task_results(episodes)
+        results = self.task_results(episodes, per_step=per_step, inner_steps=inner_steps)
         return results.detached(), results.losses[-1].mean()
 
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> TaskResults:
         """The query results of every single task; there is one step only, whatever is asked for."""
+        check_per_step(per_step)
+        optional(STEPS)("inner_steps", inner_steps)
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
         return score_classes(self._logits(x_spt, y_spt, x_qry), y_qry, "y_qry")
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> dict[str, Tensor]:
         """The support set itself: its embeddings depend on the queries that share their batch."""
-        check_support(x_spt, y_spt)
-        check_like_model("x_spt", x_spt, self._current_parameters())
+        optional(STEPS)("inner_steps", inner_steps)
+        self._check_support(x_spt, y_spt)
         return {"x_spt": x_spt, "y_spt": y_spt}
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, M, n_way] of images [T, M, ...]."""
+        if not isinstance(fast, Mapping) or not {"x_spt", "y_spt"} <= fast.keys():
+            raise TypeError(f"fast must be a mapping of x_spt and y_spt, as adapt() returns it, got {shown(fast)}")
+        x_spt, y_spt = fast["x_spt"], fast["y_spt"]
+        self._check_support(x_spt, y_spt)
         check_like_model("x_qry", x_qry, self._current_parameters())
-        return self._logits(fast["x_spt"], fast["y_spt"], x_qry)
+        tasks, _, *image = x_spt.shape
+        got = list(x_qry.shape)
+        if len(got) < 3 or [got[0], *got[2:]] != [tasks, *image] or 0 in got or x_qry.dtype != x_spt.dtype:
+            wanted = f"images [{tasks}, M, {', '.join(map(str, image))}] of {x_spt.dtype}, as x_spt"
+            raise ValueError(f"x_qry must be {wanted}, got {got} of {x_qry.dtype}")
+        return self._logits(x_spt, y_spt, x_qry)
 
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""
         return f"distance={self.distance}, batch_norm={self.batch_norm}"
+
+    def _check_support(self, x_spt: Tensor, y_spt: Tensor) -> None:
+        check_support(x_spt, y_spt)
+        check_like_model("x_spt", x_spt, self._current_parameters())
+        if y_spt.dtype != torch.int64 or y_spt.dim() != 2:
+            got = f"{y_spt.dtype} {list(y_spt.shape)}"
+            raise TypeError(f"y_spt must hold class numbers [T, N] as torch.int64, got {got}; use y_spt.long()")
 
     def _logits(self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor) -> Tensor:
         images = torch.cat([x_spt, x_qry], dim=1)
@@ -103,7 +121,11 @@ class ProtoNet(MetaLearner):
 
 def _prototypes(embeddings: Tensor, y_spt: Tensor) -> Tensor:
     """Each class's mean [T, n_way, D] of embeddings [T, N, D] under labels [T, N]."""
-    members = F.one_hot(y_spt).to(embeddings.dtype)  # [T, N, n_way]
+    least, most = (int(label) for label in torch.aminmax(y_spt))
+    if least < 0:
+        raise ValueError(f"y_spt holds label {least}; labels are class numbers from 0")
+    # So many classes at most can have an image: a larger label, of whatever size, is not to be made room for.
+    members = F.one_hot(y_spt.clamp(max=y_spt.shape[1]), min(most, y_spt.shape[1]) + 1).to(embeddings.dtype)
     counts = members.sum(dim=1)  # [T, n_way]
     if not bool(counts.all()):
         task, label = (counts == 0).nonzero()[0].tolist()

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from maml_fast import ops
 from maml_fast.algorithms.inner_adam import AdamMemory, InnerAdam
+from maml_fast.arguments import number, takes, whole
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
 from maml_fast.maml.arguments import (
+    STEPS,
+    check_fast_weights,
     check_like_model,
-    check_steps,
+    check_per_step,
     check_support,
-    check_whole,
     scored_steps,
     steps_asked,
 )
@@ -49,6 +51,7 @@ class Reptile(MetaLearner):
 
     never_captured = "Reptile draws its minibatches and counts its steps on the CPU"
 
+    @takes(inner_lr=number(above=0), inner_steps=STEPS, inner_batch=whole(1))
     def __init__(
         self,
         model: nn.Module,
@@ -60,11 +63,8 @@ class Reptile(MetaLearner):
         fused: bool = True,
     ) -> None:
         super().__init__(model, batch_norm, fused)
-        if not inner_lr > 0:
-            raise ValueError(f"inner_lr must be above 0, got {inner_lr!r}")
-        check_whole("inner_batch", inner_batch, least=1)
         self.inner_lr = inner_lr
-        self.inner_steps = check_steps(inner_steps)
+        self.inner_steps = inner_steps
         self.inner_batch = inner_batch
         self.adam = AdamMemory(self._trained())
 
@@ -73,6 +73,7 @@ class Reptile(MetaLearner):
     ) -> tuple[TaskResults, Tensor]:
         """The results on the last minibatch, and their mean loss, whose gradient is θ - mean φ."""
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
+        check_per_step(per_step)
         x, y = torch.cat([x_spt, x_qry], dim=1), torch.cat([y_spt, y_qry], dim=1)  # [T, N, ...]
         *_, training = self._train(x, y, steps_asked(inner_steps, self.inner_steps), torch.randperm)
         if training.last is None:
@@ -106,9 +107,12 @@ class Reptile(MetaLearner):
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, M, n_way] of images [T, M, ...] under every task's weights."""
-        check_like_model("x_qry", x_qry, self._current_parameters())
+        parameters = self._current_parameters()
+        check_like_model("x_qry", x_qry, parameters)
+        check_fast_weights(fast, x_qry, parameters)
         return self._logits(fast, x_qry)
 
+    @takes(meta_lr=number(least=0))
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """Plain SGD, which makes Reptile's step of Reptile's gradient."""
         return torch.optim.SGD(self.parameters(), lr=meta_lr, fused=True)

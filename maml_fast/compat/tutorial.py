@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from maml_fast.arguments import flag, many, takes, tensor
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MAML, TaskResults
 from maml_fast.models import TutorialNet
@@ -31,11 +32,11 @@ class TutorialBaseNet(TutorialNet):
 
     def forward(self, x: Tensor, params: Iterable[Tensor] | None = None, bn_training: bool = True) -> Tensor:
         """Logits [B, 5] of images [B, 1, 28, 28]."""
-        if not bn_training:
+        if not flag("bn_training", bn_training):
             raise ValueError("bn_training=False needs running statistics, which are not kept: normalise by the batch")
         if params is None:
             return super().forward(x)
-        names, given = [name for name, _ in self.named_parameters()], list(params)
+        names, given = [name for name, _ in self.named_parameters()], many(tensor)("params", params)
         if len(given) != len(names):
             raise ValueError(f"params must hold {len(names)} tensors, as parameters() does, got {len(given)}")
         return functional_call(self, dict(zip(names, given, strict=True)), (x,))
@@ -83,6 +84,7 @@ class MetaLearner(nn.Module):
         self.meta_optim.step()
         return _accuracies(results), results.losses.double().mean(dim=1).cpu().numpy()
 
+    @takes(x_spt=tensor, y_spt=tensor, x_qry=tensor, y_qry=tensor)
     def finetunning(
         self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor
     ) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from maml_fast.arguments import array, function, integer, location, many, settle, shown, takes, text, whole
 from maml_fast.data.dataset import Say, say_on_stderr
 
 __all__ = ["AnswerLog", "read_answers"]
@@ -27,6 +30,7 @@ class AnswerLog:
         starts: int64 ``[students + 1]``: student `i` gave answers ``starts[i]`` to ``starts[i + 1] - 1``.
 
     Raises:
+        TypeError: an attribute is of another type.
         ValueError: the arrays do not fit one another, a skill is out of range, or a student has no answers.
     """
 
@@ -37,10 +41,13 @@ class AnswerLog:
     starts: np.ndarray
 
     def __post_init__(self) -> None:
+        settle(self, student_names=many(text), skill_names=many(text))
+        settle(self, skills=_vector("iu", "int64"), correct=_vector("b", "bool"), starts=_vector("iu", "int64"))
         if not self.student_names:
             raise ValueError("a log needs at least one student")
         n_answers = len(self.skills)
-        if len(self.correct) != n_answers or self.starts[-1] != n_answers or len(self.starts) != self.n_students + 1:
+        fit = len(self.starts) == self.n_students + 1 and self.starts[-1] == n_answers
+        if len(self.correct) != n_answers or not fit:
             raise ValueError(
                 f"{self.n_students} students need as many starts and one more, ending at the number of answers; "
                 f"got {len(self.starts)} starts, {n_answers} skills and {len(self.correct)} answers"
@@ -74,12 +81,14 @@ class AnswerLog:
 
     def select(self, students: Sequence[int] | np.ndarray) -> AnswerLog:
         """Return the log of these students alone, in this order, with all skills; raise ValueError for none."""
+        students = many(integer)("students", students)
         places = [self._place_of(i) for i in students]
         rows = np.concatenate([np.arange(its.start, its.stop) for its in places] or [np.empty(0, np.int64)])
         starts = np.cumsum([0, *(its.stop - its.start for its in places)])
         names = tuple(self.student_names[i] for i in students)
         return AnswerLog(names, self.skill_names, self.skills[rows], self.correct[rows], starts)
 
+    @takes(n_answers=whole(0))
     def with_at_least(self, n_answers: int) -> AnswerLog:
         """Return the log of the students who gave so many answers; raise ValueError if nobody did."""
         students = np.flatnonzero(self.counts >= n_answers)
@@ -87,13 +96,28 @@ class AnswerLog:
             raise ValueError(f"no student gave {n_answers} answers; the most is {self.counts.max()}")
         return self.select(students)
 
-    def _place_of(self, student: int) -> slice:
-        if not 0 <= student < self.n_students:
+    def check_student(self, student: int) -> None:
+        """Raise IndexError unless there is such a student."""
+        if not 0 <= integer("student", student) < self.n_students:
             raise IndexError(f"there is no student {student}; there are {self.n_students}, counted from 0")
+
+    def _place_of(self, student: int) -> slice:
+        self.check_student(student)
         return slice(int(self.starts[student]), int(self.starts[student + 1]))
 
     def __repr__(self) -> str:
         return f"<AnswerLog: {len(self.skills):,} answers of {self.n_students:,} students on {self.n_skills} skills>"
+
+
+def _vector(kinds: str, wanted: str) -> Any:
+    """A one-dimensional array whose dtype is of one of these kinds, as NumPy letters them."""
+
+    def kind(name: str, value: Any) -> np.ndarray:
+        if array(name, value).ndim != 1 or value.dtype.kind not in kinds:
+            raise TypeError(f"{name} must be a one-dimensional array of {wanted}, got {shown(value)}")
+        return value
+
+    return kind
 
 
 class _Row(NamedTuple):
@@ -103,8 +127,17 @@ class _Row(NamedTuple):
     correct: bool
 
 
+def _encoding(name: str, value: Any) -> str:
+    try:
+        codecs.lookup(text(name, value))
+    except (LookupError, ValueError):
+        raise ValueError(f"{name} must be one that Python knows, such as 'latin-1', got {shown(value)}") from None
+    return value
+
+
+@takes(path=location, student=text, skill=text, correct=text, order=text, encoding=_encoding, say=function())
 def read_answers(
-    path: Path | str,
+    path: str | os.PathLike[str],
     *,
     student: str = "student",
     skill: str = "skill",
@@ -135,6 +168,8 @@ def read_answers(
             another encoding.
     """
     path = Path(path)
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
     columns = {"student": student, "skill": skill, "correct": correct, "order": order}
     try:
         with path.open(encoding=encoding, newline="") as file:

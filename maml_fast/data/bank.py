@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from maml_fast import arguments
+from maml_fast.arguments import instance, integer, location, many, optional, settle, shown, takes, text
 from maml_fast.data.npy import MappedFile, map_npy
 
 __all__ = ["ImageBank"]
@@ -44,10 +45,11 @@ class ImageBank:
     file: MappedFile | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        settle(self, name=text, file=optional(instance(MappedFile)))
         _check_images(self.images, self.name)
         object.__setattr__(self, "starts", _frozen_integers("starts", self.starts))
         object.__setattr__(self, "counts", _frozen_integers("counts", self.counts))
-        object.__setattr__(self, "class_names", _checked_names(self.class_names))
+        object.__setattr__(self, "class_names", _checked_names("class_names", self.class_names))
         self._check_ranges()
 
     def _check_ranges(self) -> None:
@@ -68,6 +70,7 @@ class ImageBank:
             )
 
     @classmethod
+    @takes(class_names=optional(many(text)), name=text)
     def from_array(cls, array: np.ndarray, class_names: Sequence[str] | None = None, name: str = "array") -> ImageBank:
         """Make a bank from uint8 ``[n_classes, n_images, C, H, W]``: a view where the array is C-contiguous.
 
@@ -76,12 +79,11 @@ class ImageBank:
             class_names: one per class; "class 0", "class 1", ... if None.
             name: what messages and records call this bank.
         """
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"array must be a NumPy array, got {type(array).__name__}")
+        arguments.array("array", array)
         if array.ndim != 5 or 0 in array.shape:
             raise ValueError(f"array must be [n_classes, n_images, C, H, W], none of them 0, got shape {array.shape}")
         if array.dtype != np.uint8:
-            raise TypeError(_dtype_message(array))
+            raise TypeError(f"array: {_dtype_message(array)}")
         n_classes, n_images = array.shape[:2]
         if class_names is None:
             class_names = [f"class {i}" for i in range(n_classes)]
@@ -93,6 +95,7 @@ class ImageBank:
         return cls(images, starts, counts, tuple(class_names), name)
 
     @classmethod
+    @takes(path=location, class_names=optional(many(text)), name=optional(text))
     def from_npy(
         cls, path: str | os.PathLike[str], class_names: Sequence[str] | None = None, name: str | None = None
     ) -> ImageBank:
@@ -128,11 +131,12 @@ class ImageBank:
 
     def __getitem__(self, i: int) -> np.ndarray:
         """Return the images of class `i`: a view ``[counts[i], C, H, W]``."""
-        i = operator.index(i)
+        i = integer("i", i)
         if not -self.n_classes <= i < self.n_classes:
             raise IndexError(f"class {i} of bank {self.name!r}, which has {self.n_classes} classes")
         return self.images[self.starts[i] : self.starts[i] + self.counts[i]]
 
+    @takes(name=optional(text))
     def select(self, classes: slice | Sequence[int] | np.ndarray, name: str | None = None) -> ImageBank:
         """Return a bank of these classes, in this order, that shares the images.
 
@@ -142,7 +146,9 @@ class ImageBank:
         """
         numbers = self._class_numbers(classes)
         if len(numbers) == 0:
-            raise ValueError(f"no class of bank {self.name!r} ({self.n_classes} classes) is selected by {classes!r}")
+            raise ValueError(
+                f"no class of bank {self.name!r} ({self.n_classes} classes) is selected by {shown(classes)}"
+            )
         names = tuple(self.class_names[i] for i in numbers)
         return ImageBank(
             self.images, self.starts[numbers], self.counts[numbers], names, name or self.name, file=self.file
@@ -153,7 +159,7 @@ class ImageBank:
             return np.arange(self.n_classes)[classes]
         numbers = np.asarray(classes)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise TypeError(f"classes must be a slice or a sequence of class numbers, got {classes!r}")
+            raise TypeError(f"classes must be a slice or a sequence of class numbers, got {shown(classes)}")
         outside = (numbers < -self.n_classes) | (numbers >= self.n_classes)
         if outside.any():
             raise ValueError(
@@ -183,10 +189,9 @@ def _map_again(file: MappedFile, *rest: Any) -> ImageBank:
 
 
 def _check_images(images: np.ndarray, name: str) -> None:
-    if not isinstance(images, np.ndarray):
-        raise TypeError(f"images must be a NumPy array, got {type(images).__name__}")
+    arguments.array("images", images)
     if images.dtype != np.uint8:
-        raise TypeError(_dtype_message(images))
+        raise TypeError(f"images: {_dtype_message(images)}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must be [M, C, H, W], none of them 0, got shape {images.shape} for bank {name!r}")
     if not images.flags.c_contiguous:
@@ -225,10 +230,8 @@ def _frozen_integers(what: str, values: np.ndarray) -> np.ndarray:
     return array
 
 
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError("class_names must be a sequence of strings")
-    names = tuple(names)
+def _checked_names(what: str, given: Any) -> tuple[str, ...]:
+    names = many(text)(what, given)
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"class name {twice!r} occurs more than once; names must be distinct")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maml_fast import arguments
+
 if TYPE_CHECKING:
     from maml_fast.data.episodes import Episodes
 
@@ -19,8 +21,7 @@ def check_tensors(parts: Sequence[Tensor], names: Sequence[str]) -> None:
         got = f"{len(parts)} of them" if isinstance(parts, tuple | list) else type(parts).__name__
         raise TypeError(f"episodes must be four tensors, ({', '.join(names)}), got {got}")
     for name, part in zip(names, parts, strict=True):
-        if not isinstance(part, Tensor):
-            raise TypeError(f"{name} must be a torch tensor, got {type(part).__name__}; use torch.as_tensor")
+        arguments.tensor(name, part)
 
 
 def check_shapes(episodes: Episodes, classification: bool) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maml_fast.arguments import choice, function, optional, settle, whole
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import Progress, Say, say_on_stderr
 from maml_fast.data.files import fingerprint, stamps, write_atomically
@@ -23,6 +24,7 @@ from maml_fast.native import cache_folder
 __all__ = ["Conversion", "Pictures"]
 
 MOST_SIZE = 4096  # pixels per side
+CHANNELS = choice("L", "RGB", said="'L' or 'RGB'")
 
 
 _MAY_HAVE_FRAMES = {".gif", ".tif", ".tiff", ".webp", ".png"}
@@ -47,7 +49,7 @@ class Conversion:
         say: called with a line for the user.
 
     Raises:
-        ValueError: `size` or `channels` is none of these.
+        TypeError, ValueError: an attribute is none of these.
     """
 
     size: int
@@ -57,10 +59,8 @@ class Conversion:
     _told: list[Path] = field(default_factory=list, init=False, compare=False)  # the file of several frames, told once
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= MOST_SIZE:
-            raise ValueError(f"image_size must be from 1 to {MOST_SIZE}, got {self.size}")
-        if self.channels not in ("L", "RGB"):
-            raise ValueError(f"channels must be 'L' or 'RGB', got {self.channels!r}")
+        object.__setattr__(self, "size", whole(1, MOST_SIZE)("image_size", self.size))
+        settle(self, channels=CHANNELS, progress=optional(function()), say=function())
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

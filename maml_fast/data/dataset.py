@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from maml_fast.arguments import Kind, instance, optional, settle, shown, text, whole
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.splits import Split
 
-__all__ = ["DataSet", "Options", "Progress", "Say", "check_seed", "printable", "say_on_stderr"]
+__all__ = ["SEED", "DataSet", "Options", "Progress", "Say", "check_seed", "printable", "say_on_stderr"]
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 Say = Callable[[str], None]  # called with one line for the user
+
+SEED: Kind = whole(0, 2**32 - 1)  # that NumPy's RandomState takes
 
 
 def say_on_stderr(line: str) -> None:
@@ -27,10 +30,8 @@ def printable(text: str) -> str:
 
 
 def check_seed(seed: int | None) -> int:
-    """Return the seed, 0 for None; raise ValueError unless RandomState takes it."""
-    if seed is not None and not 0 <= seed < 2**32:
-        raise ValueError(f"the seed of a data set must be from 0 to 2**32 - 1, got {seed}")
-    return seed or 0
+    """Return the seed, 0 for None; raise TypeError or ValueError unless RandomState takes it."""
+    return optional(SEED)("seed", seed) or 0
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,22 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class DataSet(Mapping[str, ImageBank]):
-    """The banks of a data set by part: ``data_set["train"]``, ``data_set["test"]``, and perhaps ``data_set["val"]``."""
+    """The banks of a data set by part: ``data_set["train"]``, ``data_set["test"]``, and perhaps ``data_set["val"]``.
+
+    Raises:
+        TypeError: an attribute is of another type.
+    """
 
     name: str
     banks: Mapping[str, ImageBank]
     split: Split
+
+    def __post_init__(self) -> None:
+        settle(self, name=text, split=instance(Split))
+        if not isinstance(self.banks, Mapping):
+            raise TypeError(f"banks must map parts to banks, got {shown(self.banks)}")
+        for part, bank in self.banks.items():
+            instance(ImageBank, "use ImageBank.from_array")(f"banks[{part!r}]", bank)
 
     @classmethod
     def of(cls, bank: ImageBank, split: Split) -> DataSet:

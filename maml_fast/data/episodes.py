@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_fast import native
+from maml_fast import arguments, native
+from maml_fast.arguments import choice, flag, instance, optional, settle, takes, whole
 from maml_fast.data import checks, numpy_sampler
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.gpu_sampler import GpuSampler, can_draw, check_device
@@ -41,6 +42,7 @@ class Episodes(NamedTuple):
         """The number of episodes, ``T``."""
         return self.x_spt.shape[0]
 
+    @takes(dtype=optional(instance(torch.dtype, "use one such as torch.float32")), non_blocking=flag)
     def to(
         self,
         device: torch.device | str | int | torch.dtype | None = None,
@@ -48,13 +50,22 @@ class Episodes(NamedTuple):
         *,
         non_blocking: bool = False,
     ) -> Episodes:
-        """Move to a device, a dtype, or both; either may come first or alone. Integer labels keep their dtype."""
+        """Move to a device, a dtype, or both; either may come first or alone. Integer labels keep their dtype.
+
+        Raises:
+            TypeError, ValueError: for what is no device and no dtype, or four parts that are not tensors.
+            RuntimeError: for a GPU where there is none.
+        """
+        checks.check_tensors(self, self._fields)
         if isinstance(device, torch.dtype):
             device, dtype = None, device
+        place = None if device is None else arguments.device("device", device)
+        if place is not None and place.type == "cuda":
+            place = check_device(place)
 
         def move(tensor: Tensor) -> Tensor:
             kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-            return tensor.to(device=device, dtype=kept, non_blocking=non_blocking)
+            return tensor.to(device=place, dtype=kept, non_blocking=non_blocking)
 
         return Episodes(*map(move, self))
 
@@ -140,24 +151,17 @@ class EpisodeSampler(NumberedEpisodes):
     device: torch.device | str | int = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("n_way", "k_shot", "k_query"):
-            self._check_integer(name, 1)
+        settle(self, bank=instance(ImageBank, "use ImageBank.from_array"))
+        settle(self, n_way=whole(1), k_shot=whole(1), k_query=whole(1))
         self._check_numbering()
-        self._check_integer("prefetch", 0)
-        if self.threads is not None:
-            self._check_integer("threads", 1, 1024)
-        if self.scale not in numpy_sampler.SCALES:
-            raise ValueError(f"scale must be one of {', '.join(numpy_sampler.SCALES)}, got {self.scale!r}")
-        if not isinstance(self.rotate, bool):
-            raise TypeError(f"rotate must be True or False, got {self.rotate!r}")
+        settle(self, scale=choice(*numpy_sampler.SCALES), rotate=flag)
+        settle(self, prefetch=whole(0), threads=optional(whole(1, 1024)))
         object.__setattr__(self, "device", check_device(self.device))
         self._check_bank()
         native.library()  # builds here, if it must, rather than in the middle of training
 
     def _check_bank(self) -> None:
         bank = self.bank
-        if not isinstance(bank, ImageBank):
-            raise TypeError(f"bank must be an ImageBank, got {type(bank).__name__}; use ImageBank.from_array")
         if self.n_way > bank.n_classes:
             raise ValueError(f"n_way is {self.n_way}, but bank {bank.name!r} has only {bank.n_classes} classes")
         needed = self.k_shot + self.k_query

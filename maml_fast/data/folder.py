@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from maml_fast.arguments import location, optional, takes, text
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.conversion import Conversion, Pictures
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
@@ -23,6 +24,7 @@ class _Class(NamedTuple):
     files: list[Path]
 
 
+@takes(root=location, name=optional(text), cache=optional(location))
 def read_folder(
     root: Path | str,
     image_size: int = 28,
@@ -50,6 +52,7 @@ def read_folder(
 
     Raises:
         FileNotFoundError: there is no such folder.
+        TypeError: an argument is of another type.
         ValueError: there are no class folders, a class is empty, or a picture cannot be read; names it.
         RuntimeError: `cache` cannot be written.
     """

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_fast import native
+from maml_fast import arguments, native
 
 if TYPE_CHECKING:
     from maml_fast.data.episodes import EpisodeSampler
@@ -19,7 +19,7 @@ __all__ = ["GpuSampler", "can_draw", "check_device"]
 
 def check_device(device: torch.device | str | int) -> torch.device:
     """Return the device, with its number if it is a GPU; raise unless it is the CPU or a GPU that is here."""
-    found = torch.device(device)
+    found = arguments.device("device", device)
     if found.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {found}")
     if found.type == "cpu":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import RandomState
 
+from maml_fast.arguments import many, takes, whole
 from maml_fast.data.bank import ImageBank
-from maml_fast.data.dataset import DataSet, Options, check_seed
+from maml_fast.data.dataset import SEED, DataSet, Options, check_seed
 from maml_fast.data.splits import first_and_rest
 
 __all__ = ["load_noise", "make_noise"]
 
 
+@takes(n_classes=whole(1), n_images=whole(1), image_shape=many(whole(1), length=3), seed=SEED)
 def make_noise(
     n_classes: int = 1623, n_images: int = 20, image_shape: tuple[int, int, int] = (1, 28, 28), *, seed: int = 0
 ) -> ImageBank:
@@ -22,11 +24,12 @@ def make_noise(
         n_images: images of each.
         image_shape: (C, H, W).
         seed: 0 to 2**32 - 1.
+
+    Raises:
+        TypeError, ValueError: a number is not whole or out of range.
     """
     shape = (n_classes, n_images, *image_shape)
-    if len(shape) != 5 or min(shape) < 1:
-        raise ValueError(f"n_classes, n_images and the (C, H, W) of image_shape must be at least 1, got {shape}")
-    return ImageBank.from_array(RandomState(check_seed(seed)).randint(0, 256, shape, dtype=np.uint8), name="random")
+    return ImageBank.from_array(RandomState(seed).randint(0, 256, shape, dtype=np.uint8), name="random")
 
 
 def load_noise(options: Options) -> DataSet:

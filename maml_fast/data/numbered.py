@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.utils.data import Dataset
+
+from maml_fast.arguments import integer, optional, settle, whole
 
 if TYPE_CHECKING:
     from maml_fast.data.episodes import Episodes
@@ -37,7 +38,7 @@ class NumberedEpisodes(Dataset["Episodes"]):
     def batch(self, i: int) -> Episodes:
         """Return meta-batch `i`: the episodes from ``start_episode + i * meta_batch_size`` on. Safe in many threads.
 
-        Raises IndexError where `i` is negative or beyond `batches`.
+        Raises IndexError where `i` is negative or beyond `batches`, TypeError where it is no whole number.
         """
         return self._episodes_from(self._first_episode(i))
 
@@ -54,28 +55,14 @@ class NumberedEpisodes(Dataset["Episodes"]):
         return map(self.batch, self._numbers())
 
     def _check_numbering(self) -> None:
-        self._check_integer("meta_batch_size", 1)
-        self._check_integer("seed", 0, 2**64 - 1)
-        self._check_integer("start_episode", 0, 2**63 - 1)
-        if self.batches is not None:
-            self._check_integer("batches", 1)
-
-    def _check_integer(self, name: str, smallest: int, largest: int | None = None) -> None:
-        value = getattr(self, name)
-        try:
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} must be an integer, got {value!r}") from None
-        if value < smallest or (largest is not None and value > largest):
-            bounds = f"at least {smallest}" if largest is None else f"{smallest} to {largest}"
-            raise ValueError(f"{name} must be {bounds}, got {value}")
-        object.__setattr__(self, name, value)  # NumPy's integers become Python's
+        settle(self, meta_batch_size=whole(1), seed=whole(0, 2**64 - 1), start_episode=whole(0, 2**63 - 1))
+        settle(self, batches=optional(whole(1)))
 
     def _numbers(self) -> Iterable[int]:
         return itertools.count() if self.batches is None else range(self.batches)
 
     def _first_episode(self, i: int) -> int:
-        i = operator.index(i)
+        i = integer("i", i)
         if i < 0 or (self.batches is not None and i >= self.batches):
             held = "no end of them" if self.batches is None else f"{self.batches}"
             raise IndexError(f"there is no meta-batch {i}; this sampler has {held}, counted from 0")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maml_fast.arguments import flag, function, instance, location, optional, takes, whole
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
 from maml_fast.data.download import download as fetch
@@ -24,7 +25,11 @@ __all__ = ["load_omniglot", "prepare_omniglot", "read_omniglot"]
 
 _TUTORIALS_NAMES = ("omniglot.npy", "omniglot_data.npy")
 
+_checked = takes(root=location, size=whole(1), progress=optional(function()), say=function(), layout=instance(Layout))
 
+
+@_checked
+@takes(out=optional(location), download=flag)
 def prepare_omniglot(
     root: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -58,8 +63,6 @@ def prepare_omniglot(
         ValueError: an archive or drawing is missing, short, damaged or not Omniglot's.
         RuntimeError: fetching or writing failed.
     """
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
     root = Path(root)
     path = root if out is None else Path(out)
     if out is None or path.is_dir():
@@ -76,6 +79,7 @@ def prepare_omniglot(
     return path
 
 
+@_checked
 def read_omniglot(
     root: str | os.PathLike[str],
     *,

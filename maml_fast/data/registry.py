@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from maml_fast.data.dataset import DataSet, Options, Progress, Say, say_on_stderr
+from maml_fast.arguments import function, location, optional, takes, text, whole
+from maml_fast.data.conversion import CHANNELS, MOST_SIZE
+from maml_fast.data.dataset import SEED, DataSet, Options, Progress, Say, say_on_stderr
 from maml_fast.data.folder import load_folder
 from maml_fast.data.noise import load_noise
 from maml_fast.data.omniglot import load_omniglot
@@ -24,6 +26,16 @@ DATA_SETS: Mapping[str, Callable[[Options], DataSet]] = {
 }
 
 
+@takes(
+    name=text,
+    root=optional(location),
+    split=optional(location),
+    image_size=optional(whole(1, MOST_SIZE)),
+    channels=optional(CHANNELS),
+    seed=optional(SEED),
+    progress=optional(function()),
+    say=function(),
+)
 def load(
     name: str,
     root: str | os.PathLike[str] | None = None,
@@ -59,6 +71,7 @@ def load(
         Banks by part, ``data_set["train"]``, ``data_set["test"]``, perhaps ``data_set["val"]``, and ``data_set.split``.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: no such data set; an option that it does not take; or data that are damaged.
         FileNotFoundError: the data are not there; says how to get them.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maml_fast.arguments import settle, whole
 from maml_fast.data.episodes import Episodes
 from maml_fast.data.numbered import NumberedEpisodes
 from maml_fast.data.philox import uniform
@@ -53,8 +54,7 @@ class SinusoidSampler(NumberedEpisodes):
     batches: int | None = None
 
     def __post_init__(self) -> None:
-        self._check_integer("k_shot", 1)
-        self._check_integer("k_query", 1)
+        settle(self, k_shot=whole(1), k_query=whole(1))
         self._check_numbering()
 
     def waves(self, i: int) -> tuple[np.ndarray, np.ndarray]:

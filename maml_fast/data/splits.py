@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.random import RandomState
 
+from maml_fast.arguments import location, many, settle, shown, takes, text
 from maml_fast.data.bank import ImageBank
 
 __all__ = ["PARTS", "Split", "find_parts", "first_and_rest", "read_split", "shuffled"]
@@ -34,6 +35,7 @@ class Split:
             classes, and so decides which episodes a seed draws.
 
     Raises:
+        TypeError: the name is no string, or the classes are no mapping to strings.
         ValueError: a part is unknown, missing or empty, or a class occurs twice.
     """
 
@@ -41,11 +43,16 @@ class Split:
     classes: Mapping[str, tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.classes) - set(PARTS))
+        settle(self, name=text)
+        if not isinstance(self.classes, Mapping):
+            raise TypeError(f"classes must map the parts train and test to class names, got {shown(self.classes)}")
+        unknown = set(self.classes) - set(PARTS)
         if unknown or "train" not in self.classes or "test" not in self.classes:
             raise ValueError(
                 f"split {self.name!r} needs the parts train and test, and may have val; got {[*self.classes]}"
             )
+        classes = {part: many(text)(f"classes[{part!r}]", names) for part, names in self.classes.items()}
+        object.__setattr__(self, "classes", classes)
         owner: dict[str, str] = {}
         for part, names in self.classes.items():
             if not names:
@@ -124,7 +131,8 @@ def shuffled(class_names: Sequence[str], seed: int = 0, *, test_share: float = 0
     return Split(f"shuffled-{seed}", {part: tuple(names) for part, names in parts.items()})
 
 
-def read_split(folder: Path) -> Split:
+@takes(folder=location)
+def read_split(folder: Path | str) -> Split:
     """Read a split from files of class names in `folder`, which gives it its name.
 
     Two forms are known, and both are in use for Vinyals' split of Omniglot:
@@ -139,6 +147,7 @@ def read_split(folder: Path) -> Split:
         FileNotFoundError: the folder, or a file for train or test, is missing.
         ValueError: a file is in neither form, or a class is in two parts.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of split files (train.txt, val.txt, test.txt)")
     lines, sets = find_parts(folder, "{}.txt"), find_parts(folder, "{}.json")

@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import RandomState
 
+from maml_fast.arguments import function, optional, takes, whole
 from maml_fast.data import pen
 from maml_fast.data.bank import ImageBank
-from maml_fast.data.dataset import DataSet, Options, Progress, check_seed
+from maml_fast.data.dataset import SEED, DataSet, Options, Progress, check_seed
 from maml_fast.data.splits import first_and_rest
 
 __all__ = ["CHARACTERS_PER_ALPHABET", "draw_strokes", "load_strokes"]
@@ -36,6 +37,7 @@ _STRETCH = 0.08
 _THINNEST, _THICKEST = 0.0178, 0.0446  # reach of the ink: pens 1.2 to 2.2 pixels wide at 28 x 28
 
 
+@takes(n_classes=whole(1), n_images=whole(1), size=whole(8), seed=SEED, progress=optional(function()))
 def draw_strokes(
     n_classes: int = 400, n_images: int = 20, *, size: int = 28, seed: int = 0, progress: Progress | None = None
 ) -> ImageBank:
@@ -53,11 +55,10 @@ def draw_strokes(
 
     Returns:
         A bank of ``n_classes * n_images`` images of shape ``(1, size, size)``.
+
+    Raises:
+        TypeError, ValueError: a number is not whole or out of range, or ``progress`` is no function.
     """
-    for name, value, least in (("n_classes", n_classes, 1), ("n_images", n_images, 1), ("size", size, 8)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    seed = check_seed(seed)
     images = np.empty((n_classes, n_images, 1, size, size), np.uint8)
     names = []
     for i in range(n_classes):

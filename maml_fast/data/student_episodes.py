@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maml_fast.arguments import instance, integer, many, settle, takes, tensor, whole
 from maml_fast.data.answers import AnswerLog
 from maml_fast.data.episodes import Episodes
 from maml_fast.data.numbered import NumberedEpisodes
@@ -19,7 +20,10 @@ __all__ = ["NO_ANSWER", "StudentSampler", "answer_loss", "student_episodes"]
 
 NO_ANSWER = -1.0  # the target of a skill that was not asked, or not to be scored; right is 1, wrong is 0
 
+_log = instance(AnswerLog, "see mf.data.read_answers")
 
+
+@takes(log=_log, students=many(integer), n_support=whole(1), n_answers=whole(1))
 def student_episodes(
     log: AnswerLog, students: Sequence[int] | np.ndarray, *, n_support: int, n_answers: int
 ) -> Episodes:
@@ -36,10 +40,17 @@ def student_episodes(
     Answers beyond ``n_answers`` are left out. Students who gave fewer have zeros and `NO_ANSWER` at the end.
 
     Raises:
-        ValueError: a student gave no answers beyond the first ``n_support``, or ``n_answers`` leaves none.
+        TypeError: an argument is of another type.
+        ValueError: a student gave no answers beyond the first ``n_support``, ``n_answers`` leaves none, or there are no
+            students.
+        IndexError: there is no such student.
     """
-    if not 1 <= n_support < n_answers:
-        raise ValueError(f"n_support must be at least 1 and below n_answers, got {n_support} and {n_answers}")
+    if n_support >= n_answers:
+        raise ValueError(f"n_support must be below n_answers, got {n_support} and {n_answers}")
+    if not len(students):
+        raise ValueError("students must name at least one, got none")
+    for student in students:
+        log.check_student(student)
     check_counts(log, students, n_support)
     n_skills = log.n_skills
     x = np.zeros((len(students), 1, n_answers, 2 * n_skills), np.float32)
@@ -96,10 +107,8 @@ class StudentSampler(NumberedEpisodes):
     batches: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.log, AnswerLog):
-            raise TypeError(f"log must be an AnswerLog, got {type(self.log).__name__}; see mf.data.read_answers")
-        self._check_integer("n_support", 1)
-        self._check_integer("n_answers", self.n_support + 1)
+        settle(self, log=_log, n_support=whole(1))
+        settle(self, n_answers=whole(self.n_support + 1))
         self._check_numbering()
         check_counts(self.log, np.arange(self.log.n_students), self.n_support)
 
@@ -108,11 +117,17 @@ class StudentSampler(NumberedEpisodes):
         return student_episodes(self.log, students, n_support=self.n_support, n_answers=self.n_answers)
 
 
+@takes(logits=tensor, answers=tensor)
 def answer_loss(logits: Tensor, answers: Tensor) -> Tensor:
     """Mean binary cross-entropy of logits [N, L, n_skills] at the answers that there are (Piech et al. 2015, eq. 3).
 
-    ``answers`` [N, L, n_skills] are 1, 0 or `NO_ANSWER`; one at least must be there, or the loss is NaN.
+    ``answers`` [N, L, n_skills] are 1, 0 or `NO_ANSWER`; one at least must be there, or the loss is NaN. A ValueError
+    says so if the two differ in shape, a TypeError if one of them is not floating-point.
     """
+    if logits.shape != answers.shape:
+        raise ValueError(f"answers must be {list(logits.shape)} as logits are, got {list(answers.shape)}")
+    if not (logits.is_floating_point() and answers.is_floating_point()):
+        raise TypeError(f"logits and answers must be floating-point, got {logits.dtype} and {answers.dtype}")
     asked = answers != NO_ANSWER
     losses = F.binary_cross_entropy_with_logits(logits, answers.clamp(min=0), reduction="none")
     return (losses * asked).sum() / asked.sum()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import numpy as np
 
+from maml_fast.arguments import takes, whole
 from maml_fast.data.answers import AnswerLog
 from maml_fast.data.philox import below, uniform
 
@@ -33,6 +33,7 @@ class Knowledge(NamedTuple):
     slip: np.ndarray
 
 
+@takes(n_students=whole(1), n_answers=whole(1), n_skills=whole(1), seed=whole(0, 2**64 - 1))
 def simulate_students(n_students: int = 1000, n_answers: int = 100, n_skills: int = 10, *, seed: int = 0) -> AnswerLog:
     """Let students answer one exercise after another, each in a skill drawn evenly.
 
@@ -51,14 +52,8 @@ def simulate_students(n_students: int = 1000, n_answers: int = 100, n_skills: in
         seed: 0 to 2**64 - 1.
 
     Raises:
-        ValueError: a number is below 1, or the seed is out of range.
+        TypeError, ValueError: a number is not whole or below 1, or the seed is out of range.
     """
-    sizes = {"n_students": n_students, "n_answers": n_answers, "n_skills": n_skills}
-    for name, value in sizes.items():
-        if operator.index(value) < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not 0 <= operator.index(seed) < 2**64:
-        raise ValueError(f"seed must be 0 to 2**64 - 1, got {seed}")
     skills, correct = _answers(seed, n_students, n_answers, n_skills)
     return AnswerLog(
         tuple(f"student{i}" for i in range(n_students)),

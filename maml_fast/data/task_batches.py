@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from maml_fast.arguments import takes, tensor, whole
 from maml_fast.data.episodes import Episodes
 
 __all__ = ["tasks_from_batch"]
 
 
+@takes(x=tensor, y=tensor, n_tasks=whole(1), n_support=whole(1))
 def tasks_from_batch(x: Tensor, y: Tensor, n_tasks: int, n_support: int) -> Episodes:
     """Cut a batch of rows into the tasks that it holds, and every task into support and query.
 
@@ -23,10 +25,11 @@ def tasks_from_batch(x: Tensor, y: Tensor, n_tasks: int, n_support: int) -> Epis
         Views of the batch: x_spt [T, n_support, ...], y_spt, x_qry [T, B / T - n_support, ...], y_qry.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: x and y differ in rows, the rows do not make ``n_tasks`` equal tasks, or a task has no query rows.
     """
-    if n_tasks < 1 or n_support < 1:
-        raise ValueError(f"n_tasks and n_support must be at least 1, got {n_tasks} and {n_support}")
+    if x.dim() < 1 or y.dim() < 1:
+        raise ValueError(f"x and y must be rows [B, ...], got {list(x.shape)} and {list(y.shape)}")
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} rows, but y {len(y)}")
     rows, left_over = divmod(len(x), n_tasks)

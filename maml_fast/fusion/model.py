@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from maml_fast.arguments import choice, nn_module
 from maml_fast.fusion.runner import Runner
 from maml_fast.program import FusionPolicy, FusionReport
 
@@ -41,8 +42,7 @@ def fuse(model: nn.Module, *, batch_norm: FusionPolicy = "batch") -> FusedModel:
         ValueError: for another policy, ``"running"`` on layers that keep no running statistics, a part that is fused
             with the other policy, or lazy layers whose parameters are not there yet.
     """
-    if batch_norm not in get_args(FusionPolicy):
-        raise ValueError(f"batch_norm must be 'batch', 'running' or 'as_written', got {batch_norm!r}")
+    choice(*get_args(FusionPolicy), said="'batch', 'running' or 'as_written'")("batch_norm", batch_norm)
     if isinstance(model, FusedModel):
         return model if model.report.batch_norm == batch_norm else fuse(model.original, batch_norm=batch_norm)
     _check_model(model, batch_norm)
@@ -117,10 +117,7 @@ class FusedModel(nn.Module):
 
 
 def _check_model(model: Any, batch_norm: FusionPolicy) -> None:
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        raise TypeError(f"expected a module, got the class {model.__name__}; pass an instance, {model.__name__}(...)")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    nn_module("model", model)
     for name, module in model.named_modules():
         what = f"{name or 'the model'} is a {type(module).__name__}"
         if isinstance(module, torch.jit.ScriptModule):

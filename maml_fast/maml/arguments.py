@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AnySet
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from maml_fast.arguments import choice, many, nn_module, shown, tensor, whole
+
 __all__ = [
-    "MOST_STEPS",
+    "STEPS",
     "Adapt",
     "as_attribute",
     "check_fast_weights",
     "check_like_model",
     "check_model",
-    "check_steps",
+    "check_per_step",
     "check_support",
-    "check_whole",
     "matching_names",
     "scored_steps",
     "select_parameters",
@@ -30,52 +32,44 @@ __all__ = [
 
 def check_model(model: Any, batch_norm: Any, policies: Collection[str]) -> None:
     """Raise unless a meta-learner that can follow these policies can be made of this model under this one."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    if batch_norm not in policies:
-        raise ValueError(f"batch_norm must be one of {', '.join(map(repr, policies))}, got {batch_norm!r}")
+    nn_module("model", model)
+    choice(*policies, said=f"one of {', '.join(map(repr, policies))}")("batch_norm", batch_norm)
     if batch_norm == "running":
         _check_keeps_statistics(model)
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless ``value`` is a whole number from ``least`` on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
 MOST_STEPS = 1_000_000  # of one inner loop: more is a slip of the hand
-
-
-def check_steps(inner_steps: Any) -> int:
-    """Return ``inner_steps`` as an int if it is a number of steps."""
-    if isinstance(inner_steps, bool) or not hasattr(inner_steps, "__index__"):
-        raise ValueError(f"inner_steps must be a whole number of at least 0, got {inner_steps!r}")
-    steps = operator.index(inner_steps)
-    if not 0 <= steps <= MOST_STEPS:
-        raise ValueError(f"inner_steps must be a whole number from 0 to {MOST_STEPS:,}, got {inner_steps!r}")
-    return steps
+STEPS = whole(0, MOST_STEPS)
 
 
 def steps_asked(inner_steps: Any, default: int) -> int:
     """The steps of one call: ``inner_steps``, or the learner's own where that is ``None``."""
-    return default if inner_steps is None else check_steps(inner_steps)
+    return default if inner_steps is None else STEPS("inner_steps", inner_steps)
+
+
+def check_per_step(per_step: Any, inner_steps: int = MOST_STEPS) -> bool | tuple[int, ...]:
+    """Return ``per_step`` if it is True, False, or some of the steps from 0 to ``inner_steps``."""
+    if isinstance(per_step, bool | np.bool_):
+        return bool(per_step)
+    try:
+        return many(whole(0, inner_steps))("per_step", [*per_step] if isinstance(per_step, AnySet) else per_step)
+    except (TypeError, ValueError):
+        wanted = f"True, False or steps from 0 to {inner_steps:,}"
+        raise ValueError(f"per_step must be {wanted}, got {shown(per_step)}") from None
 
 
 def scored_steps(per_step: Any, inner_steps: int) -> tuple[int, ...]:
     """The steps after which queries are scored, in order: the last one, and besides it all, none, or those given."""
-    if isinstance(per_step, bool):
-        return tuple(range(inner_steps + 1)) if per_step else (inner_steps,)
-    if not isinstance(per_step, Collection) or not all(type(s) is int and 0 <= s <= inner_steps for s in per_step):
-        raise ValueError(f"per_step must be True, False or steps from 0 to {inner_steps}, got {per_step!r}")
-    return tuple(sorted({*per_step, inner_steps}))
+    asked = check_per_step(per_step, inner_steps)
+    if isinstance(asked, bool):
+        return tuple(range(inner_steps + 1)) if asked else (inner_steps,)
+    return tuple(sorted({*asked, inner_steps}))
 
 
 def check_support(x_spt: Any, y_spt: Any) -> None:
     """Raise unless these are images [T, N, ...] and as many targets [T, N, ...]."""
-    for name, tensor in (("x_spt", x_spt), ("y_spt", y_spt)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}; use torch.as_tensor")
+    tensor("x_spt", x_spt)
+    tensor("y_spt", y_spt)
     if x_spt.dim() < 3 or y_spt.dim() < 2 or x_spt.shape[:2] != y_spt.shape[:2] or 0 in x_spt.shape:
         raise ValueError(
             f"the support set must be images [T, N, ...] and targets [T, N, ...] of T tasks, "
@@ -87,8 +81,7 @@ def check_support(x_spt: Any, y_spt: Any) -> None:
 
 def check_like_model(name: str, x: Any, parameters: Mapping[str, Tensor]) -> None:
     """Raise unless ``x`` is on the device of the model's parameters and, if floating-point, in their dtype."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}; use torch.as_tensor")
+    tensor(name, x)
     devices = {parameter.device for parameter in parameters.values()}
     if len(devices) == 1 and x.device not in devices:
         raise ValueError(f"{name} is on {x.device}, the model on {devices.pop()}; move one of them with .to(device)")
@@ -133,18 +126,17 @@ def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
     names = tuple(parameters)
     if adapt is None:
         chosen = names
-    elif adapt == "head":
-        chosen = _names_of_last_module(model)
-    elif adapt == "body":
+    elif isinstance(adapt, str):
         head = _names_of_last_module(model)
-        chosen = tuple(name for name in names if name not in head)
-    elif callable(adapt):
+        parts = {"head": head, "body": tuple(name for name in names if name not in head)}
+        chosen = parts[adapt] if adapt in parts else _names_of_entries([adapt], names)
+    elif callable(adapt) and not isinstance(adapt, type | nn.Module):
         chosen = tuple(name for name in names if adapt(name))
     else:
-        chosen = _names_of_entries([adapt] if isinstance(adapt, str) else adapt, names)
+        chosen = _names_of_entries(adapt, names)
     if not any(parameters[name].requires_grad for name in chosen):
         reason = "all that it chooses are frozen (requires_grad=False)" if chosen else "it chooses no parameter"
-        raise ValueError(f"adapt={adapt!r} leaves nothing to adapt: {reason}; the model has {_listing(names)}")
+        raise ValueError(f"adapt={shown(adapt)} leaves nothing to adapt: {reason}; the model has {_listing(names)}")
     return chosen
 
 
@@ -160,9 +152,9 @@ def as_attribute(name: str) -> str:
 
 def _names_of_entries(entries: Any, names: tuple[str, ...]) -> tuple[str, ...]:
     chosen: set[str] = set()
-    for entry in entries if isinstance(entries, Iterable) else [entries]:
+    for entry in entries if isinstance(entries, Iterable) and not isinstance(entries, Tensor) else [entries]:
         if not isinstance(entry, str):
-            raise TypeError(f"adapt must be None, 'head', 'body', names or a function of a name, got {entry!r}")
+            raise TypeError(f"adapt must be None, 'head', 'body', names or a function of a name, got {shown(entry)}")
         matches = matching_names(entry, names)
         if not matches:
             raise ValueError(f"adapt names {entry!r}, which matches no parameter; the model has {_listing(names)}")

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from maml_fast.arguments import MOST, Kind, bound, shown, whole
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.composed import numbered_here, outcome_of, parts_of, scored_walk, usable_by_autograd
 from maml_fast.maml.gradient import ChunkedGradient
@@ -15,10 +16,10 @@ from maml_fast.maml.segments import score_in_segments
 from maml_fast.maml.values import TaskResults
 
 __all__ = [
+    "INNER_MEMORY",
+    "TASK_CHUNK",
     "InnerMemory",
     "TaskChunk",
-    "check_inner_memory",
-    "check_task_chunk",
     "steps_kept",
     "tasks_at_once",
     "with_gradient",
@@ -33,18 +34,22 @@ LEAST_STEPS = 5  # are kept whatever they take: so many are usual, and taking th
 GRAPH = 3  # an inner step's graph, as a multiple of what its forward pass computes, at second order
 
 
-def check_task_chunk(chunk: Any) -> TaskChunk:
-    """Return ``chunk`` if it is a whole number from 1 on, "auto" or None."""
-    if chunk is None or chunk == "auto" or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1):
-        return chunk
-    raise ValueError(f"task_chunk must be a whole number of at least 1, 'auto', or None for all at once, got {chunk!r}")
+def _some_or_all(things: str) -> Kind:
+    """The kind of what is a number of things, "auto" or None."""
+
+    def kind(name: str, value: Any) -> int | str | None:
+        if value is None or (isinstance(value, str) and value == "auto"):
+            return value
+        try:
+            return whole(1)(name, value)
+        except (TypeError, ValueError):
+            wanted = f"a whole number of {things} from 1 to {bound(MOST)}, 'auto', or None for all"
+            raise ValueError(f"{name} must be {wanted}; got {shown(value)}") from None
+
+    return kind
 
 
-def check_inner_memory(steps: Any) -> InnerMemory:
-    """Return ``steps`` if it is a whole number from 1 on, "auto" or None."""
-    if steps is None or steps == "auto" or (isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1):
-        return steps
-    raise ValueError(f"inner_memory must be a whole number of steps from 1 on, 'auto', or None for all; got {steps!r}")
+TASK_CHUNK, INNER_MEMORY = _some_or_all("tasks"), _some_or_all("steps")
 
 
 def steps_kept(problem: InnerProblem, memory: InnerMemory) -> int | None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from maml_fast.arguments import choice
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.chunks import TaskChunk, tasks_at_once
 from maml_fast.maml.native import NativeLoop, native_loop
@@ -38,8 +39,7 @@ def use_engine(name: str) -> Iterator[None]:
         ValueError: there is no such engine.
         RuntimeError: from calls inside, where the engine can't compute what is asked for; the message says why.
     """
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")
+    choice(*ENGINES)("engine", name)
     token = asked_engine.set(name)
     try:
         yield

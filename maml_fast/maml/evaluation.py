@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from maml_fast.arguments import optional, takes, whole
+from maml_fast.data import checks
 from maml_fast.data.episodes import Episodes
-from maml_fast.maml.arguments import check_whole
+from maml_fast.maml.arguments import STEPS
 from maml_fast.maml.meta_learner import MetaLearner
 
 __all__ = ["EvaluationResult", "evaluate"]
@@ -48,6 +50,7 @@ class EvaluationResult:
         return f"{score} ± {half_width}{unit} (95 % interval, 1.96 s/√n), {self.episodes} episodes"
 
 
+@takes(episodes=whole(1), inner_steps=optional(STEPS))
 def evaluate(
     maml: MetaLearner, sampler: Iterable[Episodes], episodes: int = 600, inner_steps: int | None = None
 ) -> EvaluationResult:
@@ -60,11 +63,10 @@ def evaluate(
         TypeError, ValueError: for what is no meta-learner or no sampler, fewer than one episode, or a sampler that ends
             early.
     """
-    check_whole("episodes", episodes, least=1)
     if not isinstance(maml, MetaLearner):
         kind = type(maml).__name__
         raise TypeError(f"maml must be a MAML or another meta-learner, got {kind}; wrap the model: MAML(model, ...)")
-    if not isinstance(sampler, Iterable):
+    if not isinstance(sampler, Iterable) or isinstance(sampler, Tensor):
         raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
     losses, accuracies = [], []
     with torch.no_grad(), _evaluation_mode(maml):
@@ -105,6 +107,7 @@ def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
         for batch in batches:
             if not isinstance(batch, (tuple, list)) or len(batch) != 4:
                 raise TypeError(f"sampler must give episodes of four tensors each, got {type(batch).__name__}")
+            checks.check_tensors(batch, Episodes._fields)
             taken = Episodes(*(tensor[:left] for tensor in batch))
             left -= taken.x_spt.shape[0]
             yield taken

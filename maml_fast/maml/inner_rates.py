@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maml_fast.arguments import number, shown
 from maml_fast.maml.arguments import as_attribute, matching_names
 from maml_fast.maml.values import MaybePerStep, PerStep
 
-__all__ = ["InnerRates", "LearnInnerLR", "Rate", "check_learn_inner_lr", "check_rate", "make_inner_lr", "of_steps"]
+__all__ = [
+    "InnerRates",
+    "LearnInnerLR",
+    "Rate",
+    "check_broadcasts",
+    "check_learn_inner_lr",
+    "check_rate",
+    "make_inner_lr",
+    "of_steps",
+]
 
 Rate: TypeAlias = float | Tensor
 LearnInnerLR: TypeAlias = bool | Literal["per_step"]
@@ -21,9 +31,11 @@ LearnInnerLR: TypeAlias = bool | Literal["per_step"]
 
 def check_learn_inner_lr(learn: Any) -> LearnInnerLR:
     """Return ``learn`` if it is one of the ways to learn inner rates."""
-    if learn is True or learn is False or learn == "per_step":
-        return learn
-    raise ValueError(f"learn_inner_lr must be True, False or 'per_step', got {learn!r}")
+    if isinstance(learn, bool | np.bool_):
+        return bool(learn)
+    if isinstance(learn, str) and learn == "per_step":
+        return "per_step"
+    raise ValueError(f"learn_inner_lr must be True, False or 'per_step', got {shown(learn)}")
 
 
 def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
@@ -33,10 +45,9 @@ def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
             raise TypeError(f"{what} must be a floating-point tensor, got {rate.dtype}")
         return rate
     if isinstance(rate, bool) or not isinstance(rate, Real):
-        raise TypeError(f"{what} must be a number, a tensor or a mapping from parameter names to these, got {rate!r}")
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(f"{what} must be finite and at least 0, got {rate}")
-    return float(rate)
+        wanted = "a number, a tensor or a mapping from parameter names to these"
+        raise TypeError(f"{what} must be {wanted}, got {shown(rate)}")
+    return number(least=0)(what, rate)
 
 
 def check_broadcasts(rate: Rate, parameters: Mapping[str, Tensor], what: str = "inner_lr") -> None:
@@ -122,7 +133,7 @@ def make_inner_lr(
     inner_lr: Any, adapted: Mapping[str, nn.Parameter], learnable: bool, steps: int | None
 ) -> Rate | InnerRates:
     """What MAML keeps as its ``inner_lr``, for parameters that adapt; see there."""
-    if callable(inner_lr) and not isinstance(inner_lr, Tensor):
+    if callable(inner_lr) and not isinstance(inner_lr, Tensor | type | nn.Module):
         inner_lr = {name: inner_lr(parameter) for name, parameter in adapted.items()}
     if isinstance(inner_lr, Mapping):
         return InnerRates(inner_lr, adapted, learnable, steps)

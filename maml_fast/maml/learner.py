@@ -11,24 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maml_fast.arguments import Kind, choice, flag, function, instance, shown, takes
 from maml_fast.data import checks
 from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.maml import composed
 from maml_fast.maml.arguments import (
+    STEPS,
     Adapt,
     check_fast_weights,
     check_like_model,
-    check_steps,
     check_support,
     scored_steps,
     select_parameters,
     steps_asked,
 )
 from maml_fast.maml.chunks import (
+    INNER_MEMORY,
+    TASK_CHUNK,
     InnerMemory,
     TaskChunk,
-    check_inner_memory,
-    check_task_chunk,
     steps_kept,
     tasks_at_once,
 )
@@ -37,7 +38,7 @@ from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
 from maml_fast.maml.losses import LossFunction, WatchedLoss
-from maml_fast.maml.meta_learner import MetaLearner
+from maml_fast.maml.meta_learner import ITERATION, MetaLearner
 from maml_fast.maml.metric import IGNORED, Metric, check_metric, judge_of
 from maml_fast.maml.plans import Plan, Plans, kinds, plan_of, results_of, surroundings
 from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
@@ -151,11 +152,10 @@ class MAML(MetaLearner):
         cuda_graph: bool = False,
     ) -> None:
         super().__init__(model, batch_norm, fused)
-        if not isinstance(inner_optimiser, LearnedRule) and inner_optimiser not in INNER_OPTIMISERS:
-            choices = ", ".join(INNER_OPTIMISERS)
-            raise ValueError(
-                f"inner_optimiser must be one of {choices}; got {inner_optimiser!r}, which is no LearnedRule either"
-            )
+        known = isinstance(inner_optimiser, str) and inner_optimiser in INNER_OPTIMISERS
+        if not known and not isinstance(inner_optimiser, LearnedRule):
+            got = f"{shown(inner_optimiser)}, which is no LearnedRule either"
+            raise ValueError(f"inner_optimiser must be one of {', '.join(INNER_OPTIMISERS)}; got {got}")
         self.inner_steps = inner_steps
         self.order = order
         self.loss_fn = loss_fn
@@ -177,9 +177,9 @@ class MAML(MetaLearner):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Settings may be changed at any time, to what they might have been at first."""
-        check = _SETTINGS.get(name)
-        if check is not None:
-            value = check(value)
+        kind = _SETTINGS.get(name)
+        if kind is not None:
+            value = kind(name, value)
         if name == "inner_lr" and "_chosen" in vars(self):
             return self._change_inner_lr(value)
         return super().__setattr__(name, value)
@@ -188,6 +188,8 @@ class MAML(MetaLearner):
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> tuple[TaskResults, Tensor]:
         """The query results of every single task, without a graph, and the loss of :meth:`forward`."""
+        if inner_steps is not None:
+            inner_steps = STEPS("inner_steps", inner_steps)
         plan = self._plan(episodes, per_step, inner_steps)
         episodes = Episodes(*episodes)
         if self.cuda_graph and torch.is_grad_enabled():
@@ -204,6 +206,7 @@ class MAML(MetaLearner):
             self._past.iteration += 1
         return results, loss
 
+    @takes(iteration=ITERATION)
     def begin_iteration(self, iteration: int) -> None:
         """Say which meta-iteration the next calls belong to, counted from 0: :attr:`annealing` goes by it.
 
@@ -364,7 +367,7 @@ class MAML(MetaLearner):
         adapted = self._adapted(self._current_parameters())
         if isinstance(self.inner_optimiser, LearnedRule):
             if inner_lr is not None or learn:
-                raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {inner_lr!r}")
+                raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {shown(inner_lr)}")
             like = next(iter(adapted.values()))
             self._rate_steps = None
             object.__setattr__(self, "inner_lr", None)
@@ -376,7 +379,7 @@ class MAML(MetaLearner):
     def _change_inner_lr(self, inner_lr: Any) -> None:
         """Another fixed rate in the place of a fixed one, or a parameter as it is."""
         if isinstance(self.inner_optimiser, LearnedRule):
-            raise ValueError(f"a LearnedRule has no learning rate: inner_lr can't become {inner_lr!r}")
+            raise ValueError(f"a LearnedRule has no learning rate: inner_lr can't become {shown(inner_lr)}")
         if not isinstance(inner_lr, nn.Parameter | InnerRates):
             self._rate_steps = None
             inner_lr = make_inner_lr(inner_lr, self._adapted(self._current_parameters()), False, None)
@@ -488,26 +491,15 @@ class MAML(MetaLearner):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _check_order(order: Any) -> int:
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 (first-order MAML) or 2, got {order!r}")
-    return int(order)
-
-
-def _check_loss(loss_fn: Any) -> LossFunction:
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function of logits and targets, got {loss_fn!r}")
-    function: LossFunction = loss_fn
-    return function
-
-
-_SETTINGS: Mapping[str, Callable[[Any], Any]] = {
-    "order": _check_order,
-    "inner_steps": check_steps,
-    "loss_fn": _check_loss,
+_SETTINGS: Mapping[str, Kind] = {
+    "order": choice(1, 2, said="1 (first-order MAML) or 2"),
+    "inner_steps": STEPS,
+    "loss_fn": function("a function of logits and targets"),
     "metric": check_metric,
-    "task_chunk": check_task_chunk,
-    "inner_memory": check_inner_memory,
+    "annealing": instance(Annealing),
+    "task_chunk": TASK_CHUNK,
+    "inner_memory": INNER_MEMORY,
+    "cuda_graph": flag,
 }
 
 

@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from maml_fast.arguments import flag, number, takes, whole
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.maml.arguments import check_like_model, check_model
+from maml_fast.maml.arguments import check_like_model, check_model, check_per_step
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.values import MAMLOutput, TaskResults
 from maml_fast.program import BATCH_NORM_POLICIES, FusionReport, InnerBatchNorm, with_its_own_tensors
 
-__all__ = ["MetaLearner"]
+__all__ = ["ITERATION", "MetaLearner"]
+
+ITERATION = whole(0, 2**63 - 1)
 
 
 class MetaLearner(nn.Module, ABC):
@@ -34,7 +37,9 @@ class MetaLearner(nn.Module, ABC):
         self.model = model
         self._names = [name for name, _ in model.named_parameters()]
         self._batch_norm = batch_norm
-        self._forward_tasks = TaskForward(model, "running" if batch_norm == "running" else "batch", fused)
+        self._forward_tasks = TaskForward(
+            model, "running" if batch_norm == "running" else "batch", flag("fused", fused)
+        )
 
     @abstractmethod
     def results_and_loss(
@@ -73,12 +78,14 @@ class MetaLearner(nn.Module, ABC):
             RuntimeError: if the support loss does not depend on any adapted parameter.
         """
         results, loss = self.results_and_loss(episodes, per_step=per_step, inner_steps=inner_steps)
-        losses = results.losses.mean(dim=1) if per_step else None
+        recorded = per_step if isinstance(per_step, bool) else bool(check_per_step(per_step))
+        losses = results.losses.mean(dim=1) if recorded else None
         if results.correct is None or results.predictions is None:
             return MAMLOutput(loss, None, losses, None)
         accuracies = results.correct.sum(dim=1) / results.predictions.sum()
-        return MAMLOutput(loss, accuracies[-1], losses, accuracies if per_step else None)
+        return MAMLOutput(loss, accuracies[-1], losses, accuracies if recorded else None)
 
+    @takes(iteration=ITERATION)
     def begin_iteration(self, iteration: int) -> None:
         """Tell the learner which meta-iteration of its training is next, from 0 on; most do not mind."""
 
@@ -88,6 +95,7 @@ class MetaLearner(nn.Module, ABC):
         parameters = tuple((id(p), p.data_ptr(), p.requires_grad) for p in self.parameters())
         return modes, parameters, tuple(buffer.data_ptr() for buffer in self.buffers())
 
+    @takes(meta_lr=number(least=0))
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """The outer optimiser that the algorithm is published with."""
         return torch.optim.Adam(self.parameters(), lr=meta_lr, fused=True)
@@ -99,7 +107,8 @@ class MetaLearner(nn.Module, ABC):
 
     def engine_for(self, episodes: Episodes) -> str:
         """Which of :data:`maml_fast.maml.engines.ENGINES` a call on episodes like these would run on now."""
-        programs = self._forward_tasks.programs(episodes.x_spt, episodes.x_qry)
+        x_spt, _, x_qry, _ = self._checked_classes(episodes)
+        programs = self._forward_tasks.programs(x_spt, x_qry)
         return "loop" if isinstance(programs, str) else "batched"
 
     @property

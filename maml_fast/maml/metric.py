@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maml_fast.arguments import shown
+
 __all__ = [
     "IGNORED",
     "Accuracy",
@@ -37,14 +39,15 @@ class Counts(NamedTuple):
     predictions: Tensor
 
 
-def check_metric(metric: Any) -> Metric:
-    """Return ``metric`` if it is one."""
-    if metric is None or metric in ("auto", "accuracy") or callable(metric):
+def check_metric(name: str, metric: Any) -> Metric:
+    """The kind of ``metric``."""
+    known = isinstance(metric, str) and metric in ("auto", "accuracy")
+    if metric is None or known or (callable(metric) and not isinstance(metric, type)):
         kept: Metric = metric
         return kept
     raise ValueError(
-        f"metric must be 'auto', 'accuracy', None, or a function of logits and targets that tells which predictions "
-        f"are right; got {metric!r}"
+        f"{name} must be 'auto', 'accuracy', None, or a function of logits and targets that tells which predictions "
+        f"are right; got {shown(metric)}"
     )
 
 

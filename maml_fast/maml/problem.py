@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maml_fast import ops
-from maml_fast.maml.arguments import check_whole
+from maml_fast.arguments import settle, whole
 from maml_fast.maml.inner_optimisers import InnerOptimiser, Rule
 from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.losses import LossFunction
@@ -130,7 +130,7 @@ class Annealing:
             loss).
 
     Raises:
-        ValueError: for what is no number of iterations.
+        TypeError, ValueError: for what is no number of iterations.
     """
 
     first_order_iterations: int = 0
@@ -139,8 +139,7 @@ class Annealing:
     LEAST = 0.03  # of an even share, for the loss after an earlier step: as in the authors' code
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            check_whole(name, value, least=0)
+        settle(self, first_order_iterations=whole(0), multi_step_iterations=whole(0))
 
     def __bool__(self) -> bool:
         return bool(self.first_order_iterations or self.multi_step_iterations)

@@ -6,7 +6,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from maml_fast.models.inputs import check_sizes, checked_images
+from maml_fast.arguments import flag, number, optional, takes, whole
+from maml_fast.models.inputs import checked_images
 from maml_fast.models.layers import conv3x3, zero_bias
 from maml_fast.nn import BatchStatNorm2d
 
@@ -39,10 +40,20 @@ class Conv4(nn.Module):
         eps: added to batch norm's variance; by default 1e-3 if ``strided``, else 1e-5.
 
     Raises:
+        TypeError: for another type.
         ValueError: for a size below 1, an ``eps`` that is not positive, or images too small for four halvings; from
             ``forward``, for images of another shape than the model was made for.
     """
 
+    @takes(
+        n_way=optional(whole(1)),
+        in_channels=whole(1),
+        hidden=whole(1),
+        image_size=whole(1),
+        strided=flag,
+        gamma=optional(flag),
+        eps=optional(number(above=0)),
+    )
     def __init__(
         self,
         n_way: int | None = 5,
@@ -55,7 +66,6 @@ class Conv4(nn.Module):
         eps: float | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(n_way=1 if n_way is None else n_way, in_channels=in_channels, hidden=hidden, image_size=image_size)
         if not strided and image_size < 16:
             raise ValueError(f"four 2x2 max-pools need an image_size of at least 16, got {image_size}; or strided=True")
         self.in_channels = in_channels

@@ -6,12 +6,14 @@ import math
 
 from torch import Tensor
 
-__all__ = ["check_sizes", "checked_images", "checked_sequences", "checked_vectors"]
+from maml_fast.arguments import tensor
+
+__all__ = ["checked_images", "checked_sequences", "checked_vectors"]
 
 
 def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
     """Return x if it is [B, channels, size, size]; raise a ``ValueError`` that says what it is otherwise."""
-    if x.dim() != 4 or tuple(x.shape[1:]) != (channels, size, size):
+    if tensor("x", x).dim() != 4 or tuple(x.shape[1:]) != (channels, size, size):
         raise ValueError(
             f"the model was made for images [B, {channels}, {size}, {size}], got {list(x.shape)}; "
             f"resize the images, or give the model their in_channels and image_size"
@@ -21,23 +23,16 @@ def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
 
 def checked_vectors(x: Tensor, features: int) -> Tensor:
     """Return x [B, ...] as [B, features]; raise a ``ValueError`` that says what it is if it has other than so many."""
-    if x.dim() < 2 or math.prod(x.shape[1:]) != features:
+    if tensor("x", x).dim() < 2 or math.prod(x.shape[1:]) != features:
         raise ValueError(f"the model was made for inputs [B, ...] of {features} features each, got {list(x.shape)}")
     return x.flatten(1)
 
 
 def checked_sequences(x: Tensor, features: int) -> Tensor:
     """Return x if it is [N, L, features] with steps; raise a ``ValueError`` that says what it is otherwise."""
-    if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != features:
+    if tensor("x", x).dim() != 3 or x.shape[1] == 0 or x.shape[2] != features:
         raise ValueError(
             f"the model was made for sequences [N, L, {features}] of at least one step, got {list(x.shape)}; "
             f"put the batch first and the steps second, or give the model its inputs"
         )
     return x
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise a ``ValueError`` unless these are whole numbers from 1 on."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")

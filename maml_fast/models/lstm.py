@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from maml_fast.models.inputs import check_sizes, checked_sequences
+from maml_fast.arguments import takes, whole
+from maml_fast.models.inputs import checked_sequences
 from maml_fast.recurrent import lstm
 
 __all__ = ["LSTM"]
@@ -30,12 +31,13 @@ class LSTM(nn.Module):
         outputs: outputs of a step.
 
     Raises:
-        ValueError: for a size below 1; from ``forward``, for sequences that are not [N, L, inputs].
+        TypeError, ValueError: for a size that is no whole number from 1 on; from ``forward``, for
+            sequences that are not [N, L, inputs].
     """
 
+    @takes(inputs=whole(1), hidden=whole(1), outputs=whole(1))
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        check_sizes(inputs=inputs, hidden=hidden, outputs=outputs)
         self.inputs = inputs
         self.hidden = hidden
         self.weight_ih = nn.Parameter(torch.empty(4 * hidden, inputs))

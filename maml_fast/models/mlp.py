@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from maml_fast.models.inputs import check_sizes, checked_vectors
+from maml_fast.arguments import flag, many, number, takes, whole
+from maml_fast.models.inputs import checked_vectors
 from maml_fast.models.layers import zero_bias
 
 __all__ = ["MLP"]
@@ -23,18 +24,16 @@ class MLP(nn.Module):
             falls below zero without a gradient.
 
     Raises:
+        TypeError: for another type.
         ValueError: for fewer than two sizes, a size below 1, or a negative ``init_std``; from ``forward``, for inputs
             of another number of features.
     """
 
+    @takes(sizes=many(whole(1)), init_std=number(least=0), relu_output=flag)
     def __init__(self, sizes: Sequence[int], *, init_std: float = 0.01, relu_output: bool = False) -> None:
         super().__init__()
-        sizes = tuple(sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes must name at least the input's and the output's features, got {sizes}")
-        check_sizes(**{f"sizes[{i}]": size for i, size in enumerate(sizes)})
-        if not init_std >= 0:
-            raise ValueError(f"init_std must not be negative, got {init_std!r}")
         self.features = sizes[0]
         self.init_std = init_std
         layers: list[nn.Module] = []

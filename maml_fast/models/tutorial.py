@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from maml_fast.models.inputs import check_sizes, checked_images
+from maml_fast.arguments import takes, whole
+from maml_fast.models.inputs import checked_images
 from maml_fast.models.layers import conv3x3, zero_bias
 from maml_fast.nn import BatchStatNorm2d
 
@@ -27,15 +28,16 @@ class TutorialNet(nn.Module):
         in_channels: channels of the images.
 
     Raises:
-        ValueError: for a size below 1; from ``forward``, for images that are not [B, in_channels, 28, 28].
+        TypeError, ValueError: for a size that is no whole number from 1 on; from ``forward``, for
+            images that are not [B, in_channels, 28, 28].
     """
 
     hidden = 64
     image_size = 28
 
+    @takes(n_way=whole(1), in_channels=whole(1))
     def __init__(self, n_way: int = 5, in_channels: int = 1) -> None:
         super().__init__()
-        check_sizes(n_way=n_way, in_channels=in_channels)
         self.in_channels = in_channels
         channels = [in_channels, self.hidden, self.hidden, self.hidden]
         orders = [("conv", "norm", "pool", "relu")] * 3 + [("conv", "relu", "norm", "pool")]

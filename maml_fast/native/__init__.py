@@ -23,6 +23,7 @@ from typing import Literal
 
 import torch  # also because the library links against torch's, which must be in the process before it
 
+from maml_fast.arguments import flag, takes
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder, is_ours
 from maml_fast.native._not_compiled import not_compiled
@@ -110,7 +111,7 @@ def use_backend(name: Literal["native", "reference"]) -> Iterator[None]:
     Blocks nest; threads started inside have the process's default. Raises RuntimeError where ``"native"`` can't be
     built, ValueError for another name.
     """
-    if name not in ("native", "reference"):
+    if not isinstance(name, str) or name not in ("native", "reference"):
         raise ValueError(f"backend {name!r} is unknown: use 'native' or 'reference'")
     before, _forced.name = _forced.name, name
     try:
@@ -120,6 +121,7 @@ def use_backend(name: Literal["native", "reference"]) -> Iterator[None]:
         _forced.name = before
 
 
+@takes(verbose=flag, force=flag)
 def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
     """Compile the library unless the cache holds it (``force``: anyhow), whatever MAML_FAST_BACKEND says.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from typing import Any, Literal
 
 from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.algorithms.protonet import DISTANCES
+from maml_fast.arguments import Kind, choice, flag, instance, location, number, optional, settle, takes, text, whole
 from maml_fast.data.gpu_sampler import check_device
 from maml_fast.maml.arguments import MOST_STEPS
-from maml_fast.maml.chunks import TaskChunk, check_task_chunk
+from maml_fast.maml.chunks import TASK_CHUNK, TaskChunk
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
 from maml_fast.program.batch_norm import InnerBatchNorm
 from maml_fast.train.networks import NETWORKS
@@ -134,28 +134,15 @@ class TrainConfig:
     cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not (value is None and name in _OPTIONAL):
-                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
-        for name, least in _LEAST.items():
-            _check_integer(name, getattr(self, name), least)
-        check_task_chunk(self.task_chunk)
+        settle(self, **_KINDS)
         self._check_algorithm()
-        for name in ("inner_lr", "meta_lr", "least_meta_lr", "checkpoint_seconds", "clip_value", "clip_norm"):
-            _check_number(name, getattr(self, name), positive=name in ("meta_lr", "clip_value", "clip_norm"))
         if self.least_meta_lr > self.meta_lr:
             raise ValueError(f"least_meta_lr {self.least_meta_lr} is above meta_lr {self.meta_lr}")
-        for name in ("learn_inner_lr", "rotate", "eval_rotate", "cuda_graph"):
-            value = getattr(self, name)
-            if not isinstance(value, bool) and not (value is None and name in _OPTIONAL):
-                raise TypeError(f"{name} must be true or false, got {value!r}")
-        if self.adapt is not None and not isinstance(self.adapt, str):
-            raise TypeError(f"adapt must be text, names with commas between, got {self.adapt!r}")
         if self.root is not None:  # absolute: a run may be resumed from another folder
             object.__setattr__(self, "root", os.path.abspath(os.path.expanduser(self.root)))
-        if self.split is not None and os.path.isdir(self.split):
-            object.__setattr__(self, "split", os.path.abspath(self.split))
+        if self.split is not None:
+            split = os.fspath(self.split)
+            object.__setattr__(self, "split", os.path.abspath(split) if os.path.isdir(split) else split)
         check_device(self.device)
         if self.cuda_graph and self.device == "cpu":
             raise ValueError("cuda_graph is for device cuda; the device is cpu, leave cuda_graph out")
@@ -173,19 +160,22 @@ class TrainConfig:
             )
 
     @classmethod
+    @takes(dataset=text)
     def for_dataset(cls, dataset: str = "strokes", **changes: Any) -> TrainConfig:
         """The defaults of a data set, as far as they mean something to the algorithm, with these changes."""
-        algorithm = ALGORITHMS.get(changes.get("algorithm", cls.algorithm))
+        algorithm = ALGORITHMS.get(text("algorithm", changes.get("algorithm", cls.algorithm)))
         ignored = algorithm.ignores if algorithm else ()
         defaults = {name: value for name, value in DEFAULTS.get(dataset, {}).items() if name not in ignored}
         return cls(dataset=dataset, **{**defaults, **changes})
 
     @classmethod
+    @takes(recipe=text)
     def for_recipe(cls, recipe: str, **changes: Any) -> TrainConfig:
         """A recipe by its name, with these changes, which :attr:`overrides` keeps apart."""
         return cls(recipe=recipe, **{**(RECIPES[recipe].settings if recipe in RECIPES else {}), **changes})
 
     @classmethod
+    @takes(arguments=instance(Mapping, "such as config.json holds"))
     def from_arguments(cls, arguments: Mapping[str, Any]) -> TrainConfig:
         """Back from :meth:`arguments`; ValueError names arguments that this version does not know."""
         unknown = sorted(set(arguments) - {field.name for field in dataclasses.fields(cls)})
@@ -249,60 +239,44 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "channels": ("L", "RGB"),
 }
 
-_LEAST: Mapping[str, int] = {
-    "n_way": 2,
-    "k_shot": 1,
-    "k_query": 1,
-    "meta_batch_size": 1,
-    "inner_steps": 1,
-    "inner_batch": 1,
-    "first_order_iterations": 0,
-    "multi_step_iterations": 0,
-    "eval_n_way": 2,
-    "iterations": 1,
-    "seed": 0,
-    "hidden": 1,
-    "eval_every": 1,
-    "eval_episodes": 2,
-    "test_episodes": 2,
-    "eval_inner_steps": 0,
-    "threads": 1,
-    "image_size": 1,
+# Beyond these bounds a number is a slip of the hand, and takes all memory.
+EPISODES, THREADS = whole(2, 1_000_000_000), whole(1, 1024)
+_PER_TASK, _STEPS = whole(1, 1_000_000), whole(0, MOST_STEPS)
+_STEP_SIZE, _POSITIVE = number(least=0), number(above=0)
+
+_KINDS: Mapping[str, Kind] = {
+    **{name: choice(*options) for name, options in CHOICES.items()},
+    "n_way": whole(2),
+    "k_shot": _PER_TASK,
+    "k_query": _PER_TASK,
+    "meta_batch_size": _PER_TASK,
+    "inner_steps": whole(1, MOST_STEPS),
+    "inner_batch": whole(1),
+    "first_order_iterations": optional(whole(0)),
+    "multi_step_iterations": optional(whole(0)),
+    "eval_n_way": optional(whole(2)),
+    "iterations": whole(1),
+    "seed": whole(0, 2**63 - 1),
+    "hidden": whole(1, 65536),
+    "eval_every": whole(1),
+    "eval_episodes": EPISODES,
+    "test_episodes": EPISODES,
+    "eval_inner_steps": optional(_STEPS),
+    "threads": optional(THREADS),
+    "image_size": optional(whole(1, 4096)),
+    "task_chunk": TASK_CHUNK,
+    "inner_lr": _STEP_SIZE,
+    "meta_lr": _POSITIVE,
+    "least_meta_lr": _STEP_SIZE,
+    "checkpoint_seconds": _STEP_SIZE,
+    "clip_value": optional(_POSITIVE),
+    "clip_norm": optional(_POSITIVE),
+    "learn_inner_lr": flag,
+    "rotate": flag,
+    "eval_rotate": flag,
+    "cuda_graph": optional(flag),
+    "adapt": optional(instance(str, "give names with commas between")),
+    "root": optional(location),
+    "split": optional(location),
+    **{name: optional(choice(*CHOICES[name])) for name in ("recipe", "batch_norm", "channels")},
 }
-_MOST: Mapping[str, int] = {  # beyond which a number is a slip of the hand, and takes all memory
-    "seed": 2**63 - 1,
-    "inner_steps": MOST_STEPS,
-    "eval_inner_steps": MOST_STEPS,
-    "image_size": 4096,
-    "hidden": 65536,
-    "threads": 1024,
-    "meta_batch_size": 1_000_000,
-    "k_shot": 1_000_000,
-    "k_query": 1_000_000,
-    "eval_episodes": 1_000_000_000,
-    "test_episodes": 1_000_000_000,
-}
-_OPTIONAL = (
-    *("recipe", "eval_n_way", "eval_inner_steps", "threads", "image_size", "channels", "batch_norm"),
-    *("first_order_iterations", "multi_step_iterations", "clip_value", "clip_norm", "cuda_graph"),
-)
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if value is None and name in _OPTIONAL:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    if value > _MOST.get(name, value):
-        raise ValueError(f"{name} must be at most {_MOST[name]:,}, got {value}")
-
-
-def _check_number(name: str, value: Any, positive: bool) -> None:
-    if value is None and name in _OPTIONAL:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(f"{name} must be finite and {'above' if positive else 'at least'} 0, got {value}")

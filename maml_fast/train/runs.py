@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from maml_fast.train.config import TrainConfig
+from maml_fast.arguments import choice, instance, location, optional, takes, text, whole
+from maml_fast.maml.arguments import STEPS
+from maml_fast.train.config import CHOICES, EPISODES, THREADS, TrainConfig
 from maml_fast.train.integrity import FREE_ON_RESUME, check_arguments
 from maml_fast.train.record import Row, RunFolder
 from maml_fast.train.schedule import SCHEDULES
@@ -28,6 +30,10 @@ from maml_fast.train.workbench import Workbench
 __all__ = ["Reporter", "RunResult", "TrainConfig", "TrainingInterrupted", "evaluate_run", "resume", "train"]
 
 
+_reporter = optional(instance(Reporter, "derive from maml_fast.train.Reporter"))
+
+
+@takes(config=optional(instance(TrainConfig)), out=optional(location), reporter=_reporter)
 def train(
     config: TrainConfig | None = None, *, out: Path | str | None = None, reporter: Reporter | None = None
 ) -> RunResult:
@@ -38,12 +44,13 @@ def train(
 
     Raises:
         FileExistsError, OSError: ``out`` holds something already, or cannot be written.
+        TypeError: an argument is of another type.
         ValueError, FileNotFoundError: the data are missing, or too few for such episodes.
         RuntimeError: the loss or a gradient is not finite, or a file cannot be written; the last good checkpoint stays.
         TrainingInterrupted: SIGINT or SIGTERM; the checkpoint is of the last whole iteration.
     """
-    config = config or TrainConfig.for_dataset()
-    reporter = reporter or Reporter()
+    config = TrainConfig.for_dataset() if config is None else config
+    reporter = Reporter() if reporter is None else reporter
     folder = RunFolder.create(out, config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s")
     with _session(config), folder.locked():
         folder.take()
@@ -57,6 +64,7 @@ def train(
         return trainer.run()
 
 
+@takes(run=location, reporter=_reporter)
 def resume(run: Path | str, *, reporter: Reporter | None = None, **changes: Any) -> RunResult:
     """Go on with a run from its checkpoint, bitwise as if it had never stopped.
 
@@ -68,7 +76,7 @@ def resume(run: Path | str, *, reporter: Reporter | None = None, **changes: Any)
         ValueError: arguments conflict with the run's (all are named), its files are damaged, or its data have changed.
         RuntimeError: another process is training this run.
     """
-    reporter = reporter or Reporter()
+    reporter = Reporter() if reporter is None else reporter
     folder = RunFolder.open(run)
     with folder.locked():
         record = folder.read_config()
@@ -122,6 +130,16 @@ def _session(config: TrainConfig) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+@takes(
+    run=location,
+    episodes=EPISODES,
+    inner_steps=optional(STEPS),
+    split=text,
+    seed=optional(whole(0, 2**64 - 1)),
+    root=optional(location),
+    device=optional(choice(*CHOICES["device"])),
+    threads=optional(THREADS),
+)
 def evaluate_run(
     run: Path | str,
     *,
@@ -140,6 +158,7 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: ``run`` is no run folder, or has no checkpoint.
+        TypeError: an argument is of another type.
         ValueError: an argument is out of range, files are damaged, or the data have changed.
     """
     folder = RunFolder.open(run)
@@ -160,5 +179,5 @@ def evaluate_run(
         try:
             return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)
         except UnrecordedError as unrecorded:  # the result is worth more than its file
-            warnings.warn(str(unrecorded), RuntimeWarning, stacklevel=2)
+            warnings.warn(str(unrecorded), RuntimeWarning, stacklevel=3)
             return unrecorded.row

@@ -123,8 +123,38 @@ def test_protonet_names_a_class_without_support() -> None:
     bad = episodes()._replace(y_spt=torch.tensor([0, 0, 0, 0, 0, 2, 2, 2, 2, 2]).expand(3, -1))
     with pytest.raises(ValueError, match="class 1 of task 0 has no support image"):
         ProtoNet(net(None))(bad)
+    far = bad._replace(y_spt=torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 10**9]).expand(3, -1))
+    with pytest.raises(ValueError, match="class 9 of task 0 has no support image"):  # before any memory is taken
+        ProtoNet(net(None))(far)
     with pytest.raises(ValueError, match="distance must be one of euclidean, cosine; got 'manhattan'"):
         ProtoNet(net(None), "manhattan")
+
+
+PREDICTIONS = {
+    "no mapping": (lambda fast, x: ([fast], x), TypeError, "fast must be a mapping of x_spt and y_spt, as adapt"),
+    "other mapping": (lambda fast, x: ({"x": x}, x), TypeError, "fast must be a mapping of x_spt and y_spt"),
+    "float labels": (lambda fast, x: ({**fast, "y_spt": fast["y_spt"].double()}, x), TypeError, "y_spt.*float64"),
+    "label below 0": (lambda fast, x: ({**fast, "y_spt": fast["y_spt"] - 1}, x), ValueError, "y_spt holds label -1"),
+    "tasks": (lambda fast, x: (fast, x[:2]), ValueError, r"x_qry must be images \[3, M, 1.*got \[2, 10"),
+    "one task": (lambda fast, x: (fast, x[0]), ValueError, "x_qry must be images"),
+    "array": (lambda fast, x: (fast, x.numpy()), TypeError, "x_qry must be a torch tensor"),
+}
+
+
+@pytest.mark.parametrize("case", PREDICTIONS)
+def test_protonet_predicts_from_what_it_adapted(case: str) -> None:
+    spoil, error, message = PREDICTIONS[case]
+    learner = ProtoNet(net(None))
+    with pytest.raises(error, match=message):
+        learner.predict(*spoil(learner.adapt(*episodes()[:2]), episodes().x_qry))
+
+
+def test_reptile_predicts_from_what_it_adapted() -> None:
+    learner = Reptile(net())
+    with pytest.raises(TypeError, match="fast must map parameter names to tensors, as adapt"):
+        learner.predict([], episodes().x_qry)
+    with pytest.raises(ValueError, match="fast holds 'x', which is no parameter of the model"):
+        learner.predict({"x": torch.ones(3)}, episodes().x_qry)
 
 
 def reptile_loop(model: nn.Module, steps: int, batches: list[Tensor]) -> list[Tensor]:
@@ -185,7 +215,7 @@ def test_reptile_remembers_what_its_adam_saw_and_evaluation_does_not_add_to_it()
 
 
 def test_reptile_refuses_what_it_can_not_do() -> None:
-    with pytest.raises(ValueError, match="inner_batch must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="inner_batch must be at least 1, got 0"):
         Reptile(net(), inner_batch=0)
     with pytest.raises(ValueError, match="by at least 1 inner step"):
         Reptile(net(), inner_steps=0)(episodes())

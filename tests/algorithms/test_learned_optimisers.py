@@ -335,14 +335,14 @@ class Fickle(nn.Module):
 
 
 BAD = {
-    "scale": (lambda: LearnedOptimiser(Net(), 0), ValueError, "inner_lr, the scale of updates, .* above 0, got 0"),
+    "scale": (lambda: LearnedOptimiser(Net(), 0), ValueError, "inner_lr must be finite and above 0, got 0"),
     "scale inf": (lambda: LearnedOptimiser(Net(), math.inf), ValueError, "inner_lr.*inf"),
-    "scales": (lambda: LearnedOptimiser(Net(), {"*": 0.1}), ValueError, "inner_lr.*number"),
+    "scales": (lambda: LearnedOptimiser(Net(), {"*": 0.1}), TypeError, "inner_lr must be a number, got"),
     "objective": (lambda: LearnedOptimiser(Net(), objective="sum"), ValueError, "one of trajectory, last; got 'sum'"),
-    "hidden": (lambda: LearnedOptimiser(Net(), hidden=0), ValueError, "hidden must be a whole number .* got 0"),
-    "gate": (lambda: MetaLSTM(Net(), 1.0), ValueError, "inner_lr, where the input gate begins, .* 0 and 1, got 1.0"),
-    "gate 0": (lambda: MetaLSTM(Net(), 0), ValueError, "between 0 and 1, got 0"),
-    "gate's hidden": (lambda: MetaLSTM(Net(), hidden=2.0), ValueError, "hidden must be a whole number .* got 2.0"),
+    "hidden": (lambda: LearnedOptimiser(Net(), hidden=0), ValueError, "hidden must be at least 1, got 0"),
+    "gate": (lambda: MetaLSTM(Net(), 1.0), ValueError, "inner_lr must be finite, above 0 and below 1, got 1.0"),
+    "gate 0": (lambda: MetaLSTM(Net(), 0), ValueError, "above 0 and below 1, got 0"),
+    "gate's hidden": (lambda: MetaLSTM(Net(), hidden=2.0), TypeError, "hidden must be an integer, got 2.0"),
     "order": (lambda: MetaLSTM(Net(), order=3), ValueError, "order must be 1 .* got 3"),
     "model": (lambda: MetaLSTM(torch.relu), TypeError, "nn.Module"),
     "rate": (lambda: MetaLSTM(Net(), learn_inner_lr=True), ValueError, "LearnedRule has no learning rate"),

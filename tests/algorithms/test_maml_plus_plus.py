@@ -303,8 +303,8 @@ def test_inner_adam_is_finite_where_gradients_vanish() -> None:
     [
         ({"inner_optimiser": "rmsprop"}, "inner_optimiser must be one of sgd, adam; got 'rmsprop'"),
         ({"learn_inner_lr": "per_task"}, "learn_inner_lr must be True, False or 'per_step', got 'per_task'"),
-        ({"first_order_iterations": -1}, "first_order_iterations must be a whole number of at least 0, got -1"),
-        ({"multi_step_iterations": 1.5}, "multi_step_iterations must be a whole number of at least 0, got 1.5"),
+        ({"first_order_iterations": -1}, "first_order_iterations must be at least 0, got -1"),
+        ({"multi_step_iterations": -2}, "multi_step_iterations must be at least 0, got -2"),
         ({"batch_norm": "per-step"}, "batch_norm must be one of 'batch', 'running', 'per_step', 'per_step_running'"),
         (
             {"adapt": ["1"], "batch_norm": "per_step"},

@@ -110,7 +110,7 @@ def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypat
         (["--n-way", "many"], "'many' is not a valid integer"),
         (["--order", "3"], "'--order'"),
         (["--task-chunk", "some"], "'some' is neither a whole number nor 'auto'"),
-        (["--task-chunk", "0"], "task_chunk must be a whole number of at least 1"),
+        (["--task-chunk", "0"], "task_chunk must be a whole number of tasks from 1 to 2**31 - 1, 'auto', or None"),
         (["--dataset", "imagenet"], "'imagenet' is not one of"),
         (["--inner-lr", "nan"], "inner_lr must be finite"),
         (["--dataset", "omniglot"], "--root"),
@@ -178,8 +178,8 @@ def test_evaluate_prints_the_accuracy_with_its_conditions(run):
     [
         (["/nonexistent"], "/nonexistent is not a run folder"),
         (["RUN", "--split", "val"], "split must be one of train, test; got 'val'"),
-        (["RUN", "--episodes", "0"], "episodes must be at least 2"),
-        (["RUN", "--inner-steps", "-1"], "inner_steps must be at least 0"),
+        (["RUN", "--episodes", "0"], "episodes must be from 2 to 1,000,000,000, got 0"),
+        (["RUN", "--inner-steps", "-1"], "inner_steps must be from 0 to 1,000,000, got -1"),
         ([], "Missing argument 'RUN'"),
     ],
 )

@@ -98,8 +98,8 @@ def test_length_is_that_of_one_iteration() -> None:
         ({"k_shot": 0}, ValueError, "k_shot must be at least 1, got 0"),
         ({"k_query": 2.5}, TypeError, "k_query must be an integer, got 2.5"),
         ({"meta_batch_size": 0}, ValueError, "meta_batch_size must be at least 1, got 0"),
-        ({"seed": -1}, ValueError, "seed must be 0 to"),
-        ({"start_episode": -1}, ValueError, "start_episode must be 0 to"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to"),
+        ({"start_episode": -1}, ValueError, "start_episode must be from 0 to"),
         ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
     ],
 )

@@ -82,7 +82,7 @@ def test_exercise_teaches() -> None:
         ({"n_students": 0}, "n_students must be at least 1, got 0"),
         ({"n_answers": -2}, "n_answers must be at least 1, got -2"),
         ({"n_skills": 0}, "n_skills must be at least 1, got 0"),
-        ({"seed": 2**64}, r"seed must be 0 to 2\*\*64 - 1, got 18446744073709551616"),
+        ({"seed": 2**64}, r"seed must be from 0 to 2\*\*64 - 1, got 18446744073709551616"),
     ],
 )
 def test_bad_arguments(options: dict, message: str) -> None:

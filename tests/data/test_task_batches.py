@@ -33,8 +33,8 @@ def test_rows_may_have_any_shape() -> None:
         (12, 11, 3, 1, "x has 12 rows, but y 11"),
         (12, 12, 5, 1, "12 rows do not make 5 tasks of one size; .*drop_last=True"),
         (12, 12, 3, 4, "each task has 4 rows, of which n_support=4 leave no query"),
-        (12, 12, 0, 1, "at least 1, got 0 and 1"),
-        (12, 12, 3, 0, "at least 1, got 3 and 0"),
+        (12, 12, 0, 1, "n_tasks must be at least 1, got 0"),
+        (12, 12, 3, 0, "n_support must be at least 1, got 0"),
         (0, 0, 3, 1, "each task has 0 rows"),
     ],
 )

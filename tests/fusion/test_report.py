@@ -178,9 +178,9 @@ def test_fx_graph_module_is_fused() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
-        (Conv4, {}, TypeError, r"expected a module, got the class Conv4; pass an instance, Conv4\(\.\.\.\)"),
-        (torch.relu, {}, TypeError, "expected a torch.nn.Module, got builtin_function_or_method"),
-        (None, {}, TypeError, "expected a torch.nn.Module, got NoneType"),
+        (Conv4, {}, TypeError, r"model must be an nn.Module, got the class Conv4; pass an instance, Conv4\(\.\.\.\)"),
+        (torch.relu, {}, TypeError, "model must be an nn.Module, got <built-in method relu"),
+        (None, {}, TypeError, "model must be an nn.Module, got None"),
         (
             nn.ReLU(),
             {"batch_norm": "eval"},

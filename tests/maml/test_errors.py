@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,18 @@ from maml_fast import MAML, evaluate
 from maml_fast.models import Conv4
 
 CONSTRUCTION = {
-    "model": (lambda: MAML(torch.relu), TypeError, r"nn\.Module.*builtin"),
+    "model": (lambda: MAML(torch.relu), TypeError, r"nn\.Module.*built-in"),
     "model class": (lambda: MAML(nn.Linear), TypeError, "nn.Module"),
     "order 3": (lambda: MAML(conv_net(), order=3), ValueError, "order must be 1 .* or 2, got 3"),
     "order true": (lambda: MAML(conv_net(), order="2"), ValueError, "order"),
     "negative steps": (lambda: MAML(conv_net(), inner_steps=-1), ValueError, "inner_steps.*-1"),
-    "half a step": (lambda: MAML(conv_net(), inner_steps=1.5), ValueError, "inner_steps.*1.5"),
+    "half a step": (lambda: MAML(conv_net(), inner_steps=1.5), TypeError, "inner_steps.*1.5"),
     "loss": (lambda: MAML(conv_net(), loss_fn="mse"), TypeError, "loss_fn.*'mse'"),
+    "loss class": (
+        lambda: MAML(conv_net(), loss_fn=nn.CrossEntropyLoss),
+        TypeError,
+        r"loss_fn must be a function of logits and targets, got the class Cross.*an instance, CrossEntropyLoss\(",
+    ),
     "batch norm": (
         lambda: MAML(conv_net(), batch_norm="group"),
         ValueError,
@@ -106,7 +112,7 @@ def test_episodes(case):
 
 SUPPORT = {
     "array": (lambda x, y: (x.numpy(), y), TypeError, "x_spt.*ndarray"),
-    "labels as a list": (lambda x, y: (x, y.tolist()), TypeError, "y_spt.*list"),
+    "labels as a list": (lambda x, y: (x, y.tolist()), TypeError, r"y_spt.*\[\[0, 1,"),
     "no task axis": (lambda x, y: (x[0], y[0]), ValueError, "y_spt"),
     "tasks": (lambda x, y: (x, y[:2]), ValueError, r"y_spt \[2, 5\]"),
     "images": (lambda x, y: (x[:, :4], y), ValueError, r"x_spt \[3, 4,"),
@@ -152,13 +158,14 @@ def test_predict(case):
 
 CALLS = {
     "steps": (lambda m, e: m(e, inner_steps=-2), ValueError, "inner_steps.*-2"),
-    "steps of adapt": (lambda m, e: m.adapt(e.x_spt, e.y_spt, inner_steps="2"), ValueError, "inner_steps.*'2'"),
+    "steps of adapt": (lambda m, e: m.adapt(e.x_spt, e.y_spt, inner_steps="2"), TypeError, "inner_steps.*'2'"),
     "no episodes": (lambda m, e: evaluate(m, [e], episodes=0), ValueError, "episodes.*0"),
-    "half an episode": (lambda m, e: evaluate(m, [e], episodes=2.5), ValueError, "episodes.*2.5"),
+    "half an episode": (lambda m, e: evaluate(m, [e], episodes=2.5), TypeError, "episodes.*2.5"),
     "sampler ends": (lambda m, e: evaluate(m, [e], episodes=4), ValueError, "ended after 3 of 4"),
     "no sampler": (lambda m, e: evaluate(m, None, episodes=4), TypeError, "sampler.*NoneType"),
     "one batch": (lambda m, e: evaluate(m, e, episodes=3), TypeError, "four tensors"),
     "no MAML": (lambda m, e: evaluate(m.model, [e], episodes=3), TypeError, "MAML.*Sequential"),
+    "no episodes at all": (lambda m, e: evaluate(m, [(None,) * 4], 3), TypeError, "x_spt must be a torch tensor"),
     "steps of evaluate": (lambda m, e: evaluate(m, [e], 3, inner_steps=-1), ValueError, "inner_steps.*-1"),
 }
 
@@ -168,6 +175,21 @@ def test_calls(case):
     call, error, message = CALLS[case]
     with pytest.raises(error, match=message):
         call(MAML(conv_net()), make_episodes())
+
+
+def test_a_flag_is_no_number_of_steps_whatever_was_planned_before():
+    maml, episodes = MAML(conv_net()), make_episodes()
+    maml(episodes, inner_steps=1)
+    with pytest.raises(TypeError, match="inner_steps must be an integer, got True"):
+        maml(episodes, inner_steps=True)
+
+
+def test_steps_to_record_may_be_numpys():
+    maml, episodes = MAML(conv_net(), 0.1, 2), make_episodes()
+    for steps in (np.array([0, 1]), (np.int64(0), 1), {0, 1}, [1, 0]):
+        assert len(maml(episodes, per_step=steps).query_losses) == 3
+    assert len(maml(episodes, per_step=np.bool_(True)).query_losses) == 3
+    assert maml(episodes, per_step=[]).query_losses is None
 
 
 LOSSES = {

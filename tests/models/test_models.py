@@ -165,26 +165,26 @@ def test_reset_draws_the_initial_values_again(build: Callable[[], nn.Module]) ->
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "error", "message"),
     [
-        (lambda: Conv4(0), "n_way must be a whole number of at least 1, got 0"),
-        (lambda: Conv4(2.0), "n_way must be a whole number of at least 1, got 2.0"),
-        (lambda: Conv4(True), "n_way must be a whole number of at least 1, got True"),
-        (lambda: Conv4(in_channels=0), "in_channels must be"),
-        (lambda: Conv4(hidden=-3), "hidden must be a whole number of at least 1, got -3"),
-        (lambda: Conv4(image_size="28"), "image_size must be a whole number of at least 1, got '28'"),
-        (lambda: Conv4(image_size=15), "four 2x2 max-pools need an image_size of at least 16, got 15"),
-        (lambda: Conv4(eps=0), "eps must be positive, got 0"),
-        (lambda: TutorialNet(-1), "n_way must be"),
-        (lambda: TutorialNet(5, None), "in_channels must be a whole number of at least 1, got None"),
-        (lambda: MLP((3,)), r"sizes must name at least the input's and the output's features, got \(3,\)"),
-        (lambda: MLP((3, 0, 2)), r"sizes\[1\] must be a whole number of at least 1, got 0"),
-        (lambda: MLP((3, 2), init_std=-1), "init_std must not be negative, got -1"),
-        (lambda: MLP((3, 2), init_std=math.nan), "init_std must not be negative, got nan"),
+        (lambda: Conv4(0), ValueError, "n_way must be at least 1, got 0"),
+        (lambda: Conv4(2.0), TypeError, "n_way must be an integer, got 2.0"),
+        (lambda: Conv4(True), TypeError, "n_way must be an integer, got True"),
+        (lambda: Conv4(in_channels=0), ValueError, "in_channels must be"),
+        (lambda: Conv4(hidden=-3), ValueError, "hidden must be at least 1, got -3"),
+        (lambda: Conv4(image_size="28"), TypeError, "image_size must be an integer, got '28'"),
+        (lambda: Conv4(image_size=15), ValueError, "four 2x2 max-pools need an image_size of at least 16, got 15"),
+        (lambda: Conv4(eps=0), ValueError, "eps must be finite and above 0, got 0"),
+        (lambda: TutorialNet(-1), ValueError, "n_way must be"),
+        (lambda: TutorialNet(5, None), TypeError, "in_channels must be an integer, got None"),
+        (lambda: MLP((3,)), ValueError, r"sizes must name at least the input's and the output's features, got \(3,\)"),
+        (lambda: MLP((3, 0, 2)), ValueError, r"sizes\[1\] must be at least 1, got 0"),
+        (lambda: MLP((3, 2), init_std=-1), ValueError, "init_std must be finite and at least 0, got -1"),
+        (lambda: MLP((3, 2), init_std=math.nan), ValueError, "init_std must be finite and at least 0, got nan"),
     ],
 )
-def test_bad_arguments(build: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments(build: Callable[[], nn.Module], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         build()
 
 

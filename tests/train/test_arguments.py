@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import TINY
@@ -18,27 +21,27 @@ BAD_ARGUMENTS = [
     ("n_way", 1, ValueError, "n_way must be at least 2, got 1"),
     ("n_way", 2.5, TypeError, "n_way must be an integer, got 2.5"),
     ("n_way", True, TypeError, "n_way must be an integer, got True"),
-    ("k_shot", 0, ValueError, "k_shot must be at least 1"),
-    ("k_query", -1, ValueError, "k_query must be at least 1"),
-    ("meta_batch_size", 0, ValueError, "meta_batch_size must be at least 1"),
+    ("k_shot", 0, ValueError, "k_shot must be from 1 to 1,000,000, got 0"),
+    ("k_query", -1, ValueError, "k_query must be from 1 to 1,000,000"),
+    ("meta_batch_size", 0, ValueError, "meta_batch_size must be from 1 to 1,000,000"),
     ("inner_lr", float("nan"), ValueError, "inner_lr must be finite"),
     ("inner_lr", "fast", TypeError, "inner_lr must be a number"),
     ("meta_lr", 0.0, ValueError, "meta_lr must be finite and above 0"),
-    ("inner_steps", 0, ValueError, "inner_steps must be at least 1"),
+    ("inner_steps", 0, ValueError, "inner_steps must be from 1 to 1,000,000"),
     ("order", 3, ValueError, "order must be one of 1, 2; got 3"),
     ("iterations", 0, ValueError, "iterations must be at least 1"),
-    ("seed", -1, ValueError, "seed must be at least 0"),
-    ("seed", 2**63, ValueError, "seed must be at most 9,223,372"),
+    ("seed", -1, ValueError, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
+    ("seed", 2**63, ValueError, r"seed must be from 0 to 2\*\*63 - 1, got 9223372036854775808"),
     ("model", "resnet", ValueError, "model must be one of conv4"),
     ("scale", "log", ValueError, "scale must be one of unit, raw, inverted"),
-    ("rotate", 1, TypeError, "rotate must be true or false"),
-    ("eval_rotate", "no", TypeError, "eval_rotate must be true or false, got 'no'"),
-    ("adapt", 3, TypeError, "adapt must be text, names with commas between, got 3"),
+    ("rotate", 1, TypeError, "rotate must be True or False, got 1"),
+    ("eval_rotate", "no", TypeError, "eval_rotate must be True or False, got 'no'"),
+    ("adapt", 3, TypeError, "adapt must be a str, got 3; give names with commas between"),
     ("recipe", "finn2018", ValueError, "recipe must be one of finn2017-omniglot-5w1s"),
     ("eval_every", 0, ValueError, "eval_every must be at least 1"),
-    ("eval_episodes", 1, ValueError, "eval_episodes must be at least 2"),
-    ("eval_inner_steps", -1, ValueError, "eval_inner_steps must be at least 0"),
-    ("threads", 0, ValueError, "threads must be at least 1"),
+    ("eval_episodes", 1, ValueError, "eval_episodes must be from 2 to 1,000,000,000, got 1"),
+    ("eval_inner_steps", -1, ValueError, "eval_inner_steps must be from 0 to 1,000,000"),
+    ("threads", 0, ValueError, "threads must be from 1 to 1024, got 0"),
     ("task_chunk", 0, ValueError, "task_chunk must be .*got 0"),
     ("task_chunk", "some", ValueError, "task_chunk must be .*got 'some'"),
     ("device", "tpu", ValueError, "device must be one of cpu, cuda"),
@@ -51,6 +54,22 @@ BAD_ARGUMENTS = [
 def test_bad_arguments(name, value, error, message):
     with pytest.raises(error, match=message):
         dataclasses.replace(TINY, **{name: value})
+
+
+@pytest.mark.parametrize("config", ["", 0, [], {}, False])
+def test_what_is_no_config_does_not_train_the_default(config, tmp_path):
+    with pytest.raises(TypeError, match="config must be a TrainConfig, got"):
+        train(config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_and_paths_become_plain():
+    config = dataclasses.replace(
+        TINY, n_way=np.int64(3), inner_lr=np.float32(0.5), rotate=np.bool_(False), adapt="head"
+    )
+    assert json.loads(json.dumps(config.arguments())) == config.arguments()
+    assert (type(config.n_way), config.inner_lr, config.rotate) == (int, 0.5, False)
+    assert TrainConfig(dataset="omniglot", root=Path("here"), split=Path("finn")).split == "finn"
 
 
 def test_device_that_is_not_there(monkeypatch):

@@ -80,8 +80,8 @@ def test_evaluation_with_other_steps_seed_and_part(copy):
     ("arguments", "message"),
     [
         ({"split": "validation"}, "split must be one of train, test; got 'validation'"),
-        ({"episodes": 1}, "episodes must be at least 2"),
-        ({"inner_steps": -1}, "inner_steps must be at least 0"),
+        ({"episodes": 1}, "episodes must be from 2 to 1,000,000,000, got 1"),
+        ({"inner_steps": -1}, "inner_steps must be from 0 to 1,000,000, got -1"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(config, tmp_
 
 REFUSALS = {
     "on the CPU": ({"cuda_graph": True}, "cuda_graph is for device cuda"),
-    "no boolean": ({"cuda_graph": "yes"}, "cuda_graph must be true or false, got 'yes'"),
+    "no boolean": ({"cuda_graph": "yes"}, "cuda_graph must be True or False, got 'yes'"),
 }
 
 

@@ -16,11 +16,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from maml_fast.arguments import flag, many, nn_module, number, optional, takes, tensor, tensor_or
 from maml_fast.compat.learn2learn.fused_calls import FusedCalls
 from maml_fast.compat.learn2learn.utils import clone_module, clone_parameters, update_module
 from maml_fast.fusion import FusionReport
+from maml_fast.maml.inner_rates import check_broadcasts
 
 __all__ = ["MAML", "BaseLearner", "MetaSGD", "maml_update"]
+
+RATE = tensor_or(number())
 
 M = TypeVar("M", bound=nn.Module)
 L = TypeVar("L", bound="BaseLearner")
@@ -29,6 +33,7 @@ L = TypeVar("L", bound="BaseLearner")
 class BaseLearner(nn.Module):
     """A wrapper that is called like its ``module``, and has its attributes."""
 
+    @takes(module=nn_module)
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
@@ -76,9 +81,14 @@ class MAML(BaseLearner):
     Attributes:
         module: the model; of a clone, a clone of it.
 
+    Raises:
+        TypeError, ValueError: for what is no module, a rate that is no finite number and no tensor, or a flag that is
+            neither True nor False.
+
     Source: Finn et al. 2017, algorithm 1.
     """
 
+    @takes(model=nn_module, lr=RATE, first_order=flag, allow_unused=optional(flag), allow_nograd=flag)
     def __init__(
         self,
         model: nn.Module,
@@ -93,6 +103,7 @@ class MAML(BaseLearner):
         self.allow_unused = _default(allow_unused, allow_nograd)
         self.allow_nograd = allow_nograd
 
+    @takes(first_order=optional(flag), allow_unused=optional(flag), allow_nograd=optional(flag))
     def clone(
         self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> MAML:
@@ -110,6 +121,7 @@ class MAML(BaseLearner):
         )
         return self._sharing_fusion(clone)
 
+    @takes(loss=tensor, first_order=optional(flag), allow_unused=optional(flag), allow_nograd=optional(flag))
     def adapt(
         self,
         loss: Tensor,
@@ -147,11 +159,13 @@ class MetaSGD(BaseLearner):
         lrs: the rates, a ``ParameterList``; of a clone, tensors that are functions of them.
 
     Raises:
-        ValueError: for another number of ``lrs`` than of parameters.
+        TypeError: for an argument of another type.
+        ValueError: for another number of ``lrs`` than of parameters, or of another shape; an ``lr`` that is not finite.
 
     Source: Li et al. 2017, Meta-SGD, algorithm 1.
     """
 
+    @takes(model=nn_module, lr=number(), first_order=flag)
     def __init__(
         self,
         model: nn.Module,
@@ -160,11 +174,16 @@ class MetaSGD(BaseLearner):
         lrs: Sequence[Tensor] | nn.ParameterList | None = None,
     ) -> None:
         super().__init__(model)
-        parameters = list(model.parameters())
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        parameters = list(names)
         if lrs is None:
             lrs = nn.ParameterList([nn.Parameter(torch.full_like(parameter, lr)) for parameter in parameters])
-        if len(lrs) != len(parameters):
-            raise ValueError(f"lrs must hold a rate for each of {len(parameters)} parameters, got {len(lrs)}")
+        rates = many(tensor)("lrs", lrs)  # a ParameterList is kept as it is
+        if len(rates) != len(parameters):
+            raise ValueError(f"lrs must hold a rate for each of {len(parameters)} parameters, got {len(rates)}")
+        for i, (parameter, rate) in enumerate(zip(parameters, rates, strict=True)):
+            if rate.shape != parameter.shape:
+                check_broadcasts(rate, {names[parameter]: parameter}, f"lrs[{i}]")
         self.lrs = lrs
         self.first_order = first_order
 
@@ -173,6 +192,7 @@ class MetaSGD(BaseLearner):
         clone = MetaSGD(clone_module(self.module), first_order=self.first_order, lrs=clone_parameters(self.lrs))
         return self._sharing_fusion(clone)
 
+    @takes(loss=tensor, first_order=optional(flag))
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
         """Take one step of gradient descent on ``loss``, a scalar that this clone's outputs gave, in place.
 
@@ -184,12 +204,15 @@ class MetaSGD(BaseLearner):
         update_module(self.module, updates)
 
 
+@takes(model=nn_module, lr=RATE, grads=many(optional(tensor)))
 def maml_update(model: M, lr: float | Tensor, grads: Sequence[Tensor | None]) -> M:
     """Take the step p - lr * g with every parameter of a cloned module, differentiably; return the module.
 
     ``grads`` holds one gradient for each of ``model.parameters()``; ``None`` leaves the parameter as it is. Raises a
-    ``ValueError`` for another number of them.
+    ``ValueError`` for another number of them, or one of another shape, a ``TypeError`` for what is no tensor.
     """
+    if isinstance(lr, Tensor) and lr.dim() > 0:
+        check_broadcasts(lr, dict(model.named_parameters()), "lr")
     return update_module(model, [None if g is None else -lr * g for g in grads])
 
 
@@ -197,6 +220,8 @@ def _gradients(
     loss: Tensor, module: nn.Module, *, first_order: bool, allow_unused: bool = False, allow_nograd: bool = False
 ) -> list[Tensor | None]:
     """The gradient of every parameter, in the module's order; ``None`` for those left out."""
+    if loss.numel() != 1:
+        raise ValueError(f"loss must be one number, got a tensor of shape {list(loss.shape)}; take its mean")
     names = {parameter: name for name, parameter in module.named_parameters()}
     frozen = [name for parameter, name in names.items() if not parameter.requires_grad]
     if frozen and not allow_nograd:

@@ -7,16 +7,21 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from maml_fast.arguments import many, nn_module, optional, takes, tensor
+from maml_fast.maml.inner_rates import check_broadcasts
+
 __all__ = ["clone_module", "clone_parameters", "copy_of_modules", "detach_module", "update_module"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
+@takes(param_list=many(tensor))
 def clone_parameters(param_list: Iterable[Tensor]) -> list[Tensor]:
     """Return a differentiable copy of every tensor."""
     return [parameter.clone() for parameter in param_list]
 
 
+@takes(module=nn_module)
 def clone_module(module: M) -> M:
     """Return a copy of a module whose parameters are ``.clone()`` of its own: gradients flow back to the module.
 
@@ -40,6 +45,7 @@ def copy_of_modules(module: M) -> M:
     return copies[module]  # type: ignore[return-value]
 
 
+@takes(module=nn_module, updates=many(optional(tensor)))
 def update_module(module: M, updates: Sequence[Tensor | None]) -> M:
     """Put p + u in the place of every parameter p of a cloned module, differentiably; return the module.
 
@@ -48,11 +54,16 @@ def update_module(module: M, updates: Sequence[Tensor | None]) -> M:
         updates: one for each of ``module.parameters()``, in their order; ``None`` leaves the parameter as it is.
 
     Raises:
-        ValueError: for another number of updates.
+        TypeError: for what is no module, or no sequence of tensors.
+        ValueError: for another number of updates, or one that does not fit its parameter's shape.
     """
-    parameters = list(module.parameters())
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    parameters = list(names)
     if len(updates) != len(parameters):
         raise ValueError(f"the module has {len(parameters)} parameters, got {len(updates)} updates")
+    for i, (parameter, update) in enumerate(zip(parameters, updates, strict=True)):
+        if update is not None and update.shape != parameter.shape:
+            check_broadcasts(update, {names[parameter]: parameter}, f"updates[{i}]")
     steps = zip(parameters, updates, strict=True)
     updated: dict[Tensor, Tensor] = {p: p + step for p, step in steps if step is not None}
     for part in module.modules():
@@ -60,10 +71,11 @@ def update_module(module: M, updates: Sequence[Tensor | None]) -> M:
     return module
 
 
+@takes(module=nn_module)
 def detach_module(module: nn.Module) -> None:
     """Cut a cloned module's parameters and buffers off from what they were computed from, in place."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.detach_()
+    for held in (*module.parameters(), *module.buffers()):
+        held.detach_()
 
 
 def _shallow_copy(module: nn.Module) -> nn.Module:
