@@ -71,12 +71,13 @@ def check_values(episodes: Episodes, n_way: int | None, classification: bool, ig
     """Raise ValueError where a value is NaN or infinite, or a label out of range and not the one that is ignored."""
     for name, tensor in zip(episodes._fields, episodes, strict=True):
         if tensor.is_floating_point():
-            _check_finite(name, tensor)
+            check_finite(name, tensor)
         elif classification:
             _check_labels(name, tensor, n_way, ignored)
 
 
-def _check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where a value of [T, N, ...] is NaN or infinite."""
     tensor = tensor.detach()
     if math.isfinite(tensor.sum().item()):  # far cheaper than a look at every value; it may overflow: hence the second
         return

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from maml_fast.arguments import choice, many, nn_module, shown, tensor, whole
+from maml_fast.data.checks import check_finite
 
 __all__ = [
     "STEPS",
     "Adapt",
     "as_attribute",
     "check_fast_weights",
+    "check_head",
     "check_like_model",
     "check_model",
     "check_per_step",
@@ -80,11 +83,16 @@ def check_support(x_spt: Any, y_spt: Any) -> None:
 
 
 def check_like_model(name: str, x: Any, parameters: Mapping[str, Tensor]) -> None:
-    """Raise unless ``x`` is on the device of the model's parameters and, if floating-point, in their dtype."""
+    """Raise unless ``x`` is on the device of the model's parameters and, if floating-point, in their dtype, and finite.
+
+    On a GPU a look at the values would make the program wait.
+    """
     tensor(name, x)
     devices = {parameter.device for parameter in parameters.values()}
     if len(devices) == 1 and x.device not in devices:
         raise ValueError(f"{name} is on {x.device}, the model on {devices.pop()}; move one of them with .to(device)")
+    if x.device.type == "cpu" and x.is_floating_point() and not torch._C._are_functorch_transforms_active():
+        check_finite(name, x)
     dtypes = {parameter.dtype for parameter in parameters.values()}
     if len(dtypes) == 1 and x.is_floating_point() and x.dtype not in dtypes and not torch.is_autocast_enabled():
         raise ValueError(f"{name} is {x.dtype}, the model {dtypes.pop()}; convert one of them with .to(dtype)")
@@ -120,7 +128,8 @@ def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
     ``None`` chooses all; ``"head"`` those of the last module that holds parameters (ANIL, Raghu et al. 2020) and
     ``"body"`` all others (BOIL, Oh et al. 2021); a list of names, prefixes (``"features.3"``) and globs (``"*.bias"``)
     those that any entry matches; a function ``name -> bool`` those for which it is true. An entry that matches nothing,
-    and a choice without a trainable parameter, are errors.
+    and a choice without a trainable parameter, are errors. Whether the last module is the head, :func:`check_head`
+    tells when the model has run.
     """
     parameters = dict(model.named_parameters())
     names = tuple(parameters)
@@ -138,6 +147,19 @@ def select_parameters(model: nn.Module, adapt: Adapt) -> tuple[str, ...]:
         reason = "all that it chooses are frozen (requires_grad=False)" if chosen else "it chooses no parameter"
         raise ValueError(f"adapt={shown(adapt)} leaves nothing to adapt: {reason}; the model has {_listing(names)}")
     return chosen
+
+
+def check_head(model: nn.Module, part: str, computed_last: Collection[str]) -> None:
+    """Raise if ``adapt="head"`` or ``"body"`` chose by another head than what the output is ``computed_last`` with."""
+    chosen = _names_of_last_module(model)
+    found = tuple(name for name, _ in model.named_parameters() if name in computed_last)
+    if set(found) != set(chosen):
+        choice_of_found = [*found] if part == "head" else f"lambda name: name not in {[*found]}"
+        raise ValueError(
+            f"adapt={part!r} took the last parameters that the model registers for its head, {_listing(chosen)}, but "
+            f"its output is computed last with {_listing(found)}; say which you mean, as in "
+            f"MAML(model, adapt={choice_of_found})"
+        )
 
 
 def matching_names(entry: str, names: Iterable[str]) -> list[str]:
@@ -166,8 +188,12 @@ def _names_of_last_module(model: nn.Module) -> tuple[str, ...]:
     """As the model lists them: a tied one by the name of its first place."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     last: tuple[str, ...] = ()
-    for module in model.modules():
-        last = tuple(names[parameter] for parameter in module.parameters(recurse=False)) or last
+    for path, module in model.named_modules():
+        if ".parametrizations." not in f".{path}.":  # whose parameters are those of the module that they are part of
+            own = [*module.parameters(recurse=False)]
+            if parametrize.is_parametrized(module):
+                own += cast("nn.Module", module.parametrizations).parameters()
+            last = tuple(names[parameter] for parameter in own) or last
     return last
 
 

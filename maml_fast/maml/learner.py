@@ -19,6 +19,7 @@ from maml_fast.maml.arguments import (
     STEPS,
     Adapt,
     check_fast_weights,
+    check_head,
     check_like_model,
     check_support,
     scored_steps,
@@ -45,11 +46,13 @@ from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queri
 from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
 from maml_fast.maml.task_forward import asked_engine
 from maml_fast.maml.values import FastWeights, MaybePerStep, TaskResults
-from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step
+from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step, names_of_head
 
 __all__ = ["MAML"]
 
 logger = logging.getLogger("maml_fast")
+
+MOST_NAMED = 8  # parameters, in a line of describe()
 
 
 @dataclass
@@ -88,7 +91,9 @@ class MAML(MetaLearner):
             of them) and ``None`` under any other loss. Ignored labels (-100, or ``ignore_index``) do not count.
         adapt: which parameters adapt: ``None`` all, ``"head"`` the last module with parameters (ANIL), ``"body"`` all
             others (BOIL), a list of names, prefixes and globs, or a function ``name -> bool``. What does not adapt is
-            shared by the tasks and meta-learned.
+            shared by the tasks and meta-learned. The first call on images tells whether the last module is what the
+            output is computed with last, and raises a ValueError with the right names if it is not; a model that has no
+            recording is taken at its word. :meth:`describe` names what was chosen.
         learn_inner_lr: meta-learn ``inner_lr`` too: one ``nn.Parameter``, or one per key or call of the function; with
             ``"per_step"`` each of them holds a rate for every one of the ``inner_steps`` (Antoniou et al. 2019), the
             last of which serves later steps too.
@@ -168,6 +173,7 @@ class MAML(MetaLearner):
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
         self.step_statistics = StepStatistics(model, steps) if batch_norm == "per_step_running" else None
+        self._part = adapt if isinstance(adapt, str) and adapt in ("head", "body") else None
         self._chosen = self._without_norms(select_parameters(model, adapt))
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
         self._plans = Plans()
@@ -278,7 +284,7 @@ class MAML(MetaLearner):
         """
         lines = [
             f"{type(self).__name__} of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
-            f"adapted: {len(self.adapted)} of {len(dict(self.model.named_parameters()))} parameters",
+            f"adapted: {self._describe_adapted()}",
             f"batch norm: {self.batch_norm}",
             f"forward: {self._forward_tasks.describe()}",
             *(self._past.ran.describe() if self._past.ran is not None else ()),
@@ -356,6 +362,9 @@ class MAML(MetaLearner):
     def _on(self, problem: InnerProblem, chunk: TaskChunk, *inputs: Tensor) -> InnerProblem:
         """The problem for images like these [T, N, ...], so many tasks in memory at once."""
         problem = problem.on(*inputs)
+        recorded = self._forward_tasks.last and self._forward_tasks.last.recorded
+        if self._part is not None and recorded is not None:
+            check_head(self.model, self._part, names_of_head(recorded))
         if problem.order == 2 and problem.steps > 1:
             problem = replace(problem, steps_kept=steps_kept(problem, self.inner_memory))
         if self.step_statistics is not None:
@@ -467,6 +476,14 @@ class MAML(MetaLearner):
         level = logging.WARNING if unfused else logging.INFO
         if logger.isEnabledFor(level):
             logger.log(level, "%s", self.describe())
+
+    def _describe_adapted(self) -> str:
+        names, adapted = dict(self.model.named_parameters()), self.adapted
+        others = [name for name in names if name not in adapted]
+        share = f"{len(adapted)} of {len(names)} parameters"
+        if not others or min(len(adapted), len(others)) > MOST_NAMED:
+            return share
+        return f"{share}: {', '.join(adapted) if len(adapted) <= MOST_NAMED else 'all but ' + ', '.join(others)}"
 
     def _describe_graph(self) -> list[str]:
         if not self.cuda_graph:

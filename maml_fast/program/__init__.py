@@ -3,8 +3,8 @@
 ``recording`` takes down what ``forward`` does, on a ``tape``, and leaves its ``surroundings`` as they were; ``watch``
 notices when what it depends on changes. ``operations`` is the table of forms, and ``conv_blocks`` finds the fused
 block. ``program`` runs a recording; ``programs`` keeps those of a model and compares each with the model itself.
-``conv_net`` reads the nets that have a native inner loop, and ``head`` tells a net's head. ``as_written`` is the module itself, task by task: what has
-no program runs by that.
+``conv_net`` reads the nets that have a native inner loop, and ``head`` tells the parameters of a net's head.
+``as_written`` is the module itself, task by task: what has no program runs by that.
 """
 
 from maml_fast.program.as_written import AsWritten, Place, counters_of, places_of, swapped, with_its_own_tensors

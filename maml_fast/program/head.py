@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from maml_fast.program.operations import Value
@@ -10,12 +12,13 @@ from maml_fast.program.program import Line, Program
 __all__ = ["names_of_head"]
 
 aten = torch.ops.aten
-_PRODUCTS = {  # that mix the features they are given; what merely scales, shifts or normalises goes on to the one before
+_PRODUCTS = {  # that mix features; what scales, shifts or normalises them belongs to the product before it
     *(aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.dot, aten.convolution, aten.embedding),
     aten.mkldnn_rnn_layer,
 }
 
 
+@lru_cache(maxsize=16)
 def names_of_head(program: Program) -> frozenset[str]:
     """The tensors of the model in the last product with parameters, and in all that follows it.
 

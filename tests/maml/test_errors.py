@@ -122,6 +122,7 @@ SUPPORT = {
     "two devices": (lambda x, y: (x, y.to("meta")), ValueError, "y_spt on meta"),
     "float labels": (lambda x, y: (x, y.double()), ValueError, "y_spt.*float64"),
     "label too large": (lambda x, y: (x, y + 1), ValueError, "y_spt holds the label 5"),
+    "NaN": (lambda x, y: (with_nan(x), y), ValueError, "x_spt.*image 2 of episode 1"),
 }
 
 
@@ -143,6 +144,7 @@ PREDICTION = {
     "no images": (lambda fast, x: (fast, x[:, :0]), ValueError, "x_qry"),
     "array": (lambda fast, x: (fast, x.numpy()), TypeError, "x_qry.*ndarray"),
     "dtype": (lambda fast, x: (fast, x.float()), ValueError, "x_qry is torch.float32"),
+    "NaN": (lambda fast, x: (fast, with_nan(x)), ValueError, "x_qry.*image 2 of episode 1"),
     "device": (lambda fast, x: (fast, x.to("meta")), ValueError, "x_qry is on meta"),
 }
 
