@@ -193,7 +193,7 @@ def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
     """Return a parameter [...] for all tasks, [T, ...], task stride 0.
 
     Filters in kernel order are expanded in that order: the sum over tasks in the backward pass then goes through memory
-    as it lies, four times as fast.
+    as it lies, four times as fast. Raises a TypeError for what is no tensor, a ValueError for fewer than one task.
     """
     if parameter.dim() == 4 and not parameter.is_contiguous():
         in_memory = parameter.permute(2, 3, 1, 0)  # [k, k, Cin, Cout]

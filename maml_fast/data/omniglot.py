@@ -60,7 +60,8 @@ def prepare_omniglot(
 
     Raises:
         FileNotFoundError: an archive is missing.
-        ValueError: an archive or drawing is missing, short, damaged or not Omniglot's.
+        TypeError: an argument is of another type.
+        ValueError: a number is out of range, an archive or drawing is missing, short, damaged or not Omniglot's.
         RuntimeError: fetching or writing failed.
     """
     root = Path(root)

@@ -145,6 +145,7 @@ def read_split(folder: Path | str) -> Split:
 
     Raises:
         FileNotFoundError: the folder, or a file for train or test, is missing.
+        TypeError: ``folder`` is no path.
         ValueError: a file is in neither form, or a class is in two parts.
     """
     folder = Path(folder)
