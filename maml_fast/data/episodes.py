@@ -17,7 +17,7 @@ from maml_fast import arguments, native
 from maml_fast.arguments import choice, flag, instance, optional, settle, takes, whole
 from maml_fast.data import checks, numpy_sampler
 from maml_fast.data.bank import ImageBank
-from maml_fast.data.gpu_sampler import GpuSampler, can_draw, check_device
+from maml_fast.data.gpu_sampler import GpuSampler, can_draw, check_device, check_is_here
 from maml_fast.data.numbered import NumberedEpisodes
 
 __all__ = ["EpisodeSampler", "Episodes", "check_episodes"]
@@ -61,7 +61,7 @@ class Episodes(NamedTuple):
             device, dtype = None, device
         place = None if device is None else arguments.device("device", device)
         if place is not None and place.type == "cuda":
-            place = check_device(place)
+            check_is_here(place)
 
         def move(tensor: Tensor) -> Tensor:
             kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype

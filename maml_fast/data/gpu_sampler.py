@@ -14,7 +14,7 @@ from maml_fast import arguments, native
 if TYPE_CHECKING:
     from maml_fast.data.episodes import EpisodeSampler
 
-__all__ = ["GpuSampler", "can_draw", "check_device"]
+__all__ = ["GpuSampler", "can_draw", "check_device", "check_is_here"]
 
 
 def check_device(device: torch.device | str | int) -> torch.device:
@@ -24,12 +24,16 @@ def check_device(device: torch.device | str | int) -> torch.device:
         raise ValueError(f"device must be cpu or cuda, got {found}")
     if found.type == "cpu":
         return found
+    check_is_here(found)
+    return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
+
+
+def check_is_here(gpu: torch.device) -> None:
+    """Raise unless torch finds this GPU, or any where it has no number."""
     if not torch.cuda.is_available():
-        raise RuntimeError(f"device {found} was asked for, but torch finds no CUDA device; use device cpu")
-    index = torch.cuda.current_device() if found.index is None else found.index
-    if index >= torch.cuda.device_count():
-        raise ValueError(f"device {found} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
-    return torch.device("cuda", index)
+        raise RuntimeError(f"device {gpu} was asked for, but torch finds no CUDA device; use device cpu")
+    if gpu.index is not None and gpu.index >= torch.cuda.device_count():
+        raise ValueError(f"device {gpu} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
 
 
 class _Images:

@@ -8,6 +8,7 @@ as it is written.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,7 +29,10 @@ from maml_fast.program.surroundings import (
 from maml_fast.program.tape import DoubtError, Functions, Operations, Tape
 from maml_fast.program.watch import Watch
 
-__all__ = ["Held", "Outcome", "Recording", "outcome", "record"]
+__all__ = ["DRAWS", "Held", "Outcome", "Recording", "outcome", "record"]
+
+DRAWS = "forward draws random numbers of its own"
+_one_at_a_time = threading.RLock()  # for what is around a recording belongs to all threads
 
 
 class Recording(NamedTuple):
@@ -68,11 +72,18 @@ def record(
     """Record ``model(*inputs)`` of one task's inputs [N, ...], and say what came out.
 
     The model is left as ``watch`` has seen it, and so are PyTorch's, NumPy's and Python's random numbers. What is
-    written to buffers is recorded of those that are ``kept``; to others, it is lost.
+    written to buffers is recorded of those that are ``kept``; to others, it is lost. Threads take turns.
 
     Raises:
         DoubtError: the record would not say all that ``forward`` does.
     """
+    with _one_at_a_time:
+        return _checked(model, policy, own, inputs, watch, kept)
+
+
+def _checked(
+    model: nn.Module, policy: FusionPolicy, own: Held, inputs: Sequence[Tensor], watch: Watch, kept: Collection[str]
+) -> tuple[Recording, Outcome]:
     check_hooks(model)
     with fresh_state():
         tape = Tape()
@@ -92,7 +103,7 @@ def record(
     if changed:
         raise DoubtError("forward changes what it finds outside of its tensors")
     if drawn:
-        raise DoubtError("forward draws random numbers of its own")
+        raise DoubtError(DRAWS)
     if isinstance(found, str):
         raise DoubtError(found)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -81,11 +82,11 @@ def unchanged_randomness(device: torch.device) -> Iterator[list[str]]:
 
 @contextmanager
 def noticing_questions() -> Iterator[None]:
-    """Raise DoubtError where the user's own code asks whether gradients are on."""
-    answer = torch.is_grad_enabled
+    """Raise DoubtError where the user's own code asks whether gradients are on, in this thread."""
+    answer, here = torch.is_grad_enabled, threading.get_ident()
 
     def asked() -> bool:
-        if not is_library(sys._getframe(1).f_globals.get("__name__")):
+        if threading.get_ident() == here and not is_library(sys._getframe(1).f_globals.get("__name__")):
             raise DoubtError("forward asks whether gradients are on")
         return answer()
 
