@@ -65,7 +65,7 @@ class Episodes(NamedTuple):
 
         def move(tensor: Tensor) -> Tensor:
             kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-            return tensor.to(device=place, dtype=kept, non_blocking=non_blocking)
+            return tensor.to(device=device, dtype=kept, non_blocking=non_blocking)
 
         return Episodes(*map(move, self))
 
