@@ -83,7 +83,7 @@ class ImageBank:
         if array.ndim != 5 or 0 in array.shape:
             raise ValueError(f"array must be [n_classes, n_images, C, H, W], none of them 0, got shape {array.shape}")
         if array.dtype != np.uint8:
-            raise TypeError(f"array: {_dtype_message(array)}")
+            raise TypeError(_dtype_message(array))
         n_classes, n_images = array.shape[:2]
         if class_names is None:
             class_names = [f"class {i}" for i in range(n_classes)]
