@@ -56,15 +56,30 @@ def check_types(episodes: Episodes, classification: bool) -> None:
     """Raise TypeError or ValueError where dtypes are wrong, or dtypes or devices disagree."""
     for name, tensor in zip(episodes._fields, episodes, strict=True):
         if name.startswith("x") and not tensor.is_floating_point() and tensor.dtype not in _INDICES:
-            remedy = f"scale images, as in {name}.float() / 255; tokens and other indices are int64"
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; {remedy}")
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; {_as_floats(name, tensor)}")
         if name.startswith("y") and classification and tensor.dtype != torch.int64:
-            raise TypeError(f"{name} must hold class numbers as torch.int64, got {tensor.dtype}; use {name}.long()")
+            remedy = _as_classes(name, tensor)
+            raise TypeError(f"{name} must hold class numbers as torch.int64, got {tensor.dtype}; {remedy}")
     if episodes.x_spt.dtype != episodes.x_qry.dtype:
         raise ValueError(f"x_spt is {episodes.x_spt.dtype} but x_qry is {episodes.x_qry.dtype}; make them alike")
     devices = [x.device for x in episodes]
     if len(set(devices)) != 1:
         raise ValueError(f"all four must be on one device, got {', '.join(map(str, devices))}; use Episodes.to(device)")
+
+
+def _as_floats(name: str, tensor: Tensor) -> str:
+    """What makes of these values what they stand for."""
+    if tensor.dtype == torch.uint8:
+        return f"scale images, as in {name}.float() / 255; tokens and other indices are {name}.long()"
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        return f"use {name}.float()" if tensor.dtype == torch.bool else f"use torch.view_as_real({name})"
+    return f"use {name}.float() for measurements, {name}.long() for tokens and other indices"
+
+
+def _as_classes(name: str, tensor: Tensor) -> str:
+    if tensor.is_complex() or (tensor.is_floating_point() and bool((tensor != tensor.round()).any())):
+        return "targets that are no classes need another loss_fn, as in MAML(model, loss_fn=F.mse_loss)"
+    return f"use {name}.long()"
 
 
 def check_values(episodes: Episodes, n_way: int | None, classification: bool, ignored: int | None = None) -> None:

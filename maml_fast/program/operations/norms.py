@@ -58,9 +58,10 @@ def _group_norm(call: Call, given: Value) -> Step:
 @row(aten._weight_norm_interface)
 def _weight_norm(call: Call, given: Value) -> str:
     """A form of elementary operations would be right, and so not what the module computes."""
+    others = tuple(dim for dim in range(len(call.arguments["v"].shape)) if dim != call.arguments["dim"])
     return (
         "the second derivative of PyTorch's weight norm is wrong, and so is the meta-gradient at order 2; "
-        "v * (g / v.norm(dim=1, keepdim=True)) in forward would be right"
+        f"v * (g / v.norm(dim={others}, keepdim=True)) in forward would be right"
     )
 
 
