@@ -134,10 +134,10 @@ def test_a_loss_that_depends_on_an_outer_graph() -> None:
     assert scale.grad.isfinite()
 
 
-@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("dim", [0, -1])
 @pytest.mark.parametrize("layer", [nn.Linear(4, 5), nn.Conv1d(2, 5, 4)], ids=["linear", "convolution"])
 def test_weight_norm_in_plain_operations(layer: nn.Module, dim: int) -> None:
-    model = nn.utils.parametrizations.weight_norm(copy.deepcopy(layer), dim=dim).double()
+    model = nn.utils.parametrizations.weight_norm(copy.deepcopy(layer), dim=dim % layer.weight.dim()).double()
     maml = MAML(nn.Sequential(model, nn.Flatten()), 0.1)
     maml(make_episodes(shape=layer.weight.shape[1:]))
     (code,) = codes(maml.describe(), r"order 2; (.*) in forward would be right\)")[:1]
