@@ -17,11 +17,11 @@ __all__ = ["MetaSGD"]
 class MetaSGD(MAML):
     """MAML with θ' = θ - α ∘ ∇L(θ), where α, one number per weight, is meta-learned beside θ (Li et al. 2017, eq. 3).
 
-    α may turn negative, as in the paper. All of it starts at ``inner_lr``. Other arguments are those of
+    α may turn negative, as in the paper. All of it starts at ``inner_lr``, which may not. Other arguments are those of
     :class:`maml_fast.MAML`, but ``learn_inner_lr``.
     """
 
-    @takes(inner_lr=number())
+    @takes(inner_lr=number(least=0))
     def __init__(
         self, model: nn.Module, inner_lr: float = 0.1, inner_steps: int = 1, order: int = 2, **options: Any
     ) -> None:

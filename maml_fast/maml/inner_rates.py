@@ -43,11 +43,22 @@ def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
     if isinstance(rate, Tensor):
         if not rate.is_floating_point():
             raise TypeError(f"{what} must be a floating-point tensor, got {rate.dtype}")
+        _check_values(rate.detach(), what)
         return rate
     if isinstance(rate, bool) or not isinstance(rate, Real):
         wanted = "a number, a tensor or a mapping from parameter names to these"
         raise TypeError(f"{what} must be {wanted}, got {shown(rate)}")
     return number(least=0)(what, rate)
+
+
+def _check_values(rate: Tensor, what: str) -> None:
+    """Rates of single weights may be negative, as those that Meta-SGD learns are; one for all of them may not."""
+    if rate.is_meta or torch._C._are_functorch_transforms_active():
+        return
+    if not rate.isfinite().all():
+        raise ValueError(f"{what} must be finite, got a tensor with {rate[~rate.isfinite()][0].item()}")
+    if rate.numel() == 1 and rate.item() < 0:
+        raise ValueError(f"{what} must be finite and at least 0, got a tensor of {rate.item():g}")
 
 
 def check_broadcasts(rate: Rate, parameters: Mapping[str, Tensor], what: str = "inner_lr") -> None:
@@ -75,7 +86,8 @@ def of_steps(rate: Rate, steps: int | None) -> MaybePerStep[Rate]:
 class InnerRates(nn.Module):
     """Inner learning rates by parameter name, prefix or glob; a later key overrides an earlier one.
 
-    A rate is a number or a tensor that broadcasts to its parameter (element-wise rates as in Meta-SGD). With
+    A rate is a number or a tensor that broadcasts to its parameter (element-wise rates as in Meta-SGD). It is also that
+    of parameters that are ``frozen`` now, should they adapt later. With
     ``learnable`` every key has one ``nn.Parameter``, shared by the parameters that the key stands for; with ``steps``
     it is [steps, ...], each step's own. In the state dict a key's dots are written as slashes, because PyTorch reserves
     the dot.
@@ -85,6 +97,7 @@ class InnerRates(nn.Module):
         self,
         rates: Mapping[str, Rate],
         adapted: Mapping[str, Tensor],
+        frozen: Mapping[str, Tensor],
         learnable: bool = False,
         steps: int | None = None,
     ) -> None:
@@ -100,8 +113,9 @@ class InnerRates(nn.Module):
             matches = matching_names(key, adapted)
             if not matches:
                 raise ValueError(f"{what} matches no adapted parameter; these adapt: {', '.join(adapted)}")
-            check_broadcasts(rate, {name: adapted[name] for name in matches}, what)
-            self._key_of.update(dict.fromkeys(matches, key))
+            later = matching_names(key, frozen)
+            check_broadcasts(rate, {name: {**adapted, **frozen}[name] for name in (*matches, *later)}, what)
+            self._key_of.update(dict.fromkeys((*matches, *later), key))
             if learnable:
                 self.register_parameter(as_attribute(key), learnable_rate(rate, adapted[matches[0]], steps))
             elif isinstance(rate, Tensor):
@@ -116,6 +130,11 @@ class InnerRates(nn.Module):
 
     def rate_of(self, name: str) -> MaybePerStep[Rate]:
         """The rate of the parameter called ``name``."""
+        if name not in self._key_of:
+            raise RuntimeError(
+                f"{name} was frozen when the inner rates were given, and has none; set inner_lr again with one for it, "
+                "or make a new learner"
+            )
         return of_steps(self[self._key_of[name]], self._steps)
 
     def __getitem__(self, key: str) -> Rate:
@@ -130,13 +149,17 @@ class InnerRates(nn.Module):
 
 
 def make_inner_lr(
-    inner_lr: Any, adapted: Mapping[str, nn.Parameter], learnable: bool, steps: int | None
+    inner_lr: Any,
+    adapted: Mapping[str, nn.Parameter],
+    frozen: Mapping[str, nn.Parameter],
+    learnable: bool,
+    steps: int | None,
 ) -> Rate | InnerRates:
-    """What MAML keeps as its ``inner_lr``, for parameters that adapt; see there."""
+    """What MAML keeps as its ``inner_lr``, for parameters that adapt, or would if they were not frozen; see there."""
     if callable(inner_lr) and not isinstance(inner_lr, Tensor | type | nn.Module):
         inner_lr = {name: inner_lr(parameter) for name, parameter in adapted.items()}
     if isinstance(inner_lr, Mapping):
-        return InnerRates(inner_lr, adapted, learnable, steps)
+        return InnerRates(inner_lr, adapted, frozen, learnable, steps)
     rate = check_rate(inner_lr)
     check_broadcasts(rate, adapted)
     return learnable_rate(rate, next(iter(adapted.values())), steps) if learnable else rate

@@ -45,6 +45,7 @@ from maml_fast.maml.plans import Plan, Plans, kinds, plan_of, results_of, surrou
 from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
 from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
 from maml_fast.maml.task_forward import asked_engine
+from maml_fast.maml.third_derivatives import ThirdDerivatives
 from maml_fast.maml.values import FastWeights, MaybePerStep, TaskResults
 from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step, names_of_head
 
@@ -157,10 +158,6 @@ class MAML(MetaLearner):
         cuda_graph: bool = False,
     ) -> None:
         super().__init__(model, batch_norm, fused)
-        known = isinstance(inner_optimiser, str) and inner_optimiser in INNER_OPTIMISERS
-        if not known and not isinstance(inner_optimiser, LearnedRule):
-            got = f"{shown(inner_optimiser)}, which is no LearnedRule either"
-            raise ValueError(f"inner_optimiser must be one of {', '.join(INNER_OPTIMISERS)}; got {got}")
         self.inner_steps = inner_steps
         self.order = order
         self.loss_fn = loss_fn
@@ -234,7 +231,11 @@ class MAML(MetaLearner):
         parameters = self._current_parameters()
         check_support(x_spt, y_spt)
         check_like_model("x_spt", x_spt, parameters)
-        return composed.adapt(self._on(self.problem(parameters, inner_steps), None, x_spt), x_spt, y_spt)
+        third = ThirdDerivatives()
+        problem = third.of(self._on(self.problem(parameters, inner_steps), None, x_spt))
+        fast = composed.adapt(problem, x_spt, y_spt)
+        third.look(fast.values())
+        return fast
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, N, n_way] of images [T, N, ...] under ``fast``; what it does not hold is taken from the model."""
@@ -383,7 +384,7 @@ class MAML(MetaLearner):
             self.inner_optimiser.to(like.device, like.dtype)
             return
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
-        self._keep_inner_lr(make_inner_lr(inner_lr, adapted, bool(learn), self._rate_steps))
+        self._keep_inner_lr(make_inner_lr(inner_lr, adapted, self._frozen(), bool(learn), self._rate_steps))
 
     def _change_inner_lr(self, inner_lr: Any) -> None:
         """Another fixed rate in the place of a fixed one, or a parameter as it is."""
@@ -391,7 +392,8 @@ class MAML(MetaLearner):
             raise ValueError(f"a LearnedRule has no learning rate: inner_lr can't become {shown(inner_lr)}")
         if not isinstance(inner_lr, nn.Parameter | InnerRates):
             self._rate_steps = None
-            inner_lr = make_inner_lr(inner_lr, self._adapted(self._current_parameters()), False, None)
+            adapted = self._adapted(self._current_parameters())
+            inner_lr = make_inner_lr(inner_lr, adapted, self._frozen(), False, None)
         self._keep_inner_lr(inner_lr)
 
     def _keep_inner_lr(self, rate: Rate | InnerRates) -> None:
@@ -496,6 +498,12 @@ class MAML(MetaLearner):
         chosen = ((name, parameters[name]) for name in self._chosen)
         return {name: each for name, each in chosen if each.requires_grad or not isinstance(each, nn.Parameter)}
 
+    def _frozen(self) -> dict[str, nn.Parameter]:
+        """What was chosen to adapt, and is frozen now."""
+        parameters = self._current_parameters()
+        adapted = self._adapted(parameters)
+        return {name: parameters[name] for name in self._chosen if name not in adapted}
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.annealing:
@@ -508,11 +516,19 @@ class MAML(MetaLearner):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _check_inner_optimiser(name: str, value: Any) -> str | LearnedRule:
+    if isinstance(value, LearnedRule) or (isinstance(value, str) and value in INNER_OPTIMISERS):
+        return value
+    got = f"{shown(value)}, which is no LearnedRule either"
+    raise ValueError(f"{name} must be one of {', '.join(INNER_OPTIMISERS)}; got {got}")
+
+
 _SETTINGS: Mapping[str, Kind] = {
     "order": choice(1, 2, said="1 (first-order MAML) or 2"),
     "inner_steps": STEPS,
     "loss_fn": function("a function of logits and targets"),
     "metric": check_metric,
+    "inner_optimiser": _check_inner_optimiser,
     "annealing": instance(Annealing),
     "task_chunk": TASK_CHUNK,
     "inner_memory": INNER_MEMORY,

@@ -17,6 +17,7 @@ from maml_fast.maml.gradient import OutsideGraphError, hand_out
 from maml_fast.maml.native import NativeLoop
 from maml_fast.maml.problem import InnerProblem
 from maml_fast.maml.task_forward import LastCall, asked_engine
+from maml_fast.maml.third_derivatives import ThirdDerivatives
 from maml_fast.maml.values import TaskResults
 
 __all__ = ["Plan", "Plans", "kinds", "plan_of", "results_of", "surroundings"]
@@ -73,7 +74,10 @@ def results_of(
     """Every task's query results; with gradients, their graph, of all tasks at once."""
     if torch.is_grad_enabled():
         _, ran = choose(problem, episodes, chunk, why_not_native="the graph of all tasks is kept")
-        return run(problem, episodes, scored).results, ran._replace(tasks=None)
+        third = ThirdDerivatives()
+        results = run(third.of(problem), episodes, scored).results
+        third.look([results.losses])
+        return results, ran._replace(tasks=None)
     native_form, ran = choose(problem, episodes, chunk)
     if native_form is not None:
         return native_form.results(episodes, scored), ran

@@ -62,6 +62,43 @@ def test_model_rebuilt_under_its_maml(model, episodes):
         maml(episodes)
 
 
+RATES = {
+    "number": 0.1,
+    "tensor": torch.tensor(0.1),
+    "by name": {"*": 0.1},
+    "by function": lambda parameter: 0.1,
+}
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("rates", RATES)
+def test_a_parameter_that_was_frozen_at_first(rates, learned):
+    """It adapts by its rate, or one error says that it has none."""
+    episodes = make_episodes()
+    models = [conv_net(), conv_net()]
+    models[0][0].weight.requires_grad_(False)
+    late, whole = (MAML(each, RATES[rates], learn_inner_lr=learned) for each in models)
+    assert late(episodes).loss != whole(episodes).loss
+    models[0][0].weight.requires_grad_(True)
+    if rates == "by function":
+        with pytest.raises(RuntimeError, match=r"0.weight was frozen .* set inner_lr again"):
+            late(episodes)
+        if learned:
+            return
+        late.inner_lr = RATES[rates]
+    assert late.adapted == whole.adapted
+    assert late(episodes).loss == whole(episodes).loss
+
+
+def test_another_inner_optimiser():
+    maml = MAML(conv_net(), 0.1)
+    with pytest.raises(ValueError, match="inner_optimiser must be one of sgd, adam; got 'rmsprop'"):
+        maml.inner_optimiser = "rmsprop"
+    maml.inner_optimiser = "adam"
+    episodes = make_episodes()
+    assert maml(episodes).loss == MAML(conv_net(), 0.1, inner_optimiser="adam")(episodes).loss
+
+
 def test_frozen_parameters_stay(model, episodes):
     maml = MAML(model, inner_lr=0.4, inner_steps=2)
     model[0].requires_grad_(False)
