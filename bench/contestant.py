@@ -62,10 +62,11 @@ class Contestant:
             return None
         return self._meter.added_mib(self._learner.workers)
 
-    def parity(self, truth: str = TRUTH.name) -> dict[str, float]:
+    def parity(self, truth: str = TRUTH.name, in_float32: bool = True) -> dict[str, float | None]:
         """Errors against maml_fast, or of maml_fast against the peer of this name; see :func:`parity.check`."""
         other = peer_named(truth) if self._peer is OURS else self._peer
-        return parity.check(self._workload.for_parity(), other, precision=self._place.precision)._asdict()
+        precision = self._place.precision if in_float32 else None
+        return parity.check(self._workload.for_parity(), other, precision=precision)._asdict()
 
     def times(self, seconds: float) -> list[float]:
         """Seconds of iterations, for so long about."""
