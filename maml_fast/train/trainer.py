@@ -121,13 +121,13 @@ class Trainer:
             "backend": str(native.backend()),
             **describe_machine(self.config.device),
         }
-        sessions = (earlier or {}).get("sessions", [])
-        _warn_of_changes(sessions, session)
+        sessions, facts = (earlier or {}).get("sessions", []), self.facts()
+        _warn_of_changes(sessions, session, on_any_threads=facts["engine"] == "native")
         return {
             "arguments": self.config.arguments(),
             "overrides": self.config.overrides,
             "data": self.bench.describe_data(),
-            "facts": self.facts(),
+            "facts": facts,
             "sessions": [*sessions, session],
         }
 
@@ -264,11 +264,13 @@ class Trainer:
         return result
 
 
-def _warn_of_changes(sessions: list[Row], now: Row) -> None:
-    """A resumed run is bitwise the unbroken one only where the same code computes it."""
+def _warn_of_changes(sessions: list[Row], now: Row, on_any_threads: bool) -> None:
+    """A resumed run is bitwise the unbroken one only where the same code computes it.
+
+    The native engine's sums are the same on any number of threads; PyTorch's may not be.
+    """
     changes = []
-    bitwise = str(now["backend"]).startswith("native")  # whose sums are the same on any number of threads
-    for name in ("backend", "torch", "processor", *(() if bitwise else ("threads",))):
+    for name in ("backend", "torch", "processor", *(() if on_any_threads else ("threads",))):
         before = sessions[-1].get(name) if sessions else now[name]
         if before != now[name]:
             changes.append(f"{name} {before} -> {now[name]}")

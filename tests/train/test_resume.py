@@ -75,6 +75,23 @@ def test_resuming_elsewhere_is_said(copy):
         resume(copy)
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("algorithm", ["maml", "learned-optimiser"])
+def test_other_threads_are_said_where_they_change_bits(tmp_path, algorithm):
+    """That is, not on the native engine."""
+    names = {} if algorithm == "maml" else {"algorithm": algorithm, "order": 1, "learn_inner_lr": False}
+    run = train(dataclasses.replace(TINY, iterations=1, **names), out=tmp_path / "run").path
+    config = json.loads((run / "config.json").read_text())
+    threads = config["sessions"][0]["threads"]
+    config["sessions"][0]["threads"] = threads + 5
+    (run / "config.json").write_text(json.dumps(config))
+    if algorithm == "maml":
+        resume(run, iterations=2)  # where a warning is an error
+        return
+    with pytest.warns(RuntimeWarning, match=rf"may differ in rounding: threads {threads + 5} -> {threads}$"):
+        resume(run, iterations=2)
+
+
 def test_raised_iterations_are_bitwise_the_longer_run(whole, tmp_path):
     run = train(dataclasses.replace(TINY, iterations=3), out=tmp_path / "run").path
     result = resume(run, iterations=6)
