@@ -116,6 +116,29 @@ def test_strides_of_gradients_do_not_matter() -> None:
     torch.testing.assert_close(ones, torch.autograd.grad(out, weight, torch.ones_like(out))[0])
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 2)])
+def test_strides_of_all_do_not_matter(kernel: int, stride: int) -> None:
+    """PyTorch's own convolutions write beyond their memory on some of these."""
+    case = Case("strides", in_channels=5, out_channels=2, kernel=kernel, stride=stride, padding=0, pool=None)
+    x, weight, *_ = tensors(case, torch.float32, requires_grad=False)
+
+    def derivatives_of(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+        out = ops.conv_block(x, weight, **case.options)
+        first = torch.autograd.grad(out.square().sum(), [x, weight], create_graph=True)
+        return out, *first, *torch.autograd.grad(sum(each.square().sum() for each in first), [x, weight])
+
+    flat = x.mean(2, keepdim=True).expand_as(x)  # all channels in one place
+    for given in (x, flat):
+        expected = derivatives_of(given.contiguous(), weight)
+        for of_x in (given, given.permute(4, 2, 0, 3, 1).contiguous().permute(2, 4, 1, 3, 0)):
+            for of_weight in (weight, weight.transpose(1, 2).contiguous().transpose(1, 2)):
+                for actual, wanted in zip(derivatives_of(of_x, of_weight), expected, strict=True):
+                    torch.testing.assert_close(
+                        actual, wanted, rtol=1e-4, atol=1e-4 * float(wanted.detach().abs().max())
+                    )
+
+
 @pytest.mark.parametrize("layout", ["dense", "transposed"])
 def test_parameters_shared_by_all_tasks(layout: str) -> None:
     case = Case("shared", tasks=3, in_channels=3, out_channels=5)
