@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maml_fast.arguments import choice, optional, shown, takes
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
-from maml_fast.maml.arguments import STEPS, check_like_model, check_per_step, check_support
+from maml_fast.maml.arguments import STEPS, check_images, check_per_step, check_support
 from maml_fast.maml.losses import score_classes
 from maml_fast.program import BatchNormPolicy
 
@@ -93,7 +93,7 @@ class ProtoNet(MetaLearner):
             raise TypeError(f"fast must be a mapping of x_spt and y_spt, as adapt() returns it, got {shown(fast)}")
         x_spt, y_spt = fast["x_spt"], fast["y_spt"]
         self._check_support(x_spt, y_spt)
-        check_like_model("x_qry", x_qry, self._current_parameters())
+        check_images("x_qry", x_qry, self._current_parameters())
         tasks, _, *image = x_spt.shape
         got = list(x_qry.shape)
         if len(got) < 3 or [got[0], *got[2:]] != [tasks, *image] or 0 in got or x_qry.dtype != x_spt.dtype:
@@ -107,7 +107,7 @@ class ProtoNet(MetaLearner):
 
     def _check_support(self, x_spt: Tensor, y_spt: Tensor) -> None:
         check_support(x_spt, y_spt)
-        check_like_model("x_spt", x_spt, self._current_parameters())
+        check_images("x_spt", x_spt, self._current_parameters())
         if y_spt.dtype != torch.int64 or y_spt.dim() != 2:
             got = f"{y_spt.dtype} {list(y_spt.shape)}"
             raise TypeError(f"y_spt must hold class numbers [T, N] as torch.int64, got {got}; use y_spt.long()")

@@ -15,7 +15,7 @@ from maml_fast.maml import MetaLearner, TaskResults
 from maml_fast.maml.arguments import (
     STEPS,
     check_fast_weights,
-    check_like_model,
+    check_images,
     check_per_step,
     check_support,
     scored_steps,
@@ -101,14 +101,14 @@ class Reptile(MetaLearner):
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
         """Every task's weights after training on its support set; plain tensors."""
         check_support(x_spt, y_spt)
-        check_like_model("x_spt", x_spt, self._current_parameters())
+        check_images("x_spt", x_spt, self._current_parameters())
         *_, training = self._train(x_spt, y_spt, steps_asked(inner_steps, self.inner_steps))
         return training.fast
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, M, n_way] of images [T, M, ...] under every task's weights."""
         parameters = self._current_parameters()
-        check_like_model("x_qry", x_qry, parameters)
+        check_images("x_qry", x_qry, parameters)
         check_fast_weights(fast, x_qry, parameters)
         return self._logits(fast, x_qry)
 

@@ -71,8 +71,10 @@ def _as_floats(name: str, tensor: Tensor) -> str:
     """What makes of these values what they stand for."""
     if tensor.dtype == torch.uint8:
         return f"scale images, as in {name}.float() / 255; tokens and other indices are {name}.long()"
-    if tensor.dtype == torch.bool or tensor.is_complex():
-        return f"use {name}.float()" if tensor.dtype == torch.bool else f"use torch.view_as_real({name})"
+    if tensor.dtype == torch.bool:
+        return f"use {name}.float()"
+    if tensor.is_complex():
+        return f"use torch.view_as_real({name})"
     return f"use {name}.float() for measurements, {name}.long() for tokens and other indices"
 
 

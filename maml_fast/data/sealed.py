@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from maml_fast.data.files import write_atomically
-from maml_fast.native import is_ours
+from maml_fast.native import is_ours, sha256_of
 
 __all__ = ["is_sound", "seal"]
-
-_CHUNK = 1 << 22  # bytes
 
 
 def seal(path: Path) -> None:
@@ -19,7 +16,7 @@ def seal(path: Path) -> None:
     Raises:
         RuntimeError: the seal cannot be written.
     """
-    write_atomically(_seal_of(path), f"{_stamp(path)} {_sha256(path)}\n".encode())
+    write_atomically(_seal_of(path), f"{_stamp(path)} {sha256_of(path)}\n".encode())
 
 
 def is_sound(path: Path) -> bool:
@@ -31,7 +28,7 @@ def is_sound(path: Path) -> bool:
         if not (is_ours(path) and is_ours(_seal_of(path))):
             return False
         stamp, digest = _seal_of(path).read_text(encoding="ascii").rsplit(maxsplit=1)
-        return stamp == _stamp(path) or digest == _sha256(path)
+        return stamp == _stamp(path) or digest == sha256_of(path)
     except (OSError, ValueError):
         return False
 
@@ -43,11 +40,3 @@ def _seal_of(path: Path) -> Path:
 def _stamp(path: Path) -> str:
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -22,6 +22,7 @@ __all__ = [
     "as_attribute",
     "check_fast_weights",
     "check_head",
+    "check_images",
     "check_like_model",
     "check_model",
     "check_per_step",
@@ -83,19 +84,24 @@ def check_support(x_spt: Any, y_spt: Any) -> None:
 
 
 def check_like_model(name: str, x: Any, parameters: Mapping[str, Tensor]) -> None:
-    """Raise unless ``x`` is on the device of the model's parameters and, if floating-point, in their dtype, and finite.
-
-    On a GPU a look at the values would make the program wait.
-    """
+    """Raise unless ``x`` is on the device of the model's parameters and, if floating-point, in their dtype."""
     tensor(name, x)
     devices = {parameter.device for parameter in parameters.values()}
     if len(devices) == 1 and x.device not in devices:
         raise ValueError(f"{name} is on {x.device}, the model on {devices.pop()}; move one of them with .to(device)")
-    if x.device.type == "cpu" and x.is_floating_point() and not torch._C._are_functorch_transforms_active():
-        check_finite(name, x)
     dtypes = {parameter.dtype for parameter in parameters.values()}
     if len(dtypes) == 1 and x.is_floating_point() and x.dtype not in dtypes and not torch.is_autocast_enabled():
         raise ValueError(f"{name} is {x.dtype}, the model {dtypes.pop()}; convert one of them with .to(dtype)")
+
+
+def check_images(name: str, x: Any, parameters: Mapping[str, Tensor]) -> None:
+    """Raise unless ``x``, which is no part of checked episodes, is like the model and finite.
+
+    On a GPU a look at the values would make the program wait.
+    """
+    check_like_model(name, x, parameters)
+    if x.device.type == "cpu" and x.is_floating_point() and not torch._C._are_functorch_transforms_active():
+        check_finite(name, x)
 
 
 def check_fast_weights(fast: Any, x_qry: Tensor, parameters: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ChunkedGradient", "OutsideGraphError", "hand_out"]
+__all__ = ["ChunkedGradient", "OutsideGraphError", "final", "hand_out"]
 
 _AccumulateGrad = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
@@ -138,20 +138,27 @@ class _HandOut(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         found: Sequence[Tensor] = torch._foreach_mul(list(ctx.saved_tensors), grad_loss)
         if torch.is_grad_enabled():  # create_graph=True
-            found = [_Final.apply(gradient, torch.zeros((), requires_grad=True)) for gradient in found]
+            found = [final(gradient, _WITH_ITS_GRAPH) for gradient in found]
         return None, None, *found
 
 
-class _Final(torch.autograd.Function):
-    """A gradient that can't be differentiated."""
+_WITH_ITS_GRAPH = (
+    "the meta-gradient is ready when maml(episodes) returns, and can't be differentiated again; "
+    "maml.task_results(episodes).losses[-1].mean() is the same loss with its graph"
+)
 
+
+def final(gradient: Tensor, why: str) -> Tensor:
+    """The gradient, with a graph, so that whoever differentiates it gets a RuntimeError that says ``why``."""
+    return _Final.apply(gradient, torch.zeros((), requires_grad=True), why)
+
+
+class _Final(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, _: Tensor, why: str) -> Tensor:
+        ctx.why = why
         return gradient.clone()
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:
-        raise RuntimeError(
-            "the meta-gradient is ready when maml(episodes) returns, and can't be differentiated again; "
-            "maml.task_results(episodes).losses[-1].mean() is the same loss with its graph"
-        )
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(ctx.why)

@@ -87,10 +87,9 @@ class InnerRates(nn.Module):
     """Inner learning rates by parameter name, prefix or glob; a later key overrides an earlier one.
 
     A rate is a number or a tensor that broadcasts to its parameter (element-wise rates as in Meta-SGD). It is also that
-    of parameters that are ``frozen`` now, should they adapt later. With
-    ``learnable`` every key has one ``nn.Parameter``, shared by the parameters that the key stands for; with ``steps``
-    it is [steps, ...], each step's own. In the state dict a key's dots are written as slashes, because PyTorch reserves
-    the dot.
+    of parameters that are ``frozen`` now, should they adapt later. With ``learnable`` every key has one
+    ``nn.Parameter``, shared by the parameters that the key stands for; with ``steps`` it is [steps, ...], each step's
+    own. In the state dict a key's dots are written as slashes, because PyTorch reserves the dot.
     """
 
     def __init__(
@@ -105,6 +104,7 @@ class InnerRates(nn.Module):
         self._steps = steps
         self._numbers: dict[str, float] = {}
         self._key_of: dict[str, str] = {}
+        parameters = {**adapted, **frozen}
         for key, value in rates.items():
             what = f"inner_lr[{key!r}]"
             if not isinstance(key, str):
@@ -113,9 +113,9 @@ class InnerRates(nn.Module):
             matches = matching_names(key, adapted)
             if not matches:
                 raise ValueError(f"{what} matches no adapted parameter; these adapt: {', '.join(adapted)}")
-            later = matching_names(key, frozen)
-            check_broadcasts(rate, {name: {**adapted, **frozen}[name] for name in (*matches, *later)}, what)
-            self._key_of.update(dict.fromkeys((*matches, *later), key))
+            names = matching_names(key, parameters)
+            check_broadcasts(rate, {name: parameters[name] for name in names}, what)
+            self._key_of.update(dict.fromkeys(names, key))
             if learnable:
                 self.register_parameter(as_attribute(key), learnable_rate(rate, adapted[matches[0]], steps))
             elif isinstance(rate, Tensor):

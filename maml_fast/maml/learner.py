@@ -20,6 +20,7 @@ from maml_fast.maml.arguments import (
     Adapt,
     check_fast_weights,
     check_head,
+    check_images,
     check_like_model,
     check_support,
     scored_steps,
@@ -230,7 +231,7 @@ class MAML(MetaLearner):
         """
         parameters = self._current_parameters()
         check_support(x_spt, y_spt)
-        check_like_model("x_spt", x_spt, parameters)
+        check_images("x_spt", x_spt, parameters)
         third = ThirdDerivatives()
         problem = third.of(self._on(self.problem(parameters, inner_steps), None, x_spt))
         fast = composed.adapt(problem, x_spt, y_spt)
@@ -240,7 +241,7 @@ class MAML(MetaLearner):
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, N, n_way] of images [T, N, ...] under ``fast``; what it does not hold is taken from the model."""
         parameters = self._current_parameters()
-        check_like_model("x_qry", x_qry, parameters)
+        check_images("x_qry", x_qry, parameters)
         check_fast_weights(fast, x_qry, parameters)
         if self.step_statistics is not None:
             self.step_statistics.check(self._forward_tasks.programs(x_qry))
@@ -374,17 +375,16 @@ class MAML(MetaLearner):
         return problem.with_tasks(min(n_tasks, tasks_at_once(problem, chunk) or n_tasks))
 
     def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
-        adapted = self._adapted(self._current_parameters())
         if isinstance(self.inner_optimiser, LearnedRule):
             if inner_lr is not None or learn:
                 raise ValueError(f"a LearnedRule has no learning rate: give inner_lr=None, got {shown(inner_lr)}")
-            like = next(iter(adapted.values()))
+            like = next(iter(self._adapted(self._current_parameters()).values()))
             self._rate_steps = None
             object.__setattr__(self, "inner_lr", None)
             self.inner_optimiser.to(like.device, like.dtype)
             return
         self._rate_steps = max(1, self.inner_steps) if learn == "per_step" else None
-        self._keep_inner_lr(make_inner_lr(inner_lr, adapted, self._frozen(), bool(learn), self._rate_steps))
+        self._keep_inner_lr(self._made_rates(inner_lr, bool(learn)))
 
     def _change_inner_lr(self, inner_lr: Any) -> None:
         """Another fixed rate in the place of a fixed one, or a parameter as it is."""
@@ -392,9 +392,14 @@ class MAML(MetaLearner):
             raise ValueError(f"a LearnedRule has no learning rate: inner_lr can't become {shown(inner_lr)}")
         if not isinstance(inner_lr, nn.Parameter | InnerRates):
             self._rate_steps = None
-            adapted = self._adapted(self._current_parameters())
-            inner_lr = make_inner_lr(inner_lr, adapted, self._frozen(), False, None)
+            inner_lr = self._made_rates(inner_lr, learnable=False)
         self._keep_inner_lr(inner_lr)
+
+    def _made_rates(self, inner_lr: Any, learnable: bool) -> Rate | InnerRates:
+        parameters = self._current_parameters()
+        adapted = self._adapted(parameters)
+        frozen = {name: parameters[name] for name in self._chosen if name not in adapted}
+        return make_inner_lr(inner_lr, adapted, frozen, learnable, self._rate_steps)
 
     def _keep_inner_lr(self, rate: Rate | InnerRates) -> None:
         for place in (vars(self), self._parameters, self._buffers, self._modules):
@@ -497,12 +502,6 @@ class MAML(MetaLearner):
         """Those that are not frozen. Plain tensors, which ``functional_call`` may put in their place, are not."""
         chosen = ((name, parameters[name]) for name in self._chosen)
         return {name: each for name, each in chosen if each.requires_grad or not isinstance(each, nn.Parameter)}
-
-    def _frozen(self) -> dict[str, nn.Parameter]:
-        """What was chosen to adapt, and is frozen now."""
-        parameters = self._current_parameters()
-        adapted = self._adapted(parameters)
-        return {name: parameters[name] for name in self._chosen if name not in adapted}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

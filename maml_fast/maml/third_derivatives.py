@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maml_fast.maml.gradient import final
 from maml_fast.maml.problem import InnerProblem
 
 __all__ = ["ThirdDerivatives"]
@@ -19,6 +20,11 @@ _WRONG = {
     "MiopenBatchNormBackward0": "batch norm",
     "NativeLayerNormBackward0": "layer norm",
 }
+_WHY = (
+    "the meta-gradient can't be differentiated: PyTorch's third derivative of {norm} is wrong; with "
+    "maml_fast.use_engine('batched') and maml_fast.use_backend('reference') norms are elementary operations, "
+    "which differentiate any number of times"
+)
 
 
 class ThirdDerivatives:
@@ -66,20 +72,5 @@ class _Watched(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if torch.is_grad_enabled() and ctx.third.norm is not None:  # create_graph=True
-            gradient = _Final.apply(gradient, ctx.third.norm)
+            gradient = final(gradient, _WHY.format(norm=ctx.third.norm))
         return gradient, None
-
-
-class _Final(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, norm: str) -> Tensor:
-        ctx.norm = norm
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> None:
-        raise RuntimeError(
-            f"the meta-gradient can't be differentiated: PyTorch's third derivative of {ctx.norm} is wrong; with "
-            "maml_fast.use_engine('batched') and maml_fast.use_backend('reference') norms are elementary operations, "
-            "which differentiate any number of times"
-        )

@@ -25,7 +25,7 @@ import torch  # also because the library links against torch's, which must be in
 
 from maml_fast.arguments import flag, takes
 from maml_fast.native import _build
-from maml_fast.native._build import BuildError, BuildReport, cache_folder, is_ours
+from maml_fast.native._build import BuildError, BuildReport, cache_folder, is_ours, sha256_of
 from maml_fast.native._not_compiled import not_compiled
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "has_cuda_kernels",
     "is_ours",
     "library",
+    "sha256_of",
     "use_backend",
     "when_loaded",
 ]

@@ -41,7 +41,7 @@ from maml_fast.native._toolchain import (
     runtime_of_torch,
 )
 
-__all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_csrc", "is_ours"]
+__all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_csrc", "is_ours", "sha256_of"]
 
 NAME = "maml_fast_native"
 # In csrc. What takes longest comes first, so that no core is left alone with it at the end.
@@ -232,15 +232,20 @@ def _published(entry: Path) -> Path | None:
     """The library of a folder in the cache, if it is whole and only this user, or root, can have put it there."""
     library = entry / f"{NAME}.so"
     try:
-        whole = _sha256(library) == (entry / _MARKER).read_text()
+        whole = sha256_of(library) == (entry / _MARKER).read_text()
         trusted = all(map(is_ours, (entry, library, entry / _MARKER)))
     except (OSError, ValueError):
         return None
     return library if whole and trusted else None
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def sha256_of(path: Path) -> str:
+    """The digest of a file, which may be larger than memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def is_ours(path: Path) -> bool:
@@ -353,7 +358,7 @@ def _publish(workshop: Path, entry: Path) -> None:
     staged.mkdir()
     library = (workshop / f"{NAME}.so").rename(staged / f"{NAME}.so")
     marker = staged / _MARKER
-    marker.write_text(_sha256(library))
+    marker.write_text(sha256_of(library))
     for path, mode in ((library, 0o755), (marker, 0o644), (staged, 0o755)):
         path.chmod(mode)
         _sync(path)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 
+from maml_fast.nn import conv_block, tracking_conv_block
 from maml_fast.program.operations import Value
 from maml_fast.program.program import Line, Program
 
@@ -14,7 +15,7 @@ __all__ = ["names_of_head"]
 aten = torch.ops.aten
 _PRODUCTS = {  # that mix features; what scales, shifts or normalises them belongs to the product before it
     *(aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.dot, aten.convolution, aten.embedding),
-    aten.mkldnn_rnn_layer,
+    *(aten.mkldnn_rnn_layer, conv_block, tracking_conv_block),
 }
 
 
@@ -26,7 +27,6 @@ def names_of_head(program: Program) -> frozenset[str]:
     """
     makers = {result: line for line in program.lines for result in line.call.results if result is not None}
     reached, names = _origins(program)
-    blocks = program.blocks()
     found: set[str] = set()
     todo, seen = [program.result], set[Value]()
     while todo:
@@ -38,7 +38,7 @@ def names_of_head(program: Program) -> frozenset[str]:
         operands = [each for each in line.step.operands if each is not None]
         here = {name for each in operands if each not in reached for name in names.get(each, ())}
         found |= here
-        if not here or not (_is_product(line) or line in blocks):
+        if not (here and _is_product(line)):
             todo += [each for each in operands if each in reached]
     return frozenset(found)
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.algorithms.protonet import DISTANCES
 from maml_fast.arguments import Kind, choice, flag, instance, location, number, optional, settle, takes, text, whole
+from maml_fast.data.conversion import MOST_SIZE
 from maml_fast.data.gpu_sampler import check_device
-from maml_fast.maml.arguments import MOST_STEPS
+from maml_fast.maml.arguments import MOST_STEPS, STEPS
 from maml_fast.maml.chunks import TASK_CHUNK, TaskChunk
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
 from maml_fast.program.batch_norm import InnerBatchNorm
@@ -241,7 +242,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 
 # Beyond these bounds a number is a slip of the hand, and takes all memory.
 EPISODES, THREADS = whole(2, 1_000_000_000), whole(1, 1024)
-_PER_TASK, _STEPS = whole(1, 1_000_000), whole(0, MOST_STEPS)
+_PER_TASK = whole(1, 1_000_000)
 _STEP_SIZE, _POSITIVE = number(least=0), number(above=0)
 
 _KINDS: Mapping[str, Kind] = {
@@ -261,9 +262,9 @@ _KINDS: Mapping[str, Kind] = {
     "eval_every": whole(1),
     "eval_episodes": EPISODES,
     "test_episodes": EPISODES,
-    "eval_inner_steps": optional(_STEPS),
+    "eval_inner_steps": optional(STEPS),
     "threads": optional(THREADS),
-    "image_size": optional(whole(1, 4096)),
+    "image_size": optional(whole(1, MOST_SIZE)),
     "task_chunk": TASK_CHUNK,
     "inner_lr": _STEP_SIZE,
     "meta_lr": _POSITIVE,
