@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from maml_fast import native
 
-__all__ = ["InnerLoopsResult", "NetDescription", "inner_loops"]
+__all__ = [
+    "InnerLoopsResult",
+    "LossDescription",
+    "LoweredModel",
+    "NetDescription",
+    "inner_loops",
+    "program_loops",
+]
 
 
 class NetDescription(NamedTuple):
@@ -92,17 +99,76 @@ def inner_loops(
     Raises:
         RuntimeError: anything is not as described, a label is none of the classes, or images hold NaN or infinity.
     """
+    options = (list(scored), list(step_weights), steps, order == 2, tasks_at_once)
     result = torch.ops.maml_fast.inner_loops(
         [parameter.contiguous() for parameter in theta],
         *(part.contiguous() for part in episodes),
         *net,
         [rate.contiguous() for rate in rates],
         list(rate_needs_gradient),
-        list(scored),
-        list(step_weights),
-        steps,
-        order == 2,
-        tasks_at_once,
+        *options,
+        max(steps, 1) if steps_kept is None else steps_kept,
+        needs_gradient,
+    )
+    return InnerLoopsResult(*result)
+
+
+class LoweredModel(NamedTuple):
+    """A recorded model in numbers, as :mod:`maml_fast.lowering` writes it.
+
+    layouts: of every parameter.
+    support, query: programs, each in whole numbers and in factors.
+    """
+
+    layouts: list[int]
+    support: tuple[list[int], list[float]]
+    query: tuple[list[int], list[float]]
+
+
+class LossDescription(NamedTuple):
+    """A loss in numbers: 0 for cross-entropy, and its classes, or 1 for the mean squared error, and 1."""
+
+    name: int
+    classes: int
+    smoothing: float
+
+
+def program_loops(
+    model: LoweredModel,
+    loss: LossDescription,
+    theta: Sequence[Tensor],
+    episodes: Sequence[Tensor],
+    rates: Sequence[Tensor],
+    rate_needs_gradient: Sequence[bool],
+    *,
+    steps: int,
+    order: int,
+    scored: Sequence[int],
+    step_weights: Sequence[float],
+    tasks_at_once: int,
+    steps_kept: int | None = None,
+    needs_gradient: bool,
+) -> InnerLoopsResult:
+    """Adapt a recorded model from ``theta`` to every task, as :func:`inner_loops` does a net of conv blocks.
+
+    Inputs are [T, N, ...] of the parameters' type, targets labels in int64 (-100: do not count), or values of that
+    type.
+
+    Raises:
+        RuntimeError: anything is not as described, a label is none of the classes, or inputs hold NaN or infinity.
+    """
+    options = (list(scored), list(step_weights), steps, order == 2, tasks_at_once)
+    result = torch.ops.maml_fast.program_loops(
+        [parameter.contiguous() for parameter in theta],
+        *(part.contiguous() for part in episodes),
+        model.layouts,
+        *model.support,
+        *model.query,
+        [loss.name, loss.classes],
+        loss.smoothing,
+        [rate.contiguous() for rate in rates],
+        list(rate_needs_gradient),
+        *options,
         max(steps, 1) if steps_kept is None else steps_kept,
         needs_gradient,
     )
@@ -113,31 +179,28 @@ def inner_loops(
 def _register_shapes() -> None:
     """Tell torch the operator's output shapes, once the library that defines it is loaded."""
 
-    @torch.library.register_fake("maml_fast::inner_loops")
-    def _(
+    def shapes(
         theta: list[Tensor],
-        x_spt: Tensor,
-        y_spt: Tensor,
-        x_qry: Tensor,
-        y_qry: Tensor,
-        blocks: list[int],
-        eps: list[float],
-        head: list[int],
+        x: Tensor,
         rates: list[Tensor],
         rate_needs_gradient: list[bool],
         scored: list[int],
-        step_weights: list[float],
-        steps: int,
-        second_order: bool,
-        tasks_at_once: int,
-        steps_kept: int,
         needs_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
-        scores = len(scored), x_spt.shape[0]
-        losses, correct = x_spt.new_empty(scores), x_spt.new_empty(scores, dtype=torch.int64)
+        scores = len(scored), x.shape[0]
+        losses, correct = x.new_empty(scores), x.new_empty(scores, dtype=torch.int64)
         gradient = [torch.empty_like(parameter) for parameter in theta] if needs_gradient else []
         rate_gradient = [
             torch.empty_like(rate) for rate, needed in zip(rates, rate_needs_gradient, strict=True) if needed
         ]
-        predictions = correct.new_empty(x_spt.shape[0])
-        return x_spt.new_empty(()), losses, correct, predictions, gradient, rate_gradient
+        predictions = correct.new_empty(x.shape[0])
+        return x.new_empty(()), losses, correct, predictions, gradient, rate_gradient
+
+    # Arguments by their places: theta and x_spt come first in both.
+    @torch.library.register_fake("maml_fast::inner_loops")
+    def _(*a: Any) -> Any:
+        return shapes(a[0], a[1], a[8], a[9], a[10], a[16])
+
+    @torch.library.register_fake("maml_fast::program_loops")
+    def _(*a: Any) -> Any:
+        return shapes(a[0], a[1], a[12], a[13], a[14], a[20])

@@ -10,11 +10,20 @@ from torch import Tensor
 
 from maml_fast import _conv_block, native, reference
 from maml_fast._conv_block import Arithmetic, convolved_extent, output_extent
-from maml_fast._inner_loops import InnerLoopsResult, NetDescription, inner_loops
+from maml_fast._inner_loops import (
+    InnerLoopsResult,
+    LossDescription,
+    LoweredModel,
+    NetDescription,
+    inner_loops,
+    program_loops,
+)
 from maml_fast.arguments import flag, number, optional, takes, tensor, whole
 
 __all__ = [
     "InnerLoopsResult",
+    "LossDescription",
+    "LoweredModel",
     "NetDescription",
     "conv_block",
     "conv_block_by_statistics",
@@ -25,6 +34,7 @@ __all__ = [
     "native_obstacle",
     "output_extent",
     "over_tasks",
+    "program_loops",
 ]
 
 _BlockTensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, weight, bias, gamma, beta

@@ -1,12 +1,6 @@
-// The vocabulary of whole inner loops: a net of conv blocks and a linear classifier, and what becomes of it on the
-// episodes of a meta-batch.
+// The vocabulary of whole inner loops: what they start from, and what becomes of it on the episodes of a meta-batch.
 //
-//   x -> block -> ... -> block -> features -> logits -> mean cross-entropy
-//
-// Features are the last block's output, pixel after pixel, or its mean over the pixels. To the kernels all parameters
-// of the net are one flat vector: block by block the weight [k, k, Cin, Cout], bias, gamma and beta (those that it
-// has), then the classifier's weight [classes, pixels, channels] and bias. PyTorch has each of them the other way
-// round.
+// To the kernels all parameters of a net are one flat vector, in which each has a place and a layout of its own.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +34,25 @@ struct Place {
   Place From(int64_t at) const { return Present() ? Place{begin - at, size, layout} : Place{}; }
 };
 
-struct ConvNet {
+struct Parameters {
+  std::vector<Place> places;  // of all parameters, in order
+  int64_t size = 0;           // of the flat vector
+
+  Place Append(const Layout& layout) {
+    places.push_back({size, layout.Size(), layout});
+    size += layout.Size();
+    return places.back();
+  }
+};
+
+// A net of conv blocks and a linear classifier:
+//
+//   x -> block -> ... -> block -> features -> logits -> mean cross-entropy
+//
+// Features are the last block's output, pixel after pixel, or its mean over the pixels. The flat vector holds block by
+// block the weight [k, k, Cin, Cout], bias, gamma and beta (those that it has), then the classifier's weight [classes,
+// pixels, channels] and bias.
+struct ConvNet : Parameters {
   struct Block {
     ConvBlockShape shape;  // of one task; the number of images is to be filled in
     Place weight, bias, gamma, beta;
@@ -57,8 +69,6 @@ struct ConvNet {
   bool mean_over_pixels = false;
   int64_t classes = 0;
   Place classifier, classifier_bias;
-  std::vector<Place> places;  // of all parameters, in order
-  int64_t size = 0;           // of the flat vector
 
   const ConvBlockShape& Last() const { return blocks.back().shape; }
   int64_t FeaturePixels() const { return mean_over_pixels ? 1 : Last().OutPixels(); }
@@ -83,12 +93,7 @@ struct ConvNet {
   }
 
  private:
-  Place Append(bool present, const Layout& layout) {
-    if (!present) return {};
-    places.push_back({size, layout.Size(), layout});
-    size += layout.Size();
-    return places.back();
-  }
+  Place Append(bool present, const Layout& layout) { return present ? Parameters::Append(layout) : Place{}; }
 };
 
 // The inner learning rates of one parameter.
@@ -104,29 +109,49 @@ struct RateArgs {
   }
 };
 
+enum class LossName : int64_t { kCrossEntropy, kSquaredError };
+
+// A loss, as PyTorch's functions with its mean over what counts.
+struct LossKind {
+  LossName name;
+  int64_t classes;   // cross-entropy: outputs are [rows, classes]
+  double smoothing;  // likewise: of the labels
+};
+
+// What a task's outputs shall be: labels, classes or kIgnored, or values.
+template <typename Scalar>
+struct Targets {
+  const int64_t* labels;
+  const Scalar* values;
+
+  Targets From(int64_t at) const {
+    return {labels == nullptr ? nullptr : labels + at, values == nullptr ? nullptr : values + at};
+  }
+};
+
 // What the inner loops start from and what they give, T tasks of N support and M query images.
 template <typename Scalar>
 struct InnerLoopArgs {
-  const ConvNet& net;
+  const Parameters& parameters;
   int64_t tasks, n_support, n_query;
   int64_t steps;
   bool second_order;
   int64_t tasks_at_once;          // in memory, where there are more of them
   int64_t steps_kept;             // in memory for the way back at order 2; the others are computed again
-  const RateArgs<Scalar>* rates;  // of every parameter in net.places
+  const RateArgs<Scalar>* rates;  // of every parameter
   const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
   int64_t scores;
   const double* step_weights;  // [scores]: of the scored steps in the loss that is differentiated
-  const Scalar* const* theta;  // the parameters in net.places, as PyTorch has them
+  const Scalar* const* theta;  // the parameters, as PyTorch has them
   // Of every parameter: 0, or as many as steps, but at least 1: then theta has so many of it, one for every step, and
   // its rate is 0. A step takes its own; the queries are scored with the last step's, and before any step the first's.
   const int64_t* step_entries;
-  const Scalar* x_spt;      // [T, N, Cin, H, W]
-  const int64_t* y_spt;     // [T, N], classes or kIgnored
-  const Scalar* x_qry;      // [T, M, Cin, H, W]
-  const int64_t* y_qry;     // [T, M]
-  Scalar* losses;           // [scores, T]: the queries' mean cross-entropy; NaN where all are ignored
-  int64_t* correct;         // [scores, T]: right predictions
+  const Scalar* x_spt;                       // [T, N, ...], as PyTorch has it
+  const Scalar* x_qry;                       // [T, M, ...]
+  Targets<Scalar> targets_spt, targets_qry;  // of all tasks
+  int64_t support_targets, query_targets;    // of one task
+  Scalar* losses;                            // [scores, T]: of the queries; NaN where all are ignored
+  int64_t* correct;                          // [scores, T]: right predictions
   Scalar* const* gradient;  // of the weighted losses' mean over tasks, like theta; null: not asked for, nor the rates'
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/conv_block.h"
+#include "cpu/operation_table.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
 
@@ -13,6 +14,7 @@ struct KernelTable {
   void (*backward)(const ConvBlockBackwardArgs<Scalar>&, const Pool&);
   void (*double_backward)(const ConvBlockDoubleBackwardArgs<Scalar>&, const Pool&);
   RowKernels<Scalar> rows;
+  OperationTable<Scalar> operations;
 };
 
 struct CpuKernels {

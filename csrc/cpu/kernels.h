@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
+#include "cpu/operations/kernels.h"
 #include "cpu/row_kernels.h"
 #include "cpu/run_block.h"
 
@@ -13,7 +14,8 @@ constexpr KernelTable<Scalar> MakeKernels() {
   return {RunForward<Scalar>,
           RunBackward<Scalar>,
           RunDoubleBackward<Scalar>,
-          {AddDots<Scalar>, AddCombinations<Scalar>, AddProduct<Scalar>}};
+          {AddDots<Scalar>, AddCombinations<Scalar>, AddProduct<Scalar>},
+          MakeOperations<Scalar>()};
 }
 
 }  // namespace

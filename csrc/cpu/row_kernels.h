@@ -11,9 +11,7 @@ template <typename Scalar>
 Scalar Dot(const Scalar* a, const Scalar* b, int64_t n) {
   Vec<Scalar> sum{};
   ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) { sum += Load(a + i, lanes) * Load(b + i, lanes); });
-  Scalar total = 0;
-  for (int64_t lane = 0; lane < kLanes<Scalar>; ++lane) total += sum[lane];
-  return total;
+  return SumOfLanes<Scalar>(sum);
 }
 
 template <typename Scalar>

@@ -119,6 +119,22 @@ MF_INLINE Vec<Scalar> Broadcast(Scalar value) {
   return value - Vec<Scalar>{};
 }
 
+template <typename Scalar>
+MF_INLINE Scalar SumOfLanes(Vec<Scalar> v) {
+  Scalar total = 0;
+  for (int64_t lane = 0; lane < kLanes<Scalar>; ++lane) total += v[lane];
+  return total;
+}
+
+// v with 0 in all lanes but the first n.
+template <typename Scalar>
+MF_INLINE Vec<Scalar> KeepFirst(Vec<Scalar> v, int64_t n) {
+  if (n >= kLanes<Scalar>) return v;
+  Scalar lanes[kLanes<Scalar>];
+  Store(lanes, v);
+  return LoadFirst(lanes, n);
+}
+
 // Calls f(channel, lanes) for every vector of channels.
 template <typename Scalar, typename F>
 MF_INLINE void ForChannels(int64_t channels, const F& f) {

@@ -79,6 +79,7 @@ def choose(
     else:
         form = why_not_native or native_loop(problem, episodes, chunk)
     if not isinstance(form, str):
+        problem.forward.note(problem.recorded[-1])  # type: ignore[arg-type]
         return form, Ran("native", "", form.tasks_at_once if form.tasks_at_once < n_tasks else None)
     if asked == "native" and why_not_native is None:
         raise RuntimeError(f"the native engine can't run this: {form}")

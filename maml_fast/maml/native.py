@@ -1,44 +1,40 @@
 """The inner loops of a meta-batch as one native call, which takes each task through all its steps in one core's cache.
 
-For nets that are chains of conv blocks under cross-entropy, where nobody asks for the graph. The results are those of
+For what :mod:`maml_fast.maml.native_nets` recognises, where nobody asks for the graph. The results are those of
 :mod:`maml_fast.maml.composed`, up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maml_fast import native, ops
-from maml_fast.data.checks import check_values
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.chunks import TaskChunk
 from maml_fast.maml.gradient import hand_out
 from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.inner_rates import Rate
-from maml_fast.maml.losses import check_range
-from maml_fast.maml.metric import IGNORED, Accuracy
+from maml_fast.maml.metric import Accuracy
+from maml_fast.maml.native_nets import NativeNet, native_net
 from maml_fast.maml.problem import InnerProblem, Theta
 from maml_fast.maml.values import MaybePerStep, PerStep, TaskResults
-from maml_fast.program import ConvNet, Program, read_conv_net
 
-__all__ = ["NativeLoop", "images_of", "native_loop"]
+__all__ = ["NativeLoop", "native_loop"]
 
 
 @dataclass(frozen=True)
 class NativeLoop:
-    """``inner_steps`` steps of a ConvNet from theta; make it with :func:`native_loop`.
+    """``inner_steps`` steps of a net from theta; make it with :func:`native_loop`.
 
     Shapes and types of episodes must be checked. Their values are checked here.
     """
 
-    net: ConvNet  # as it takes support images
-    query_net: ConvNet
+    net: NativeNet
     theta: list[MaybePerStep[Tensor]]  # in the net's order, as the rates are
     rates: list[MaybePerStep[Rate]]
     steps: int
@@ -77,7 +73,6 @@ class NativeLoop:
     def _run(
         self, episodes: Episodes, scored: tuple[int, ...], *, needs_gradient: bool
     ) -> tuple[TaskResults, Tensor, dict[Tensor, Tensor]]:
-        x_spt, y_spt, x_qry, y_qry = episodes
         theta = [each.rows(max(self.steps, 1)) if isinstance(each, PerStep) else each for each in self.theta]
         rates = [
             self._numbers[rate] if isinstance(rate, float) else _of_kernels(rate, parameter, self.steps)
@@ -86,10 +81,9 @@ class NativeLoop:
         rows = sorted({*scored, *self.step_weights})
         weights = [self.step_weights.get(step, 0.0) for step in rows]
         try:
-            result = ops.inner_loops(
-                self.net.description,
+            result = self.net.run(
                 theta,
-                (images_of(self.net, x_spt), y_spt, images_of(self.query_net, x_qry), y_qry),
+                episodes,
                 rates,
                 self._rate_is_learned if needs_gradient else [False] * len(rates),
                 steps=self.steps,
@@ -101,9 +95,7 @@ class NativeLoop:
                 needs_gradient=needs_gradient,
             )
         except RuntimeError:
-            check_values(episodes, None, classification=True, ignored=IGNORED)
-            for name, labels in (("y_spt", y_spt), ("y_qry", y_qry)):
-                check_range(labels, self.net.description.n_classes, name)
+            self.net.check(episodes)
             raise
         losses, correct = result.losses, result.correct
         if len(rows) > len(scored):  # some are part of the objective alone
@@ -137,13 +129,6 @@ def _is_learned(source: MaybePerStep[Rate]) -> bool:
     return not isinstance(source, float) and _tensor(source).requires_grad
 
 
-def images_of(net: ConvNet, x: Tensor) -> Tensor:
-    """x as the blocks take it, after what comes before them."""
-    for line in net.before:
-        x = line.step.run(x)
-    return x
-
-
 def _of_kernels(rate: Tensor | PerStep, parameter: Tensor, steps: int) -> Tensor:
     """A rate as the kernels take it: [R] for the whole parameter, or [R, *parameter.shape], R = 1 or steps."""
     rows = rate.rows(max(steps, 1)) if isinstance(rate, PerStep) else rate[None]
@@ -159,32 +144,31 @@ def _of_rate(gradient: Tensor, rate: MaybePerStep[Rate]) -> Tensor:
 
 def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:
     """Return the native form of a problem on checked episodes, or what keeps it from having one."""
-    nets = _nets(problem.programs)
-    if isinstance(nets, str):
-        return nets
-    net = nets[0]
     if problem.theta.device.type != "cpu":
         return f"on {problem.theta.device.type}, where all tasks of an operation run at once"
-    if problem.loss_fn is not F.cross_entropy:
-        return "the loss is not F.cross_entropy"
     if native.library() is None:
         return "there are no native kernels"
+    if isinstance(problem.recorded, str):
+        return problem.recorded
     if problem.judge is not None and not isinstance(problem.judge, Accuracy):
         return "metric is a function of your own"
     if problem.optimiser is not SGD:
         return "inner steps are not plain gradient descent"
     if problem.blocks is not None:
         return "batch norm keeps statistics of every step"
-    found = _obstacle_in_rates(problem.theta, net) or _obstacle_in_modes() or _obstacle_in_episodes(episodes)
-    if found:
-        return found
+    found = _obstacle_in_rates(problem.theta) or _obstacle_in_modes() or _obstacle_in_episodes(episodes)
+    net = found or native_net(problem, episodes)
+    if isinstance(net, str):
+        return net
     parameters = {**problem.theta.shared, **problem.theta.adapted}
+    if any(name not in parameters for name in net.names):
+        parameters = {**problem.forward.with_buffers({}, problem.recorded), **parameters}
     theta = [parameters[name] for name in net.names]
     rates = [problem.theta.rule.get(name, 0.0) for name in net.names]
     weights = problem.weights_of_steps()
     held = _tasks_at_once(chunk, episodes.meta_batch_size)
-    judged = problem.judge is not None
-    return NativeLoop(*nets, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, judged)
+    judged = problem.judge is not None and net.n_classes is not None
+    return NativeLoop(net, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, judged)
 
 
 def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:
@@ -194,28 +178,7 @@ def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:
     return n_tasks if chunk is None else torch.get_num_threads()
 
 
-def _nets(programs: Sequence[Program] | str) -> tuple[ConvNet, ConvNet] | str:
-    """The net as it takes support and query images."""
-    if isinstance(programs, str):
-        return programs
-    nets = [read_conv_net(program) for program in programs]
-    for net in nets:
-        if isinstance(net, str):
-            return net
-    spt, qry = nets
-    assert isinstance(spt, ConvNet)
-    assert isinstance(qry, ConvNet)
-    return (spt, qry) if spt.is_like(qry) else "it is another net for query images"
-
-
-def _obstacle_in_rates(theta: Theta, net: ConvNet) -> str | None:
-    """Where filters stay as they are but the blocks change, most of what the native loop does would be for nothing."""
-    changing = [
-        name for name in net.names_of_blocks() if name in theta.adapted or isinstance(theta.shared[name], PerStep)
-    ]
-    still = [block.weight for block in net.blocks if block.weight not in theta.adapted]
-    if changing and still:
-        return f"{still[0]} does not adapt, but {changing[0]} changes"
+def _obstacle_in_rates(theta: Theta) -> str | None:
     for name, rate in theta.rule.items():
         if isinstance(rate, float):
             continue
@@ -226,11 +189,8 @@ def _obstacle_in_rates(theta: Theta, net: ConvNet) -> str | None:
 
 
 def _obstacle_in_episodes(episodes: Episodes) -> str | None:
-    if any(x.requires_grad for x in (episodes.x_spt, episodes.x_qry)):
+    if any(part.requires_grad for part in episodes):
         return "the images take a gradient"
-    for y in (episodes.y_spt, episodes.y_qry):
-        if y.dtype != torch.int64 or y.dim() != 2:
-            return f"targets of {y.dtype} {list(y.shape)} are not classes"
     return None
 
 

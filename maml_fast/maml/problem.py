@@ -60,7 +60,8 @@ class InnerProblem:
         step_weights: of the query losses after steps 1, 2, ... in the objective; ``None``: the last alone.
         blocks: what runs a step's conv blocks, if not the batch's own statistics shall.
         steps_kept: inner steps whose graphs are in memory at once, at order 2; ``None``: all.
-        programs: what runs support and query images, all tasks together, or why each task runs alone.
+        recorded: the programs of support and query inputs, or why there are none.
+        programs: the same, to run for all tasks together, or why each task runs alone.
         as_written: what runs a task alone.
         is_closed: whether all tensors are known that the objective's graph ends at: theta's, and the episodes'.
     """
@@ -75,16 +76,18 @@ class InnerProblem:
     step_weights: tuple[float, ...] | None = None
     blocks: Callable[[int], RunBlock] | None = None
     steps_kept: int | None = None
+    recorded: Sequence[Program] | str = "not asked for any images"
     programs: Sequence[Program] | str = "not asked for any images"
     as_written: AsWritten | None = None
     is_closed: bool = False
 
     def on(self, *inputs: Tensor) -> InnerProblem:
         """The problem for images like these [T, N, ...]."""
-        programs = self.forward.programs(*inputs)
+        recorded = self.forward.recorded(*inputs)
+        programs = recorded if isinstance(recorded, str) else self.forward.together(recorded, *inputs)
         as_written = self.forward.as_written() if isinstance(programs, str) else None
         is_closed = self.is_closed and self.forward.last is not None and self.forward.last.is_closed
-        return replace(self, programs=programs, as_written=as_written, is_closed=is_closed)
+        return replace(self, recorded=recorded, programs=programs, as_written=as_written, is_closed=is_closed)
 
     def with_tasks(self, together: int) -> InnerProblem:
         """The problem for so many tasks at once: few of them run alone where that is faster."""

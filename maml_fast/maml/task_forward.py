@@ -74,28 +74,43 @@ class TaskForward:
         return torch.stack([as_written.begin_task()(*task) for task in zip(tasks, x, strict=True)])
 
     def programs(self, *inputs: Tensor) -> Sequence[Program] | str:
-        """What runs each of these x [T, N, ...], or why the module runs as it is written.
+        """What runs each of these x [T, N, ...] for all tasks at once, or why the module runs as it is written.
 
         Raises:
             RuntimeError: ``use_engine`` asks for all tasks at once, and there is no program.
         """
+        recorded = self.recorded(*inputs)
+        return recorded if isinstance(recorded, str) else self.together(recorded, *inputs)
+
+    def recorded(self, *inputs: Tensor) -> Sequence[Program] | str:
+        """The programs for each of these x [T, N, ...], or why there are none; it raises as :meth:`programs`."""
         asked = asked_engine.get()
         if self._programs is None or asked == "loop":
             why = "fusion is switched off" if self._programs is None else "use_engine('loop')"
             self.last = LastCall(why)
             return why
         programs = []
-        for x, program in zip(inputs, self._programs.of_each(inputs), strict=True):
+        for program in self._programs.of_each(inputs):
             if isinstance(program, str):
                 if asked is not None:
                     raise RuntimeError(f"the {asked} engine can't run this: {program}")
                 self.last = LastCall(program, None, isinstance(program, NoForm))
                 return program
-            obstacle = None if asked == "batched" else self._obstacle(program, x)
-            self.last = LastCall(obstacle or program, program, is_closed=True)
-            if obstacle is not None:
-                return obstacle
             programs.append(program)
+        self.note(programs[-1])
+        return programs
+
+    def note(self, program: Program) -> None:
+        """Take down that a program ran, natively or for all tasks at once."""
+        self.last = LastCall(program, program, is_closed=True)
+
+    def together(self, programs: Sequence[Program], *inputs: Tensor) -> Sequence[Program] | str:
+        """The same programs of these x, or why one task after another is faster."""
+        for program, x in zip(programs, inputs, strict=True):
+            obstacle = None if asked_engine.get() == "batched" else self._obstacle(program, x)
+            if obstacle is not None:
+                self.last = LastCall(obstacle, program, is_closed=True)
+                return obstacle
         return programs
 
     def alone(self, programs: Sequence[Program], together: int, order: int) -> str | None:

@@ -10,9 +10,7 @@
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
-#include "cpu/inner_loop/image_set.h"
 #include "cpu/inner_loop/meta_batch.h"
-#include "cpu/inner_loop/net_pass.h"
 #include "cpu/inner_loop/rates.h"
 #include "cpu/inner_loop/step_theta.h"
 #include "cpu/inner_loop/weights.h"
@@ -23,29 +21,33 @@ namespace maml_fast {
 namespace {
 
 // Several tasks, from `first` on, side by side.
-template <typename Scalar>
+template <typename Scalar, typename Pass>
 class GeneralLoop {
+  using Net = typename Pass::Net;
+  using Inputs = typename Pass::Inputs;
+
  public:
   // gradient: the tasks' own, as Weights has them; null: not asked for.
-  GeneralLoop(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool)
+  GeneralLoop(const MetaBatch<Scalar>& batch, const Net& net, int64_t first, int64_t tasks, Scalar* gradient,
+              const Pool& pool)
       : args_(batch.args),
-        net_(args_.net),
+        net_(net),
         kernels_(batch.kernels),
         rates_(batch.rates),
         step_theta_(batch.step_theta),
         theta_(batch.theta),
         first_(first),
         tasks_(tasks),
-        size_(tasks * net_.size),
+        size_(tasks * args_.parameters.size),
         gradient_(gradient),
         second_order_(gradient != nullptr && args_.second_order),
         pool_(pool) {}
 
   void Run() const {
     ArenaScope arena;
-    auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
-    auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
-    auto* spare = arena.Array<Scalar>(tasks_ * net_.WidestBlock());
+    auto support = Inputs::Support(net_, args_, first_, tasks_, pool_, arena);
+    auto query = Inputs::Queries(net_, args_, first_, tasks_, pool_, arena);
+    auto* spare = arena.Array<Scalar>(tasks_ * Pass::SpareSize(net_));
     if (gradient_ != nullptr) std::fill(gradient_ + size_, gradient_ + tasks_ * step_theta_.gradients_end, Scalar{0});
     WalkAndReturn(0, args_.steps, {{theta_, 0}, 0}, support, query, spare);
     if (gradient_ != nullptr) step_theta_.MoveGradients(kernels_.rows, 0, tasks_, gradient_);
@@ -58,9 +60,9 @@ class GeneralLoop {
 
   struct Step {
     Weights<Scalar> before;
-    const NetPass<Scalar>* pass;  // null at order 1
-    Scalar* gradient;             // that it took; where no rate is learned, the next step writes over it
-    const Scalar* of_queries;     // the gradient of their weighted loss before it; null: of no weight
+    const Pass* pass;          // null at order 1
+    Scalar* gradient;          // that it took; where no rate is learned, the next step writes over it
+    const Scalar* of_queries;  // the gradient of their weighted loss before it; null: of no weight
   };
 
   // Before a step: the tasks' weights, and the row of the scores that come next.
@@ -74,8 +76,7 @@ class GeneralLoop {
   // At order 2 the way back needs every step's pass. Those of args.steps_kept steps are in memory at once. A longer way
   // is divided into parts. The weights that each starts from are kept, and the parts before the last are walked again
   // on the way back (checkpointing: Griewank & Walther 2000).
-  void WalkAndReturn(int64_t begin, int64_t end, Position at, ImageSet<Scalar>& support, ImageSet<Scalar>& query,
-                     Scalar* spare) const {
+  void WalkAndReturn(int64_t begin, int64_t end, Position at, Inputs& support, Inputs& query, Scalar* spare) const {
     const bool again = end < args_.steps;
     const int64_t steps = end - begin, kept = second_order_ ? args_.steps_kept : args_.steps;
     ArenaScope arena;
@@ -101,8 +102,8 @@ class GeneralLoop {
 
   // Steps [begin, end), with all that the way back needs: at order 2 every step's pass and weights, for learned rates
   // its gradient. Where they are walked again, the queries have their scores.
-  Position Walk(int64_t begin, int64_t end, Position at, bool again, ImageSet<Scalar>& support, ImageSet<Scalar>& query,
-                Step* steps, Scalar* spare, ArenaScope& arena) const {
+  Position Walk(int64_t begin, int64_t end, Position at, bool again, Inputs& support, Inputs& query, Step* steps,
+                Scalar* spare, ArenaScope& arena) const {
     const bool keeps_gradients = gradient_ != nullptr && rates_.Learned();
     Scalar *after = Copy(at, arena), *taken = nullptr;
     for (int64_t s = begin; s < end; ++s) {
@@ -123,8 +124,8 @@ class GeneralLoop {
   }
 
   // The same, with nothing kept but where they end.
-  Position WalkOn(int64_t begin, int64_t end, Position at, bool again, ImageSet<Scalar>& support,
-                  ImageSet<Scalar>& query, Scalar* spare, ArenaScope& arena) const {
+  Position WalkOn(int64_t begin, int64_t end, Position at, bool again, Inputs& support, Inputs& query, Scalar* spare,
+                  ArenaScope& arena) const {
     Scalar* after = begin == 0 ? arena.Array<Scalar>(size_) : Copy(at, arena);
     ArenaScope of_steps;
     auto* taken = of_steps.Array<Scalar>(size_);
@@ -169,30 +170,30 @@ class GeneralLoop {
   }
 
   // The support loss's gradient. At order 2 the pass that it came from is kept.
-  const NetPass<Scalar>* TakeStep(const Weights<Scalar>& weights, ImageSet<Scalar>& support,
-                                  const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
+  const Pass* TakeStep(const Weights<Scalar>& weights, Inputs& support, const WeightGradients<Scalar>& gradient,
+                       ArenaScope& arena) const {
     if (second_order_) {
-      auto* kept = arena.Array<NetPass<Scalar>>(1);
-      return new (kept) NetPass<Scalar>(SupportPass(weights, support, gradient, arena));
+      auto* kept = arena.Array<Pass>(1);
+      return new (kept) Pass(SupportPass(weights, support, gradient, arena));
     }
     ArenaScope of_step;
     SupportPass(weights, support, gradient, of_step);
     return nullptr;
   }
-  NetPass<Scalar> SupportPass(const Weights<Scalar>& weights, ImageSet<Scalar>& support,
-                              const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
-    NetPass<Scalar> pass(net_, kernels_, tasks_, support, true, pool_, arena);
+  Pass SupportPass(const Weights<Scalar>& weights, Inputs& support, const WeightGradients<Scalar>& gradient,
+                   ArenaScope& arena) const {
+    Pass pass(net_, kernels_, tasks_, support, true, pool_, arena);
     pass.Forward(weights, arena.Array<Scalar>(tasks_), arena.Array<int64_t>(tasks_));
     pass.Backward(weights, gradient);
     return pass;
   }
 
   // The queries' results, and their weighted losses' gradient where there is a place for it.
-  void Score(int64_t row, const Weights<Scalar>& weights, ImageSet<Scalar>& query,
+  void Score(int64_t row, const Weights<Scalar>& weights, Inputs& query,
              const WeightGradients<Scalar>& gradient) const {
     ArenaScope arena;
     const bool has_backward = gradient.data != nullptr;
-    NetPass<Scalar> pass(net_, kernels_, tasks_, query, has_backward, pool_, arena);
+    Pass pass(net_, kernels_, tasks_, query, has_backward, pool_, arena);
     const int64_t at = row * args_.tasks + first_;
     pass.Forward(weights, args_.losses + at, args_.correct + at);
     if (!has_backward) return;
@@ -202,7 +203,7 @@ class GeneralLoop {
   }
 
   const InnerLoopArgs<Scalar>& args_;
-  const ConvNet& net_;
+  const Net& net_;
   const KernelTable<Scalar>& kernels_;
   const Rates<Scalar>& rates_;
   const StepTheta<Scalar>& step_theta_;

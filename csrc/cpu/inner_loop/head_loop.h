@@ -25,9 +25,10 @@ template <typename Scalar>
 class HeadLoop {
  public:
   // gradient: the tasks' own, as Weights has them; null: not asked for.
-  HeadLoop(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool)
+  HeadLoop(const MetaBatch<Scalar>& batch, const ConvNet& net, int64_t first, int64_t tasks, Scalar* gradient,
+           const Pool& pool)
       : args_(batch.args),
-        net_(args_.net),
+        net_(net),
         batch_(batch),
         begin_(net_.classifier.begin),
         weight_(net_.classifier.From(begin_)),
@@ -41,8 +42,8 @@ class HeadLoop {
 
   void Run() const {
     ArenaScope arena;
-    auto support = ImageSet<Scalar>::Support(args_, first_, tasks_, pool_, arena);
-    auto query = ImageSet<Scalar>::Queries(args_, first_, tasks_, pool_, arena);
+    auto support = ImageSet<Scalar>::Support(net_, args_, first_, tasks_, pool_, arena);
+    auto query = ImageSet<Scalar>::Queries(net_, args_, first_, tasks_, pool_, arena);
     NetPass<Scalar> support_pass(net_, batch_.kernels, tasks_, support, second_order_, pool_, arena);
     NetPass<Scalar> query_pass(net_, batch_.kernels, tasks_, query, gradient_ != nullptr, pool_, arena);
     const Rates<Scalar> rates = batch_.rates.Last(bias_.Present() ? 2 : 1, arena);
@@ -168,7 +169,7 @@ class HeadLoop {
     auto* product_f = arena.Array<Scalar>(features);
     for (int64_t task = 0; task < tasks_; ++task) {
       const int64_t logits = task * LogitsSize(images);
-      ClassifierOf(state.weights, args_.y_spt + first_ * images, images, task)
+      ClassifierOf(state.weights, args_.targets_spt.labels + first_ * images, images, task)
           .HessianProduct(pass.Features() + task * features, state.probabilities + logits, state.grad_logits + logits,
                           nullptr, direction.At(weight_).Of(task), direction.At(bias_).Of(task), product_f,
                           product.OfTask(weight_, task), product.OfTask(bias_, task));

@@ -20,15 +20,15 @@ struct ImageSet {
   bool moments_known = false;
 
   // Those of the tasks from `first` on.
-  static ImageSet Support(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool,
-                          ArenaScope& arena) {
-    const int64_t begin = first * args.n_support, image = args.net.blocks[0].shape.InSize();
-    return {args.net, args.x_spt + begin * image, args.y_spt + begin, tasks, args.n_support, pool, arena};
+  static ImageSet Support(const ConvNet& net, const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks,
+                          const Pool& pool, ArenaScope& arena) {
+    const int64_t begin = first * args.n_support, image = net.blocks[0].shape.InSize();
+    return {net, args.x_spt + begin * image, args.targets_spt.labels + begin, tasks, args.n_support, pool, arena};
   }
-  static ImageSet Queries(const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks, const Pool& pool,
-                          ArenaScope& arena) {
-    const int64_t begin = first * args.n_query, image = args.net.blocks[0].shape.InSize();
-    return {args.net, args.x_qry + begin * image, args.y_qry + begin, tasks, args.n_query, pool, arena};
+  static ImageSet Queries(const ConvNet& net, const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks,
+                          const Pool& pool, ArenaScope& arena) {
+    const int64_t begin = first * args.n_query, image = net.blocks[0].shape.InSize();
+    return {net, args.x_qry + begin * image, args.targets_qry.labels + begin, tasks, args.n_query, pool, arena};
   }
 
  private:

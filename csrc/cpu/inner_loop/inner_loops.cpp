@@ -7,12 +7,17 @@
 
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include "cpu/arena.h"
 #include "cpu/for.h"
 #include "cpu/inner_loop/general_loop.h"
 #include "cpu/inner_loop/head_loop.h"
 #include "cpu/inner_loop/meta_batch.h"
+#include "cpu/inner_loop/net_pass.h"
+#include "cpu/inner_loop/program_inputs.h"
+#include "cpu/inner_loop/program_pass.h"
+#include "cpu/inner_loop/program_plan.h"
 #include "cpu/inner_loop/rates.h"
 #include "cpu/inner_loop/step_theta.h"
 #include "cpu/inner_loop/theta.h"
@@ -21,17 +26,32 @@
 namespace maml_fast {
 namespace {
 
+// A net of conv blocks, and which of the two loops it takes.
 template <typename Scalar>
-void RunTasks(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool) {
-  if (batch.only_the_head_adapts) return HeadLoop<Scalar>(batch, first, tasks, gradient, pool).Run();
-  GeneralLoop<Scalar>(batch, first, tasks, gradient, pool).Run();
-}
+struct ConvNetTasks {
+  const ConvNet& net;
+  bool only_the_head_adapts;
+
+  void Run(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool) const {
+    if (only_the_head_adapts) return HeadLoop<Scalar>(batch, net, first, tasks, gradient, pool).Run();
+    GeneralLoop<Scalar, NetPass<Scalar>>(batch, net, first, tasks, gradient, pool).Run();
+  }
+};
+
+template <typename Scalar>
+struct ProgramTasks {
+  ProgramNet<Scalar> net;
+
+  void Run(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, Scalar* gradient, const Pool& pool) const {
+    GeneralLoop<Scalar, ProgramPass<Scalar>>(batch, net, first, tasks, gradient, pool).Run();
+  }
+};
 
 // Calls f(its place among the gradients, the caller's array) for everything that is differentiated.
 template <typename Scalar, typename F>
 void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) {
   const InnerLoopArgs<Scalar>& args = batch.args;
-  ForPlaces(args.net, pool, [&](int64_t p, const Place& place) {
+  ForPlaces(args.parameters, pool, [&](int64_t p, const Place& place) {
     const Place &of_steps = batch.step_theta.of[p].gradient, &of_rate = batch.rates.of[p].gradient;
     f(of_steps.Present() ? of_steps : place, args.gradient[p]);
     if (of_rate.Present()) f(of_rate, args.rates[p].gradient);
@@ -39,8 +59,9 @@ void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) 
 }
 
 // Every thread takes one task after another through everything, whichever is next: threads are not equally fast.
-template <typename Scalar>
-void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
+template <typename Scalar, typename Tasks>
+void RunTaskByTask(const MetaBatch<Scalar>& batch, const Tasks& of_net, int64_t first, int64_t tasks,
+                   const Pool& pool) {
   const Pool alone{1, nullptr, pool.least_work};
   const int64_t size = batch.GradientSize();
   ArenaScope arena;
@@ -50,7 +71,7 @@ void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks,
     WaitingForAll waiting;
     For(pool, pool.threads, [&](int64_t, int64_t) {
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-        RunTasks(batch, first + task, 1, size == 0 ? nullptr : gradients + task * size, alone);
+        of_net.Run(batch, first + task, 1, size == 0 ? nullptr : gradients + task * size, alone);
       }
       waiting.Done();
     });
@@ -65,12 +86,12 @@ void RunTaskByTask(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks,
 }
 
 // All threads share every operation on these tasks.
-template <typename Scalar>
-void RunTogether(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, const Pool& pool) {
+template <typename Scalar, typename Tasks>
+void RunTogether(const MetaBatch<Scalar>& batch, const Tasks& of_net, int64_t first, int64_t tasks, const Pool& pool) {
   ArenaScope arena;
   const int64_t size = batch.GradientSize();
   Scalar* gradients = size == 0 ? nullptr : arena.Array<Scalar>(tasks * size);
-  RunTasks(batch, first, tasks, gradients, pool);
+  of_net.Run(batch, first, tasks, gradients, pool);
   if (gradients == nullptr) return;
   ForGradients(batch, pool, [&](const Place& place, Scalar*) {
     for (int64_t task = 0; task < tasks; ++task) {
@@ -80,35 +101,71 @@ void RunTogether(const MetaBatch<Scalar>& batch, int64_t first, int64_t tasks, c
   });
 }
 
-}  // namespace
-
-template <typename Scalar>
-void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const KernelTable<Scalar>& kernels, const Pool& pool) {
+template <typename Scalar, typename Tasks>
+void RunAll(const InnerLoopArgs<Scalar>& args, const Tasks& of_net, const KernelTable<Scalar>& kernels,
+            const Pool& pool) {
   constexpr int64_t kTasksOfThread = 16;  // whose gradients are kept until they are added up
   const int64_t at_once = std::max<int64_t>(1, args.tasks_at_once);
   ArenaScope arena;
   const Rates<Scalar> rates(args, kernels.rows, pool, arena);
   const StepTheta<Scalar> step_theta(args, rates.gradients_end, pool, arena);
   Scalar* gradient = args.gradient == nullptr ? nullptr : arena.Array<Scalar>(step_theta.gradients_end);
-  const MetaBatch<Scalar> batch{
-      args, kernels, Flat(args.net, args.theta, pool, arena), rates, step_theta, OnlyTheHeadAdapts(args), gradient};
+  const MetaBatch<Scalar> batch{args,  kernels,    Flat(args.parameters, args.theta, pool, arena),
+                                rates, step_theta, gradient};
   std::fill(gradient, gradient + batch.GradientSize(), Scalar{0});
   int64_t first = 0;
   while (at_once >= pool.threads && args.tasks - first >= pool.threads) {
     const int64_t tasks = std::min((args.tasks - first) / pool.threads, kTasksOfThread) * pool.threads;
-    RunTaskByTask(batch, first, tasks, pool);
+    RunTaskByTask(batch, of_net, first, tasks, pool);
     first += tasks;
   }
   for (int64_t tasks; first < args.tasks; first += tasks) {
     tasks = std::min(args.tasks - first, at_once);
-    RunTogether(batch, first, tasks, pool);
+    RunTogether(batch, of_net, first, tasks, pool);
   }
   if (gradient == nullptr) return;
   const Scalar share = Scalar{1} / static_cast<Scalar>(args.tasks);
   ForGradients(batch, pool, [&](const Place& place, Scalar* to) { Unflatten(place, gradient, share, to); });
 }
 
-template void RunInnerLoops(const InnerLoopArgs<float>&, const KernelTable<float>&, const Pool&);
-template void RunInnerLoops(const InnerLoopArgs<double>&, const KernelTable<double>&, const Pool&);
+// The parameters that steps may change.
+template <typename Scalar>
+std::vector<bool> Adapting(const InnerLoopArgs<Scalar>& args) {
+  std::vector<bool> adapts(args.parameters.places.size());
+  for (size_t p = 0; p < adapts.size(); ++p) {
+    const RateArgs<Scalar>& rate = args.rates[p];
+    const Scalar* end = rate.values + rate.LayoutFor(args.parameters.places[p]).Size();
+    adapts[p] = rate.gradient != nullptr || std::any_of(rate.values, end, [](Scalar value) { return value != 0; });
+  }
+  return adapts;
+}
+
+}  // namespace
+
+template <typename Scalar>
+void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const ConvNet& net, const KernelTable<Scalar>& kernels,
+                   const Pool& pool) {
+  RunAll(args, ConvNetTasks<Scalar>{net, OnlyTheHeadAdapts(args, net)}, kernels, pool);
+}
+
+template <typename Scalar>
+void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Model& model, const KernelTable<Scalar>& kernels,
+                   const Pool& pool) {
+  ArenaScope arena;
+  const std::vector<bool> adapts = Adapting(args);
+  const ProgramPlan<Scalar> support(model.support, kernels.operations, adapts, arena);
+  const ProgramPlan<Scalar> query(model.query, kernels.operations, adapts, arena);
+  const bool returns = args.gradient != nullptr;
+  const auto of_support = support.MemoryFor(returns && args.second_order ? Purpose::kHessian : Purpose::kGradient);
+  const auto of_scores = query.MemoryFor(Purpose::kScore);
+  const auto of_queries = returns ? query.MemoryFor(Purpose::kGradient) : of_scores;
+  RunAll(args, ProgramTasks<Scalar>{{args.parameters, model.loss, support, query, of_support, of_scores, of_queries}},
+         kernels, pool);
+}
+
+template void RunInnerLoops(const InnerLoopArgs<float>&, const ConvNet&, const KernelTable<float>&, const Pool&);
+template void RunInnerLoops(const InnerLoopArgs<double>&, const ConvNet&, const KernelTable<double>&, const Pool&);
+template void RunInnerLoops(const InnerLoopArgs<float>&, const Model&, const KernelTable<float>&, const Pool&);
+template void RunInnerLoops(const InnerLoopArgs<double>&, const Model&, const KernelTable<double>&, const Pool&);
 
 }  // namespace maml_fast

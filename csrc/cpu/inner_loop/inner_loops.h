@@ -2,12 +2,24 @@
 #pragma once
 
 #include "core/inner_loop.h"
+#include "core/program.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 
 namespace maml_fast {
 
+// A recorded model: the same parameters, on support inputs and on queries.
+struct Model {
+  const Program &support, &query;
+  LossKind loss;
+};
+
 template <typename Scalar>
-void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const KernelTable<Scalar>& kernels, const Pool& pool);
+void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const ConvNet& net, const KernelTable<Scalar>& kernels,
+                   const Pool& pool);
+
+template <typename Scalar>
+void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Model& model, const KernelTable<Scalar>& kernels,
+                   const Pool& pool);
 
 }  // namespace maml_fast

@@ -13,11 +13,11 @@ namespace {
 
 // Whether no step changes anything before the classifier, nor is a gradient at a rate there asked for.
 template <typename Scalar>
-bool OnlyTheHeadAdapts(const InnerLoopArgs<Scalar>& args) {
-  for (size_t p = 0; p < args.net.places.size(); ++p) {
-    const Place& place = args.net.places[p];
+bool OnlyTheHeadAdapts(const InnerLoopArgs<Scalar>& args, const ConvNet& net) {
+  for (size_t p = 0; p < net.places.size(); ++p) {
+    const Place& place = net.places[p];
     if (args.step_entries[p] != 0) return false;
-    if (place.begin >= args.net.classifier.begin) continue;
+    if (place.begin >= net.classifier.begin) continue;
     const RateArgs<Scalar>& rate = args.rates[p];
     const Scalar* end = rate.values + rate.LayoutFor(place).Size();
     const bool zero = std::all_of(rate.values, end, [](Scalar value) { return value == 0; });
@@ -30,10 +30,9 @@ template <typename Scalar>
 struct MetaBatch {
   const InnerLoopArgs<Scalar>& args;
   const KernelTable<Scalar>& kernels;
-  const Scalar* theta;  // [net.size]
+  const Scalar* theta;  // the flat vector
   const Rates<Scalar>& rates;
   const StepTheta<Scalar>& step_theta;
-  bool only_the_head_adapts;
   Scalar* gradient;  // [step_theta.gradients_end], the tasks' sum; null: not asked for
 
   int64_t GradientSize() const { return gradient == nullptr ? 0 : step_theta.gradients_end; }

@@ -17,6 +17,12 @@ namespace {
 template <typename Scalar>
 class NetPass {
  public:
+  using Net = ConvNet;
+  using Inputs = ImageSet<Scalar>;
+
+  // Scalars that a gradient at a parameter which a block does not have may be written to.
+  static int64_t SpareSize(const ConvNet& net) { return net.WidestBlock(); }
+
   // What lasts as long as the pass is taken from `arena`; what backward passes need only if there will be any.
   NetPass(const ConvNet& net, const KernelTable<Scalar>& kernels, int64_t tasks, ImageSet<Scalar>& set,
           bool has_backward, const Pool& pool, ArenaScope& arena)

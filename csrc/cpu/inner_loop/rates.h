@@ -43,10 +43,10 @@ struct Rates {
 
   Rates(const InnerLoopArgs<Scalar>& args, const RowKernels<Scalar>& kernels, const Pool& pool, ArenaScope& arena)
       : rows(kernels),
-        places(args.net.places.data()),
-        parameters(static_cast<int64_t>(args.net.places.size())),
+        places(args.parameters.places.data()),
+        parameters(static_cast<int64_t>(args.parameters.places.size())),
         of(arena.Array<Rate<Scalar>>(parameters)),
-        gradients_end(args.net.size) {
+        gradients_end(args.parameters.size) {
     for (int64_t p = 0; p < parameters; ++p) {
       const RateArgs<Scalar>& given = args.rates[p];
       const Layout layout = given.LayoutFor(places[p]);
@@ -56,7 +56,7 @@ struct Rates {
       of[p].gradient = {gradients_end, layout.Size(), layout};
       gradients_end += layout.Size();
     }
-    ForPlaces(args.net, pool, [&](int64_t p, const Place& place) {
+    ForPlaces(args.parameters, pool, [&](int64_t p, const Place& place) {
       Reverse(args.rates[p].LayoutFor(place), args.rates[p].values, Scalar{1}, of[p].values);
     });
   }

@@ -19,33 +19,33 @@ struct StepTheta {
     Place gradient;  // [entries][size] in the flat vector of gradients
   };
 
-  const ConvNet& net;
-  Entries* of;  // every parameter in net.places
+  const Parameters& all;
+  Entries* of;  // every parameter
   int64_t gradients_end;
 
   // gradients: where the flat vector of gradients has room for these.
   StepTheta(const InnerLoopArgs<Scalar>& args, int64_t gradients, const Pool& pool, ArenaScope& arena)
-      : net(args.net), of(arena.Array<Entries>(Parameters())), gradients_end(gradients) {
-    for (int64_t p = 0; p < Parameters(); ++p) {
+      : all(args.parameters), of(arena.Array<Entries>(Count())), gradients_end(gradients) {
+    for (int64_t p = 0; p < Count(); ++p) {
       of[p] = {nullptr, {}};
       if (args.step_entries[p] == 0) continue;
-      const Layout layout = net.places[p].layout.Times(args.step_entries[p]);
+      const Layout layout = all.places[p].layout.Times(args.step_entries[p]);
       of[p] = {arena.Array<Scalar>(layout.Size()), {gradients_end, layout.Size(), layout}};
       gradients_end += layout.Size();
     }
     if (gradients_end == gradients) return;
-    ForPlaces(net, pool, [&](int64_t p, const Place&) {
+    ForPlaces(all, pool, [&](int64_t p, const Place&) {
       if (of[p].values != nullptr) Reverse(of[p].gradient.layout, args.theta[p], Scalar{1}, of[p].values);
     });
   }
 
-  int64_t Parameters() const { return static_cast<int64_t>(net.places.size()); }
+  int64_t Count() const { return static_cast<int64_t>(all.places.size()); }
 
   // Gives all tasks' weights the values of a step.
   void Enter(int64_t step, int64_t tasks, Scalar* weights) const {
-    for (int64_t p = 0; p < Parameters(); ++p) {
+    for (int64_t p = 0; p < Count(); ++p) {
       if (of[p].values == nullptr) continue;
-      const Place& place = net.places[p];
+      const Place& place = all.places[p];
       const Scalar* entry = of[p].values + step * place.size;
       for (int64_t task = 0; task < tasks; ++task) {
         std::copy(entry, entry + place.size, weights + place.begin * tasks + task * place.size);
@@ -55,9 +55,9 @@ struct StepTheta {
 
   // Moves what has come together as the gradient at these parameters to the entries of a step.
   void MoveGradients(const RowKernels<Scalar>& rows, int64_t step, int64_t tasks, Scalar* gradients) const {
-    for (int64_t p = 0; p < Parameters(); ++p) {
+    for (int64_t p = 0; p < Count(); ++p) {
       if (of[p].values == nullptr) continue;
-      const Place &place = net.places[p], &entries = of[p].gradient;
+      const Place &place = all.places[p], &entries = of[p].gradient;
       for (int64_t task = 0; task < tasks; ++task) {
         Scalar* own = gradients + place.begin * tasks + task * place.size;
         rows.AddTo(gradients + entries.begin * tasks + task * entries.size + step * place.size, own, place.size);

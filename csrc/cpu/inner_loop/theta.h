@@ -25,17 +25,17 @@ void Reverse(const Layout& layout, const Scalar* from, Scalar factor, Scalar* to
 
 // Calls f(parameter, its place) for all parameters.
 template <typename F>
-void ForPlaces(const ConvNet& net, const Pool& pool, const F& f) {
-  For(pool, static_cast<int64_t>(net.places.size()), [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) f(p, net.places[p]);
+void ForPlaces(const Parameters& all, const Pool& pool, const F& f) {
+  For(pool, static_cast<int64_t>(all.places.size()), [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) f(p, all.places[p]);
   });
 }
 
 // Returns the flat vector of these parameters.
 template <typename Scalar>
-const Scalar* Flat(const ConvNet& net, const Scalar* const* parameters, const Pool& pool, ArenaScope& arena) {
-  auto* flat = arena.Array<Scalar>(net.size);
-  ForPlaces(net, pool, [&](int64_t p, const Place& place) {
+const Scalar* Flat(const Parameters& all, const Scalar* const* parameters, const Pool& pool, ArenaScope& arena) {
+  auto* flat = arena.Array<Scalar>(all.size);
+  ForPlaces(all, pool, [&](int64_t p, const Place& place) {
     Reverse(place.layout, parameters[p], Scalar{1}, flat + place.begin);
   });
   return flat;

@@ -136,13 +136,15 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    parameters.data(),
                                    c.step_entries.data(),
                                    x_spt.data(),
-                                   c.y_spt.data(),
                                    x_qry.data(),
-                                   c.y_qry.data(),
+                                   {c.y_spt.data(), nullptr},
+                                   {c.y_qry.data(), nullptr},
+                                   kSupport,
+                                   kQuery,
                                    out.losses.data(),
                                    out.correct.data(),
                                    needs_gradient ? gradients.data() : nullptr};
-  RunInnerLoops(args, kernels.Of<Scalar>(), PoolOf(threads));
+  RunInnerLoops(args, c.net, kernels.Of<Scalar>(), PoolOf(threads));
   return out;
 }
 

@@ -1,0 +1,93 @@
+// Inputs and targets of several tasks, as a recorded model takes them, and what depends on the inputs alone.
+#pragma once
+
+#include <algorithm>
+
+#include "core/inner_loop.h"
+#include "cpu/arena.h"
+#include "cpu/for.h"
+#include "cpu/inner_loop/program_plan.h"
+
+namespace maml_fast {
+namespace {
+
+// A program for support inputs and one for queries, with the same parameters.
+template <typename Scalar>
+struct ProgramNet {
+  using Plan = ProgramPlan<Scalar>;
+  using Memory = typename Plan::Memory;
+
+  const Parameters& parameters;
+  const LossKind& loss;
+  const Plan &support, &query;
+  const Memory &of_support, &of_scores, &of_queries;  // queries: whose loss is differentiated
+};
+
+template <typename Scalar>
+struct ProgramInputs {
+  using Net = ProgramNet<Scalar>;
+  using Plan = ProgramPlan<Scalar>;
+
+  const Net& net;
+  const Plan& plan;
+  const typename Plan::Memory &returning, &scoring;  // of a pass with a backward pass, and of one without
+  const Scalar* x;                                   // [tasks, input]
+  Targets<Scalar> targets;
+  int64_t targets_of_task;
+  Scalar* still;  // [tasks][StillMemory()]
+
+  static ProgramInputs Support(const Net& net, const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks,
+                               const Pool& pool, ArenaScope& arena) {
+    return {net,   net.support, net.of_support, net.of_support, args.x_spt, args.targets_spt, args.support_targets,
+            first, tasks,       pool,           arena};
+  }
+  static ProgramInputs Queries(const Net& net, const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks,
+                               const Pool& pool, ArenaScope& arena) {
+    return {net,   net.query, net.of_queries, net.of_scores, args.x_qry, args.targets_qry, args.query_targets,
+            first, tasks,     pool,           arena};
+  }
+
+  const Scalar* Input(int64_t task) const { return x + task * plan.program().sizes[plan.program().Input()]; }
+  Targets<Scalar> TargetsOf(int64_t task) const { return targets.From(task * targets_of_task); }
+  Scalar* Still(int64_t task, int64_t buffer) const {
+    const MemoryPlan& memory = plan.StillMemory().values;
+    return still + task * memory.size + memory.offsets[buffer];
+  }
+
+ private:
+  ProgramInputs(const Net& n, const Plan& p, const typename Plan::Memory& r, const typename Plan::Memory& s,
+                const Scalar* inputs, const Targets<Scalar>& t, int64_t of_task, int64_t first, int64_t tasks,
+                const Pool& pool, ArenaScope& arena)
+      : net(n),
+        plan(p),
+        returning(r),
+        scoring(s),
+        x(inputs + first * p.program().sizes[p.program().Input()]),
+        targets(t.From(first * of_task)),
+        targets_of_task(of_task),
+        still(arena.Array<Scalar>(tasks * p.StillMemory().values.size)) {
+    For(pool, tasks, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) RunStill(task);
+    });
+  }
+
+  void RunStill(int64_t task) const {
+    ArenaScope arena;
+    const MemoryPlan& memory = plan.StillMemory().kept;
+    auto* kept = arena.Array<Scalar>(memory.size);
+    for (const auto& step : plan.Still()) {
+      const Operation& op = step.operation;
+      Frame<Scalar> frame{op, step.plan, {}, {}, kept + std::max<int64_t>(0, memory.offsets[step.kept])};
+      for (int64_t i = 0; i < kMostOperands; ++i) {
+        const int64_t buffer = op.operands[i];
+        if (buffer == kAbsent) continue;
+        frame.operands[i].value = buffer == plan.program().Input() ? Input(task) : Still(task, buffer);
+      }
+      frame.result.value = Still(task, op.result);
+      step.kernels.forward(frame);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,167 @@
+// One pass of several tasks' inputs through a program: forward, backward, and the product of the Hessian with a vector.
+// It keeps what the next of the three needs.
+#pragma once
+
+#include <algorithm>
+
+#include "core/inner_loop.h"
+#include "cpu/arena.h"
+#include "cpu/for.h"
+#include "cpu/inner_loop/losses.h"
+#include "cpu/inner_loop/program_inputs.h"
+#include "cpu/inner_loop/program_plan.h"
+#include "cpu/inner_loop/weights.h"
+#include "cpu/kernel_table.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+class ProgramPass {
+ public:
+  using Net = ProgramNet<Scalar>;
+  using Inputs = ProgramInputs<Scalar>;
+
+  static int64_t SpareSize(const Net&) { return 0; }
+
+  // What lasts as long as the pass is taken from `arena`.
+  ProgramPass(const Net& net, const KernelTable<Scalar>&, int64_t tasks, Inputs& inputs, bool has_backward,
+              const Pool& pool, ArenaScope& arena)
+      : net_(net),
+        inputs_(inputs),
+        plan_(inputs.plan),
+        memory_(has_backward ? inputs.returning : inputs.scoring),
+        loss_(net.loss, plan_.program().sizes[Output()]),
+        tasks_(tasks),
+        has_backward_(has_backward),
+        pool_(pool),
+        values_(arena.Array<Scalar>(tasks * memory_.values.size)),
+        gradients_(arena.Array<Scalar>(tasks * memory_.gradients.size)),
+        kept_(arena.Array<Scalar>(tasks * memory_.kept.size)) {}
+
+  void Forward(const Weights<Scalar>& weights, Scalar* losses, int64_t* correct) {
+    ForTasks([&](int64_t task) {
+      const Task of{*this, task, weights};
+      for (const auto& step : plan_.Steps()) step.kernels.forward(of.FrameOf(step));
+      Scalar* gradient = has_backward_ ? of.Gradient(Output()) : nullptr;
+      const auto score = loss_.Forward(of.Value(Output()), inputs_.TargetsOf(task), gradient);
+      losses[task] = score.loss;
+      correct[task] = score.correct;
+    });
+  }
+
+  // The gradient of the tasks' losses at their weights.
+  void Backward(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
+    ForTasks([&](int64_t task) {
+      Task of{*this, task, weights};
+      of.parameter_gradients = &gradients;
+      for (auto step = plan_.Steps().rbegin(); step != plan_.Steps().rend(); ++step) {
+        step->kernels.backward(of.FrameOf(*step));
+      }
+    });
+  }
+
+  // product = the losses' Hessian, at the weights of the passes before, times `direction`.
+  void HessianProduct(const Weights<Scalar>& weights, const Weights<Scalar>& direction,
+                      const WeightGradients<Scalar>& product) const {
+    const int64_t out = Output();
+    ForTasks([&](int64_t task) {
+      ArenaScope arena;
+      Task of{*this, task, weights};
+      of.direction = &direction;
+      of.product = &product;
+      of.tangents = arena.Array<Scalar>(memory_.tangents.size);
+      of.gradient_tangents = arena.Array<Scalar>(memory_.gradient_tangents.size);
+      for (const auto& step : plan_.Steps()) {
+        if (step.moves) step.kernels.tangent(of.FrameOf(step));
+      }
+      if (plan_.Moves(out)) {
+        loss_.HessianProduct(of.Value(out), inputs_.TargetsOf(task), of.Tangent(out), of.GradientTangent(out));
+      } else {
+        std::fill_n(of.GradientTangent(out), plan_.program().sizes[out], Scalar{0});
+      }
+      for (auto step = plan_.Steps().rbegin(); step != plan_.Steps().rend(); ++step) {
+        step->kernels.tangent_backward(of.FrameOf(*step));
+      }
+    });
+  }
+
+ private:
+  // Where one task's buffers are; null for what there is not, or not yet.
+  struct Task {
+    const ProgramPass& pass;
+    const int64_t task;
+    const Weights<Scalar>& weights;
+    const WeightGradients<Scalar>* parameter_gradients = nullptr;
+    const Weights<Scalar>* direction = nullptr;
+    const WeightGradients<Scalar>* product = nullptr;
+    Scalar *tangents = nullptr, *gradient_tangents = nullptr;
+
+    bool IsParameter(int64_t buffer) const { return pass.plan_.IsParameter(buffer); }
+    const Place& PlaceOf(int64_t buffer) const { return pass.net_.parameters.places[buffer]; }
+    static Scalar* At(Scalar* block, const MemoryPlan& plan, int64_t buffer) {
+      return block == nullptr || plan.offsets[buffer] < 0 ? nullptr : block + plan.offsets[buffer];
+    }
+    Scalar* Own(Scalar* blocks, const MemoryPlan& plan, int64_t buffer) const {
+      return At(blocks + task * plan.size, plan, buffer);
+    }
+
+    Scalar* Written(int64_t buffer) const { return Own(pass.values_, pass.memory_.values, buffer); }
+    const Scalar* Value(int64_t buffer) const {
+      if (IsParameter(buffer)) return weights.At(PlaceOf(buffer)).Of(task);
+      if (buffer == pass.plan_.program().Input()) return pass.inputs_.Input(task);
+      if (!pass.plan_.IsLearned(buffer)) return pass.inputs_.Still(task, buffer);
+      return Written(buffer);
+    }
+    Scalar* Gradient(int64_t buffer) const {
+      if (!pass.has_backward_ || !pass.plan_.IsLearned(buffer)) return nullptr;
+      if (!IsParameter(buffer)) return Own(pass.gradients_, pass.memory_.gradients, buffer);
+      return parameter_gradients == nullptr ? nullptr : parameter_gradients->OfTask(PlaceOf(buffer), task);
+    }
+    Scalar* WrittenTangent(int64_t buffer) const { return At(tangents, pass.memory_.tangents, buffer); }
+    const Scalar* Tangent(int64_t buffer) const {
+      if (direction == nullptr || !pass.plan_.Moves(buffer)) return nullptr;
+      return IsParameter(buffer) ? direction->At(PlaceOf(buffer)).Of(task) : WrittenTangent(buffer);
+    }
+    Scalar* GradientTangent(int64_t buffer) const {
+      if (product == nullptr || !pass.plan_.IsLearned(buffer)) return nullptr;
+      if (IsParameter(buffer)) return product->OfTask(PlaceOf(buffer), task);
+      return At(gradient_tangents, pass.memory_.gradient_tangents, buffer);
+    }
+
+    Frame<Scalar> FrameOf(const typename ProgramPlan<Scalar>::Step& step) const {
+      const Operation& op = step.operation;
+      Frame<Scalar> frame{op, step.plan, {}, {}, Own(pass.kept_, pass.memory_.kept, step.kept)};
+      for (int64_t i = 0; i < kMostOperands; ++i) {
+        const int64_t b = op.operands[i];
+        if (b == kAbsent) continue;
+        frame.operands[i] = {Value(b), Tangent(b), Gradient(b), GradientTangent(b), step.adds[i]};
+      }
+      frame.result = {Written(op.result), step.moves ? WrittenTangent(op.result) : nullptr, Gradient(op.result),
+                      GradientTangent(op.result)};
+      return frame;
+    }
+  };
+
+  int64_t Output() const { return plan_.program().output; }
+
+  template <typename F>
+  void ForTasks(const F& f) const {
+    For(pool_, tasks_, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) f(task);
+    });
+  }
+
+  const Net& net_;
+  Inputs& inputs_;
+  const ProgramPlan<Scalar>& plan_;
+  const typename ProgramPlan<Scalar>::Memory& memory_;
+  const Loss<Scalar> loss_;
+  const int64_t tasks_;
+  const bool has_backward_;
+  const Pool& pool_;
+  Scalar *values_, *gradients_, *kept_;  // [tasks][...]
+};
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,144 @@
+// What follows from a program and from what is asked of it, the same for all tasks and steps: which operations depend
+// on parameters, in what order gradients come together, and where everything lies in a task's memory.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "core/program.h"
+#include "cpu/arena.h"
+#include "cpu/memory_plan.h"
+#include "cpu/operation_table.h"
+
+namespace maml_fast {
+
+// What a pass goes on to: nothing, backward, or backward and Hessian products.
+enum class Purpose { kScore, kGradient, kHessian };
+
+template <typename Scalar>
+class ProgramPlan {
+ public:
+  struct Step {
+    const Operation& operation;
+    const OperationKernels<Scalar>& kernels;
+    const void* plan;
+    bool adds[kMostOperands];  // to a gradient that later operations have written
+    bool moves;                // whether its result has a tangent
+    int64_t kept;              // its number among the arrays of `kept`
+  };
+
+  // Of a task's memory. Arrays of buffers go by their numbers.
+  struct Memory {
+    MemoryPlan values, gradients, kept, tangents, gradient_tangents;
+  };
+
+  // adapts: the parameters that steps may change.
+  ProgramPlan(const Program& program, const OperationTable<Scalar>& table, const std::vector<bool>& adapts,
+              ArenaScope& arena)
+      : program_(program), learned_(program.sizes.size()), moves_(program.sizes.size()) {
+    for (int64_t p = 0; p < program.parameters; ++p) {
+      learned_[p] = true;
+      moves_[p] = adapts[p];
+    }
+    for (const Operation& op : program.operations) {
+      for (const int64_t buffer : op.operands) {
+        if (buffer == kAbsent) continue;
+        learned_[op.result] = learned_[op.result] || learned_[buffer];
+        moves_[op.result] = moves_[op.result] || moves_[buffer];
+      }
+    }
+    for (const Operation& op : program.operations) {
+      const auto& kernels = table[op.kind];
+      const void* plan = kernels.make_plan == nullptr ? nullptr : kernels.make_plan(op, arena);
+      auto& steps = learned_[op.result] ? steps_ : still_;
+      steps.push_back({op, kernels, plan, {}, moves_[op.result], static_cast<int64_t>(steps.size())});
+    }
+    FindAdds();
+    still_memory_ = MemoryOf(still_, Purpose::kScore, true);
+  }
+
+  const Program& program() const { return program_; }
+  const std::vector<Step>& Still() const { return still_; }  // what depends on no parameter, in order
+  const std::vector<Step>& Steps() const { return steps_; }  // all else
+  const Memory& StillMemory() const { return still_memory_; }
+  bool IsLearned(int64_t buffer) const { return learned_[buffer]; }
+  bool Moves(int64_t buffer) const { return moves_[buffer]; }
+  bool IsParameter(int64_t buffer) const { return buffer < program_.parameters; }
+
+  Memory MemoryFor(Purpose purpose) const { return MemoryOf(steps_, purpose, false); }
+
+ private:
+  static constexpr int64_t kEver = std::numeric_limits<int64_t>::max();
+
+  // A gradient that several operations contribute to is written by the first of them on the way back.
+  void FindAdds() {
+    std::vector<bool> written(program_.sizes.size());
+    written[program_.output] = true;  // by the loss
+    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
+      for (int64_t i = 0; i < kMostOperands; ++i) {
+        const int64_t buffer = step->operation.operands[i];
+        if (buffer == kAbsent || !learned_[buffer]) continue;
+        step->adds[i] = written[buffer];
+        written[buffer] = true;
+      }
+    }
+  }
+
+  // Step i runs at time i, and back at 2 n - i; the loss is at time n.
+  Memory MemoryOf(const std::vector<Step>& steps, Purpose purpose, bool still) const {
+    const auto n = static_cast<int64_t>(steps.size());
+    std::vector<MemoryPlan::Array> values(program_.sizes.size()), gradients = values, tangents = values, kept(n);
+    const bool returns = purpose != Purpose::kScore, curved = purpose == Purpose::kHessian;
+    auto use = [](MemoryPlan::Array& array, int64_t size, int64_t time) {
+      array.first = array.size == 0 ? time : std::min(array.first, time);
+      array.last = array.size == 0 ? time : std::max(array.last, time);
+      array.size = size;
+    };
+    for (int64_t i = 0; i < n; ++i) {
+      const Step& step = steps[i];
+      const Operation& op = step.operation;
+      const Traits traits = step.kernels.traits(op);
+      const int64_t back = 2 * n - i;
+      auto touch = [&](int64_t buffer, bool later, bool tangent_later, bool is_result) {
+        if (buffer == kAbsent || IsParameter(buffer) || buffer == program_.Input()) return;
+        const int64_t size = program_.sizes[buffer];
+        if (!still && !learned_[buffer]) return;  // it lies with what is still
+        use(values[buffer], size, i);
+        if (still) use(values[buffer], size, kEver);
+        if (later && returns) use(values[buffer], size, curved ? kEver : back);
+        if (moves_[buffer] && curved) {
+          use(tangents[buffer], size, i);
+          if (tangent_later) use(tangents[buffer], size, kEver);
+        }
+        if (returns && !still) {
+          use(gradients[buffer], size, back);
+          if (is_result && traits.gradient && curved) use(gradients[buffer], size, kEver);
+        }
+      };
+      for (const int64_t operand : op.operands) touch(operand, traits.operands, traits.operand_tangents, false);
+      touch(op.result, traits.result, traits.result_tangent, true);
+      if (step.kernels.kept_size != nullptr) use(kept[i], step.kernels.kept_size(op), i);
+      if (returns && kept[i].size > 0) use(kept[i], kept[i].size, curved ? kEver : back);
+    }
+    if (!still) {
+      const int64_t out = program_.output, size = program_.sizes[out];
+      if (learned_[out] && !IsParameter(out)) use(values[out], size, n);
+      if (learned_[out] && returns) use(gradients[out], size, n);
+      if (moves_[out] && curved) use(tangents[out], size, n);
+    }
+    std::vector<MemoryPlan::Array> gradient_tangents = gradients;
+    for (auto& array : gradient_tangents) array.last = std::min(array.last, 2 * n + 1);
+    return {MemoryPlan(values), MemoryPlan(gradients), MemoryPlan(kept), MemoryPlan(curved ? tangents : Nothing()),
+            MemoryPlan(curved ? gradient_tangents : Nothing())};
+  }
+
+  std::vector<MemoryPlan::Array> Nothing() const { return std::vector<MemoryPlan::Array>(program_.sizes.size()); }
+
+  const Program& program_;
+  std::vector<bool> learned_, moves_;  // buffers: whether a parameter, or one that adapts, reaches them
+  std::vector<Step> still_, steps_;
+  Memory still_memory_;
+};
+
+}  // namespace maml_fast

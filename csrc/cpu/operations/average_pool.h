@@ -1,0 +1,67 @@
+// Weighted sums over rectangles of channels-last images: average pools, adaptive ones too.
+//
+// numbers: images, channels, height, width, output height, output width, then first and past-the-last row of every
+// output row's rectangles, and the same of columns. factors: of every output pixel.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/operations/linear.h"
+#include "cpu/simd.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct AveragePoolMap {
+  static void Apply(const Operation& op, const Scalar* const* from, Scalar* to) {
+    ForOutputs(op, [&](int64_t channels, int64_t out, Scalar factor, const auto& for_pixels) {
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
+        Vec<Scalar> sum{};
+        for_pixels([&](int64_t in) { sum += Load(from[0] + in + c, lanes); });
+        Store(to + out + c, factor * sum, lanes);
+      });
+    });
+  }
+
+  static void Transpose(const Operation& op, int64_t, const Scalar* gradient, bool adds, Scalar* to) {
+    if (!adds) std::fill_n(to, op.numbers[0] * op.numbers[1] * op.numbers[2] * op.numbers[3], Scalar{0});
+    ForOutputs(op, [&](int64_t channels, int64_t out, Scalar factor, const auto& for_pixels) {
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
+        const Vec<Scalar> share = factor * Load(gradient + out + c, lanes);
+        for_pixels([&](int64_t in) { Store(to + in + c, Load(to + in + c, lanes) + share, lanes); });
+      });
+    });
+  }
+
+ private:
+  // Calls f(channels, where the output pixel is, its factor, a function that calls another with every pixel of
+  // its rectangle).
+  template <typename F>
+  static void ForOutputs(const Operation& op, const F& f) {
+    const int64_t *n = op.numbers.data(), *rows = n + 6, *cols = rows + 2 * n[4];
+    const int64_t channels = n[1], height = n[2], width = n[3], out_height = n[4], out_width = n[5];
+    for (int64_t image = 0; image < n[0]; ++image) {
+      for (int64_t i = 0; i < out_height; ++i) {
+        for (int64_t j = 0; j < out_width; ++j) {
+          const int64_t out = i * out_width + j;
+          auto for_pixels = [&](const auto& pixel) {
+            for (int64_t h = rows[2 * i]; h < rows[2 * i + 1]; ++h) {
+              for (int64_t w = cols[2 * j]; w < cols[2 * j + 1]; ++w) {
+                pixel(((image * height + h) * width + w) * channels);
+              }
+            }
+          };
+          f(channels, (image * out_height * out_width + out) * channels, static_cast<Scalar>(op.factors[out]),
+            for_pixels);
+        }
+      }
+    }
+  }
+};
+
+template <typename Scalar>
+using AveragePoolPasses = LinearPasses<Scalar, AveragePoolMap<Scalar>>;
+
+}  // namespace
+}  // namespace maml_fast

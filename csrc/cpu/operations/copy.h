@@ -1,0 +1,85 @@
+// A region of one buffer to a region of another: what becomes of transpositions, slices, expansions, joins and padding
+// where an operation needs its operand dense.
+//
+// numbers: scalars of the operand; whether the region is all of the operand, each scalar once; whether to write zeros
+// to all of the result first, and its scalars; the offsets of both regions; then size, stride in the operand and stride
+// in the result of every dimension, outer ones first.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/operations/linear.h"
+#include "cpu/simd.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct CopyMap {
+  static constexpr int64_t kFirstDim = 6;
+
+  struct Dims {
+    const int64_t* numbers;
+    int64_t count;
+
+    int64_t Size(int64_t dim) const { return numbers[3 * dim]; }
+    int64_t From(int64_t dim) const { return numbers[3 * dim + 1]; }
+    int64_t To(int64_t dim) const { return numbers[3 * dim + 2]; }
+  };
+
+  static Dims DimsOf(const Operation& op) {
+    return {op.numbers.data() + kFirstDim, (static_cast<int64_t>(op.numbers.size()) - kFirstDim) / 3};
+  }
+
+  // Calls f(from, to) for the first scalar of every row of the last dimension.
+  template <typename F>
+  static void ForRows(const Dims& dims, int64_t dim, int64_t from, int64_t to, const F& f) {
+    if (dim >= dims.count - 1) return f(from, to);
+    for (int64_t i = 0; i < dims.Size(dim); ++i) {
+      ForRows(dims, dim + 1, from + i * dims.From(dim), to + i * dims.To(dim), f);
+    }
+  }
+
+  static void Apply(const Operation& op, const Scalar* const* from, Scalar* to) {
+    const Dims dims = DimsOf(op);
+    const int64_t n = dims.Size(dims.count - 1), step = dims.From(dims.count - 1), to_step = dims.To(dims.count - 1);
+    if (op.numbers[2] != 0) std::fill_n(to, op.numbers[3], Scalar{0});
+    ForRows(dims, 0, op.numbers[4], op.numbers[5], [&](int64_t source, int64_t dest) {
+      if (from[0] == nullptr) {
+        for (int64_t i = 0; i < n; ++i) to[dest + i * to_step] = 0;
+      } else if (step == 1 && to_step == 1) {
+        ForChannels<Scalar>(
+            n, [&](int64_t i, int64_t lanes) { Store(to + dest + i, Load(from[0] + source + i, lanes), lanes); });
+      } else {
+        for (int64_t i = 0; i < n; ++i) to[dest + i * to_step] = from[0][source + i * step];
+      }
+    });
+  }
+
+  static void Transpose(const Operation& op, int64_t, const Scalar* gradient, bool adds, Scalar* to) {
+    const Dims dims = DimsOf(op);
+    const bool is_all = op.numbers[1] != 0;
+    const int64_t n = dims.Size(dims.count - 1), step = dims.From(dims.count - 1), from_step = dims.To(dims.count - 1);
+    if (!adds && !is_all) std::fill_n(to, op.numbers[0], Scalar{0});
+    const Scalar kept = adds || !is_all ? 1 : 0;
+    ForRows(dims, 0, op.numbers[4], op.numbers[5], [&](int64_t dest, int64_t source) {
+      const Scalar* g = gradient + source;
+      Scalar* sum = to + dest;
+      if (step == 1 && from_step == 1) {
+        ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
+          Store(sum + i, kept != 0 ? Load(sum + i, lanes) + Load(g + i, lanes) : Load(g + i, lanes), lanes);
+        });
+      } else if (kept != 0) {
+        for (int64_t i = 0; i < n; ++i) sum[i * step] += g[i * from_step];
+      } else {
+        for (int64_t i = 0; i < n; ++i) sum[i * step] = g[i * from_step];
+      }
+    });
+  }
+};
+
+template <typename Scalar>
+using CopyPasses = LinearPasses<Scalar, CopyMap<Scalar>>;
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,70 @@
+// The passes of all operations, by their kinds.
+#pragma once
+
+#include "cpu/operation_table.h"
+#include "cpu/operations/add.h"
+#include "cpu/operations/average_pool.h"
+#include "cpu/operations/convolution.h"
+#include "cpu/operations/copy.h"
+#include "cpu/operations/depthwise.h"
+#include "cpu/operations/embedding.h"
+#include "cpu/operations/max_pool.h"
+#include "cpu/operations/multiply.h"
+#include "cpu/operations/norm.h"
+#include "cpu/operations/pointwise.h"
+#include "cpu/operations/softmax.h"
+#include "cpu/operations/sum.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar, typename Op>
+constexpr OperationKernels<Scalar> PassesOf(Traits (*traits)(const Operation&)) {
+  return {Op::Forward, Op::Backward, Op::Tangent, Op::TangentBackward, nullptr, nullptr, traits};
+}
+
+inline Traits OfLinear(const Operation&) { return {}; }
+inline Traits OfProduct(const Operation&) { return {true, false, true, true, false}; }
+inline Traits OfSoftmax(const Operation&) { return {false, true, true, false, true}; }
+inline Traits OfEmbedding(const Operation&) { return {true, false, false, false, false}; }
+
+template <typename Scalar>
+Traits OfPointwise(const Operation& op) {
+  Traits traits{};
+  WithFunction<Scalar>(op, [&](const auto& function) {
+    using Function = std::decay_t<decltype(function)>;
+    const bool is_affine = std::is_same_v<Function, Affine<Scalar>>;
+    traits = {!Function::kOfResult && !is_affine, Function::kOfResult, Function::kCurved, Function::kCurved, false};
+  });
+  return traits;
+}
+
+template <typename Scalar>
+constexpr OperationTable<Scalar> MakeOperations() {
+  OperationTable<Scalar> table{};
+  auto enter = [&](OperationKind kind, const OperationKernels<Scalar>& kernels) constexpr {
+    table.of[static_cast<int64_t>(kind)] = kernels;
+  };
+  enter(OperationKind::kCopy, PassesOf<Scalar, CopyPasses<Scalar>>(OfLinear));
+  enter(OperationKind::kAdd, PassesOf<Scalar, AddPasses<Scalar>>(OfLinear));
+  enter(OperationKind::kMultiply, PassesOf<Scalar, MultiplyPasses<Scalar>>(OfProduct));
+  enter(OperationKind::kPointwise, PassesOf<Scalar, PointwisePasses<Scalar>>(OfPointwise<Scalar>));
+  auto convolution = PassesOf<Scalar, ConvolutionPasses<Scalar>>(OfProduct);
+  convolution.make_plan = ConvolutionPasses<Scalar>::MakePlan;
+  enter(OperationKind::kConvolution, convolution);
+  enter(OperationKind::kDepthwise, PassesOf<Scalar, DepthwisePasses<Scalar>>(OfProduct));
+  auto norm = PassesOf<Scalar, NormPasses<Scalar>>(OfProduct);
+  norm.kept_size = NormPasses<Scalar>::KeptSize;
+  enter(OperationKind::kNorm, norm);
+  auto max_pool = PassesOf<Scalar, MaxPoolPasses<Scalar>>(OfLinear);
+  max_pool.kept_size = MaxPoolPasses<Scalar>::KeptSize;
+  enter(OperationKind::kMaxPool, max_pool);
+  enter(OperationKind::kAveragePool, PassesOf<Scalar, AveragePoolPasses<Scalar>>(OfLinear));
+  enter(OperationKind::kSum, PassesOf<Scalar, SumPasses<Scalar>>(OfLinear));
+  enter(OperationKind::kSoftmax, PassesOf<Scalar, SoftmaxPasses<Scalar>>(OfSoftmax));
+  enter(OperationKind::kEmbedding, PassesOf<Scalar, EmbeddingPasses<Scalar>>(OfEmbedding));
+  return table;
+}
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,76 @@
+// y = f(x) for every scalar by itself.
+//
+// numbers: the function, scalars. factors: the function's parameters.
+#pragma once
+
+#include "cpu/operations/frame.h"
+#include "cpu/operations/functions.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct PointwisePasses {
+  using V = Vec<Scalar>;
+
+  static void Forward(const Frame<Scalar>& f) {
+    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+      ForChannels<Scalar>(f.Number(1), [&](int64_t i, int64_t lanes) {
+        Store(f.result.value + i, function.Value(Load(f[0].value + i, lanes)), lanes);
+      });
+    });
+  }
+
+  static void Tangent(const Frame<Scalar>& f) {
+    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+      ForChannels<Scalar>(f.Number(1), [&](int64_t i, int64_t lanes) {
+        Store(f.result.tangent + i, function.First(Argument(f, function, i, lanes)) * Load(f[0].tangent + i, lanes),
+              lanes);
+      });
+    });
+  }
+
+  static void Backward(const Frame<Scalar>& f) {
+    if (f[0].gradient == nullptr) return;
+    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+      Put(f, f[0].gradient, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+        return function.First(Argument(f, function, i, lanes)) * Load(f.result.gradient + i, lanes);
+      });
+    });
+  }
+
+  static void TangentBackward(const Frame<Scalar>& f) {
+    if (f[0].gradient_tangent == nullptr) return;
+    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+      Put(f, f[0].gradient_tangent, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+        const V argument = Argument(f, function, i, lanes);
+        V sum = function.First(argument) * Load(f.result.gradient_tangent + i, lanes);
+        if constexpr (std::decay_t<decltype(function)>::kCurved) {
+          if (f[0].tangent != nullptr) {
+            sum += function.Second(argument) * Load(f.result.gradient + i, lanes) * Load(f[0].tangent + i, lanes);
+          }
+        }
+        return sum;
+      });
+    });
+  }
+
+ private:
+  // What the derivatives are told by.
+  template <typename Function>
+  static MF_INLINE V Argument(const Frame<Scalar>& f, const Function&, int64_t i, int64_t lanes) {
+    return Load((Function::kOfResult ? f.result.value : f[0].value) + i, lanes);
+  }
+
+  template <typename F>
+  static MF_INLINE void Put(const Frame<Scalar>& f, Scalar* to, const F& share) {
+    const bool adds = f[0].adds;
+    ForChannels<Scalar>(f.Number(1), [&](int64_t i, int64_t lanes) {
+      const V value = share(i, lanes);
+      Store(to + i, adds ? Load(to + i, lanes) + value : value, lanes);
+    });
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast

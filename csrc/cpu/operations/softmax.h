@@ -1,0 +1,110 @@
+// y = softmax(x) over rows of columns, or its logarithm.
+//
+// numbers: rows, columns, whether the logarithm.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/elementary.h"
+#include "cpu/operations/frame.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct SoftmaxPasses {
+  using V = Vec<Scalar>;
+
+  static void Forward(const Frame<Scalar>& f) {
+    ForRows(f, [&](int64_t row, int64_t n) {
+      const Scalar* x = f[0].value + row;
+      Scalar* y = f.result.value + row;
+      Scalar most = x[0];
+      for (int64_t i = 1; i < n; ++i) most = x[i] > most || std::isnan(x[i]) ? x[i] : most;
+      ForChannels<Scalar>(
+          n, [&](int64_t i, int64_t lanes) { Store(y + i, Exp<Scalar>(Load(x + i, lanes) - most), lanes); });
+      const Scalar total = Dot(n, [&](int64_t i, int64_t lanes) { return Load(y + i, lanes); });
+      const Scalar shift = most + std::log(total);
+      ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
+        Store(y + i, IsLog(f) ? Load(x + i, lanes) - shift : Load(y + i, lanes) / total, lanes);
+      });
+    });
+  }
+
+  static void Tangent(const Frame<Scalar>& f) {
+    ForRows(f, [&](int64_t row, int64_t n) {
+      const Scalar *x_tangent = f[0].tangent + row, *y = f.result.value + row;
+      Scalar* y_tangent = f.result.tangent + row;
+      const Scalar mean =
+          Dot(n, [&](int64_t i, int64_t lanes) { return Probability(f, y, i, lanes) * Load(x_tangent + i, lanes); });
+      ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
+        const V change = Load(x_tangent + i, lanes) - mean;
+        Store(y_tangent + i, IsLog(f) ? change : Load(y + i, lanes) * change, lanes);
+      });
+    });
+  }
+
+  static void Backward(const Frame<Scalar>& f) {
+    if (f[0].gradient == nullptr) return;
+    ForRows(f, [&](int64_t row, int64_t n) {
+      const Scalar *g = f.result.gradient + row, *y = f.result.value + row;
+      const Scalar sum = Dot(n, [&](int64_t i, int64_t lanes) {
+        return IsLog(f) ? Load(g + i, lanes) : Load(g + i, lanes) * Load(y + i, lanes);
+      });
+      Put(f, f[0].gradient + row, n, [&](int64_t i, int64_t lanes) {
+        const V p = Probability(f, y, i, lanes), here = Load(g + i, lanes);
+        return IsLog(f) ? here - p * sum : p * (here - sum);
+      });
+    });
+  }
+
+  static void TangentBackward(const Frame<Scalar>& f) {
+    if (f[0].gradient_tangent == nullptr) return;
+    ForRows(f, [&](int64_t row, int64_t n) {
+      const Scalar *g = f.result.gradient + row, *h = f.result.gradient_tangent + row, *y = f.result.value + row;
+      const Scalar* y_tangent = f.result.tangent == nullptr ? nullptr : f.result.tangent + row;
+      auto moved = [&](int64_t i, int64_t lanes) { return y_tangent == nullptr ? V{} : Load(y_tangent + i, lanes); };
+      const Scalar sum = Dot(n, [&](int64_t i, int64_t lanes) {
+        return IsLog(f) ? Load(g + i, lanes) : Load(g + i, lanes) * Load(y + i, lanes);
+      });
+      const Scalar sum_tangent = Dot(n, [&](int64_t i, int64_t lanes) {
+        const V here = Load(h + i, lanes);
+        return IsLog(f) ? here : here * Load(y + i, lanes) + Load(g + i, lanes) * moved(i, lanes);
+      });
+      Put(f, f[0].gradient_tangent + row, n, [&](int64_t i, int64_t lanes) {
+        const V p = Probability(f, y, i, lanes);
+        if (IsLog(f)) return Load(h + i, lanes) - p * sum_tangent - p * moved(i, lanes) * sum;
+        return p * (Load(h + i, lanes) - sum_tangent) + moved(i, lanes) * (Load(g + i, lanes) - sum);
+      });
+    });
+  }
+
+ private:
+  static bool IsLog(const Frame<Scalar>& f) { return f.Number(2) != 0; }
+
+  static V Probability(const Frame<Scalar>& f, const Scalar* y, int64_t i, int64_t lanes) {
+    return IsLog(f) ? Exp<Scalar>(Load(y + i, lanes)) : Load(y + i, lanes);
+  }
+
+  template <typename F>
+  static void ForRows(const Frame<Scalar>& f, const F& row) {
+    for (int64_t r = 0; r < f.Number(0); ++r) row(r * f.Number(1), f.Number(1));
+  }
+
+  template <typename F>
+  static Scalar Dot(int64_t n, const F& term) {
+    V sum{};
+    ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) { sum += KeepFirst<Scalar>(term(i, lanes), lanes); });
+    return SumOfLanes<Scalar>(sum);
+  }
+
+  template <typename F>
+  static void Put(const Frame<Scalar>& f, Scalar* to, int64_t n, const F& share) {
+    ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
+      Store(to + i, f[0].adds ? Load(to + i, lanes) + share(i, lanes) : share(i, lanes), lanes);
+    });
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast

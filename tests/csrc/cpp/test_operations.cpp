@@ -1,0 +1,298 @@
+// Every operation of programs: its result against a plain form, and each further pass against central differences of
+// the one before. Backward is the transpose of Tangent, and TangentBackward the derivative of Backward; in float the
+// same as in double, up to rounding.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "core/program_check.h"
+#include "cpu/arena.h"
+#include "every_instruction_set.h"
+#include "plain_block.h"
+
+namespace maml_fast {
+namespace {
+
+// Behind every array there is room that kernels may read.
+constexpr int64_t kSlack = 16;
+
+template <typename Scalar>
+using Array = std::vector<Scalar>;
+
+template <typename Scalar>
+Array<Scalar> WithSlack(const Values& values) {
+  Array<Scalar> array(values.begin(), values.end());
+  array.resize(values.size() + kSlack);
+  return array;
+}
+
+struct Case {
+  std::string name;
+  Operation op;
+  bool positive = false;  // the operand must be
+  bool whole = false;     // the second operand holds indices
+};
+
+// What an operation is given: values and tangents of the operands, and gradient and its tangent at the result.
+struct Given {
+  Values value[kMostOperands], tangent[kMostOperands], gradient, gradient_tangent;
+};
+
+struct Taken {
+  Values result, tangent, gradient[kMostOperands], gradient_tangent[kMostOperands];
+};
+
+int64_t SizeOf(const Case& c, int64_t operand) {
+  return c.op.operands[operand] == kAbsent ? 0 : ExpectedSizesOf(c.op).operands[operand];
+}
+
+Given RandomGiven(const Case& c) {
+  Given given;
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    const auto seed = static_cast<unsigned>(10 * i);
+    given.value[i] = Random(SizeOf(c, i), seed + 1);
+    given.tangent[i] = Random(SizeOf(c, i), seed + 2);
+  }
+  if (c.positive) {
+    for (double& value : given.value[0]) value = 0.2 + std::abs(value);
+  }
+  if (c.whole) {
+    const double entries = static_cast<double>(c.op.numbers[1]);
+    for (double& value : given.value[1]) value = std::floor(std::fmod(std::abs(value) * 10, entries));
+    std::fill(given.tangent[1].begin(), given.tangent[1].end(), 0.0);
+  }
+  given.gradient = Random(ExpectedSizesOf(c.op).result, 41);
+  given.gradient_tangent = Random(ExpectedSizesOf(c.op).result, 42);
+  return given;
+}
+
+// All four passes. With `adds` gradients are added to 1.
+template <typename Scalar>
+Taken Run(const Case& c, const CpuKernels& kernels, const Given& given, bool adds = false, bool moves = true) {
+  ArenaScope arena;
+  const OperationKernels<Scalar>& passes = kernels.Of<Scalar>().operations[c.op.kind];
+  const int64_t n = ExpectedSizesOf(c.op).result;
+  Array<Scalar> value[kMostOperands], tangent[kMostOperands], gradient[kMostOperands], second[kMostOperands];
+  Array<Scalar> result(n + kSlack), result_tangent(n + kSlack);
+  const auto g = WithSlack<Scalar>(given.gradient), h = WithSlack<Scalar>(given.gradient_tangent);
+  Array<Scalar> kept(kSlack + (passes.kept_size == nullptr ? 0 : passes.kept_size(c.op)));
+  const void* plan = passes.make_plan == nullptr ? nullptr : passes.make_plan(c.op, arena);
+  Frame<Scalar> frame{c.op, plan, {}, {result.data(), nullptr, nullptr, nullptr}, kept.data()};
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    if (c.op.operands[i] == kAbsent) continue;
+    value[i] = WithSlack<Scalar>(given.value[i]);
+    tangent[i] = WithSlack<Scalar>(given.tangent[i]);
+    gradient[i].assign(value[i].size(), Scalar{1});
+    second[i].assign(value[i].size(), Scalar{1});
+    frame.operands[i].value = value[i].data();
+    frame.operands[i].adds = adds;
+  }
+  passes.forward(frame);
+  const bool has_gradient[] = {true, !c.whole, true};
+  frame.result.gradient = g.data();
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    if (has_gradient[i] && !gradient[i].empty()) frame.operands[i].gradient = gradient[i].data();
+  }
+  passes.backward(frame);
+  frame.result.gradient_tangent = h.data();
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    if (moves && has_gradient[i] && !tangent[i].empty()) frame.operands[i].tangent = tangent[i].data();
+    if (has_gradient[i] && !second[i].empty()) frame.operands[i].gradient_tangent = second[i].data();
+  }
+  if (moves) {
+    frame.result.tangent = result_tangent.data();
+    passes.tangent(frame);
+  }
+  passes.tangent_backward(frame);
+  auto trimmed = [](const Array<Scalar>& array) {
+    return array.empty() ? Values{} : Values(array.begin(), array.end() - kSlack);
+  };
+  Taken taken{trimmed(result), trimmed(result_tangent), {}, {}};
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    if (!has_gradient[i]) continue;
+    taken.gradient[i] = trimmed(gradient[i]);
+    taken.gradient_tangent[i] = trimmed(second[i]);
+  }
+  return taken;
+}
+
+double Dot(const Values& a, const Values& b) {
+  double sum = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+void CheckNear(const Values& got, const Values& expected, double tolerance, const std::string& what) {
+  CHECK_EQ(got.size(), expected.size());
+  double scale = 1;
+  for (const double value : expected) scale = std::max(scale, std::abs(value));
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (std::abs(got[i] - expected[i]) <= tolerance * scale) continue;
+    std::cerr << what << ", scalar " << i << ": " << got[i] << " is not " << expected[i] << "\n";
+    CHECK(false);
+  }
+}
+
+// All that is given, moved along the tangents.
+Given Moved(Given given, double step) {
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    for (size_t j = 0; j < given.value[i].size(); ++j) given.value[i][j] += step * given.tangent[i][j];
+  }
+  for (size_t j = 0; j < given.gradient.size(); ++j) given.gradient[j] += step * given.gradient_tangent[j];
+  return given;
+}
+
+Values Difference(const Values& more, const Values& less, double step) {
+  Values difference(more.size());
+  for (size_t i = 0; i < more.size(); ++i) difference[i] = (more[i] - less[i]) / (2 * step);
+  return difference;
+}
+
+void CheckOperation(const Case& c, const CpuKernels& kernels) {
+  constexpr double kStep = 1e-5, kTolerance = 1e-6;
+  Program program;
+  program.operations.push_back(c.op);
+  program.sizes = {SizeOf(c, 0), SizeOf(c, 1), SizeOf(c, 2), ExpectedSizesOf(c.op).result};
+  CHECK_EQ(FirstMisfit(program), -1);
+  const Given given = RandomGiven(c);
+  const Taken taken = Run<double>(c, kernels, given);
+  const Taken more = Run<double>(c, kernels, Moved(given, kStep)), less = Run<double>(c, kernels, Moved(given, -kStep));
+  CheckNear(taken.tangent, Difference(more.result, less.result, kStep), kTolerance, c.name + ": tangent");
+  double transposed = 0;
+  for (int64_t i = 0; i < kMostOperands; ++i) transposed += Dot(taken.gradient[i], given.tangent[i]);
+  CheckNear({transposed}, {Dot(taken.tangent, given.gradient)}, 1e-10, c.name + ": backward");
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    CheckNear(taken.gradient_tangent[i], Difference(more.gradient[i], less.gradient[i], kStep), kTolerance,
+              c.name + ": tangent of the gradient at operand " + std::to_string(i));
+  }
+  // Where nothing moves, the gradient's tangent flows back as a gradient does.
+  Given still = given;
+  still.gradient = given.gradient_tangent;
+  const Taken backward = Run<double>(c, kernels, still), resting = Run<double>(c, kernels, given, false, false);
+  const Taken added = Run<double>(c, kernels, given, true), in_float = Run<float>(c, kernels, given);
+  CheckNear(in_float.result, taken.result, 1e-5, c.name + ": in float");
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    CheckNear(resting.gradient_tangent[i], backward.gradient[i], 1e-12, c.name + ": at rest");
+    for (const auto& [sum, one] : {std::pair{added.gradient[i], taken.gradient[i]},
+                                   std::pair{added.gradient_tangent[i], taken.gradient_tangent[i]}}) {
+      Values with_one = one;
+      for (double& value : with_one) value += 1;
+      CheckNear(sum, with_one, 1e-12, c.name + ": added");
+    }
+    CheckNear(in_float.gradient[i], taken.gradient[i], 1e-4, c.name + ": gradient in float");
+    CheckNear(in_float.gradient_tangent[i], taken.gradient_tangent[i], 1e-3, c.name + ": its tangent in float");
+  }
+}
+
+Operation Of(OperationKind kind, int64_t operands, std::vector<int64_t> numbers, std::vector<double> factors = {}) {
+  Operation op{kind, {kAbsent, kAbsent, kAbsent}, 3, std::move(numbers), std::move(factors)};
+  for (int64_t i = 0; i < operands; ++i) op.operands[i] = i;
+  return op;
+}
+
+Operation Function(FunctionKind function, std::vector<double> parameters = {}) {
+  return Of(OperationKind::kPointwise, 1, {static_cast<int64_t>(function), 37}, std::move(parameters));
+}
+
+std::vector<Case> Functions() {
+  return {
+      {"affine", Function(FunctionKind::kAffine, {-1.5, 2.0})},
+      {"relu", Function(FunctionKind::kLeakyRelu, {0.0})},
+      {"leaky relu", Function(FunctionKind::kLeakyRelu, {0.2})},
+      {"clamp", Function(FunctionKind::kClamp, {-0.5, 0.8, 1.0})},
+      {"elu", Function(FunctionKind::kElu, {1.3, 1.0, 0.7})},
+      {"tanh", Function(FunctionKind::kTanh)},
+      {"sigmoid", Function(FunctionKind::kSigmoid)},
+      {"exp", Function(FunctionKind::kExp)},
+      {"log", Function(FunctionKind::kLog), true},
+      {"sqrt", Function(FunctionKind::kSqrt), true},
+      {"reciprocal", Function(FunctionKind::kReciprocal), true},
+      {"square", Function(FunctionKind::kSquare)},
+      {"sine", Function(FunctionKind::kSine)},
+      {"cosine", Function(FunctionKind::kCosine)},
+      {"silu", Function(FunctionKind::kSilu)},
+      {"gelu", Function(FunctionKind::kGelu)},
+      {"tanh gelu", Function(FunctionKind::kTanhGelu)},
+      {"softplus", Function(FunctionKind::kSoftplus, {2.0, 3.0})},
+      {"log sigmoid", Function(FunctionKind::kLogSigmoid)},
+      {"mish", Function(FunctionKind::kMish)},
+      {"hard swish", Function(FunctionKind::kHardSwish)},
+  };
+}
+
+// Images of 5 x 6 pixels and 11 channels, two of them.
+std::vector<Case> Operations() {
+  using Kind = OperationKind;
+  std::vector<Case> cases = Functions();
+  const std::vector<Case> others = {
+      {"transposition", Of(Kind::kCopy, 1, {42, 1, 0, 42, 0, 0, 6, 1, 7, 7, 6, 1})},
+      {"slice", Of(Kind::kCopy, 1, {60, 0, 0, 24, 6, 0, 2, 30, 12, 12, 1, 1})},
+      {"expansion", Of(Kind::kCopy, 1, {7, 0, 0, 21, 0, 0, 3, 0, 7, 7, 1, 1})},
+      {"padding", Of(Kind::kCopy, 1, {12, 1, 1, 30, 0, 7, 3, 4, 6, 4, 1, 1})},
+      {"sum of two", Of(Kind::kAdd, 2, {1, 45, 1}, {1.0, -0.5})},
+      {"sum with a row", Of(Kind::kAdd, 2, {4, 13, 1}, {2.0, 1.0})},
+      {"sum with columns", Of(Kind::kAdd, 2, {2, 3, 9}, {1.0, 3.0})},
+      {"multiple", Of(Kind::kAdd, 1, {1, 21, 1}, {0.3, 0.0})},
+      {"product of two", Of(Kind::kMultiply, 2, {1, 45, 1})},
+      {"product with a row", Of(Kind::kMultiply, 2, {4, 13, 1})},
+      {"product with columns", Of(Kind::kMultiply, 2, {2, 3, 9})},
+      {"convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 5, 6, 11, 3, 1, 1})},
+      {"strided convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 7, 6, 16, 3, 2, 1})},
+      {"winograd's convolution", Of(Kind::kConvolution, 2, {1, 2, 16, 12, 12, 16, 3, 1, 1})},
+      {"linear", Of(Kind::kConvolution, 3, {1, 7, 13, 1, 1, 5, 1, 1, 0})},
+      {"to one output", Of(Kind::kConvolution, 3, {1, 7, 40, 1, 1, 1, 1, 1, 0})},
+      {"products of matrices", Of(Kind::kConvolution, 2, {3, 4, 6, 1, 1, 5, 1, 1, 0})},
+      {"depthwise", Of(Kind::kDepthwise, 3, {2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1})},
+      {"batch norm", Of(Kind::kNorm, 3, {1, 60, 11, 11}, {1e-3})},
+      {"batch norm of many", Of(Kind::kNorm, 3, {1, 300, 5, 5}, {1e-3})},
+      {"group norm", Of(Kind::kNorm, 3, {2, 30, 12, 4}, {1e-3})},
+      {"instance norm", Of(Kind::kNorm, 1, {2, 30, 11, 11}, {1e-3})},
+      {"layer norm", Of(Kind::kNorm, 3, {6, 1, 21, 1}, {1e-3})},
+      {"max pool", Of(Kind::kMaxPool, 1, {2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1})},
+      {"average pool", Of(Kind::kAveragePool, 1, {2, 11, 5, 6, 2, 1, 0, 3, 2, 5, 1, 6}, {0.1, 0.2})},
+      {"mean over rows", Of(Kind::kSum, 1, {2, 6, 11}, {1.0 / 6})},
+      {"sum over columns", Of(Kind::kSum, 1, {5, 21, 1}, {1.0})},
+      {"softmax", Of(Kind::kSoftmax, 1, {3, 11, 0})},
+      {"log softmax", Of(Kind::kSoftmax, 1, {3, 11, 1})},
+      {"embedding", Of(Kind::kEmbedding, 2, {6, 5, 11, -1}), false, true},
+  };
+  cases.insert(cases.end(), others.begin(), others.end());
+  return cases;
+}
+
+// What has no second writer is one of the values above; these don't fit.
+void CheckMisfits() {
+  using Kind = OperationKind;
+  const std::vector<Operation> wrong = {
+      Of(Kind::kCopy, 1, {42, 1, 0, 42, 0, 1, 6, 1, 7, 7, 6, 1}),      // beyond the result
+      Of(Kind::kCopy, 1, {42, 1, 0, 42, 2, 0, 6, 1, 7, 7, 6, 1}),      // beyond the operand
+      Of(Kind::kConvolution, 1, {1, 2, 3, 5, 6, 11, 3, 1, 1}),         // no filters
+      Of(Kind::kConvolution, 2, {1, 2, 3, 5, 6, 11, 9, 1, 1}),         // larger than the images
+      Of(Kind::kNorm, 1, {2, 30, 11, 3}, {1e-3}),                      // no whole groups
+      Of(Kind::kPointwise, 1, {99, 5}),                                // no such function
+      Of(Kind::kAveragePool, 1, {1, 1, 2, 2, 1, 1, 0, 3, 0, 2}, {1}),  // beyond the image
+      Of(Kind::kAdd, 2, {1, 4}),                                       // a number is missing
+  };
+  for (const Operation& op : wrong) {
+    Program program;
+    program.operations.push_back(op);
+    const ExpectedSizes sizes = ExpectedSizesOf(op);
+    program.sizes = {sizes.operands[0], sizes.operands[1], sizes.operands[2], sizes.result};
+    CHECK_EQ(FirstMisfit(program), 0);
+  }
+}
+
+void CheckOperations(const CpuKernels& kernels) {
+  for (const Case& c : Operations()) CheckOperation(c, kernels);
+}
+
+}  // namespace
+}  // namespace maml_fast
+
+int main() {
+  maml_fast::CheckMisfits();
+  maml_fast::ForEveryInstructionSet(maml_fast::CheckOperations);
+  return 0;
+}
