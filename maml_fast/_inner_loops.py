@@ -12,7 +12,6 @@ from maml_fast import native
 
 __all__ = [
     "InnerLoopsResult",
-    "LossDescription",
     "LoweredModel",
     "NetDescription",
     "inner_loops",
@@ -125,17 +124,9 @@ class LoweredModel(NamedTuple):
     query: tuple[list[int], list[float]]
 
 
-class LossDescription(NamedTuple):
-    """A loss in numbers: 0 for cross-entropy, and its classes, or 1 for the mean squared error, and 1."""
-
-    name: int
-    classes: int
-    smoothing: float
-
-
 def program_loops(
     model: LoweredModel,
-    loss: LossDescription,
+    classes: int,
     theta: Sequence[Tensor],
     episodes: Sequence[Tensor],
     rates: Sequence[Tensor],
@@ -151,8 +142,8 @@ def program_loops(
 ) -> InnerLoopsResult:
     """Adapt a recorded model from ``theta`` to every task, as :func:`inner_loops` does a net of conv blocks.
 
-    Inputs are [T, N, ...] of the parameters' type, targets labels in int64 (-100: do not count), or values of that
-    type.
+    Inputs are [T, N, ...] of the parameters' type, targets labels in int64, or values of that type. ``classes``: labels
+    must be below this, or -100; 0: they may be any.
 
     Raises:
         RuntimeError: anything is not as described, a label is none of the classes, or inputs hold NaN or infinity.
@@ -164,8 +155,7 @@ def program_loops(
         model.layouts,
         *model.support,
         *model.query,
-        [loss.name, loss.classes],
-        loss.smoothing,
+        classes,
         [rate.contiguous() for rate in rates],
         list(rate_needs_gradient),
         *options,
@@ -203,4 +193,4 @@ def _register_shapes() -> None:
 
     @torch.library.register_fake("maml_fast::program_loops")
     def _(*a: Any) -> Any:
-        return shapes(a[0], a[1], a[12], a[13], a[14], a[20])
+        return shapes(a[0], a[1], a[11], a[12], a[13], a[19])

@@ -12,7 +12,6 @@ from maml_fast import _conv_block, native, reference
 from maml_fast._conv_block import Arithmetic, convolved_extent, output_extent
 from maml_fast._inner_loops import (
     InnerLoopsResult,
-    LossDescription,
     LoweredModel,
     NetDescription,
     inner_loops,
@@ -22,7 +21,6 @@ from maml_fast.arguments import flag, number, optional, takes, tensor, whole
 
 __all__ = [
     "InnerLoopsResult",
-    "LossDescription",
     "LoweredModel",
     "NetDescription",
     "conv_block",

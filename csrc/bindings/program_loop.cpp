@@ -43,15 +43,22 @@ class Reader {
   size_t at_ = 0, factor_ = 0;
 };
 
-// parameters, output, sizes of all buffers, and of every operation kind, operands, result, numbers and factors.
+// parameters, output, logits, classes, sizes of all buffers, and of every operation kind, operands, result, numbers and
+// factors.
 Program ReadProgram(const Integers& numbers, const Floats& factors) {
   Reader reader(numbers, factors);
   Program program;
   program.parameters = reader.Next();
   program.output = reader.Next();
+  program.logits = reader.Next();
+  program.classes = reader.Next();
   program.sizes = reader.Next(reader.Next());
   auto is_buffer = [&](int64_t buffer) { return buffer >= 0 && buffer < program.Buffers(); };
-  STD_TORCH_CHECK(is_buffer(program.Input()) && is_buffer(program.output), "the program has no input or no output");
+  STD_TORCH_CHECK(is_buffer(program.Targets()) && is_buffer(program.output) && program.sizes[program.output] == 1,
+                  "the program has no inputs, or no output");
+  STD_TORCH_CHECK(program.logits == kAbsent || (is_buffer(program.logits) && program.classes >= 1 &&
+                                                program.sizes[program.logits] % program.classes == 0),
+                  "the program's logits are no classes");
   for (int64_t left = reader.Next(); left > 0; --left) {
     Operation op{};
     op.kind = static_cast<OperationKind>(reader.Next());
@@ -61,7 +68,7 @@ Program ReadProgram(const Integers& numbers, const Floats& factors) {
       STD_TORCH_CHECK(operand == kAbsent || is_buffer(operand), "an operand is no buffer");
     }
     op.result = reader.Next();
-    STD_TORCH_CHECK(is_buffer(op.result) && op.result > program.Input(), "a result is no buffer to write to");
+    STD_TORCH_CHECK(is_buffer(op.result) && op.result > program.Targets(), "a result is no buffer to write to");
     op.numbers = reader.Next(reader.Next());
     op.factors = reader.NextFactors(reader.Next());
     program.operations.push_back(op);
@@ -93,9 +100,34 @@ std::vector<Sizes> SizesOf(const Tensors& theta, const Parameters& parameters) {
   return sizes;
 }
 
+// Labels, checked, or none; and the same, or values, in scalars.
+template <typename Scalar>
+struct TargetTensor {
+  Integers labels;
+  std::vector<Scalar> scalars;
+  const Scalar* values = nullptr;
+
+  // classes: that labels must be of; 0: they are not looked at.
+  TargetTensor(const Tensor& y, const char* name, const Tensor& x, const Program& program, int64_t classes) {
+    const int64_t tasks = x.size(0), of_task = program.sizes[program.Targets()];
+    if (y.scalar_type() != ScalarType::Long) {
+      STD_TORCH_CHECK(program.logits == kAbsent, name, " must be int64 labels: predictions are judged by them");
+      values = Finite<Scalar>(y, name, tasks * of_task, x);
+      return;
+    }
+    labels = Labels(y, name, tasks, of_task, classes);
+    scalars.assign(labels.begin(), labels.end());
+    values = scalars.data();
+    STD_TORCH_CHECK(program.logits == kAbsent || program.sizes[program.logits] == of_task * program.classes, name,
+                    " must have a label for every prediction");
+  }
+
+  Targets<Scalar> Get() const { return {labels.data(), values}; }
+};
+
 LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, Integers layouts,
-                         Integers support, Floats support_factors, Integers query, Floats query_factors, Integers loss,
-                         double smoothing, Tensors rates, Bools rate_needs_gradient, Integers scored,
+                         Integers support, Floats support_factors, Integers query, Floats query_factors,
+                         int64_t classes, Tensors rates, Bools rate_needs_gradient, Integers scored,
                          Floats step_weights, int64_t steps, bool second_order, int64_t tasks_at_once,
                          int64_t steps_kept, bool needs_gradient) {
   const Parameters parameters = ReadLayouts(layouts);
@@ -103,39 +135,28 @@ LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry
   STD_TORCH_CHECK(theta.size() == parameters.places.size() && of_support.parameters == of_queries.parameters &&
                       static_cast<size_t>(of_support.parameters) == theta.size(),
                   "every parameter needs a value and a layout");
-  STD_TORCH_CHECK(loss.size() == 2 && x_spt.dim() >= 2 && x_spt.size(0) >= 1,
-                  "there is no loss, or there are no tasks");
+  for (size_t p = 0; p < parameters.places.size(); ++p) {
+    STD_TORCH_CHECK(parameters.places[p].size == of_support.sizes[p] && of_support.sizes[p] == of_queries.sizes[p],
+                    "a layout is not of its parameter's size");
+  }
+  STD_TORCH_CHECK(x_spt.dim() >= 2 && x_spt.size(0) >= 1, "there are no tasks");
   const LoopOptions options{rate_needs_gradient, scored,        step_weights, steps,
                             second_order,        tasks_at_once, steps_kept,   needs_gradient};
   options.Check(theta.size(), rates.size());
-  const Model model{of_support, of_queries, {static_cast<LossName>(loss[0]), loss[1], smoothing}};
-  const int64_t tasks = x_spt.size(0), classes = model.loss.classes;
-  const bool has_labels = model.loss.name == LossName::kCrossEntropy;
-  auto targets_of = [&](const Program& program) {
-    return has_labels ? program.sizes[program.output] / classes : program.sizes[program.output];
-  };
-  const int64_t n_support = targets_of(of_support), n_query = targets_of(of_queries);
-  Integers labels_spt, labels_qry;
-  if (has_labels) {
-    STD_TORCH_CHECK(classes >= 1, "there are no classes");
-    labels_spt = Labels(y_spt, "y_spt", tasks, n_support, classes);
-    labels_qry = Labels(y_qry, "y_qry", tasks, n_query, classes);
-  }
+  const int64_t tasks = x_spt.size(0);
   return WithScalar(x_spt, [&](auto zero) -> LoopTensors {
     using Scalar = decltype(zero);
     Loops<Scalar> loops(options, theta, SizesOf(theta, parameters), rates, x_spt);
+    const TargetTensor<Scalar> y_of_support(y_spt, "y_spt", x_spt, of_support, classes);
+    const TargetTensor<Scalar> y_of_queries(y_qry, "y_qry", x_spt, of_queries, classes);
     auto inputs = [&](const Tensor& t, const char* name, const Program& program) {
       return Finite<Scalar>(t, name, tasks * program.sizes[program.Input()], x_spt);
     };
-    auto targets = [&](const Tensor& t, const char* name, const Integers& labels, int64_t of_task) {
-      if (has_labels) return Targets<Scalar>{labels.data(), nullptr};
-      return Targets<Scalar>{nullptr, Finite<Scalar>(t, name, tasks * of_task, x_spt)};
-    };
-    RunInnerLoops(loops.Args(parameters, inputs(x_spt, "x_spt", of_support), inputs(x_qry, "x_qry", of_queries),
-                             n_support, n_query, targets(y_spt, "y_spt", labels_spt, n_support),
-                             targets(y_qry, "y_qry", labels_qry, n_query), n_support, n_query),
-                  model, Kernels().Of<Scalar>(), TorchPool());
-    return loops.Results(has_labels ? Counted(labels_qry, tasks) : torch::stable::empty({0}, ScalarType::Long));
+    const auto args = loops.Args(parameters, inputs(x_spt, "x_spt", of_support), inputs(x_qry, "x_qry", of_queries),
+                                 x_spt.size(1), x_qry.size(1), y_of_support.Get(), y_of_queries.Get(),
+                                 of_support.sizes[of_support.Targets()], of_queries.sizes[of_queries.Targets()]);
+    RunInnerLoops(args, Model{of_support, of_queries}, Kernels().Of<Scalar>(), TorchPool());
+    return loops.Results(Counted(y_of_queries.labels, tasks));
   });
 }
 
@@ -144,7 +165,7 @@ LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry
 STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
   m.def(
       "program_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] layouts, "
-      "int[] support, float[] support_factors, int[] query, float[] query_factors, int[] loss, float smoothing, "
+      "int[] support, float[] support_factors, int[] query, float[] query_factors, int classes, "
       "Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, bool second_order, "
       "int tasks_at_once, int steps_kept, bool needs_gradient) "
       "-> (Tensor objective, Tensor losses, Tensor correct, Tensor predictions, Tensor[] gradient, Tensor[] "

@@ -109,16 +109,8 @@ struct RateArgs {
   }
 };
 
-enum class LossName : int64_t { kCrossEntropy, kSquaredError };
-
-// A loss, as PyTorch's functions with its mean over what counts.
-struct LossKind {
-  LossName name;
-  int64_t classes;   // cross-entropy: outputs are [rows, classes]
-  double smoothing;  // likewise: of the labels
-};
-
-// What a task's outputs shall be: labels, classes or kIgnored, or values.
+// What a task's outputs shall be: labels, by which predictions are judged, or null; and the same, or values, in
+// scalars, as programs read them.
 template <typename Scalar>
 struct Targets {
   const int64_t* labels;

@@ -1,7 +1,8 @@
 // The vocabulary of recorded models: a program is a list of operations on buffers, for one task's inputs.
 //
 // A buffer is a flat array of scalars. The first buffers are the parameters, in the order of the flat vector, the next
-// one is the input, and every other is the result of an operation, or of several that write to different parts of it.
+// two are the inputs and the targets, and every other is the result of an operation, or of several that write to
+// different parts of it. The output is one scalar, the loss.
 // Images are channels-last, as everywhere in the kernels; how a tensor of PyTorch lies in its buffer is known to
 // maml_fast/lowering alone, which writes the programs.
 #pragma once
@@ -26,6 +27,7 @@ enum class OperationKind : int64_t {
   kSum,
   kSoftmax,
   kEmbedding,
+  kPick,
   kCount,
 };
 
@@ -51,12 +53,15 @@ enum class FunctionKind : int64_t {
   kLogSigmoid,
   kMish,
   kHardSwish,
+  kEqual,
+  kAbs,
+  kHuber,
   kCount,
 };
 
 // Whether it takes so many parameters.
 inline bool FunctionHas(int64_t function, size_t parameters) {
-  constexpr size_t kParameters[] = {2, 1, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0};
+  constexpr size_t kParameters[] = {2, 1, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 1};
   static_assert(std::size(kParameters) == static_cast<size_t>(FunctionKind::kCount));
   return function >= 0 && function < static_cast<int64_t>(FunctionKind::kCount) && kParameters[function] == parameters;
 }
@@ -76,9 +81,12 @@ struct Program {
   std::vector<int64_t> sizes;  // of the buffers, in scalars
   int64_t parameters = 0;      // the buffers [0, parameters)
   int64_t output = kAbsent;
+  int64_t logits = kAbsent;  // [predictions, classes], where predictions are judged by labels
+  int64_t classes = 0;
   std::vector<Operation> operations;
 
   int64_t Input() const { return parameters; }
+  int64_t Targets() const { return parameters + 1; }
   int64_t Buffers() const { return static_cast<int64_t>(sizes.size()); }
 };
 

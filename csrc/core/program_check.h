@@ -96,6 +96,9 @@ inline ExpectedSizes ExpectedSizesOf(const Operation& op) {
     case OperationKind::kEmbedding:
       if (n.size() != 4) return {};
       return {{n[1] * n[2], n[0], -1}, n[0] * n[2], true, 2};
+    case OperationKind::kPick:
+      if (n.size() != 3) return {};
+      return {{n[0] * n[1], n[0], -1}, n[0], true, 2};
     case OperationKind::kCount:
       break;
   }

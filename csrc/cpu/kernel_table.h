@@ -14,7 +14,7 @@ struct KernelTable {
   void (*backward)(const ConvBlockBackwardArgs<Scalar>&, const Pool&);
   void (*double_backward)(const ConvBlockDoubleBackwardArgs<Scalar>&, const Pool&);
   RowKernels<Scalar> rows;
-  OperationTable<Scalar> operations;
+  const OperationTable<Scalar>* operations;
 };
 
 struct CpuKernels {

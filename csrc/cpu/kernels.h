@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
-#include "cpu/operations/kernels.h"
 #include "cpu/row_kernels.h"
 #include "cpu/run_block.h"
 
@@ -10,12 +9,12 @@ namespace maml_fast {
 namespace {
 
 template <typename Scalar>
-constexpr KernelTable<Scalar> MakeKernels() {
+constexpr KernelTable<Scalar> MakeKernels(const OperationTable<Scalar>* operations) {
   return {RunForward<Scalar>,
           RunBackward<Scalar>,
           RunDoubleBackward<Scalar>,
           {AddDots<Scalar>, AddCombinations<Scalar>, AddProduct<Scalar>},
-          MakeOperations<Scalar>()};
+          operations};
 }
 
 }  // namespace

@@ -1,50 +1,15 @@
 #if defined(__x86_64__)
 
-// Everything shared with other files is included before the target pragma: only the kernels may use avx2.
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <memory>
-#include <type_traits>
-#include <utility>
-
-#include "core/conv_block.h"
-#include "core/program.h"
-#include "cpu/arena.h"
-#include "cpu/clock.h"
-#include "cpu/convolution/pixel_plan.h"
-#include "cpu/convolution/winograd_tiles.h"
-#include "cpu/kernel_table.h"
-#include "cpu/operation_table.h"
-#include "cpu/parallel.h"
-#include "cpu/rows.h"
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 leaves small loops alone
-#pragma GCC target("avx2,fma")
-#endif
-
-#define MF_VECTOR_BYTES 32
+#include "cpu/targets/avx2.h"
+// After the target.
 #include "cpu/kernels.h"
 
 namespace maml_fast {
 
-const CpuKernels kAvx2Kernels = {MakeKernels<float>(), MakeKernels<double>()};
+const CpuKernels kAvx2Kernels = {MakeKernels<float>(&kAvx2Operations.f32), MakeKernels<double>(&kAvx2Operations.f64)};
 
 }  // namespace maml_fast
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "cpu/targets/end.h"
 
 #endif

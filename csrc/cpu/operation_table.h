@@ -33,4 +33,12 @@ struct OperationTable {
   const OperationKernels<Scalar>& operator[](OperationKind kind) const { return of[static_cast<int64_t>(kind)]; }
 };
 
+struct CpuOperations {
+  OperationTable<float> f32;
+  OperationTable<double> f64;
+};
+
+// Compiled apart from the other kernels, so that two cores share the work. As kAvx2Kernels, in kernel_table.h.
+extern const CpuOperations kGenericOperations, kAvx2Operations, kAvx512Operations;
+
 }  // namespace maml_fast

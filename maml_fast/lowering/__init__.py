@@ -5,6 +5,6 @@ buffer; ``writer`` writes operations, and copies where one needs its operand in 
 operation of PyTorch is written, and ``lowered`` puts a whole program together.
 """
 
-from maml_fast.lowering.lowered import Lowered, lower
+from maml_fast.lowering.lowered import OF_LOSS, Lowered, Scored, lower
 
-__all__ = ["Lowered", "lower"]
+__all__ = ["OF_LOSS", "Lowered", "Scored", "lower"]

@@ -1,4 +1,4 @@
-"""A model's programs for support inputs and for queries, written for the native kernels."""
+"""A model and its loss, for support inputs and for queries, written for the native kernels."""
 
 from __future__ import annotations
 
@@ -8,58 +8,68 @@ from typing import Any, NamedTuple
 
 import torch
 
+from maml_fast.lowering.numbers import ABSENT
 from maml_fast.lowering.rows import write_call
-from maml_fast.lowering.views import NotNativeError, View, channels_last, identity
+from maml_fast.lowering.views import NotNativeError, View, channels_last
 from maml_fast.lowering.writer import Writer
 from maml_fast.nn import conv_block
 from maml_fast.ops import LoweredModel
 from maml_fast.program import Program
 from maml_fast.program.operations import Value
 
-__all__ = ["Lowered", "lower"]
+__all__ = ["OF_LOSS", "Lowered", "Scored", "lower"]
 
 aten = torch.ops.aten
+OF_LOSS = "loss_fn: "  # before the names of the loss's own tensors
+
+
+class Scored(NamedTuple):
+    """A model's program for inputs of a kind, and its loss's for the logits and targets that go with them."""
+
+    model: Program
+    loss: Program
 
 
 class Lowered(NamedTuple):
-    """A model that the native kernels can run.
+    """A model and its loss that the native kernels can run.
 
-    names: the tensors of the model that it reads, in the kernels' order.
+    names: the tensors of the model that it reads, in the kernels' order; the loss's own begin with :data:`OF_LOSS`.
     model: the rest of it.
-    n_classes: outputs of a prediction, where they are classes.
+    picks_of: targets must be labels below this, or -100; ``None``: the loss does not take them for indices.
     takes_whole: whether the inputs must be whole numbers; below ``entries``, if that is not ``None``.
     """
 
     names: tuple[str, ...]
     model: LoweredModel
-    n_classes: int
+    picks_of: int | None
     takes_whole: bool
     entries: int | None
 
 
 @lru_cache(maxsize=32)
-def lower(support: Program, query: Program, classes: bool) -> Lowered | str:
-    """Write both programs, or return why one has no native form.
-
-    ``classes``: the loss takes outputs [N, classes, ...], and not numbers one by one.
-    """
+def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
+    """Write both programs, or return why one has no native form. ``judged``: predictions are compared with labels."""
     tensors = {**_named(support), **_named(query)}
-    orders = {**_orders(query), **_orders(support)}
+    orders = {**_orders(query.model), **_orders(support.model)}
     layouts = [number for name, value in tensors.items() for number in _layout(value, orders.get(name))]
     try:
-        written = [_write(program, tensors, orders, classes) for program in (support, query)]
+        written = [_write(scored, tensors, orders) for scored in (support, query)]
     except NotNativeError as why:
         return str(why)
-    entries = [each.entries for each, _ in written if each.entries is not None]
-    programs = [_in_numbers(each, len(tensors), output) for each, output in written]
-    n_classes = support.result.shape[1] if classes and len(support.result.shape) > 1 else 1
-    takes_whole = any(each.takes_whole for each, _ in written)
-    return Lowered(tuple(tensors), LoweredModel(layouts, *programs), n_classes, takes_whole, min(entries, default=None))
+    programs = [_in_numbers(*each, len(tensors), judged) for each in written]
+    writers = [w for w, *_ in written]
+    picks = [w.picks_of for w in writers if w.picks_of is not None]
+    entries = [w.entries for w in writers if w.entries is not None]
+    model = LoweredModel(layouts, *programs)
+    takes_whole = any(w.takes_whole for w in writers)
+    return Lowered(tuple(tensors), model, min(picks, default=None), takes_whole, min(entries, default=None))
 
 
-def _named(program: Program) -> dict[str, Value]:
-    """The model's tensors that a program reads, by their names."""
-    return {value.name: value for line in program.lines for value in line.call.operands if value.name}
+def _named(scored: Scored) -> dict[str, Value]:
+    """The tensors of the model and of the loss that they read, by their names."""
+    found = {value.name: value for line in scored.model.lines for value in line.call.operands if value.name}
+    of_loss = {value.name: value for line in scored.loss.lines for value in line.call.operands if value.name}
+    return {**found, **{OF_LOSS + name: value for name, value in of_loss.items()}}
 
 
 def _orders(program: Program) -> dict[str, tuple[int, ...]]:
@@ -90,24 +100,38 @@ def _layout(value: Value, order: Sequence[int] | None) -> tuple[int, int, int, i
 
 
 def _write(
-    program: Program, tensors: Mapping[str, Value], orders: Mapping[str, Sequence[int]], classes: bool
-) -> tuple[Writer, View]:
-    """The program, and its output."""
-    if len(program.inputs) != 1 or program.updates:
+    scored: Scored, tensors: Mapping[str, Value], orders: Mapping[str, Sequence[int]]
+) -> tuple[Writer, View, View]:
+    """The programs as one; the logits, and the loss."""
+    model, loss = scored
+    if len(model.inputs) != 1 or model.updates or loss.updates:
         raise NotNativeError("a model that takes several inputs, or updates buffers, has no native form")
-    _check_types(program)
     w = Writer()
-    views: dict[Value, View] = {}
-    by_name: dict[str, View] = {}
+    named: dict[str, View] = {}
     for name, value in tensors.items():
-        w.depends.add(len(w.sizes))
-        by_name[name] = w.new(value.shape, orders.get(name))
-    w.input = len(w.sizes)
-    views[program.input] = w.new(program.input.shape)
+        if not name.startswith(OF_LOSS):
+            w.depends.add(len(w.sizes))
+        named[name] = w.new(value.shape, orders.get(name))
+    inputs, targets = w.new(model.input.shape), w.new(loss.inputs[1].shape)
+    w.input, w.targets = inputs.buffer, targets.buffer
+    logits = _write_program(w, model, {model.input: inputs}, named)
+    result = _write_program(w, loss, dict(zip(loss.inputs, (logits, targets), strict=True)), _without_mark(named))
+    if result.buffer not in w.depends or result.buffer <= w.targets:
+        raise NotNativeError("a loss that depends on no parameter has no native form")
+    return w, logits, w.lying(result)
+
+
+def _without_mark(named: Mapping[str, View]) -> dict[str, View]:
+    return {name.removeprefix(OF_LOSS): view for name, view in named.items() if name.startswith(OF_LOSS)}
+
+
+def _write_program(w: Writer, program: Program, views: dict[Value, View], named: Mapping[str, View]) -> View:
+    """One program, from the views of its inputs to that of its result."""
+    _check_types(program)
 
     def view_of(argument: Any) -> Any:
         if isinstance(argument, Value):
-            return by_name[argument.name] if argument.name else views[argument]
+            return named[argument.name] if argument.name else views[argument]
         return [view_of(each) for each in argument] if isinstance(argument, list) else argument
 
     for line in program.lines:
@@ -115,24 +139,25 @@ def _write(
         results = write_call(w, call, {name: view_of(value) for name, value in call.arguments.items()})
         pairs = zip(call.results, results, strict=True)
         views.update({value: view for value, view in pairs if value is not None and view is not None})
-    rank = len(program.result.shape)
-    output = w.lying(views[program.result], channels_last(rank) if classes else identity(rank))
-    if output.buffer not in w.depends or output.buffer < w.input:
-        raise NotNativeError("a model whose output is none of its results has no native form")
-    return w, output
+    if program.result not in views:
+        raise NotNativeError("a result that is one of the inputs, or a parameter, has no native form")
+    return views[program.result]
 
 
 def _check_types(program: Program) -> None:
-    """All numbers must be of one type, but whole ones that an embedding is given, and what nobody uses."""
+    """All numbers must be of one type, but whole ones and what is true or false, and what nobody uses."""
     used = {value for line in program.lines for value in line.call.operands} | {program.result}
-    types = {value.dtype for value in used} - {torch.int64}
+    types = {value.dtype for value in used} - {torch.int64, torch.bool}
     if len(types) != 1 or not types <= {torch.float32, torch.float64}:
         raise NotNativeError(f"numbers of {', '.join(sorted(map(str, types)))} have no native form")
 
 
-def _in_numbers(w: Writer, parameters: int, output: View) -> tuple[list[int], list[float]]:
+def _in_numbers(w: Writer, logits: View, loss: View, parameters: int, judged: bool) -> tuple[list[int], list[float]]:
     """As ``csrc/bindings/program_loop.cpp`` reads it."""
-    numbers = [parameters, output.buffer, len(w.sizes), *w.sizes, len(w.operations)]
+    judging = [ABSENT, 0]
+    if judged:
+        judging = [w.lying(logits, channels_last(len(logits.shape))).buffer, logits.shape[1]]
+    numbers = [parameters, loss.buffer, *judging, len(w.sizes), *w.sizes, len(w.operations)]
     for operation in w.operations:
         numbers += operation.in_numbers()
     return numbers, [factor for operation in w.operations for factor in operation.factors]

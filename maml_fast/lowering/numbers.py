@@ -26,6 +26,7 @@ class Kind(IntEnum):
     SUM = auto()
     SOFTMAX = auto()
     EMBEDDING = auto()
+    PICK = auto()
 
 
 class Function(IntEnum):
@@ -51,6 +52,9 @@ class Function(IntEnum):
     LOG_SIGMOID = auto()
     MISH = auto()
     HARD_SWISH = auto()
+    EQUAL = auto()
+    ABS = auto()
+    HUBER = auto()
 
 
 class Operation(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from maml_fast.lowering.numbers import ABSENT, Function, Kind, Operation
-from maml_fast.lowering.views import View, dense, identity
+from maml_fast.lowering.views import NotNativeError, View, dense, identity
 
 __all__ = ["Writer"]
 
@@ -18,13 +18,17 @@ class Writer:
         sizes: numbers in every buffer.
         operations: so far.
         depends: the buffers that depend on parameters.
-        input: the buffer of the input.
+        input, targets: the buffers of the inputs and of the targets.
+        counts: buffers that would hold 0, 1, 2, ..., and are not computed.
+        picks_of: of how many the targets pick one.
         takes_whole: whether the input's numbers must be whole.
         entries: of the smallest table that they are indices of.
     """
 
     def __init__(self) -> None:
-        self.input = ABSENT
+        self.input = self.targets = ABSENT
+        self.counts: set[int] = set()
+        self.picks_of: int | None = None
         self.takes_whole = False
         self.entries: int | None = None
         self.sizes: list[int] = []
@@ -47,6 +51,8 @@ class Writer:
     ) -> View:
         """Append an operation whose operands are whole buffers; return its result."""
         buffers = tuple(ABSENT if each is None else each.buffer for each in operands)
+        if self.counts.intersection(buffers):
+            raise NotNativeError("arange has a native form as an index alone")
         self.operations.append(
             Operation(kind, buffers, result.buffer, tuple(map(int, numbers)), tuple(map(float, factors)))
         )

@@ -39,7 +39,7 @@ from maml_fast.maml.engines import Ran
 from maml_fast.maml.graphed import WARM_UP, GraphedLoss
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
 from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
-from maml_fast.maml.losses import LossFunction, WatchedLoss
+from maml_fast.maml.losses import LossFunction
 from maml_fast.maml.meta_learner import ITERATION, MetaLearner
 from maml_fast.maml.metric import IGNORED, Metric, check_metric, judge_of
 from maml_fast.maml.plans import Plan, Plans, kinds, plan_of, results_of, surroundings
@@ -48,6 +48,7 @@ from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
 from maml_fast.maml.task_forward import asked_engine
 from maml_fast.maml.third_derivatives import ThirdDerivatives
 from maml_fast.maml.values import FastWeights, MaybePerStep, TaskResults
+from maml_fast.maml.watched_loss import WatchedLoss
 from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step, names_of_head
 
 __all__ = ["MAML"]
@@ -466,6 +467,7 @@ class MAML(MetaLearner):
             judge=judge_of(self.metric, self.loss_fn),
             step_weights=weights,
             blocks=self._blocks(),
+            watched_loss=self._loss,
             is_closed=self._loss.is_closed(self.loss_fn),
         )
 

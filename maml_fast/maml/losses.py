@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,9 @@ from torch import Tensor
 
 from maml_fast.maml.metric import IGNORED, Accuracy, are_classes, count_of_tasks
 from maml_fast.maml.values import TaskResults
-from maml_fast.program import UnwatchableError, Watch
 
 __all__ = [
     "LossFunction",
-    "WatchedLoss",
     "check_labels",
     "check_range",
     "cross_entropy_of_tasks",
@@ -25,28 +23,6 @@ __all__ = [
 ]
 
 LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-
-
-class WatchedLoss:
-    """Whether a loss function has tensors of its own that take gradients."""
-
-    def __init__(self) -> None:
-        self._last: tuple[LossFunction, Watch | None] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_last": None}
-
-    def is_closed(self, loss_fn: LossFunction) -> bool:
-        """Whether it is known to have none, now."""
-        if loss_fn is F.cross_entropy:
-            return True
-        if self._last is None or self._last[0] is not loss_fn or not (self._last[1] and self._last[1].holds()):
-            try:
-                self._last = loss_fn, Watch(loss_fn)
-            except UnwatchableError:
-                self._last = loss_fn, None
-        watch = self._last[1]
-        return watch is not None and not watch.sees_leaves()
 
 
 def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maml_fast import native, ops
 from maml_fast.data.episodes import Episodes
+from maml_fast.lowering import OF_LOSS
 from maml_fast.maml.chunks import TaskChunk
 from maml_fast.maml.gradient import hand_out
 from maml_fast.maml.inner_optimisers import SGD
@@ -162,13 +163,22 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
         return net
     parameters = {**problem.theta.shared, **problem.theta.adapted}
     if any(name not in parameters for name in net.names):
-        parameters = {**problem.forward.with_buffers({}, problem.recorded), **parameters}
+        parameters = {**_other_tensors(problem), **parameters}
     theta = [parameters[name] for name in net.names]
     rates = [problem.theta.rule.get(name, 0.0) for name in net.names]
     weights = problem.weights_of_steps()
     held = _tasks_at_once(chunk, episodes.meta_batch_size)
     judged = problem.judge is not None and net.n_classes is not None
     return NativeLoop(net, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, judged)
+
+
+def _other_tensors(problem: InnerProblem) -> dict[str, Tensor]:
+    """The model's buffers, and the loss's."""
+    assert not isinstance(problem.recorded, str)
+    assert problem.watched_loss is not None
+    of_loss = problem.watched_loss.tensors(problem.loss_fn)
+    buffers = problem.forward.with_buffers({}, problem.recorded)
+    return {**buffers, **{OF_LOSS + name: tensor for name, tensor in of_loss.items()}}
 
 
 def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:

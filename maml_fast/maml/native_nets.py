@@ -12,12 +12,12 @@ from torch import Tensor
 from maml_fast import ops
 from maml_fast.data.checks import check_values
 from maml_fast.data.episodes import Episodes
-from maml_fast.lowering import Lowered, lower
+from maml_fast.lowering import Lowered, Scored, lower
 from maml_fast.maml.losses import check_range
-from maml_fast.maml.metric import IGNORED
+from maml_fast.maml.metric import IGNORED, Accuracy, are_classes
 from maml_fast.maml.problem import InnerProblem
 from maml_fast.maml.values import PerStep
-from maml_fast.program import ConvNet, read_conv_net
+from maml_fast.program import ConvNet, Program, read_conv_net
 
 __all__ = ["NativeNet", "images_of", "native_net"]
 
@@ -50,15 +50,17 @@ class BlockNet(NamedTuple):
 
 
 class ProgramNet(NamedTuple):
-    """A recorded model and its loss."""
+    """A recorded model and its loss.
+
+    n_classes: of which predictions are right or wrong; ``None``: they are not judged.
+    """
 
     lowered: Lowered
-    loss: ops.LossDescription
     n_classes: int | None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters, in the kernels' order."""
+        """The tensors that it reads, in the kernels' order."""
         return self.lowered.names
 
     def run(self, theta: Sequence[Tensor], episodes: Episodes, *rates: Any, **options: Any) -> ops.InnerLoopsResult:
@@ -69,12 +71,12 @@ class ProgramNet(NamedTuple):
                 _check_whole(x, self.lowered.entries, name)
         dtype = theta[0].dtype
         prepared = x_spt.to(dtype), y_spt, x_qry.to(dtype), y_qry
-        return ops.program_loops(self.lowered.model, self.loss, theta, prepared, *rates, **options)
+        return ops.program_loops(self.lowered.model, self.lowered.picks_of or 0, theta, prepared, *rates, **options)
 
     def check(self, episodes: Episodes) -> None:
         """Raise an error that names what the kernels did not take."""
-        if self.n_classes is not None:
-            return _check_classes(episodes, self.n_classes)
+        if self.lowered.picks_of is not None:
+            return _check_classes(episodes, self.lowered.picks_of)
         return check_values(episodes, None, classification=False, ignored=IGNORED)
 
 
@@ -125,20 +127,32 @@ def _still_filters(problem: InnerProblem, net: ConvNet) -> str | None:
 
 
 def _program_net(problem: InnerProblem, episodes: Episodes) -> ProgramNet | str:
-    support, query = (program for program in problem.recorded if not isinstance(program, str))
-    is_classes = problem.loss_fn is F.cross_entropy
-    if not is_classes and problem.loss_fn is not F.mse_loss:
-        return "the loss is neither F.cross_entropy nor F.mse_loss"
-    lowered = lower(support, query, is_classes)
-    if isinstance(lowered, str):
-        return lowered
-    for program, y in ((support, episodes.y_spt), (query, episodes.y_qry)):
-        shape = program.result.shape
-        expected = (torch.int64, (shape[0], *shape[2:])) if is_classes else (program.result.dtype, tuple(shape))
-        if (y.dtype, tuple(y.shape[1:])) != expected:
-            return f"targets of {y.dtype} {list(y.shape)} are not what the loss takes of {list(shape)}"
-    loss = ops.LossDescription(0 if is_classes else 1, lowered.n_classes, 0.0)
-    return ProgramNet(lowered, loss, lowered.n_classes if is_classes else None)
+    if problem.watched_loss is None or not problem.is_closed:
+        return "the loss may have parameters of its own"
+    scored: list[Scored] = []
+    for model, y in zip(problem.recorded, (episodes.y_spt, episodes.y_qry), strict=True):
+        assert isinstance(model, Program)
+        logits = model.result
+        if y.dtype not in (torch.int64, logits.dtype):
+            return f"targets are of {y.dtype}"
+        loss = problem.watched_loss.program(problem.loss_fn, logits.shape, logits.dtype, y)
+        if isinstance(loss, str):
+            return loss
+        scored.append(Scored(model, loss))
+    judges = problem.judge is not None and are_classes(_shaped(scored[1].model), episodes.y_qry[:1])
+    if isinstance(problem.judge, Accuracy) and not judges and problem.judge.must:
+        return "its targets are no classes"
+    lowered = lower(*scored, judges)
+    return (
+        lowered
+        if isinstance(lowered, str)
+        else ProgramNet(lowered, scored[1].model.result.shape[1] if judges else None)
+    )
+
+
+def _shaped(program: Program) -> Tensor:
+    """Logits [1, N, ...] without numbers."""
+    return torch.empty((1, *program.result.shape), device="meta")
 
 
 def _check_classes(episodes: Episodes, n_classes: int) -> None:

@@ -17,6 +17,7 @@ from maml_fast.maml.losses import LossFunction
 from maml_fast.maml.metric import Accuracy, Judge
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.values import FastWeights, MaybePerStep, map_tensors
+from maml_fast.maml.watched_loss import WatchedLoss
 from maml_fast.program import AsWritten, Program, RunBlock
 
 __all__ = ["Annealing", "InnerProblem", "Theta", "step_of_queries"]
@@ -63,6 +64,7 @@ class InnerProblem:
         recorded: the programs of support and query inputs, or why there are none.
         programs: the same, to run for all tasks together, or why each task runs alone.
         as_written: what runs a task alone.
+        watched_loss: knows the loss's program.
         is_closed: whether all tensors are known that the objective's graph ends at: theta's, and the episodes'.
     """
 
@@ -79,6 +81,7 @@ class InnerProblem:
     recorded: Sequence[Program] | str = "not asked for any images"
     programs: Sequence[Program] | str = "not asked for any images"
     as_written: AsWritten | None = None
+    watched_loss: WatchedLoss | None = None
     is_closed: bool = False
 
     def on(self, *inputs: Tensor) -> InnerProblem:

@@ -45,7 +45,7 @@ __all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_
 
 NAME = "maml_fast_native"
 # In csrc. What takes longest comes first, so that no core is left alone with it at the end.
-SOURCES = ("cpu/kernels_*.cpp", "bindings/*.cpp", "cpu/**/*.cpp", "sampler/*.cpp")
+SOURCES = ("cpu/kernels_*.cpp", "cpu/operations_*.cpp", "bindings/*.cpp", "cpu/**/*.cpp", "sampler/*.cpp")
 GPU_SOURCES = ("cuda/**/*.cu", "bindings/*_cuda.cpp")  # with CUDA, before all others
 # One set for every file: kernels choose their instruction set in the file, by pragma, and are dispatched at run time.
 # -O3 would take half as long again and make nothing faster: kernels are unrolled by hand, and what GCC should vectorise
@@ -159,9 +159,8 @@ def _order(csrc: Path, compiler: Compiler, kernels: str, cuda: CudaToolkit | Non
     """Gather what a build needs, or raise BuildError, before anything is locked or said."""
     find_python_headers()
     gpu = _sources(csrc, GPU_SOURCES)
-    others = {
-        path for path in csrc.glob("cpu/kernels_*.cpp") if path.stem not in ("kernels_generic", f"kernels_{kernels}")
-    }
+    of_sets = [path for path in csrc.glob("cpu/*_*.cpp") if path.stem.startswith(("kernels_", "operations_"))]
+    others = {path for path in of_sets if not path.stem.endswith(("_generic", f"_{kernels}"))}
     sources = [path for path in _sources(csrc, SOURCES) if path not in {*gpu, *others}]
     if cuda:
         sources = [*gpu, *sources]

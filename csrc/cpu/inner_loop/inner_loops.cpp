@@ -153,14 +153,14 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Model& model, const 
                    const Pool& pool) {
   ArenaScope arena;
   const std::vector<bool> adapts = Adapting(args);
-  const ProgramPlan<Scalar> support(model.support, kernels.operations, adapts, arena);
-  const ProgramPlan<Scalar> query(model.query, kernels.operations, adapts, arena);
+  const ProgramPlan<Scalar> support(model.support, *kernels.operations, adapts, arena);
+  const ProgramPlan<Scalar> query(model.query, *kernels.operations, adapts, arena);
   const bool returns = args.gradient != nullptr;
   const auto of_support = support.MemoryFor(returns && args.second_order ? Purpose::kHessian : Purpose::kGradient);
   const auto of_scores = query.MemoryFor(Purpose::kScore);
   const auto of_queries = returns ? query.MemoryFor(Purpose::kGradient) : of_scores;
-  RunAll(args, ProgramTasks<Scalar>{{args.parameters, model.loss, support, query, of_support, of_scores, of_queries}},
-         kernels, pool);
+  RunAll(args, ProgramTasks<Scalar>{{args.parameters, support, query, of_support, of_scores, of_queries}}, kernels,
+         pool);
 }
 
 template void RunInnerLoops(const InnerLoopArgs<float>&, const ConvNet&, const KernelTable<float>&, const Pool&);

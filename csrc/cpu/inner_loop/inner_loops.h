@@ -11,7 +11,6 @@ namespace maml_fast {
 // A recorded model: the same parameters, on support inputs and on queries.
 struct Model {
   const Program &support, &query;
-  LossKind loss;
 };
 
 template <typename Scalar>

@@ -18,7 +18,6 @@ struct ProgramNet {
   using Memory = typename Plan::Memory;
 
   const Parameters& parameters;
-  const LossKind& loss;
   const Plan &support, &query;
   const Memory &of_support, &of_scores, &of_queries;  // queries: whose loss is differentiated
 };
@@ -47,14 +46,19 @@ struct ProgramInputs {
             first, tasks,     pool,           arena};
   }
 
-  const Scalar* Input(int64_t task) const { return x + task * plan.program().sizes[plan.program().Input()]; }
-  Targets<Scalar> TargetsOf(int64_t task) const { return targets.From(task * targets_of_task); }
+  const int64_t* Labels(int64_t task) const { return targets.From(task * targets_of_task).labels; }
+  // A buffer that depends on no parameter.
+  const Scalar* Value(int64_t task, int64_t buffer) const {
+    if (buffer == plan.program().Input()) return x + task * plan.program().sizes[buffer];
+    return buffer == plan.program().Targets() ? targets.values + task * targets_of_task : Still(task, buffer);
+  }
+
+ private:
   Scalar* Still(int64_t task, int64_t buffer) const {
     const MemoryPlan& memory = plan.StillMemory().values;
     return still + task * memory.size + memory.offsets[buffer];
   }
 
- private:
   ProgramInputs(const Net& n, const Plan& p, const typename Plan::Memory& r, const typename Plan::Memory& s,
                 const Scalar* inputs, const Targets<Scalar>& t, int64_t of_task, int64_t first, int64_t tasks,
                 const Pool& pool, ArenaScope& arena)
@@ -81,7 +85,7 @@ struct ProgramInputs {
       for (int64_t i = 0; i < kMostOperands; ++i) {
         const int64_t buffer = op.operands[i];
         if (buffer == kAbsent) continue;
-        frame.operands[i].value = buffer == plan.program().Input() ? Input(task) : Still(task, buffer);
+        frame.operands[i].value = Value(task, buffer);
       }
       frame.result.value = Still(task, op.result);
       step.kernels.forward(frame);

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/for.h"
-#include "cpu/inner_loop/losses.h"
 #include "cpu/inner_loop/program_inputs.h"
 #include "cpu/inner_loop/program_plan.h"
 #include "cpu/inner_loop/weights.h"
@@ -31,7 +31,6 @@ class ProgramPass {
         inputs_(inputs),
         plan_(inputs.plan),
         memory_(has_backward ? inputs.returning : inputs.scoring),
-        loss_(net.loss, plan_.program().sizes[Output()]),
         tasks_(tasks),
         has_backward_(has_backward),
         pool_(pool),
@@ -43,10 +42,9 @@ class ProgramPass {
     ForTasks([&](int64_t task) {
       const Task of{*this, task, weights};
       for (const auto& step : plan_.Steps()) step.kernels.forward(of.FrameOf(step));
-      Scalar* gradient = has_backward_ ? of.Gradient(Output()) : nullptr;
-      const auto score = loss_.Forward(of.Value(Output()), inputs_.TargetsOf(task), gradient);
-      losses[task] = score.loss;
-      correct[task] = score.correct;
+      losses[task] = *of.Value(Output());
+      correct[task] = plan_.program().logits == kAbsent ? 0 : Right(of.Value(plan_.program().logits), task);
+      if (has_backward_) *of.Gradient(Output()) = 1;
     });
   }
 
@@ -56,15 +54,15 @@ class ProgramPass {
       Task of{*this, task, weights};
       of.parameter_gradients = &gradients;
       for (auto step = plan_.Steps().rbegin(); step != plan_.Steps().rend(); ++step) {
-        step->kernels.backward(of.FrameOf(*step));
+        if (step->counts) step->kernels.backward(of.FrameOf(*step));
       }
+      ClearUnused(gradients, task);
     });
   }
 
   // product = the losses' Hessian, at the weights of the passes before, times `direction`.
   void HessianProduct(const Weights<Scalar>& weights, const Weights<Scalar>& direction,
                       const WeightGradients<Scalar>& product) const {
-    const int64_t out = Output();
     ForTasks([&](int64_t task) {
       ArenaScope arena;
       Task of{*this, task, weights};
@@ -75,14 +73,11 @@ class ProgramPass {
       for (const auto& step : plan_.Steps()) {
         if (step.moves) step.kernels.tangent(of.FrameOf(step));
       }
-      if (plan_.Moves(out)) {
-        loss_.HessianProduct(of.Value(out), inputs_.TargetsOf(task), of.Tangent(out), of.GradientTangent(out));
-      } else {
-        std::fill_n(of.GradientTangent(out), plan_.program().sizes[out], Scalar{0});
-      }
+      *of.GradientTangent(Output()) = 0;
       for (auto step = plan_.Steps().rbegin(); step != plan_.Steps().rend(); ++step) {
-        step->kernels.tangent_backward(of.FrameOf(*step));
+        if (step->counts) step->kernels.tangent_backward(of.FrameOf(*step));
       }
+      ClearUnused(product, task);
     });
   }
 
@@ -109,9 +104,7 @@ class ProgramPass {
     Scalar* Written(int64_t buffer) const { return Own(pass.values_, pass.memory_.values, buffer); }
     const Scalar* Value(int64_t buffer) const {
       if (IsParameter(buffer)) return weights.At(PlaceOf(buffer)).Of(task);
-      if (buffer == pass.plan_.program().Input()) return pass.inputs_.Input(task);
-      if (!pass.plan_.IsLearned(buffer)) return pass.inputs_.Still(task, buffer);
-      return Written(buffer);
+      return pass.plan_.IsLearned(buffer) ? Written(buffer) : pass.inputs_.Value(task, buffer);
     }
     Scalar* Gradient(int64_t buffer) const {
       if (!pass.has_backward_ || !pass.plan_.IsLearned(buffer)) return nullptr;
@@ -145,6 +138,29 @@ class ProgramPass {
 
   int64_t Output() const { return plan_.program().output; }
 
+  void ClearUnused(const WeightGradients<Scalar>& gradients, int64_t task) const {
+    for (const int64_t parameter : plan_.Unused()) {
+      const Place& place = net_.parameters.places[parameter];
+      std::fill_n(gradients.OfTask(place, task), place.size, Scalar{0});
+    }
+  }
+
+  // How many predictions are right: the largest logit, as torch.argmax has it, the first of them, and NaN above all.
+  int64_t Right(const Scalar* logits, int64_t task) const {
+    const int64_t classes = plan_.program().classes;
+    const int64_t rows = plan_.program().sizes[plan_.program().logits] / classes;
+    const int64_t* labels = inputs_.Labels(task);
+    int64_t right = 0;
+    for (int64_t row = 0; row < rows; ++row, logits += classes) {
+      int64_t largest = 0;
+      for (int64_t o = 1; o < classes && !std::isnan(logits[largest]); ++o) {
+        if (logits[o] > logits[largest] || std::isnan(logits[o])) largest = o;
+      }
+      right += labels[row] == largest;
+    }
+    return right;
+  }
+
   template <typename F>
   void ForTasks(const F& f) const {
     For(pool_, tasks_, [&](int64_t begin, int64_t end) {
@@ -156,7 +172,6 @@ class ProgramPass {
   Inputs& inputs_;
   const ProgramPlan<Scalar>& plan_;
   const typename ProgramPlan<Scalar>::Memory& memory_;
-  const Loss<Scalar> loss_;
   const int64_t tasks_;
   const bool has_backward_;
   const Pool& pool_;

@@ -24,6 +24,7 @@ class ProgramPlan {
     const OperationKernels<Scalar>& kernels;
     const void* plan;
     bool adds[kMostOperands];  // to a gradient that later operations have written
+    bool counts;               // whether the loss depends on its result
     bool moves;                // whether its result has a tangent
     int64_t kept;              // its number among the arrays of `kept`
   };
@@ -36,7 +37,7 @@ class ProgramPlan {
   // adapts: the parameters that steps may change.
   ProgramPlan(const Program& program, const OperationTable<Scalar>& table, const std::vector<bool>& adapts,
               ArenaScope& arena)
-      : program_(program), learned_(program.sizes.size()), moves_(program.sizes.size()) {
+      : program_(program), learned_(program.sizes.size()), moves_(program.sizes.size()), counts_(program.sizes.size()) {
     for (int64_t p = 0; p < program.parameters; ++p) {
       learned_[p] = true;
       moves_[p] = adapts[p];
@@ -48,11 +49,18 @@ class ProgramPlan {
         moves_[op.result] = moves_[op.result] || moves_[buffer];
       }
     }
+    counts_[program.output] = true;
+    for (auto op = program.operations.rbegin(); op != program.operations.rend(); ++op) {
+      for (const int64_t buffer : op->operands) {
+        if (buffer != kAbsent && counts_[op->result]) counts_[buffer] = true;
+      }
+    }
     for (const Operation& op : program.operations) {
       const auto& kernels = table[op.kind];
       const void* plan = kernels.make_plan == nullptr ? nullptr : kernels.make_plan(op, arena);
       auto& steps = learned_[op.result] ? steps_ : still_;
-      steps.push_back({op, kernels, plan, {}, moves_[op.result], static_cast<int64_t>(steps.size())});
+      const bool counts = counts_[op.result];
+      steps.push_back({op, kernels, plan, {}, counts, counts && moves_[op.result], static_cast<int64_t>(steps.size())});
     }
     FindAdds();
     still_memory_ = MemoryOf(still_, Purpose::kScore, true);
@@ -62,6 +70,7 @@ class ProgramPlan {
   const std::vector<Step>& Still() const { return still_; }  // what depends on no parameter, in order
   const std::vector<Step>& Steps() const { return steps_; }  // all else
   const Memory& StillMemory() const { return still_memory_; }
+  const std::vector<int64_t>& Unused() const { return unused_; }  // parameters, by the loss
   bool IsLearned(int64_t buffer) const { return learned_[buffer]; }
   bool Moves(int64_t buffer) const { return moves_[buffer]; }
   bool IsParameter(int64_t buffer) const { return buffer < program_.parameters; }
@@ -76,12 +85,16 @@ class ProgramPlan {
     std::vector<bool> written(program_.sizes.size());
     written[program_.output] = true;  // by the loss
     for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
+      if (!step->counts) continue;
       for (int64_t i = 0; i < kMostOperands; ++i) {
         const int64_t buffer = step->operation.operands[i];
         if (buffer == kAbsent || !learned_[buffer]) continue;
         step->adds[i] = written[buffer];
         written[buffer] = true;
       }
+    }
+    for (int64_t p = 0; p < program_.parameters; ++p) {
+      if (!written[p]) unused_.push_back(p);
     }
   }
 
@@ -101,17 +114,17 @@ class ProgramPlan {
       const Traits traits = step.kernels.traits(op);
       const int64_t back = 2 * n - i;
       auto touch = [&](int64_t buffer, bool later, bool tangent_later, bool is_result) {
-        if (buffer == kAbsent || IsParameter(buffer) || buffer == program_.Input()) return;
+        if (buffer == kAbsent || buffer <= program_.Targets()) return;
         const int64_t size = program_.sizes[buffer];
         if (!still && !learned_[buffer]) return;  // it lies with what is still
         use(values[buffer], size, i);
         if (still) use(values[buffer], size, kEver);
-        if (later && returns) use(values[buffer], size, curved ? kEver : back);
-        if (moves_[buffer] && curved) {
+        if (later && returns && step.counts) use(values[buffer], size, curved ? kEver : back);
+        if (step.moves && moves_[buffer] && curved) {
           use(tangents[buffer], size, i);
           if (tangent_later) use(tangents[buffer], size, kEver);
         }
-        if (returns && !still) {
+        if (returns && step.counts) {
           use(gradients[buffer], size, back);
           if (is_result && traits.gradient && curved) use(gradients[buffer], size, kEver);
         }
@@ -123,9 +136,10 @@ class ProgramPlan {
     }
     if (!still) {
       const int64_t out = program_.output, size = program_.sizes[out];
-      if (learned_[out] && !IsParameter(out)) use(values[out], size, n);
-      if (learned_[out] && returns) use(gradients[out], size, n);
-      if (moves_[out] && curved) use(tangents[out], size, n);
+      use(values[out], size, n);
+      if (returns) use(gradients[out], size, n);
+      const int64_t logits = program_.logits;
+      if (logits != kAbsent && learned_[logits] && !IsParameter(logits)) use(values[logits], program_.sizes[logits], n);
     }
     std::vector<MemoryPlan::Array> gradient_tangents = gradients;
     for (auto& array : gradient_tangents) array.last = std::min(array.last, 2 * n + 1);
@@ -136,8 +150,10 @@ class ProgramPlan {
   std::vector<MemoryPlan::Array> Nothing() const { return std::vector<MemoryPlan::Array>(program_.sizes.size()); }
 
   const Program& program_;
-  std::vector<bool> learned_, moves_;  // buffers: whether a parameter, or one that adapts, reaches them
+  // Of buffers: whether a parameter, or one that adapts, reaches them, and whether the loss depends on them.
+  std::vector<bool> learned_, moves_, counts_;
   std::vector<Step> still_, steps_;
+  std::vector<int64_t> unused_;
   Memory still_memory_;
 };
 

@@ -227,6 +227,41 @@ struct HardSwish : OfArgument<Scalar> {  // x clamp(x + 3, 0, 6) / 6
   }
 };
 
+template <typename Scalar>
+struct Equal {  // whether x is a number: 1 or 0
+  static constexpr bool kOfResult = false, kCurved = false;
+  Scalar number;
+  MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const { return x == number ? Broadcast(Scalar{1}) : Vec<Scalar>{}; }
+  MF_INLINE Vec<Scalar> First(Vec<Scalar>) const { return Vec<Scalar>{}; }
+};
+
+template <typename Scalar>
+struct AbsFunction {
+  static constexpr bool kOfResult = false, kCurved = false;
+  MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const { return Abs<Scalar>(x); }
+  MF_INLINE Vec<Scalar> First(Vec<Scalar> x) const {
+    const Vec<Scalar> one = Broadcast(Scalar{1});
+    return x > Scalar{0} ? one : (x < Scalar{0} ? -one : Vec<Scalar>{});
+  }
+};
+
+template <typename Scalar>
+struct Huber : OfArgument<Scalar> {  // x^2 / 2 up to the corner, straight beyond
+  Scalar corner;
+  explicit Huber(Scalar c) : corner(c) {}
+  MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const {
+    const Vec<Scalar> size = Abs<Scalar>(x);
+    return size <= corner ? Scalar{0.5} * x * x : corner * (size - Scalar{0.5} * corner);
+  }
+  MF_INLINE Vec<Scalar> First(Vec<Scalar> x) const {
+    const Vec<Scalar> end = Broadcast(corner);
+    return x > corner ? end : (x < -corner ? -end : x);
+  }
+  MF_INLINE Vec<Scalar> Second(Vec<Scalar> x) const {
+    return Abs<Scalar>(x) <= corner ? Broadcast(Scalar{1}) : Vec<Scalar>{};
+  }
+};
+
 // Calls f(the function of a pointwise operation).
 template <typename Scalar, typename F>
 void WithFunction(const Operation& op, const F& f) {
@@ -272,6 +307,12 @@ void WithFunction(const Operation& op, const F& f) {
       return f(Mish<Scalar>{});
     case FunctionKind::kHardSwish:
       return f(HardSwish<Scalar>{});
+    case FunctionKind::kEqual:
+      return f(Equal<Scalar>{p(0)});
+    case FunctionKind::kAbs:
+      return f(AbsFunction<Scalar>{});
+    case FunctionKind::kHuber:
+      return f(Huber<Scalar>(p(0)));
     case FunctionKind::kCount:
       break;
   }

@@ -11,6 +11,7 @@
 #include "cpu/operations/max_pool.h"
 #include "cpu/operations/multiply.h"
 #include "cpu/operations/norm.h"
+#include "cpu/operations/pick.h"
 #include "cpu/operations/pointwise.h"
 #include "cpu/operations/softmax.h"
 #include "cpu/operations/sum.h"
@@ -26,7 +27,7 @@ constexpr OperationKernels<Scalar> PassesOf(Traits (*traits)(const Operation&)) 
 inline Traits OfLinear(const Operation&) { return {}; }
 inline Traits OfProduct(const Operation&) { return {true, false, true, true, false}; }
 inline Traits OfSoftmax(const Operation&) { return {false, true, true, false, true}; }
-inline Traits OfEmbedding(const Operation&) { return {true, false, false, false, false}; }
+inline Traits OfIndexed(const Operation&) { return {true, false, false, false, false}; }
 
 template <typename Scalar>
 Traits OfPointwise(const Operation& op) {
@@ -62,7 +63,8 @@ constexpr OperationTable<Scalar> MakeOperations() {
   enter(OperationKind::kAveragePool, PassesOf<Scalar, AveragePoolPasses<Scalar>>(OfLinear));
   enter(OperationKind::kSum, PassesOf<Scalar, SumPasses<Scalar>>(OfLinear));
   enter(OperationKind::kSoftmax, PassesOf<Scalar, SoftmaxPasses<Scalar>>(OfSoftmax));
-  enter(OperationKind::kEmbedding, PassesOf<Scalar, EmbeddingPasses<Scalar>>(OfEmbedding));
+  enter(OperationKind::kEmbedding, PassesOf<Scalar, EmbeddingPasses<Scalar>>(OfIndexed));
+  enter(OperationKind::kPick, PassesOf<Scalar, PickPasses<Scalar>>(OfIndexed));
   return table;
 }
 

@@ -30,6 +30,7 @@ _PLAIN: dict[Any, tuple[Function, tuple[float, ...]]] = {
     aten.silu: (Function.SILU, ()),
     aten.mish: (Function.MISH, ()),
     aten.hardswish: (Function.HARD_SWISH, ()),
+    aten.abs: (Function.ABS, ()),
     aten.neg: (Function.AFFINE, (-1.0, 0.0)),
 }
 

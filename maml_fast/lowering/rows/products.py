@@ -53,7 +53,10 @@ def linear(w: Writer, x: View, weight: View, bias: View | None = None) -> View:
 def _embedding(w: Writer, call: Call, a: Arguments) -> View:
     if a["scale_grad_by_freq"] or a["sparse"]:
         raise NotNativeError("embedding has no native form with scaled or sparse gradients")
-    weight, indices = w.lying(a["weight"]), a["indices"]
+    weight, indices = a["weight"], a["indices"]
+    if indices.buffer in w.counts and len(indices.shape) == 1:
+        return weight.map(lambda table: table[: indices.shape[0]])
+    weight = w.lying(weight)
     entries, width = weight.shape
     if indices.buffer != w.input:
         raise NotNativeError("embedding has a native form for the model's input alone")

@@ -12,7 +12,15 @@ from maml_fast.lowering.views import View, identity
 from maml_fast.lowering.writer import Writer
 from maml_fast.program.operations import Call
 
+__all__ = ["total"]
+
 aten = torch.ops.aten
+
+
+def total(w: Writer, x: View, *, mean: bool = False) -> View:
+    """The sum of all numbers, or their mean; a tensor of no dimensions."""
+    count = x.shape.numel()
+    return w.write(Kind.SUM, [w.lying(x, w.order_of(x))], w.new(()), [1, count, 1], [1 / count if mean else 1.0])
 
 
 @row(aten.sum, aten.mean)

@@ -3,7 +3,7 @@
 What is [N, ...] in a recording is [T, N, ...] here, and every dimension that it names is one further to the right.
 """
 
-from maml_fast.program.operations import images, norms, pointwise, products, reductions, shapes, whole  # noqa: F401
+from maml_fast.program.operations import images, losses, norms, pointwise, products, reductions, shapes, whole  # noqa: F401
 from maml_fast.program.operations.table import Call, Step, Value, bind, step_of, with_constants
 
 __all__ = ["Call", "Step", "Value", "bind", "is_whole", "step_of", "with_constants"]

@@ -72,7 +72,7 @@ Given RandomGiven(const Case& c) {
 template <typename Scalar>
 Taken Run(const Case& c, const CpuKernels& kernels, const Given& given, bool adds = false, bool moves = true) {
   ArenaScope arena;
-  const OperationKernels<Scalar>& passes = kernels.Of<Scalar>().operations[c.op.kind];
+  const OperationKernels<Scalar>& passes = (*kernels.Of<Scalar>().operations)[c.op.kind];
   const int64_t n = ExpectedSizesOf(c.op).result;
   Array<Scalar> value[kMostOperands], tangent[kMostOperands], gradient[kMostOperands], second[kMostOperands];
   Array<Scalar> result(n + kSlack), result_tangent(n + kSlack);
@@ -219,6 +219,9 @@ std::vector<Case> Functions() {
       {"log sigmoid", Function(FunctionKind::kLogSigmoid)},
       {"mish", Function(FunctionKind::kMish)},
       {"hard swish", Function(FunctionKind::kHardSwish)},
+      {"equal", Function(FunctionKind::kEqual, {0.25})},
+      {"abs", Function(FunctionKind::kAbs)},
+      {"huber", Function(FunctionKind::kHuber, {0.7})},
   };
 }
 
@@ -257,6 +260,7 @@ std::vector<Case> Operations() {
       {"softmax", Of(Kind::kSoftmax, 1, {3, 11, 0})},
       {"log softmax", Of(Kind::kSoftmax, 1, {3, 11, 1})},
       {"embedding", Of(Kind::kEmbedding, 2, {6, 5, 11, -1}), false, true},
+      {"pick", Of(Kind::kPick, 2, {5, 11, 3}), false, true},
   };
   cases.insert(cases.end(), others.begin(), others.end());
   return cases;

@@ -1,0 +1,40 @@
+// One scalar of every row: y[r] = x[r, indices[r]], or 0 where the index is one to ignore. All other indices, whole
+// numbers in scalars, must be in range.
+//
+// numbers: rows, columns, the index to ignore. operands: x, indices.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/operations/frame.h"
+
+namespace maml_fast {
+namespace {
+
+template <typename Scalar>
+struct PickPasses {
+  static void Forward(const Frame<Scalar>& f) { Gather(f, f[0].value, f.result.value); }
+  static void Tangent(const Frame<Scalar>& f) { Gather(f, f[0].tangent, f.result.tangent); }
+  static void Backward(const Frame<Scalar>& f) { Scatter(f, f.result.gradient, f[0].gradient); }
+  static void TangentBackward(const Frame<Scalar>& f) { Scatter(f, f.result.gradient_tangent, f[0].gradient_tangent); }
+
+ private:
+  static void Gather(const Frame<Scalar>& f, const Scalar* x, Scalar* y) {
+    for (int64_t row = 0; row < f.Number(0); ++row) {
+      const auto index = static_cast<int64_t>(f[1].value[row]);
+      y[row] = index == f.Number(2) ? 0 : x[row * f.Number(1) + index];
+    }
+  }
+
+  static void Scatter(const Frame<Scalar>& f, const Scalar* gradient, Scalar* to) {
+    if (to == nullptr) return;
+    if (!f[0].adds) std::fill_n(to, f.Number(0) * f.Number(1), Scalar{0});
+    for (int64_t row = 0; row < f.Number(0); ++row) {
+      const auto index = static_cast<int64_t>(f[1].value[row]);
+      if (index != f.Number(2)) to[row * f.Number(1) + index] += gradient[row];
+    }
+  }
+};
+
+}  // namespace
+}  // namespace maml_fast

@@ -1,0 +1,15 @@
+#if defined(__x86_64__)
+
+#include "cpu/targets/avx512.h"
+// After the target.
+#include "cpu/operations/kernels.h"
+
+namespace maml_fast {
+
+const CpuOperations kAvx512Operations = {MakeOperations<float>(), MakeOperations<double>()};
+
+}  // namespace maml_fast
+
+#include "cpu/targets/end.h"
+
+#endif

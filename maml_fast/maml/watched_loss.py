@@ -1,0 +1,70 @@
+"""What is known of a loss function: whether it has parameters of its own, and its program."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maml_fast.maml.losses import LossFunction
+from maml_fast.program import Program, Programs, UnwatchableError, Watch
+
+__all__ = ["WatchedLoss"]
+
+
+class _Criterion(nn.Module):
+    """A loss function as a module of logits and targets; if it is a module, it is a part."""
+
+    def __init__(self, loss_fn: LossFunction) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.loss_fn(logits, targets)
+
+
+class _Last(NamedTuple):
+    loss_fn: LossFunction
+    watch: Watch | None
+    programs: Programs
+
+
+class WatchedLoss:
+    """The loss function that was asked of last."""
+
+    def __init__(self) -> None:
+        self._last: _Last | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_last": None}
+
+    def is_closed(self, loss_fn: LossFunction) -> bool:
+        """Whether it is known to have no tensors that take gradients, now."""
+        if loss_fn is F.cross_entropy:
+            return True
+        watch = self._of(loss_fn).watch
+        return watch is not None and not watch.sees_leaves()
+
+    def program(self, loss_fn: LossFunction, logits: torch.Size, dtype: torch.dtype, targets: Tensor) -> Program | str:
+        """Its program for logits of this shape and one task's targets, or why there is none."""
+        example = torch.linspace(0, 9, logits.numel(), dtype=dtype).cos().view(1, *logits)
+        program = self._of(loss_fn).programs.of(example, targets[:1])
+        if isinstance(program, str):
+            return f"the loss: {program}"
+        return program if not program.result.shape else "the loss is no scalar"
+
+    def tensors(self, loss_fn: LossFunction) -> dict[str, Tensor]:
+        """Its own, by the names that its program has for them."""
+        return dict(_Criterion(loss_fn).named_buffers())
+
+    def _of(self, loss_fn: LossFunction) -> _Last:
+        last = self._last
+        if last is None or last.loss_fn is not loss_fn or not (last.watch and last.watch.holds()):
+            try:
+                watch: Watch | None = Watch(loss_fn)
+            except UnwatchableError:
+                watch = None
+            last = self._last = _Last(loss_fn, watch, Programs(_Criterion(loss_fn), "as_written"))
+        return last
