@@ -19,7 +19,8 @@ import torch
 from maml_fast.arguments import choice
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml.chunks import TaskChunk, tasks_at_once
-from maml_fast.maml.native import NativeLoop, native_loop
+from maml_fast.maml.native import NativeLoop
+from maml_fast.maml.native_form import native_loop
 from maml_fast.maml.problem import InnerProblem
 from maml_fast.maml.task_forward import asked_engine
 

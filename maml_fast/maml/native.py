@@ -1,36 +1,97 @@
 """The inner loops of a meta-batch as one native call, which takes each task through all its steps in one core's cache.
 
-For what :mod:`maml_fast.maml.native_nets` recognises, where nobody asks for the graph. The results are those of
+For what :mod:`maml_fast.maml.native_form` recognises, where nobody asks for the graph. The results are those of
 :mod:`maml_fast.maml.composed`, up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from maml_fast import native, ops
+from maml_fast import ops
+from maml_fast.data.checks import check_values
 from maml_fast.data.episodes import Episodes
-from maml_fast.lowering import OF_LOSS
-from maml_fast.maml.chunks import TaskChunk
+from maml_fast.lowering import Lowered
 from maml_fast.maml.gradient import hand_out
-from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.inner_rates import Rate
-from maml_fast.maml.metric import Accuracy
-from maml_fast.maml.native_nets import NativeNet, native_net
-from maml_fast.maml.problem import InnerProblem, Theta
+from maml_fast.maml.losses import check_range
+from maml_fast.maml.metric import IGNORED
 from maml_fast.maml.values import MaybePerStep, PerStep, TaskResults
+from maml_fast.program import ConvNet
 
-__all__ = ["NativeLoop", "native_loop"]
+__all__ = ["BlockNet", "NativeLoop", "NativeNet", "ProgramNet", "images_of", "tensor_of"]
+
+
+class BlockNet(NamedTuple):
+    """Conv blocks and a linear classifier under cross-entropy."""
+
+    support: ConvNet
+    query: ConvNet
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters, in the kernels' order."""
+        return self.support.names
+
+    @property
+    def n_classes(self) -> int | None:
+        """Of which its predictions are right or wrong."""
+        return self.support.description.n_classes
+
+    def run(self, theta: Sequence[Tensor], episodes: Episodes, *rates: Any, **options: Any) -> ops.InnerLoopsResult:
+        """The inner loops of all tasks."""
+        x_spt, y_spt, x_qry, y_qry = episodes
+        prepared = images_of(self.support, x_spt), y_spt, images_of(self.query, x_qry), y_qry
+        return ops.inner_loops(self.support.description, theta, prepared, *rates, **options)
+
+    def check(self, episodes: Episodes) -> None:
+        """Raise an error that names what the kernels did not take."""
+        _check_classes(episodes, self.support.description.n_classes)
+
+
+class ProgramNet(NamedTuple):
+    """A recorded model and its loss.
+
+    n_classes: of which predictions are right or wrong; ``None``: they are not judged.
+    """
+
+    lowered: Lowered
+    n_classes: int | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that it reads, in the kernels' order."""
+        return self.lowered.names
+
+    def run(self, theta: Sequence[Tensor], episodes: Episodes, *rates: Any, **options: Any) -> ops.InnerLoopsResult:
+        """The inner loops of all tasks."""
+        x_spt, y_spt, x_qry, y_qry = episodes
+        if self.lowered.takes_whole:
+            for name, x in (("x_spt", x_spt), ("x_qry", x_qry)):
+                _check_whole(x, self.lowered.entries, name)
+        dtype = theta[0].dtype
+        prepared = x_spt.to(dtype), y_spt, x_qry.to(dtype), y_qry
+        return ops.program_loops(self.lowered.model, self.lowered.picks_of or 0, theta, prepared, *rates, **options)
+
+    def check(self, episodes: Episodes) -> None:
+        """Raise an error that names what the kernels did not take."""
+        if self.lowered.picks_of is not None:
+            return _check_classes(episodes, self.lowered.picks_of)
+        return check_values(episodes, None, classification=False, ignored=IGNORED)
+
+
+NativeNet: TypeAlias = BlockNet | ProgramNet
 
 
 @dataclass(frozen=True)
 class NativeLoop:
-    """``inner_steps`` steps of a net from theta; make it with :func:`native_loop`.
+    """``inner_steps`` steps of a net from theta; make it with :func:`maml_fast.maml.native_form.native_loop`.
 
     Shapes and types of episodes must be checked. Their values are checked here.
     """
@@ -67,7 +128,9 @@ class NativeLoop:
     def _numbers(self) -> dict[float, Tensor]:
         """Rates that are numbers, as the kernels take them: one tensor for all parameters that have it."""
         return {
-            rate: _tensor(self.theta[0]).detach().new_full((1,), rate) for rate in self.rates if isinstance(rate, float)
+            rate: tensor_of(self.theta[0]).detach().new_full((1,), rate)
+            for rate in self.rates
+            if isinstance(rate, float)
         }
 
     @torch.no_grad()
@@ -112,22 +175,22 @@ class NativeLoop:
             if isinstance(parameter, PerStep):
                 gradient = parameter.of_rows(gradient)
             if is_learned:
-                gradients[_tensor(parameter)] = gradient
+                gradients[tensor_of(parameter)] = gradient
         learned = [rate for rate, is_learned in zip(self.rates, self._rate_is_learned, strict=True) if is_learned]
         for rate, gradient in zip(learned, result.rate_gradient, strict=True):
-            each, source = _of_rate(gradient, rate), _tensor(rate)
+            each, source = _of_rate(gradient, rate), tensor_of(rate)
             gradients[source] = gradients[source] + each if source in gradients else each
         return gradients
 
 
-def _tensor(source: Tensor | PerStep | float) -> Tensor:
+def tensor_of(source: Tensor | PerStep | float) -> Tensor:
     """The tensor that a gradient belongs to."""
     assert not isinstance(source, float)
     return source.values if isinstance(source, PerStep) else source
 
 
 def _is_learned(source: MaybePerStep[Rate]) -> bool:
-    return not isinstance(source, float) and _tensor(source).requires_grad
+    return not isinstance(source, float) and tensor_of(source).requires_grad
 
 
 def _of_kernels(rate: Tensor | PerStep, parameter: Tensor, steps: int) -> Tensor:
@@ -138,75 +201,29 @@ def _of_kernels(rate: Tensor | PerStep, parameter: Tensor, steps: int) -> Tensor
 
 def _of_rate(gradient: Tensor, rate: MaybePerStep[Rate]) -> Tensor:
     """A rate's gradient from that of what the kernels took."""
-    shape = rate.values.shape[1:] if isinstance(rate, PerStep) else _tensor(rate).shape
+    shape = rate.values.shape[1:] if isinstance(rate, PerStep) else tensor_of(rate).shape
     rows = [row.reshape(shape) if shape.numel() == 1 else row.sum_to_size(shape) for row in gradient]
     return rate.of_rows(torch.stack(rows)) if isinstance(rate, PerStep) else rows[0]
 
 
-def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:
-    """Return the native form of a problem on checked episodes, or what keeps it from having one."""
-    if problem.theta.device.type != "cpu":
-        return f"on {problem.theta.device.type}, where all tasks of an operation run at once"
-    if native.library() is None:
-        return "there are no native kernels"
-    if isinstance(problem.recorded, str):
-        return problem.recorded
-    if problem.judge is not None and not isinstance(problem.judge, Accuracy):
-        return "metric is a function of your own"
-    if problem.optimiser is not SGD:
-        return "inner steps are not plain gradient descent"
-    if problem.blocks is not None:
-        return "batch norm keeps statistics of every step"
-    found = _obstacle_in_rates(problem.theta) or _obstacle_in_modes() or _obstacle_in_episodes(episodes)
-    net = found or native_net(problem, episodes)
-    if isinstance(net, str):
-        return net
-    parameters = {**problem.theta.shared, **problem.theta.adapted}
-    if any(name not in parameters for name in net.names):
-        parameters = {**_other_tensors(problem), **parameters}
-    theta = [parameters[name] for name in net.names]
-    rates = [problem.theta.rule.get(name, 0.0) for name in net.names]
-    weights = problem.weights_of_steps()
-    held = _tasks_at_once(chunk, episodes.meta_batch_size)
-    judged = problem.judge is not None and net.n_classes is not None
-    return NativeLoop(net, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, judged)
+def images_of(net: ConvNet, x: Tensor) -> Tensor:
+    """x as the blocks take it, after what comes before them."""
+    for line in net.before:
+        x = line.step.run(x)
+    return x
 
 
-def _other_tensors(problem: InnerProblem) -> dict[str, Tensor]:
-    """The model's buffers, and the loss's."""
-    assert not isinstance(problem.recorded, str)
-    assert problem.watched_loss is not None
-    of_loss = problem.watched_loss.tensors(problem.loss_fn)
-    buffers = problem.forward.with_buffers({}, problem.recorded)
-    return {**buffers, **{OF_LOSS + name: tensor for name, tensor in of_loss.items()}}
+def _check_classes(episodes: Episodes, n_classes: int) -> None:
+    check_values(episodes, None, classification=True, ignored=IGNORED)
+    for name, labels in (("y_spt", episodes.y_spt), ("y_qry", episodes.y_qry)):
+        check_range(labels, n_classes, name)
 
 
-def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:
-    """In memory: by themselves as many as there are threads."""
-    if isinstance(chunk, int):
-        return chunk
-    return n_tasks if chunk is None else torch.get_num_threads()
-
-
-def _obstacle_in_rates(theta: Theta) -> str | None:
-    for name, rate in theta.rule.items():
-        if isinstance(rate, float):
-            continue
-        tensor, parameter = _tensor(rate), theta.adapted[name]
-        if (tensor.dtype, tensor.device) != (parameter.dtype, parameter.device):
-            return f"the inner learning rate of {name} is {tensor.dtype} on {tensor.device}"
-    return None
-
-
-def _obstacle_in_episodes(episodes: Episodes) -> str | None:
-    if any(part.requires_grad for part in episodes):
-        return "the images take a gradient"
-    return None
-
-
-def _obstacle_in_modes() -> str | None:
-    if torch._C._are_functorch_transforms_active():
-        return "a transform of torch.func is active"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast is on"
-    return "torch.compile is at work" if torch.compiler.is_compiling() else None
+def _check_whole(x: Tensor, entries: int | None, name: str) -> None:
+    """Raise unless x holds whole numbers, and such as are indices of a table."""
+    if x.is_floating_point() and not torch.equal(x, x.floor()):
+        raise ValueError(f"{name} must hold whole numbers: the model takes its input for indices")
+    least, most = (int(value) for value in torch.aminmax(x))
+    if least < 0 or (entries is not None and most >= entries):
+        wrong = least if least < 0 else most
+        raise IndexError(f"{name} holds the index {wrong}, but the model's table has {entries} rows")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maml_fast.maml.losses import LossFunction
-from maml_fast.program import Program, Programs, UnwatchableError, Watch
+from maml_fast.program import Program, Programs, Watch
 
 __all__ = ["WatchedLoss"]
 
@@ -25,32 +25,30 @@ class _Criterion(nn.Module):
         return self.loss_fn(logits, targets)
 
 
-class _Last(NamedTuple):
-    loss_fn: LossFunction
-    watch: Watch | None
-    programs: Programs
-
-
 class WatchedLoss:
     """The loss function that was asked of last."""
 
     def __init__(self) -> None:
-        self._last: _Last | None = None
+        self._last: tuple[LossFunction, Programs] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_last": None}
+
+    def watch(self, loss_fn: LossFunction) -> Watch | None:
+        """What it is now, and reads: the same object as long as that is the same; ``None`` if it can't be told."""
+        return self._programs(loss_fn).watch()
 
     def is_closed(self, loss_fn: LossFunction) -> bool:
         """Whether it is known to have no tensors that take gradients, now."""
         if loss_fn is F.cross_entropy:
             return True
-        watch = self._of(loss_fn).watch
+        watch = self.watch(loss_fn)
         return watch is not None and not watch.sees_leaves()
 
     def program(self, loss_fn: LossFunction, logits: torch.Size, dtype: torch.dtype, targets: Tensor) -> Program | str:
         """Its program for logits of this shape and one task's targets, or why there is none."""
         example = torch.linspace(0, 9, logits.numel(), dtype=dtype).cos().view(1, *logits)
-        program = self._of(loss_fn).programs.of(example, targets[:1])
+        program = self._programs(loss_fn).of(example, targets[:1])
         if isinstance(program, str):
             return f"the loss: {program}"
         return program if not program.result.shape else "the loss is no scalar"
@@ -59,12 +57,7 @@ class WatchedLoss:
         """Its own, by the names that its program has for them."""
         return dict(_Criterion(loss_fn).named_buffers())
 
-    def _of(self, loss_fn: LossFunction) -> _Last:
-        last = self._last
-        if last is None or last.loss_fn is not loss_fn or not (last.watch and last.watch.holds()):
-            try:
-                watch: Watch | None = Watch(loss_fn)
-            except UnwatchableError:
-                watch = None
-            last = self._last = _Last(loss_fn, watch, Programs(_Criterion(loss_fn), "as_written"))
-        return last
+    def _programs(self, loss_fn: LossFunction) -> Programs:
+        if self._last is None or self._last[0] is not loss_fn:
+            self._last = loss_fn, Programs(_Criterion(loss_fn), "as_written")
+        return self._last[1]

@@ -93,7 +93,7 @@ class Tape:
     def end(self, operation: Any, arguments: dict[str, Any], written: Sequence[Tensor], output: Any) -> None:
         """Note a call that was made, and know its results."""
         tensors = output if isinstance(output, (tuple, list)) else (output,)
-        if not all(each is None or isinstance(each, Tensor) for each in tensors) or _tells_values(operation):
+        if not all(each is None or isinstance(each, Tensor) for each in tensors) or _tells_values(operation, arguments):
             raise DoubtError("forward depends on the values of tensors")
         results = [Value(each.shape, each.dtype) if isinstance(each, Tensor) else None for each in tensors]
         self.calls.append(Call(operation, arguments, tuple(results)))
@@ -202,9 +202,14 @@ def _check_seen(function: Any) -> None:
         raise DoubtError(f"forward calls {name}()")
 
 
-def _tells_values(operation: Any) -> bool:
+def _tells_values(operation: Any, arguments: dict[str, Any]) -> bool:
     """Whether Python learns something of a tensor's values from the shape of what comes out."""
+    if operation is torch.ops.aten.index.Tensor:  # by numbers, it has the shape of the indices
+        return any(value is not None and value.dtype in _MASKS for value in arguments["indices"])
     return torch.Tag.dynamic_output_shape in getattr(operation, "tags", ())
+
+
+_MASKS = (torch.bool, torch.uint8)
 
 
 def _functional(operation: Any, args: Any) -> tuple[Any, Sequence[Tensor]]:

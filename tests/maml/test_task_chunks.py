@@ -309,7 +309,7 @@ def test_regression_in_chunks():
 
 def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
     def told() -> str:
-        maml = MAML(plain_net(), 0.3)
+        maml = MAML(plain_net(), 0.3, inner_optimiser="adam")  # which is not native
         maml(episodes)
         return maml.describe()
 
@@ -326,7 +326,7 @@ def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
 def test_few_tasks_of_a_net_without_conv_blocks_go_alone(tasks, chunk, engine):
     """Which is faster on a CPU."""
     batch = make_episodes(n_tasks=tasks)
-    maml = MAML(plain_net(), 0.3, 2, task_chunk=chunk)
+    maml = MAML(plain_net(), 0.3, 2, task_chunk=chunk, inner_optimiser="adam")  # which is not native
     assert maml.engine_for(batch) == engine
     found = torch.autograd.grad(maml(batch).loss, list(maml.parameters()))
     with use_engine("batched"):
@@ -336,7 +336,7 @@ def test_few_tasks_of_a_net_without_conv_blocks_go_alone(tasks, chunk, engine):
 
 
 def test_chunks_are_of_like_size(episodes):
-    maml = MAML(plain_net(), 0.3, task_chunk=4)
+    maml = MAML(plain_net(), 0.3, task_chunk=4, inner_optimiser="adam")
     maml(episodes)
     assert "in memory: 3 tasks at a time\n" in maml.describe()
 

@@ -1,10 +1,12 @@
-// Rows of a table: y[r] = weight[indices[r]]. The indices, whole numbers in scalars, must be in range.
+// Rows of a table: y[r] = weight[indices[r]], and NaN where the index is out of range. Indices are whole numbers in
+// scalars.
 //
 // numbers: rows, entries of the table, width, the index whose row has no gradient (-1: none). operands: weight,
 // indices.
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "cpu/operations/frame.h"
 #include "cpu/simd.h"
@@ -20,12 +22,20 @@ struct EmbeddingPasses {
   static void TangentBackward(const Frame<Scalar>& f) { Scatter(f, f.result.gradient_tangent, f[0].gradient_tangent); }
 
  private:
-  static int64_t Index(const Frame<Scalar>& f, int64_t row) { return static_cast<int64_t>(f[1].value[row]); }
+  // -1 where it is out of range.
+  static int64_t Index(const Frame<Scalar>& f, int64_t row) {
+    const auto index = static_cast<int64_t>(f[1].value[row]);
+    return index >= 0 && index < f.Number(1) ? index : -1;
+  }
 
   static void Gather(const Frame<Scalar>& f, const Scalar* table, Scalar* to) {
     const int64_t width = f.Number(2);
     for (int64_t row = 0; row < f.Number(0); ++row, to += width) {
-      std::copy_n(table + Index(f, row) * width, width, to);
+      if (Index(f, row) < 0) {
+        std::fill_n(to, width, std::numeric_limits<Scalar>::quiet_NaN());
+      } else {
+        std::copy_n(table + Index(f, row) * width, width, to);
+      }
     }
   }
 
@@ -34,7 +44,7 @@ struct EmbeddingPasses {
     const int64_t width = f.Number(2);
     if (!f[0].adds) std::fill_n(to, f.Number(1) * width, Scalar{0});
     for (int64_t row = 0; row < f.Number(0); ++row, gradient += width) {
-      if (Index(f, row) == f.Number(3)) continue;
+      if (Index(f, row) < 0 || Index(f, row) == f.Number(3)) continue;
       Scalar* sum = to + Index(f, row) * width;
       ForChannels<Scalar>(width, [&](int64_t i, int64_t lanes) {
         Store(sum + i, Load(sum + i, lanes) + Load(gradient + i, lanes), lanes);

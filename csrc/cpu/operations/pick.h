@@ -1,10 +1,11 @@
-// One scalar of every row: y[r] = x[r, indices[r]], or 0 where the index is one to ignore. All other indices, whole
-// numbers in scalars, must be in range.
+// One scalar of every row: y[r] = x[r, indices[r]], or 0 where the index is one to ignore, and NaN where it is another
+// that is out of range. Indices are whole numbers in scalars.
 //
 // numbers: rows, columns, the index to ignore. operands: x, indices.
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "cpu/operations/frame.h"
 
@@ -22,7 +23,9 @@ struct PickPasses {
   static void Gather(const Frame<Scalar>& f, const Scalar* x, Scalar* y) {
     for (int64_t row = 0; row < f.Number(0); ++row) {
       const auto index = static_cast<int64_t>(f[1].value[row]);
-      y[row] = index == f.Number(2) ? 0 : x[row * f.Number(1) + index];
+      y[row] = std::numeric_limits<Scalar>::quiet_NaN();
+      if (index == f.Number(2)) y[row] = 0;
+      if (index != f.Number(2) && index >= 0 && index < f.Number(1)) y[row] = x[row * f.Number(1) + index];
     }
   }
 
@@ -31,7 +34,7 @@ struct PickPasses {
     if (!f[0].adds) std::fill_n(to, f.Number(0) * f.Number(1), Scalar{0});
     for (int64_t row = 0; row < f.Number(0); ++row) {
       const auto index = static_cast<int64_t>(f[1].value[row]);
-      if (index != f.Number(2)) to[row * f.Number(1) + index] += gradient[row];
+      if (index != f.Number(2) && index >= 0 && index < f.Number(1)) to[row * f.Number(1) + index] += gradient[row];
     }
   }
 };

@@ -38,6 +38,8 @@ def _nll_loss(w: Writer, call: Call, a: Arguments) -> list[View | None]:
 @row(aten.gather)
 def _gather(w: Writer, call: Call, a: Arguments) -> View:
     x, index, dim = a["self"], a["index"], a["dim"] % len(a["self"].shape)
+    if len(x.shape) == 1:  # of each index by itself
+        return _picked(w, x.map(lambda tensor: tensor.expand(index.shape[0], -1)), index, NOTHING)
     rest = [size for place, size in enumerate(x.shape) if place != dim]
     if index.shape[dim] != 1 or [size for place, size in enumerate(index.shape) if place != dim] != rest:
         raise NotNativeError("gather has a native form for one index a row alone")
@@ -67,7 +69,7 @@ def _arange(w: Writer, call: Call, a: Arguments) -> View:
 
 def _picked(w: Writer, x: View, index: View, ignored: int) -> View:
     """x[n, index[n, ...], ...] of x [N, C, ...], and 0 where the index is ignored."""
-    if index.buffer != w.targets:
+    if index.buffer in w.depends:
         raise NotNativeError("picking has a native form by the targets alone")
     w.picks_of = min(x.shape[1], w.picks_of or x.shape[1])
     x = w.lying(x, channels_last(len(x.shape)))

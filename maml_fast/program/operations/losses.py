@@ -72,7 +72,7 @@ def _gather(call: Call, given: Value) -> Step:
 @row(aten.index)
 def _index(call: Call, given: Value) -> Step | None:
     indices = call.operands[1:]
-    if len(indices) != len(call.arguments["indices"]) or any(value.dtype == torch.bool for value in indices):
+    if len(indices) != len(call.arguments["indices"]):
         return None
     rank = max(len(value.shape) for value in indices)
 

@@ -59,5 +59,5 @@ def with_dimensions(x: Tensor, missing: int) -> Tensor:
 
 def _promotes_alike(operands: list[Value]) -> bool:
     """Whether no operand is a single number of another type, which would count for less in the result's type."""
-    types = {value.dtype for value in operands}
-    return len(types) == 1 or all(value.shape for value in operands)
+    types, ranks = {value.dtype for value in operands}, {len(value.shape) for value in operands}
+    return len(types) == 1 or 0 not in ranks or ranks == {0}
