@@ -280,7 +280,8 @@ class MAML(MetaLearner):
         """What runs and how, in a few lines.
 
         Model and inner loop are the last call's: the model is recorded when it is first called on images of a kind. The
-        inner loop is native where the net is a chain of conv blocks under cross-entropy and nobody asks for the graph.
+        inner loop is native where model and loss are made of operations that the kernels have, and nobody asks for the
+        graph.
 
         The lines of the first call are also logged, by the logger ``maml_fast``: as WARNING, which Python shows unless
         told otherwise, where something did not fuse, else as INFO.
