@@ -33,12 +33,12 @@ def joined() -> Iterator[Group]:
     if size == 1:
         yield Group(restarts)
         return
+    number = next(_numbers)
     if own:
-        with_gpus = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if with_gpus else "gloo")
+        _connect(f"maml_fast/{restarts}/{number}")
     try:
         on_cpus = None if own or dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-        group = Ranks(f"{restarts}/{next(_numbers)}", restarts, on_cpus)
+        group = Ranks(f"group {number}", restarts, on_cpus)
         try:
             yield group
         except BaseException as error:
@@ -48,6 +48,17 @@ def joined() -> Iterator[Group]:
     finally:
         if own:
             dist.destroy_process_group()
+
+
+def _connect(name: str) -> None:
+    """Initialise ``torch.distributed``, under a name that was never used.
+
+    The store that torchrun keeps holds the addresses of earlier groups, and of processes that it has ended since.
+    """
+    store, rank, size = next(dist.rendezvous("env://"))
+    with_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if with_gpus else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore(name, store), rank=rank, world_size=size)
 
 
 def _size_asked() -> int:

@@ -44,7 +44,7 @@ class Ranks(Group):
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", hosts.count(host)))
         self._machines = int(os.environ.get("GROUP_WORLD_SIZE", len(set(hosts))))
         self.places = [f"process {process} on {host}" for host, process in found]
-        store = dist.PrefixStore(f"maml_fast/{name}", _get_default_store().clone())
+        store = dist.PrefixStore(name, _get_default_store().clone())
         self.roll = Roll(store, self.rank, self.places)
 
     def describe(self) -> str:
@@ -134,7 +134,7 @@ class Ranks(Group):
 
     def check_all_are_there(self) -> None:
         """Raise PeerLostError if a process has died. May take seconds: for when this one is being stopped."""
-        self.roll.check()
+        self.roll.check_pulses()
 
     def _shares(self, n: int) -> list[int]:
         return [len(share_of(n, rank, self.size)) for rank in range(self.size)]

@@ -61,10 +61,10 @@ class Roll:
         self._ended.set()
         self._thread.join()
 
-    def check(self) -> None:
-        """Raise for those that are not there any more: the dead first, then the failed, then the stopped.
+    def check_pulses(self) -> dict[int, LastWords]:
+        """The last words of those that left; raises PeerLostError for the dead, who said none.
 
-        Returns at once when all others were seen alive; it takes ``SILENCE`` to know that one is dead.
+        Returns as soon as all others have left or were seen alive; it takes ``SILENCE`` to know that one is dead.
         """
         try:
             left, silent = self._look()
@@ -73,6 +73,11 @@ class Roll:
         if silent:
             names = " and ".join(f"rank {rank} ({self._places[rank]})" for rank in silent)
             raise PeerLostError(f"{names} died, or does not answer; go on from the last checkpoint by --resume")
+        return left
+
+    def check(self) -> None:
+        """Raise for those that are not there any more: the dead first, then the failed, then the stopped."""
+        left = self.check_pulses()
         for rank, words in left.items():
             if words.why == "failed":
                 raise PeerFailedError(f"rank {rank} ({self._places[rank]}) failed: {words.text}")

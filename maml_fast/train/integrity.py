@@ -27,7 +27,7 @@ def digest_of_parameters(module: nn.Module) -> str:
     """Equal where all bits of the parameters are."""
     digest = hashlib.sha256()
     for parameter in module.parameters():
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -100,11 +100,11 @@ class _Shared(_OfParts):
         self._group.add(row)
         self._group.add(told)
         self._put(row)
-        return Outcome(told[0], told[1] / told[2])
+        return Outcome(told[0], (told[1] / told[2]).float())
 
     def describe(self) -> str:
         """How the tasks' gradients are added up."""
-        return "the processes' sums, equal to one process's but for rounding"
+        return "by each process first: what one process has, but for rounding"
 
 
 class _InOrder(_OfParts):
@@ -130,7 +130,7 @@ class _InOrder(_OfParts):
         self._put(total * (1 / self._n_tasks))
         losses, right, predictions = self._group.join_rows(torch.stack(told), self._n_tasks).T.cpu()
         loss = _in_order(losses.tolist()) / self._n_tasks
-        return Outcome(total.new_tensor(loss), (right.sum() / predictions.sum()).to(total))
+        return Outcome(total.new_tensor(loss), (right.sum() / predictions.sum()).float().to(total.device))
 
     def describe(self) -> str:
         """How the tasks' gradients are added up."""
