@@ -213,7 +213,7 @@ def train(out: Path | None, resume: Path | None, processes: int | None, **option
     make_config = TrainConfig.for_recipe if "recipe" in given else TrainConfig.for_dataset
     config = make_config(**given) if resume is None else None
     if processes is not None:
-        sys.exit(launch(processes, "maml_fast", ["train", *_as_options({**given, "out": out, "resume": resume})]))
+        sys.exit(launch(processes, "maml_fast", ["train", *as_options({**given, "out": out, "resume": resume})]))
     reporter = ConsoleReporter(Console())
     try:
         if resume is not None:
@@ -224,7 +224,7 @@ def train(out: Path | None, resume: Path | None, processes: int | None, **option
         reporter.stop()
 
 
-def _as_options(given: Mapping[str, Any]) -> list[str]:
+def as_options(given: Mapping[str, Any]) -> list[str]:
     """The options that say the same to another process."""
     options = []
     for name, value in given.items():
