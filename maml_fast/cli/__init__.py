@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 
 from maml_fast.data.dataset import printable
-from maml_fast.distributed import is_first, is_told_by_another, launch
+from maml_fast.distributed.launch import is_first, is_told_by_another, launch
 from maml_fast.train.config import CHOICES, TrainConfig
 from maml_fast.train.recipes import DEFAULTS, RECIPES
 

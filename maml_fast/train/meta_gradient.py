@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maml_fast.data.episodes import Episodes
-from maml_fast.distributed import Group
+from maml_fast.distributed.group import Group
 from maml_fast.maml import MetaLearner
 
 __all__ = ["MetaGradient", "Outcome", "make_gradient"]

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from maml_fast.arguments import choice, instance, location, optional, takes, text, whole
-from maml_fast.distributed import Group, joined, launch_id, take_gpu, threads_of
+from maml_fast.distributed.group import Group
+from maml_fast.distributed.joining import joined
+from maml_fast.distributed.launch import launch_id
+from maml_fast.distributed.machine import take_gpu, threads_of
 from maml_fast.maml.arguments import STEPS
 from maml_fast.train.config import CHOICES, EPISODES, THREADS, TrainConfig
 from maml_fast.train.integrity import FREE_ON_RESUME, check_arguments

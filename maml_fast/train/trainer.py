@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from maml_fast import native
-from maml_fast.distributed import launch_id
+from maml_fast.distributed.launch import launch_id
 from maml_fast.train.board import Board
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.integrity import (

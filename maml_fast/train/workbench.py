@@ -16,7 +16,8 @@ from maml_fast.data import ImageBank, load
 from maml_fast.data.dataset import DataSet, Progress
 from maml_fast.data.episodes import Episodes, EpisodeSampler
 from maml_fast.data.files import write_atomically
-from maml_fast.distributed import Group, shard
+from maml_fast.distributed import shard
+from maml_fast.distributed.group import Group
 from maml_fast.maml import MetaLearner
 from maml_fast.maml.evaluation import result_of, scores_of
 from maml_fast.train.config import TrainConfig

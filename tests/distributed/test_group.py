@@ -9,7 +9,9 @@ import socket
 import pytest
 import torch
 
-from maml_fast.distributed import Group, PeerFailedError, PeerLostError, PeerStopped, joined
+from maml_fast.distributed import PeerFailedError, PeerLostError, PeerStopped
+from maml_fast.distributed.group import Group
+from maml_fast.distributed.joining import joined
 from maml_fast.distributed.shards import share_of
 
 pytestmark = pytest.mark.backendless

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maml_fast.distributed import Group, launch, machine, take_gpu
-from maml_fast.distributed.machine import cores_each, threads_of
+from maml_fast.distributed import machine
+from maml_fast.distributed.group import Group
+from maml_fast.distributed.launch import launch
+from maml_fast.distributed.machine import cores_each, take_gpu, threads_of
 
 pytestmark = pytest.mark.backendless
 

@@ -12,7 +12,8 @@ from small import two_blocks
 from torch.nn.parallel import DistributedDataParallel
 
 import maml_fast as mf
-from maml_fast.distributed import joined, shard
+from maml_fast.distributed import shard
+from maml_fast.distributed.joining import joined
 
 SAMPLER = mf.EpisodeSampler(mf.data.make_noise(8, 4, (1, 10, 10)), 5, 1, 2, 6)
 

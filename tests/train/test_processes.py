@@ -18,7 +18,8 @@ from torch import nn
 
 import maml_fast as mf
 from maml_fast.algorithms import ALGORITHMS
-from maml_fast.distributed import Group, joined
+from maml_fast.distributed.group import Group
+from maml_fast.distributed.joining import joined
 from maml_fast.train import TrainConfig, evaluate_run, resume, train
 from maml_fast.train.meta_gradient import make_gradient
 from maml_fast.train.record import RunFolder
