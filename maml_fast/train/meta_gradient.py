@@ -13,6 +13,7 @@ from torch import Tensor
 from maml_fast.data.episodes import Episodes
 from maml_fast.distributed.group import Group
 from maml_fast.maml import MetaLearner
+from maml_fast.maml.state import get_randomness, set_randomness
 
 __all__ = ["MetaGradient", "Outcome", "make_gradient"]
 
@@ -117,10 +118,10 @@ class _InOrder(_OfParts):
     def __call__(self, episodes: Episodes) -> Outcome:
         """Of all processes' episodes."""
         begun = [(buffer, buffer.clone()) for buffer in self._learner.buffers()]
-        randomness = torch.get_rng_state()
+        randomness = get_randomness(self._parameters[0].device)
         rows, told = [], []
         for task in range(episodes.meta_batch_size):
-            torch.set_rng_state(randomness)
+            set_randomness(randomness)
             for buffer, value in begun:
                 buffer.copy_(value)
             row, numbers = self._row(Episodes(*(part[task : task + 1] for part in episodes)))

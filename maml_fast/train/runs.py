@@ -137,7 +137,7 @@ def _open(config: TrainConfig, folder: RunFolder, group: Group, reporter: Report
     """What trains, on one of the processes; the leading one reports."""
     told = reporter if reporter is not None and group.leads else Reporter()
     with group.together():
-        trainer = Trainer(config, folder, Workbench.open(config, group, told.preparing), told)
+        trainer = Trainer(config, folder, Workbench.open(config, told.preparing, group), told)
     group.check_same("the data", trainer.bench.describe_data())
     return trainer
 
@@ -225,7 +225,7 @@ def evaluate_run(
         folder, record, config, state = group.from_first(read)
         with _session(config, group):
             with group.together():
-                bench = Workbench.open(config, group)
+                bench = Workbench.open(config, group=group)
                 if split not in bench.data:
                     raise ValueError(f"split must be one of {', '.join(bench.data)}; got {split!r}")
                 bench.check_data(record, folder)

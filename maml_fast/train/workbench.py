@@ -26,6 +26,8 @@ from maml_fast.train.record import Row, RunFolder
 
 __all__ = ["Workbench"]
 
+ALONE = Group()
+
 
 @dataclass(frozen=True)
 class Workbench:
@@ -37,7 +39,7 @@ class Workbench:
     group: Group
 
     @classmethod
-    def open(cls, config: TrainConfig, group: Group, progress: Progress | None = None) -> Workbench:
+    def open(cls, config: TrainConfig, progress: Progress | None = None, group: Group = ALONE) -> Workbench:
         """Load the data, make the model, and check that episodes as asked can be drawn from every part.
 
         Raises:

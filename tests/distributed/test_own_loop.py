@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 
@@ -10,6 +12,7 @@ import torch
 import torch.distributed as dist
 from small import two_blocks
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parameters_to_vector
 
 import maml_fast as mf
 from maml_fast.distributed import shard
@@ -60,3 +63,27 @@ def test_processes_that_are_connected_already_stay_so(ranks):
         dist.destroy_process_group()
 
     ranks.succeed(2, task)
+
+
+@pytest.mark.parametrize(
+    ("example", "package"), [("with_accelerate", "accelerate"), ("with_fabric", "lightning_fabric")]
+)
+def test_examples_of_other_launchers(ranks, example, package):
+    """They come to the same on two processes as on one, where what they are made with is installed."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+    def train() -> torch.Tensor:
+        warnings.simplefilter("ignore")  # theirs
+        torch.set_num_threads(1)
+        return parameters_to_vector(importlib.import_module(example).main(iterations=2).parameters()).detach()
+
+    ended: list[torch.Tensor] = []
+    for size in (1, 2):
+        files = [ranks.folder / f"parameters-{size}-{rank}" for rank in range(size)]
+        place = {"TORCHELASTIC_RUN_ID": "0", "GROUP_RANK": "0", "ACCELERATE_USE_CPU": "true"}
+        ranks.succeed(size, lambda rank, files=files: torch.save(train(), files[rank]), place)
+        ended += map(torch.load, files)
+    alone, one, other = ended
+    assert torch.equal(one, other)
+    assert (one - alone).norm() < 1e-3 * alone.norm()

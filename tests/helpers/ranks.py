@@ -28,7 +28,7 @@ class Ranks:
     """Starts groups of processes, as torchrun does: their store lives in this process, which outlives them."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._started = 0
 
     def __call__(
@@ -37,7 +37,7 @@ class Ranks:
         """Run ``task(rank)`` in so many processes, wait for all, and tell what became of each."""
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._started += 1
-        files = [self._folder / f"told-{self._started}-{rank}" for rank in range(size)]
+        files = [self.folder / f"told-{self._started}-{rank}" for rank in range(size)]
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         processes = [
             fork(lambda rank=rank: task(rank), files[rank], {**address, **_place(rank, size), **(environment or {})})
@@ -47,9 +47,9 @@ class Ranks:
             process.join()
         return [Ended(process.exitcode, file.read_text()) for process, file in zip(processes, files, strict=True)]
 
-    def succeed(self, size: int, task: Callable[[int], object]) -> None:
+    def succeed(self, size: int, task: Callable[[int], object], environment: Mapping[str, str] | None = None) -> None:
         """The same of processes that must all end well."""
-        for rank, ended in enumerate(self(size, task)):
+        for rank, ended in enumerate(self(size, task, environment)):
             assert ended.exitcode == 0, f"rank {rank}: {ended.told}"
 
 
