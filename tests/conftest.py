@@ -30,10 +30,10 @@ pytest_plugins = (
     "forks",
     "gpu_on_host",
     "graph_on_host",
-    "ranks",
     "tiny_library",
     "tiny_omniglot",
     "tiny_run",
+    "ranks",  # which imports the one before
 )
 
 

@@ -18,7 +18,12 @@ def launch(processes: int, module: str, arguments: Sequence[str]) -> int:
     """Run ``python -m module arguments`` in so many processes that form a group; return their exit status.
 
     Each has its share of the cores, unless ``OMP_NUM_THREADS`` says how many threads it may have.
+
+    Raises:
+        ValueError: this process is one of such a group itself.
     """
+    if "RANK" in os.environ:
+        raise ValueError("torchrun has started this process already; leave processes out")
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -66,6 +67,26 @@ class _AllAtOnce(MetaGradient):
 class _OfParts(MetaGradient):
     """Gradients and what is told beside them, of some tasks, as numbers in a row."""
 
+    @contextlib.contextmanager
+    def _from_here(self) -> Iterator[Callable[[], None]]:
+        """What takes the learner's buffers and random numbers back to where they are now; an error does it, too.
+
+        For another process may be lost or stopped in the middle of a meta-batch, and what is saved then is the last.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self._learner.buffers()]
+        randomness = get_randomness(self._parameters[0].device)
+
+        def go_back() -> None:
+            set_randomness(randomness)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+        try:
+            yield go_back
+        except BaseException:
+            go_back()
+            raise
+
     def _row(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """The gradient of the tasks' mean loss with the means they move beside it [P]; loss, right, predictions [3]."""
         results, loss = self._learner.results_and_loss(episodes)
@@ -94,12 +115,13 @@ class _Shared(_OfParts):
 
     def __call__(self, episodes: Episodes) -> Outcome:
         """Of all processes' episodes."""
-        row, told = self._row(episodes)
-        weight = episodes.meta_batch_size / self._n_tasks
-        told[0] *= weight
-        row *= weight
-        self._group.add(row)
-        self._group.add(told)
+        with self._from_here():
+            row, told = self._row(episodes)
+            weight = episodes.meta_batch_size / self._n_tasks
+            told[0] *= weight
+            row *= weight
+            self._group.add(row)
+            self._group.add(told)
         self._put(row)
         return Outcome(told[0], (told[1] / told[2]).float())
 
@@ -117,19 +139,16 @@ class _InOrder(_OfParts):
 
     def __call__(self, episodes: Episodes) -> Outcome:
         """Of all processes' episodes."""
-        begun = [(buffer, buffer.clone()) for buffer in self._learner.buffers()]
-        randomness = get_randomness(self._parameters[0].device)
         rows, told = [], []
-        for task in range(episodes.meta_batch_size):
-            set_randomness(randomness)
-            for buffer, value in begun:
-                buffer.copy_(value)
-            row, numbers = self._row(Episodes(*(part[task : task + 1] for part in episodes)))
-            rows.append(row)
-            told.append(numbers)
-        total = self._group.add_in_order(torch.stack(rows), self._n_tasks)
+        with self._from_here() as go_back:
+            for task in range(episodes.meta_batch_size):
+                go_back()
+                row, numbers = self._row(Episodes(*(part[task : task + 1] for part in episodes)))
+                rows.append(row)
+                told.append(numbers)
+            total = self._group.add_in_order(torch.stack(rows), self._n_tasks)
+            losses, right, predictions = self._group.join_rows(torch.stack(told), self._n_tasks).T.cpu()
         self._put(total * (1 / self._n_tasks))
-        losses, right, predictions = self._group.join_rows(torch.stack(told), self._n_tasks).T.cpu()
         loss = _in_order(losses.tolist()) / self._n_tasks
         return Outcome(total.new_tensor(loss), (right.sum() / predictions.sum()).float().to(total.device))
 

@@ -36,7 +36,7 @@ def test_shares_are_in_order_and_alike(size):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, 4])
 def test_sums_and_rows(ranks, size):
     in_order = Group().add_in_order(rows(), N_TASKS)
     assert not torch.equal(in_order, Group().add_in_order(rows().flip(0), N_TASKS))

@@ -60,6 +60,12 @@ def test_every_process_takes_its_gpu(monkeypatch):
         take_gpu(of(3))
 
 
+def test_a_process_of_a_group_starts_no_group(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="torchrun has started this process already"):
+        launch(2, "maml_fast", [])
+
+
 def test_launch_looks_at_its_arguments():
     with pytest.raises(ValueError, match="processes must be"):
         launch(0, "maml_fast", [])

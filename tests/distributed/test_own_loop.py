@@ -18,6 +18,8 @@ import maml_fast as mf
 from maml_fast.distributed import shard
 from maml_fast.distributed.joining import joined
 
+pytestmark = pytest.mark.backendless
+
 SAMPLER = mf.EpisodeSampler(mf.data.make_noise(8, 4, (1, 10, 10)), 5, 1, 2, 6)
 
 

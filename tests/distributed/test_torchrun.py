@@ -22,6 +22,8 @@ from maml_fast.cli import as_options
 from maml_fast.train import resume, train
 from maml_fast.train.record import RunFolder
 
+pytestmark = pytest.mark.backendless
+
 LONG = dataclasses.replace(TINY, fixed_order=True, iterations=100_000, eval_every=100_000, checkpoint_seconds=0)
 
 
@@ -52,9 +54,8 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-@pytest.mark.parametrize("out", ["run", None])
-def test_restarted_after_a_death_it_goes_on(tmp_path, monkeypatch, plain_pictures, out):
-    """As by ``torchrun --max-restarts 1``; also where the run was not told where to go."""
+def test_restarted_after_a_death_it_goes_on(tmp_path, monkeypatch, whole, plain_pictures):
+    """As by ``torchrun --max-restarts 1``, and without being told where to go; ``whole`` has imported all it takes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("maml_fast.distributed.roll.SILENCE", 3.0)
     monkeypatch.setattr("maml_fast.distributed.machine.usable_cores", lambda: 8)
@@ -63,7 +64,7 @@ def test_restarted_after_a_death_it_goes_on(tmp_path, monkeypatch, plain_picture
     def work() -> None:
         if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             kill_in_iteration(3)
-        train(config, out=out)
+        train(config)
 
     def agent() -> None:
         launch = LaunchConfig(
@@ -83,6 +84,6 @@ def test_restarted_after_a_death_it_goes_on(tmp_path, monkeypatch, plain_picture
     process = fork(agent, told)
     process.join()
     assert process.exitcode == 0, told.read_text()
-    (run,) = [Path("run")] if out else Path("runs").iterdir()
+    (run,) = Path("runs").iterdir()
     assert [session["from_iteration"] for session in RunFolder(run).read_config()["sessions"]] == [0, 3]
     assert_same_run(run, train(config, out=tmp_path / "whole").path)

@@ -16,6 +16,8 @@ from tiny_run import TINY, assert_same_run
 from maml_fast.train import train
 from maml_fast.train.record import RunFolder
 
+pytestmark = pytest.mark.backendless
+
 CONFIG = dataclasses.replace(TINY, fixed_order=True, iterations=2)
 NEW_HOST, NEW_USER, NEW_NET = 0x04000000, 0x10000000, 0x40000000  # CLONE_NEWUTS, ... of sched.h
 ADDRESSES = ("10.9.0.1", "10.9.0.2")
@@ -43,7 +45,7 @@ def become(rank: int) -> None:
 
 
 @pytest.mark.skipif(not can_make_hosts(), reason="no network namespaces can be made here")
-def test_two_hosts(tmp_path, plain_pictures):
+def test_two_hosts(tmp_path, whole, plain_pictures):
     def other(ready: int, plugged: int) -> None:
         leave(NEW_NET | NEW_HOST)
         os.write(ready, b"1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -9,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 from forks import fork
+from tiny_run import TINY
 
 from maml_fast.distributed import roll
+from maml_fast.train import RunResult, train
 from maml_fast.train.meta_iteration import EagerIterations
+
+EIGHT = dataclasses.replace(TINY, meta_batch_size=8, eval_episodes=10, test_episodes=10)
+IN_ORDER = dataclasses.replace(EIGHT, fixed_order=True)
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,19 @@ def _place(rank: int, size: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ranks:
+def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: RunResult) -> Ranks:
+    """``whole`` has imported what a training takes, so that no fork need do it again."""
+    torch.testing.assert_close(torch.ones(()), torch.ones(()))  # and what this takes
     monkeypatch.setattr(roll, "BEAT", 0.2)
     monkeypatch.setattr(roll, "SILENCE", 3.0)
     monkeypatch.setattr("maml_fast.distributed.machine.usable_cores", lambda: 8)  # or a warning says that they share
     return Ranks(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """IN_ORDER on a single process, which others are held against; not to be changed."""
+    return train(IN_ORDER, out=tmp_path_factory.mktemp("alone") / "run").path
 
 
 def send_in_iteration(number: int, iteration: int) -> None:
