@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from maml_fast.distributed.shards import share_of
 __all__ = ["Ranks"]
 
 T = TypeVar("T")
+
+STORE_TIMEOUT = datetime.timedelta(seconds=20)  # of a question to the store: its machine may be the one that is gone
 
 
 class Ranks(Group):
@@ -44,8 +47,9 @@ class Ranks(Group):
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", hosts.count(host)))
         self._machines = int(os.environ.get("GROUP_WORLD_SIZE", len(set(hosts))))
         self.places = [f"process {process} on {host}" for host, process in found]
-        store = dist.PrefixStore(name, _get_default_store().clone())
-        self.roll = Roll(store, self.rank, self.places)
+        store = _get_default_store().clone()
+        store.set_timeout(STORE_TIMEOUT)
+        self.roll = Roll(dist.PrefixStore(name, store), self.rank, self.places)
 
     def describe(self) -> str:
         """How many processes there are, and what connects them."""

@@ -59,7 +59,7 @@ class Roll:
         with contextlib.suppress(Exception):  # who holds the store may have left first
             self._store.set(f"words {self._rank}", json.dumps(words or LastWords("done")))
         self._ended.set()
-        self._thread.join()
+        self._thread.join(BEAT)  # or less: it may be waiting for a store that is gone
 
     def check_pulses(self) -> dict[int, LastWords]:
         """The last words of those that left; raises PeerLostError for the dead, who said none.
