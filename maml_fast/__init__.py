@@ -11,7 +11,7 @@ for episodes in sampler:
 
 from importlib.metadata import PackageNotFoundError, version
 
-from maml_fast import algorithms, compat, data, models, nn, ops
+from maml_fast import algorithms, compat, data, distributed, models, nn, ops
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.episodes import Episodes, EpisodeSampler
 from maml_fast.fusion import FusedModel, fuse
@@ -33,6 +33,7 @@ __all__ = [
     "build",
     "compat",
     "data",
+    "distributed",
     "evaluate",
     "fuse",
     "models",

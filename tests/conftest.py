@@ -33,6 +33,7 @@ pytest_plugins = (
     "tiny_library",
     "tiny_omniglot",
     "tiny_run",
+    "ranks",  # which imports the one before
 )
 
 

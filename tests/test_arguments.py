@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import maml_fast as mf
-from maml_fast import algorithms, arguments, compat, data, fusion, maml, models, ops, train
+from maml_fast import algorithms, arguments, compat, data, distributed, fusion, maml, models, ops, train
 from maml_fast.arguments import (
     array,
     choice,
@@ -251,7 +251,7 @@ def linear() -> nn.Linear:
     return nn.Linear(3, 2)
 
 
-NUMBERED = {"meta_batch_size": 2, "seed": 0, "start_episode": 0, "batches": 2}
+NUMBERED = {"meta_batch_size": 2, "seed": 0, "start_episode": 0, "batches": 2, "stride": None}
 DRAWN = {"n_way": 2, "k_shot": 1, "k_query": 1, "prefetch": 0, "threads": None, "device": "cpu"}
 TOLD = {"progress": None, "say": print}
 OMNIGLOT = {"root": NOWHERE, "size": 28, "layout": data.omniglot.OMNIGLOT}
@@ -319,6 +319,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "data.simulate_students": {"n_students": 2, "n_answers": 2, "n_skills": 1, "seed": 0},
     "data.student_episodes": {"log": LOG, "students": [0, 1], "n_support": 2, "n_answers": 4},
     "data.tasks_from_batch": {"x": torch.randn(4, 3), "y": torch.randn(4), "n_tasks": 2, "n_support": 1},
+    "distributed.shard": {"sampler": data.SinusoidSampler(2, 2, 4), "rank": 0, "world_size": 2, "uneven": False},
     "maml.MAML": MAML,
     "algorithms.ANIL": {**LOOP, "order": 2},
     "algorithms.BOIL": {**LOOP, "order": 2, "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Linear(3, 3))},
@@ -349,6 +350,7 @@ NO_ENTRIES = {
     "ops.InnerLoopsResult train.RunResult train.TrainingInterrupted maml.TaskResults": "what a call returns or raises",
     "fusion.FusionReport fusion.FusedModel fusion.Runner": "made by fuse, which checks",
     "backend ops.has_native_kernels compat.MetaLearner compat.TutorialBaseNet train.Reporter": "has no arguments",
+    "distributed.PeerFailedError distributed.PeerLostError distributed.PeerStopped": "what a run raises",
     "Episodes": "a plain tuple, which is checked where it is used",
     "maml.MetaLearner": "abstract; its classes stand here",
     "algorithms.Algorithm algorithms.Settings": "a TrainConfig, which checks, fills them in",
@@ -360,7 +362,7 @@ NO_ENTRIES = {
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    for module in (mf, ops, mf.nn, models, data, maml, algorithms, fusion, compat, learn2learn, train):
+    for module in (mf, ops, mf.nn, models, data, distributed, maml, algorithms, fusion, compat, learn2learn, train):
         prefix = module.__name__.removeprefix("maml_fast").removeprefix(".")
         for name in module.__all__:
             found = getattr(module, name)

@@ -27,12 +27,13 @@ ROOMS = {
     "fusion": ("fusion", "program"),
     "models": ("models", "nn"),
     "data": ("data", "native"),
+    "distributed": ("distributed", "data native"),
     "lowering": ("lowering", "program nn ops"),
     "maml": ("maml", "lowering program data ops native"),
     "algorithms": ("algorithms", "maml program data ops"),
-    "train": ("train", "algorithms maml program models data native"),
+    "train": ("train", "algorithms maml program models data distributed native"),
     "compat": ("compat", "maml models data fusion"),
-    "cli": ("cli __main__", "train maml data native"),
+    "cli": ("cli __main__", "train maml data distributed native"),
 }
 ROOM_OF = {module: room for room, (modules, _) in ROOMS.items() for module in modules.split()}
 

@@ -30,6 +30,10 @@ class AdamMemory(nn.Module):
         """The mean squared gradient of a parameter."""
         return getattr(self, self._places[name])
 
+    def squares(self) -> list[Tensor]:
+        """The mean squared gradients of all parameters."""
+        return [self.square(name) for name in self._places]
+
     @torch.no_grad()
     def take(self, tasks: InnerAdam) -> None:
         """Remember the mean of what the tasks know."""

@@ -112,6 +112,10 @@ class Reptile(MetaLearner):
         check_fast_weights(fast, x_qry, parameters)
         return self._logits(fast, x_qry)
 
+    def moved_to_means(self) -> list[Tensor]:
+        """What the inner Adam remembers."""
+        return self.adam.squares()
+
     @takes(meta_lr=number(least=0))
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """Plain SGD, which makes Reptile's step of Reptile's gradient."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import click
 from rich.console import Console
 
 from maml_fast.data.dataset import printable
+from maml_fast.distributed.launch import is_first, is_told_by_another, launch
 from maml_fast.train.config import CHOICES, TrainConfig
 from maml_fast.train.recipes import DEFAULTS, RECIPES
 
@@ -69,6 +71,7 @@ HELP: dict[str, str] = {
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
     "device": "Where to train.",
+    "fixed_order": "Add gradients up task by task: the same bits on any number of processes.",
     "cuda_graph": "On a GPU, replay whole meta-iterations as a CUDA graph (default: where possible).",
 }
 
@@ -82,7 +85,7 @@ class Commands(click.Group):
             with contextlib.suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _spoken_once():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
@@ -90,11 +93,24 @@ class Commands(click.Group):
         except Exception as error:
             if ctx.meta.get("debug"):
                 raise
+            if is_told_by_another(error):
+                ctx.exit(2)
             click.echo(f"maml-fast: error: {printable(_told(error))}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt as stop:
-            click.echo(f"maml-fast: {printable(str(stop)) if stop.args else 'stopped'}", err=True)
+            if not is_told_by_another(stop):
+                click.echo(f"maml-fast: {printable(str(stop)) if stop.args else 'stopped'}", err=True)
             ctx.exit(128 + getattr(stop, "signal_number", 2))
+
+
+@contextlib.contextmanager
+def _spoken_once() -> Iterator[None]:
+    """Of several processes that torchrun started with this command, the first one speaks for all."""
+    if is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _told(error: Exception) -> str:
@@ -109,6 +125,8 @@ def _told(error: Exception) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    if not is_first():
+        return
     click.echo(f"maml-fast: warning: {printable(str(message))}", err=True)
 
 
@@ -181,8 +199,9 @@ def main() -> None:
 @_argument_options
 @click.option("--out", type=click.Path(path_type=Path), help="New run folder (default: a fresh one under runs/).")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run; its arguments hold.")
+@click.option("--processes", type=click.IntRange(1), help="Train in so many processes of this machine.")
 @_debug
-def train(out: Path | None, resume: Path | None, **options: Any) -> None:
+def train(out: Path | None, resume: Path | None, processes: int | None, **options: Any) -> None:
     """Meta-train, evaluate, draw. Without options: on the embedded data set, in about two minutes."""
     from maml_fast.cli.console import ConsoleReporter
     from maml_fast.train import resume as resume_run
@@ -191,15 +210,30 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     if resume is not None and out is not None:
         raise ValueError(f"--out {out} and --resume {resume} exclude each other: a resumed run stays in its folder")
+    make_config = TrainConfig.for_recipe if "recipe" in given else TrainConfig.for_dataset
+    config = make_config(**given) if resume is None else None
+    if processes is not None:
+        sys.exit(launch(processes, "maml_fast", ["train", *as_options({**given, "out": out, "resume": resume})]))
     reporter = ConsoleReporter(Console())
     try:
         if resume is not None:
             resume_run(resume, reporter=reporter, **given)
         else:
-            make_config = TrainConfig.for_recipe if "recipe" in given else TrainConfig.for_dataset
-            start_run(make_config(**given), out=out, reporter=reporter)
+            start_run(config, out=out, reporter=reporter)
     finally:
         reporter.stop()
+
+
+def as_options(given: Mapping[str, Any]) -> list[str]:
+    """The options that say the same to another process."""
+    options = []
+    for name, value in given.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            options.append(f"--{flag}={value}")
+    return options
 
 
 @main.command()

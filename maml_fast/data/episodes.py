@@ -126,6 +126,8 @@ class EpisodeSampler(NumberedEpisodes):
         rotate: turn each class of an episode by 0, 90, 180 or 270 degrees, drawn per class and episode.
         start_episode: number of the first episode; to resume, the number of episodes already seen.
         batches: meta-batches in one iteration; None for no end.
+        stride: from the first episode of a meta-batch to that of the next; None for `meta_batch_size`. What is left out
+            between them is another process's part (:func:`maml_fast.distributed.shard`).
         prefetch: meta-batches made ahead of the one in use; 0 makes each when asked for.
         threads: prefetching threads; None for one.
         device: where episodes are wanted. On a CUDA device the images lie there as bytes, and kernels draw, scale and
@@ -146,6 +148,7 @@ class EpisodeSampler(NumberedEpisodes):
     rotate: bool = False
     start_episode: int = 0
     batches: int | None = None
+    stride: int | None = None
     prefetch: int = 2
     threads: int | None = None
     device: torch.device | str | int = "cpu"
@@ -211,10 +214,11 @@ class EpisodeSampler(NumberedEpisodes):
     def __repr__(self) -> str:
         maker = f"kernels on {self.device}" if self.gpu_sampler is not None else self._cpu_maker()
         length = "endless" if self.batches is None else f"{self.batches} meta-batches"
+        every = "" if self.stride is None else f", every {self.stride}"
         return (
             f"<EpisodeSampler: {self.n_way}-way {self.k_shot}-shot with {self.k_query} queries, {length} of "
-            f"{self.meta_batch_size} episodes from {self.start_episode} of seed {self.seed}, {self.scale} pixels"
-            f"{', rotated' if self.rotate else ''}, from {self.bank.name!r}, made by {maker}>"
+            f"{self.meta_batch_size} episodes from {self.start_episode}{every} of seed {self.seed}, {self.scale} "
+            f"pixels{', rotated' if self.rotate else ''}, from {self.bank.name!r}, made by {maker}>"
         )
 
     def _cpu_maker(self) -> str:

@@ -30,13 +30,14 @@ class NumberedEpisodes(Dataset["Episodes"]):
     meta_batch_size: int  # episodes of a meta-batch, T
     start_episode: int
     batches: int | None  # meta-batches in one iteration; None for no end
+    stride: int | None  # from the first episode of a meta-batch to that of the next; None for meta_batch_size
 
     @abstractmethod
     def _episodes_from(self, first: int) -> Episodes:
         """The ``meta_batch_size`` episodes from number `first` on. Safe in many threads."""
 
     def batch(self, i: int) -> Episodes:
-        """Return meta-batch `i`: the episodes from ``start_episode + i * meta_batch_size`` on. Safe in many threads.
+        """Return meta-batch `i`: the episodes from ``start_episode + i * stride`` on. Safe in many threads.
 
         Raises IndexError where `i` is negative or beyond `batches`, TypeError where it is no whole number.
         """
@@ -56,7 +57,12 @@ class NumberedEpisodes(Dataset["Episodes"]):
 
     def _check_numbering(self) -> None:
         settle(self, meta_batch_size=whole(1), seed=whole(0, 2**64 - 1), start_episode=whole(0, 2**63 - 1))
-        settle(self, batches=optional(whole(1)))
+        settle(self, batches=optional(whole(1)), stride=optional(whole(1)))
+
+    @property
+    def numbers_per_batch(self) -> int:
+        """How far the numbers go on from one meta-batch to the next."""
+        return self.meta_batch_size if self.stride is None else self.stride
 
     def _numbers(self) -> Iterable[int]:
         return itertools.count() if self.batches is None else range(self.batches)
@@ -66,7 +72,7 @@ class NumberedEpisodes(Dataset["Episodes"]):
         if i < 0 or (self.batches is not None and i >= self.batches):
             held = "no end of them" if self.batches is None else f"{self.batches}"
             raise IndexError(f"there is no meta-batch {i}; this sampler has {held}, counted from 0")
-        first = self.start_episode + i * self.meta_batch_size
+        first = self.start_episode + i * self.numbers_per_batch
         if first + self.meta_batch_size > 2**64:
             raise IndexError(f"meta-batch {i} needs episode numbers beyond 2**64 - 1, the last")
         return first

@@ -40,6 +40,8 @@ class SinusoidSampler(NumberedEpisodes):
         seed: 0 to 2**64 - 1.
         start_episode: number of the first episode.
         batches: meta-batches in one iteration; None for no end.
+        stride: from the first episode of a meta-batch to that of the next; None for `meta_batch_size`. What is left out
+            between them is another process's part (:func:`maml_fast.distributed.shard`).
 
     Raises:
         TypeError, ValueError: a parameter is of the wrong type or out of range.
@@ -52,6 +54,7 @@ class SinusoidSampler(NumberedEpisodes):
     _: KW_ONLY
     start_episode: int = 0
     batches: int | None = None
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         settle(self, k_shot=whole(1), k_query=whole(1))

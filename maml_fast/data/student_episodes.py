@@ -92,6 +92,8 @@ class StudentSampler(NumberedEpisodes):
         seed: 0 to 2**64 - 1.
         start_episode: number of the first episode.
         batches: meta-batches in one iteration; None for no end.
+        stride: from the first episode of a meta-batch to that of the next; None for `meta_batch_size`. What is left out
+            between them is another process's part (:func:`maml_fast.distributed.shard`).
 
     Raises:
         TypeError, ValueError: a parameter is of the wrong type or out of range, or a student gave too few answers.
@@ -105,6 +107,7 @@ class StudentSampler(NumberedEpisodes):
     _: KW_ONLY
     start_episode: int = 0
     batches: int | None = None
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         settle(self, log=_log, n_support=whole(1))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from maml_fast.data.episodes import Episodes
 from maml_fast.maml.arguments import STEPS
 from maml_fast.maml.meta_learner import MetaLearner
 
-__all__ = ["EvaluationResult", "evaluate"]
+__all__ = ["EvaluationResult", "Scores", "evaluate", "result_of", "scores_of"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,18 @@ def evaluate(
         raise TypeError(f"maml must be a MAML or another meta-learner, got {kind}; wrap the model: MAML(model, ...)")
     if not isinstance(sampler, Iterable) or isinstance(sampler, Tensor):
         raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
+    return result_of([scores_of(maml, sampler, episodes, inner_steps)], maml.batch_norm)
+
+
+class Scores(NamedTuple):
+    """Of some episodes, after every step from 0 on: float64 [steps+1, episodes] on the CPU."""
+
+    losses: Tensor
+    accuracies: Tensor | None
+
+
+def scores_of(maml: MetaLearner, sampler: Iterable[Episodes], episodes: int, inner_steps: int | None) -> Scores:
+    """Those of exactly so many episodes of a sampler."""
     losses, accuracies = [], []
     with torch.no_grad(), _evaluation_mode(maml):
         for batch in _exactly(episodes, sampler):
@@ -75,8 +88,14 @@ def evaluate(
             losses.append(results.losses.double())  # [steps+1, T]
             if results.accuracies is not None:
                 accuracies.append(results.accuracies)
+    return Scores(torch.cat(losses, dim=1).cpu(), torch.cat(accuracies, dim=1).cpu() if accuracies else None)
+
+
+def result_of(parts: Sequence[Scores], batch_norm: str) -> EvaluationResult:
+    """The means over all episodes of these parts, in their order, under a batch-norm policy."""
+    accuracies = [part.accuracies for part in parts if part.accuracies is not None]
     mean_accuracies, intervals = _means(accuracies) if accuracies else (None, None)
-    mean_losses, loss_intervals = _means(losses)
+    mean_losses, loss_intervals = _means([part.losses for part in parts])
     return EvaluationResult(
         accuracy=mean_accuracies[-1] if mean_accuracies else None,
         interval=intervals[-1] if intervals else None,
@@ -84,15 +103,15 @@ def evaluate(
         intervals=intervals,
         losses=mean_losses,
         loss_intervals=loss_intervals,
-        episodes=episodes,
+        episodes=sum(part.losses.shape[1] for part in parts),
         inner_steps=len(mean_losses) - 1,
-        batch_norm=maml.batch_norm,
+        batch_norm=batch_norm,
     )
 
 
-def _means(batches: list[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _means(parts: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and half-width of the 95 % interval over the episodes, for every step."""
-    values = torch.cat(batches, dim=1)  # [steps+1, episodes]
+    values = torch.cat(list(parts), dim=1)  # [steps+1, episodes]
     n = values.shape[1]
     if n == 1:
         return tuple(values[:, 0].tolist()), (math.nan,) * len(values)

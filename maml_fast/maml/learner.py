@@ -225,6 +225,10 @@ class MAML(MetaLearner):
         stage = self.annealing.stage(self._past.iteration)
         return super().signature(), self.inner_steps, self.order, stage, rate, self.task_chunk, self.inner_memory
 
+    def moved_to_means(self) -> list[Tensor]:
+        """Each step's running statistics."""
+        return [] if self.step_statistics is None else list(self.step_statistics.buffers())
+
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
         """Every task's adapted parameters ``{name: [T, ...]}`` from support images [T, N, ...] and targets [T, N, ...].
 

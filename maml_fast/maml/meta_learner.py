@@ -95,6 +95,10 @@ class MetaLearner(nn.Module, ABC):
         parameters = tuple((id(p), p.data_ptr(), p.requires_grad) for p in self.parameters())
         return modes, parameters, tuple(buffer.data_ptr() for buffer in self.buffers())
 
+    def moved_to_means(self) -> list[Tensor]:
+        """Buffers that a training call moves towards a mean over its tasks; most learners have none."""
+        return []
+
     @takes(meta_lr=number(least=0))
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """The outer optimiser that the algorithm is published with."""

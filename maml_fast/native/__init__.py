@@ -27,6 +27,7 @@ from maml_fast.arguments import flag, takes
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder, is_ours, sha256_of
 from maml_fast.native._not_compiled import not_compiled
+from maml_fast.native._toolchain import usable_cores
 
 __all__ = [
     "Backend",
@@ -38,6 +39,7 @@ __all__ = [
     "is_ours",
     "library",
     "sha256_of",
+    "usable_cores",
     "use_backend",
     "when_loaded",
 ]

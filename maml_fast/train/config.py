@@ -82,6 +82,8 @@ class TrainConfig:
         checkpoint_seconds: at most so many seconds of training are lost by a kill.
         threads: torch.set_num_threads for this run; None leaves torch as it is.
         device: cpu or cuda.
+        fixed_order: add the tasks' gradients up one by one, in the order of the episodes. No bit of the run depends on
+            the number of processes then; without it they round sums differently.
         cuda_graph: replay whole meta-iterations as a CUDA graph; None: where that is possible, on a GPU. It changes no
             number.
 
@@ -132,6 +134,7 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
     threads: int | None = None
     device: str = "cpu"
+    fixed_order: bool = False
     cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
@@ -275,6 +278,7 @@ _KINDS: Mapping[str, Kind] = {
     "learn_inner_lr": flag,
     "rotate": flag,
     "eval_rotate": flag,
+    "fixed_order": flag,
     "cuda_graph": optional(flag),
     "adapt": optional(instance(str, "give names with commas between")),
     "root": optional(location),

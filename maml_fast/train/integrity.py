@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["FREE_ON_RESUME", "check_arguments", "check_optimizer_state", "digest_of_arguments"]
+__all__ = ["FREE_ON_RESUME", "check_arguments", "check_optimizer_state", "digest_of_arguments", "digest_of_parameters"]
 
 # Arguments that a resumed run may change: they change no number in it (the native kernels give the same bits on any
 # number of threads), or only how far it goes.
@@ -21,6 +21,14 @@ def digest_of_arguments(arguments: Mapping[str, Any]) -> str:
     """Equal for arguments that give the same numbers, up to a device's rounding."""
     fixed = {name: value for name, value in arguments.items() if name not in (*FREE_ON_RESUME, "device")}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_parameters(module: nn.Module) -> str:
+    """Equal where all bits of the parameters are."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_arguments(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:

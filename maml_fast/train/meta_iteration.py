@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from maml_fast.data.episodes import Episodes
 from maml_fast.data.gpu_sampler import GpuSampler
 from maml_fast.maml.graphed import WARM_UP, CudaGraph
+from maml_fast.train.meta_gradient import make_gradient
 from maml_fast.train.schedule import meta_lr_at
 from maml_fast.train.workbench import Workbench
 
@@ -32,6 +32,9 @@ class MetaIterations(ABC):
         self.whole = True
         self._bench, self._config, self._learner, self._optimiser = bench, bench.config, bench.learner, optimiser
         self._parameters = list(bench.learner.parameters())
+        self._gradient = make_gradient(
+            bench.learner, bench.group, self._config.meta_batch_size, in_order=self._config.fixed_order
+        )
 
     @abstractmethod
     def begin(self, iteration: int) -> None:
@@ -53,15 +56,17 @@ class MetaIterations(ABC):
     def describe(self) -> str:
         """How they run."""
 
+    def describe_sum(self) -> str:
+        """How the tasks' gradients are added up."""
+        return self._gradient.describe()
+
     def _train_on(self, episodes: Episodes) -> Tensor:
         self._optimiser.zero_grad(set_to_none=True)
-        out = self._learner(episodes)
-        out.loss.backward()
+        out = self._gradient(episodes)
         finite = self._largest_gradient().isfinite() & out.loss.isfinite()
         self.whole = False
         self._update_if(finite)
-        told = (out.loss.detach(), cast(Tensor, out.query_accuracy), finite)
-        return torch.stack([number.double() for number in told])
+        return torch.stack([number.double() for number in (*out, finite)])
 
     def _largest_gradient(self) -> Tensor:
         """In size, of all numbers; NaN if one of them is."""
@@ -168,12 +173,19 @@ def make_iterations(bench: Workbench, optimiser: torch.optim.Optimizer) -> MetaI
         RuntimeError: it must be captured, and can't be.
     """
     asked = bench.config.cuda_graph
-    sampler = bench.training_sampler(0).gpu_sampler
     if asked is False:
         return EagerIterations(bench, optimiser, "switched off")
-    if bench.learner.never_captured is None and sampler is not None:
+    sampler = bench.training_sampler(0).gpu_sampler
+    why = _never_captured(bench)
+    if why is None and sampler is not None:
         return GraphedIterations(bench, optimiser, sampler)
-    why = bench.learner.never_captured or "episodes are not drawn on the GPU: there are no kernels for it"
+    why = why or "episodes are not drawn on the GPU: there are no kernels for it"
     if asked:
         raise RuntimeError(f"cuda_graph: {WHAT} can't be captured: {why}; leave cuda_graph out")
     return EagerIterations(bench, optimiser, why)
+
+
+def _never_captured(bench: Workbench) -> str | None:
+    if bench.group.size > 1:
+        return "several processes add up their gradients on the way"
+    return "fixed_order tells each task's loss on the CPU" if bench.config.fixed_order else bench.learner.never_captured

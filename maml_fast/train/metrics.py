@@ -10,7 +10,7 @@ from maml_fast.data.files import write_atomically
 from maml_fast.train.board import Board
 from maml_fast.train.record import Row
 
-__all__ = ["MetricsLog", "cut_metrics", "read_metrics"]
+__all__ = ["MetricsLog", "UnwrittenLog", "cut_metrics", "read_metrics"]
 
 
 class MetricsLog:
@@ -63,6 +63,22 @@ class MetricsLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class UnwrittenLog(MetricsLog):
+    """That of a process that leaves the writing to another."""
+
+    def __init__(self) -> None:
+        pass
+
+    def append(self, row: Row) -> None:
+        """Write nothing."""
+
+    def sync(self) -> None:
+        """There is nothing to put on disk."""
+
+    def close(self) -> None:
+        """Nor to close."""
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -24,11 +23,13 @@ from typing import Any
 import numpy
 import torch
 
+from maml_fast import native
 from maml_fast.data.files import write_atomically
 
-__all__ = ["CHECKPOINT_FORMAT", "RunFolder", "describe_machine"]
+__all__ = ["CHECKPOINT_FORMAT", "RUNS", "RunFolder", "describe_machine"]
 
 CHECKPOINT_FORMAT = 1
+RUNS = "runs"  # where runs go that are not told where
 
 Row = dict[str, Any]
 
@@ -42,7 +43,7 @@ def describe_machine(device: str = "cpu") -> Row:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "processor": _processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": native.usable_cores(),
         "threads": torch.get_num_threads(),
         "gpu": None if device == "cpu" else torch.cuda.get_device_name(),
         "command": sys.argv,
@@ -123,7 +124,7 @@ class RunFolder:
         return self.path / f"evaluation-{split}-{inner_steps}steps-seed{seed}.json"
 
     @staticmethod
-    def create(out: Path | str | None, stem: str, parent: Path | str = "runs") -> RunFolder:
+    def create(out: Path | str | None, stem: str, parent: Path | str = RUNS) -> RunFolder:
         """Claim a new folder: ``out``, which must be new or empty, or the first free ``parent/stem-001``, ``-002``, ...
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 import torch
 
 from maml_fast.arguments import choice, instance, location, optional, takes, text, whole
+from maml_fast.distributed.group import Group
+from maml_fast.distributed.joining import joined
+from maml_fast.distributed.launch import launch_id
+from maml_fast.distributed.machine import take_gpu, threads_of
 from maml_fast.maml.arguments import STEPS
 from maml_fast.train.config import CHOICES, EPISODES, THREADS, TrainConfig
 from maml_fast.train.integrity import FREE_ON_RESUME, check_arguments
-from maml_fast.train.record import Row, RunFolder
+from maml_fast.train.metrics import cut_metrics
+from maml_fast.train.record import RUNS, Row, RunFolder
 from maml_fast.train.schedule import SCHEDULES
 from maml_fast.train.trainer import (
     Reporter,
@@ -50,18 +56,27 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM; the checkpoint is of the last whole iteration.
     """
     config = TrainConfig.for_dataset() if config is None else config
-    reporter = Reporter() if reporter is None else reporter
-    folder = RunFolder.create(out, config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s")
-    with _session(config), folder.locked():
-        folder.take()
-        try:
-            trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)
-        except BaseException:
-            folder.give_back()
-            raise
-        folder.write_json(folder.config, trainer.describe())
-        trainer.save()
-        return trainer.run()
+    with joined() as group:
+        begun = group.from_first(lambda: _begun_by_this_launch(out, config)) if group.restarts else None
+        if begun is not None:
+            return _go_on(begun, group, reporter, {})
+        group.check_same("the arguments", {**config.arguments(), "root": None})
+        stem = config.recipe or f"{config.dataset}-{config.n_way}w{config.k_shot}s"
+        folder = group.from_first(lambda: RunFolder.create(out, stem))
+        with _session(config, group), contextlib.ExitStack() as stack:
+            with group.together():
+                if group.leads:
+                    stack.enter_context(folder.locked())
+                    folder.take()
+            try:
+                trainer = _open(config, folder, group, reporter)
+            except BaseException:
+                if group.leads:
+                    folder.give_back()
+                raise
+            with group.together():
+                trainer.begin()
+            return trainer.run()
 
 
 @takes(run=location, reporter=_reporter)
@@ -76,21 +91,55 @@ def resume(run: Path | str, *, reporter: Reporter | None = None, **changes: Any)
         ValueError: arguments conflict with the run's (all are named), its files are damaged, or its data have changed.
         RuntimeError: another process is training this run.
     """
-    reporter = Reporter() if reporter is None else reporter
-    folder = RunFolder.open(run)
-    with folder.locked():
-        record = folder.read_config()
-        config = _changed(TrainConfig.from_arguments(record["arguments"]), changes, folder)
-        state = folder.load_checkpoint()
-        if config.iterations < state["iteration"]:
-            raise ValueError(
-                f"iterations {config.iterations} is less than the {state['iteration']} that {folder.path} has done"
-            )
-        with _session(config):
-            trainer = Trainer(config, folder, Workbench.open(config, reporter.preparing), reporter)
-            trainer.restore(state, record)
-            folder.write_json(folder.config, trainer.describe(record))
+    with joined() as group:
+        return _go_on(group.from_first(lambda: RunFolder.open(run)), group, reporter, changes)
+
+
+def _go_on(folder: RunFolder, group: Group, reporter: Reporter | None, changes: dict[str, Any]) -> RunResult:
+    """Go on with a run, whose folder the leading process alone need see."""
+    with contextlib.ExitStack() as stack:
+
+        def read() -> tuple[Row, TrainConfig, Row]:
+            stack.enter_context(folder.locked())
+            record = folder.read_config()
+            config = _changed(TrainConfig.from_arguments(record["arguments"]), changes, folder)
+            state = folder.load_checkpoint()
+            if config.iterations < state["iteration"]:
+                raise ValueError(
+                    f"iterations {config.iterations} is less than the {state['iteration']} that {folder.path} has done"
+                )
+            return record, config, state
+
+        record, config, state = group.from_first(read)
+        with _session(config, group):
+            trainer = _open(config, folder, group, reporter)
+            with group.together():
+                trainer.restore(state, record)
+            trainer.rows = group.from_first(lambda: cut_metrics(folder.metrics, trainer.iteration))
+            with group.together():
+                trainer.begin(record)
             return trainer.run()
+
+
+def _begun_by_this_launch(out: Path | str | None, config: TrainConfig) -> RunFolder | None:
+    """The run that was being trained when torchrun started all processes anew; None if it had no checkpoint yet."""
+    paths = [Path(out)] if out is not None else sorted(Path(RUNS).glob("*"), key=os.path.getmtime, reverse=True)
+    for folder in map(RunFolder, paths):
+        if folder.config.is_file() and folder.checkpoint.is_file():
+            record = folder.read_config()
+            launches = {session.get("launch") for session in record["sessions"]}
+            if record["arguments"] == config.arguments() and launch_id() in launches:
+                return folder
+    return None
+
+
+def _open(config: TrainConfig, folder: RunFolder, group: Group, reporter: Reporter | None) -> Trainer:
+    """What trains, on one of the processes; the leading one reports."""
+    told = reporter if reporter is not None and group.leads else Reporter()
+    with group.together():
+        trainer = Trainer(config, folder, Workbench.open(config, told.preparing, group), told)
+    group.check_same("the data", trainer.bench.describe_data())
+    return trainer
 
 
 def _changed(config: TrainConfig, changes: dict[str, Any], folder: RunFolder) -> TrainConfig:
@@ -116,14 +165,15 @@ def _free(config: TrainConfig) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _session(config: TrainConfig) -> Iterator[None]:
-    """Thread count and random generators of this run; torch is as before when it ends."""
+def _session(config: TrainConfig, group: Group) -> Iterator[None]:
+    """Thread count, GPU and random generators of this run; torch is as before when it ends."""
     threads = torch.get_num_threads()
+    if config.device == "cuda":
+        take_gpu(group)
     devices = [torch.cuda.current_device()] if config.device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)  # for modules that draw while they train
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(threads_of(group, config.threads))
         try:
             yield
         finally:
@@ -161,23 +211,29 @@ def evaluate_run(
         TypeError: an argument is of another type.
         ValueError: an argument is out of range, files are damaged, or the data have changed.
     """
-    folder = RunFolder.open(run)
-    record = folder.read_config()
     asked = {"eval_inner_steps": inner_steps, "root": root, "device": device, "threads": threads}
     given = {name: value for name, value in asked.items() if value is not None}
-    of_training = {"cuda_graph": None}  # another device may have none
-    config = TrainConfig.from_arguments({**record["arguments"], **of_training, **given, "test_episodes": episodes})
-    state = folder.load_checkpoint()
-    with _session(config):
-        bench = Workbench.open(config)
-        if split not in bench.data:
-            raise ValueError(f"split must be one of {', '.join(bench.data)}; got {split!r}")
-        bench.check_data(record, folder)
-        with folder.fitting_checkpoint():
-            bench.learner.load_state_dict(state["maml"])
-            check_arguments(state, record["arguments"])
-        try:
-            return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)
-        except UnrecordedError as unrecorded:  # the result is worth more than its file
-            warnings.warn(str(unrecorded), RuntimeWarning, stacklevel=3)
-            return unrecorded.row
+
+    def read() -> tuple[RunFolder, Row, TrainConfig, Row]:
+        folder = RunFolder.open(run)
+        record = folder.read_config()
+        of_training = {"cuda_graph": None}  # another device may have none
+        config = TrainConfig.from_arguments({**record["arguments"], **of_training, **given, "test_episodes": episodes})
+        return folder, record, config, folder.load_checkpoint()
+
+    with joined() as group:
+        folder, record, config, state = group.from_first(read)
+        with _session(config, group):
+            with group.together():
+                bench = Workbench.open(config, group=group)
+                if split not in bench.data:
+                    raise ValueError(f"split must be one of {', '.join(bench.data)}; got {split!r}")
+                bench.check_data(record, folder)
+                with folder.fitting_checkpoint():
+                    bench.learner.load_state_dict(state["maml"])
+                    check_arguments(state, record["arguments"])
+            try:
+                return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)
+            except UnrecordedError as unrecorded:  # the result is worth more than its file
+                warnings.warn(str(unrecorded), RuntimeWarning, stacklevel=3)
+                return unrecorded.row

@@ -10,18 +10,25 @@ import shlex
 import signal
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from maml_fast import native
+from maml_fast.distributed.launch import launch_id
 from maml_fast.train.board import Board
 from maml_fast.train.config import TrainConfig
-from maml_fast.train.integrity import check_arguments, check_optimizer_state, digest_of_arguments
+from maml_fast.train.integrity import (
+    check_arguments,
+    check_optimizer_state,
+    digest_of_arguments,
+    digest_of_parameters,
+)
 from maml_fast.train.interrupts import Interrupts
 from maml_fast.train.meta_iteration import make_iterations
-from maml_fast.train.metrics import MetricsLog, cut_metrics
+from maml_fast.train.metrics import MetricsLog, UnwrittenLog
 from maml_fast.train.record import Row, RunFolder, describe_machine
 from maml_fast.train.workbench import Workbench
 
@@ -94,6 +101,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, bench: Workbench, reporter: Reporter):
         self.config, self.folder, self.bench, self.reporter = config, folder, bench, reporter
+        self.group = bench.group
         self.optimizer = bench.learner.make_optimiser(config.meta_lr)
         self.iterations = make_iterations(bench, self.optimizer)
         self.iteration = self.saved_iteration = 0
@@ -110,8 +118,15 @@ class Trainer:
 
     def facts(self) -> dict[str, str]:
         """What is said at the start of the run."""
-        graph = {} if self.config.device == "cpu" else {"cuda graph": self.iterations.describe()}
-        return {**self.bench.facts(), **graph}
+        facts = self.bench.facts()
+        if self.group.size > 1:
+            threads = torch.get_num_threads()
+            facts["processes"] = f"{self.group.describe()}, {threads} thread{'s' if threads > 1 else ''} each"
+        if self.group.size > 1 or self.config.fixed_order:
+            facts["gradients"] = f"added up {self.iterations.describe_sum()}"
+        if self.config.device != "cpu":
+            facts["cuda graph"] = self.iterations.describe()
+        return facts
 
     def describe(self, earlier: Row | None = None) -> Row:
         """Content of ``config.json``; every session of a run adds one entry."""
@@ -119,10 +134,13 @@ class Trainer:
             "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "from_iteration": self.iteration,
             "backend": str(native.backend()),
+            "processes": self.group.size,
+            "launch": launch_id(),
             **describe_machine(self.config.device),
         }
         sessions, facts = (earlier or {}).get("sessions", []), self.facts()
-        _warn_of_changes(sessions, session, on_any_threads=facts["engine"] == "native")
+        same_bits = (["threads"] if facts["engine"] == "native" else []) + ["processes"] * self.config.fixed_order
+        _warn_of_changes(sessions, session, same_bits)
         return {
             "arguments": self.config.arguments(),
             "overrides": self.config.overrides,
@@ -132,7 +150,7 @@ class Trainer:
         }
 
     def restore(self, state: Row, record: Row) -> None:
-        """Take up the state of a checkpoint, and drop what was recorded after it."""
+        """Take up the state of a checkpoint."""
         self.bench.check_data(record, self.folder)
         with self.folder.fitting_checkpoint():
             check_arguments(state, record["arguments"])
@@ -145,7 +163,14 @@ class Trainer:
             self.iteration = self.saved_iteration = state["iteration"]
             self.seconds, self.wait_seconds = state["seconds"], state["wait_seconds"]
             self.elapsed_before = state["elapsed_seconds"]
-        self.rows = cut_metrics(self.folder.metrics, self.iteration)
+
+    def begin(self, earlier: Row | None = None) -> None:
+        """Write down with what this session trains, and where a new run starts from."""
+        record = self.describe(earlier)
+        if self.group.leads:
+            self.folder.write_json(self.folder.config, record)
+        if earlier is None:
+            self.save()
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -161,22 +186,31 @@ class Trainer:
         }
         if self.config.device == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state()
-        self.folder.save_checkpoint(state)
+        if self.group.leads:
+            self.folder.save_checkpoint(state)
         self.saved_at, self.saved_iteration = time.monotonic(), self.iteration
 
     def run(self) -> RunResult:
         """Train to the last iteration, evaluate, draw."""
         self.started_at = time.monotonic()
         self.reporter.started(self.folder, self.config, self.facts(), self.iteration)
-        self.log = MetricsLog(self.folder.metrics, Board(self.folder.path, self.iteration))
+        self.log = self._open_log()
         with contextlib.closing(self.log), Interrupts() as interrupts:
             try:
                 self._loop(interrupts)
                 return self._finish()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                number = getattr(stop, "signal_number", interrupts.received or signal.SIGINT)
                 with contextlib.suppress(KeyboardInterrupt), interrupts.deferred():  # we are stopping already
                     self._keep()
-            raise TrainingInterrupted(self.folder.path, self.saved_iteration, interrupts.received or signal.SIGINT)
+            if number == signal.SIGTERM:  # as torchrun stops the others when one has died
+                self.group.check_all_are_there()
+            raise TrainingInterrupted(self.folder.path, self.saved_iteration, number)
+
+    def _open_log(self) -> MetricsLog:
+        if not self.group.leads:
+            return UnwrittenLog()
+        return MetricsLog(self.folder.metrics, Board(self.folder.path, self.iteration))
 
     def _loop(self, interrupts: Interrupts) -> None:
         config = self.config
@@ -238,6 +272,7 @@ class Trainer:
 
     def _evaluate(self, episodes: int) -> Row:
         self.reporter.evaluating(episodes)
+        self.group.check_same("the parameters", digest_of_parameters(self.bench.learner))
         return {"iteration": self.iteration, **self.bench.evaluate(self.bench.monitored, episodes)}
 
     def _sync_and_save(self) -> None:
@@ -248,31 +283,36 @@ class Trainer:
         """What is worth keeping when a signal stops the run."""
         if self.iterations.whole:
             self._sync_and_save()
-        self.bench.draw_curve(self.folder, self.rows, self.seconds)
+        if self.group.leads:
+            self.bench.draw_curve(self.folder, self.rows, self.seconds)
 
     def _finish(self) -> RunResult:
         self._sync_and_save()
         config, folder = self.config, self.folder
         self.reporter.evaluating(config.test_episodes)
         evaluation = record_evaluation(self.bench, folder, self.iteration, "test", config.test_episodes)
-        self.bench.draw_curve(folder, self.rows, self.seconds, evaluation)
-        self.bench.draw_episode(folder)
         waiting = self.wait_seconds / max(self.seconds, 1e-9)
         result = RunResult(folder.path, self.iteration, evaluation, self.seconds, waiting)
-        folder.write_json(folder.summary, {**dataclasses.asdict(result), "path": str(folder.path)})
+        if self.group.leads:
+            self.bench.draw_curve(folder, self.rows, self.seconds, evaluation)
+            self.bench.draw_episode(folder)
+            folder.write_json(folder.summary, {**dataclasses.asdict(result), "path": str(folder.path)})
         self.reporter.finished(result)
         return result
 
 
-def _warn_of_changes(sessions: list[Row], now: Row, on_any_threads: bool) -> None:
-    """A resumed run is bitwise the unbroken one only where the same code computes it.
+_OF_ONE_PROCESS = {"processes": 1}  # what the sessions of older runs do not say
+
+
+def _warn_of_changes(sessions: list[Row], now: Row, same_bits: Collection[str]) -> None:
+    """A resumed run is bitwise the unbroken one only where the same code computes it, but for what gives the same bits.
 
     The native engine's sums are the same on any number of threads; PyTorch's may not be.
     """
     changes = []
-    for name in ("backend", "torch", "processor", *(() if on_any_threads else ("threads",))):
-        before = sessions[-1].get(name) if sessions else now[name]
-        if before != now[name]:
+    for name in ("backend", "torch", "processor", "threads", "processes"):
+        before = {**_OF_ONE_PROCESS, **sessions[-1]}.get(name) if sessions else now[name]
+        if before != now[name] and name not in same_bits:
             changes.append(f"{name} {before} -> {now[name]}")
     if changes:
         warnings.warn(
@@ -296,7 +336,8 @@ def record_evaluation(
         "backend": native.backend().name,
     }
     try:
-        folder.write_json(folder.evaluation(split, row["inner_steps"], seed), row)
+        if bench.group.leads:
+            folder.write_json(folder.evaluation(split, row["inner_steps"], seed), row)
     except RuntimeError as error:
         raise UnrecordedError(f"the result is not recorded: {error}", row) from error
     return row

@@ -16,25 +16,30 @@ from maml_fast.data import ImageBank, load
 from maml_fast.data.dataset import DataSet, Progress
 from maml_fast.data.episodes import Episodes, EpisodeSampler
 from maml_fast.data.files import write_atomically
+from maml_fast.distributed import shard
+from maml_fast.distributed.group import Group
 from maml_fast.maml import MetaLearner
-from maml_fast.maml.evaluation import evaluate
+from maml_fast.maml.evaluation import result_of, scores_of
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.networks import make_model
 from maml_fast.train.record import Row, RunFolder
 
 __all__ = ["Workbench"]
 
+ALONE = Group()
+
 
 @dataclass(frozen=True)
 class Workbench:
-    """The objects of one run."""
+    """The objects of one run, on one of its processes."""
 
     config: TrainConfig
     data: DataSet
     learner: MetaLearner
+    group: Group
 
     @classmethod
-    def open(cls, config: TrainConfig, progress: Progress | None = None) -> Workbench:
+    def open(cls, config: TrainConfig, progress: Progress | None = None, group: Group = ALONE) -> Workbench:
         """Load the data, make the model, and check that episodes as asked can be drawn from every part.
 
         Raises:
@@ -50,42 +55,58 @@ class Workbench:
         )
         model = make_model(config, data["train"].image_shape)
         learner = ALGORITHMS[config.algorithm].make(model, config.learner_settings)
-        bench = cls(config, data, learner.to(config.device))
+        bench = cls(config, data, learner.to(config.device), group)
         for part in data:
             bench.sampler(part)  # raises where the classes are too few or too small
         return bench
 
+    @property
+    def tasks_together(self) -> int:
+        """How many tasks this process takes in one call."""
+        return 1 if self.config.fixed_order else max(1, len(self.group.share(self.config.meta_batch_size)))
+
     def training_batches(self, iteration: int) -> Generator[Episodes, None, None]:
-        """The meta-batches of the iterations after ``iteration``: the same ones after any resume."""
+        """This process's parts of the meta-batches of the iterations after ``iteration``: the same after any resume."""
         if iteration < self.config.iterations:
             yield from self.training_sampler(iteration)
 
     def training_sampler(self, iteration: int) -> EpisodeSampler:
         """What they come from; episode ``e`` of the run is in iteration ``e // meta_batch_size``."""
-        config = self.config
-        return self._sampler(
+        config, group = self.config, self.group
+        whole = self._sampler(
             "train",
             config.seed,
             n_way=config.n_way,
             rotate=config.rotate,
+            meta_batch_size=config.meta_batch_size,
             start_episode=iteration * config.meta_batch_size,
             batches=config.iterations - iteration,
         )
+        return shard(whole, group.rank, group.size, uneven=True)
 
-    def sampler(self, part: str, seed: int | None = None) -> EpisodeSampler:
-        """Episodes to evaluate on: endless, the same ones for a seed (default: the run's)."""
-        seed = self.config.seed if seed is None else seed
+    def sampler(self, part: str, seed: int | None = None, start_episode: int = 0) -> EpisodeSampler:
+        """Episodes to evaluate on: endless, the same ones for a seed (default: the run's).
+
+        As many go together as a process takes in training.
+        """
         config = self.config
-        return self._sampler(part, seed, n_way=config.n_way_in_evaluation, rotate=config.eval_rotate)
+        return self._sampler(
+            part,
+            config.seed if seed is None else seed,
+            n_way=config.n_way_in_evaluation,
+            rotate=config.eval_rotate,
+            meta_batch_size=self.tasks_together,
+            start_episode=start_episode,
+        )
 
-    def _sampler(self, part: str, seed: int, n_way: int, **options: Any) -> EpisodeSampler:
+    def _sampler(self, part: str, seed: int, n_way: int, meta_batch_size: int, **options: Any) -> EpisodeSampler:
         config = self.config
         return EpisodeSampler(
             self.data[part],
             n_way,
             config.k_shot,
             config.k_query,
-            config.meta_batch_size,
+            meta_batch_size,
             seed,
             scale=config.scale,
             device=config.device,
@@ -98,9 +119,16 @@ class Workbench:
         return "val" if "val" in self.data else "test"
 
     def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
-        """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
-        steps = self.config.steps_in_evaluation
-        result = evaluate(self.learner, self.sampler(part, seed), episodes=episodes, inner_steps=steps)
+        """Accuracy on a part with its 95 % interval, after the last inner step and after every one.
+
+        Every process takes its share of the episodes.
+        """
+        share = self.group.share(episodes)
+        own = None
+        if share:
+            sampler = self.sampler(part, seed, share.start)
+            own = scores_of(self.learner, sampler, len(share), self.config.steps_in_evaluation)
+        result = result_of([each for each in self.group.gathered(own) if each is not None], self.learner.batch_norm)
         return {
             "split": part,
             "accuracy": result.accuracy,
@@ -115,11 +143,12 @@ class Workbench:
     def facts(self) -> dict[str, str]:
         """What is said at the start of a run: backend, engine, fusion, batch-norm policy, data and splits."""
         train = self.data["train"]
+        episodes = Episodes(*(part[: self.tasks_together] for part in self.training_sampler(0).batch(0)))
         return {
             **self._recipe_fact(),
             "algorithm": ALGORITHMS[self.config.algorithm].title,
             "backend": str(native.backend()),
-            "engine": self.learner.engine_for(self.training_sampler(0).batch(0).to(self.config.device)),
+            "engine": self.learner.engine_for(episodes.to(self.config.device)),
             "fused": _fusion_text(self.learner),
             "batch norm": self.learner.batch_norm,
             "data": f"{self.data.name}, images {' x '.join(map(str, train.image_shape))}",

@@ -21,7 +21,16 @@ from maml_fast.train.workbench import Workbench
 
 pytestmark = [pytest.mark.usefixtures("plain_pictures"), pytest.mark.backendless]
 
-OF_THE_MACHINE = {"recipe", "root", "task_chunk", "checkpoint_seconds", "threads", "device", "cuda_graph"}
+OF_THE_MACHINE = {
+    "recipe",
+    "root",
+    "task_chunk",
+    "checkpoint_seconds",
+    "threads",
+    "device",
+    "cuda_graph",
+    "fixed_order",
+}
 SMALL = {
     "hidden": 4,
     "meta_batch_size": 2,

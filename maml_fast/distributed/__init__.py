@@ -1,0 +1,9 @@
+"""Many processes, one run: who they are, what each of them takes, how sums are made, and what becomes of one that dies.
+
+On PyTorch's own engine: ``torchrun`` starts the processes, ``torch.distributed`` connects them.
+"""
+
+from maml_fast.distributed.errors import PeerFailedError, PeerLostError, PeerStopped
+from maml_fast.distributed.shards import shard
+
+__all__ = ["PeerFailedError", "PeerLostError", "PeerStopped", "shard"]
