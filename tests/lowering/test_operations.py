@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from native_against_loop import CLASSES, assert_native_is_right, episodes_of
+from native_against_loop import CLASSES, assert_native_is_right, episodes_of, outcome
 from torch import Tensor, nn
 
 from maml_fast import MAML, Episodes, use_engine
@@ -113,6 +113,7 @@ IMAGES: dict[str, nn.Module | Function] = {
     "1x1 conv": nn.Conv2d(4, 9, 1),
     "depthwise conv": nn.Conv2d(4, 4, 3, padding=1, groups=4),
     "conv with the padding same": nn.Conv2d(4, 5, 3, padding="same"),
+    "transposed conv": nn.ConvTranspose2d(4, 5, 2, stride=2),
     "conv block": nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
     "residual": lambda x: torch.relu(x + 0.5 * torch.tanh(x)),
     "squeeze and excitation": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
@@ -263,3 +264,22 @@ def test_what_has_no_native_form_runs_as_before(function: Function, why: str) ->
     with use_engine("native"), pytest.raises(RuntimeError, match=why):
         MAML(model, 0.1, 1)(episodes)
     assert MAML(model, 0.1, 1)(episodes).loss.isfinite()
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}, {"bias": False}], ids=str)
+def test_onednns_lstm(options: dict[str, object]) -> None:
+    """Which there is in float32 alone."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 5, batch_first=True, **options)
+            self.head = nn.Linear(10 if "bidirectional" in options else 5, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, episodes = Last(), episodes_of(3, 4).to(torch.float32)
+    ours, loops = (outcome(model, episodes, engine) for engine in ("native", "loop"))
+    torch.testing.assert_close(ours, loops, rtol=1e-4, atol=1e-6)

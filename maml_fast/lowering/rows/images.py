@@ -8,6 +8,7 @@ from math import prod
 import torch
 
 from maml_fast.lowering.numbers import Function, Kind
+from maml_fast.lowering.rows.arithmetic import add
 from maml_fast.lowering.rows.norms import batch_norm
 from maml_fast.lowering.rows.products import linear
 from maml_fast.lowering.rows.shapes import padded
@@ -45,9 +46,13 @@ def _convolution(w: Writer, call: Call, a: Arguments) -> View:
     x, weight, bias, groups = a["input"], a["weight"], a["bias"], a["groups"]
     rank = len(x.shape) - 2
     stride, padding, dilation = (_each(a[name], rank) for name in ("stride", "padding", "dilation"))
-    if a["transposed"] or rank not in (1, 2) or len(weight.shape) != len(x.shape):
-        raise NotNativeError("a transposed convolution, or one of other than signals and images, has no native form")
+    if rank not in (1, 2) or len(weight.shape) != len(x.shape):
+        raise NotNativeError("a convolution of other than signals and images has no native form")
     kernel = tuple(weight.shape[2:])
+    if a["transposed"]:
+        if groups > 1 or kernel != tuple(stride) or any(padding) or any(_each(a["output_padding"], rank)):
+            raise NotNativeError("a transposed convolution has a native form where its pieces lie side by side, alone")
+        return _side_by_side(w, x, weight, bias)
     shape = list(call.result.shape[2:])
     if groups > 1:
         return _depthwise(w, call, x, weight, bias, kernel, stride, padding, dilation)
@@ -103,6 +108,23 @@ def _by_patches(
     y = linear(w, rows, matrix, bias)
     to_last = (0, rank - 1, *range(1, rank - 1))
     return y.map(lambda tensor: tensor.view(images, *shape, out_channels).permute(to_last))
+
+
+def _side_by_side(w: Writer, x: View, weight: View, bias: View | None) -> View:
+    """A transposed convolution whose stride is its kernel: every pixel becomes a piece of the image by itself."""
+    rank = len(x.shape)
+    images, in_channels, *sizes = x.shape
+    _, out_channels, *kernel = weight.shape
+    rows = w.lying(x, channels_last(rank)).map(lambda t: t.permute(channels_last(rank)).reshape(-1, in_channels))
+    pieces = linear(w, rows, w.lying(weight).map(lambda tensor: tensor.view(in_channels, -1)))
+    # [N, H, W, C, k, k] -> [N, C, H, k, W, k]
+    axes = [place for pair in zip(range(1, rank - 1), range(rank, 2 * rank - 2), strict=True) for place in pair]
+    apart = pieces.map(lambda t: t.view(images, *sizes, out_channels, *kernel).permute(0, rank - 1, *axes))
+    shape = images, out_channels, *(size * side for size, side in zip(sizes, kernel, strict=True))
+    y = w.lying(apart).map(lambda tensor: tensor.view(shape))
+    if bias is None:
+        return y
+    return add(w, y, bias.map(lambda tensor: tensor.view(-1, *(1,) * (rank - 2))), 1, 1)
 
 
 def _depthwise(
