@@ -6,17 +6,22 @@ import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from maml_fast.arguments import optional, takes, whole
+from maml_fast.arguments import choice, optional, takes, whole
 from maml_fast.data import checks
-from maml_fast.data.episodes import Episodes
+from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.maml.arguments import STEPS
+from maml_fast.maml.losses import score_classes
 from maml_fast.maml.meta_learner import MetaLearner
+from maml_fast.maml.metric import IGNORED
+from maml_fast.maml.support_norms import SUPPORT_POLICY
+from maml_fast.maml.values import TaskResults
 
-__all__ = ["EvaluationResult", "evaluate"]
+__all__ = ["EvaluationResult", "evaluate", "evaluation_mode"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class EvaluationResult:
 
     An interval is 1.96 * s / sqrt(n) for n episodes of sample standard deviation s (``ddof=1``), as in Finn et al.
     2017; it is NaN for a single episode. Accuracies and their intervals are ``None`` where the targets are not classes.
+    By the support set's statistics there are those after the last step alone.
     """
 
     accuracy: float | None  # after the last inner step
@@ -50,28 +56,47 @@ class EvaluationResult:
         return f"{score} ± {half_width}{unit} (95 % interval, 1.96 s/√n), {self.episodes} episodes"
 
 
-@takes(episodes=whole(1), inner_steps=optional(STEPS))
+@takes(episodes=whole(1), inner_steps=optional(STEPS), batch_norm=choice("own", "support"))
 def evaluate(
-    maml: MetaLearner, sampler: Iterable[Episodes], episodes: int = 600, inner_steps: int | None = None
+    maml: MetaLearner,
+    sampler: Iterable[Episodes],
+    episodes: int = 600,
+    inner_steps: int | None = None,
+    *,
+    batch_norm: Literal["own", "support"] = "own",
 ) -> EvaluationResult:
     """Adapt to exactly ``episodes`` episodes of ``sampler`` and score their query sets after every inner step.
 
     Neither the model's state nor its gradients nor its mode change; dropout is off meanwhile. Batches are moved to the
     model's device and floating-point type. ``inner_steps`` may differ from the training's (Finn tests with more).
 
+    Queries are normalised as the learner's own policy says, or with ``batch_norm="support"`` by the statistics of the
+    support set alone: every query is predicted as if it were the only one, which is how a deployed model sees it. That
+    is for classes, and for learners whose own policy is transductive.
+
     Raises:
         TypeError, ValueError: for what is no meta-learner or no sampler, fewer than one episode, or a sampler that ends
-            early.
+            early; for ``batch_norm="support"``, where batch norm has running statistics already.
     """
     if not isinstance(maml, MetaLearner):
         kind = type(maml).__name__
         raise TypeError(f"maml must be a MAML or another meta-learner, got {kind}; wrap the model: MAML(model, ...)")
     if not isinstance(sampler, Iterable) or isinstance(sampler, Tensor):
         raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
+    by_support = batch_norm == "support"
+    if by_support and not maml.is_transductive:
+        raise ValueError(
+            f"batch_norm='support' is for a learner whose batch norm has no running statistics; this one takes "
+            f"{maml.batch_norm}: leave it out"
+        )
     losses, accuracies = [], []
-    with torch.no_grad(), _evaluation_mode(maml):
+    with torch.no_grad(), evaluation_mode(maml):
         for batch in _exactly(episodes, sampler):
-            results = maml.task_results(_like_the_model(batch, maml), per_step=True, inner_steps=inner_steps)
+            batch = _like_the_model(batch, maml)
+            if by_support:
+                results = _by_support(maml, batch, inner_steps)
+            else:
+                results = maml.task_results(batch, per_step=True, inner_steps=inner_steps)
             losses.append(results.losses.double())  # [steps+1, T]
             if results.accuracies is not None:
                 accuracies.append(results.accuracies)
@@ -85,9 +110,22 @@ def evaluate(
         losses=mean_losses,
         loss_intervals=loss_intervals,
         episodes=episodes,
-        inner_steps=len(mean_losses) - 1,
-        batch_norm=maml.batch_norm,
+        inner_steps=_steps_of(maml, inner_steps) if by_support else len(mean_losses) - 1,
+        batch_norm=SUPPORT_POLICY if by_support else maml.batch_norm,
     )
+
+
+def _by_support(maml: MetaLearner, batch: Episodes, inner_steps: int | None) -> TaskResults:
+    """The query results after the last step, each query by itself."""
+    x_spt, y_spt, x_qry, y_qry = check_episodes(batch, ignored=IGNORED)
+    fast = maml.adapt(x_spt, y_spt, inner_steps=inner_steps)
+    return score_classes(maml.predict_by_support(fast, x_spt, x_qry), y_qry, "y_qry")
+
+
+def _steps_of(maml: MetaLearner, inner_steps: int | None) -> int:
+    """0 for what has none."""
+    own = getattr(maml, "inner_steps", None)
+    return 0 if own is None else own if inner_steps is None else inner_steps
 
 
 def _means(batches: list[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -122,7 +160,8 @@ def _like_the_model(batch: Episodes, maml: MetaLearner) -> Episodes:
 
 
 @contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Inside this context a module is in ``eval()`` mode, and afterwards each part in its own again."""
     modes = [(each, each.training) for each in module.modules()]
     module.eval()
     try:

@@ -13,6 +13,7 @@ import torch
 
 from maml_fast.arguments import choice, instance, location, optional, takes, text, whole
 from maml_fast.maml.arguments import STEPS
+from maml_fast.maml.heads import N_CLASSES
 from maml_fast.train.config import CHOICES, EPISODES, THREADS, TrainConfig
 from maml_fast.train.integrity import FREE_ON_RESUME, check_arguments
 from maml_fast.train.record import Row, RunFolder
@@ -134,6 +135,7 @@ def _session(config: TrainConfig) -> Iterator[None]:
     run=location,
     episodes=EPISODES,
     inner_steps=optional(STEPS),
+    n_way=optional(N_CLASSES),
     split=text,
     seed=optional(whole(0, 2**64 - 1)),
     root=optional(location),
@@ -145,6 +147,7 @@ def evaluate_run(
     *,
     episodes: int = 600,
     inner_steps: int | None = None,
+    n_way: int | None = None,
     split: str = "test",
     seed: int | None = None,
     root: Path | str | None = None,
@@ -153,8 +156,10 @@ def evaluate_run(
 ) -> Row:
     """Evaluate the checkpoint of a run on ``episodes`` tasks; also writes ``evaluation-*.json`` into its folder.
 
-    What is None is as in the run. Returns accuracy, 95 % interval, both after every inner step, and the conditions they
-    hold under: split, steps, episodes, seed, batch-norm policy, iteration of the checkpoint, backend.
+    What is None is as in the run; ``n_way`` may be any, as :meth:`maml_fast.MAML.for_classes` says. Returns accuracy,
+    95 % interval, both after every inner step, and the conditions they hold under: split, ways, steps, episodes, seed,
+    batch-norm policy, iteration of the checkpoint, backend. Where that policy is transductive, ``by_support`` holds
+    accuracy and interval on the same episodes by the support set's statistics.
 
     Raises:
         FileNotFoundError: ``run`` is no run folder, or has no checkpoint.
@@ -163,7 +168,7 @@ def evaluate_run(
     """
     folder = RunFolder.open(run)
     record = folder.read_config()
-    asked = {"eval_inner_steps": inner_steps, "root": root, "device": device, "threads": threads}
+    asked = {"eval_inner_steps": inner_steps, "eval_n_way": n_way, "root": root, "device": device, "threads": threads}
     given = {name: value for name, value in asked.items() if value is not None}
     of_training = {"cuda_graph": None}  # another device may have none
     config = TrainConfig.from_arguments({**record["arguments"], **of_training, **given, "test_episodes": episodes})
@@ -177,7 +182,7 @@ def evaluate_run(
             bench.learner.load_state_dict(state["maml"])
             check_arguments(state, record["arguments"])
         try:
-            return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)
+            return record_evaluation(bench, folder, state["iteration"], split, episodes, seed, by_support=True)
         except UnrecordedError as unrecorded:  # the result is worth more than its file
             warnings.warn(str(unrecorded), RuntimeWarning, stacklevel=3)
             return unrecorded.row

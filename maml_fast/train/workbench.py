@@ -22,7 +22,7 @@ from maml_fast.train.config import TrainConfig
 from maml_fast.train.networks import make_model
 from maml_fast.train.record import Row, RunFolder
 
-__all__ = ["Workbench"]
+__all__ = ["Workbench", "make_learner"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,7 @@ class Workbench:
             channels=config.channels,
             progress=progress,
         )
-        model = make_model(config, data["train"].image_shape)
-        learner = ALGORITHMS[config.algorithm].make(model, config.learner_settings)
-        bench = cls(config, data, learner.to(config.device))
+        bench = cls(config, data, make_learner(config, data["train"].image_shape))
         for part in data:
             bench.sampler(part)  # raises where the classes are too few or too small
         return bench
@@ -97,12 +95,20 @@ class Workbench:
         """The part that is evaluated while training: validation classes where the split has them."""
         return "val" if "val" in self.data else "test"
 
+    @property
+    def judged(self) -> MetaLearner:
+        """The learner for the classes of an evaluation episode."""
+        config = self.config
+        same = config.n_way_in_evaluation == config.n_way
+        return self.learner if same else self.learner.for_classes(config.n_way_in_evaluation)
+
     def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
         """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
         steps = self.config.steps_in_evaluation
-        result = evaluate(self.learner, self.sampler(part, seed), episodes=episodes, inner_steps=steps)
+        result = evaluate(self.judged, self.sampler(part, seed), episodes=episodes, inner_steps=steps)
         return {
             "split": part,
+            "n_way": self.config.n_way_in_evaluation,
             "accuracy": result.accuracy,
             "interval": result.interval,
             "accuracies": list(result.accuracies or ()),
@@ -111,6 +117,15 @@ class Workbench:
             "inner_steps": result.inner_steps,
             "batch_norm": result.batch_norm,
         }
+
+    def evaluate_by_support(self, part: str, episodes: int, seed: int | None = None) -> Row | None:
+        """The same after the last step, by the support set's statistics; ``None`` where queries are by themselves."""
+        learner, steps = self.judged, self.config.steps_in_evaluation
+        if not learner.is_transductive:
+            return None
+        sampler = self.sampler(part, seed)
+        result = evaluate(learner, sampler, episodes=episodes, inner_steps=steps, batch_norm="support")
+        return {"accuracy": result.accuracy, "interval": result.interval, "batch_norm": result.batch_norm}
 
     def facts(self) -> dict[str, str]:
         """What is said at the start of a run: backend, engine, fusion, batch-norm policy, data and splits."""
@@ -165,7 +180,7 @@ class Workbench:
         """Write episode.png: the first test episode."""
         from maml_fast.train import plots
 
-        config, learner = self.config, self.learner
+        config, learner = self.config, self.judged
         episodes = self.sampler("test").batch(0).to(config.device)
         episode = Episodes(*(tensor[:1] for tensor in episodes))  # [1, ...]
         steps = config.steps_in_evaluation
@@ -181,12 +196,18 @@ class Workbench:
         picture = plots.EpisodePicture(
             self._as_seen(support), support_labels, self._as_seen(query), query_labels, *predictions
         )
-        title = f"One test episode · {config.dataset} · {config.n_way}-way {config.k_shot}-shot"
+        title = f"One test episode · {config.dataset} · {config.n_way_in_evaluation}-way {config.k_shot}-shot"
         write_atomically(folder.episode, plots.draw_episode(picture, title, steps))
 
     def _as_seen(self, images: np.ndarray) -> np.ndarray:
         """Scaled pixels back to 0-1 with their own black and white."""
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
+
+
+def make_learner(config: TrainConfig, image_shape: tuple[int, int, int]) -> MetaLearner:
+    """The learner that a run trains, around its model for images [C, H, W], before its first iteration."""
+    learner = ALGORITHMS[config.algorithm].make(make_model(config, image_shape), config.learner_settings)
+    return learner.to(config.device)
 
 
 def _fusion_text(learner: MetaLearner) -> str:
