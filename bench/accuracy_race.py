@@ -36,8 +36,9 @@ from maml_fast.data import Episodes
 from maml_fast.data.files import write_atomically
 from maml_fast.train import TrainConfig
 from maml_fast.train.networks import make_model
-from maml_fast.train.plots import FAINT, GRID, INK
+from maml_fast.train.plots import GRID
 from maml_fast.train.record import describe_machine
+from maml_fast.train.tiles import FAINT, INK
 from maml_fast.train.workbench import Workbench
 
 RECIPE = "tutorial-omniglot-5w1s"

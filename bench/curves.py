@@ -14,7 +14,7 @@ from measurements import rows_of, unique
 from picture import style
 from scaling import AVX2, FLOAT32, FLOAT64, REPLAYED, WHOLE
 
-from maml_fast.train.plots import FAINT, INK
+from maml_fast.train.tiles import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from measurements import rows_of, unique
 from picture import OURS_COLOUR, PEER_COLOUR, style
 from tables import NOTHING, number, ratio, table, times
 
-from maml_fast.train.plots import INK
+from maml_fast.train.tiles import INK
 
 Row = dict[str, Any]
 

@@ -11,7 +11,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from measurements import machine_of, rows_of, unique
 from peers import GRAPHED, OURS
 
-from maml_fast.train.plots import FAINT, GRID, INK
+from maml_fast.train.plots import GRID
+from maml_fast.train.tiles import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from maml_fast import algorithms, compat, data, distributed, models, nn, ops
 from maml_fast.data.bank import ImageBank
 from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.deployment import deploy
 from maml_fast.fusion import FusedModel, fuse
 from maml_fast.maml import MAML, EvaluationResult, MAMLOutput, evaluate, use_engine
 from maml_fast.native import Backend, backend, build, use_backend
@@ -33,6 +34,7 @@ __all__ = [
     "build",
     "compat",
     "data",
+    "deploy",
     "distributed",
     "evaluate",
     "fuse",

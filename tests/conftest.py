@@ -30,6 +30,7 @@ pytest_plugins = (
     "forks",
     "gpu_on_host",
     "graph_on_host",
+    "photos",
     "tiny_library",
     "tiny_omniglot",
     "tiny_run",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import maml_fast as mf
-from maml_fast import algorithms, arguments, compat, data, distributed, fusion, maml, models, ops, train
+from maml_fast import algorithms, arguments, compat, data, deployment, distributed, fusion, maml, models, ops, train
 from maml_fast.arguments import (
     array,
     choice,
@@ -254,10 +254,13 @@ def linear() -> nn.Linear:
 NUMBERED = {"meta_batch_size": 2, "seed": 0, "start_episode": 0, "batches": 2, "stride": None}
 DRAWN = {"n_way": 2, "k_shot": 1, "k_query": 1, "prefetch": 0, "threads": None, "device": "cpu"}
 TOLD = {"progress": None, "say": print}
+FROM_A_RUN = {**TOLD, "format": "torch", "inner_steps": None, "judged": True}
 OMNIGLOT = {"root": NOWHERE, "size": 28, "layout": data.omniglot.OMNIGLOT}
 PICTURES = {"root": NOWHERE, "image_size": 8, "channels": "L"}
 COLUMNS = {"student": "a", "skill": "b", "correct": "c", "order": "d"}
-EVALUATED = {"episodes": 5, "inner_steps": None, "split": "test", "seed": None, "device": None, "threads": None}
+EVALUATED = {"episodes": 5, "inner_steps": None, "n_way": None, "split": "test", "seed": None}
+SEEN = deployment.Preprocessing(28, "L", "unit")
+ADAPTED = {"module": net(), "class_names": ("a", "b", "c"), "preprocessing": SEEN, "estimate": {}, "provenance": {}}
 ALLOWED = {"allow_unused": None, "allow_nograd": False}
 UPDATES = [torch.ones(2, 3), None]
 LOOP = {"model": net(), "inner_lr": 0.1, "inner_steps": 1}
@@ -272,6 +275,7 @@ MAML = {
     "learn_inner_lr": False,
     "batch_norm": "batch",
     "inner_optimiser": "sgd",
+    "head": "learned",
     "fused": True,
     "task_chunk": "auto",
     "inner_memory": "auto",
@@ -282,7 +286,8 @@ SCALARS = {"gamma": True, "eps": 1e-5}
 NORM = GEOMETRY | SCALARS
 
 CALLS: dict[str, dict[str, Any]] = {
-    "evaluate": {"maml": mf.MAML(net()), "sampler": [EPISODES], "episodes": 2, "inner_steps": 1},
+    "deploy": {"maml": mf.MAML(net()), "x_spt": EPISODES.x_spt[0], "y_spt": EPISODES.y_spt[0], "inner_steps": 1},
+    "evaluate": {"maml": mf.MAML(net()), "sampler": [EPISODES], "episodes": 2, "inner_steps": 1, "batch_norm": "own"},
     "fuse": {"model": conv_net(), "batch_norm": "batch"},
     "use_backend": {"name": "reference"},
     "use_engine": {"name": "loop"},
@@ -319,6 +324,11 @@ CALLS: dict[str, dict[str, Any]] = {
     "data.simulate_students": {"n_students": 2, "n_answers": 2, "n_skills": 1, "seed": 0},
     "data.student_episodes": {"log": LOG, "students": [0, 1], "n_support": 2, "n_answers": 4},
     "data.tasks_from_batch": {"x": torch.randn(4, 3), "y": torch.randn(4), "n_tasks": 2, "n_support": 1},
+    "deployment.Adapted": ADAPTED,
+    "deployment.Preprocessing": {"size": 8, "channels": "L", "scale": "unit"},
+    "deployment.adapt_run": {**FROM_A_RUN, "run": NOWHERE, "folder": NOWHERE, "out": NOWHERE},
+    "deployment.open_adapted": {"path": NOWHERE},
+    "deployment.save_adapted": {"adapted": deployment.Adapted(**ADAPTED), "path": NOWHERE},
     "distributed.shard": {"sampler": data.SinusoidSampler(2, 2, 4), "rank": 0, "world_size": 2, "uneven": False},
     "maml.MAML": MAML,
     "algorithms.ANIL": {**LOOP, "order": 2},
@@ -339,15 +349,16 @@ CALLS: dict[str, dict[str, Any]] = {
     "compat.learn2learn.maml_update": {"model": learn2learn.clone_module(linear()), "lr": 0.1, "grads": UPDATES},
     "compat.learn2learn.update_module": {"module": learn2learn.clone_module(linear()), "updates": UPDATES},
     "train.TrainConfig": train.TrainConfig().arguments(),
-    "train.evaluate_run": {**EVALUATED, "run": NOWHERE, "root": None},
+    "train.evaluate_run": {**EVALUATED, "run": NOWHERE, "root": None, "device": None, "threads": None},
     "train.resume": {"run": NOWHERE, "reporter": None},
     "train.train": {"config": train.TrainConfig(), "out": NOWHERE, "reporter": None},
 }
-IDLE = re.compile(r"data\.(load|prepare_omniglot|read_\w+)|train\.[a-z]\w*")  # slow, or without its files here
+IDLE = re.compile(r"(data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|train\.[a-z])\w*")  # slow, or lacks files
 
 NO_ENTRIES = {
     "Backend EvaluationResult MAMLOutput": "what a call returns",
     "ops.InnerLoopsResult train.RunResult train.TrainingInterrupted maml.TaskResults": "what a call returns or raises",
+    "deployment.AdaptedRun deployment.Prediction": "what a call returns",
     "fusion.FusionReport fusion.FusedModel fusion.Runner": "made by fuse, which checks",
     "backend ops.has_native_kernels compat.MetaLearner compat.TutorialBaseNet train.Reporter": "has no arguments",
     "distributed.PeerFailedError distributed.PeerLostError distributed.PeerStopped": "what a run raises",
@@ -360,9 +371,11 @@ NO_ENTRIES = {
     "build": "would compile; tested by itself",
 }
 
+MODULES = (mf, ops, mf.nn, models, data, distributed, maml, algorithms, fusion, compat, learn2learn, train, deployment)
+
 
 def public() -> Iterator[tuple[str, Any]]:
-    for module in (mf, ops, mf.nn, models, data, distributed, maml, algorithms, fusion, compat, learn2learn, train):
+    for module in MODULES:
         prefix = module.__name__.removeprefix("maml_fast").removeprefix(".")
         for name in module.__all__:
             found = getattr(module, name)
@@ -432,6 +445,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             f"{name}.engine_for": (made.engine_for, {"episodes": EPISODES}),
             f"{name}.make_optimiser": (made.make_optimiser, {"meta_lr": 0.1}),
             f"{name}.begin_iteration": (made.begin_iteration, {"iteration": 1}),
+            f"{name}.for_classes": (made.for_classes, {"n_classes": 4}),
         }
     return found
 

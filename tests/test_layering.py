@@ -29,11 +29,12 @@ ROOMS = {
     "data": ("data", "native"),
     "distributed": ("distributed", "data native"),
     "lowering": ("lowering", "program nn ops"),
-    "maml": ("maml", "lowering program data ops native"),
+    "maml": ("maml", "lowering program data nn ops native"),
     "algorithms": ("algorithms", "maml program data ops"),
     "train": ("train", "algorithms maml program models data distributed native"),
+    "deployment": ("deployment", "train algorithms maml fusion models data nn"),
     "compat": ("compat", "maml models data fusion"),
-    "cli": ("cli __main__", "train maml data distributed native"),
+    "cli": ("cli __main__", "deployment train maml data distributed native"),
 }
 ROOM_OF = {module: room for room, (modules, _) in ROOMS.items() for module in modules.split()}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from maml_fast.maml.heads import rows_in_turn
 from maml_fast.maml.values import FastWeights
 
 __all__ = ["AdamMemory", "InnerAdam"]
@@ -33,6 +34,11 @@ class AdamMemory(nn.Module):
     def squares(self) -> list[Tensor]:
         """The mean squared gradients of all parameters."""
         return [self.square(name) for name in self._places]
+
+    def resize(self, names: Collection[str], n_rows: int) -> None:
+        """Know so many rows of these parameters: those that are known, in turn."""
+        for name in self._places.keys() & set(names):
+            self.register_buffer(self._places[name], rows_in_turn(self.square(name), n_rows))
 
     @torch.no_grad()
     def take(self, tasks: InnerAdam) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from maml_fast.arguments import choice, optional, shown, takes
 from maml_fast.data.episodes import Episodes
 from maml_fast.maml import MetaLearner, TaskResults
 from maml_fast.maml.arguments import STEPS, check_images, check_per_step, check_support
+from maml_fast.maml.heads import N_CLASSES, prototypes
 from maml_fast.maml.losses import score_classes
 from maml_fast.program import BatchNormPolicy
 
@@ -89,17 +91,38 @@ class ProtoNet(MetaLearner):
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, M, n_way] of images [T, M, ...]."""
+        x_spt, y_spt = self._support_of(fast)
+        self._check_support(x_spt, y_spt)
+        self._check_queries(x_spt, x_qry)
+        return self._logits(x_spt, y_spt, x_qry)
+
+    def _support_of(self, fast: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(fast, Mapping) or not {"x_spt", "y_spt"} <= fast.keys():
             raise TypeError(f"fast must be a mapping of x_spt and y_spt, as adapt() returns it, got {shown(fast)}")
-        x_spt, y_spt = fast["x_spt"], fast["y_spt"]
-        self._check_support(x_spt, y_spt)
+        return fast["x_spt"], fast["y_spt"]
+
+    def _check_queries(self, x_spt: Tensor, x_qry: Tensor) -> None:
         check_images("x_qry", x_qry, self._current_parameters())
         tasks, _, *image = x_spt.shape
         got = list(x_qry.shape)
         if len(got) < 3 or [got[0], *got[2:]] != [tasks, *image] or 0 in got or x_qry.dtype != x_spt.dtype:
             wanted = f"images [{tasks}, M, {', '.join(map(str, image))}] of {x_spt.dtype}, as x_spt"
             raise ValueError(f"x_qry must be {wanted}, got {got} of {x_qry.dtype}")
-        return self._logits(x_spt, y_spt, x_qry)
+
+    def predict_by_support(self, fast: Mapping[str, Tensor], x_spt: Tensor, x_qry: Tensor) -> Tensor:
+        """:meth:`predict`, each query by itself: batch norm takes the statistics of the support images [T, N, ...]."""
+        if not self.is_transductive:
+            return self.predict(fast, x_qry)
+        y_spt = self._support_of(fast)[1]
+        self._check_support(x_spt, y_spt)
+        self._check_queries(x_spt, x_qry)
+        support, queries = self._forward_tasks.by_support({}, self._current_parameters(), x_spt, x_qry)
+        return self._compared(support.flatten(2), queries.flatten(2), y_spt)
+
+    def for_classes(self, n_classes: int) -> ProtoNet:
+        """Itself: there is no classifier."""
+        N_CLASSES("n_classes", n_classes)
+        return self
 
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""
@@ -116,18 +139,17 @@ class ProtoNet(MetaLearner):
         images = torch.cat([x_spt, x_qry], dim=1)
         embeddings = self._forward_tasks({}, self._current_parameters(), images).flatten(2)  # [T, N + M, D]
         support, queries = embeddings.split([x_spt.shape[1], x_qry.shape[1]], dim=1)
-        return -DISTANCES[self.distance](queries, _prototypes(support, y_spt))
+        return self._compared(support, queries, y_spt)
+
+    def _compared(self, support: Tensor, queries: Tensor, y_spt: Tensor) -> Tensor:
+        """Logits [T, M, n_way] of embeddings [T, N, D] and [T, M, D]."""
+        return -DISTANCES[self.distance](queries, prototypes(support, y_spt, _count_classes(y_spt)))
 
 
-def _prototypes(embeddings: Tensor, y_spt: Tensor) -> Tensor:
-    """Each class's mean [T, n_way, D] of embeddings [T, N, D] under labels [T, N]."""
+def _count_classes(y_spt: Tensor) -> int:
+    """Of labels [T, N]; one more than can have an image where there are gaps."""
     least, most = (int(label) for label in torch.aminmax(y_spt))
     if least < 0:
         raise ValueError(f"y_spt holds label {least}; labels are class numbers from 0")
     # So many classes at most can have an image: a larger label, of whatever size, is not to be made room for.
-    members = F.one_hot(y_spt.clamp(max=y_spt.shape[1]), min(most, y_spt.shape[1]) + 1).to(embeddings.dtype)
-    counts = members.sum(dim=1)  # [T, n_way]
-    if not bool(counts.all()):
-        task, label = (counts == 0).nonzero()[0].tolist()
-        raise ValueError(f"class {label} of task {task} has no support image; number the classes from 0 without gaps")
-    return members.mT @ embeddings / counts[..., None]
+    return min(most, y_spt.shape[1]) + 1

@@ -20,6 +20,7 @@ from maml_fast.algorithms.reptile import Reptile
 from maml_fast.maml import MAML, MetaLearner
 from maml_fast.maml.arguments import Adapt
 from maml_fast.maml.chunks import TaskChunk
+from maml_fast.maml.heads import Head
 from maml_fast.program import InnerBatchNorm
 
 __all__ = ["ALGORITHMS", "Algorithm", "Settings"]
@@ -38,6 +39,7 @@ class Settings:
     adapt: Adapt
     learn_inner_lr: bool
     inner_optimiser: str
+    head: Head
     batch_norm: InnerBatchNorm | None
     first_order_iterations: int | None
     multi_step_iterations: int | None
@@ -68,15 +70,15 @@ class Algorithm(NamedTuple):
 _OF_THE_MACHINE = ("task_chunk",)  # changes no result: a run may set it whatever the algorithm
 _FIRST_ORDER = ("inner_lr", "inner_steps", "inner_optimiser", "batch_norm", "multi_step_iterations", "task_chunk")
 _LOOP = (*_FIRST_ORDER, "order", "first_order_iterations")
-_LEARNED_LOOP = ("inner_lr", "inner_steps", "order", "adapt", "batch_norm", "task_chunk")
+_LEARNED_LOOP = ("inner_lr", "inner_steps", "order", "adapt", "head", "batch_norm", "task_chunk")
 
 ALGORITHMS: Mapping[str, Algorithm] = {
-    "maml": Algorithm("MAML", MAML, (*_LOOP, "adapt", "learn_inner_lr")),
-    "fomaml": Algorithm("first-order MAML", FOMAML, (*_FIRST_ORDER, "adapt", "learn_inner_lr")),
-    "anil": Algorithm("ANIL", ANIL, (*_LOOP, "learn_inner_lr")),
+    "maml": Algorithm("MAML", MAML, (*_LOOP, "adapt", "head", "learn_inner_lr")),
+    "fomaml": Algorithm("first-order MAML", FOMAML, (*_FIRST_ORDER, "adapt", "head", "learn_inner_lr")),
+    "anil": Algorithm("ANIL", ANIL, (*_LOOP, "head", "learn_inner_lr")),
     "boil": Algorithm("BOIL", BOIL, (*_LOOP, "learn_inner_lr")),
-    "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "adapt")),
-    "maml++": Algorithm("MAML++", MAMLPlusPlus, (*_LOOP, "adapt")),
+    "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "adapt", "head")),
+    "maml++": Algorithm("MAML++", MAMLPlusPlus, (*_LOOP, "adapt", "head")),
     "learned-optimiser": Algorithm("learned optimiser", LearnedOptimiser, _LEARNED_LOOP),
     "meta-lstm": Algorithm("LSTM meta-learner", MetaLSTM, _LEARNED_LOOP),
     "reptile": Algorithm("Reptile", Reptile, ("inner_lr", "inner_steps", "inner_batch")),

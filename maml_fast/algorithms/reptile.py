@@ -22,6 +22,7 @@ from maml_fast.maml.arguments import (
     steps_asked,
 )
 from maml_fast.maml.gradient import hand_out
+from maml_fast.maml.heads import Classifier
 from maml_fast.maml.losses import score_classes
 from maml_fast.maml.values import FastWeights
 from maml_fast.maml.walk import task_gradients
@@ -120,6 +121,9 @@ class Reptile(MetaLearner):
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """Plain SGD, which makes Reptile's step of Reptile's gradient."""
         return torch.optim.SGD(self.parameters(), lr=meta_lr, fused=True)
+
+    def _resize_rows(self, classifier: Classifier, n_classes: int) -> None:
+        self.adam.resize(classifier.names, n_classes)
 
     def extra_repr(self) -> str:
         """The settings; PyTorch adds the model."""

@@ -1,4 +1,4 @@
-"""The command line: ``maml-fast train | recipes | reproduce | evaluate | prepare | build | doctor | bench``.
+"""The command line: ``maml-fast train | recipes | reproduce | evaluate | adapt | predict | prepare | build | ...``.
 
 Errors are one line and exit code 2 (``--debug`` shows the traceback); a stop by a signal exits with 128 + its number.
 """
@@ -40,6 +40,7 @@ HELP: dict[str, str] = {
     "meta_batch_size": "Episodes per meta-iteration.",
     "algorithm": "What learns.",
     "inner_optimiser": "Of the inner loop.",
+    "head": "What a task's classifier starts from: a learned row for every class, zeros, one learned row, prototypes.",
     "batch_norm": "Scale, shift and statistics: of the batch, or each inner step's own (default: per_step for maml++).",
     "first_order_iterations": "So many iterations of order 1 come first (default: the algorithm's own).",
     "multi_step_iterations": "Iterations whose loss is of all inner steps (default: 5000 for maml++, else 0).",
@@ -49,7 +50,7 @@ HELP: dict[str, str] = {
     "least_meta_lr": "What it falls to.",
     "clip_value": "Bound for every number of the meta-gradient.",
     "clip_norm": "Bound for the meta-gradient's norm.",
-    "eval_n_way": "Classes per evaluation episode; for protonet (default: --n-way).",
+    "eval_n_way": "Classes per evaluation episode (default: --n-way).",
     "inner_lr": "Step size of the inner loop (mean cross-entropy).",
     "inner_steps": "Inner steps in training.",
     "learn_inner_lr": "Meta-learn the inner step size too.",
@@ -66,7 +67,8 @@ HELP: dict[str, str] = {
     "eval_every": "Meta-iterations between evaluations.",
     "eval_episodes": "Episodes of each evaluation.",
     "test_episodes": "Episodes of the evaluation at the end.",
-    "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps if more; data sets in colour 10).",
+    "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps if more or the head is not learned; "
+    "data sets in colour 10).",
     "task_chunk": "Tasks held in memory at once: a number, or auto for what fits in 96 MiB (all on a GPU).",
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
@@ -273,6 +275,7 @@ def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--episodes", type=int, default=600, show_default=True, help="Episodes to evaluate on.")
 @click.option("--inner-steps", type=int, help="Inner steps (default: as the run evaluates).")
+@click.option("--n-way", type=int, help="Classes per episode, any number (default: as the run evaluates).")
 @click.option("--split", default="test", show_default=True, help="Which classes.")
 @click.option("--seed", type=int, help="Of the episodes (default: the run's).")
 @click.option("--root", help="Folder of the data set, where it has moved.")
@@ -280,7 +283,10 @@ def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
 @click.option("--device", type=_choice(CHOICES["device"]), help="Where to evaluate (default: where it was trained).")
 @_debug
 def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed: int | None, **options: Any) -> None:
-    """Evaluate the checkpoint of RUN: accuracy with its 95 % interval, after every inner step."""
+    """Evaluate the checkpoint of RUN: accuracy with its 95 % interval, after every inner step.
+
+    Beside it stands that by the support set's statistics: each query predicted as if it were the only one.
+    """
     from maml_fast.cli.console import accuracy_text, evaluation_table
     from maml_fast.train import evaluate_run
 
@@ -288,6 +294,49 @@ def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed
     row = evaluate_run(run, episodes=episodes, inner_steps=inner_steps, split=split, seed=seed, **given)
     Console().print(evaluation_table(row))
     click.echo(accuracy_text(row))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the adapted model.")
+@click.option(
+    "--format",
+    type=_choice(("torch", "onnx", "export")),
+    default="torch",
+    show_default=True,
+    help="Of the file: torch for predict, onnx, or export for torch.export.load.",
+)
+@click.option("--inner-steps", type=int, help="Inner steps (default: as the run evaluates).")
+@click.option("--judge/--no-judge", "judged", default=True, help="Adapt anew without each picture, and ask what it is.")
+@_debug
+def adapt(run: Path, folder: Path, **options: Any) -> None:
+    """Adapt the checkpoint of RUN to the pictures in FOLDER, a folder for each class.
+
+    Classes may be of any number, and their pictures of any number, size and mode. How good the model is comes from
+    pictures left out, each judged by what was adapted to the others. A sheet is drawn beside the file.
+    """
+    from maml_fast.cli import deploying
+
+    deploying.adapt(run, folder, **options)
+
+
+@main.command()
+@click.argument("adapted", type=click.Path(path_type=Path))
+@click.argument("pictures", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--format", type=_choice(("table", "csv", "json")), default="table", show_default=True, help="Of what is printed."
+)
+@click.option("--sheet", type=click.Path(path_type=Path), help="New PNG of the pictures with their classes.")
+@_debug
+def predict(adapted: Path, pictures: tuple[Path, ...], **options: Any) -> None:
+    """Say what PICTURES are, by a model that adapt wrote; a folder stands for the pictures in it.
+
+    Each picture is judged by itself: what else is asked for changes nothing.
+    """
+    from maml_fast.cli import deploying
+
+    deploying.predict(adapted, pictures, **options)
 
 
 @main.command()

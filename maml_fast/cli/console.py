@@ -42,12 +42,17 @@ WINDOW = 20  # iterations that the shown loss, accuracy and speed are means of
 
 
 def accuracy_text(row: Row) -> str:
-    """An accuracy as it must be quoted: with its interval, steps, split and batch-norm policy."""
+    """An accuracy as it must be quoted: with its interval, ways, steps, split and batch-norm policy."""
     steps = row["inner_steps"]
-    return (
+    conditions = f"{row['episodes']} episodes, {row['n_way']}-way, {steps} inner step{'s' * (steps != 1)}"
+    text = (
         f"{row['accuracy']:.2%} ± {row['interval']:.2%} on {row['split']} "
-        f"({row['episodes']} episodes, {steps} inner step{'s' * (steps != 1)}, batch norm: {row['batch_norm']})"
+        f"({conditions}, batch norm: {row['batch_norm']})"
     )
+    other = row.get("by_support")
+    if other is None:
+        return text
+    return f"{text}; {other['accuracy']:.2%} ± {other['interval']:.2%} by {other['batch_norm']}"
 
 
 def evaluation_table(row: Row) -> Table:

@@ -13,9 +13,9 @@ from maml_fast.data.conversion import Conversion, Pictures
 from maml_fast.data.dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
 from maml_fast.data.splits import Split, find_parts, read_split, shuffled
 
-__all__ = ["list_pictures", "load_folder", "name_what_is_left", "read_folder"]
+__all__ = ["PICTURE_SUFFIXES", "list_pictures", "load_folder", "name_what_is_left", "read_folder"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _MOST_IN_MEMORY = 1 << 28  # bytes of pixels; more are kept on disk and mapped
 
 
@@ -129,7 +129,7 @@ def _listing(root: Path, say: Say) -> list[_Class]:
         pictures: list[Path] = []
         others: list[Path] = []
         for file in _visible(entry):
-            (pictures if file.suffix.lower() in _SUFFIXES and file.is_file() else others).append(file)
+            (pictures if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file() else others).append(file)
         if not pictures:
             raise ValueError(f"class folder {entry} holds no pictures{_what_instead(others)}")
         classes.append(_Class(entry.name, pictures))
@@ -150,4 +150,4 @@ def _what_instead(others: list[Path]) -> str:
         return "; remove it, or put some there"
     if others[0].is_dir():
         return f" but folders, such as {others[0].name}; is {others[0].parent} the root?"
-    return f" that are known by their extension, but {others[0].name}; known are {', '.join(sorted(_SUFFIXES))}"
+    return f" that are known by their extension, but {others[0].name}; known are {', '.join(sorted(PICTURE_SUFFIXES))}"

@@ -28,7 +28,8 @@ def decode(
     """Decode a picture into uint8 ``[C, size, size]``.
 
     It is turned as its EXIF orientation says, made grey ("L") or "RGB", and resized then, by Pillow's bicubic filter,
-    which averages where it shrinks. Transparent parts show white paper. Of several frames the first is taken.
+    which averages where it shrinks. Transparent parts show white paper. Of several frames the first is taken, of 16
+    bits of grey the upper 8.
 
     Args:
         source: the file, or its open content.
@@ -38,16 +39,18 @@ def decode(
         check: called with the picture before its pixels are decoded; raises ValueError to refuse it.
 
     Raises:
-        ValueError: not a picture, damaged, refused, of more than 8 bits per channel, or of too many pixels.
+        ValueError: not a picture, damaged, refused, of numbers beyond 16 bits, or of too many pixels.
     """
     with _naming(where), _opened(source) as image:
         if check:
             check(image)
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; shrink it")
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"has pixels of kind {image.mode!r}, not 8 bits per channel; save it with 8 bits")
+        if image.mode in ("I", "F"):
+            raise ValueError(f"has pixels of kind {image.mode!r}, whose white is unknown; save it with 8 bits")
         image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):  # which Pillow would clip, not scale
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return fitted(image, channels, size)

@@ -32,9 +32,9 @@ def adapt(problem: InnerProblem, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
     with _outside_inference_mode(), numbered_here():
         x_spt, y_spt = usable_by_autograd(x_spt), usable_by_autograd(y_spt)
         if problem.together:
-            fast = _adapted(AllTasks(problem, len(x_spt)), x_spt, y_spt)
+            fast = _adapted(AllTasks(problem, x_spt, y_spt), x_spt, y_spt)
         else:
-            each = [_adapted(OneTask(problem), *task) for task in zip(x_spt, y_spt, strict=True)]
+            each = [_adapted(OneTask(problem, *task), *task) for task in zip(x_spt, y_spt, strict=True)]
             fast = {name: torch.stack([of_task[name] for of_task in each]) for name in each[0]}
     last = at_step(of_steps(problem.theta), step_of_queries(problem.steps))
     return {**fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
@@ -56,12 +56,12 @@ def parts_of(
 ) -> Iterator[tuple[Callable[[], Walk], Sequence[Tensor]]]:
     """What begins the walks of so many tasks together, or of one alone, with their episodes."""
     if not problem.together:
-        yield from ((partial(OneTask, problem), task) for task in zip(*episodes, strict=True))
+        yield from ((partial(OneTask, problem, *task[:2]), task) for task in zip(*episodes, strict=True))
         return
     number = number or episodes.meta_batch_size
     for start in range(0, episodes.meta_batch_size, number):
         part = [tensor[start : start + number] for tensor in episodes]
-        yield partial(AllTasks, problem, len(part[0])), part
+        yield partial(AllTasks, problem, *part[:2]), part
 
 
 def scored_walk(walk: Walk, episodes: Sequence[Tensor], scored: Collection[int]) -> Scores:

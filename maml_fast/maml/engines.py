@@ -78,7 +78,7 @@ def choose(
     if asked in ("batched", "loop"):
         form = f"use_engine({asked!r})"
     else:
-        form = why_not_native or native_loop(problem, episodes, chunk)
+        form = why_not_native or _native_form(problem, episodes, chunk)
     if not isinstance(form, str):
         problem.forward.note(problem.recorded[-1])  # type: ignore[arg-type]
         return form, Ran("native", "", form.tasks_at_once if form.tasks_at_once < n_tasks else None)
@@ -86,6 +86,12 @@ def choose(
         raise RuntimeError(f"the native engine can't run this: {form}")
     number = None if torch._C._are_functorch_transforms_active() else tasks_at_once(problem, chunk)
     return None, Ran("batched" if problem.together else "loop", form, _some(number, n_tasks))
+
+
+def _native_form(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:
+    """The problem's native form, or why it has none."""
+    with_rows = problem.with_rows()
+    return with_rows if isinstance(with_rows, str) else native_loop(with_rows, episodes, chunk)
 
 
 def _some(number: int | None, n_tasks: int) -> int | None:

@@ -6,18 +6,24 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from maml_fast.arguments import optional, takes, whole
+from maml_fast.arguments import choice, optional, takes, whole
 from maml_fast.data import checks
-from maml_fast.data.episodes import Episodes
+from maml_fast.data.episodes import Episodes, check_episodes
 from maml_fast.maml.arguments import STEPS
+from maml_fast.maml.losses import score_classes
 from maml_fast.maml.meta_learner import MetaLearner
+from maml_fast.maml.metric import IGNORED
+from maml_fast.maml.support_norms import SUPPORT_POLICY
+from maml_fast.maml.values import TaskResults
 
-__all__ = ["EvaluationResult", "Scores", "evaluate", "result_of", "scores_of"]
+__all__ = ["EvaluationResult", "Scores", "Statistics", "evaluate", "evaluation_mode", "result_of", "scores_of"]
+
+Statistics: TypeAlias = Literal["own", "support"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class EvaluationResult:
 
     An interval is 1.96 * s / sqrt(n) for n episodes of sample standard deviation s (``ddof=1``), as in Finn et al.
     2017; it is NaN for a single episode. Accuracies and their intervals are ``None`` where the targets are not classes.
+    By the support set's statistics there are those after the last step alone.
     """
 
     accuracy: float | None  # after the last inner step
@@ -51,48 +58,80 @@ class EvaluationResult:
         return f"{score} ± {half_width}{unit} (95 % interval, 1.96 s/√n), {self.episodes} episodes"
 
 
-@takes(episodes=whole(1), inner_steps=optional(STEPS))
+@takes(episodes=whole(1), inner_steps=optional(STEPS), batch_norm=choice("own", "support"))
 def evaluate(
-    maml: MetaLearner, sampler: Iterable[Episodes], episodes: int = 600, inner_steps: int | None = None
+    maml: MetaLearner,
+    sampler: Iterable[Episodes],
+    episodes: int = 600,
+    inner_steps: int | None = None,
+    *,
+    batch_norm: Statistics = "own",
 ) -> EvaluationResult:
     """Adapt to exactly ``episodes`` episodes of ``sampler`` and score their query sets after every inner step.
 
     Neither the model's state nor its gradients nor its mode change; dropout is off meanwhile. Batches are moved to the
     model's device and floating-point type. ``inner_steps`` may differ from the training's (Finn tests with more).
 
+    Queries are normalised as the learner's own policy says, or with ``batch_norm="support"`` by the statistics of the
+    support set alone: every query is predicted as if it were the only one, which is how a deployed model sees it. That
+    is for classes, and for learners whose own policy is transductive.
+
     Raises:
         TypeError, ValueError: for what is no meta-learner or no sampler, fewer than one episode, or a sampler that ends
-            early.
+            early; for ``batch_norm="support"``, where batch norm has running statistics already.
     """
     if not isinstance(maml, MetaLearner):
         kind = type(maml).__name__
         raise TypeError(f"maml must be a MAML or another meta-learner, got {kind}; wrap the model: MAML(model, ...)")
     if not isinstance(sampler, Iterable) or isinstance(sampler, Tensor):
         raise TypeError(f"sampler must be an iterable of episodes, got {type(sampler).__name__}")
-    return result_of([scores_of(maml, sampler, episodes, inner_steps)], maml.batch_norm)
+    if batch_norm == "support" and not maml.is_transductive:
+        raise ValueError(
+            f"batch_norm='support' is for a learner whose batch norm has no running statistics; this one takes "
+            f"{maml.batch_norm}: leave it out"
+        )
+    return result_of([scores_of(maml, sampler, episodes, inner_steps, batch_norm)])
 
 
 class Scores(NamedTuple):
-    """Of some episodes, after every step from 0 on: float64 [steps+1, episodes] on the CPU."""
+    """Of some episodes, after every step from 0 on, or after the last alone: float64 [steps, episodes] on the CPU."""
 
     losses: Tensor
     accuracies: Tensor | None
+    inner_steps: int
+    batch_norm: str  # the policy in words
 
 
-def scores_of(maml: MetaLearner, sampler: Iterable[Episodes], episodes: int, inner_steps: int | None) -> Scores:
-    """Those of exactly so many episodes of a sampler."""
+def scores_of(
+    maml: MetaLearner,
+    sampler: Iterable[Episodes],
+    episodes: int,
+    inner_steps: int | None,
+    batch_norm: Statistics = "own",
+) -> Scores:
+    """Those of exactly so many episodes of a sampler, as :func:`evaluate` says."""
+    by_support = batch_norm == "support"
     losses, accuracies = [], []
-    with torch.no_grad(), _evaluation_mode(maml):
+    with torch.no_grad(), evaluation_mode(maml):
         for batch in _exactly(episodes, sampler):
-            results = maml.task_results(_like_the_model(batch, maml), per_step=True, inner_steps=inner_steps)
-            losses.append(results.losses.double())  # [steps+1, T]
+            batch = _like_the_model(batch, maml)
+            if by_support:
+                results = _by_support(maml, batch, inner_steps)
+            else:
+                results = maml.task_results(batch, per_step=True, inner_steps=inner_steps)
+            losses.append(results.losses.double())  # [steps, T]
             if results.accuracies is not None:
                 accuracies.append(results.accuracies)
-    return Scores(torch.cat(losses, dim=1).cpu(), torch.cat(accuracies, dim=1).cpu() if accuracies else None)
+    return Scores(
+        losses=torch.cat(losses, dim=1).cpu(),
+        accuracies=torch.cat(accuracies, dim=1).cpu() if accuracies else None,
+        inner_steps=_steps_of(maml, inner_steps) if by_support else len(losses[0]) - 1,
+        batch_norm=SUPPORT_POLICY if by_support else maml.batch_norm,
+    )
 
 
-def result_of(parts: Sequence[Scores], batch_norm: str) -> EvaluationResult:
-    """The means over all episodes of these parts, in their order, under a batch-norm policy."""
+def result_of(parts: Sequence[Scores]) -> EvaluationResult:
+    """The means over all episodes of these parts, in their order; the parts differ in nothing but their episodes."""
     accuracies = [part.accuracies for part in parts if part.accuracies is not None]
     mean_accuracies, intervals = _means(accuracies) if accuracies else (None, None)
     mean_losses, loss_intervals = _means([part.losses for part in parts])
@@ -104,14 +143,27 @@ def result_of(parts: Sequence[Scores], batch_norm: str) -> EvaluationResult:
         losses=mean_losses,
         loss_intervals=loss_intervals,
         episodes=sum(part.losses.shape[1] for part in parts),
-        inner_steps=len(mean_losses) - 1,
-        batch_norm=batch_norm,
+        inner_steps=parts[0].inner_steps,
+        batch_norm=parts[0].batch_norm,
     )
+
+
+def _by_support(maml: MetaLearner, batch: Episodes, inner_steps: int | None) -> TaskResults:
+    """The query results after the last step, each query by itself."""
+    x_spt, y_spt, x_qry, y_qry = check_episodes(batch, ignored=IGNORED)
+    fast = maml.adapt(x_spt, y_spt, inner_steps=inner_steps)
+    return score_classes(maml.predict_by_support(fast, x_spt, x_qry), y_qry, "y_qry")
+
+
+def _steps_of(maml: MetaLearner, inner_steps: int | None) -> int:
+    """0 for what has none."""
+    own = getattr(maml, "inner_steps", None)
+    return 0 if own is None else own if inner_steps is None else inner_steps
 
 
 def _means(parts: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and half-width of the 95 % interval over the episodes, for every step."""
-    values = torch.cat(list(parts), dim=1)  # [steps+1, episodes]
+    values = torch.cat(list(parts), dim=1)  # [steps, episodes]
     n = values.shape[1]
     if n == 1:
         return tuple(values[:, 0].tolist()), (math.nan,) * len(values)
@@ -141,7 +193,8 @@ def _like_the_model(batch: Episodes, maml: MetaLearner) -> Episodes:
 
 
 @contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Inside this context a module is in ``eval()`` mode, and afterwards each part in its own again."""
     modes = [(each, each.training) for each in module.modules()]
     module.eval()
     try:

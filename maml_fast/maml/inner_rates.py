@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from maml_fast.arguments import number, shown
 from maml_fast.maml.arguments import as_attribute, matching_names
+from maml_fast.maml.heads import rows_in_turn
 from maml_fast.maml.values import MaybePerStep, PerStep
 
 __all__ = [
@@ -136,6 +137,20 @@ class InnerRates(nn.Module):
                 "or make a new learner"
             )
         return of_steps(self[self._key_of[name]], self._steps)
+
+    def resize(self, dimensions: Mapping[str, int], n_rows: int) -> None:
+        """Give rates of single weights so many rows: those that they have, in turn.
+
+        ``dimensions``: of the parameters that have so many rows now, by name.
+        """
+        first = 0 if self._steps is None else 1
+        for name, of_parameter in dimensions.items():
+            key = self._key_of.get(name)
+            rate = None if key is None else self[key]
+            if isinstance(rate, Tensor) and rate.dim() - first == of_parameter and rate.shape[first] > 1:
+                resized = rows_in_turn(rate.detach(), n_rows, first)
+                kept = nn.Parameter(resized, rate.requires_grad) if isinstance(rate, nn.Parameter) else resized
+                setattr(self, as_attribute(str(key)), kept)
 
     def __getitem__(self, key: str) -> Rate:
         return self._numbers[key] if key in self._numbers else getattr(self, as_attribute(key))

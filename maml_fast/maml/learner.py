@@ -37,19 +37,40 @@ from maml_fast.maml.chunks import (
 )
 from maml_fast.maml.engines import Ran
 from maml_fast.maml.graphed import WARM_UP, GraphedLoss
+from maml_fast.maml.heads import (
+    HEAD,
+    HEADS,
+    N_CLASSES,
+    Classifier,
+    Head,
+    PrototypeRows,
+    SharedRows,
+    Start,
+    TiedRow,
+    start_of,
+)
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser, LearnedRule, Rule
-from maml_fast.maml.inner_rates import InnerRates, LearnInnerLR, Rate, check_learn_inner_lr, make_inner_lr, of_steps
+from maml_fast.maml.inner_rates import (
+    InnerRates,
+    LearnInnerLR,
+    Rate,
+    check_broadcasts,
+    check_learn_inner_lr,
+    make_inner_lr,
+    of_steps,
+)
 from maml_fast.maml.losses import LossFunction
 from maml_fast.maml.meta_learner import ITERATION, MetaLearner
 from maml_fast.maml.metric import IGNORED, Metric, check_metric, judge_of
 from maml_fast.maml.plans import Plan, Plans, kinds, plan_of, results_of, surroundings
 from maml_fast.maml.problem import Annealing, InnerProblem, Theta, step_of_queries
+from maml_fast.maml.state import get_randomness, set_randomness
 from maml_fast.maml.step_batch_norm import Collector, StepNorms, StepStatistics
 from maml_fast.maml.task_forward import asked_engine
 from maml_fast.maml.third_derivatives import ThirdDerivatives
-from maml_fast.maml.values import FastWeights, MaybePerStep, TaskResults
+from maml_fast.maml.values import FastWeights, MaybePerStep, TaskResults, at_step
 from maml_fast.maml.watched_loss import WatchedLoss
-from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, is_per_step, names_of_head
+from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, Watch, is_per_step, names_of_head
 
 __all__ = ["MAML"]
 
@@ -109,6 +130,13 @@ class MAML(MetaLearner):
         inner_optimiser: ``"sgd"``; ``"adam"`` from fresh memory for every task; or a
             :class:`maml_fast.maml.inner_optimisers.LearnedRule`, whose parameters are meta-learned too, and which goes
             with ``inner_lr=None``.
+        head: where the classifier of a task starts: the model's last linear layer, of a row for each class.
+            ``"learned"``: every class has a learned row of its own. ``"zero"``: zeros (the zeroing trick, Kao et al.
+            2022). ``"tied"``: one learned row for all classes (UNICORN-MAML, Ye & Chao 2022); under cross-entropy,
+            where what is added to all logits alike changes nothing, that is the same as zeros. ``"proto"``: the
+            prototypes of the task's support images, through which the meta-gradient flows (ProtoMAML, Triantafillou et
+            al. 2020). All but the first leave the model's own rows aside and serve any number of classes: see
+            :meth:`for_classes`. They need a classifier that adapts.
         first_order_iterations, multi_step_iterations: how order and loss are annealed early in meta-training, as
             :class:`maml_fast.maml.problem.Annealing` says. Calls in ``train()`` mode with gradients are counted, unless
             :meth:`begin_iteration` tells the number.
@@ -152,6 +180,7 @@ class MAML(MetaLearner):
         learn_inner_lr: LearnInnerLR = False,
         batch_norm: InnerBatchNorm = "batch",
         inner_optimiser: str | LearnedRule = "sgd",
+        head: Head = "learned",
         first_order_iterations: int = 0,
         multi_step_iterations: int = 0,
         fused: bool = True,
@@ -174,6 +203,11 @@ class MAML(MetaLearner):
         self.step_statistics = StepStatistics(model, steps) if batch_norm == "per_step_running" else None
         self._part = adapt if isinstance(adapt, str) and adapt in ("head", "body") else None
         self._chosen = self._without_norms(select_parameters(model, adapt))
+        self._head: Head = HEAD("head", head)
+        self._start = start_of(self._head, model, self.adapted)
+        is_tied = isinstance(self._start, SharedRows) and self._start.head == "tied"
+        self.tied_row = TiedRow(model, self._start.classifier) if self._start and is_tied else None
+        self._head_of: Watch | None = None
         self._set_inner_lr(inner_lr, check_learn_inner_lr(learn_inner_lr))
         self._plans = Plans()
         self._graphed = GraphedLoss()
@@ -236,6 +270,7 @@ class MAML(MetaLearner):
         """
         parameters = self._current_parameters()
         check_support(x_spt, y_spt)
+        self._check_labels(y_spt)
         check_images("x_spt", x_spt, parameters)
         third = ThirdDerivatives()
         problem = third.of(self._on(self.problem(parameters, inner_steps), None, x_spt))
@@ -253,6 +288,26 @@ class MAML(MetaLearner):
         blocks = self._blocks()
         run_block = None if blocks is None else blocks(step_of_queries(self.inner_steps))
         return self._forward_tasks(fast, _without(parameters, fast), x_qry, run_block)
+
+    @takes(n_classes=N_CLASSES)
+    def for_classes(self, n_classes: int) -> MAML:
+        """The learner for tasks of so many classes: itself if its model has as many outputs, else a copy.
+
+        With ``head="learned"`` the copy's classifier starts from the rows that were learned, and from the first on
+        again where they are too few. So do inner rates of single weights, under any head.
+
+        Raises:
+            ValueError: the model does not end in a linear layer, or its learned rows do not adapt.
+        """
+        classifier = Classifier.of(self.model, f"for_classes({n_classes})")
+        if n_classes != classifier.n_classes and classifier.weight not in self.adapted:
+            raise ValueError(
+                f"{classifier.weight} does not adapt: its {classifier.n_classes} learned rows serve as many classes, "
+                f"and not {n_classes}; let the classifier adapt in training, best with head='zero' or 'proto'"
+            )
+        resized = super().for_classes(n_classes)
+        assert isinstance(resized, MAML)
+        return resized
 
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
@@ -294,6 +349,7 @@ class MAML(MetaLearner):
             f"{type(self).__name__} of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
             f"adapted: {self._describe_adapted()}",
             f"batch norm: {self.batch_norm}",
+            f"head: {HEADS[self._head]}",
             f"forward: {self._forward_tasks.describe()}",
             *(self._past.ran.describe() if self._past.ran is not None else ()),
             *self._describe_graph(),
@@ -314,6 +370,7 @@ class MAML(MetaLearner):
         if plan is not None:
             if plan.native is None and episodes[0].is_cpu:  # the native engine looks at values itself
                 checks.check_values(Episodes(*episodes), None, self._has_classes(episodes[1]), IGNORED)
+                self._check_labels(episodes[1])
             return plan
         scored = scored_steps(per_step, steps_asked(inner_steps, self.inner_steps))
         parameters = self._current_parameters()
@@ -323,7 +380,8 @@ class MAML(MetaLearner):
         if self.step_statistics is not None:
             problem = replace(problem, blocks=self.step_statistics.given)
         plan = plan_of(problem, episodes, scored, self.task_chunk)
-        if key is not None and all(isinstance(each, nn.Parameter) for each in parameters.values()):
+        holds_rows = plan.native is not None and problem.start is not None  # which are made of others
+        if key is not None and not holds_rows and all(isinstance(each, nn.Parameter) for each in parameters.values()):
             self._plans.keep(key, plan)
         return plan
 
@@ -374,12 +432,47 @@ class MAML(MetaLearner):
         recorded = self._forward_tasks.last and self._forward_tasks.last.recorded
         if self._part is not None and recorded is not None:
             check_head(self.model, self._part, names_of_head(recorded))
+        if self._start is not None:
+            self._check_start(self._start, problem.theta, inputs[0])
         if problem.order == 2 and problem.steps > 1:
             problem = replace(problem, steps_kept=steps_kept(problem, self.inner_memory))
         if self.step_statistics is not None:
             self.step_statistics.check(problem.programs)
         n_tasks = len(inputs[0])
         return problem.with_tasks(min(n_tasks, tasks_at_once(problem, chunk) or n_tasks))
+
+    def _resize_rows(self, classifier: Classifier, n_classes: int) -> None:
+        self._start = start_of(self._head, self.model, self.adapted)
+        if isinstance(self.inner_lr, InnerRates):
+            self.inner_lr.resize(classifier.dimensions, n_classes)
+        elif isinstance(self.inner_lr, Tensor) and self._rate_steps is None:
+            check_broadcasts(self.inner_lr, self._adapted(self._current_parameters()))
+
+    def _check_start(self, start: Start, theta: Theta, x_spt: Tensor) -> None:
+        """Raise unless the layer whose rows are given is what the model's output is computed last with."""
+        missing = [name for name in start.classifier.names if name not in theta.adapted]
+        if missing:
+            raise RuntimeError(f"head={self._head!r} needs a classifier that adapts, but {missing[0]} is frozen now")
+        recorded = self._forward_tasks.last and self._forward_tasks.last.recorded
+        if recorded is not None:
+            start.classifier.check_computed_last(self._head, names_of_head(recorded))
+        watch = self._forward_tasks.watch()
+        transformed = torch._C._are_functorch_transforms_active()
+        if not isinstance(start, PrototypeRows) or transformed or (watch is not None and watch is self._head_of):
+            return
+        last, randomness = self._forward_tasks.last, get_randomness(x_spt.device)
+        parameters, found = at_step({**theta.shared, **theta.adapted}, 0), list[Tensor]()
+        with torch.no_grad():
+            for rows in (
+                start.looking_through(x_spt),
+                {name: parameters[name] for name in start.classifier.names},
+            ):
+                fast = {name: each[None] for name, each in rows.items()}
+                found += self._forward_tasks(fast, _without(parameters, fast), x_spt[:1])
+                set_randomness(randomness)  # the same dropout, and none of it for others to miss
+        through, logits = found
+        start.check(through, logits, parameters)
+        self._forward_tasks.last, self._head_of = last, watch
 
     def _set_inner_lr(self, inner_lr: Any, learn: LearnInnerLR) -> None:
         if isinstance(self.inner_optimiser, LearnedRule):
@@ -441,7 +534,15 @@ class MAML(MetaLearner):
         if len(parts) == 4:
             check_like_model("x_spt", parts[0], parameters)
         classification = self._has_classes(parts[1] if len(parts) == 4 else None)
-        return check_episodes(episodes, classification=classification, ignored=IGNORED)
+        checked = check_episodes(episodes, classification=classification, ignored=IGNORED)
+        self._check_labels(checked.y_spt)
+        return checked
+
+    def _check_labels(self, y_spt: Tensor) -> None:
+        """Raise unless the classifier can start from a support set of these; on a GPU a look would take long."""
+        transformed = torch._C._are_functorch_transforms_active()
+        if isinstance(self._start, PrototypeRows) and y_spt.is_cpu and not transformed:
+            self._start.check_labels(y_spt)
 
     def problem(
         self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None, *, objective: bool = False
@@ -457,7 +558,8 @@ class MAML(MetaLearner):
             )
         norms = self.step_norms.values() if self.step_norms is not None else {}
         rule, optimiser = self._rule(adapted)
-        theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms})
+        row = {} if self.tied_row is None or self._start is None else self.tied_row.by_name(self._start.classifier)
+        theta = Theta(adapted, rule, {**_without(parameters, adapted), **norms}, row)
         steps = steps_asked(inner_steps, self.inner_steps)
         order, weights = self.order, None
         if self.training:
@@ -475,6 +577,7 @@ class MAML(MetaLearner):
             blocks=self._blocks(),
             watched_loss=self._loss,
             is_closed=self._loss.is_closed(self.loss_fn),
+            start=self._start,
         )
 
     def _blocks(self) -> Callable[[int], RunBlock] | None:

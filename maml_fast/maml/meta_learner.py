@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Mapping
 from typing import Any, ClassVar
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 
 from maml_fast.arguments import flag, number, takes, whole
 from maml_fast.data.episodes import Episodes, check_episodes
-from maml_fast.maml.arguments import check_like_model, check_model, check_per_step
+from maml_fast.maml.arguments import (
+    check_fast_weights,
+    check_images,
+    check_like_model,
+    check_model,
+    check_per_step,
+)
+from maml_fast.maml.heads import N_CLASSES, Classifier
 from maml_fast.maml.task_forward import TaskForward
 from maml_fast.maml.values import MAMLOutput, TaskResults
 from maml_fast.program import BATCH_NORM_POLICIES, FusionReport, InnerBatchNorm, with_its_own_tensors
@@ -61,6 +69,42 @@ class MetaLearner(nn.Module, ABC):
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
         """Logits [T, N, n_way] of images [T, N, ...] under what :meth:`adapt` made."""
 
+    def predict_by_support(self, fast: Mapping[str, Tensor], x_spt: Tensor, x_qry: Tensor) -> Tensor:
+        """:meth:`predict`, each query by itself: batch norm takes the statistics of the support images [T, N, ...].
+
+        Where batch norm has running statistics already, it takes those, as ever. Otherwise the model runs as it is
+        written, task by task; its ``forward`` must call the same batch norms for any images.
+        """
+        if not self.is_transductive:
+            return self.predict(fast, x_qry)
+        parameters = self._current_parameters()
+        check_images("x_spt", x_spt, parameters)
+        check_images("x_qry", x_qry, parameters)
+        check_fast_weights(fast, x_qry, parameters)
+        check_fast_weights(fast, x_spt, parameters)
+        shared = {name: parameter for name, parameter in parameters.items() if name not in fast}
+        return self._forward_tasks.by_support(fast, shared, x_spt, x_qry)[1]
+
+    @takes(n_classes=N_CLASSES)
+    def for_classes(self, n_classes: int) -> MetaLearner:
+        """The learner for tasks of so many classes: itself if its model has as many outputs, else a copy.
+
+        The copy's classifier has the rows that were learned, and from the first on again where they are too few.
+
+        Raises:
+            ValueError: the model does not end in a linear layer.
+        """
+        classifier = Classifier.of(self.model, f"for_classes({n_classes})")
+        if n_classes == classifier.n_classes:
+            return self
+        resized = copy.deepcopy(self)
+        classifier.resize(resized.model, n_classes)
+        resized._resize_rows(classifier, n_classes)
+        return resized
+
+    def _resize_rows(self, classifier: Classifier, n_classes: int) -> None:
+        """Resize what else has a row for each class; ``classifier`` is what the model had before."""
+
     def forward(
         self, episodes: Episodes, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> MAMLOutput:
@@ -103,6 +147,11 @@ class MetaLearner(nn.Module, ABC):
     def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
         """The outer optimiser that the algorithm is published with."""
         return torch.optim.Adam(self.parameters(), lr=meta_lr, fused=True)
+
+    @property
+    def is_transductive(self) -> bool:
+        """Whether batch norm normalises a query by a batch that other queries are in."""
+        return self._batch_norm in ("batch", "per_step")
 
     @property
     def batch_norm(self) -> str:

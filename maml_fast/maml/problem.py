@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maml_fast import ops
 from maml_fast.arguments import settle, whole
+from maml_fast.maml.heads import PrototypeRows, Start
 from maml_fast.maml.inner_optimisers import InnerOptimiser, Rule
 from maml_fast.maml.inner_rates import Rate
 from maml_fast.maml.losses import LossFunction
 from maml_fast.maml.metric import Accuracy, Judge
 from maml_fast.maml.task_forward import TaskForward
-from maml_fast.maml.values import FastWeights, MaybePerStep, map_tensors
+from maml_fast.maml.values import MaybePerStep, map_tensors
 from maml_fast.maml.watched_loss import WatchedLoss
 from maml_fast.program import AsWritten, Program, RunBlock
 
@@ -29,11 +29,13 @@ class Theta(NamedTuple):
     adapted: parameters that adapt, from these values on.
     rule: what the inner optimiser knows: learning rates by the parameters' names, or its own parameters.
     shared: other parameters; some of them may be each step's own.
+    row: that every class's row of the classifier starts from, where they share one.
     """
 
     adapted: Mapping[str, Tensor]
     rule: Mapping[str, MaybePerStep[Rate]]
     shared: Mapping[str, MaybePerStep[Tensor]]
+    row: Mapping[str, Tensor] = {}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Theta:
         """The same with other tensors in the place of these."""
@@ -43,10 +45,6 @@ class Theta(NamedTuple):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(iter(self.adapted.values())).device
-
-    def fast_weights(self, n_tasks: int) -> FastWeights:
-        """Every task at theta: views with task stride 0, no copies."""
-        return {name: ops.over_tasks(theta, n_tasks) for name, theta in self.adapted.items()}
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class InnerProblem:
         as_written: what runs a task alone.
         watched_loss: knows the loss's program.
         is_closed: whether all tensors are known that the objective's graph ends at: theta's, and the episodes'.
+        start: of the classifier's rows, if not their own values in theta.
     """
 
     theta: Theta
@@ -83,6 +82,7 @@ class InnerProblem:
     as_written: AsWritten | None = None
     watched_loss: WatchedLoss | None = None
     is_closed: bool = False
+    start: Start | None = None
 
     def on(self, *inputs: Tensor) -> InnerProblem:
         """The problem for images like these [T, N, ...]."""
@@ -101,6 +101,15 @@ class InnerProblem:
     def at(self, stand_in: Callable[[Tensor], Tensor]) -> InnerProblem:
         """The problem with other tensors in the place of theta's."""
         return replace(self, theta=self.theta.map(stand_in))
+
+    def with_rows(self) -> InnerProblem | str:
+        """The problem with the classifier's first rows in theta, or why they can't be there."""
+        if self.start is None:
+            return self
+        if isinstance(self.start, PrototypeRows):
+            return "every task's classifier starts from its own prototypes"
+        rows = self.start.rows(self.theta.adapted, self.theta.row)
+        return replace(self, theta=self.theta._replace(adapted={**self.theta.adapted, **rows}), start=None)
 
     @property
     def has_segments(self) -> bool:

@@ -59,6 +59,7 @@ class _Segments:
         self._after: list[Tensor] = []  # the gradients at the walk's tensors after a segment
         self._expected: list[Tensor] = []  # what these tensors were the first time
         self._randomness: list[Tensor] = []  # after the last step
+        self._first_randomness = get_randomness(problem.theta.device)  # before the walk begins
 
     def run(self) -> Scores:
         """Add the gradient; return what was scored, without a graph."""
@@ -102,6 +103,7 @@ class _Segments:
 
     def _walk_from(self, begin: int, state: State) -> tuple[Walk, list[Tensor]]:
         """A walk that stands there, and the leaves that a graph from there begins with."""
+        set_randomness(self._first_randomness)  # a walk may draw on its beginning
         walk = self._make_walk()
         at_begin = walk.go_back_to(state) if begin else []
         set_randomness(state.randomness)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast import ops
+from maml_fast.maml.support_norms import SupportNorms
 from maml_fast.program import AsWritten, BatchNormPolicy, FusionReport, NoForm, Program, Programs, RunBlock, Watch
 
 __all__ = ["TaskForward", "asked_engine"]
@@ -72,6 +73,24 @@ class TaskForward:
         as_written = self.as_written()
         tasks = ({**shared, **{name: weight[t] for name, weight in fast.items()}} for t in range(len(x)))
         return torch.stack([as_written.begin_task()(*task) for task in zip(tasks, x, strict=True)])
+
+    def by_support(
+        self, fast: Mapping[str, Tensor], shared: Mapping[str, Tensor], x_spt: Tensor, x_qry: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same of support images [T, N, ...] and queries [T, M, ...], both normalised by the former's statistics.
+
+        Task by task, by the module as it is written.
+        """
+        as_written = self.as_written()
+        support, queries = [], []
+        for t, (x, others) in enumerate(zip(x_spt, x_qry, strict=True)):
+            parameters = {**shared, **{name: weight[t] for name, weight in fast.items()}}
+            run, norms = as_written.begin_task(), SupportNorms()
+            with norms:
+                support.append(run(parameters, x))
+            with norms.given():
+                queries.append(run(parameters, others))
+        return torch.stack(support), torch.stack(queries)
 
     def programs(self, *inputs: Tensor) -> Sequence[Program] | str:
         """What runs each of these x [T, N, ...] for all tasks at once, or why the module runs as it is written.

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from maml_fast import ops
+from maml_fast.maml.heads import PrototypeRows
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS, InnerOptimiser
 from maml_fast.maml.losses import loss_of_task, losses_of_tasks
 from maml_fast.maml.metric import Counts, count_of_task, count_of_tasks
@@ -42,6 +44,10 @@ class Walk(ABC):
     @abstractmethod
     def count(self, logits: Tensor, targets: Tensor) -> Counts | None:
         """Predictions of the tasks, and right ones, where something judges them."""
+
+    @abstractmethod
+    def for_tasks(self, shared: Mapping[str, Tensor]) -> FastWeights:
+        """What the tasks have in common, as each one's own."""
 
     def take_steps(self, begin: int, end: int, scores: Scores) -> None:
         """Take steps [begin, end), and score the queries before each where that is asked for."""
@@ -110,6 +116,22 @@ class Walk(ABC):
         self.fast = self.optimiser.step(self.fast, losses, gradients)
         self._done += 1
 
+    def _start_classifier(self, adapted: Mapping[str, Tensor], x_spt: Tensor, y_spt: Tensor) -> None:
+        """Give the classifier the rows that it starts from; ``adapted`` is what all weights start from."""
+        start, theta = self.problem.start, self.problem.theta
+        if start is None:
+            return
+        if isinstance(start, PrototypeRows):
+            through = self.for_tasks(start.looking_through(theta.adapted[start.classifier.weight]))
+            embeddings = self.logits({**self.fast, **through}, self._shared(0), x_spt, 0)
+            rows = start.rows(embeddings, y_spt)
+            # Steps are taken from the same values, but as variables that the prototypes do not depend on.
+            self.fast = self.for_tasks(adapted)
+        else:
+            rows = self.for_tasks(start.rows(theta.adapted, theta.row))
+        # Steps take gradients of them, also where they depend on nothing that is learned.
+        self.fast.update({name: row if row.requires_grad else _leaf(row) for name, row in rows.items()})
+
     def _once(self, what: str) -> str | None:
         """The name of targets that were not checked yet: they are the same at every step."""
         if what in self._checked:
@@ -124,16 +146,22 @@ class Walk(ABC):
 class AllTasks(Walk):
     """All tasks together: one call of each operation. Every tensor has a leading dimension T."""
 
-    def __init__(self, problem: InnerProblem, n_tasks: int) -> None:
+    def __init__(self, problem: InnerProblem, x_spt: Tensor, y_spt: Tensor) -> None:
         super().__init__(problem)
         theta, forward = problem.theta, problem.forward
+        self._n_tasks = len(x_spt)
         self.optimiser = problem.optimiser(theta.rule)
         programs = problem.programs
         assert not isinstance(programs, str)
         self._programs = {program.input.shape: program for program in programs}
         self._constant = forward.with_buffers(forward.in_kernel_order(self._constant, programs), programs)
         adapted = forward.in_kernel_order(theta.adapted, programs)
-        self.fast = theta._replace(adapted=adapted).fast_weights(n_tasks)
+        self.fast = self.for_tasks(adapted)
+        self._start_classifier(adapted, x_spt, y_spt)
+
+    def for_tasks(self, shared: Mapping[str, Tensor]) -> FastWeights:
+        """What the tasks have in common, as each one's own: views with task stride 0, no copies."""
+        return {name: ops.over_tasks(value, self._n_tasks) for name, value in shared.items()}
 
     def logits(self, fast: FastWeights, shared: Mapping[str, Tensor], x: Tensor, step: int) -> Tensor:
         """Those of images x, by a step's own values."""
@@ -152,7 +180,7 @@ class AllTasks(Walk):
 class OneTask(Walk):
     """One task alone, by the module as it is written. No tensor has a dimension for tasks."""
 
-    def __init__(self, problem: InnerProblem) -> None:
+    def __init__(self, problem: InnerProblem, x_spt: Tensor, y_spt: Tensor) -> None:
         super().__init__(problem)
         self.optimiser = problem.optimiser(problem.theta.rule)
         if problem.optimiser not in INNER_OPTIMISERS.values():  # which take each weight by itself
@@ -161,6 +189,11 @@ class OneTask(Walk):
         self._as_written = problem.as_written
         self._model = self._as_written.begin_task()
         self.fast = dict(problem.theta.adapted)
+        self._start_classifier(problem.theta.adapted, x_spt, y_spt)
+
+    def for_tasks(self, shared: Mapping[str, Tensor]) -> FastWeights:
+        """What the tasks have in common: views of it."""
+        return {name: value.view_as(value) for name, value in shared.items()}
 
     def buffers(self) -> Mapping[str, Tensor | None]:
         """Copies of the task's own."""

@@ -15,6 +15,7 @@ from maml_fast.data.conversion import MOST_SIZE
 from maml_fast.data.gpu_sampler import check_device
 from maml_fast.maml.arguments import MOST_STEPS, STEPS
 from maml_fast.maml.chunks import TASK_CHUNK, TaskChunk
+from maml_fast.maml.heads import HEADS, Head
 from maml_fast.maml.inner_optimisers import INNER_OPTIMISERS
 from maml_fast.program.batch_norm import InnerBatchNorm
 from maml_fast.train.networks import NETWORKS
@@ -50,6 +51,8 @@ class TrainConfig:
             everything. What does not adapt is meta-learned all the same.
         order: 2 differentiates through the inner loop, 1 is first-order MAML.
         inner_optimiser: sgd or adam, for the inner loop.
+        head: what a task's classifier starts from: learned (a row for every class), zero, tied (one learned row for all
+            classes) or proto (the support images' prototypes).
         batch_norm: batch (the batch's own statistics), per_step (with a scale and a shift for every inner step) or
             per_step_running (with every inner step's running statistics too); None: the algorithm's own, which is
             per_step for maml++ and batch for others.
@@ -71,12 +74,13 @@ class TrainConfig:
         scale: pixels as unit (0-1), raw (0-255) or inverted (1-0).
         rotate: turn the classes of training episodes by 0, 90, 180 or 270 degrees.
         eval_rotate: turn those of evaluation episodes too.
-        eval_n_way: classes per evaluation episode; None: n_way. Another number is for protonet, which has no
-            classifier.
+        eval_n_way: classes per evaluation episode; None: n_way. Another number is for learners whose classifier adapts,
+            and for protonet, which has none.
         eval_every: meta-iterations between evaluations on unseen classes, for validation where the split has such.
         eval_episodes: episodes of each of them.
         test_episodes: episodes of the evaluation at the end.
-        eval_inner_steps: inner steps in evaluation; None is 3 (Finn et al. 2017), or `inner_steps` where that is more.
+        eval_inner_steps: inner steps in evaluation; None is 3 (Finn et al. 2017), or `inner_steps` where that is more
+            or the head is not learned: from zeros or prototypes more steps than in training may lead astray.
         task_chunk: tasks held in memory at once, "auto" for a few for every thread (all on a GPU), None for all; a run
             keeps what "auto" was when it started.
         checkpoint_seconds: at most so many seconds of training are lost by a kill.
@@ -105,6 +109,7 @@ class TrainConfig:
     inner_lr: float = 0.4
     inner_steps: int = 1
     inner_optimiser: str = "sgd"
+    head: Head = "learned"
     batch_norm: InnerBatchNorm | None = None
     first_order_iterations: int | None = None
     multi_step_iterations: int | None = None
@@ -157,10 +162,10 @@ class TrainConfig:
             value = getattr(self, field.name)
             if field.name in learner.ignores and value != field.default:
                 raise ValueError(f"{field.name} {value!r} means nothing to algorithm {name}; leave it out")
-        if self.eval_n_way not in (None, self.n_way) and not learner.embeds:
+        if self.eval_n_way not in (None, self.n_way) and name == "boil":
             raise ValueError(
                 f"eval_n_way {self.eval_n_way} is not n_way {self.n_way}, but {name} has a classifier of n_way "
-                "classes; leave it out"
+                "classes, which does not adapt; leave it out"
             )
 
     @classmethod
@@ -207,7 +212,9 @@ class TrainConfig:
     @property
     def steps_in_evaluation(self) -> int:
         """Inner steps of an evaluation."""
-        return max(3, self.inner_steps) if self.eval_inner_steps is None else self.eval_inner_steps
+        if self.eval_inner_steps is not None:
+            return self.eval_inner_steps
+        return max(3, self.inner_steps) if self.head == "learned" else self.inner_steps
 
     @property
     def title(self) -> str:
@@ -232,6 +239,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
     "algorithm": tuple(ALGORITHMS),
     "inner_optimiser": tuple(INNER_OPTIMISERS),
+    "head": tuple(HEADS),
     "batch_norm": ("batch", "per_step", "per_step_running"),  # no network here keeps statistics of its own
     "distance": tuple(DISTANCES),
     "meta_schedule": tuple(SCHEDULES),

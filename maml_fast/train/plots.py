@@ -5,29 +5,24 @@ Drawn on ``Figure`` objects with the Agg canvas: no window, no pyplot state, saf
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from maml_fast.train.tiles import FAINT, INK, RIGHT, WRONG, draw_tile, drawable, png_of, tile_canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["EpisodePicture", "draw_episode", "draw_learning_curve", "smooth"]
 
-INK = "#1f2933"
-FAINT = "#8492a6"
 GRID = "#e6eaf0"
 TRAIN = "#4c78a8"
 TEST = "#e4572e"
-RIGHT = "#2a9d5c"
-WRONG = "#d64545"
 
 MAX_POINTS = 2000  # more than the picture has columns; longer runs are binned
 MAX_QUERIES = 8  # per class, in the episode's picture
@@ -48,7 +43,7 @@ def draw_learning_curve(
     tests = [row for row in rows if "accuracy" in row]
     figure = Figure(figsize=(9.0, 6.4), facecolor="white", layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.7, 1.0])
-    figure.suptitle(_plain(title), x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False)
+    figure.suptitle(drawable(title), x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False)
 
     iterations = np.array([row["iteration"] for row in train], dtype=float)
     _draw_series(
@@ -70,7 +65,7 @@ def draw_learning_curve(
     bottom.set_xlabel(f"meta-iteration{seconds}", color=INK)
     last = max((row["iteration"] for row in rows), default=0)
     bottom.set_xlim(0.0, max(last, 1))
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_series(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, number: str) -> None:
@@ -158,7 +153,7 @@ def draw_episode(episode: EpisodePicture, title: str, inner_steps: int) -> bytes
     gap = 0.7
     starts = (0.0, max(supports, 1) + gap, max(supports, 1) + panel + 2 * gap)
     columns = starts[2] + panel
-    figure, axes = _tile_canvas(columns, len(classes), title, _caption(episode, classes, queries))
+    figure, axes = tile_canvas(columns, len(classes), title, _caption(episode, classes, queries))
     for row, label in enumerate(classes):
         axes.text(-0.18, row + 0.5, str(label + 1), ha="right", va="center", fontsize=11, fontweight="bold", color=INK)
         _draw_tiles(axes, starts[0], row, episode.support[episode.support_labels == label][:supports])
@@ -168,22 +163,7 @@ def draw_episode(episode: EpisodePicture, title: str, inner_steps: int) -> bytes
     _head_panel(axes, starts[0], "support")
     _head_panel(axes, starts[1], "before adaptation", (episode.before == episode.query_labels).mean())
     _head_panel(axes, starts[2], _after(inner_steps), (episode.after == episode.query_labels).mean())
-    return _png(figure)
-
-
-def _tile_canvas(columns: float, rows: int, title: str, caption: str) -> tuple[Figure, Axes]:
-    """A figure with axes measured in tiles, y downwards, a title above and a caption below."""
-    tile = min(0.62, 13.0 / columns)  # inches
-    left, right, top, bottom = 0.45, 0.2, 1.05, 0.5
-    width, height = left + columns * tile + right, top + rows * tile + bottom
-    figure = Figure(figsize=(width, height), facecolor="white")
-    axes = figure.add_axes((left / width, bottom / height, columns * tile / width, rows * tile / height))
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
-    axes.axis("off")
-    figure.text(left / width, 1 - 0.18 / height, _plain(title), ha="left", va="top", fontsize=12.5, fontweight="bold",
-                color=INK, parse_math=False)  # fmt: skip
-    figure.text(left / width, 0.2 / height, caption, ha="left", va="bottom", fontsize=8.5, color=FAINT)
-    return figure, axes
+    return png_of(figure)
 
 
 def _head_panel(axes: Axes, x: float, text: str, accuracy: float | None = None) -> None:
@@ -198,19 +178,11 @@ def _draw_tiles(
 ) -> None:
     """A run of pictures in one row; with ``predicted`` each gets the colour of its answer and the answer's number."""
     for column, image in enumerate(images):
-        x, y, pad = start + column, float(row), 0.06
-        pixels = np.clip(image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0), 0.0, 1.0).transpose(1, 2, 0)
-        axes.imshow(
-            pixels, extent=(x + pad, x + 1 - pad, y + 1 - pad, y + pad), aspect="auto", interpolation="antialiased"
-        )
-        colour = FAINT if predicted is None else RIGHT if predicted[column] == label else WRONG
-        weight = 0.8 if predicted is None else 2.0
-        axes.add_patch(
-            Rectangle((x + pad, y + pad), 1 - 2 * pad, 1 - 2 * pad, fill=False, edgecolor=colour, linewidth=weight)
-        )
-        if predicted is not None:
-            axes.text(x + 1 - pad, y + 1 - pad, str(predicted[column] + 1), ha="right", va="bottom", fontsize=7,
-                      color="white", bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0})  # fmt: skip
+        if predicted is None:
+            draw_tile(axes, start + column, row, image)
+        else:
+            answer = predicted[column]
+            draw_tile(axes, start + column, row, image, RIGHT if answer == label else WRONG, str(answer + 1))
 
 
 def _caption(episode: EpisodePicture, classes: np.ndarray, queries: int) -> str:
@@ -225,19 +197,7 @@ def _after(inner_steps: int) -> str:
     return f"after {inner_steps} inner step{'s' * (inner_steps != 1)}"
 
 
-def _plain(text: str) -> str:
-    """Text that the built-in font can draw: names of folders may hold any script."""
-    return "".join(letter if letter < "\u0250" and letter.isprintable() else "?" for letter in text)
-
-
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()

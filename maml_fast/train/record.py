@@ -26,7 +26,7 @@ import torch
 from maml_fast import native
 from maml_fast.data.files import write_atomically
 
-__all__ = ["CHECKPOINT_FORMAT", "RUNS", "RunFolder", "describe_machine"]
+__all__ = ["CHECKPOINT_FORMAT", "RUNS", "RunFolder", "describe_machine", "load_tensors"]
 
 CHECKPOINT_FORMAT = 1
 RUNS = "runs"  # where runs go that are not told where
@@ -119,9 +119,10 @@ class RunFolder:
         """Result of a complete run."""
         return self.path / "summary.json"
 
-    def evaluation(self, split: str, inner_steps: int, seed: int) -> Path:
-        """Result of one evaluation; repeating it with another split, step count or seed writes another file."""
-        return self.path / f"evaluation-{split}-{inner_steps}steps-seed{seed}.json"
+    def evaluation(self, split: str, inner_steps: int, seed: int, n_way: int | None = None) -> Path:
+        """Result of one evaluation; repeating it with another split, step count, seed or ways writes another file."""
+        ways = "" if n_way is None else f"-{n_way}way"
+        return self.path / f"evaluation-{split}{ways}-{inner_steps}steps-seed{seed}.json"
 
     @staticmethod
     def create(out: Path | str | None, stem: str, parent: Path | str = RUNS) -> RunFolder:
@@ -228,17 +229,13 @@ class RunFolder:
                 f"{self.path}"
             )
         try:
-            with zipfile.ZipFile(self.checkpoint) as archive:  # torch.load does not look at checksums
-                if damaged := archive.testzip():
-                    raise ValueError(f"{damaged} in it has another checksum")
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises half a dozen types for a damaged file
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            state = load_tensors(self.checkpoint)
+        except ValueError as error:
             remedy = "restore it from a copy, or start a new run"
             if self.previous_checkpoint.is_file():
                 remedy = f"put {self.previous_checkpoint.name} in its place, the one before it, and go on from there"
             raise ValueError(
-                f"{self.checkpoint} cannot be read, it is truncated or damaged ({reason}); {remedy}"
+                f"{self.checkpoint} cannot be read, it is truncated or damaged ({error}); {remedy}"
             ) from error
         known = isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT
         if not known or type(state.get("iteration")) is not int:
@@ -255,6 +252,21 @@ class RunFolder:
             raise ValueError(
                 f"{self.checkpoint} does not fit {self.config.name} ({reason}); is it of another run?"
             ) from error
+
+
+def load_tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote, tensors and plain values alone, on the CPU.
+
+    Raises:
+        ValueError: the file is truncated, corrupt, or holds anything else; says what.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it has another checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen types for a damaged file
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from maml_fast.distributed.joining import joined
 from maml_fast.distributed.launch import launch_id
 from maml_fast.distributed.machine import take_gpu, threads_of
 from maml_fast.maml.arguments import STEPS
+from maml_fast.maml.heads import N_CLASSES
 from maml_fast.train.config import CHOICES, EPISODES, THREADS, TrainConfig
 from maml_fast.train.integrity import FREE_ON_RESUME, check_arguments
 from maml_fast.train.metrics import cut_metrics
@@ -184,6 +185,7 @@ def _session(config: TrainConfig, group: Group) -> Iterator[None]:
     run=location,
     episodes=EPISODES,
     inner_steps=optional(STEPS),
+    n_way=optional(N_CLASSES),
     split=text,
     seed=optional(whole(0, 2**64 - 1)),
     root=optional(location),
@@ -195,6 +197,7 @@ def evaluate_run(
     *,
     episodes: int = 600,
     inner_steps: int | None = None,
+    n_way: int | None = None,
     split: str = "test",
     seed: int | None = None,
     root: Path | str | None = None,
@@ -203,15 +206,17 @@ def evaluate_run(
 ) -> Row:
     """Evaluate the checkpoint of a run on ``episodes`` tasks; also writes ``evaluation-*.json`` into its folder.
 
-    What is None is as in the run. Returns accuracy, 95 % interval, both after every inner step, and the conditions they
-    hold under: split, steps, episodes, seed, batch-norm policy, iteration of the checkpoint, backend.
+    What is None is as in the run; ``n_way`` may be any, as :meth:`maml_fast.MAML.for_classes` says. Returns accuracy,
+    95 % interval, both after every inner step, and the conditions they hold under: split, ways, steps, episodes, seed,
+    batch-norm policy, iteration of the checkpoint, backend. Where that policy is transductive, ``by_support`` holds
+    accuracy and interval on the same episodes by the support set's statistics.
 
     Raises:
         FileNotFoundError: ``run`` is no run folder, or has no checkpoint.
         TypeError: an argument is of another type.
         ValueError: an argument is out of range, files are damaged, or the data have changed.
     """
-    asked = {"eval_inner_steps": inner_steps, "root": root, "device": device, "threads": threads}
+    asked = {"eval_inner_steps": inner_steps, "eval_n_way": n_way, "root": root, "device": device, "threads": threads}
     given = {name: value for name, value in asked.items() if value is not None}
 
     def read() -> tuple[RunFolder, Row, TrainConfig, Row]:
@@ -233,7 +238,7 @@ def evaluate_run(
                     bench.learner.load_state_dict(state["maml"])
                     check_arguments(state, record["arguments"])
             try:
-                return record_evaluation(bench, folder, state["iteration"], split, episodes, seed)
+                return record_evaluation(bench, folder, state["iteration"], split, episodes, seed, by_support=True)
             except UnrecordedError as unrecorded:  # the result is worth more than its file
                 warnings.warn(str(unrecorded), RuntimeWarning, stacklevel=3)
                 return unrecorded.row

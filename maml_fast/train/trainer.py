@@ -321,9 +321,16 @@ def _warn_of_changes(sessions: list[Row], now: Row, same_bits: Collection[str]) 
 
 
 def record_evaluation(
-    bench: Workbench, folder: RunFolder, iteration: int, split: str, episodes: int, seed: int | None = None
+    bench: Workbench,
+    folder: RunFolder,
+    iteration: int,
+    split: str,
+    episodes: int,
+    seed: int | None = None,
+    *,
+    by_support: bool = False,
 ) -> Row:
-    """Evaluate, and write the result into the run folder.
+    """Evaluate, ``by_support`` on the same episodes by the support set's statistics too; write it into the run folder.
 
     Raises:
         UnrecordedError: the folder can't be written.
@@ -335,9 +342,12 @@ def record_evaluation(
         "seed": seed,
         "backend": native.backend().name,
     }
+    if by_support:
+        row["by_support"] = bench.evaluate_by_support(split, episodes, seed)
+    n_way = None if row["n_way"] == bench.config.n_way else row["n_way"]
     try:
         if bench.group.leads:
-            folder.write_json(folder.evaluation(split, row["inner_steps"], seed), row)
+            folder.write_json(folder.evaluation(split, row["inner_steps"], seed, n_way), row)
     except RuntimeError as error:
         raise UnrecordedError(f"the result is not recorded: {error}", row) from error
     return row

@@ -18,13 +18,13 @@ from maml_fast.data.episodes import Episodes, EpisodeSampler
 from maml_fast.data.files import write_atomically
 from maml_fast.distributed import shard
 from maml_fast.distributed.group import Group
-from maml_fast.maml import MetaLearner
-from maml_fast.maml.evaluation import result_of, scores_of
+from maml_fast.maml import EvaluationResult, MetaLearner
+from maml_fast.maml.evaluation import Statistics, result_of, scores_of
 from maml_fast.train.config import TrainConfig
 from maml_fast.train.networks import make_model
 from maml_fast.train.record import Row, RunFolder
 
-__all__ = ["Workbench"]
+__all__ = ["Workbench", "make_learner"]
 
 ALONE = Group()
 
@@ -53,9 +53,7 @@ class Workbench:
             channels=config.channels,
             progress=progress,
         )
-        model = make_model(config, data["train"].image_shape)
-        learner = ALGORITHMS[config.algorithm].make(model, config.learner_settings)
-        bench = cls(config, data, learner.to(config.device), group)
+        bench = cls(config, data, make_learner(config, data["train"].image_shape), group)
         for part in data:
             bench.sampler(part)  # raises where the classes are too few or too small
         return bench
@@ -118,19 +116,19 @@ class Workbench:
         """The part that is evaluated while training: validation classes where the split has them."""
         return "val" if "val" in self.data else "test"
 
-    def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
-        """Accuracy on a part with its 95 % interval, after the last inner step and after every one.
+    @property
+    def judged(self) -> MetaLearner:
+        """The learner for the classes of an evaluation episode."""
+        config = self.config
+        same = config.n_way_in_evaluation == config.n_way
+        return self.learner if same else self.learner.for_classes(config.n_way_in_evaluation)
 
-        Every process takes its share of the episodes.
-        """
-        share = self.group.share(episodes)
-        own = None
-        if share:
-            sampler = self.sampler(part, seed, share.start)
-            own = scores_of(self.learner, sampler, len(share), self.config.steps_in_evaluation)
-        result = result_of([each for each in self.group.gathered(own) if each is not None], self.learner.batch_norm)
+    def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
+        """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
+        result = self._evaluated(self.judged, part, episodes, seed, "own")
         return {
             "split": part,
+            "n_way": self.config.n_way_in_evaluation,
             "accuracy": result.accuracy,
             "interval": result.interval,
             "accuracies": list(result.accuracies or ()),
@@ -139,6 +137,25 @@ class Workbench:
             "inner_steps": result.inner_steps,
             "batch_norm": result.batch_norm,
         }
+
+    def evaluate_by_support(self, part: str, episodes: int, seed: int | None = None) -> Row | None:
+        """The same after the last step, by the support set's statistics; ``None`` where queries are by themselves."""
+        learner = self.judged
+        if not learner.is_transductive:
+            return None
+        result = self._evaluated(learner, part, episodes, seed, "support")
+        return {"accuracy": result.accuracy, "interval": result.interval, "batch_norm": result.batch_norm}
+
+    def _evaluated(
+        self, learner: MetaLearner, part: str, episodes: int, seed: int | None, batch_norm: Statistics
+    ) -> EvaluationResult:
+        """Every process takes its share of the episodes."""
+        share = self.group.share(episodes)
+        own = None
+        if share:
+            sampler = self.sampler(part, seed, share.start)
+            own = scores_of(learner, sampler, len(share), self.config.steps_in_evaluation, batch_norm)
+        return result_of([each for each in self.group.gathered(own) if each is not None])
 
     def facts(self) -> dict[str, str]:
         """What is said at the start of a run: backend, engine, fusion, batch-norm policy, data and splits."""
@@ -194,7 +211,7 @@ class Workbench:
         """Write episode.png: the first test episode."""
         from maml_fast.train import plots
 
-        config, learner = self.config, self.learner
+        config, learner = self.config, self.judged
         episodes = self.sampler("test").batch(0).to(config.device)
         episode = Episodes(*(tensor[:1] for tensor in episodes))  # [1, ...]
         steps = config.steps_in_evaluation
@@ -210,12 +227,18 @@ class Workbench:
         picture = plots.EpisodePicture(
             self._as_seen(support), support_labels, self._as_seen(query), query_labels, *predictions
         )
-        title = f"One test episode · {config.dataset} · {config.n_way}-way {config.k_shot}-shot"
+        title = f"One test episode · {config.dataset} · {config.n_way_in_evaluation}-way {config.k_shot}-shot"
         write_atomically(folder.episode, plots.draw_episode(picture, title, steps))
 
     def _as_seen(self, images: np.ndarray) -> np.ndarray:
         """Scaled pixels back to 0-1 with their own black and white."""
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
+
+
+def make_learner(config: TrainConfig, image_shape: tuple[int, int, int]) -> MetaLearner:
+    """The learner that a run trains, around its model for images [C, H, W], before its first iteration."""
+    learner = ALGORITHMS[config.algorithm].make(make_model(config, image_shape), config.learner_settings)
+    return learner.to(config.device)
 
 
 def _fusion_text(learner: MetaLearner) -> str:

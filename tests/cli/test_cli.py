@@ -60,7 +60,7 @@ def test_every_argument_of_a_run_has_an_option_and_its_help():
     assert all(f"--{name.replace('_', '-')}" in text for name in HELP)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "build", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "adapt", "predict", "prepare", "build", "doctor", "bench"])
 def test_help(command):
     result = call(command, "--help")
     assert result.exit_code == 0
@@ -164,10 +164,11 @@ def test_evaluate_prints_the_accuracy_with_its_conditions(run):
     result = call("evaluate", run, "--episodes", 6, "--inner-steps", 2, "--split", "train", "--seed", 8)
     assert result.exit_code == 0, result.output
     row = json.loads((run / "evaluation-train-2steps-seed8.json").read_text())
-    last = result.stdout.splitlines()[-1]
+    last, by_support = result.stdout.splitlines()[-1], row["by_support"]
     assert last == (
-        f"{row['accuracy']:.2%} ± {row['interval']:.2%} on train (6 episodes, 2 inner steps, "
-        f"batch norm: {row['batch_norm']})"
+        f"{row['accuracy']:.2%} ± {row['interval']:.2%} on train (6 episodes, 3-way, 2 inner steps, "
+        f"batch norm: {row['batch_norm']}); {by_support['accuracy']:.2%} ± {by_support['interval']:.2%} by the support "
+        "set's statistics (not transductive)"
     )
     for step, accuracy in enumerate(row["accuracies"]):
         assert any(line.split()[:2] == [str(step), f"{accuracy:.2%}"] for line in result.stdout.splitlines() if line)

@@ -133,7 +133,7 @@ def make_cut_picture(root):
 
 
 def make_deep_picture(root):
-    Image.fromarray(np.zeros((5, 5), np.uint16)).save(root / "dogs" / "y.png")
+    Image.fromarray(np.zeros((5, 5), np.float32)).save(root / "dogs" / "y.tif")
 
 
 def make_flat(root):
@@ -152,7 +152,7 @@ BAD = {
     ),
     "empty picture": (lambda root: (root / "dogs" / "y.png").touch(), r"dogs/y\.png is not a picture"),
     "cut picture": (make_cut_picture, r"dogs/x\.jpg cannot be used: .*truncated"),
-    "16-bit picture": (make_deep_picture, r"dogs/y\.png cannot be used: .*not 8 bits per channel"),
+    "picture of floats": (make_deep_picture, r"dogs/y\.tif cannot be used: has pixels of kind 'F'.*with 8 bits"),
     "no class folders": (make_flat, "holds no class folders; put the pictures of every class into a folder"),
 }
 

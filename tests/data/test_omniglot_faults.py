@@ -62,7 +62,6 @@ BAD_CONTENT = {
         "Gamma/character01/.*png cannot be used: ",
     ),
     "drawing of another size": (damage(0, lambda content: png(1, side=28)), "it is 28 x 28 pixels, .* 40 a side"),
-    "drawing of 16 bits": (damage(0, lambda content: png(1, mode="I;16")), "not 8 bits per channel"),
 }
 
 

@@ -32,6 +32,14 @@ def test_pictures_are_turned_as_exif_says(orientation: int, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_of_16_bits_of_grey_the_upper_8_are_taken(ending: str, tmp_path: Path) -> None:
+    deep = np.asarray(half_dark()).astype(np.uint16) * 256 + 99
+    Image.fromarray(deep).save(tmp_path / f"x.{ending}")
+    found = pictures.decode(tmp_path / f"x.{ending}", "x", "L", 28)
+    np.testing.assert_array_equal(found, pictures.fitted(half_dark(), "L", 28))
+
+
 @pytest.mark.parametrize("ending", ["gif", "tif", "webp", "png"])
 def test_frames_beyond_the_first_are_told_once(ending: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()

@@ -60,6 +60,11 @@ def trajectory(maml: MetaLearner, device: torch.device, calls: int = CALLS) -> l
     return [each.detach().cpu() for each in (*told, *maml.parameters(), *maml.buffers())]
 
 
+def one_against_the_rest(logits: Tensor, labels: Tensor) -> Tensor:
+    classes = torch.arange(logits.shape[1], device=labels.device)
+    return nn.functional.binary_cross_entropy_with_logits(logits, (labels[:, None] == classes).to(logits.dtype))
+
+
 CASES: dict[str, Callable[..., MAML]] = {
     "order 2": lambda **k: MAML(net(), 0.4, 2, 2, **k),
     "order 1": lambda **k: MAML(net(), 0.4, 2, 1, **k),
@@ -68,6 +73,9 @@ CASES: dict[str, Callable[..., MAML]] = {
     "another loss": lambda **k: MAML(
         net(), 0.4, 1, loss_fn=lambda a, b: nn.functional.cross_entropy(a, b) ** 2, metric="accuracy", **k
     ),
+    "from zeros": lambda **k: MAML(net(), 0.4, 2, head="zero", **k),
+    "from one row": lambda **k: MAML(net(), 0.4, 2, head="tied", loss_fn=one_against_the_rest, metric="accuracy", **k),
+    "from prototypes": lambda **k: MAML(net(), 0.4, 2, head="proto", **k),
     "adapts the head": lambda **k: MAML(net(), 0.4, 2, adapt="head", **k),
     "not fused": lambda **k: MAML(net(), 0.4, 1, fused=False, **k),
     "inner Adam": lambda **k: MAML(net(), 1e-2, 2, inner_optimiser="adam", **k),

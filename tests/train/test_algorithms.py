@@ -102,7 +102,7 @@ REFUSED = [
     ({"algorithm": "protonet", "inner_lr": 0.3}, "inner_lr 0.3 means nothing to algorithm protonet; leave it out"),
     ({"algorithm": "anil", "adapt": "features"}, "adapt 'features' means nothing to algorithm anil"),
     ({"algorithm": "maml", "distance": "cosine"}, "distance 'cosine' means nothing to algorithm maml"),
-    ({"algorithm": "maml", "eval_n_way": 20}, "eval_n_way 20 is not n_way 5, but maml has a classifier"),
+    ({"algorithm": "boil", "eval_n_way": 20}, "eval_n_way 20 is not n_way 5, but boil has a classifier"),
     ({"algorithm": "mamll"}, "algorithm must be one of maml, fomaml"),
     ({"algorithm": "protonet", "distance": "far"}, "distance must be one of euclidean, cosine"),
     ({"algorithm": "protonet", "clip_norm": 0.0}, "clip_norm must be finite and above 0, got 0.0"),

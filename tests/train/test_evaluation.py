@@ -57,7 +57,10 @@ def test_run_of_another_version_is_named(copy, action):
 
 def test_evaluation_repeats_that_of_the_run(whole, copy):
     row = evaluate_run(copy, episodes=5)
-    assert row == whole.evaluation
+    by_support = row["by_support"]
+    assert row == {**whole.evaluation, "by_support": by_support}
+    assert by_support["batch_norm"] == "the support set's statistics (not transductive)"
+    assert 0 <= by_support["accuracy"] <= 1
     assert json.loads((copy / "evaluation-test-1steps-seed3.json").read_text()) == row
 
 
@@ -65,7 +68,20 @@ def test_a_run_replayed_on_a_gpu_is_evaluated_on_the_cpu(whole, copy):
     config = json.loads((copy / "config.json").read_text())
     config["arguments"] |= {"device": "cuda", "cuda_graph": True}
     (copy / "config.json").write_text(json.dumps(config))
-    assert evaluate_run(copy, episodes=5, device="cpu") == whole.evaluation
+    row = evaluate_run(copy, episodes=5, device="cpu")
+    del row["by_support"]
+    assert row == whole.evaluation
+
+
+@pytest.mark.parametrize("n_way", [2, 7])
+def test_evaluation_at_another_number_of_classes(copy, n_way):
+    """Beside the run's own, in a file of its own."""
+    before = sorted(path.name for path in copy.iterdir())
+    row = evaluate_run(copy, episodes=5, n_way=n_way)
+    assert row["n_way"] == n_way
+    assert json.loads((copy / f"evaluation-test-{n_way}way-1steps-seed3.json").read_text()) == row
+    assert row["accuracies"][0] < 1
+    assert set(before) < {path.name for path in copy.iterdir()}
 
 
 def test_evaluation_with_other_steps_seed_and_part(copy):
@@ -82,6 +98,8 @@ def test_evaluation_with_other_steps_seed_and_part(copy):
         ({"split": "validation"}, "split must be one of train, test; got 'validation'"),
         ({"episodes": 1}, "episodes must be from 2 to 1,000,000,000, got 1"),
         ({"inner_steps": -1}, "inner_steps must be from 0 to 1,000,000, got -1"),
+        ({"n_way": 1}, "n_way must be at least 2, got 1"),
+        ({"n_way": 10**6}, "n_way is 1000000, but bank"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -34,11 +34,12 @@ def test_another_number_of_processes_is_said_where_it_changes_bits(ranks, tmp_pa
         resume(tmp_path / "run", iterations=2)
 
 
-@pytest.mark.parametrize("episodes", [2, 10])
-def test_an_evaluation_is_of_the_same_episodes(ranks, tmp_path, alone, episodes):
-    """Two of them leave the third process idle."""
-    expected = evaluate_run(alone, episodes=episodes)
-    ranks.succeed(3, lambda rank: check(evaluate_run(alone, episodes=episodes) == expected))
+@pytest.mark.parametrize("asked", [{"episodes": 2}, {"episodes": 10}, {"episodes": 10, "n_way": 4}])
+def test_an_evaluation_is_of_the_same_episodes(ranks, alone, asked):
+    """By both kinds of statistics; two episodes leave the third process idle."""
+    expected = evaluate_run(alone, **asked)
+    assert expected["by_support"] is not None
+    ranks.succeed(3, lambda rank: check(evaluate_run(alone, **asked) == expected))
 
 
 def check(so: bool) -> None:

@@ -18,6 +18,7 @@ import maml_fast as mf
 from maml_fast.algorithms import ALGORITHMS
 from maml_fast.distributed.group import Group
 from maml_fast.distributed.joining import joined
+from maml_fast.maml.heads import HEADS
 from maml_fast.train import TrainConfig, resume, train
 from maml_fast.train.meta_gradient import make_gradient
 from maml_fast.train.record import RunFolder
@@ -105,6 +106,17 @@ def test_every_algorithm_in_order(ranks, tmp_path):
     ranks.succeed(2, lambda rank: [train(config, out=tmp_path / name) for name, config in configs.items()])
     for name in configs:
         assert_same_run(tmp_path / name, tmp_path / f"{name} alone")
+
+
+def test_every_head_in_order(ranks, tmp_path):
+    """Evaluated at another number of classes, for which every process resizes the classifier by itself."""
+    few = dataclasses.replace(IN_ORDER, iterations=2, eval_n_way=4, learn_inner_lr=False)
+    configs = {head: dataclasses.replace(few, head=head) for head in HEADS}
+    for head, config in configs.items():
+        train(config, out=tmp_path / f"{head} alone")
+    ranks.succeed(2, lambda rank: [train(config, out=tmp_path / head) for head, config in configs.items()])
+    for head in configs:
+        assert_same_run(tmp_path / head, tmp_path / f"{head} alone")
 
 
 def numbers_of(algorithm: str, group: Group, in_order: bool) -> list[torch.Tensor]:

@@ -17,6 +17,7 @@ __all__ = ["FOR_A_CPU", "RECIPES"]
 FOR_A_CPU: Settings = {
     **OMNIGLOT,
     "adapt": None,
+    "head": "learned",
     "batch_norm": "batch",
     "order": 1,
     "split": "vinyals",

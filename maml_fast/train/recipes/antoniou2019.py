@@ -19,6 +19,7 @@ PAPER = "Antoniou, Edwards & Storkey 2019"
 _LOOP: Settings = {
     "algorithm": "maml++",
     "adapt": None,
+    "head": "learned",
     "batch_norm": "per_step",
     "inner_optimiser": "sgd",
     "inner_lr": 0.1,

@@ -19,7 +19,7 @@ from maml_fast.train.recipes.recipe import MINI_IMAGENET, Published, Recipe, Set
 
 PAPER = "Ravi & Larochelle 2017"
 
-_LSTM: Settings = {"algorithm": "meta-lstm", "adapt": None, "batch_norm": "batch", "order": 1}
+_LSTM: Settings = {"algorithm": "meta-lstm", "adapt": None, "head": "learned", "batch_norm": "batch", "order": 1}
 
 _MINI: Settings = {
     **MINI_IMAGENET,

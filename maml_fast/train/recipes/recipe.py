@@ -78,6 +78,7 @@ MAML_LOOP: Settings = {
     "algorithm": "maml",
     "learn_inner_lr": False,
     "inner_optimiser": "sgd",
+    "head": "learned",
     "batch_norm": "batch",
     "first_order_iterations": 0,
     "multi_step_iterations": 0,

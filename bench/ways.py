@@ -1,0 +1,111 @@
+"""Accuracy at numbers of classes that a run was not trained for, one run for each head, by both kinds of statistics.
+
+Trains MAML at 5 ways with each start of the classifier, and evaluates every run at several ways: with batch norm on the
+queries' own batch, and by the support set's statistics. Writes ways.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from maml_fast import native
+from maml_fast.data.files import write_atomically
+from maml_fast.maml.heads import HEADS
+from maml_fast.train import TrainConfig, evaluate_run, train
+from maml_fast.train.record import describe_machine
+
+RECORD = "ways.json"
+WAYS = (3, 5, 10, 20)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, evaluate, write."""
+    given = parse(arguments)
+    rows: list[dict[str, Any]] = []
+    for head in given.heads:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += evaluations(given, head, Path(folder, "run"))
+        write(given, rows)
+
+
+def evaluations(given: argparse.Namespace, head: str, run: Path) -> Iterator[dict[str, Any]]:
+    """One training, and what it gives at every number of classes."""
+    config = TrainConfig.for_dataset(
+        given.dataset,
+        root=given.root,
+        head=head,
+        hidden=given.hidden,
+        k_query=5,
+        meta_batch_size=given.tasks,
+        inner_steps=given.steps,
+        eval_inner_steps=given.steps,
+        iterations=given.iterations,
+        eval_every=given.iterations,
+        test_episodes=given.episodes,
+        threads=given.threads,
+        seed=given.seed,
+    )
+    result = train(config, out=run)
+    for n_way in given.ways:
+        row = {"head": head, "seconds": result.seconds} | evaluate_run(run, episodes=given.episodes, n_way=n_way)
+        print(line(row), flush=True)
+        yield row
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    both = (row, row["by_support"])
+    return f"{row['head']:8} {row['n_way']:>2}-way  " + "  ".join(
+        f"{each['accuracy']:.2%} ± {each['interval']:.2%}" for each in both
+    )
+
+
+def write(given: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """The record so far."""
+    machine = describe_machine()
+    del machine["command"]  # full of paths
+    record = {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "asked": {name: value for name, value in vars(given).items() if name not in ("out", "root")},
+        "machine": machine,
+        "backend": str(native.backend()),
+        "rows": rows,
+    }
+    write_atomically(given.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the record")
+    parser.add_argument("--dataset", default="omniglot")
+    parser.add_argument("--root", help="folder of the data (default: omniglot in MAML_FAST_DATA)")
+    parser.add_argument("--heads", type=lambda names: names.split(","), default=list(HEADS), help="with commas")
+    parser.add_argument("--ways", type=lambda ways: [*map(int, ways.split(","))], default=list(WAYS))
+    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--tasks", type=int, default=16, help="of a meta-batch")
+    parser.add_argument("--steps", type=int, default=1, help="inner steps, in training and evaluation")
+    parser.add_argument("--hidden", type=int, default=32)
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    if given.dataset == "omniglot" and given.root is None:
+        if "MAML_FAST_DATA" not in os.environ:
+            parser.error("omniglot needs --root DIR, or MAML_FAST_DATA")
+        given.root = str(Path(os.environ["MAML_FAST_DATA"], "omniglot"))
+    if (given.out / RECORD).exists():
+        parser.error(f"{given.out} holds a record already; choose another --out")
+    return given
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
