@@ -110,7 +110,7 @@ def test_every_algorithm_in_order(ranks, tmp_path):
 
 def test_every_head_in_order(ranks, tmp_path):
     """Evaluated at another number of classes, for which every process resizes the classifier by itself."""
-    few = dataclasses.replace(IN_ORDER, iterations=2, eval_n_way=4, learn_inner_lr=False)
+    few = dataclasses.replace(config_of("maml"), fixed_order=True, eval_n_way=4)
     configs = {head: dataclasses.replace(few, head=head) for head in HEADS}
     for head, config in configs.items():
         train(config, out=tmp_path / f"{head} alone")
