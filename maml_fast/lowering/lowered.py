@@ -50,6 +50,8 @@ class Lowered(NamedTuple):
 def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
     """Write both programs, or return why one has no native form. ``judged``: predictions are compared with labels."""
     tensors = {**_named(support), **_named(query)}
+    if whole := [name for name, value in tensors.items() if not value.dtype.is_floating_point]:
+        return f"{whole[0]} holds whole numbers, which have no native form"
     orders = {**_orders(query.model), **_orders(support.model)}
     layouts = [number for name, value in tensors.items() for number in _layout(value, orders.get(name))]
     try:

@@ -283,3 +283,22 @@ def test_onednns_lstm(options: dict[str, object]) -> None:
     model, episodes = Last(), episodes_of(3, 4).to(torch.float32)
     ours, loops = (outcome(model, episodes, engine) for engine in ("native", "loop"))
     torch.testing.assert_close(ours, loops, rtol=1e-4, atol=1e-6)
+
+
+def test_buffers() -> None:
+    """Numbers of their own are read; whole ones have no native form, and the model runs as before."""
+
+    class Shifted(nn.Module):
+        def __init__(self, shift: Tensor) -> None:
+            super().__init__()
+            self.linear = nn.Linear(7, CLASSES)
+            self.register_buffer("shift", shift)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x + self.shift)
+
+    assert_native_is_right(Shifted(torch.randn(7)).double(), episodes_of(7))
+    model = Shifted(torch.arange(7)).double()
+    with use_engine("native"), pytest.raises(RuntimeError, match="shift holds whole numbers"):
+        MAML(model, 0.1, 1)(episodes_of(7))
+    assert MAML(model, 0.1, 1)(episodes_of(7)).loss.isfinite()

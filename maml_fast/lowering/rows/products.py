@@ -68,8 +68,9 @@ def _embedding(w: Writer, call: Call, a: Arguments) -> View:
 
 @row(aten._to_copy)
 def _convert(w: Writer, call: Call, a: Arguments) -> View:
-    """The input in another type, which changes nothing where its numbers are whole."""
-    if a["self"].buffer != w.input:
+    """Inputs or targets in another type, which changes nothing where they are whole numbers."""
+    is_floating = call.result.dtype.is_floating_point
+    if a["self"].buffer != w.input and not (a["self"].buffer == w.targets and is_floating):
         raise NotNativeError("a tensor of another type has no native form")
-    w.takes_whole = w.takes_whole or not call.result.dtype.is_floating_point
+    w.takes_whole = w.takes_whole or not is_floating
     return a["self"]
