@@ -77,7 +77,6 @@ def test_examples_of_other_launchers(ranks, example, package):
 
     def train() -> torch.Tensor:
         warnings.simplefilter("ignore")  # theirs
-        torch.set_num_threads(1)
         return parameters_to_vector(importlib.import_module(example).main(iterations=2).parameters()).detach()
 
     ended: list[torch.Tensor] = []

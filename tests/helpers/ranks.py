@@ -47,7 +47,11 @@ class Ranks:
         files = [self.folder / f"told-{self._started}-{rank}" for rank in range(size)]
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         processes = [
-            fork(lambda rank=rank: task(rank), files[rank], {**address, **_place(rank, size), **(environment or {})})
+            fork(
+                lambda rank=rank: _alone_on_a_thread(task, rank),
+                files[rank],
+                {**address, **_place(rank, size), **(environment or {})},
+            )
             for rank in range(size)
         ]
         for process in processes:
@@ -58,6 +62,12 @@ class Ranks:
         """The same of processes that must all end well."""
         for rank, ended in enumerate(self(size, task, environment)):
             assert ended.exitcode == 0, f"rank {rank}: {ended.told}"
+
+
+def _alone_on_a_thread(task: Callable[[int], object], rank: int) -> None:
+    """Those that OpenMP started before the fork are gone, and it would wait for them."""
+    torch.set_num_threads(1)
+    task(rank)
 
 
 def _place(rank: int, size: int) -> dict[str, str]:
