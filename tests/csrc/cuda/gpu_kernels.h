@@ -30,7 +30,7 @@ struct GpuKernels {
     CHECK_EQ(cuda::DoubleBackward(args, ARITHMETIC, scratch.data(), nullptr), cudaSuccess);
   }
 
-  static KernelTable<Scalar> Table() { return {&Forward, &Backward, &DoubleBackward, {}}; }
+  static KernelTable<Scalar> Table() { return {&Forward, &Backward, &DoubleBackward, {}, nullptr}; }
 };
 
 template <cuda::Arithmetic ARITHMETIC>
