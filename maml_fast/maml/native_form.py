@@ -11,7 +11,7 @@ from maml_fast.data.episodes import Episodes
 from maml_fast.lowering import OF_LOSS, Scored, lower
 from maml_fast.maml.chunks import TaskChunk
 from maml_fast.maml.inner_optimisers import SGD
-from maml_fast.maml.metric import Accuracy, are_classes
+from maml_fast.maml.metric import IGNORED, Accuracy, are_classes
 from maml_fast.maml.native import BlockNet, NativeLoop, NativeNet, ProgramNet, tensor_of
 from maml_fast.maml.problem import InnerProblem, Theta
 from maml_fast.maml.values import PerStep
@@ -30,6 +30,8 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
         return problem.recorded
     if problem.judge is not None and not isinstance(problem.judge, Accuracy):
         return "metric is a function of your own"
+    if problem.judge is not None and problem.judge.ignored != IGNORED:
+        return f"the label {problem.judge.ignored} does not count"
     if problem.optimiser is not SGD:
         return "inner steps are not plain gradient descent"
     if problem.blocks is not None:
@@ -142,14 +144,11 @@ def _program_net(problem: InnerProblem, episodes: Episodes) -> ProgramNet | str:
     if isinstance(problem.judge, Accuracy) and not judges and problem.judge.must:
         return "its targets are no classes"
     lowered = lower(*scored, judges)
-    unused = [] if isinstance(lowered, str) else [name for name in problem.theta.adapted if name not in lowered.names]
-    if unused:
+    if isinstance(lowered, str):
+        return lowered
+    if unused := [name for name in problem.theta.adapted if name not in lowered.names]:
         return f"{unused[0]} is not part of it"
-    return (
-        lowered
-        if isinstance(lowered, str)
-        else ProgramNet(lowered, scored[1].model.result.shape[1] if judges else None)
-    )
+    return ProgramNet(lowered, scored[1].model.result.shape[1] if judges else None)
 
 
 def _shaped(program: Program) -> Tensor:

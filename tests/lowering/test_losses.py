@@ -83,6 +83,20 @@ def test_labels_that_do_not_count(name: str) -> None:
     assert_native_is_right(net(CLASSES), episodes, loss_fn=OF_LABELS[name])
 
 
+@pytest.mark.parametrize("ignored", [-1, 2, CLASSES + 4])
+def test_another_label_that_does_not_count(ignored: int) -> None:
+    """Which the kernels do not know: losses and accuracies are the plain loop's, and no error names it."""
+    model, episodes = net(CLASSES), episodes_of(4)
+    episodes.y_spt[0, 1] = episodes.y_qry[1, :2] = ignored
+    maml = MAML(model, 0.1, 2, loss_fn=nn.CrossEntropyLoss(ignore_index=ignored))
+    assert maml.engine_for(episodes) != "native"
+    found = maml(episodes)
+    with use_engine("loop"):
+        wanted = maml(episodes)
+    assert found.loss.item() == pytest.approx(wanted.loss.item())
+    assert torch.equal(found.query_accuracy, wanted.query_accuracy)
+
+
 @pytest.mark.parametrize("loss_fn", [F.cross_entropy, by_gather], ids=["cross_entropy", "by_gather"])
 def test_a_label_out_of_range_is_named(loss_fn: Loss) -> None:
     model, episodes = net(CLASSES), episodes_of(4)

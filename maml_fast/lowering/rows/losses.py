@@ -13,6 +13,7 @@ from maml_fast.lowering.writer import Writer
 from maml_fast.program.operations import Call
 
 aten = torch.ops.aten
+IGNORED = -100  # kIgnored, in csrc/core/inner_loop.h
 NOTHING = -(2**40)  # an index that is never given
 
 _NONE, _MEAN, _SUM = range(3)  # PyTorch's reductions
@@ -21,6 +22,8 @@ _NONE, _MEAN, _SUM = range(3)  # PyTorch's reductions
 @row(aten.nll_loss_forward, aten.nll_loss2d_forward)
 def _nll_loss(w: Writer, call: Call, a: Arguments) -> list[View | None]:
     x, target, reduction, ignored = a["self"], a["target"], a["reduction"], a["ignore_index"]
+    if ignored != IGNORED:  # the kernels know no other when they look at labels, and count predictions
+        raise NotNativeError(f"ignore_index has a native form as {IGNORED} alone")
     counted = _opposite(w, w.pointwise(Function.EQUAL, target, ignored))
     weights = counted
     if a["weight"] is not None:
