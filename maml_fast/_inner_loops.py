@@ -15,7 +15,6 @@ __all__ = [
     "LoweredModel",
     "NetDescription",
     "inner_loops",
-    "program_loops",
 ]
 
 
@@ -35,6 +34,24 @@ class NetDescription(NamedTuple):
     def n_classes(self) -> int:
         """Outputs of the classifier."""
         return self.head[1]
+
+
+class LoweredModel(NamedTuple):
+    """A recorded model and its loss in numbers, as :mod:`maml_fast.lowering` writes them.
+
+    layouts: of every parameter.
+    support, query: programs, each in whole numbers and in factors.
+    classes: labels must be below this, or -100; 0: they may be any.
+    """
+
+    layouts: list[int]
+    support: tuple[list[int], list[float]]
+    query: tuple[list[int], list[float]]
+    classes: int
+
+    def in_numbers(self) -> tuple[Any, ...]:
+        """As the operator takes them."""
+        return self.layouts, *self.support, *self.query, self.classes
 
 
 class InnerLoopsResult(NamedTuple):
@@ -57,7 +74,7 @@ class InnerLoopsResult(NamedTuple):
 
 
 def inner_loops(
-    net: NetDescription,
+    net: NetDescription | LoweredModel,
     theta: Sequence[Tensor],
     episodes: Sequence[Tensor],
     rates: Sequence[Tensor],
@@ -74,13 +91,15 @@ def inner_loops(
     """Adapt ``net`` from ``theta`` to every task, score its queries, and differentiate through that.
 
     Args:
-        net: the net; its blocks must be such as the native kernels take.
+        net: the net; its blocks must be such as the native kernels take. Or a recorded model with its loss.
         theta: all parameters: of every block the weight [Cout, Cin, k, k], bias, gamma and beta, then the classifier's
-            weight [classes, features] and bias. Any may have a first dimension more, of max(steps, 1): a value for
-            every step, which no step changes, as batch norm's parameters in Antoniou et al. 2019. A step takes its own,
-            the queries are scored with the last step's, and before any step with the first's. Its rate must be 0.
+            weight [classes, features] and bias; of a recorded model in the order of its layouts. Any may have a first
+            dimension more, of max(steps, 1): a value for every step, which no step changes, as batch norm's parameters
+            in Antoniou et al. 2019. A step takes its own, the queries are scored with the last step's, and before any
+            step with the first's. Its rate must be 0.
         episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64, -100 for
-            images that do not count.
+            images that do not count. A recorded model takes inputs [T, N, ...] of the parameters' type, and labels, or
+            values of that type.
         rates: the inner learning rates of every parameter, R of them: one for every step, or 1, the same at all of
             them. Of shape [R] they are numbers for the whole parameter, of shape [R, *parameter.shape] there is one for
             every weight.
@@ -98,67 +117,21 @@ def inner_loops(
     Raises:
         RuntimeError: anything is not as described, a label is none of the classes, or images hold NaN or infinity.
     """
-    options = (list(scored), list(step_weights), steps, order == 2, tasks_at_once)
-    result = torch.ops.maml_fast.inner_loops(
-        [parameter.contiguous() for parameter in theta],
-        *(part.contiguous() for part in episodes),
-        *net,
-        [rate.contiguous() for rate in rates],
-        list(rate_needs_gradient),
-        *options,
-        max(steps, 1) if steps_kept is None else steps_kept,
-        needs_gradient,
+    operators = torch.ops.maml_fast
+    run, numbers = (
+        (operators.program_loops, net.in_numbers()) if isinstance(net, LoweredModel) else (operators.inner_loops, net)
     )
-    return InnerLoopsResult(*result)
-
-
-class LoweredModel(NamedTuple):
-    """A recorded model in numbers, as :mod:`maml_fast.lowering` writes it.
-
-    layouts: of every parameter.
-    support, query: programs, each in whole numbers and in factors.
-    """
-
-    layouts: list[int]
-    support: tuple[list[int], list[float]]
-    query: tuple[list[int], list[float]]
-
-
-def program_loops(
-    model: LoweredModel,
-    classes: int,
-    theta: Sequence[Tensor],
-    episodes: Sequence[Tensor],
-    rates: Sequence[Tensor],
-    rate_needs_gradient: Sequence[bool],
-    *,
-    steps: int,
-    order: int,
-    scored: Sequence[int],
-    step_weights: Sequence[float],
-    tasks_at_once: int,
-    steps_kept: int | None = None,
-    needs_gradient: bool,
-) -> InnerLoopsResult:
-    """Adapt a recorded model from ``theta`` to every task, as :func:`inner_loops` does a net of conv blocks.
-
-    Inputs are [T, N, ...] of the parameters' type, targets labels in int64, or values of that type. ``classes``: labels
-    must be below this, or -100; 0: they may be any.
-
-    Raises:
-        RuntimeError: anything is not as described, a label is none of the classes, or inputs hold NaN or infinity.
-    """
-    options = (list(scored), list(step_weights), steps, order == 2, tasks_at_once)
-    result = torch.ops.maml_fast.program_loops(
+    result = run(
         [parameter.contiguous() for parameter in theta],
         *(part.contiguous() for part in episodes),
-        model.layouts,
-        *model.support,
-        *model.query,
-        classes,
+        *numbers,
         [rate.contiguous() for rate in rates],
         list(rate_needs_gradient),
-        *options,
+        list(scored),
+        list(step_weights),
+        steps,
+        order == 2,
+        tasks_at_once,
         max(steps, 1) if steps_kept is None else steps_kept,
         needs_gradient,
     )

@@ -15,7 +15,6 @@ from maml_fast._inner_loops import (
     LoweredModel,
     NetDescription,
     inner_loops,
-    program_loops,
 )
 from maml_fast.arguments import flag, number, optional, takes, tensor, whole
 
@@ -32,7 +31,6 @@ __all__ = [
     "native_obstacle",
     "output_extent",
     "over_tasks",
-    "program_loops",
 ]
 
 _BlockTensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, weight, bias, gamma, beta

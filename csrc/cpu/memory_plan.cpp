@@ -11,19 +11,17 @@ MemoryPlan::MemoryPlan(const std::vector<Array>& arrays) : offsets(arrays.size()
   std::iota(order.begin(), order.end(), size_t{0});
   // The largest first: small ones then fit between them.
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return arrays[a].size > arrays[b].size; });
-  auto end_of = [&](size_t i) {
-    return offsets[i] + (arrays[i].size + kSlack + kAlignment - 1) / kAlignment * kAlignment;
-  };
+  auto room_of = [&](size_t i) { return (arrays[i].size + kSlack + kAlignment - 1) / kAlignment * kAlignment; };
   std::vector<size_t> placed;  // by offset
   for (const size_t i : order) {
     if (arrays[i].size == 0) continue;
     int64_t offset = 0;
-    const int64_t needed = (arrays[i].size + kSlack + kAlignment - 1) / kAlignment * kAlignment;
+    const int64_t needed = room_of(i);
     for (const size_t other : placed) {
       const bool together = arrays[other].first <= arrays[i].last && arrays[i].first <= arrays[other].last;
       if (!together) continue;
       if (offset + needed <= offsets[other]) break;
-      offset = std::max(offset, end_of(other));
+      offset = std::max(offset, offsets[other] + room_of(other));
     }
     offsets[i] = offset;
     size = std::max(size, offset + needed);

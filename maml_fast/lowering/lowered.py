@@ -35,13 +35,11 @@ class Lowered(NamedTuple):
 
     names: the tensors of the model that it reads, in the kernels' order; the loss's own begin with :data:`OF_LOSS`.
     model: the rest of it.
-    picks_of: targets must be labels below this, or -100; ``None``: the loss does not take them for indices.
     takes_whole: whether the inputs must be whole numbers; below ``entries``, if that is not ``None``.
     """
 
     names: tuple[str, ...]
     model: LoweredModel
-    picks_of: int | None
     takes_whole: bool
     entries: int | None
 
@@ -58,13 +56,13 @@ def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
         written = [_write(scored, tensors, orders) for scored in (support, query)]
     except NotNativeError as why:
         return str(why)
-    programs = [_in_numbers(*each, len(tensors), judged) for each in written]
+    of_support, of_queries = (_in_numbers(*each, len(tensors), judged) for each in written)
     writers = [w for w, *_ in written]
     picks = [w.picks_of for w in writers if w.picks_of is not None]
     entries = [w.entries for w in writers if w.entries is not None]
-    model = LoweredModel(layouts, *programs)
+    model = LoweredModel(layouts, of_support, of_queries, min(picks, default=0))
     takes_whole = any(w.takes_whole for w in writers)
-    return Lowered(tuple(tensors), model, min(picks, default=None), takes_whole, min(entries, default=None))
+    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None))
 
 
 def _named(scored: Scored) -> dict[str, Value]:

@@ -406,12 +406,10 @@ class MAML(MetaLearner):
         rate = self.inner_lr if isinstance(self.inner_lr, float) else None  # else it is among these
         stage = self.annealing.stage(self._past.iteration) if self.annealing else None
         metric = self.metric if isinstance(self.metric, str | None) else id(self.metric)
-        is_plain = self.loss_fn is F.cross_entropy  # which never changes
-        loss = None if is_plain else self._loss.watch(self.loss_fn)
-        is_closed = is_plain or self._loss.is_closed(self.loss_fn)
+        loss = (None, True) if self.loss_fn is F.cross_entropy else self._loss.seen(self.loss_fn)
         return (
             (watch, self.training, self.order, self.inner_steps, rate, stage, self.task_chunk, self.inner_memory),
-            (id(self.loss_fn), loss, metric, is_closed, self.inner_optimiser, per_step, inner_steps),
+            (id(self.loss_fn), loss, metric, self.inner_optimiser, per_step, inner_steps),
             (*map(id, tensors), *kinds(tensors), *kinds(episodes), *surroundings()),
         )
 

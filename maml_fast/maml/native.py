@@ -77,12 +77,12 @@ class ProgramNet(NamedTuple):
                 _check_whole(x, self.lowered.entries, name)
         dtype = theta[0].dtype
         prepared = x_spt.to(dtype), y_spt, x_qry.to(dtype), y_qry
-        return ops.program_loops(self.lowered.model, self.lowered.picks_of or 0, theta, prepared, *rates, **options)
+        return ops.inner_loops(self.lowered.model, theta, prepared, *rates, **options)
 
     def check(self, episodes: Episodes) -> None:
         """Raise an error that names what the kernels did not take."""
-        if self.lowered.picks_of is not None:
-            return _check_classes(episodes, self.lowered.picks_of)
+        if self.lowered.model.classes:
+            return _check_classes(episodes, self.lowered.model.classes)
         return check_values(episodes, None, classification=False, ignored=IGNORED)
 
 

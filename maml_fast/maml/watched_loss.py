@@ -34,16 +34,17 @@ class WatchedLoss:
     def __getstate__(self) -> dict[str, Any]:
         return {"_last": None}
 
-    def watch(self, loss_fn: LossFunction) -> Watch | None:
-        """What it is now, and reads: the same object as long as that is the same; ``None`` if it can't be told."""
-        return self._programs(loss_fn).watch()
+    def seen(self, loss_fn: LossFunction) -> tuple[Watch | None, bool]:
+        """What it is and reads, and whether it is known to have no tensors that take gradients, now.
+
+        The first is the same object as long as all that is the same, and ``None`` if it can't be told.
+        """
+        watch = self._programs(loss_fn).watch()
+        return watch, watch is not None and not watch.sees_leaves()
 
     def is_closed(self, loss_fn: LossFunction) -> bool:
         """Whether it is known to have no tensors that take gradients, now."""
-        if loss_fn is F.cross_entropy:
-            return True
-        watch = self.watch(loss_fn)
-        return watch is not None and not watch.sees_leaves()
+        return loss_fn is F.cross_entropy or self.seen(loss_fn)[1]
 
     def program(self, loss_fn: LossFunction, logits: torch.Size, dtype: torch.dtype, targets: Tensor) -> Program | str:
         """Its program for logits of this shape and one task's targets, or why there is none."""

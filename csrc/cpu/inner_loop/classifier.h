@@ -11,6 +11,7 @@
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
+#include "cpu/inner_loop/largest.h"
 #include "cpu/rows.h"
 
 namespace maml_fast {
@@ -46,7 +47,7 @@ struct Classifier {
         std::fill_n(grad_logits + at, classes, Scalar{0});
         continue;
       }
-      correct += Largest(logits + at) == labels[n];
+      correct += Largest(logits + at, classes) == labels[n];
       loss += CrossEntropy(logits + at, labels[n], probabilities + at);
       for (int64_t o = 0; o < classes; ++o) {
         const Scalar target = o == labels[n] ? 1 : 0;
@@ -95,15 +96,6 @@ struct Classifier {
 
  private:
   int64_t Counted() const { return images - std::count(labels, labels + images, kIgnored); }
-
-  // As torch.argmax: the first of the largest, and NaN above all.
-  int64_t Largest(const Scalar* logits) const {
-    int64_t largest = 0;
-    for (int64_t o = 1; o < classes && !std::isnan(logits[largest]); ++o) {
-      if (logits[o] > logits[largest] || std::isnan(logits[o])) largest = o;
-    }
-    return largest;
-  }
 
   double CrossEntropy(const Scalar* logits, int64_t label, Scalar* probabilities) const {
     const Scalar most = *std::max_element(logits, logits + classes);

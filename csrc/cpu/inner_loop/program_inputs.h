@@ -27,7 +27,6 @@ struct ProgramInputs {
   using Net = ProgramNet<Scalar>;
   using Plan = ProgramPlan<Scalar>;
 
-  const Net& net;
   const Plan& plan;
   const typename Plan::Memory &returning, &scoring;  // of a pass with a backward pass, and of one without
   const Scalar* x;                                   // [tasks, input]
@@ -37,13 +36,13 @@ struct ProgramInputs {
 
   static ProgramInputs Support(const Net& net, const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks,
                                const Pool& pool, ArenaScope& arena) {
-    return {net,   net.support, net.of_support, net.of_support, args.x_spt, args.targets_spt, args.support_targets,
-            first, tasks,       pool,           arena};
+    return {net.support,          net.of_support, net.of_support, args.x_spt, args.targets_spt,
+            args.support_targets, first,          tasks,          pool,       arena};
   }
   static ProgramInputs Queries(const Net& net, const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks,
                                const Pool& pool, ArenaScope& arena) {
-    return {net,   net.query, net.of_queries, net.of_scores, args.x_qry, args.targets_qry, args.query_targets,
-            first, tasks,     pool,           arena};
+    return {net.query,          net.of_queries, net.of_scores, args.x_qry, args.targets_qry,
+            args.query_targets, first,          tasks,         pool,       arena};
   }
 
   const int64_t* Labels(int64_t task) const { return targets.From(task * targets_of_task).labels; }
@@ -59,11 +58,10 @@ struct ProgramInputs {
     return still + task * memory.size + memory.offsets[buffer];
   }
 
-  ProgramInputs(const Net& n, const Plan& p, const typename Plan::Memory& r, const typename Plan::Memory& s,
-                const Scalar* inputs, const Targets<Scalar>& t, int64_t of_task, int64_t first, int64_t tasks,
-                const Pool& pool, ArenaScope& arena)
-      : net(n),
-        plan(p),
+  ProgramInputs(const Plan& p, const typename Plan::Memory& r, const typename Plan::Memory& s, const Scalar* inputs,
+                const Targets<Scalar>& t, int64_t of_task, int64_t first, int64_t tasks, const Pool& pool,
+                ArenaScope& arena)
+      : plan(p),
         returning(r),
         scoring(s),
         x(inputs + first * p.program().sizes[p.program().Input()]),

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
 #include "cpu/for.h"
+#include "cpu/inner_loop/largest.h"
 #include "cpu/inner_loop/program_inputs.h"
 #include "cpu/inner_loop/program_plan.h"
 #include "cpu/inner_loop/weights.h"
@@ -145,18 +145,14 @@ class ProgramPass {
     }
   }
 
-  // How many predictions are right: the largest logit, as torch.argmax has it, the first of them, and NaN above all.
+  // How many predictions are right.
   int64_t Right(const Scalar* logits, int64_t task) const {
     const int64_t classes = plan_.program().classes;
     const int64_t rows = plan_.program().sizes[plan_.program().logits] / classes;
     const int64_t* labels = inputs_.Labels(task);
     int64_t right = 0;
     for (int64_t row = 0; row < rows; ++row, logits += classes) {
-      int64_t largest = 0;
-      for (int64_t o = 1; o < classes && !std::isnan(logits[largest]); ++o) {
-        if (logits[o] > logits[largest] || std::isnan(logits[o])) largest = o;
-      }
-      right += labels[row] == largest;
+      right += labels[row] == Largest(logits, classes);
     }
     return right;
   }
