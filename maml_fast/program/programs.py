@@ -91,9 +91,11 @@ class Programs:
     def _state(self) -> _State | str:
         if torch._C._are_functorch_transforms_active():
             return "a transform of torch.func is active"
-        for place, state in enumerate(self._states):
+        states = self._states
+        for state in states:
             if state.watch.holds():
-                self._states.insert(0, self._states.pop(place))
+                if state is not states[0]:
+                    self._keep(state)
                 return state
         if self._seen == MOST_STATES:
             return f"what it holds has changed {MOST_STATES} times"
@@ -102,8 +104,12 @@ class Programs:
             state = _State(Watch(self._model), {})
         except UnwatchableError as error:
             return str(error)
-        self._states = [state, *self._states[: KEPT_STATES - 1]]
+        self._keep(state)
         return state
+
+    def _keep(self, state: _State) -> None:
+        """A new list: other threads may be reading the one before."""
+        self._states = [state, *(other for other in self._states if other is not state)][:KEPT_STATES]
 
     def _made(self, inputs: Sequence[Tensor], watch: Watch, places: Sequence[Place] | None) -> Program | str:
         own = places_of(self._model)
