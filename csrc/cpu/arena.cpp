@@ -19,18 +19,42 @@ constexpr size_t kFirstBlock = size_t{1} << 20;
 constexpr size_t kAlwaysKept = size_t{8} << 20;
 constexpr int kPatience = 4096;  // scopes: more than lie between one large use and the next of an ordinary iteration
 
-struct FreeDeleter {
+#if defined(__linux__)
+// The system's own pages: what is not touched takes no memory, and what is given back is gone at once. An allocator
+// might keep it, for the heap alone.
+struct Unmap {
+  size_t size;
+  void operator()(void* p) const { munmap(p, size); }
+};
+using Memory = std::unique_ptr<void, Unmap>;
+
+Memory NewMemory(size_t size) {
+  void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  AdviseHugePages(p, size);
+  return Memory(p, Unmap{size});
+}
+#else
+struct Free {
   void operator()(void* p) const { std::free(p); }
 };
+using Memory = std::unique_ptr<void, Free>;
+
+Memory NewMemory(size_t size) {
+  void* p = std::aligned_alloc(kAlignment, size);
+  if (p == nullptr) throw std::bad_alloc();
+  return Memory(p);
+}
+#endif
 
 struct Block {
-  std::unique_ptr<void, FreeDeleter> memory;
+  Memory memory;
   size_t size;
 };
 
 // Blocks are only ever added while a scope is open, so that addresses handed out stay valid; when the last scope
-// closes, several blocks are merged into one large enough for all of them. What a large call left is given back when
-// thousands of scopes in a row had no use for a quarter of it.
+// closes, several blocks are merged into one large enough for what was used of them. What a large call left is given
+// back when thousands of scopes in a row had no use for a quarter of it.
 struct Arena {
   std::vector<Block> blocks;
   size_t block = 0, offset = 0;
@@ -44,12 +68,9 @@ struct Arena {
   }
 
   void AddBlock(size_t size) {
-    const size_t alignment = size >= kHugePage ? kHugePage : kAlignment;
-    size = (size + alignment - 1) / alignment * alignment;
-    void* p = std::aligned_alloc(alignment, size);
-    if (p == nullptr) throw std::bad_alloc();
-    AdviseHugePages(p, size);
-    blocks.push_back({std::unique_ptr<void, FreeDeleter>(p), size});
+    const size_t unit = size >= kHugePage ? kHugePage : kFirstBlock;
+    size = (size + unit - 1) / unit * unit;
+    blocks.push_back({NewMemory(size), size});
   }
 
   void* Allocate(size_t bytes) {
@@ -66,8 +87,8 @@ struct Arena {
   }
 
   void EndCall() {
-    const size_t size = Size(blocks.size());
-    const bool little = size > kAlwaysKept && used < size / 4;
+    const size_t size = Size(blocks.size()), needed = used;
+    const bool little = size > kAlwaysKept && needed < size / 4;
     calls_with_little = little ? calls_with_little + 1 : 0;
     used = 0;
     if (calls_with_little == kPatience) {
@@ -75,7 +96,7 @@ struct Arena {
       calls_with_little = 0;
     } else if (blocks.size() > 1) {
       blocks.clear();
-      AddBlock(size);
+      AddBlock(needed);
     }
   }
 };

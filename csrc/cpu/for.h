@@ -9,9 +9,10 @@ namespace {
 // Calls f(begin, end) for ranges that together are [0, count).
 template <typename F>
 void For(const Pool& pool, int64_t count, const F& f) {
-  if (pool.threads <= 1 || count <= 1) return f(int64_t{0}, count);
   auto body = [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); };
-  pool.run(count, body, const_cast<void*>(static_cast<const void*>(&f)));
+  void* context = const_cast<void*>(static_cast<const void*>(&f));
+  if (pool.threads <= 1 || count <= 1) return body(context, 0, count);
+  pool.run(count, body, context);
 }
 
 }  // namespace

@@ -36,12 +36,14 @@ class Lowered(NamedTuple):
     names: the tensors of the model that it reads, in the kernels' order; the loss's own begin with :data:`OF_LOSS`.
     model: the rest of it.
     takes_whole: whether the inputs must be whole numbers; below ``entries``, if that is not ``None``.
+    scalars: that a pass over a task's support set computes, and over its queries.
     """
 
     names: tuple[str, ...]
     model: LoweredModel
     takes_whole: bool
     entries: int | None
+    scalars: tuple[int, int]
 
 
 @lru_cache(maxsize=32)
@@ -62,7 +64,8 @@ def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
     entries = [w.entries for w in writers if w.entries is not None]
     model = LoweredModel(layouts, of_support, of_queries, min(picks, default=0))
     takes_whole = any(w.takes_whole for w in writers)
-    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None))
+    scalars = [sum(w.sizes) - sum(value.shape.numel() for value in tensors.values()) for w in writers]
+    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None), (scalars[0], scalars[1]))
 
 
 def _named(scored: Scored) -> dict[str, Value]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +12,7 @@ from torch import Tensor
 from maml_fast import native
 from maml_fast.data.episodes import Episodes
 from maml_fast.lowering import OF_LOSS, Scored, lower
-from maml_fast.maml.chunks import TaskChunk
+from maml_fast.maml.chunks import BUDGET, TaskChunk
 from maml_fast.maml.inner_optimisers import SGD
 from maml_fast.maml.metric import IGNORED, Accuracy, are_classes
 from maml_fast.maml.native import BlockNet, NativeLoop, NativeNet, ProgramNet, tensor_of
@@ -18,6 +21,8 @@ from maml_fast.maml.values import PerStep
 from maml_fast.program import ConvNet, Program, read_conv_net
 
 __all__ = ["native_loop"]
+
+LARGE_TASK = 16 * 2**20  # bytes that don't stay in a core's share of the caches
 
 
 def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:
@@ -46,7 +51,7 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
     theta = [parameters[name] for name in net.names]
     rates = [problem.theta.rule.get(name, 0.0) for name in net.names]
     weights = problem.weights_of_steps()
-    held = _tasks_at_once(chunk, episodes.meta_batch_size)
+    held = _tasks_at_once(chunk, episodes.meta_batch_size, _bytes_of_task(net, problem, theta))
     judged = problem.judge is not None and net.n_classes is not None
     return NativeLoop(net, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, judged)
 
@@ -60,11 +65,26 @@ def _other_tensors(problem: InnerProblem) -> dict[str, Tensor]:
     return {**buffers, **{OF_LOSS + name: tensor for name, tensor in of_loss.items()}}
 
 
-def _tasks_at_once(chunk: TaskChunk, n_tasks: int) -> int:
-    """In memory: by themselves as many as there are threads."""
+def _tasks_at_once(chunk: TaskChunk, n_tasks: int, bytes_of_task: int) -> int:
+    """In memory: by themselves as many as there are threads, or one that all threads share if tasks are too large."""
     if isinstance(chunk, int):
         return chunk
-    return n_tasks if chunk is None else torch.get_num_threads()
+    if chunk is None:
+        return n_tasks
+    threads = torch.get_num_threads()
+    return threads if bytes_of_task <= max(LARGE_TASK, BUDGET // threads) else 1
+
+
+def _bytes_of_task(net: NativeNet, problem: InnerProblem, theta: Sequence[Any]) -> int:
+    """About what a thread holds of a recorded model's task; 0 for a net of blocks, whose threads share phases."""
+    if isinstance(net, BlockNet):
+        return 0
+    kept = min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
+    support, query = net.lowered.scalars
+    tensors = [tensor_of(each) for each in theta]
+    weights = sum(tensor.numel() for tensor in tensors)
+    # A pass has values and gradients; a step that is kept also has weights.
+    return (kept * (2 * support + weights) + 2 * query + 2 * weights) * tensors[0].element_size()
 
 
 def _obstacle_in_rates(theta: Theta) -> str | None:

@@ -47,18 +47,26 @@ class Convolution {
 
   // The weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
   const Scalar* Prepare(const Scalar* weight, Scalar* buffer) const {
-    if (TakesWeightsAsTheyAre()) return weight;
+    PrepareParts(weight, buffer, 0, Parts());
+    return Prepared(weight, buffer);
+  }
+
+  // What Prepare writes comes in parts that are independent of each other.
+  int64_t Parts() const { return winograd_ ? RoundUpToLanes<Scalar>(shape_.in_channels) / kLanes<Scalar> : 1; }
+
+  void PrepareParts(const Scalar* weight, Scalar* buffer, int64_t begin, int64_t end) const {
+    if (TakesWeightsAsTheyAre() || begin == end) return;
     const InConvolution timed;
-    if (winograd_ && transposed_) {
-      TransformWeightsForDataGradient(weight, shape_.in_channels, shape_.out_channels, buffer);
-    } else if (winograd_) {
-      TransformWeights(weight, shape_.in_channels, shape_.out_channels, buffer);
+    if (winograd_) {
+      const int64_t first = begin * kLanes<Scalar>, past = end * kLanes<Scalar>;
+      const int64_t ins = shape_.in_channels, outs = shape_.out_channels;
+      const auto transform = transposed_ ? TransformWeightsForDataGradient<Scalar> : TransformWeights<Scalar>;
+      transform(weight, ins, outs, buffer, first, past < ins ? past : ins);
     } else if (transposed_) {
       PackDataGradient(weight, shape_, plan_, buffer);
     } else {
       PackForward(weight, shape_, buffer);
     }
-    return buffer;
   }
 
   // Where Prepare left them.
@@ -108,16 +116,28 @@ class WeightGradient {
     return shape_.PatchSize() * RowPitch();
   }
 
+  // A sum comes in parts that are independent of each other: of input channels, or of output channels.
+  int64_t Parts() const {
+    return winograd_ ? (shape_.in_channels + kTileRows - 1) / kTileRows : (RowPitch() + kPanel - 1) / kPanel;
+  }
+
   // sum += over `images` images.
   void Add(const Scalar* x, const Scalar* grad_y, int64_t images, Scalar* sum) const {
+    AddParts(x, grad_y, images, sum, 0, Parts());
+  }
+
+  void AddParts(const Scalar* x, const Scalar* grad_y, int64_t images, Scalar* sum, int64_t begin, int64_t end) const {
     const InConvolution timed;
     ArenaScope arena;
+    const int64_t ins = shape_.in_channels, outs = shape_.out_channels;
+    auto within = [](int64_t channel, int64_t channels) { return channel < channels ? channel : channels; };
     if (winograd_) {
-      auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(shape_.in_channels, shape_.out_channels));
-      WinogradWeightGradient(tiles_, x, shape_.in_channels, grad_y, shape_.out_channels, 0, images, sum, work);
-      return;
+      const int64_t first = begin * kTileRows, past = within(end * kTileRows, ins);
+      auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(past - first, outs));
+      return WinogradWeightGradient(tiles_, x, ins, first, past, grad_y, outs, 0, images, sum, work);
     }
-    DirectWeightGradient(shape_, Source(x, images, arena), grad_y, images, sum);
+    DirectWeightGradient(shape_, Source(x, images, arena), grad_y, images, sum, begin * kPanel,
+                         within(end * kPanel, outs));
   }
 
   // grad_weight [k, k, Cin, Cout] from the sum of `count` sums that lie `apart` scalars apart, for the input channels
@@ -136,6 +156,8 @@ class WeightGradient {
   }
 
  private:
+  static constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
+
   int64_t RowPitch() const { return RoundUpToLanes<Scalar>(shape_.out_channels); }
 
   void AddRows(const Scalar* rows, int64_t count, int64_t apart, Scalar* dest) const {

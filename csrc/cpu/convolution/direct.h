@@ -155,10 +155,11 @@ struct WeightSource {
   int64_t TapsAtOnce(int64_t kernel) const { return TapsShareTiles() ? kernel : 1; }
 };
 
-// All tiles of one tap (or of the taps that share tiles), over `images` images.
+// All tiles of one tap (or of the taps that share tiles) for the output channels [out_begin, out_end), over `images`
+// images.
 template <typename Scalar>
 void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, Scalar* packed,
-                       int64_t tap_h, int64_t tap_w, int64_t images) {
+                       int64_t tap_h, int64_t tap_w, int64_t images, int64_t out_begin, int64_t out_end) {
   constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
   const Span high = SpanOfTap(tap_h, x.height, s.conv_height, s.stride, x.padding);
   const Span wide =
@@ -182,7 +183,7 @@ void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, c
   const int64_t all_rows = x.TapsAtOnce(s.kernel) * x.channels;
   for (int64_t row = 0; row < all_rows; row += kTileRows) {
     const int64_t rows = all_rows - row < kTileRows ? all_rows - row : kTileRows;
-    for (int64_t channel = 0; channel < s.out_channels; channel += kPanel) {
+    for (int64_t channel = out_begin; channel < out_end; channel += kPanel) {
       const int64_t vecs = RoundUpToLanes<Scalar>(s.out_channels - channel) / kLanes<Scalar>;
       Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(rows, vecs, source + row, g + channel, rect,
                                                              tile + row * pitch + channel, pitch);
@@ -190,13 +191,13 @@ void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, c
   }
 }
 
-// packed[tap, Cin][Cout] += over `images` images.
+// packed[tap, Cin][Cout] += over `images` images, for the output channels [out_begin, out_end), in whole panels.
 template <typename Scalar>
 void DirectWeightGradient(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, int64_t images,
-                          Scalar* packed) {
+                          Scalar* packed, int64_t out_begin, int64_t out_end) {
   for (int64_t tap_h = 0; tap_h < s.kernel; ++tap_h) {
     for (int64_t tap_w = 0; tap_w < s.kernel; tap_w += x.TapsAtOnce(s.kernel)) {
-      WeightGradientTap(s, x, grad, packed, tap_h, tap_w, images);
+      WeightGradientTap(s, x, grad, packed, tap_h, tap_w, images, out_begin, out_end);
     }
   }
 }

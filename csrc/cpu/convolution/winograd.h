@@ -121,11 +121,12 @@ int64_t WinogradWeightsSize(int64_t source_channels, int64_t dest_channels) {
   return Positions<Scalar>::Size(source_channels, dest_channels);
 }
 
-// weight [3, 3, Cin, Cout] -> transformed [16][Cin][Cout]
+// weight [3, 3, Cin, Cout] -> transformed [16][Cin][Cout], for the input channels [begin, end)
 template <typename Scalar>
-void TransformWeights(const Scalar* weight, int64_t in_channels, int64_t out_channels, Scalar* transformed) {
+void TransformWeights(const Scalar* weight, int64_t in_channels, int64_t out_channels, Scalar* transformed,
+                      int64_t begin, int64_t end) {
   const Positions<Scalar> to(transformed, in_channels, out_channels);
-  for (int64_t in = 0; in < in_channels; ++in) {
+  for (int64_t in = begin; in < end; ++in) {
     ForChannels<Scalar>(out_channels, [&](int64_t out, int64_t n) __attribute__((always_inline)) {
       Vec<Scalar> filter[9], values[kPositions];
 #pragma GCC unroll 9
@@ -136,13 +137,15 @@ void TransformWeights(const Scalar* weight, int64_t in_channels, int64_t out_cha
   }
 }
 
-// weight [3, 3, Cin, Cout] -> transformed [16][Cout][Cin] of the filters turned by 180 degrees
+// weight [3, 3, Cin, Cout] -> transformed [16][Cout][Cin] of the filters turned by 180 degrees, for the input channels
+// [begin, end); `begin` starts a vector.
 template <typename Scalar>
 void TransformWeightsForDataGradient(const Scalar* weight, int64_t in_channels, int64_t out_channels,
-                                     Scalar* transformed) {
+                                     Scalar* transformed, int64_t begin, int64_t end) {
   constexpr int64_t kLane = kLanes<Scalar>;
   const Positions<Scalar> to(transformed, out_channels, in_channels);
-  ForChannels<Scalar>(in_channels, [&](int64_t in, int64_t ins) {
+  ForChannels<Scalar>(end - begin, [&](int64_t i0, int64_t ins) {
+    const int64_t in = begin + i0;
     ForChannels<Scalar>(out_channels, [&](int64_t out, int64_t outs) {
       Vec<Scalar> filters[9][kLane];  // [tap][Cout][Cin]
       for (int tap = 0; tap < 9; ++tap) {
@@ -218,18 +221,26 @@ MF_INLINE void ForTileGroups(const WinogradTiles& tiles, int64_t begin, int64_t 
   }
 }
 
-// to [16][tiles][C] = the transforms of the pixels that pixels_of(tile) names in images of `image_size` scalars
+// Images, of which the first channels are looked at.
+template <typename Scalar>
+struct ImageChannels {
+  const Scalar* images;
+  int64_t pixels, pixel_size;  // of an image
+  int64_t channels;
+};
+
+// to [16][tiles][C] = the transforms of the pixels that pixels_of(tile) names
 template <typename Axis, typename Scalar, typename PixelsOf>
-MF_INLINE void TransformPixels(const TileGroup& group, const PixelsOf& pixels_of, const Scalar* images,
-                               int64_t image_size, int64_t channels, const Scalar* zeros, Positions<Scalar> to) {
+MF_INLINE void TransformPixels(const TileGroup& group, const PixelsOf& pixels_of, const ImageChannels<Scalar>& of,
+                               const Scalar* zeros, Positions<Scalar> to) {
   constexpr int kPixels = Axis::kIn * Axis::kIn;
   group.ForEach([&](int64_t image, const WinogradTile& tile, int64_t rank) __attribute__((always_inline)) {
     const int32_t* pixels = pixels_of(tile);
     const Scalar* from[kPixels];
     for (int i = 0; i < kPixels; ++i) {
-      from[i] = pixels[i] < 0 ? zeros : images + image * image_size + pixels[i] * channels;
+      from[i] = pixels[i] < 0 ? zeros : of.images + (image * of.pixels + pixels[i]) * of.pixel_size;
     }
-    ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+    ForChannels<Scalar>(of.channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
       Vec<Scalar> in[kPixels], values[kPositions];
 #pragma GCC unroll 16
       for (int i = 0; i < kPixels; ++i) in[i] = Load(from[i] + c, n);
@@ -240,17 +251,19 @@ MF_INLINE void TransformPixels(const TileGroup& group, const PixelsOf& pixels_of
 }
 
 template <typename Scalar>
-void TransformPatches(const TileGroup& group, const Scalar* source, int64_t channels, const Scalar* zeros,
-                      Positions<Scalar> to) {
+void TransformPatches(const TileGroup& group, const Scalar* source, int64_t pixel_size, int64_t channels,
+                      const Scalar* zeros, Positions<Scalar> to) {
   auto patch = [](const WinogradTile& tile) { return tile.patch; };
-  TransformPixels<PatchAxis>(group, patch, source, group.tiles.source_pixels * channels, channels, zeros, to);
+  const ImageChannels<Scalar> of{source, group.tiles.source_pixels, pixel_size, channels};
+  TransformPixels<PatchAxis>(group, patch, of, zeros, to);
 }
 
 template <typename Scalar>
 void TransformSquares(const TileGroup& group, const Scalar* grad, int64_t channels, const Scalar* zeros,
                       Positions<Scalar> to) {
   auto square = [](const WinogradTile& tile) { return tile.square; };
-  TransformPixels<SquareGradientAxis>(group, square, grad, group.tiles.dest_pixels * channels, channels, zeros, to);
+  const ImageChannels<Scalar> of{grad, group.tiles.dest_pixels, channels, channels};
+  TransformPixels<SquareGradientAxis>(group, square, of, zeros, to);
 }
 
 // The squares of dest = start, or dest itself, + the transforms of products [16][tiles][C]
@@ -306,7 +319,7 @@ void WinogradConvolve(const WinogradTiles& tiles, const Scalar* source, int64_t 
   const WinogradWork<Scalar> work(work_space, source_channels, dest_channels);
   const Positions<const Scalar> weights(transformed, source_channels, dest_channels);
   ForTileGroups(tiles, begin, end, [&](const TileGroup& group) {
-    TransformPatches(group, source, source_channels, work.zeros, work.source);
+    TransformPatches(group, source, source_channels, source_channels, work.zeros, work.source);
     Multiply(group.Count(), work.source, source_channels, weights, work.zeros, work.dest);
     StoreSquares(group, work.dest, start, dest_channels, dest);
   });
@@ -330,17 +343,20 @@ void AddOuterProducts(int64_t tiles, Positions<Scalar> x, int64_t in_channels, P
   }
 }
 
-// sums [16][Cin][Cout] += what images [begin, end) add to the weight gradient, before its transform. `tiles` are
-// forward's.
+// sums [16][Cin][Cout] += what images [begin, end) add to the weight gradient, before its transform, for the input
+// channels [in_begin, in_end). `tiles` are forward's.
 template <typename Scalar>
-void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t in_channels, const Scalar* grad_y,
-                            int64_t out_channels, int64_t begin, int64_t end, Scalar* sums, Scalar* work_space) {
-  const WinogradWork<Scalar> work(work_space, in_channels, out_channels);
-  const Positions<Scalar> to(sums, in_channels, out_channels);
+void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t in_channels, int64_t in_begin,
+                            int64_t in_end, const Scalar* grad_y, int64_t out_channels, int64_t begin, int64_t end,
+                            Scalar* sums, Scalar* work_space) {
+  const int64_t ins = in_end - in_begin;
+  const WinogradWork<Scalar> work(work_space, ins, out_channels);
+  Positions<Scalar> to(sums, in_channels, out_channels);
+  to.data += in_begin * to.pitch;
   ForTileGroups(tiles, begin, end, [&](const TileGroup& group) {
-    TransformPatches(group, x, in_channels, work.zeros, work.source);
+    TransformPatches(group, x + in_begin, in_channels, ins, work.zeros, work.source);
     TransformSquares(group, grad_y, out_channels, work.zeros, work.dest);
-    AddOuterProducts(group.Count(), work.source, in_channels, work.dest, to);
+    AddOuterProducts(group.Count(), work.source, ins, work.dest, to);
   });
 }
 

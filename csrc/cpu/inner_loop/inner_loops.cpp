@@ -6,7 +6,6 @@
 #include "cpu/inner_loop/inner_loops.h"
 
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
 #include "cpu/arena.h"
@@ -15,6 +14,7 @@
 #include "cpu/inner_loop/head_loop.h"
 #include "cpu/inner_loop/meta_batch.h"
 #include "cpu/inner_loop/net_pass.h"
+#include "cpu/inner_loop/ordered_sum.h"
 #include "cpu/inner_loop/program_inputs.h"
 #include "cpu/inner_loop/program_pass.h"
 #include "cpu/inner_loop/program_plan.h"
@@ -60,28 +60,21 @@ void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) 
 
 // Every thread takes one task after another through everything, whichever is next: threads are not equally fast.
 template <typename Scalar, typename Tasks>
-void RunTaskByTask(const MetaBatch<Scalar>& batch, const Tasks& of_net, int64_t first, int64_t tasks,
-                   const Pool& pool) {
-  const Pool alone{1, nullptr, pool.least_work};
-  const int64_t size = batch.GradientSize();
+void RunTaskByTask(const MetaBatch<Scalar>& batch, const Tasks& of_net, int64_t tasks, const Pool& pool) {
+  const Pool alone = pool.Alone();
   ArenaScope arena;
-  auto* gradients = arena.Array<Scalar>(tasks * size);
-  std::atomic<int64_t> next{0};
-  {
-    WaitingForAll waiting;
-    For(pool, pool.threads, [&](int64_t, int64_t) {
-      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-        of_net.Run(batch, first + task, 1, size == 0 ? nullptr : gradients + task * size, alone);
+  OrderedSum<Scalar> sum(batch.kernels.rows, tasks, pool.threads, batch.GradientSize(), batch.gradient, arena);
+  WaitingForAll waiting;
+  For(pool, pool.threads, [&](int64_t, int64_t) {
+    try {
+      for (int64_t task; (task = sum.Begin()) < tasks; sum.End(task)) {
+        of_net.Run(batch, task, 1, sum.ArrayOf(task), alone);
       }
-      waiting.Done();
-    });
-  }
-  constexpr int64_t kBlock = 4096;
-  For(pool, (size + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t task = 0; task < tasks; ++task) {
-      batch.kernels.rows.AddTo(batch.gradient + begin * kBlock, gradients + task * size + begin * kBlock,
-                               std::min(end * kBlock, size) - begin * kBlock);
+    } catch (...) {  // there is no memory
+      sum.Fail();
+      throw;
     }
+    waiting.Done();
   });
 }
 
@@ -104,7 +97,6 @@ void RunTogether(const MetaBatch<Scalar>& batch, const Tasks& of_net, int64_t fi
 template <typename Scalar, typename Tasks>
 void RunAll(const InnerLoopArgs<Scalar>& args, const Tasks& of_net, const KernelTable<Scalar>& kernels,
             const Pool& pool) {
-  constexpr int64_t kTasksOfThread = 16;  // whose gradients are kept until they are added up
   const int64_t at_once = std::max<int64_t>(1, args.tasks_at_once);
   ArenaScope arena;
   const Rates<Scalar> rates(args, kernels.rows, pool, arena);
@@ -113,12 +105,8 @@ void RunAll(const InnerLoopArgs<Scalar>& args, const Tasks& of_net, const Kernel
   const MetaBatch<Scalar> batch{args,  kernels,    Flat(args.parameters, args.theta, pool, arena),
                                 rates, step_theta, gradient};
   std::fill(gradient, gradient + batch.GradientSize(), Scalar{0});
-  int64_t first = 0;
-  while (at_once >= pool.threads && args.tasks - first >= pool.threads) {
-    const int64_t tasks = std::min((args.tasks - first) / pool.threads, kTasksOfThread) * pool.threads;
-    RunTaskByTask(batch, of_net, first, tasks, pool);
-    first += tasks;
-  }
+  int64_t first = at_once >= pool.threads ? args.tasks / pool.threads * pool.threads : 0;
+  if (first > 0) RunTaskByTask(batch, of_net, first, pool);
   for (int64_t tasks; first < args.tasks; first += tasks) {
     tasks = std::min(args.tasks - first, at_once);
     RunTogether(batch, of_net, first, tasks, pool);

@@ -69,17 +69,17 @@ struct ProgramInputs {
         targets_of_task(of_task),
         still(arena.Array<Scalar>(tasks * p.StillMemory().values.size)) {
     For(pool, tasks, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) RunStill(task);
+      for (int64_t task = begin; task < end; ++task) RunStill(tasks == 1 ? pool : pool.Alone(), task);
     });
   }
 
-  void RunStill(int64_t task) const {
+  void RunStill(const Pool& pool, int64_t task) const {
     ArenaScope arena;
     const MemoryPlan& memory = plan.StillMemory().kept;
     auto* kept = arena.Array<Scalar>(memory.size);
     for (const auto& step : plan.Still()) {
       const Operation& op = step.operation;
-      Frame<Scalar> frame{op, step.plan, {}, {}, kept + std::max<int64_t>(0, memory.offsets[step.kept])};
+      Frame<Scalar> frame{op, step.plan, pool, {}, {}, kept + std::max<int64_t>(0, memory.offsets[step.kept])};
       for (int64_t i = 0; i < kMostOperands; ++i) {
         const int64_t buffer = op.operands[i];
         if (buffer == kAbsent) continue;

@@ -39,8 +39,8 @@ class ProgramPass {
         kept_(arena.Array<Scalar>(tasks * memory_.kept.size)) {}
 
   void Forward(const Weights<Scalar>& weights, Scalar* losses, int64_t* correct) {
-    ForTasks([&](int64_t task) {
-      const Task of{*this, task, weights};
+    ForTasks([&](const Pool& pool, int64_t task) {
+      const Task of{*this, pool, task, weights};
       for (const auto& step : plan_.Steps()) step.kernels.forward(of.FrameOf(step));
       losses[task] = *of.Value(Output());
       correct[task] = plan_.program().logits == kAbsent ? 0 : Right(of.Value(plan_.program().logits), task);
@@ -50,8 +50,8 @@ class ProgramPass {
 
   // The gradient of the tasks' losses at their weights.
   void Backward(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
-    ForTasks([&](int64_t task) {
-      Task of{*this, task, weights};
+    ForTasks([&](const Pool& pool, int64_t task) {
+      Task of{*this, pool, task, weights};
       of.parameter_gradients = &gradients;
       for (auto step = plan_.Steps().rbegin(); step != plan_.Steps().rend(); ++step) {
         if (step->counts) step->kernels.backward(of.FrameOf(*step));
@@ -63,9 +63,9 @@ class ProgramPass {
   // product = the losses' Hessian, at the weights of the passes before, times `direction`.
   void HessianProduct(const Weights<Scalar>& weights, const Weights<Scalar>& direction,
                       const WeightGradients<Scalar>& product) const {
-    ForTasks([&](int64_t task) {
+    ForTasks([&](const Pool& pool, int64_t task) {
       ArenaScope arena;
-      Task of{*this, task, weights};
+      Task of{*this, pool, task, weights};
       of.direction = &direction;
       of.product = &product;
       of.tangents = arena.Array<Scalar>(memory_.tangents.size);
@@ -85,6 +85,7 @@ class ProgramPass {
   // Where one task's buffers are; null for what there is not, or not yet.
   struct Task {
     const ProgramPass& pass;
+    const Pool& pool;
     const int64_t task;
     const Weights<Scalar>& weights;
     const WeightGradients<Scalar>* parameter_gradients = nullptr;
@@ -124,7 +125,7 @@ class ProgramPass {
 
     Frame<Scalar> FrameOf(const typename ProgramPlan<Scalar>::Step& step) const {
       const Operation& op = step.operation;
-      Frame<Scalar> frame{op, step.plan, {}, {}, Own(pass.kept_, pass.memory_.kept, step.kept)};
+      Frame<Scalar> frame{op, step.plan, pool, {}, {}, Own(pass.kept_, pass.memory_.kept, step.kept)};
       for (int64_t i = 0; i < kMostOperands; ++i) {
         const int64_t b = op.operands[i];
         if (b == kAbsent) continue;
@@ -157,10 +158,12 @@ class ProgramPass {
     return right;
   }
 
+  // Calls f(the threads that share it, task) for all tasks. Threads share one task, or the tasks.
   template <typename F>
   void ForTasks(const F& f) const {
+    if (tasks_ == 1) return f(pool_, 0);
     For(pool_, tasks_, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) f(task);
+      for (int64_t task = begin; task < end; ++task) f(pool_.Alone(), task);
     });
   }
 

@@ -11,9 +11,10 @@ namespace {
 
 template <typename Scalar>
 struct AddMap {
-  static void Apply(const Operation& op, const Scalar* const* from, Scalar* to) {
+  static void Apply(const Frame<Scalar>& f, const Scalar* const* from, Scalar* to) {
+    const Operation& op = f.operation;
     const auto alpha = static_cast<Scalar>(op.factors[0]), beta = static_cast<Scalar>(op.factors[1]);
-    ForBroadcast<Scalar>(Broadcasting::Of(op), [&](int64_t at, int64_t m, bool single, int64_t lanes) {
+    ForBroadcast(f, [&](int64_t at, int64_t m, bool single, int64_t lanes) {
       Vec<Scalar> sum{};
       if (from[0] != nullptr) sum = alpha * Load(from[0] + at, lanes);
       if (from[1] != nullptr) sum += beta * LoadRepeated(from[1], m, single, lanes);
@@ -21,16 +22,18 @@ struct AddMap {
     });
   }
 
-  static void Transpose(const Operation& op, int64_t operand, const Scalar* gradient, bool adds, Scalar* to) {
-    const Broadcasting b = Broadcasting::Of(op);
-    const auto factor = static_cast<Scalar>(op.factors[operand]);
+  static void Transpose(const Frame<Scalar>& f, int64_t operand, const Scalar* gradient, bool adds, Scalar* to) {
+    const auto factor = static_cast<Scalar>(f.operation.factors[operand]);
     if (operand == 1) {
-      return SumRepeated<Scalar>(
-          b, adds, to, [&](int64_t at, int64_t, bool, int64_t lanes) { return factor * Load(gradient + at, lanes); });
+      return SumRepeated(f, adds, to,
+                         [&](int64_t at, int64_t, bool, int64_t lanes) { return factor * Load(gradient + at, lanes); });
     }
-    ForChannels<Scalar>(b.Size(), [&](int64_t i, int64_t lanes) {
-      const Vec<Scalar> share = factor * Load(gradient + i, lanes);
-      Store(to + i, adds ? Load(to + i, lanes) + share : share, lanes);
+    const int64_t size = Broadcasting::Of(f.operation).Size();
+    ShareVectors<Scalar>(f.pool, size, size, [&](int64_t begin, int64_t end) {
+      ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
+        const Vec<Scalar> share = factor * Load(gradient + begin + i, lanes);
+        Store(to + begin + i, adds ? Load(to + begin + i, lanes) + share : share, lanes);
+      });
     });
   }
 };

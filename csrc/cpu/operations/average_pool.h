@@ -6,7 +6,9 @@
 
 #include <algorithm>
 
+#include "cpu/operations/frame.h"
 #include "cpu/operations/linear.h"
+#include "cpu/operations/share.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
@@ -14,34 +16,47 @@ namespace {
 
 template <typename Scalar>
 struct AveragePoolMap {
-  static void Apply(const Operation& op, const Scalar* const* from, Scalar* to) {
-    ForOutputs(op, [&](int64_t channels, int64_t out, Scalar factor, const auto& for_pixels) {
-      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
-        Vec<Scalar> sum{};
-        for_pixels([&](int64_t in) { sum += Load(from[0] + in + c, lanes); });
-        Store(to + out + c, factor * sum, lanes);
+  static void Apply(const Frame<Scalar>& f, const Scalar* const* from, Scalar* to) {
+    ForImages(f, [&](int64_t first, int64_t past) {
+      ForOutputs(f.operation, first, past, [&](int64_t channels, int64_t out, Scalar factor, const auto& for_pixels) {
+        ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
+          Vec<Scalar> sum{};
+          for_pixels([&](int64_t in) { sum += Load(from[0] + in + c, lanes); });
+          Store(to + out + c, factor * sum, lanes);
+        });
       });
     });
   }
 
-  static void Transpose(const Operation& op, int64_t, const Scalar* gradient, bool adds, Scalar* to) {
-    if (!adds) std::fill_n(to, op.numbers[0] * op.numbers[1] * op.numbers[2] * op.numbers[3], Scalar{0});
-    ForOutputs(op, [&](int64_t channels, int64_t out, Scalar factor, const auto& for_pixels) {
-      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
-        const Vec<Scalar> share = factor * Load(gradient + out + c, lanes);
-        for_pixels([&](int64_t in) { Store(to + in + c, Load(to + in + c, lanes) + share, lanes); });
+  static void Transpose(const Frame<Scalar>& f, int64_t, const Scalar* gradient, bool adds, Scalar* to) {
+    const int64_t size = ImageSize(f.operation);
+    ForImages(f, [&](int64_t first, int64_t past) {
+      if (!adds) std::fill(to + first * size, to + past * size, Scalar{0});
+      ForOutputs(f.operation, first, past, [&](int64_t channels, int64_t out, Scalar factor, const auto& for_pixels) {
+        ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
+          const Vec<Scalar> share = factor * Load(gradient + out + c, lanes);
+          for_pixels([&](int64_t in) { Store(to + in + c, Load(to + in + c, lanes) + share, lanes); });
+        });
       });
     });
   }
 
  private:
+  static int64_t ImageSize(const Operation& op) { return op.numbers[1] * op.numbers[2] * op.numbers[3]; }
+
+  // Calls g(first, past) for ranges of images.
+  template <typename F>
+  static void ForImages(const Frame<Scalar>& f, const F& g) {
+    ShareScalars(f.pool, f.Number(0), f.Number(0) * ImageSize(f.operation), g);
+  }
+
   // Calls f(channels, where the output pixel is, its factor, a function that calls another with every pixel of
   // its rectangle).
   template <typename F>
-  static void ForOutputs(const Operation& op, const F& f) {
+  static void ForOutputs(const Operation& op, int64_t first, int64_t past, const F& f) {
     const int64_t *n = op.numbers.data(), *rows = n + 6, *cols = rows + 2 * n[4];
     const int64_t channels = n[1], height = n[2], width = n[3], out_height = n[4], out_width = n[5];
-    for (int64_t image = 0; image < n[0]; ++image) {
+    for (int64_t image = first; image < past; ++image) {
       for (int64_t i = 0; i < out_height; ++i) {
         for (int64_t j = 0; j < out_width; ++j) {
           const int64_t out = i * out_width + j;

@@ -4,6 +4,8 @@
 #include <algorithm>
 
 #include "core/program.h"
+#include "cpu/operations/frame.h"
+#include "cpu/operations/share.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
@@ -18,17 +20,26 @@ struct Broadcasting {
 
 // Calls f(where in the first operand, where in the second or, if that is one scalar, its place and `single`, lanes).
 template <typename Scalar, typename F>
-MF_INLINE void ForBroadcast(const Broadcasting& b, const F& f) {
-  for (int64_t o = 0; o < b.outer; ++o) {
-    const int64_t row = o * b.middle * b.inner;
-    if (b.inner == 1) {
-      ForChannels<Scalar>(b.middle, [&](int64_t m, int64_t lanes) { f(row + m, m, false, lanes); });
-      continue;
-    }
-    for (int64_t m = 0; m < b.middle; ++m) {
-      ForChannels<Scalar>(b.inner, [&](int64_t i, int64_t lanes) { f(row + m * b.inner + i, m, true, lanes); });
-    }
+MF_INLINE void ForBroadcast(const Frame<Scalar>& frame, const F& f) {
+  const Broadcasting b = Broadcasting::Of(frame.operation);
+  if (b.inner > 1) {
+    return ShareScalars(frame.pool, b.outer * b.middle, b.Size(), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t m = row % b.middle;
+        ForChannels<Scalar>(b.inner, [&](int64_t i, int64_t lanes) { f(row * b.inner + i, m, true, lanes); });
+      }
+    });
   }
+  if (b.outer == 1) {
+    return ShareVectors<Scalar>(frame.pool, b.middle, b.Size(), [&](int64_t begin, int64_t end) {
+      ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) { f(begin + i, begin + i, false, lanes); });
+    });
+  }
+  ShareScalars(frame.pool, b.outer, b.Size(), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      ForChannels<Scalar>(b.middle, [&](int64_t m, int64_t lanes) { f(o * b.middle + m, m, false, lanes); });
+    }
+  });
 }
 
 template <typename Scalar>
@@ -36,25 +47,33 @@ MF_INLINE Vec<Scalar> LoadRepeated(const Scalar* p, int64_t at, bool single, int
   return single ? Broadcast(p[at]) : Load(p + at, lanes);
 }
 
-// sums[m] (+)= factor * sum over outer and inner of value(where in the first operand, m, single, lanes)
+// sums[m] (+)= the sum over outer and inner of value(where in the first operand, m, single, lanes)
 template <typename Scalar, typename F>
-MF_INLINE void SumRepeated(const Broadcasting& b, bool adds, Scalar* sums, const F& value) {
-  if (!adds) std::fill_n(sums, b.middle, Scalar{0});
+MF_INLINE void SumRepeated(const Frame<Scalar>& frame, bool adds, Scalar* sums, const F& value) {
+  const Broadcasting b = Broadcasting::Of(frame.operation);
   if (b.inner == 1) {
-    ForBroadcast<Scalar>(b, [&](int64_t at, int64_t m, bool single, int64_t lanes) {
-      Store(sums + m, Load(sums + m, lanes) + value(at, m, single, lanes), lanes);
+    return ShareVectors<Scalar>(frame.pool, b.middle, b.Size(), [&](int64_t begin, int64_t end) {
+      if (!adds) std::fill(sums + begin, sums + end, Scalar{0});
+      for (int64_t o = 0; o < b.outer; ++o) {
+        ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
+          const int64_t m = begin + i;
+          Store(sums + m, Load(sums + m, lanes) + value(o * b.middle + m, m, false, lanes), lanes);
+        });
+      }
     });
-    return;
   }
-  for (int64_t o = 0; o < b.outer; ++o) {
-    for (int64_t m = 0; m < b.middle; ++m) {
-      Vec<Scalar> sum{};
-      ForChannels<Scalar>(b.inner, [&](int64_t i, int64_t lanes) {
-        sum += KeepFirst<Scalar>(value((o * b.middle + m) * b.inner + i, m, true, lanes), lanes);
-      });
-      sums[m] += SumOfLanes<Scalar>(sum);
+  ShareScalars(frame.pool, b.middle, b.Size(), [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      if (!adds) sums[m] = 0;
+      for (int64_t o = 0; o < b.outer; ++o) {
+        Vec<Scalar> sum{};
+        ForChannels<Scalar>(b.inner, [&](int64_t i, int64_t lanes) {
+          sum += KeepFirst<Scalar>(value((o * b.middle + m) * b.inner + i, m, true, lanes), lanes);
+        });
+        sums[m] += SumOfLanes<Scalar>(sum);
+      }
     }
-  }
+  });
 }
 
 }  // namespace

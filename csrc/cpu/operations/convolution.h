@@ -7,12 +7,14 @@
 // kernel, stride, padding. operands: x, weight [k, k, Cin, Cout], bias [Cout].
 #pragma once
 
+#include <algorithm>
 #include <new>
 
 #include "core/conv_block.h"
 #include "cpu/convolution/convolution.h"
 #include "cpu/operations/column_sums.h"
 #include "cpu/operations/frame.h"
+#include "cpu/operations/share.h"
 
 namespace maml_fast {
 namespace {
@@ -30,6 +32,8 @@ struct ConvolutionPasses {
           forward(Convolution<Scalar>::Forward(shape, arena)),
           data_gradient(Convolution<Scalar>::DataGradient(shape, arena)),
           weight_gradient(shape, arena) {}
+
+    int64_t MultiplyAdds() const { return shape.batch * shape.ConvPixels() * shape.WeightSize(); }  // of a repetition
   };
 
   static const void* MakePlan(const Operation& op, ArenaScope& arena) {
@@ -51,27 +55,28 @@ struct ConvolutionPasses {
   static void Forward(const Frame<Scalar>& f) {
     ArenaScope arena;
     const Plan& p = PlanOf(f);
-    auto* buffer = arena.Array<Scalar>(p.forward.PreparedSize());
     const Scalar* start = StartRow(p, f[2].value, arena);
-    for (int64_t r = 0; r < f.Number(0); ++r) {
-      const Scalar* weight = p.forward.Prepare(Weight(p, f[1].value, r), buffer);
-      p.forward.Run(Input(p, f[0].value, r), weight, start, Output(p, f.result.value, r), 0, p.shape.batch);
-    }
+    ForRepetitions(f, [&](const Pool& pool, int64_t r) {
+      ArenaScope of_repetition;
+      const Scalar *x = Input(p, f[0].value, r), *weight = Weight(p, f[1].value, r);
+      const Scalar* prepared = Prepared(pool, p.forward, weight, x, of_repetition);
+      Scalar* y = Output(p, f.result.value, r);
+      ShareUnits(pool, p.shape.batch, p.MultiplyAdds(),
+                 [&](int64_t first, int64_t past) { p.forward.Run(x, prepared, start, y, first, past); });
+    });
   }
 
   static void Tangent(const Frame<Scalar>& f) {
     ArenaScope arena;
     const Plan& p = PlanOf(f);
-    const ConvBlockShape& s = p.shape;
-    auto* buffer = arena.Array<Scalar>(p.forward.PreparedSize());
-    auto* buffer_tangent = arena.Array<Scalar>(p.forward.PreparedSize());
     const Scalar* start = StartRow(p, f[2].tangent, arena);
-    for (int64_t r = 0; r < f.Number(0); ++r) {
+    ForRepetitions(f, [&](const Pool& pool, int64_t r) {
+      ArenaScope of_repetition;
       const Scalar *x = Input(p, f[0].value, r), *x_tangent = Input(p, f[0].tangent, r);
-      const Scalar* weight = Prepared(p.forward, Weight(p, f[1].value, r), buffer, x_tangent);
-      const Scalar* weight_tangent = Prepared(p.forward, Weight(p, f[1].tangent, r), buffer_tangent, x);
+      const Scalar* weight = Prepared(pool, p.forward, Weight(p, f[1].value, r), x_tangent, of_repetition);
+      const Scalar* weight_tangent = Prepared(pool, p.forward, Weight(p, f[1].tangent, r), x, of_repetition);
       Scalar* y = Output(p, f.result.tangent, r);
-      ForImagesAtOnce(s, 0, s.batch, [&](int64_t first, int64_t past) {
+      ShareImages(pool, p, [&](int64_t first, int64_t past) {
         const Scalar* from = start;
         if (x_tangent != nullptr) {
           p.forward.Run(x_tangent, weight, from, y, first, past);
@@ -80,56 +85,62 @@ struct ConvolutionPasses {
         if (weight_tangent != nullptr) {
           p.forward.Run(x, weight_tangent, from, y, first, past);
         } else if (from != nullptr) {
-          Fill(s, from, y, first, past);
+          Fill(p.shape, from, y, first, past);
         }
       });
-    }
+    });
   }
 
   static void Backward(const Frame<Scalar>& f) {
     ArenaScope arena;
     const Plan& p = PlanOf(f);
     const ConvBlockShape& s = p.shape;
-    auto* buffer = arena.Array<Scalar>(p.data_gradient.PreparedSize());
     const Scalar* zero = ZeroRow(s.in_channels, arena);
-    for (int64_t r = 0; r < f.Number(0); ++r) {
-      const Scalar* g = Output(p, f.result.gradient, r);
+    ForRepetitions(f, [&](const Pool& pool, int64_t r) {
+      ArenaScope of_repetition;
+      const Scalar *x = Input(p, f[0].value, r), *g = Output(p, f.result.gradient, r);
       Scalar* grad_x = Input(p, f[0].gradient, r);
-      const Scalar* weight = Prepared(p.data_gradient, Weight(p, f[1].value, r), buffer, grad_x);
-      Sum sum(p, f[1], f[1].gradient, r, arena);
-      ForImagesAtOnce(s, 0, s.batch, [&](int64_t first, int64_t past) {
-        sum.Add(f[0].value == nullptr ? nullptr : Input(p, f[0].value, r), g, first, past);
+      const Scalar* weight = Prepared(pool, p.data_gradient, Weight(p, f[1].value, r), grad_x, of_repetition);
+      const Sum sum(pool, p, f[1], f[1].gradient, r, of_repetition);
+      auto of_weight = [&](int64_t begin, int64_t end, int64_t first, int64_t past) {
+        sum.Add(x, g, begin, end, first, past);
+      };
+      BothGradients(pool, p, of_weight, [&](int64_t first, int64_t past) {
         if (grad_x != nullptr) p.data_gradient.Run(g, weight, f[0].adds ? nullptr : zero, grad_x, first, past);
       });
-      sum.Finish();
-    }
-    AddColumnSums(f.result.gradient, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds, f[2].gradient);
+      sum.Finish(pool);
+    });
+    AddColumnSums(f.pool, f.result.gradient, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds,
+                  f[2].gradient);
   }
 
   static void TangentBackward(const Frame<Scalar>& f) {
     ArenaScope arena;
     const Plan& p = PlanOf(f);
     const ConvBlockShape& s = p.shape;
-    auto* buffer = arena.Array<Scalar>(p.data_gradient.PreparedSize());
-    auto* buffer_tangent = arena.Array<Scalar>(p.data_gradient.PreparedSize());
     const Scalar* zero = ZeroRow(s.in_channels, arena);
-    for (int64_t r = 0; r < f.Number(0); ++r) {
+    ForRepetitions(f, [&](const Pool& pool, int64_t r) {
+      ArenaScope of_repetition;
       const Scalar *g = Output(p, f.result.gradient, r), *g_tangent = Output(p, f.result.gradient_tangent, r);
       const Scalar *x = Input(p, f[0].value, r), *x_tangent = Input(p, f[0].tangent, r);
       Scalar* grad_x = Input(p, f[0].gradient_tangent, r);
-      const Scalar* weight = Prepared(p.data_gradient, Weight(p, f[1].value, r), buffer, grad_x);
-      const Scalar* weight_tangent = Prepared(p.data_gradient, Weight(p, f[1].tangent, r), buffer_tangent, grad_x);
-      Sum sum(p, f[1], f[1].gradient_tangent, r, arena);
-      ForImagesAtOnce(s, 0, s.batch, [&](int64_t first, int64_t past) {
-        sum.Add(x, g_tangent, first, past);
-        sum.Add(x_tangent, g, first, past);
+      auto prepared = [&](const Scalar* weight) {
+        return Prepared(pool, p.data_gradient, Weight(p, weight, r), grad_x, of_repetition);
+      };
+      const Scalar *weight = prepared(f[1].value), *weight_tangent = prepared(f[1].tangent);
+      const Sum sum(pool, p, f[1], f[1].gradient_tangent, r, of_repetition);
+      auto of_weight = [&](int64_t begin, int64_t end, int64_t first, int64_t past) {
+        sum.Add(x, g_tangent, begin, end, first, past);
+        sum.Add(x_tangent, g, begin, end, first, past);
+      };
+      BothGradients(pool, p, of_weight, [&](int64_t first, int64_t past) {
         if (grad_x == nullptr) return;
         p.data_gradient.Run(g_tangent, weight, f[0].adds ? nullptr : zero, grad_x, first, past);
         if (weight_tangent != nullptr) p.data_gradient.Run(g, weight_tangent, nullptr, grad_x, first, past);
       });
-      sum.Finish();
-    }
-    AddColumnSums(f.result.gradient_tangent, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds,
+      sum.Finish(pool);
+    });
+    AddColumnSums(f.pool, f.result.gradient_tangent, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds,
                   f[2].gradient_tangent);
   }
 
@@ -150,10 +161,50 @@ struct ConvolutionPasses {
     return weight == nullptr ? nullptr : weight + r * p.shape.WeightSize();
   }
 
+  // Calls f(the threads that share it, repetition) for all repetitions. Threads share one, or them.
+  template <typename F>
+  static void ForRepetitions(const Frame<Scalar>& frame, const F& f) {
+    const int64_t repetitions = frame.Number(0);
+    if (repetitions == 1) return f(frame.pool, 0);
+    ShareUnits(frame.pool, repetitions, repetitions * PlanOf(frame).MultiplyAdds(), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) f(frame.pool.Alone(), r);
+    });
+  }
+
+  // Calls f(first, past) for all images, so many at once.
+  template <typename F>
+  static void ShareImages(const Pool& pool, const Plan& p, const F& f) {
+    ShareUnits(pool, p.shape.batch, p.MultiplyAdds(),
+               [&](int64_t begin, int64_t end) { ForImagesAtOnce(p.shape, begin, end, f); });
+  }
+
+  // Calls of_weight(parts of the sum, images) and of_images(images). One thread does both while it has the images in
+  // its cache; several share the parts of the sum, then the images.
+  template <typename F, typename G>
+  static void BothGradients(const Pool& pool, const Plan& p, const F& of_weight, const G& of_images) {
+    const int64_t parts = p.weight_gradient.Parts();
+    if (!IsShared(pool, p.MultiplyAdds())) {
+      return ForImagesAtOnce(p.shape, 0, p.shape.batch, [&](int64_t first, int64_t past) {
+        of_weight(0, parts, first, past);
+        of_images(first, past);
+      });
+    }
+    For(pool, parts, [&](int64_t begin, int64_t end) {
+      ForImagesAtOnce(p.shape, 0, p.shape.batch,
+                      [&](int64_t first, int64_t past) { of_weight(begin, end, first, past); });
+    });
+    ShareImages(pool, p, of_images);
+  }
+
   // The weights as a convolution reads them; null if there are none, or nothing that they would be multiplied by.
-  static const Scalar* Prepared(const Convolution<Scalar>& convolution, const Scalar* weight, Scalar* buffer,
-                                const Scalar* other) {
-    return weight == nullptr || other == nullptr ? nullptr : convolution.Prepare(weight, buffer);
+  static const Scalar* Prepared(const Pool& pool, const Convolution<Scalar>& convolution, const Scalar* weight,
+                                const Scalar* other, ArenaScope& arena) {
+    if (weight == nullptr || other == nullptr) return nullptr;
+    const int64_t size = convolution.PreparedSize();
+    auto* buffer = arena.Array<Scalar>(size);
+    ShareScalars(pool, convolution.Parts(), size,
+                 [&](int64_t begin, int64_t end) { convolution.PrepareParts(weight, buffer, begin, end); });
+    return convolution.Prepared(weight, buffer);
   }
 
   static const Scalar* StartRow(const Plan& p, const Scalar* bias, ArenaScope& arena) {
@@ -182,28 +233,35 @@ struct ConvolutionPasses {
     Scalar* to;  // null: not asked for
     Scalar* sum;
 
-    Sum(const Plan& p, const Operand<Scalar>& weight, Scalar* gradient, int64_t r, ArenaScope& arena)
+    Sum(const Pool& pool, const Plan& p, const Operand<Scalar>& weight, Scalar* gradient, int64_t r, ArenaScope& arena)
         : plan(p), adds(weight.adds), to(Weight(p, gradient, r)), sum(nullptr) {
       if (to == nullptr) return;
-      sum = arena.Array<Scalar>(p.weight_gradient.SumSize());
-      std::memset(sum, 0, static_cast<size_t>(p.weight_gradient.SumSize()) * sizeof(Scalar));
+      const int64_t size = p.weight_gradient.SumSize();
+      sum = arena.Array<Scalar>(size);
+      ShareVectors<Scalar>(pool, size, size,
+                           [&](int64_t begin, int64_t end) { std::fill(sum + begin, sum + end, Scalar{0}); });
     }
 
-    void Add(const Scalar* x, const Scalar* g, int64_t first, int64_t past) const {
+    // What images [first, past) add to parts [begin, end).
+    void Add(const Scalar* x, const Scalar* g, int64_t begin, int64_t end, int64_t first, int64_t past) const {
       if (to == nullptr || x == nullptr) return;
       const ConvBlockShape& s = plan.shape;
-      plan.weight_gradient.Add(x + s.InImage(0, first), g + s.ConvImage(0, first), past - first, sum);
+      plan.weight_gradient.AddParts(x + s.InImage(0, first), g + s.ConvImage(0, first), past - first, sum, begin, end);
     }
 
-    void Finish() const {
+    void Finish(const Pool& pool) const {
       if (to == nullptr) return;
       ArenaScope arena;
       const ConvBlockShape& s = plan.shape;
-      Scalar* whole = adds ? arena.Array<Scalar>(s.WeightSize()) : to;
-      plan.weight_gradient.Finish(sum, 1, plan.weight_gradient.SumSize(), whole, 0, s.in_channels);
+      const int64_t size = s.WeightSize();
+      Scalar* whole = adds ? arena.Array<Scalar>(size) : to;
+      ShareScalars(pool, s.in_channels, size,
+                   [&](int64_t begin, int64_t end) { plan.weight_gradient.Finish(sum, 1, 0, whole, begin, end); });
       if (!adds) return;
-      ForChannels<Scalar>(s.WeightSize(), [&](int64_t i, int64_t lanes) {
-        Store(to + i, Load(to + i, lanes) + Load(whole + i, lanes), lanes);
+      ShareVectors<Scalar>(pool, size, size, [&](int64_t begin, int64_t end) {
+        ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
+          Store(to + begin + i, Load(to + begin + i, lanes) + Load(whole + begin + i, lanes), lanes);
+        });
       });
     }
   };

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 
+#include "cpu/operations/frame.h"
 #include "cpu/operations/linear.h"
+#include "cpu/operations/share.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
@@ -31,7 +33,20 @@ struct CopyMap {
     return {op.numbers.data() + kFirstDim, (static_cast<int64_t>(op.numbers.size()) - kFirstDim) / 3};
   }
 
-  // Calls f(from, to) for the first scalar of every row of the last dimension.
+  // Calls f(from, to) for the first scalar of every row of the last dimension. Threads share the first dimension, if
+  // it may be.
+  template <typename F>
+  static void ForAllRows(const Frame<Scalar>& frame, bool shared, const F& f) {
+    const Operation& op = frame.operation;
+    const Dims dims = DimsOf(op);
+    const int64_t from = op.numbers[4], to = op.numbers[5];
+    if (!shared || dims.count == 1) return ForRows(dims, 0, from, to, f);
+    int64_t scalars = 1;
+    for (int64_t dim = 0; dim < dims.count; ++dim) scalars *= dims.Size(dim);
+    ShareScalars(frame.pool, dims.Size(0), scalars, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) ForRows(dims, 1, from + i * dims.From(0), to + i * dims.To(0), f);
+    });
+  }
   template <typename F>
   static void ForRows(const Dims& dims, int64_t dim, int64_t from, int64_t to, const F& f) {
     if (dim >= dims.count - 1) return f(from, to);
@@ -40,11 +55,12 @@ struct CopyMap {
     }
   }
 
-  static void Apply(const Operation& op, const Scalar* const* from, Scalar* to) {
+  static void Apply(const Frame<Scalar>& f, const Scalar* const* from, Scalar* to) {
+    const Operation& op = f.operation;
     const Dims dims = DimsOf(op);
     const int64_t n = dims.Size(dims.count - 1), step = dims.From(dims.count - 1), to_step = dims.To(dims.count - 1);
     if (op.numbers[2] != 0) std::fill_n(to, op.numbers[3], Scalar{0});
-    ForRows(dims, 0, op.numbers[4], op.numbers[5], [&](int64_t source, int64_t dest) {
+    ForAllRows(f, true, [&](int64_t source, int64_t dest) {
       if (from[0] == nullptr) {
         for (int64_t i = 0; i < n; ++i) to[dest + i * to_step] = 0;
       } else if (step == 1 && to_step == 1) {
@@ -56,13 +72,14 @@ struct CopyMap {
     });
   }
 
-  static void Transpose(const Operation& op, int64_t, const Scalar* gradient, bool adds, Scalar* to) {
+  static void Transpose(const Frame<Scalar>& f, int64_t, const Scalar* gradient, bool adds, Scalar* to) {
+    const Operation& op = f.operation;
     const Dims dims = DimsOf(op);
     const bool is_all = op.numbers[1] != 0;
     const int64_t n = dims.Size(dims.count - 1), step = dims.From(dims.count - 1), from_step = dims.To(dims.count - 1);
     if (!adds && !is_all) std::fill_n(to, op.numbers[0], Scalar{0});
     const Scalar kept = adds || !is_all ? 1 : 0;
-    ForRows(dims, 0, op.numbers[4], op.numbers[5], [&](int64_t dest, int64_t source) {
+    ForAllRows(f, is_all, [&](int64_t dest, int64_t source) {
       const Scalar* g = gradient + source;
       Scalar* sum = to + dest;
       if (step == 1 && from_step == 1) {

@@ -7,6 +7,7 @@
 
 #include "cpu/operations/column_sums.h"
 #include "cpu/operations/frame.h"
+#include "cpu/operations/share.h"
 #include "cpu/operations/windows.h"
 #include "cpu/simd.h"
 
@@ -58,7 +59,7 @@ struct DepthwisePasses {
   // Any of the factors of these may be null, which is 0, and what they add to, which nobody asks for.
   static void AddConvolution(const Frame<Scalar>& f, const Scalar* x, const Scalar* weight, Scalar* y) {
     if (x == nullptr || weight == nullptr) return;
-    ForVectors(f, [&](const Windows& w, int64_t in, int64_t out, int64_t c, int64_t lanes) {
+    ForVectors(f, true, [&](const Windows& w, int64_t in, int64_t out, int64_t c, int64_t lanes) {
       V sum{};
       w.ForImage([&](int64_t) { sum = V{}; },
                  [&](int64_t tap, int64_t pixel) {
@@ -73,7 +74,7 @@ struct DepthwisePasses {
 
   static void AddDataGradient(const Frame<Scalar>& f, const Scalar* g, const Scalar* weight, Scalar* grad_x) {
     if (weight == nullptr || grad_x == nullptr) return;
-    ForVectors(f, [&](const Windows& w, int64_t in, int64_t out, int64_t c, int64_t lanes) {
+    ForVectors(f, true, [&](const Windows& w, int64_t in, int64_t out, int64_t c, int64_t lanes) {
       V here{};
       w.ForImage([&](int64_t pixel) { here = Load(g + out + pixel * w.channels, lanes); },
                  [&](int64_t tap, int64_t pixel) {
@@ -86,7 +87,7 @@ struct DepthwisePasses {
 
   static void AddWeightGradient(const Frame<Scalar>& f, const Scalar* x, const Scalar* g, Scalar* grad_weight) {
     if (x == nullptr || grad_weight == nullptr) return;
-    ForVectors(f, [&](const Windows& w, int64_t in, int64_t out, int64_t c, int64_t lanes) {
+    ForVectors(f, false, [&](const Windows& w, int64_t in, int64_t out, int64_t c, int64_t lanes) {
       V here{};
       w.ForImage([&](int64_t pixel) { here = Load(g + out + pixel * w.channels, lanes); },
                  [&](int64_t tap, int64_t pixel) {
@@ -105,17 +106,28 @@ struct DepthwisePasses {
 
   static void BiasGradient(const Frame<Scalar>& f, const Scalar* g, Scalar* grad_bias) {
     const Windows w = Windows::Of(f.operation);
-    AddColumnSums(g, w.images * w.out_height * w.out_width, w.channels, f[2].adds, grad_bias);
+    AddColumnSums(f.pool, g, w.images * w.out_height * w.out_width, w.channels, f[2].adds, grad_bias);
   }
 
-  // Calls f(windows, where the image's channels are in the input, and in the output, the channel, lanes).
+  // Calls f(windows, where the image's channels are in the input, and in the output, the channel, lanes). Threads share
+  // the images, or the channels.
   template <typename F>
-  static void ForVectors(const Frame<Scalar>& frame, const F& f) {
+  static void ForVectors(const Frame<Scalar>& frame, bool by_images, const F& f) {
     const Windows w = Windows::Of(frame.operation);
-    for (int64_t image = 0; image < w.images; ++image) {
-      ForChannels<Scalar>(w.channels, [&](int64_t c, int64_t lanes) {
-        f(w, image * w.InSize() + c, image * w.OutSize() + c, c, lanes);
-      });
+    auto some = [&](int64_t first, int64_t past, int64_t begin, int64_t end) {
+      for (int64_t image = first; image < past; ++image) {
+        ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
+          const int64_t c = begin + i;
+          f(w, image * w.InSize() + c, image * w.OutSize() + c, c, lanes);
+        });
+      }
+    };
+    const int64_t work = w.images * w.OutSize() * w.kernel_h * w.kernel_w;
+    if (by_images) {
+      ShareUnits(frame.pool, w.images, work, [&](int64_t first, int64_t past) { some(first, past, 0, w.channels); });
+    } else {
+      ShareVectors<Scalar>(frame.pool, w.channels, work,
+                           [&](int64_t begin, int64_t end) { some(0, w.images, begin, end); });
     }
   }
 };

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "core/program.h"
+#include "cpu/parallel.h"
 
 namespace maml_fast {
 
@@ -36,7 +37,8 @@ struct Result {
 template <typename Scalar>
 struct Frame {
   const Operation& operation;
-  const void* plan;  // what Plan made of the operation, for all tasks
+  const void* plan;  // what MakePlan made of the operation, for all tasks
+  const Pool& pool;  // which may share the work
   Operand<Scalar> operands[kMostOperands];
   Result<Scalar> result;
   Scalar* kept;  // from one pass to the next

@@ -7,29 +7,29 @@
 namespace maml_fast {
 namespace {
 
-// Map has: Apply(operation, from [operands], to), where a null `from` is 0, and Transpose(operation, number of the
-// operand, gradient, whether to add, to).
+// Map has: Apply(frame, from [operands], to), where a null `from` is 0, and Transpose(frame, number of the operand,
+// gradient, whether to add, to).
 template <typename Scalar, typename Map>
 struct LinearPasses {
   static void Forward(const Frame<Scalar>& f) {
     const Scalar* from[kMostOperands];
     for (int64_t i = 0; i < kMostOperands; ++i) from[i] = f[i].value;
-    Map::Apply(f.operation, from, f.result.value);
+    Map::Apply(f, from, f.result.value);
   }
   static void Tangent(const Frame<Scalar>& f) {
     const Scalar* from[kMostOperands];
     for (int64_t i = 0; i < kMostOperands; ++i) from[i] = f[i].tangent;
-    Map::Apply(f.operation, from, f.result.tangent);
+    Map::Apply(f, from, f.result.tangent);
   }
   static void Backward(const Frame<Scalar>& f) {
     for (int64_t i = 0; i < kMostOperands; ++i) {
-      if (f[i].gradient != nullptr) Map::Transpose(f.operation, i, f.result.gradient, f[i].adds, f[i].gradient);
+      if (f[i].gradient != nullptr) Map::Transpose(f, i, f.result.gradient, f[i].adds, f[i].gradient);
     }
   }
   static void TangentBackward(const Frame<Scalar>& f) {
     for (int64_t i = 0; i < kMostOperands; ++i) {
       if (f[i].gradient_tangent == nullptr) continue;
-      Map::Transpose(f.operation, i, f.result.gradient_tangent, f[i].adds, f[i].gradient_tangent);
+      Map::Transpose(f, i, f.result.gradient_tangent, f[i].adds, f[i].gradient_tangent);
     }
   }
 };

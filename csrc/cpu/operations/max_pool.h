@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "cpu/operations/frame.h"
+#include "cpu/operations/share.h"
 #include "cpu/operations/windows.h"
 #include "cpu/simd.h"
 
@@ -24,10 +25,9 @@ struct MaxPoolPasses {
   }
 
   static void Forward(const Frame<Scalar>& f) {
-    const Windows w = Windows::Of(f.operation);
-    for (int64_t image = 0; image < w.images; ++image) {
-      const Scalar* x = f[0].value + image * w.InSize();
-      Scalar *y = f.result.value + image * w.OutSize(), *found = f.kept + image * w.OutSize();
+    ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
+      const Scalar* x = f[0].value + in;
+      Scalar *y = f.result.value + out, *found = f.kept + out;
       ForChannels<Scalar>(w.channels, [&](int64_t c, int64_t lanes) {
         V most{}, where{};
         w.ForImage(
@@ -41,17 +41,20 @@ struct MaxPoolPasses {
               most = better ? here : most;
               where = better ? Broadcast(static_cast<Scalar>(pixel)) : where;
             },
-            [&](int64_t out) {
-              Store(y + out * w.channels + c, most, lanes);
-              Store(found + out * w.channels + c, where, lanes);
+            [&](int64_t pixel) {
+              Store(y + pixel * w.channels + c, most, lanes);
+              Store(found + pixel * w.channels + c, where, lanes);
             });
       });
-    }
+    });
   }
 
   static void Tangent(const Frame<Scalar>& f) {
-    const Windows w = Windows::Of(f.operation);
-    ForOutputs(w, f.kept, [&](int64_t in, int64_t out) { f.result.tangent[out] = f[0].tangent[in]; });
+    ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
+      const Scalar* x_tangent = f[0].tangent + in;
+      Scalar* y_tangent = f.result.tangent + out;
+      ForOutputs(w, f.kept + out, [&](int64_t from, int64_t to) { y_tangent[to] = x_tangent[from]; });
+    });
   }
 
   static void Backward(const Frame<Scalar>& f) { Scatter(f, f.result.gradient, f[0].gradient); }
@@ -60,21 +63,29 @@ struct MaxPoolPasses {
  private:
   static void Scatter(const Frame<Scalar>& f, const Scalar* gradient, Scalar* to) {
     if (to == nullptr) return;
-    const Windows w = Windows::Of(f.operation);
-    if (!f[0].adds) std::fill_n(to, w.images * w.InSize(), Scalar{0});
-    ForOutputs(w, f.kept, [&](int64_t in, int64_t out) { to[in] += gradient[out]; });
+    ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
+      Scalar* sums = to + in;
+      const Scalar* g = gradient + out;
+      if (!f[0].adds) std::fill_n(sums, w.InSize(), Scalar{0});
+      ForOutputs(w, f.kept + out, [&](int64_t from, int64_t at) { sums[from] += g[at]; });
+    });
   }
 
-  // Calls f(where the maximum is, where it went).
+  // Calls g(windows, where an image is in the input, and in the output).
+  template <typename F>
+  static void ForImages(const Frame<Scalar>& f, const F& g) {
+    const Windows w = Windows::Of(f.operation);
+    ShareScalars(f.pool, w.images, w.images * w.InSize(), [&](int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) g(w, image * w.InSize(), image * w.OutSize());
+    });
+  }
+
+  // Calls f(where the maximum is, where it went), in an image.
   template <typename F>
   static void ForOutputs(const Windows& w, const Scalar* found, const F& f) {
     int64_t out = 0;
-    for (int64_t image = 0; image < w.images; ++image) {
-      for (int64_t pixel = 0; pixel < w.out_height * w.out_width; ++pixel) {
-        for (int64_t c = 0; c < w.channels; ++c, ++out) {
-          f(image * w.InSize() + static_cast<int64_t>(found[out]) * w.channels + c, out);
-        }
-      }
+    for (int64_t pixel = 0; pixel < w.out_height * w.out_width; ++pixel) {
+      for (int64_t c = 0; c < w.channels; ++c, ++out) f(static_cast<int64_t>(found[out]) * w.channels + c, out);
     }
   }
 };

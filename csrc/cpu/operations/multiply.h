@@ -34,7 +34,7 @@ struct MultiplyPasses {
   // to = a * b + c * d, where a product with a null factor is 0; b and d are repeated.
   static void Products(const Frame<Scalar>& f, const Scalar* a, const Scalar* b, const Scalar* c, const Scalar* d,
                        Scalar* to) {
-    ForBroadcast<Scalar>(Broadcasting::Of(f.operation), [&](int64_t at, int64_t m, bool single, int64_t lanes) {
+    ForBroadcast(f, [&](int64_t at, int64_t m, bool single, int64_t lanes) {
       V sum{};
       if (a != nullptr) sum = Load(a + at, lanes) * LoadRepeated(b, m, single, lanes);
       if (d != nullptr) sum += Load(c + at, lanes) * LoadRepeated(d, m, single, lanes);
@@ -47,7 +47,7 @@ struct MultiplyPasses {
                       Scalar* to) {
     if (to == nullptr) return;
     const bool adds = f[0].adds;
-    ForBroadcast<Scalar>(Broadcasting::Of(f.operation), [&](int64_t at, int64_t m, bool single, int64_t lanes) {
+    ForBroadcast(f, [&](int64_t at, int64_t m, bool single, int64_t lanes) {
       V sum = Load(a + at, lanes) * LoadRepeated(b, m, single, lanes);
       if (d != nullptr) sum += Load(c + at, lanes) * LoadRepeated(d, m, single, lanes);
       Store(to + at, adds ? Load(to + at, lanes) + sum : sum, lanes);
@@ -57,7 +57,7 @@ struct MultiplyPasses {
   static void ToSecond(const Frame<Scalar>& f, const Scalar* a, const Scalar* b, const Scalar* c, const Scalar* d,
                        Scalar* to) {
     if (to == nullptr) return;
-    SumRepeated<Scalar>(Broadcasting::Of(f.operation), f[1].adds, to, [&](int64_t at, int64_t, bool, int64_t lanes) {
+    SumRepeated(f, f[1].adds, to, [&](int64_t at, int64_t, bool, int64_t lanes) {
       const V product = Load(a + at, lanes) * Load(b + at, lanes);
       return d == nullptr ? product : product + Load(c + at, lanes) * Load(d + at, lanes);
     });

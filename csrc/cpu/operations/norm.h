@@ -21,6 +21,7 @@
 
 #include "cpu/operations/column_sums.h"
 #include "cpu/operations/frame.h"
+#include "cpu/operations/share.h"
 
 namespace maml_fast {
 namespace {
@@ -33,8 +34,7 @@ struct NormPasses {
     int64_t sets, rows, channels, groups;
 
     int64_t InGroup() const { return channels / groups; }
-    int64_t Size() const { return rows * channels; }                                             // of a set
-    Scalar Count() const { return static_cast<Scalar>(rows) * static_cast<Scalar>(InGroup()); }  // of a group
+    int64_t Size() const { return rows * channels; }  // of a set
   };
 
   static Shape ShapeOf(const Operation& op) { return {op.numbers[0], op.numbers[1], op.numbers[2], op.numbers[3]}; }
@@ -46,17 +46,17 @@ struct NormPasses {
   static void Forward(const Frame<Scalar>& f) {
     ForSets(f, [&](const Set& set) {
       const Scalar* x = f[0].value + set.at;
-      const Shape& s = set.shape;
       Scalar *level = set.Channels(0), *sums = set.Channels(4);
       set.Level(x, level);
-      ColumnSums<Scalar, 2>(s.rows, s.channels, sums, [&](int64_t row, int64_t c, int64_t lanes, V* term) {
-        term[0] = Load(x + row * s.channels + c, lanes) - Load(level + c);
-        term[1] = term[0] * term[0];
-      });
-      for (int64_t group = 0; group < s.groups; ++group) {
-        const double off = set.Mean(sums, group), squares = set.Mean(sums + set.pitch, group);
+      ColumnSums<Scalar, 2>(set.pool, set.rows, set.channels, sums,
+                            [&](int64_t row, int64_t c, int64_t lanes, V* term) {
+                              term[0] = Load(x + row * set.channels + c, lanes) - Load(level + c);
+                              term[1] = term[0] * term[0];
+                            });
+      for (int64_t group = 0; group < set.groups; ++group) {
+        const double off = set.Mean(sums, group), squares = set.Mean(sums + set.channels, group);
         const double variance = std::max(squares - off * off, std::isnan(squares) ? squares : 0.0);
-        set.Keep(0, group, static_cast<Scalar>(level[group * s.InGroup()] + off));
+        set.Keep(0, group, static_cast<Scalar>(level[group * set.in_group] + off));
         set.Keep(1, group, static_cast<Scalar>(1 / std::sqrt(variance + f.operation.factors[0])));
       }
       const Scalar *mean = set.Spread(0, 0), *rate = set.Spread(1, 1);
@@ -69,24 +69,24 @@ struct NormPasses {
 
   static void Tangent(const Frame<Scalar>& f) {
     ForSets(f, [&](const Set& set) {
-      const Shape& s = set.shape;
       const Normal normal(f, set);
       const Scalar* x_tangent = f[0].tangent == nullptr ? nullptr : f[0].tangent + set.at;
-      for (int64_t group = 0; x_tangent == nullptr && group < s.groups; ++group) {
+      for (int64_t group = 0; x_tangent == nullptr && group < set.groups; ++group) {
         set.Keep(2, group, 0);
         set.Keep(3, group, 0);
       }
       if (x_tangent != nullptr) {
         Scalar *level = set.Channels(2), *sums = set.Channels(4);
         set.Level(x_tangent, level);
-        ColumnSums<Scalar, 2>(s.rows, s.channels, sums, [&](int64_t row, int64_t c, int64_t lanes, V* term) {
-          const int64_t i = row * s.channels + c;
-          term[0] = Load(x_tangent + i, lanes) - Load(level + c);
-          term[1] = term[0] * normal.At(i, c, lanes);
-        });
-        for (int64_t group = 0; group < s.groups; ++group) {
-          set.Keep(2, group, static_cast<Scalar>(level[group * s.InGroup()] + set.Mean(sums, group)));
-          set.Keep(3, group, static_cast<Scalar>(set.Mean(sums + set.pitch, group)));
+        ColumnSums<Scalar, 2>(set.pool, set.rows, set.channels, sums,
+                              [&](int64_t row, int64_t c, int64_t lanes, V* term) {
+                                const int64_t i = row * set.channels + c;
+                                term[0] = Load(x_tangent + i, lanes) - Load(level + c);
+                                term[1] = term[0] * normal.At(i, c, lanes);
+                              });
+        for (int64_t group = 0; group < set.groups; ++group) {
+          set.Keep(2, group, static_cast<Scalar>(level[group * set.in_group] + set.Mean(sums, group)));
+          set.Keep(3, group, static_cast<Scalar>(set.Mean(sums + set.channels, group)));
         }
       }
       const Moved moved(f, set);
@@ -101,46 +101,55 @@ struct NormPasses {
   }
 
   static void Backward(const Frame<Scalar>& f) {
+    ArenaScope arena;
+    const Shape s = ShapeOf(f.operation);
+    const ChannelGradient weight(s, f[1], f[1].gradient, arena), bias(s, f[2], f[2].gradient, arena);
     ForSets(f, [&](const Set& set) {
-      const Shape& s = set.shape;
       const Normal normal(f, set);
       const Scalar* g = f.result.gradient + set.at;
       Scalar* sums = set.Channels(4);
-      ColumnSums<Scalar, 2>(s.rows, s.channels, sums, [&](int64_t row, int64_t c, int64_t lanes, V* term) {
-        const int64_t i = row * s.channels + c;
-        term[0] = Load(g + i, lanes);
-        term[1] = term[0] * normal.At(i, c, lanes);
-      });
-      set.AddChannels(f[2], f[2].gradient, sums);
-      set.AddChannels(f[1], f[1].gradient, sums + set.pitch);
+      ColumnSums<Scalar, 2>(set.pool, set.rows, set.channels, sums,
+                            [&](int64_t row, int64_t c, int64_t lanes, V* term) {
+                              const int64_t i = row * set.channels + c;
+                              term[0] = Load(g + i, lanes);
+                              term[1] = term[0] * normal.At(i, c, lanes);
+                            });
+      bias.Add(set, sums);
+      weight.Add(set, sums + set.channels);
       if (f[0].gradient == nullptr) return;
       const Scalar *mean = set.WeightedMeans(f, sums, nullptr, 2),
-                   *mean_x = set.WeightedMeans(f, sums + set.pitch, nullptr, 3);
+                   *mean_x = set.WeightedMeans(f, sums + set.channels, nullptr, 3);
       Put(f, set, f[0].gradient, [&](int64_t i, int64_t c, int64_t lanes) {
         return normal.Rate(c) *
                (Weight(f, c, lanes) * Load(g + i, lanes) - Load(mean + c) - normal.At(i, c, lanes) * Load(mean_x + c));
       });
     });
+    weight.Finish();
+    bias.Finish();
   }
 
   static void TangentBackward(const Frame<Scalar>& f) {
+    ArenaScope arena;
+    const Shape s = ShapeOf(f.operation);
+    const ChannelGradient of_weight(s, f[1], f[1].gradient_tangent, arena);
+    const ChannelGradient of_bias(s, f[2], f[2].gradient_tangent, arena);
     ForSets(f, [&](const Set& set) {
-      const Shape& s = set.shape;
       const Normal normal(f, set);
       const Moved moved(f, set);
       const Scalar *g = f.result.gradient + set.at, *h = f.result.gradient_tangent + set.at;
       Scalar* sums = set.Channels(4);  // of g, g x^, h and h x^ + g x^'
-      ColumnSums<Scalar, 4>(s.rows, s.channels, sums, [&](int64_t row, int64_t c, int64_t lanes, V* term) {
-        const int64_t i = row * s.channels + c;
-        const V x_hat = normal.At(i, c, lanes);
-        term[0] = Load(g + i, lanes);
-        term[1] = term[0] * x_hat;
-        term[2] = Load(h + i, lanes);
-        term[3] = term[2] * x_hat + term[0] * moved.At(i, c, lanes, x_hat, normal);
-      });
-      auto of = [&](int64_t k) { return sums + k * set.pitch; };
-      set.AddChannels(f[2], f[2].gradient_tangent, of(2));
-      set.AddChannels(f[1], f[1].gradient_tangent, of(3));
+      ColumnSums<Scalar, 4>(set.pool, set.rows, set.channels, sums,
+                            [&](int64_t row, int64_t c, int64_t lanes, V* term) {
+                              const int64_t i = row * set.channels + c;
+                              const V x_hat = normal.At(i, c, lanes);
+                              term[0] = Load(g + i, lanes);
+                              term[1] = term[0] * x_hat;
+                              term[2] = Load(h + i, lanes);
+                              term[3] = term[2] * x_hat + term[0] * moved.At(i, c, lanes, x_hat, normal);
+                            });
+      auto of = [&](int64_t k) { return sums + k * set.channels; };
+      of_bias.Add(set, of(2));
+      of_weight.Add(set, of(3));
       if (f[0].gradient_tangent == nullptr) return;
       const Scalar *mean = set.WeightedMeans(f, of(0), nullptr, 8), *mean_x = set.WeightedMeans(f, of(1), nullptr, 9);
       const Scalar* mean_tangent = set.WeightedMeans(f, of(2), of(0), 10);
@@ -156,53 +165,56 @@ struct NormPasses {
         return normal.Rate(c) * (second - normal.Rate(c) * moved.Slope(c) * first);
       });
     });
+    of_weight.Finish();
+    of_bias.Finish();
   }
 
  private:
   // One set, with arrays of channels to work in.
   struct Set {
-    const Shape shape;
-    int64_t at, number;  // its first scalar, its number
-    Scalar* kept;        // [4][sets][groups]
-    Scalar* work;        // arrays of `pitch` scalars
-    int64_t pitch;
+    const Pool& pool;  // which may share its rows
+    int64_t rows, channels, groups, in_group;
+    int64_t at;    // its first scalar
+    int64_t part;  // of the sets
+    bool first;    // of its part
+    Scalar* kept;  // of the groups, in arrays that are `kept_step` apart
+    int64_t kept_step;
+    Scalar* work;  // arrays of channels
 
-    Scalar* Channels(int64_t i) const { return work + i * pitch; }
-    Scalar* Kept(int64_t which, int64_t group) const {
-      return kept + (which * shape.sets + number) * shape.groups + group;
-    }
+    Scalar* Channels(int64_t i) const { return work + i * channels; }
+    Scalar* Kept(int64_t which, int64_t group) const { return kept + which * kept_step + group; }
     void Keep(int64_t which, int64_t group, Scalar value) const { *Kept(which, group) = value; }
 
     // What is kept of the groups, for every channel.
     const Scalar* Spread(int64_t which, int64_t to) const {
-      Scalar* channels = Channels(to);
-      for (int64_t group = 0; group < shape.groups; ++group) {
-        std::fill_n(channels + group * shape.InGroup(), shape.InGroup(), *Kept(which, group));
+      Scalar* values = Channels(to);
+      for (int64_t group = 0; group < groups; ++group) {
+        std::fill_n(values + group * in_group, in_group, *Kept(which, group));
       }
-      return channels;
+      return values;
     }
 
     // The mean over a group of what has been summed over rows.
     double Mean(const Scalar* sums, int64_t group) const {
       double total = 0;
-      for (int64_t c = group * shape.InGroup(); c < (group + 1) * shape.InGroup(); ++c) total += sums[c];
-      return total / static_cast<double>(shape.Count());
+      for (int64_t c = group * in_group; c < (group + 1) * in_group; ++c) total += sums[c];
+      return total / (static_cast<double>(rows) * static_cast<double>(in_group));
     }
 
     // A value near each group's mean, for every channel: what is less it cancels little.
     void Level(const Scalar* x, Scalar* level) const {
-      const int64_t step = std::max<int64_t>(1, shape.rows / 4);
-      const int64_t few = (shape.rows + step - 1) / step;
-      ForChannels<Scalar>(shape.channels, [&](int64_t c, int64_t lanes) {
+      const int64_t step = std::max<int64_t>(1, rows / 4);
+      const int64_t few = (rows + step - 1) / step;
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
         V sum{};
-        for (int64_t row = 0; row < shape.rows; row += step) sum += Load(x + row * shape.channels + c, lanes);
+        for (int64_t row = 0; row < rows; row += step) sum += Load(x + row * channels + c, lanes);
         Store(level + c, sum / static_cast<Scalar>(few), lanes);
       });
-      if (shape.InGroup() == 1) return;
-      for (int64_t first = 0; first < shape.channels; first += shape.InGroup()) {
+      if (in_group == 1) return;
+      for (int64_t first = 0; first < channels; first += in_group) {
         double total = 0;
-        for (int64_t c = 0; c < shape.InGroup(); ++c) total += level[first + c];
-        std::fill_n(level + first, shape.InGroup(), static_cast<Scalar>(total / static_cast<double>(shape.InGroup())));
+        for (int64_t c = 0; c < in_group; ++c) total += level[first + c];
+        std::fill_n(level + first, in_group, static_cast<Scalar>(total / static_cast<double>(in_group)));
       }
     }
 
@@ -210,33 +222,62 @@ struct NormPasses {
     const Scalar* WeightedMeans(const Frame<Scalar>& f, const Scalar* a, const Scalar* b, int64_t to) const {
       Scalar* means = Channels(to);
       const bool moves = b != nullptr && f[1].tangent != nullptr;
-      ForChannels<Scalar>(shape.channels, [&](int64_t c, int64_t lanes) {
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
         V sum = Weight(f, c, lanes) * Load(a + c, lanes);
         if (moves) sum += Load(f[1].tangent + c, lanes) * Load(b + c, lanes);
         Store(means + c, sum, lanes);
       });
-      for (int64_t group = 0; group < shape.groups; ++group) {
-        std::fill_n(means + group * shape.InGroup(), shape.InGroup(), static_cast<Scalar>(Mean(means, group)));
+      for (int64_t group = 0; group < groups; ++group) {
+        std::fill_n(means + group * in_group, in_group, static_cast<Scalar>(Mean(means, group)));
       }
       return means;
-    }
-
-    // gradient (+)= sums; the sets after the first add to what it wrote.
-    void AddChannels(const Operand<Scalar>& operand, Scalar* gradient, const Scalar* sums) const {
-      if (gradient == nullptr) return;
-      const bool adds = operand.adds || number > 0;
-      ForChannels<Scalar>(shape.channels, [&](int64_t c, int64_t lanes) {
-        const V sum = Load(sums + c, lanes);
-        Store(gradient + c, adds ? Load(gradient + c, lanes) + sum : sum, lanes);
-      });
     }
 
     // Calls f(place in the set, channel, lanes).
     template <typename F>
     MF_INLINE void ForVectors(const F& f) const {
-      for (int64_t row = 0; row < shape.rows; ++row) {
-        ForChannels<Scalar>(shape.channels, [&](int64_t c, int64_t lanes) { f(row * shape.channels + c, c, lanes); });
-      }
+      ShareScalars(pool, rows, rows * channels, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) { f(row * channels + c, c, lanes); });
+        }
+      });
+    }
+  };
+
+  // Sets in parts, which threads share.
+  struct Parts {
+    static constexpr int64_t kMost = 32;
+    int64_t sets, of_part, count;
+
+    explicit Parts(int64_t n) : sets(n), of_part((n + kMost - 1) / kMost), count((n + of_part - 1) / of_part) {}
+  };
+
+  // A gradient at the weight or the bias, summed over the sets of each part, then over parts.
+  struct ChannelGradient {
+    const int64_t parts, channels;
+    const bool adds;
+    Scalar *to, *sums;  // null: not asked for; [parts][channels]
+
+    ChannelGradient(const Shape& s, const Operand<Scalar>& operand, Scalar* gradient, ArenaScope& arena)
+        : parts(Parts(s.sets).count),
+          channels(s.channels),
+          adds(operand.adds),
+          to(gradient),
+          sums(gradient == nullptr ? nullptr : arena.Array<Scalar>(parts * channels)) {}
+
+    void Add(const Set& set, const Scalar* of_set) const {
+      if (to == nullptr) return;
+      Sum(of_set, !set.first, sums + set.part * channels);
+    }
+    void Finish() const {
+      for (int64_t part = 0; to != nullptr && part < parts; ++part) Sum(sums + part * channels, adds || part > 0, to);
+    }
+
+   private:
+    void Sum(const Scalar* more, bool adds_here, Scalar* sum) const {
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
+        Store(sum + c, adds_here ? Load(sum + c, lanes) + Load(more + c, lanes) : Load(more + c, lanes), lanes);
+      });
     }
   };
 
@@ -273,14 +314,22 @@ struct NormPasses {
     return f[1].value == nullptr ? Broadcast(Scalar{1}) : Load(f[1].value + c, lanes);
   }
 
+  // Calls f(set) for every set. Threads share the only one, or the sets.
   template <typename F>
   static void ForSets(const Frame<Scalar>& frame, const F& f) {
     constexpr int64_t kArrays = 12;
-    ArenaScope arena;
     const Shape s = ShapeOf(frame.operation);
-    const int64_t pitch = s.channels;
-    auto* work = arena.Array<Scalar>(kArrays * pitch + kLanes<Scalar>);
-    for (int64_t set = 0; set < s.sets; ++set) f(Set{s, set * s.Size(), set, frame.kept, work, pitch});
+    const Parts parts(s.sets);
+    const Pool of_set = s.sets == 1 ? frame.pool : frame.pool.Alone();
+    ShareScalars(frame.pool, parts.count, s.sets * s.Size(), [&](int64_t begin, int64_t end) {
+      ArenaScope arena;
+      auto* work = arena.Array<Scalar>(kArrays * s.channels + kLanes<Scalar>);
+      const int64_t past = std::min(s.sets, end * parts.of_part);
+      for (int64_t set = begin * parts.of_part; set < past; ++set) {
+        f(Set{of_set, s.rows, s.channels, s.groups, s.InGroup(), set * s.Size(), set / parts.of_part,
+              set % parts.of_part == 0, frame.kept + set * s.groups, s.sets * s.groups, work});
+      }
+    });
   }
 
   template <typename F>

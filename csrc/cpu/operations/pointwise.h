@@ -5,6 +5,7 @@
 
 #include "cpu/operations/frame.h"
 #include "cpu/operations/functions.h"
+#include "cpu/operations/share.h"
 
 namespace maml_fast {
 namespace {
@@ -15,7 +16,7 @@ struct PointwisePasses {
 
   static void Forward(const Frame<Scalar>& f) {
     WithFunction<Scalar>(f.operation, [&](const auto& function) {
-      ForChannels<Scalar>(f.Number(1), [&](int64_t i, int64_t lanes) {
+      ForAll(f, [&](int64_t i, int64_t lanes) {
         Store(f.result.value + i, function.Value(Load(f[0].value + i, lanes)), lanes);
       });
     });
@@ -23,7 +24,7 @@ struct PointwisePasses {
 
   static void Tangent(const Frame<Scalar>& f) {
     WithFunction<Scalar>(f.operation, [&](const auto& function) {
-      ForChannels<Scalar>(f.Number(1), [&](int64_t i, int64_t lanes) {
+      ForAll(f, [&](int64_t i, int64_t lanes) {
         Store(f.result.tangent + i, function.First(Argument(f, function, i, lanes)) * Load(f[0].tangent + i, lanes),
               lanes);
       });
@@ -62,10 +63,18 @@ struct PointwisePasses {
     return Load((Function::kOfResult ? f.result.value : f[0].value) + i, lanes);
   }
 
+  // Calls g(place, lanes) for all scalars.
+  template <typename F>
+  static MF_INLINE void ForAll(const Frame<Scalar>& f, const F& g) {
+    ShareVectors<Scalar>(f.pool, f.Number(1), f.Number(1), [&](int64_t begin, int64_t end) {
+      ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) { g(begin + i, lanes); });
+    });
+  }
+
   template <typename F>
   static MF_INLINE void Put(const Frame<Scalar>& f, Scalar* to, const F& share) {
     const bool adds = f[0].adds;
-    ForChannels<Scalar>(f.Number(1), [&](int64_t i, int64_t lanes) {
+    ForAll(f, [&](int64_t i, int64_t lanes) {
       const V value = share(i, lanes);
       Store(to + i, adds ? Load(to + i, lanes) + value : value, lanes);
     });

@@ -7,6 +7,7 @@
 
 #include "cpu/elementary.h"
 #include "cpu/operations/frame.h"
+#include "cpu/operations/share.h"
 
 namespace maml_fast {
 namespace {
@@ -88,7 +89,9 @@ struct SoftmaxPasses {
 
   template <typename F>
   static void ForRows(const Frame<Scalar>& f, const F& row) {
-    for (int64_t r = 0; r < f.Number(0); ++r) row(r * f.Number(1), f.Number(1));
+    ShareScalars(f.pool, f.Number(0), f.Number(0) * f.Number(1), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) row(r * f.Number(1), f.Number(1));
+    });
   }
 
   template <typename F>

@@ -70,7 +70,9 @@ Given RandomGiven(const Case& c) {
 
 // All four passes. With `adds` gradients are added to 1.
 template <typename Scalar>
-Taken Run(const Case& c, const CpuKernels& kernels, const Given& given, bool adds = false, bool moves = true) {
+Taken Run(const Case& c, const CpuKernels& kernels, const Given& given, bool adds = false, bool moves = true,
+          int64_t threads = 1) {
+  const Pool pool = PoolOf(threads);
   ArenaScope arena;
   const OperationKernels<Scalar>& passes = (*kernels.Of<Scalar>().operations)[c.op.kind];
   const int64_t n = ExpectedSizesOf(c.op).result;
@@ -79,7 +81,7 @@ Taken Run(const Case& c, const CpuKernels& kernels, const Given& given, bool add
   const auto g = WithSlack<Scalar>(given.gradient), h = WithSlack<Scalar>(given.gradient_tangent);
   Array<Scalar> kept(kSlack + (passes.kept_size == nullptr ? 0 : passes.kept_size(c.op)));
   const void* plan = passes.make_plan == nullptr ? nullptr : passes.make_plan(c.op, arena);
-  Frame<Scalar> frame{c.op, plan, {}, {result.data(), nullptr, nullptr, nullptr}, kept.data()};
+  Frame<Scalar> frame{c.op, plan, pool, {}, {result.data(), nullptr, nullptr, nullptr}, kept.data()};
   for (int64_t i = 0; i < kMostOperands; ++i) {
     if (c.op.operands[i] == kAbsent) continue;
     value[i] = WithSlack<Scalar>(given.value[i]);
@@ -186,6 +188,23 @@ void CheckOperation(const Case& c, const CpuKernels& kernels) {
   }
 }
 
+// The same to the bit, whatever shares the work.
+void CheckThreads(const Case& c, const CpuKernels& kernels) {
+  const Given given = RandomGiven(c);
+  for (const bool adds : {false, true}) {
+    const Taken alone = Run<float>(c, kernels, given, adds);
+    for (const int64_t threads : {2, 3}) {
+      const Taken shared = Run<float>(c, kernels, given, adds, true, threads);
+      CHECK(shared.result == alone.result);
+      CHECK(shared.tangent == alone.tangent);
+      for (int64_t i = 0; i < kMostOperands; ++i) {
+        CHECK(shared.gradient[i] == alone.gradient[i]);
+        CHECK(shared.gradient_tangent[i] == alone.gradient_tangent[i]);
+      }
+    }
+  }
+}
+
 Operation Of(OperationKind kind, int64_t operands, std::vector<int64_t> numbers, std::vector<double> factors = {}) {
   Operation op{kind, {kAbsent, kAbsent, kAbsent}, 3, std::move(numbers), std::move(factors)};
   for (int64_t i = 0; i < operands; ++i) op.operands[i] = i;
@@ -234,6 +253,7 @@ std::vector<Case> Operations() {
       {"slice", Of(Kind::kCopy, 1, {60, 0, 0, 24, 6, 0, 2, 30, 12, 12, 1, 1})},
       {"expansion", Of(Kind::kCopy, 1, {7, 0, 0, 21, 0, 0, 3, 0, 7, 7, 1, 1})},
       {"padding", Of(Kind::kCopy, 1, {12, 1, 1, 30, 0, 7, 3, 4, 6, 4, 1, 1})},
+      {"sum of many pairs", Of(Kind::kAdd, 2, {1, 300, 1}, {1.0, -0.5})},
       {"sum of two", Of(Kind::kAdd, 2, {1, 45, 1}, {1.0, -0.5})},
       {"sum with a row", Of(Kind::kAdd, 2, {4, 13, 1}, {2.0, 1.0})},
       {"sum with columns", Of(Kind::kAdd, 2, {2, 3, 9}, {1.0, 3.0})},
@@ -244,6 +264,7 @@ std::vector<Case> Operations() {
       {"convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 5, 6, 11, 3, 1, 1})},
       {"strided convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 7, 6, 16, 3, 2, 1})},
       {"winograd's convolution", Of(Kind::kConvolution, 2, {1, 2, 16, 12, 12, 16, 3, 1, 1})},
+      {"winograd's convolution of many images", Of(Kind::kConvolution, 2, {1, 9, 21, 10, 12, 35, 3, 1, 1})},
       {"linear", Of(Kind::kConvolution, 3, {1, 7, 13, 1, 1, 5, 1, 1, 0})},
       {"to one output", Of(Kind::kConvolution, 3, {1, 7, 40, 1, 1, 1, 1, 1, 0})},
       {"products of matrices", Of(Kind::kConvolution, 2, {3, 4, 6, 1, 1, 5, 1, 1, 0})},
@@ -289,7 +310,10 @@ void CheckMisfits() {
 }
 
 void CheckOperations(const CpuKernels& kernels) {
-  for (const Case& c : Operations()) CheckOperation(c, kernels);
+  for (const Case& c : Operations()) {
+    CheckOperation(c, kernels);
+    CheckThreads(c, kernels);
+  }
 }
 
 }  // namespace

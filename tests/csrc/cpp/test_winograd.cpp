@@ -85,7 +85,7 @@ struct Case {
   // In the calls [0, split) and [split, B).
   void Forward(const Scalar* start, int64_t split, Buffer* y) const {
     Buffer transformed = Poison<Scalar>(WinogradWeightsSize<Scalar>(in, out)), work = Work();
-    TransformWeights(weight.data(), in, out, transformed.data());
+    TransformWeights(weight.data(), in, out, transformed.data(), 0, in);
     for (const auto& [begin, end] : {std::pair{int64_t{0}, split}, std::pair{split, s.batch}}) {
       WinogradConvolve(forward_tiles, x.data(), in, transformed.data(), start, y->data(), out, begin, end, work.data());
     }
@@ -99,7 +99,7 @@ struct Case {
     Buffer transformed = Poison<Scalar>(WinogradWeightsSize<Scalar>(out, in)), work = Work();
     Buffer grad_x = Poison<Scalar>(s.batch * s.InPixels() * in);
     const Buffer zeros(RoundUpToLanes<Scalar>(in));
-    TransformWeightsForDataGradient(weight.data(), in, out, transformed.data());
+    TransformWeightsForDataGradient(weight.data(), in, out, transformed.data(), 0, in);
     for (const auto& [begin, end] : {std::pair{int64_t{0}, split}, std::pair{split, s.batch}}) {
       WinogradConvolve(data_tiles, grad_y.data(), out, transformed.data(), zeros.data(), grad_x.data(), in, begin, end,
                        work.data());
@@ -110,7 +110,8 @@ struct Case {
     Buffer sums(static_cast<size_t>(WinogradWeightsSize<Scalar>(in, out))), work = Work();
     Buffer grad_weight = Poison<Scalar>(s.WeightSize());
     for (const auto& [begin, end] : {std::pair{int64_t{0}, split}, std::pair{split, s.batch}}) {
-      WinogradWeightGradient(forward_tiles, x.data(), in, grad_y.data(), out, begin, end, sums.data(), work.data());
+      WinogradWeightGradient(forward_tiles, x.data(), in, 0, in, grad_y.data(), out, begin, end, sums.data(),
+                             work.data());
     }
     FinishWeightGradient(sums.data(), 1, 0, in, out, grad_weight.data(), 0, in);
     return grad_weight;
