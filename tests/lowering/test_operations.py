@@ -115,6 +115,8 @@ IMAGES: dict[str, nn.Module | Function] = {
     "conv with the padding same": nn.Conv2d(4, 5, 3, padding="same"),
     "transposed conv": nn.ConvTranspose2d(4, 5, 2, stride=2),
     "conv block": nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+    "unfold": lambda x: F.unfold(x, (3, 2), dilation=(1, 2), padding=1, stride=2).transpose(1, 2),
+    "patches of a vision transformer": nn.Unfold(2, stride=2),
     "residual": lambda x: torch.relu(x + 0.5 * torch.tanh(x)),
     "squeeze and excitation": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
     "channels in two halves": lambda x: torch.cat([x[:, 2:], x[:, :2].tanh()], 1),

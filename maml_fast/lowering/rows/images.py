@@ -86,28 +86,53 @@ def _by_patches(
 ) -> View:
     """Any other convolution: the patches of every output pixel, side by side, times the filters."""
     rank = len(x.shape)
-    x = w.lying(x, channels_last(rank))
-    if any(padding):
-        x = padded(w, x, {dim + 2: (margin, margin) for dim, margin in enumerate(padding)})
-    x = w.lying(x, channels_last(rank))
-    images, in_channels, *_ = x.shape
     out_channels, _, *kernel = weight.shape
-    to_pixel = x.tensor.stride()[2:]
-    sizes = (images, *shape, *kernel, in_channels)
-    strides = (
-        x.tensor.stride(0),
-        *(step * s for step, s in zip(to_pixel, stride, strict=True)),
-        *(step * d for step, d in zip(to_pixel, dilation, strict=True)),
-        x.tensor.stride(1),
-    )
-    patches = w.lying(x.map(lambda tensor: tensor.as_strided(sizes, strides)))
+    patches = _patches(w, x, kernel, stride, padding, dilation, shape)
+    images, in_channels, *_ = patches.shape
     pixels, patch = images * prod(shape), prod(kernel) * in_channels
+    to_rows = (0, *range(rank, 2 * rank - 2), *range(2, rank), 1)  # [N, C, k, k, H, W] -> [N, H, W, k, k, C]
+    rows = w.lying(patches.map(lambda tensor: tensor.permute(to_rows))).map(lambda tensor: tensor.view(pixels, patch))
     filters = w.lying(weight, (*range(2, rank), 1, 0))
-    rows = patches.map(lambda tensor: tensor.view(pixels, patch))
     matrix = filters.map(lambda tensor: tensor.permute(*range(2, rank), 1, 0).reshape(patch, out_channels))
     y = linear(w, rows, matrix, bias)
     to_last = (0, rank - 1, *range(1, rank - 1))
     return y.map(lambda tensor: tensor.view(images, *shape, out_channels).permute(to_last))
+
+
+def _patches(
+    w: Writer,
+    x: View,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    shape: Sequence[int],
+) -> View:
+    """What every output pixel depends on, [N, C, *kernel, *shape]: a view of images with their padding."""
+    rank = len(x.shape)
+    x = w.lying(x, channels_last(rank))
+    if any(padding):
+        x = padded(w, x, {dim + 2: (margin, margin) for dim, margin in enumerate(padding)})
+    x = w.lying(x, channels_last(rank))
+    of_image, of_channel, *of_pixel = x.tensor.stride()
+    sizes = (*x.shape[:2], *kernel, *shape)
+    strides = (
+        of_image,
+        of_channel,
+        *(step * d for step, d in zip(of_pixel, dilation, strict=True)),
+        *(step * s for step, s in zip(of_pixel, stride, strict=True)),
+    )
+    return x.map(lambda tensor: tensor.as_strided(sizes, strides))
+
+
+@row(aten.im2col)
+def _im2col(w: Writer, call: Call, a: Arguments) -> View:
+    x = _as_batch(a["self"])
+    kernel, dilation, padding, stride = (_each(a[name], 2) for name in ("kernel_size", "dilation", "padding", "stride"))
+    extents = zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
+    shape = [_extent(*each) for each in extents]
+    patches = w.lying(_patches(w, x, kernel, stride, padding, dilation, shape))
+    return patches.map(lambda tensor: tensor.view(call.result.shape))
 
 
 def _side_by_side(w: Writer, x: View, weight: View, bias: View | None) -> View:
