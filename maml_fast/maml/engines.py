@@ -64,7 +64,9 @@ class Ran(NamedTuple):
         """A line each for engine and memory."""
         held = "all tasks" if self.tasks is None else f"{self.tasks} task{'s' if self.tasks > 1 else ''} at a time"
         if self.engine == "native":
-            return ["inner loop: native, each task in one core's cache", f"in memory: {held}"]
+            shared = self.tasks == 1 and torch.get_num_threads() > 1
+            where = "all threads on one task" if shared else "each task in one core's cache"
+            return [f"inner loop: native, {where}", f"in memory: {held}"]
         return [f"inner loop: operation by operation ({self.not_native})", f"in memory: {held}"]
 
 

@@ -345,16 +345,17 @@ class MAML(MetaLearner):
         The lines of the first call are also logged, by the logger ``maml_fast``: as WARNING, which Python shows unless
         told otherwise, where something did not fuse, else as INFO.
         """
+        is_native = self._past.ran is not None and self._past.ran.engine == "native"
         lines = [
             f"{type(self).__name__} of {type(self.model).__name__}: order {self.order}, {self.inner_steps} inner steps",
             f"adapted: {self._describe_adapted()}",
             f"batch norm: {self.batch_norm}",
             f"head: {HEADS[self._head]}",
-            f"forward: {self._forward_tasks.describe()}",
+            f"forward: {self._forward_tasks.describe(is_native)}",
             *(self._past.ran.describe() if self._past.ran is not None else ()),
             *self._describe_graph(),
         ]
-        if self.fusion is None:
+        if self.fusion is None or (is_native and not self.fusion.fused):
             return "\n".join(lines)
         return "\n".join([*lines, *str(self.fusion).splitlines()[1:]])  # its first line is the batch norm again
 
@@ -589,7 +590,7 @@ class MAML(MetaLearner):
         if self._past.told:
             return
         self._past.told = True
-        unfused = asked_engine.get() is None and self.fusion is not None and self.fusion.left
+        unfused = ran.engine != "native" and asked_engine.get() is None and self.fusion is not None and self.fusion.left
         level = logging.WARNING if unfused else logging.INFO
         if logger.isEnabledFor(level):
             logger.log(level, "%s", self.describe())

@@ -187,11 +187,13 @@ class TaskForward:
             return FusionReport(self.policy, left=(f"forward: {by}",))
         return FusionReport(self.policy, () if isinstance(by, str) else recorded.fused, recorded.convolutions_left)
 
-    def describe(self) -> str:
-        """What ran the module last, and why."""
+    def describe(self, is_native: bool = False) -> str:
+        """What ran the module last, and why; natively it was neither all tasks at once nor as it is written."""
         if self.last is None:
             return "recorded at the first call"
         by = self.last.by
+        if is_native and isinstance(by, str):
+            return "as native operations"
         return f"as written, task by task ({by})" if isinstance(by, str) else "all tasks at once"
 
     def _obstacle(self, program: Program, x: Tensor) -> str | None:
