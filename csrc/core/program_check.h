@@ -60,6 +60,21 @@ inline ExpectedSizes SizesOfConvolution(const Operation& op) {
           2};
 }
 
+inline ExpectedSizes SizesOfNorm(const Operation& op) {
+  constexpr size_t kNumbers = 6, kWindows = 14;
+  const std::vector<int64_t>& n = op.numbers;
+  if (n.size() < kNumbers || std::min({n[0], n[1], n[2]}) < 0 || n[3] < 1 || n[2] % n[3] != 0) return {};
+  const size_t factors = op.factors.size();
+  const bool complete = factors >= 1 && (n[4] == kAbsent ? factors == 1 : FunctionHas(n[4], factors - 1));
+  ExpectedSizes sizes{{n[0] * n[1] * n[2], n[2], n[2]}, n[0] * n[1] * n[2], complete};
+  if (n[5] == 0) return n.size() == kNumbers ? sizes : ExpectedSizes{};
+  if (n.size() != kNumbers + kWindows || *std::min_element(n.begin() + kNumbers, n.end()) < 0) return {};
+  const int64_t *w = n.data() + kNumbers, pixels = w[2] * w[3];
+  if (pixels < 1 || w[1] != n[2] || n[1] % pixels != 0 || w[0] * pixels != n[0] * n[1]) return {};
+  sizes.result = w[0] * w[1] * w[4] * w[5];
+  return sizes;
+}
+
 inline ExpectedSizes ExpectedSizesOf(const Operation& op) {
   const std::vector<int64_t>& n = op.numbers;
   const size_t factors = op.factors.size();
@@ -81,8 +96,7 @@ inline ExpectedSizes ExpectedSizesOf(const Operation& op) {
     case OperationKind::kDepthwise:
       return SizesOfWindows(op, true);
     case OperationKind::kNorm:
-      if (!has(4) || n[3] == 0 || n[2] % n[3] != 0) return {};
-      return {{n[0] * n[1] * n[2], n[2], n[2]}, n[0] * n[1] * n[2], factors == 1};
+      return SizesOfNorm(op);
     case OperationKind::kMaxPool:
       return SizesOfWindows(op, false);
     case OperationKind::kAveragePool:

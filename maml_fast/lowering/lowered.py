@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from maml_fast.lowering.numbers import ABSENT
+from maml_fast.lowering.fusing import fuse_norms
+from maml_fast.lowering.numbers import ABSENT, Operation
 from maml_fast.lowering.rows import write_call
 from maml_fast.lowering.views import NotNativeError, View, channels_last
 from maml_fast.lowering.writer import Writer
@@ -58,13 +59,24 @@ def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
         written = [_write(scored, tensors, orders) for scored in (support, query)]
     except NotNativeError as why:
         return str(why)
-    of_support, of_queries = (_in_numbers(*each, len(tensors), judged) for each in written)
     writers = [w for w, *_ in written]
+    judging = [_judging(w, logits, judged) for w, logits, _ in written]
+    fused = [
+        fuse_norms(w.operations, {loss.buffer, logits.buffer, of_judge[0]})
+        for (w, logits, loss), of_judge in zip(written, judging, strict=True)
+    ]
+    of_support, of_queries = (
+        _in_numbers(w, operations, loss, of_judge, len(tensors))
+        for (w, _, loss), operations, of_judge in zip(written, fused, judging, strict=True)
+    )
     picks = [w.picks_of for w in writers if w.picks_of is not None]
     entries = [w.entries for w in writers if w.entries is not None]
     model = LoweredModel(layouts, of_support, of_queries, min(picks, default=0))
     takes_whole = any(w.takes_whole for w in writers)
-    scalars = [sum(w.sizes) - sum(value.shape.numel() for value in tensors.values()) for w in writers]
+    scalars = [
+        sum(w.sizes[buffer] for buffer in {operation.result for operation in operations})
+        for w, operations in zip(writers, fused, strict=True)
+    ]
     return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None), (scalars[0], scalars[1]))
 
 
@@ -155,12 +167,18 @@ def _check_types(program: Program) -> None:
         raise NotNativeError(f"numbers of {', '.join(sorted(map(str, types)))} have no native form")
 
 
-def _in_numbers(w: Writer, logits: View, loss: View, parameters: int, judged: bool) -> tuple[list[int], list[float]]:
+def _judging(w: Writer, logits: View, judged: bool) -> tuple[int, int]:
+    """The buffer of the predictions that are compared with labels, and of how many classes they are."""
+    if not judged:
+        return ABSENT, 0
+    return w.lying(logits, channels_last(len(logits.shape))).buffer, logits.shape[1]
+
+
+def _in_numbers(
+    w: Writer, operations: Sequence[Operation], loss: View, judging: tuple[int, int], parameters: int
+) -> tuple[list[int], list[float]]:
     """As ``csrc/bindings/program_loop.cpp`` reads it."""
-    judging = [ABSENT, 0]
-    if judged:
-        judging = [w.lying(logits, channels_last(len(logits.shape))).buffer, logits.shape[1]]
-    numbers = [parameters, loss.buffer, *judging, len(w.sizes), *w.sizes, len(w.operations)]
-    for operation in w.operations:
+    numbers = [parameters, loss.buffer, *judging, len(w.sizes), *w.sizes, len(operations)]
+    for operation in operations:
         numbers += operation.in_numbers()
-    return numbers, [factor for operation in w.operations for factor in operation.factors]
+    return numbers, [factor for operation in operations for factor in operation.factors]

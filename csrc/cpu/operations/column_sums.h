@@ -10,33 +10,44 @@
 namespace maml_fast {
 namespace {
 
-// Rows in chunks, whose sums are in the scalars' own type, and chunks in units, which threads share.
+// Rows in chunks, which are worked on while they are in cache, and chunks in units, which threads share.
 struct RowChunks {
   static constexpr int64_t kRows = 128, kMostUnits = 32;
 
-  int64_t rows, chunks, units;
+  int64_t rows, in_chunk, chunks, units;
 
-  explicit RowChunks(int64_t n) : rows(n), chunks((n + kRows - 1) / kRows), units(std::min(chunks, kMostUnits)) {}
+  explicit RowChunks(int64_t n, int64_t rows_in_chunk = kRows)
+      : rows(n),
+        in_chunk(rows_in_chunk),
+        chunks((n + rows_in_chunk - 1) / rows_in_chunk),
+        units(std::min(chunks, kMostUnits)) {}
 
-  int64_t Begin(int64_t unit) const { return std::min(rows, chunks * unit / units * kRows); }
+  int64_t Begin(int64_t unit) const { return std::min(rows, chunks * unit / units * in_chunk); }
+
+  // Calls f(first, past) for the chunks of a unit.
+  template <typename F>
+  MF_INLINE void ForChunks(int64_t unit, const F& f) const {
+    const int64_t last = Begin(unit + 1);
+    for (int64_t first = Begin(unit); first < last; first += in_chunk) f(first, std::min(last, first + in_chunk));
+  }
 };
 
-// sums[k][c] = sum over rows of terms(row, c, lanes)[k], for the K terms that are written to an array of vectors.
-template <typename Scalar, int K, typename F>
-MF_INLINE void ColumnSums(const Pool& pool, int64_t rows, int64_t columns, Scalar* sums, const F& terms) {
+// sums[k][c] = sum over rows of the K terms that terms(row, c, lanes, array of vectors) writes. Each thread makes its
+// own, by make(arena), and lets it know of every chunk of rows beforehand, by terms.Begin(first, past).
+template <typename Scalar, int K, typename Make>
+MF_INLINE void ColumnSums(const Pool& pool, const RowChunks& of, int64_t columns, Scalar* sums, const Make& make) {
   ArenaScope arena;
-  const RowChunks of(rows);
   const int64_t size = K * columns;
   auto* totals = arena.Array<double>(of.units * size);
-  ShareScalars(pool, of.units, rows * columns, [&](int64_t begin, int64_t end) {
+  ShareScalars(pool, of.units, of.rows * columns, [&](int64_t begin, int64_t end) {
     ArenaScope of_thread;
     Scalar* chunk = of.chunks == 1 ? sums : of_thread.Array<Scalar>(size);
+    auto terms = make(of_thread);
     for (int64_t unit = begin; unit < end; ++unit) {
       double* total = totals + unit * size;
       std::fill_n(total, size, 0.0);
-      const int64_t last = of.Begin(unit + 1);
-      for (int64_t first = of.Begin(unit); first < last; first += RowChunks::kRows) {
-        const int64_t past = std::min(last, first + RowChunks::kRows);
+      of.ForChunks(unit, [&](int64_t first, int64_t past) {
+        terms.Begin(first, past);
         ForChannels<Scalar>(columns, [&](int64_t c, int64_t lanes) {
           Vec<Scalar> sum[K]{}, term[K];
           for (int64_t row = first; row < past; ++row) {
@@ -46,7 +57,7 @@ MF_INLINE void ColumnSums(const Pool& pool, int64_t rows, int64_t columns, Scala
           for (int k = 0; k < K; ++k) Store(chunk + k * columns + c, sum[k], lanes);
         });
         std::transform(total, total + size, chunk, total, [](double a, Scalar b) { return a + b; });
-      }
+      });
     }
   });
   if (of.chunks == 1) return;
@@ -54,6 +65,23 @@ MF_INLINE void ColumnSums(const Pool& pool, int64_t rows, int64_t columns, Scala
     std::transform(totals, totals + size, totals + unit * size, totals, [](double a, double b) { return a + b; });
   }
   std::copy_n(totals, size, sums);
+}
+
+// Terms that need to know nothing of chunks.
+template <typename F>
+struct PlainTerms {
+  const F& f;
+
+  void Begin(int64_t, int64_t) const {}
+  template <typename Vector>
+  MF_INLINE void operator()(int64_t row, int64_t c, int64_t lanes, Vector* term) const {
+    f(row, c, lanes, term);
+  }
+};
+
+template <typename Scalar, int K, typename F>
+MF_INLINE void ColumnSums(const Pool& pool, int64_t rows, int64_t columns, Scalar* sums, const F& terms) {
+  ColumnSums<Scalar, K>(pool, RowChunks(rows), columns, sums, [&](ArenaScope&) { return PlainTerms<F>{terms}; });
 }
 
 // sums (+)= the sums of the columns of g [rows, columns]; null: not asked for.

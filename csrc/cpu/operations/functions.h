@@ -262,11 +262,11 @@ struct Huber : OfArgument<Scalar> {  // x^2 / 2 up to the corner, straight beyon
   }
 };
 
-// Calls f(the function of a pointwise operation).
+// Calls f(the function of this kind, with its parameters).
 template <typename Scalar, typename F>
-void WithFunction(const Operation& op, const F& f) {
-  auto p = [&](size_t i) { return static_cast<Scalar>(op.factors[i]); };
-  switch (static_cast<FunctionKind>(op.numbers[0])) {
+void WithFunction(int64_t kind, const double* parameters, const F& f) {
+  auto p = [&](size_t i) { return static_cast<Scalar>(parameters[i]); };
+  switch (static_cast<FunctionKind>(kind)) {
     case FunctionKind::kAffine:
       return f(Affine<Scalar>{p(0), p(1)});
     case FunctionKind::kLeakyRelu:

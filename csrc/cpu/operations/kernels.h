@@ -32,7 +32,7 @@ inline Traits OfIndexed(const Operation&) { return {true, false, false, false, f
 template <typename Scalar>
 Traits OfPointwise(const Operation& op) {
   Traits traits{};
-  WithFunction<Scalar>(op, [&](const auto& function) {
+  WithFunction<Scalar>(op.numbers[0], op.factors.data(), [&](const auto& function) {
     using Function = std::decay_t<decltype(function)>;
     const bool is_affine = std::is_same_v<Function, Affine<Scalar>>;
     traits = {!Function::kOfResult && !is_affine, Function::kOfResult, Function::kCurved, Function::kCurved, false};

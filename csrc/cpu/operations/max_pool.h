@@ -4,8 +4,8 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 
+#include "cpu/arena.h"
 #include "cpu/operations/frame.h"
 #include "cpu/operations/share.h"
 #include "cpu/operations/windows.h"
@@ -14,11 +14,52 @@
 namespace maml_fast {
 namespace {
 
+// The maxima of one image, and the pixel where each was found: a whole number in a scalar.
+template <typename Scalar>
+void PoolImage(const Windows& w, const Scalar* x, Scalar* y, Scalar* found) {
+  ArenaScope arena;
+  auto* pixels = arena.Array<int64_t>(w.Taps());
+  int64_t count = 0;
+  w.ForImage([&](int64_t) { count = 0; }, [&](int64_t, int64_t pixel) { pixels[count++] = pixel; },
+             [&](int64_t out) {
+               if (count == 0) pixels[count++] = 0;  // PyTorch has no such window, and nobody reads elsewhere
+               ForChannels<Scalar>(w.channels, [&](int64_t c, int64_t lanes) {
+                 Vec<Scalar> most = Load(x + pixels[0] * w.channels + c, lanes);
+                 Vec<Scalar> where = Broadcast(static_cast<Scalar>(pixels[0]));
+                 for (int64_t i = 1; i < count; ++i) {
+                   const Vec<Scalar> here = Load(x + pixels[i] * w.channels + c, lanes);
+                   const auto better = (here > most) | (here != here);
+                   most = better ? here : most;
+                   where = better ? Broadcast(static_cast<Scalar>(pixels[i])) : where;
+                 }
+                 Store(y + out * w.channels + c, most, lanes);
+                 Store(found + out * w.channels + c, where, lanes);
+               });
+             });
+}
+
+// Calls f(where a maximum is, where it went) for one image.
+template <typename Scalar, typename F>
+MF_INLINE void ForMaxima(const Windows& w, const Scalar* found, const F& f) {
+  int64_t out = 0;
+  for (int64_t pixel = 0; pixel < w.out_height * w.out_width; ++pixel) {
+    for (int64_t c = 0; c < w.channels; ++c, ++out) f(static_cast<int64_t>(found[out]) * w.channels + c, out);
+  }
+}
+
+template <typename Scalar>
+void GatherMaxima(const Windows& w, const Scalar* found, const Scalar* x, Scalar* y) {
+  ForMaxima(w, found, [&](int64_t from, int64_t to) { y[to] = x[from]; });
+}
+
+// x += what flows back from y.
+template <typename Scalar>
+void ScatterMaxima(const Windows& w, const Scalar* found, const Scalar* y, Scalar* x) {
+  ForMaxima(w, found, [&](int64_t to, int64_t from) { x[to] += y[from]; });
+}
+
 template <typename Scalar>
 struct MaxPoolPasses {
-  using V = Vec<Scalar>;
-
-  // Of every output, the pixel of its image where the maximum was found: a whole number in a scalar.
   static int64_t KeptSize(const Operation& op) {
     const Windows w = Windows::Of(op);
     return w.images * w.OutSize();
@@ -26,34 +67,13 @@ struct MaxPoolPasses {
 
   static void Forward(const Frame<Scalar>& f) {
     ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
-      const Scalar* x = f[0].value + in;
-      Scalar *y = f.result.value + out, *found = f.kept + out;
-      ForChannels<Scalar>(w.channels, [&](int64_t c, int64_t lanes) {
-        V most{}, where{};
-        w.ForImage(
-            [&](int64_t) {
-              most = Broadcast(-std::numeric_limits<Scalar>::infinity());
-              where = Broadcast(Scalar{-1});
-            },
-            [&](int64_t, int64_t pixel) {
-              const V here = Load(x + pixel * w.channels + c, lanes);
-              const auto better = (here > most) | (here != here) | (where < Scalar{0});
-              most = better ? here : most;
-              where = better ? Broadcast(static_cast<Scalar>(pixel)) : where;
-            },
-            [&](int64_t pixel) {
-              Store(y + pixel * w.channels + c, most, lanes);
-              Store(found + pixel * w.channels + c, where, lanes);
-            });
-      });
+      PoolImage(w, f[0].value + in, f.result.value + out, f.kept + out);
     });
   }
 
   static void Tangent(const Frame<Scalar>& f) {
     ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
-      const Scalar* x_tangent = f[0].tangent + in;
-      Scalar* y_tangent = f.result.tangent + out;
-      ForOutputs(w, f.kept + out, [&](int64_t from, int64_t to) { y_tangent[to] = x_tangent[from]; });
+      GatherMaxima(w, f.kept + out, f[0].tangent + in, f.result.tangent + out);
     });
   }
 
@@ -64,10 +84,8 @@ struct MaxPoolPasses {
   static void Scatter(const Frame<Scalar>& f, const Scalar* gradient, Scalar* to) {
     if (to == nullptr) return;
     ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
-      Scalar* sums = to + in;
-      const Scalar* g = gradient + out;
-      if (!f[0].adds) std::fill_n(sums, w.InSize(), Scalar{0});
-      ForOutputs(w, f.kept + out, [&](int64_t from, int64_t at) { sums[from] += g[at]; });
+      if (!f[0].adds) std::fill_n(to + in, w.InSize(), Scalar{0});
+      ScatterMaxima(w, f.kept + out, gradient + out, to + in);
     });
   }
 
@@ -78,15 +96,6 @@ struct MaxPoolPasses {
     ShareScalars(f.pool, w.images, w.images * w.InSize(), [&](int64_t begin, int64_t end) {
       for (int64_t image = begin; image < end; ++image) g(w, image * w.InSize(), image * w.OutSize());
     });
-  }
-
-  // Calls f(where the maximum is, where it went), in an image.
-  template <typename F>
-  static void ForOutputs(const Windows& w, const Scalar* found, const F& f) {
-    int64_t out = 0;
-    for (int64_t pixel = 0; pixel < w.out_height * w.out_width; ++pixel) {
-      for (int64_t c = 0; c < w.channels; ++c, ++out) f(static_cast<int64_t>(found[out]) * w.channels + c, out);
-    }
   }
 };
 

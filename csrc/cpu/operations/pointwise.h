@@ -15,7 +15,7 @@ struct PointwisePasses {
   using V = Vec<Scalar>;
 
   static void Forward(const Frame<Scalar>& f) {
-    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+    WithFunction<Scalar>(f.Number(0), f.operation.factors.data(), [&](const auto& function) {
       ForAll(f, [&](int64_t i, int64_t lanes) {
         Store(f.result.value + i, function.Value(Load(f[0].value + i, lanes)), lanes);
       });
@@ -23,7 +23,7 @@ struct PointwisePasses {
   }
 
   static void Tangent(const Frame<Scalar>& f) {
-    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+    WithFunction<Scalar>(f.Number(0), f.operation.factors.data(), [&](const auto& function) {
       ForAll(f, [&](int64_t i, int64_t lanes) {
         Store(f.result.tangent + i, function.First(Argument(f, function, i, lanes)) * Load(f[0].tangent + i, lanes),
               lanes);
@@ -33,7 +33,7 @@ struct PointwisePasses {
 
   static void Backward(const Frame<Scalar>& f) {
     if (f[0].gradient == nullptr) return;
-    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+    WithFunction<Scalar>(f.Number(0), f.operation.factors.data(), [&](const auto& function) {
       Put(f, f[0].gradient, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
         return function.First(Argument(f, function, i, lanes)) * Load(f.result.gradient + i, lanes);
       });
@@ -42,7 +42,7 @@ struct PointwisePasses {
 
   static void TangentBackward(const Frame<Scalar>& f) {
     if (f[0].gradient_tangent == nullptr) return;
-    WithFunction<Scalar>(f.operation, [&](const auto& function) {
+    WithFunction<Scalar>(f.Number(0), f.operation.factors.data(), [&](const auto& function) {
       Put(f, f[0].gradient_tangent, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
         const V argument = Argument(f, function, i, lanes);
         V sum = function.First(argument) * Load(f.result.gradient_tangent + i, lanes);

@@ -13,13 +13,15 @@ struct Windows {
   int64_t images, channels, height, width, out_height, out_width;
   int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
 
-  static Windows Of(const Operation& op) {
-    const int64_t* n = op.numbers.data();
+  static Windows Of(const Operation& op) { return From(op.numbers.data()); }
+  static Windows From(const int64_t* n) {
     return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13]};
   }
 
   int64_t InSize() const { return height * width * channels; }  // of an image
   int64_t OutSize() const { return out_height * out_width * channels; }
+
+  int64_t Taps() const { return kernel_h * kernel_w; }
 
   // Calls f(pixel of the output) for all of an image, and pixel(tap, pixel of the input) between, for its window.
   template <typename Begin, typename Tap, typename End>

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
-from maml_fast.lowering.numbers import Kind
+from maml_fast.lowering.numbers import ABSENT, Kind
 from maml_fast.lowering.rows.table import Arguments, row
 from maml_fast.lowering.views import NotNativeError, View, channels_last
 from maml_fast.lowering.writer import Writer
@@ -17,6 +17,7 @@ from maml_fast.program.operations import Call
 __all__ = ["batch_norm"]
 
 aten = torch.ops.aten
+NOTHING_FOLLOWS = (ABSENT, 0)  # no function, no pool
 
 
 @row(F.batch_norm, aten.native_batch_norm)
@@ -62,4 +63,4 @@ def _norm(
 ) -> View:
     order = tuple(order)
     operands = [w.lying(x, order), *(None if each is None else w.lying(each) for each in (weight, bias))]
-    return w.write(Kind.NORM, operands, w.new(x.shape, order), numbers, [eps])
+    return w.write(Kind.NORM, operands, w.new(x.shape, order), [*numbers, *NOTHING_FOLLOWS], [eps])

@@ -269,11 +269,22 @@ std::vector<Case> Operations() {
       {"to one output", Of(Kind::kConvolution, 3, {1, 7, 40, 1, 1, 1, 1, 1, 0})},
       {"products of matrices", Of(Kind::kConvolution, 2, {3, 4, 6, 1, 1, 5, 1, 1, 0})},
       {"depthwise", Of(Kind::kDepthwise, 3, {2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1})},
-      {"batch norm", Of(Kind::kNorm, 3, {1, 60, 11, 11}, {1e-3})},
-      {"batch norm of many", Of(Kind::kNorm, 3, {1, 300, 5, 5}, {1e-3})},
-      {"group norm", Of(Kind::kNorm, 3, {2, 30, 12, 4}, {1e-3})},
-      {"instance norm", Of(Kind::kNorm, 1, {2, 30, 11, 11}, {1e-3})},
-      {"layer norm", Of(Kind::kNorm, 3, {6, 1, 21, 1}, {1e-3})},
+      {"batch norm", Of(Kind::kNorm, 3, {1, 60, 11, 11, -1, 0}, {1e-3})},
+      {"batch norm of many", Of(Kind::kNorm, 3, {1, 300, 5, 5, -1, 0}, {1e-3})},
+      {"group norm", Of(Kind::kNorm, 3, {2, 30, 12, 4, -1, 0}, {1e-3})},
+      {"instance norm", Of(Kind::kNorm, 1, {2, 30, 11, 11, -1, 0}, {1e-3})},
+      {"batch norm, silu", Of(Kind::kNorm, 3, {1, 60, 11, 11, 13, 0}, {1e-3})},
+      {"batch norm of many, elu", Of(Kind::kNorm, 3, {1, 300, 5, 5, 3, 0}, {1e-3, 1.3, 1.0, 0.7})},
+      {"group norm, tanh", Of(Kind::kNorm, 3, {2, 30, 12, 4, 4, 0}, {1e-3})},
+      {"batch norm, pool",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, -1, 1, 2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1}, {1e-3})},
+      {"batch norm, leaky relu, pool",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, 1, 1, 2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 0.2})},
+      {"batch norm of many, gelu, pool",
+       Of(Kind::kNorm, 2, {1, 420, 9, 9, 14, 1, 14, 9, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})},
+      {"instance norm, mish, pool",
+       Of(Kind::kNorm, 1, {2, 30, 11, 11, 18, 1, 2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1}, {1e-3})},
+      {"layer norm", Of(Kind::kNorm, 3, {6, 1, 21, 1, -1, 0}, {1e-3})},
       {"max pool", Of(Kind::kMaxPool, 1, {2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1})},
       {"average pool", Of(Kind::kAveragePool, 1, {2, 11, 5, 6, 2, 1, 0, 3, 2, 5, 1, 6}, {0.1, 0.2})},
       {"mean over rows", Of(Kind::kSum, 1, {2, 6, 11}, {1.0 / 6})},
@@ -295,7 +306,7 @@ void CheckMisfits() {
       Of(Kind::kCopy, 1, {42, 1, 0, 42, 2, 0, 6, 1, 7, 7, 6, 1}),      // beyond the operand
       Of(Kind::kConvolution, 1, {1, 2, 3, 5, 6, 11, 3, 1, 1}),         // no filters
       Of(Kind::kConvolution, 2, {1, 2, 3, 5, 6, 11, 9, 1, 1}),         // larger than the images
-      Of(Kind::kNorm, 1, {2, 30, 11, 3}, {1e-3}),                      // no whole groups
+      Of(Kind::kNorm, 1, {2, 30, 11, 3, -1, 0}, {1e-3}),               // no whole groups
       Of(Kind::kPointwise, 1, {99, 5}),                                // no such function
       Of(Kind::kAveragePool, 1, {1, 1, 2, 2, 1, 1, 0, 3, 0, 2}, {1}),  // beyond the image
       Of(Kind::kAdd, 2, {1, 4}),                                       // a number is missing

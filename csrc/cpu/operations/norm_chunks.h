@@ -1,0 +1,203 @@
+// A few rows of a norm's set, and what follows the norm while they are in cache: y = pool(f(z)), z = weight * x^ +
+// bias, where f is a function and pool takes maxima; either may be absent. What lies between x and y is not kept, but
+// computed again: z costs a load and two products.
+//
+// numbers of the operation, after the norm's own four: the function, or -1; whether there is a pool, and its windows.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/operations/column_sums.h"
+#include "cpu/operations/functions.h"
+#include "cpu/operations/max_pool.h"
+#include "cpu/operations/norm_sets.h"
+
+namespace maml_fast {
+namespace {
+
+struct NormEpilogue {
+  static constexpr size_t kFunction = 4, kPools = 5, kWindows = 6;
+
+  int64_t function;
+  const double* parameters;
+  bool pools;
+  Windows windows;  // where it pools
+
+  static NormEpilogue Of(const Operation& op) {
+    const bool pools = op.numbers[kPools] != 0;
+    return {op.numbers[kFunction], op.factors.data() + 1, pools,
+            pools ? Windows::From(op.numbers.data() + kWindows) : Windows{}};
+  }
+  bool HasFunction() const { return function != kAbsent; }
+  int64_t ArgmaxSize() const { return pools ? windows.images * windows.OutSize() : 0; }
+  int64_t ImageRows() const { return windows.height * windows.width; }
+
+  // Of a set: whole images where they are pooled.
+  RowChunks Chunks(const NormShape& s) const {
+    constexpr int64_t kScalars = 8192;
+    if (pools) return RowChunks(s.rows, ImageRows() * std::max<int64_t>(1, RowChunks::kRows / ImageRows()));
+    if (HasFunction()) return RowChunks(s.rows, std::clamp<int64_t>(kScalars / s.channels, 8, RowChunks::kRows));
+    return RowChunks(s.rows);
+  }
+};
+
+// What a thread needs to work on chunks of a set.
+template <typename Scalar>
+class NormChunk {
+  using V = Vec<Scalar>;
+
+ public:
+  // moved: null where tangents are not looked at.
+  NormChunk(const Frame<Scalar>& frame, const NormSet<Scalar>& set, const Normal<Scalar>& normal,
+            const Moved<Scalar>* moved, ArenaScope& arena)
+      : frame_(frame), set_(set), normal_(normal), moved_(moved), epilogue_(NormEpilogue::Of(frame.operation)) {
+    const bool needed = epilogue_.HasFunction() || epilogue_.pools;
+    const int64_t size = needed ? epilogue_.Chunks(NormShape::Of(frame.operation)).in_chunk * set.channels : 0;
+    for (Scalar** room : {&z_, &g_room_}) *room = arena.Array<Scalar>(size);
+    for (Scalar** room : {&z_tangent_, &h_room_}) *room = arena.Array<Scalar>(moved == nullptr ? 0 : size);
+  }
+
+  // Writes y.
+  void Write(int64_t first, int64_t past) {
+    Enter(first, past);
+    Scalar* z = epilogue_.pools ? z_ : frame_.result.value + At();
+    FillZ(z);
+    if (epilogue_.HasFunction()) {
+      WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
+        ForAll([&](int64_t i, int64_t lanes) { Store(z + i, function.Value(Load(z + i, lanes)), lanes); });
+      });
+    }
+    ForImages([&](const Windows& w, int64_t in, int64_t out) {
+      PoolImage(w, z + in, frame_.result.value + out, Argmax() + out);
+    });
+  }
+
+  // Writes y'.
+  void WriteTangent(int64_t first, int64_t past) {
+    Enter(first, past);
+    Scalar* tangent = epilogue_.pools ? z_tangent_ : frame_.result.tangent + At();
+    FillZTangent(tangent);
+    if (epilogue_.HasFunction()) {
+      FillZ(z_);
+      WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
+        ForAll([&](int64_t i, int64_t lanes) {
+          Store(tangent + i, function.First(Argument(function, i, lanes)) * Load(tangent + i, lanes), lanes);
+        });
+      });
+    }
+    ForImages([&](const Windows& w, int64_t in, int64_t out) {
+      GatherMaxima(w, Argmax() + out, tangent + in, frame_.result.tangent + out);
+    });
+  }
+
+  // Finds the gradient at z, and its tangent where tangents are looked at.
+  void Begin(int64_t first, int64_t past) {
+    Enter(first, past);
+    const bool curved = moved_ != nullptr;
+    g_ = AfterPool(frame_.result.gradient, g_room_);
+    h_ = curved ? AfterPool(frame_.result.gradient_tangent, h_room_) : nullptr;
+    if (!epilogue_.HasFunction()) return;
+    FillZ(z_);
+    if (curved) FillZTangent(z_tangent_);
+    WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
+      ForAll([&](int64_t i, int64_t lanes) {
+        const V argument = Argument(function, i, lanes), slope = function.First(argument), g = Load(g_ + i, lanes);
+        if (curved) {
+          V h = slope * Load(h_ + i, lanes);
+          if constexpr (std::decay_t<decltype(function)>::kCurved) {
+            h += function.Second(argument) * g * Load(z_tangent_ + i, lanes);
+          }
+          Store(h_room_ + i, h, lanes);
+        }
+        Store(g_room_ + i, slope * g, lanes);
+      });
+    });
+    g_ = g_room_;
+    h_ = curved ? h_room_ : nullptr;
+  }
+  MF_INLINE V Gradient(int64_t i, int64_t lanes) const { return Load(g_ + i - first_ * set_.channels, lanes); }
+  MF_INLINE V GradientTangent(int64_t i, int64_t lanes) const { return Load(h_ + i - first_ * set_.channels, lanes); }
+
+  // Calls f(place in the set, channel, lanes) for the chunk that was begun.
+  template <typename F>
+  MF_INLINE void ForVectors(const F& f) const {
+    for (int64_t row = first_; row < past_; ++row) {
+      ForChannels<Scalar>(set_.channels, [&](int64_t c, int64_t lanes) { f(row * set_.channels + c, c, lanes); });
+    }
+  }
+
+ private:
+  void Enter(int64_t first, int64_t past) {
+    first_ = first;
+    past_ = past;
+  }
+
+  int64_t At() const { return set_.at + first_ * set_.channels; }  // the chunk's first scalar
+  Scalar* Argmax() const {
+    const NormShape s = NormShape::Of(frame_.operation);
+    return frame_.kept + NormSet<Scalar>::kKept * s.sets * s.groups;
+  }
+
+  // Calls f(place in the chunk, lanes).
+  template <typename F>
+  MF_INLINE void ForAll(const F& f) const {
+    ForChannels<Scalar>((past_ - first_) * set_.channels, f);
+  }
+
+  // Where it pools, calls f(windows, where an image is in the chunk, and in y).
+  template <typename F>
+  void ForImages(const F& f) const {
+    if (!epilogue_.pools) return;
+    const Windows& w = epilogue_.windows;
+    const int64_t image = At() / w.InSize(), images = (past_ - first_) / epilogue_.ImageRows();
+    for (int64_t i = 0; i < images; ++i) f(w, i * w.InSize(), (image + i) * w.OutSize());
+  }
+
+  // The gradient at f(z): a place in `gradient`, or in `room`.
+  const Scalar* AfterPool(const Scalar* gradient, Scalar* room) const {
+    if (!epilogue_.pools) return gradient + At();
+    std::fill_n(room, (past_ - first_) * set_.channels, Scalar{0});
+    ForImages([&](const Windows& w, int64_t in, int64_t out) {
+      ScatterMaxima(w, Argmax() + out, gradient + out, room + in);
+    });
+    return room;
+  }
+
+  void FillZ(Scalar* z) const {
+    const Scalar* bias = frame_[2].value;
+    ForVectors([&](int64_t i, int64_t c, int64_t lanes) {
+      const V scaled = normal_.At(i, c, lanes) * NormWeight(frame_, c, lanes);
+      Store(z + i - first_ * set_.channels, bias == nullptr ? scaled : scaled + Load(bias + c, lanes), lanes);
+    });
+  }
+
+  void FillZTangent(Scalar* z_tangent) const {
+    const Scalar *of_weight = frame_[1].tangent, *of_bias = frame_[2].tangent;
+    ForVectors([&](int64_t i, int64_t c, int64_t lanes) {
+      const V x_hat = normal_.At(i, c, lanes);
+      V sum = NormWeight(frame_, c, lanes) * moved_->At(i, c, lanes, x_hat, normal_);
+      if (of_weight != nullptr) sum += Load(of_weight + c, lanes) * x_hat;
+      if (of_bias != nullptr) sum += Load(of_bias + c, lanes);
+      Store(z_tangent + i - first_ * set_.channels, sum, lanes);
+    });
+  }
+
+  // What the function's derivatives are told by.
+  template <typename Function>
+  MF_INLINE V Argument(const Function& function, int64_t i, int64_t lanes) const {
+    const V z = Load(z_ + i, lanes);
+    return Function::kOfResult ? function.Value(z) : z;
+  }
+
+  const Frame<Scalar>& frame_;
+  const NormSet<Scalar>& set_;
+  const Normal<Scalar>& normal_;
+  const Moved<Scalar>* moved_;
+  const NormEpilogue epilogue_;
+  Scalar *z_, *z_tangent_, *g_room_, *h_room_;  // of a chunk
+  const Scalar *g_ = nullptr, *h_ = nullptr;
+  int64_t first_ = 0, past_ = 0;
+};
+
+}  // namespace
+}  // namespace maml_fast
