@@ -124,7 +124,7 @@ def test_every_folder_of_tests_is_named_after_what_it_tests():
     """What is in no package, or in several, is tested at the top."""
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*/*.py")}
-    assert folders <= {*packages, "bench", "csrc", "helpers"}
+    assert folders <= {*packages, "bench", "csrc", "docs", "helpers"}
 
 
 def test_a_test_is_imported_by_no_file():

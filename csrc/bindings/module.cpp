@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bindings/sampler.h"
+#include "cpu/arena.h"
 #include "cpu/clock.h"
 #include "cpu/dispatch.h"
 
@@ -22,6 +23,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Native kernels of maml_fast.";
   m.def("cpu_capability", &maml_fast::CpuCapability, "Instruction set of the kernels: avx512, avx2 or generic.");
   m.def("has_cuda", [] { return kHasCuda; }, "Whether kernels for GPUs are in the library.");
+  m.def("give_back_memory", &maml_fast::GiveBackFreeMemory, "Return free memory of the heap to the system.");
   m.def("start_clock", &maml_fast::StartClock, "Begin to count what threads do.");
   m.def(
       "stop_clock",

@@ -9,6 +9,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace maml_fast {
 namespace {
@@ -122,6 +125,12 @@ ArenaScope::~ArenaScope() {
 void* ArenaScope::Allocate(size_t bytes) { return arena.Allocate(bytes); }
 
 size_t ArenaScope::Held() { return arena.Size(arena.blocks.size()); }
+
+void GiveBackFreeMemory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
 
 void AdviseHugePages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

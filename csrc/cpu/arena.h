@@ -30,6 +30,9 @@ class ArenaScope {
   size_t block_, offset_;  // where the thread's arena stood when the scope was opened
 };
 
+// Returns what is free on the heap to the system, where the C library would keep it for itself.
+void GiveBackFreeMemory();
+
 // Asks the kernel for huge pages behind a large fresh buffer, before its first touch (a hint; no effect elsewhere).
 void AdviseHugePages(void* data, size_t bytes);
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maml_fast import native
 from maml_fast.arguments import Kind, choice, flag, function, instance, shown, takes
 from maml_fast.data import checks
 from maml_fast.data.episodes import Episodes, check_episodes
@@ -384,6 +385,8 @@ class MAML(MetaLearner):
         holds_rows = plan.native is not None and problem.start is not None  # which are made of others
         if key is not None and not holds_rows and all(isinstance(each, nn.Parameter) for each in parameters.values()):
             self._plans.keep(key, plan)
+            if plan.native is not None:
+                native.give_back_memory()  # what recording took, and the kernels will not need
         return plan
 
     def _key(self, episodes: Any, per_step: Any, inner_steps: Any) -> Hashable | None:

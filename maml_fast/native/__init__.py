@@ -35,6 +35,7 @@ __all__ = [
     "backend",
     "build",
     "cache_folder",
+    "give_back_memory",
     "has_cuda_kernels",
     "is_ours",
     "library",
@@ -89,6 +90,12 @@ def library() -> ModuleType | None:
     if attempt.library is None:
         _fall_back(choice, attempt.reason)
     return attempt.library
+
+
+def give_back_memory() -> None:
+    """Return what is free on the heap to the system, where the C library would keep it for itself."""
+    if (module := library()) is not None:
+        module.give_back_memory()
 
 
 def has_cuda_kernels() -> bool:

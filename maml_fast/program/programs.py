@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast.program.as_written import Place, counters_of, places_of, with_its_own_tensors
-from maml_fast.program.heap import give_back_memory
 from maml_fast.program.program import Program
 from maml_fast.program.recording import DRAWS, Held, outcome, record
 from maml_fast.program.report import FusionPolicy
@@ -87,7 +86,6 @@ class Programs:
         if key not in state.programs:
             with with_its_own_tensors(self._model):
                 state.programs[key] = self._made([x[0].detach() for x in inputs], state.watch, places)
-            give_back_memory()
         return state.programs[key]
 
     def _state(self) -> _State | str:
