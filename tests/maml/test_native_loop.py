@@ -20,7 +20,7 @@ from maml_fast.models import Conv4
 
 pytestmark = pytest.mark.native
 
-NATIVE, COMPOSED = "native, each task in one core's cache", "operation by operation"
+NATIVE, COMPOSED = "native, ", "operation by operation"
 
 
 @pytest.fixture(params=NETS)

@@ -24,7 +24,7 @@ from maml_fast.program import ConvNet, Programs, read_conv_net
 
 pytestmark = pytest.mark.native
 
-NATIVE = "native, each task in one core's cache"
+NATIVE = "native, "
 
 
 class Problem(NamedTuple):
