@@ -80,32 +80,31 @@ struct NormPasses {
   static void Backward(const Frame<Scalar>& f) {
     ArenaScope arena;
     const NormShape s = NormShape::Of(f.operation);
-    const ChannelGradient<Scalar> weight(s, f[1], f[1].gradient, arena), bias(s, f[2], f[2].gradient, arena);
+    const ChannelGradient<Scalar> of_weight(s, f[1], f[1].gradient, arena), of_bias(s, f[2], f[2].gradient, arena);
     ForSets(f, [&](const Set& set) {
       const Normal<Scalar> normal(f, set);
       Scalar* sums = set.Channels(4);
       SumChunks<2>(f, set, normal, nullptr, sums,
-                   [&](const Chunk& chunk, int64_t row, int64_t c, int64_t lanes, V* term)
-                       __attribute__((always_inline)) {
-                         const int64_t i = row * set.channels + c;
-                         term[0] = chunk.Gradient(i, lanes);
-                         term[1] = term[0] * normal.At(i, c, lanes);
-                       });
-      bias.Add(set, sums);
-      weight.Add(set, sums + set.channels);
+                   [normal](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
+                     term[0] = found.At(i, lanes);
+                     term[1] = term[0] * normal.At(i, c, lanes);
+                   });
+      of_bias.Add(set, sums);
+      of_weight.Add(set, sums + set.channels);
       if (f[0].gradient == nullptr) return;
-      const Scalar *mean = set.WeightedMeans(f, sums, nullptr, 2),
+      const Scalar *weight = set.weight, *mean = set.WeightedMeans(f, sums, nullptr, 2),
                    *mean_x = set.WeightedMeans(f, sums + set.channels, nullptr, 3);
       ForChunks(f, set, normal, nullptr, [&](Chunk& chunk, int64_t first, int64_t past) {
         chunk.Begin(first, past);
-        Put(f, set, chunk, f[0].gradient, [&](int64_t i, int64_t c, int64_t lanes) __attribute__((always_inline)) {
-          return normal.Rate(c) * (NormWeight(f, c, lanes) * chunk.Gradient(i, lanes) - Load(mean + c) -
-                                   normal.At(i, c, lanes) * Load(mean_x + c));
-        });
+        Put(f, set, chunk, f[0].gradient,
+            [normal, found = chunk.Found(), weight, mean, mean_x](int64_t i, int64_t c, int64_t lanes) {
+              return normal.Rate(c) * (Load(weight + c) * found.At(i, lanes) - Load(mean + c) -
+                                       normal.At(i, c, lanes) * Load(mean_x + c));
+            });
       });
     });
-    weight.Finish();
-    bias.Finish();
+    of_weight.Finish();
+    of_bias.Finish();
   }
 
   static void TangentBackward(const Frame<Scalar>& f) {
@@ -118,34 +117,34 @@ struct NormPasses {
       const Moved<Scalar> moved(f, set);
       Scalar* sums = set.Channels(4);  // of g, g x^, h and h x^ + g x^', where h = g'
       SumChunks<4>(f, set, normal, &moved, sums,
-                   [&](const Chunk& chunk, int64_t row, int64_t c, int64_t lanes, V* term)
-                       __attribute__((always_inline)) {
-                         const int64_t i = row * set.channels + c;
-                         const V x_hat = normal.At(i, c, lanes);
-                         term[0] = chunk.Gradient(i, lanes);
-                         term[1] = term[0] * x_hat;
-                         term[2] = chunk.GradientTangent(i, lanes);
-                         term[3] = term[2] * x_hat + term[0] * moved.At(i, c, lanes, x_hat, normal);
-                       });
+                   [normal, moved](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
+                     const V x_hat = normal.At(i, c, lanes);
+                     term[0] = found.At(i, lanes);
+                     term[1] = term[0] * x_hat;
+                     term[2] = found.TangentAt(i, lanes);
+                     term[3] = term[2] * x_hat + term[0] * moved.At(i, c, lanes, x_hat, normal);
+                   });
       auto of = [&](int64_t k) { return sums + k * set.channels; };
       of_bias.Add(set, of(2));
       of_weight.Add(set, of(3));
       if (f[0].gradient_tangent == nullptr) return;
+      const Scalar *weight = set.weight, *weight_tangent = f[1].tangent;
       const Scalar *mean = set.WeightedMeans(f, of(0), nullptr, 8), *mean_x = set.WeightedMeans(f, of(1), nullptr, 9);
       const Scalar* mean_tangent = set.WeightedMeans(f, of(2), of(0), 10);
       const Scalar* mean_x_tangent = set.WeightedMeans(f, of(3), of(1), 11);
       ForChunks(f, set, normal, &moved, [&](Chunk& chunk, int64_t first, int64_t past) {
         chunk.Begin(first, past);
         Put(f, set, chunk, f[0].gradient_tangent,
-            [&](int64_t i, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+            [normal, moved, found = chunk.Found(), weight, weight_tangent, mean, mean_x, mean_tangent, mean_x_tangent](
+                int64_t i, int64_t c, int64_t lanes) {
               const V x_hat = normal.At(i, c, lanes), x_hat_tangent = moved.At(i, c, lanes, x_hat, normal);
-              const V weight = NormWeight(f, c, lanes), g = chunk.Gradient(i, lanes);
-              V weighted_tangent = weight * chunk.GradientTangent(i, lanes);
-              if (f[1].tangent != nullptr) weighted_tangent += Load(f[1].tangent + c, lanes) * g;
-              const V first_part = weight * g - Load(mean + c) - x_hat * Load(mean_x + c);
-              const V second_part = weighted_tangent - Load(mean_tangent + c) - x_hat_tangent * Load(mean_x + c) -
-                                    x_hat * Load(mean_x_tangent + c);
-              return normal.Rate(c) * (second_part - normal.Rate(c) * moved.Slope(c) * first_part);
+              const V g = found.At(i, lanes);
+              V weighted = Load(weight + c) * found.TangentAt(i, lanes);
+              if (weight_tangent != nullptr) weighted += Load(weight_tangent + c, lanes) * g;
+              const V of_rate = Load(weight + c) * g - Load(mean + c) - x_hat * Load(mean_x + c);
+              const V of_others = weighted - Load(mean_tangent + c) - x_hat_tangent * Load(mean_x + c) -
+                                  x_hat * Load(mean_x_tangent + c);
+              return normal.Rate(c) * (of_others - normal.Rate(c) * moved.Slope(c) * of_rate);
             });
       });
     });
@@ -154,6 +153,8 @@ struct NormPasses {
   }
 
  private:
+  using Gradients = typename Chunk::Gradients;
+
   // Calls f(chunk, first row, row past the last) for all chunks of a set.
   template <typename F>
   static void ForChunks(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal,
@@ -171,27 +172,33 @@ struct NormPasses {
   template <typename F>
   struct Terms {
     Chunk chunk;
-    const F& f;
+    F f;
+    int64_t channels;
+    Gradients found{};
 
-    void Begin(int64_t first, int64_t past) { chunk.Begin(first, past); }
-    MF_INLINE void operator()(int64_t row, int64_t c, int64_t lanes, V* term) const { f(chunk, row, c, lanes, term); }
+    void Begin(int64_t first, int64_t past) {
+      chunk.Begin(first, past);
+      found = chunk.Found();
+    }
+    MF_INLINE void operator()(int64_t row, int64_t c, int64_t lanes, V* term) const {
+      f(found, row * channels + c, c, lanes, term);
+    }
   };
 
-  // sums[k][c] = sum over a set's rows of the K terms that terms(chunk, row, c, lanes, array of vectors) writes
+  // sums[k][c] = sum over a set's rows of the K terms that terms(gradients, place, c, lanes, array of vectors) writes
   template <int K, typename F>
   static void SumChunks(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal,
                         const Moved<Scalar>* moved, Scalar* sums, const F& terms) {
     const RowChunks of = NormEpilogue::Of(frame.operation).Chunks(NormShape::Of(frame.operation));
-    ColumnSums<Scalar, K>(set.pool, of, set.channels, sums,
-                          [&](ArenaScope& arena) { return Terms<F>{Chunk(frame, set, normal, moved, arena), terms}; });
+    ColumnSums<Scalar, K>(set.pool, of, set.channels, sums, [&](ArenaScope& arena) {
+      return Terms<F>{Chunk(frame, set, normal, moved, arena), terms, set.channels};
+    });
   }
 
+  // Writes share(place in the set, c, lanes) to the gradient, or adds it.
   template <typename F>
-  static MF_INLINE void Put(const Frame<Scalar>& f, const Set& set, const Chunk& chunk, Scalar* gradient,
-                            const F& share) {
-    Scalar* to = gradient + set.at;
-    const bool adds = f[0].adds;
-    chunk.ForVectors([&](int64_t i, int64_t c, int64_t lanes) {
+  static void Put(const Frame<Scalar>& f, const Set& set, const Chunk& chunk, Scalar* gradient, const F share) {
+    chunk.ForVectors([share, adds = f[0].adds, to = gradient + set.at](int64_t i, int64_t c, int64_t lanes) {
       const V value = share(i, c, lanes);
       Store(to + i, adds ? Load(to + i, lanes) + value : value, lanes);
     });

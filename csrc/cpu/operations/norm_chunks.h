@@ -64,7 +64,7 @@ class NormChunk {
     FillZ(z);
     if (epilogue_.HasFunction()) {
       WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
-        ForAll([&](int64_t i, int64_t lanes) { Store(z + i, function.Value(Load(z + i, lanes)), lanes); });
+        ForAll([=](int64_t i, int64_t lanes) { Store(z + i, function.Value(Load(z + i, lanes)), lanes); });
       });
     }
     ForImages([&](const Windows& w, int64_t in, int64_t out) {
@@ -80,8 +80,8 @@ class NormChunk {
     if (epilogue_.HasFunction()) {
       FillZ(z_);
       WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
-        ForAll([&](int64_t i, int64_t lanes) {
-          Store(tangent + i, function.First(Argument(function, i, lanes)) * Load(tangent + i, lanes), lanes);
+        ForAll([=, z = z_](int64_t i, int64_t lanes) {
+          Store(tangent + i, function.First(Argument(function, z, i, lanes)) * Load(tangent + i, lanes), lanes);
         });
       });
     }
@@ -100,29 +100,40 @@ class NormChunk {
     FillZ(z_);
     if (curved) FillZTangent(z_tangent_);
     WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
-      ForAll([&](int64_t i, int64_t lanes) {
-        const V argument = Argument(function, i, lanes), slope = function.First(argument), g = Load(g_ + i, lanes);
+      ForAll([=, z = z_, z_tangent = z_tangent_, from = g_, from_h = h_, to = g_room_, to_h = h_room_](int64_t i,
+                                                                                                       int64_t lanes) {
+        const V argument = Argument(function, z, i, lanes), slope = function.First(argument), g = Load(from + i, lanes);
         if (curved) {
-          V h = slope * Load(h_ + i, lanes);
+          V h = slope * Load(from_h + i, lanes);
           if constexpr (std::decay_t<decltype(function)>::kCurved) {
-            h += function.Second(argument) * g * Load(z_tangent_ + i, lanes);
+            h += function.Second(argument) * g * Load(z_tangent + i, lanes);
           }
-          Store(h_room_ + i, h, lanes);
+          Store(to_h + i, h, lanes);
         }
-        Store(g_room_ + i, slope * g, lanes);
+        Store(to + i, slope * g, lanes);
       });
     });
     g_ = g_room_;
     h_ = curved ? h_room_ : nullptr;
   }
-  MF_INLINE V Gradient(int64_t i, int64_t lanes) const { return Load(g_ + i - first_ * set_.channels, lanes); }
-  MF_INLINE V GradientTangent(int64_t i, int64_t lanes) const { return Load(h_ + i - first_ * set_.channels, lanes); }
 
-  // Calls f(place in the set, channel, lanes) for the chunk that was begun.
+  // Those, by their places in the set.
+  struct Gradients {
+    const Scalar *g, *h;
+    int64_t at;
+
+    MF_INLINE V At(int64_t i, int64_t lanes) const { return Load(g + i - at, lanes); }
+    MF_INLINE V TangentAt(int64_t i, int64_t lanes) const { return Load(h + i - at, lanes); }
+  };
+  Gradients Found() const { return {g_, h_, first_ * set_.channels}; }
+
+  // Calls f(place in the set, channel, lanes) for the chunk that was begun. What f holds should be values: a store
+  // might change what it refers to.
   template <typename F>
-  MF_INLINE void ForVectors(const F& f) const {
-    for (int64_t row = first_; row < past_; ++row) {
-      ForChannels<Scalar>(set_.channels, [&](int64_t c, int64_t lanes) { f(row * set_.channels + c, c, lanes); });
+  MF_INLINE void ForVectors(const F f) const {
+    const int64_t channels = set_.channels, past = past_;
+    for (int64_t row = first_; row < past; ++row) {
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) { f(row * channels + c, c, lanes); });
     }
   }
 
@@ -140,7 +151,7 @@ class NormChunk {
 
   // Calls f(place in the chunk, lanes).
   template <typename F>
-  MF_INLINE void ForAll(const F& f) const {
+  MF_INLINE void ForAll(const F f) const {
     ForChannels<Scalar>((past_ - first_) * set_.channels, f);
   }
 
@@ -164,29 +175,29 @@ class NormChunk {
   }
 
   void FillZ(Scalar* z) const {
-    const Scalar* bias = frame_[2].value;
-    ForVectors([&](int64_t i, int64_t c, int64_t lanes) {
-      const V scaled = normal_.At(i, c, lanes) * NormWeight(frame_, c, lanes);
-      Store(z + i - first_ * set_.channels, bias == nullptr ? scaled : scaled + Load(bias + c, lanes), lanes);
+    Scalar* to = z - first_ * set_.channels;
+    ForVectors([to, normal = normal_, weight = set_.weight, bias = set_.bias](int64_t i, int64_t c, int64_t lanes) {
+      Store(to + i, normal.At(i, c, lanes) * Load(weight + c) + Load(bias + c), lanes);
     });
   }
 
   void FillZTangent(Scalar* z_tangent) const {
-    const Scalar *of_weight = frame_[1].tangent, *of_bias = frame_[2].tangent;
-    ForVectors([&](int64_t i, int64_t c, int64_t lanes) {
-      const V x_hat = normal_.At(i, c, lanes);
-      V sum = NormWeight(frame_, c, lanes) * moved_->At(i, c, lanes, x_hat, normal_);
+    Scalar* to = z_tangent - first_ * set_.channels;
+    ForVectors([to, normal = normal_, moved = *moved_, weight = set_.weight, of_weight = frame_[1].tangent,
+                of_bias = frame_[2].tangent](int64_t i, int64_t c, int64_t lanes) {
+      const V x_hat = normal.At(i, c, lanes);
+      V sum = Load(weight + c) * moved.At(i, c, lanes, x_hat, normal);
       if (of_weight != nullptr) sum += Load(of_weight + c, lanes) * x_hat;
       if (of_bias != nullptr) sum += Load(of_bias + c, lanes);
-      Store(z_tangent + i - first_ * set_.channels, sum, lanes);
+      Store(to + i, sum, lanes);
     });
   }
 
   // What the function's derivatives are told by.
   template <typename Function>
-  MF_INLINE V Argument(const Function& function, int64_t i, int64_t lanes) const {
-    const V z = Load(z_ + i, lanes);
-    return Function::kOfResult ? function.Value(z) : z;
+  static MF_INLINE V Argument(const Function& function, const Scalar* z, int64_t i, int64_t lanes) {
+    const V here = Load(z + i, lanes);
+    return Function::kOfResult ? function.Value(here) : here;
   }
 
   const Frame<Scalar>& frame_;

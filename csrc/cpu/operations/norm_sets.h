@@ -26,11 +26,6 @@ struct NormShape {
   int64_t Size() const { return rows * channels; }  // of a set
 };
 
-template <typename Scalar>
-MF_INLINE Vec<Scalar> NormWeight(const Frame<Scalar>& f, int64_t c, int64_t lanes) {
-  return f[1].value == nullptr ? Broadcast(Scalar{1}) : Load(f[1].value + c, lanes);
-}
-
 // One set, with arrays of channels to work in.
 template <typename Scalar>
 struct NormSet {
@@ -44,7 +39,9 @@ struct NormSet {
   bool first;    // of its part
   Scalar* kept;  // of the groups, in arrays that are `kept_step` apart
   int64_t kept_step;
-  Scalar* work;  // arrays of channels
+  Scalar* work;          // arrays of channels
+  const Scalar* weight;  // [channels]; 1 where there is none
+  const Scalar* bias;    // [channels]; 0 where there is none
 
   Scalar* Channels(int64_t i) const { return work + i * channels; }
   Scalar* Kept(int64_t which, int64_t group) const { return kept + which * kept_step + group; }
@@ -88,7 +85,7 @@ struct NormSet {
     Scalar* means = Channels(to);
     const bool moves = b != nullptr && f[1].tangent != nullptr;
     ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
-      V sum = NormWeight(f, c, lanes) * Load(a + c, lanes);
+      V sum = Load(weight + c, lanes) * Load(a + c, lanes);
       if (moves) sum += Load(f[1].tangent + c, lanes) * Load(b + c, lanes);
       Store(means + c, sum, lanes);
     });
@@ -170,20 +167,32 @@ struct Moved {
   }
 };
 
+template <typename Scalar>
+void CopyOr(const Scalar* from, Scalar otherwise, int64_t n, Scalar* to) {
+  if (from == nullptr) {
+    std::fill_n(to, n, otherwise);
+  } else {
+    std::copy_n(from, n, to);
+  }
+}
+
 // Calls f(set) for every set. Threads share the only one, or the sets.
 template <typename Scalar, typename F>
 void ForSets(const Frame<Scalar>& frame, const F& f) {
-  constexpr int64_t kArrays = 12;
+  constexpr int64_t kArrays = 12;  // of a set, and two that all have
   const NormShape s = NormShape::Of(frame.operation);
   const SetParts parts(s.sets);
   const Pool of_set = s.sets == 1 ? frame.pool : frame.pool.Alone();
   ShareScalars(frame.pool, parts.count, s.sets * s.Size(), [&](int64_t begin, int64_t end) {
     ArenaScope arena;
-    auto* work = arena.Array<Scalar>(kArrays * s.channels + kLanes<Scalar>);
+    auto* work = arena.Array<Scalar>((kArrays + 2) * s.channels + kLanes<Scalar>);
+    Scalar *weight = work + kArrays * s.channels, *bias = weight + s.channels;
+    CopyOr(frame[1].value, Scalar{1}, s.channels, weight);
+    CopyOr(frame[2].value, Scalar{0}, s.channels, bias);
     const int64_t past = std::min(s.sets, end * parts.of_part);
     for (int64_t set = begin * parts.of_part; set < past; ++set) {
       f(NormSet<Scalar>{of_set, s.rows, s.channels, s.groups, s.InGroup(), set * s.Size(), set / parts.of_part,
-                        set % parts.of_part == 0, frame.kept + set * s.groups, s.sets * s.groups, work});
+                        set % parts.of_part == 0, frame.kept + set * s.groups, s.sets * s.groups, work, weight, bias});
     }
   });
 }
