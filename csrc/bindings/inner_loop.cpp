@@ -95,7 +95,7 @@ LoopTensors InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, 
     RunInnerLoops(
         loops.Args(net, Pixels<Scalar>(x_spt, "x_spt", x_spt), Pixels<Scalar>(x_qry, "x_qry", x_spt), n_support,
                    n_query, {of_support.data(), nullptr}, {of_queries.data(), nullptr}, n_support, n_query),
-        net, Kernels().Of<Scalar>(), TorchPool());
+        net, Kernels().Of<Scalar>(), LoopPool());
     return loops.Results(Counted(of_queries, tasks));
   });
 }

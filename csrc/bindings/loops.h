@@ -52,7 +52,7 @@ const Scalar* Finite(const Tensor& t, const char* name, int64_t of_all, const Te
                   " must be contiguous on the CPU, with the dtype of x_spt");
   STD_TORCH_CHECK(t.numel() == of_all, name, " must have ", of_all, " values, got ", t.numel());
   const auto* values = static_cast<const Scalar*>(t.data_ptr());
-  STD_TORCH_CHECK(AllFinite(values, t.numel(), TorchPool()), name, " holds NaN or infinity");
+  STD_TORCH_CHECK(AllFinite(values, t.numel(), LoopPool()), name, " holds NaN or infinity");
   return values;
 }
 

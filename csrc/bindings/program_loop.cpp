@@ -155,7 +155,7 @@ LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry
     const auto args = loops.Args(parameters, inputs(x_spt, "x_spt", of_support), inputs(x_qry, "x_qry", of_queries),
                                  x_spt.size(1), x_qry.size(1), y_of_support.Get(), y_of_queries.Get(),
                                  of_support.sizes[of_support.Targets()], of_queries.sizes[of_queries.Targets()]);
-    RunInnerLoops(args, Model{of_support, of_queries}, Kernels().Of<Scalar>(), TorchPool());
+    RunInnerLoops(args, Model{of_support, of_queries}, Kernels().Of<Scalar>(), LoopPool());
     return loops.Results(Counted(y_of_queries.labels, tasks));
   });
 }

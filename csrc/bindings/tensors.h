@@ -12,6 +12,7 @@
 #include "core/conv_block.h"
 #include "cpu/arena.h"
 #include "cpu/parallel.h"
+#include "cpu/thread_pool.h"
 
 namespace maml_fast {
 namespace {
@@ -21,14 +22,24 @@ using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 using Sizes = std::vector<int64_t>;
 
-inline const Pool& TorchPool() {
-  static thread_local Pool pool;
-  pool.threads = torch::stable::get_num_threads();
-  pool.least_work = 10'000'000;  // about 0.1 ms of one thread
-  pool.run = [](int64_t count, Pool::Body body, void* context) {
-    torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-  };
-  return pool;
+constexpr int64_t kLeastWork = 10'000'000;  // multiply-adds: 0.1 to 0.4 ms of one thread
+
+// PyTorch's own threads: operators that it calls one after another, with its own in between, share them.
+inline Pool TorchPool() {
+  return {torch::stable::get_num_threads(),
+          [](int64_t count, Pool::Body body, void* context) {
+            torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
+          },
+          kLeastWork};
+}
+
+// As many of the library's own, for whole inner loops.
+inline Pool LoopPool() {
+  return {torch::stable::get_num_threads(),
+          [](int64_t count, Pool::Body body, void* context) {
+            RunOnThreads(torch::stable::get_num_threads(), count, body, context);
+          },
+          kLeastWork};
 }
 
 inline void CheckSizes(const Tensor& t, const char* name, const Sizes& sizes, const Tensor& like) {

@@ -116,6 +116,18 @@ void RunAll(const InnerLoopArgs<Scalar>& args, const Tasks& of_net, const Kernel
   ForGradients(batch, pool, [&](const Place& place, Scalar* to) { Unflatten(place, gradient, share, to); });
 }
 
+// About those of a forward pass; others than convolutions take the time of some.
+int64_t MultiplyAdds(const Program& program) {
+  constexpr int64_t kOfScalar = 32;
+  int64_t sum = 0;
+  for (const Operation& op : program.operations) {
+    const bool is_convolution = op.kind == OperationKind::kConvolution;
+    const int64_t *n = op.numbers.data(), of_scalar = is_convolution ? n[2] * n[6] * n[6] : kOfScalar;
+    sum += program.sizes[op.result] * of_scalar;
+  }
+  return sum;
+}
+
 // The parameters that steps may change.
 template <typename Scalar>
 std::vector<bool> Adapting(const InnerLoopArgs<Scalar>& args) {
@@ -139,6 +151,10 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const ConvNet& net, const 
 template <typename Scalar>
 void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Model& model, const KernelTable<Scalar>& kernels,
                    const Pool& pool) {
+  const int64_t of_step = (args.second_order ? 9 : 3) * MultiplyAdds(model.support),
+                of_score = 3 * MultiplyAdds(model.query);
+  const bool is_little = args.tasks * (args.steps * of_step + args.scores * of_score) < pool.least_work;
+  if (is_little && pool.threads > 1) return RunInnerLoops(args, model, kernels, pool.Alone());
   ArenaScope arena;
   const std::vector<bool> adapts = Adapting(args);
   const ProgramPlan<Scalar> support(model.support, *kernels.operations, adapts, arena);
