@@ -88,12 +88,14 @@ class _Past:
     counts: by itself, until it is told the number.
     ran: what computed the last call.
     told: that was logged once.
+    prepared_for: shapes of the episodes that the last native plan was made for.
     """
 
     iteration: int = 0
     counts: bool = True
     ran: Ran | None = None
     told: bool = False
+    prepared_for: tuple[torch.Size, ...] = ()
 
 
 class MAML(MetaLearner):
@@ -385,8 +387,9 @@ class MAML(MetaLearner):
         holds_rows = plan.native is not None and problem.start is not None  # which are made of others
         if key is not None and not holds_rows and all(isinstance(each, nn.Parameter) for each in parameters.values()):
             self._plans.keep(key, plan)
-            if plan.native is not None:
-                native.give_back_memory()  # what recording took, and the kernels will not need
+        if plan.native is not None and self._past.prepared_for != (shapes := tuple(x.shape for x in episodes)):
+            native.give_back_memory()  # what recording took, and the kernels will not need
+            self._past.prepared_for = shapes
         return plan
 
     def _key(self, episodes: Any, per_step: Any, inner_steps: Any) -> Hashable | None:
@@ -396,7 +399,7 @@ class MAML(MetaLearner):
             watch is None
             or not isinstance(episodes, tuple | list)
             or not all(isinstance(x, Tensor) for x in episodes)
-            or not isinstance(per_step, bool)
+            or not (isinstance(per_step, bool) or _are_whole(per_step))
             or not isinstance(inner_steps, int | None)
             or type(self).problem is not MAML.problem
             or self.step_statistics is not None
@@ -657,6 +660,11 @@ def _trainable(parameter: Tensor) -> Tensor:
 
 def _without(parameters: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in parameters.items() if name not in names}
+
+
+def _are_whole(steps: Any) -> bool:
+    """Whether it is a tuple of numbers that nothing else is equal to."""
+    return isinstance(steps, tuple) and all(type(step) is int for step in steps)
 
 
 def _plain(rate: Rate) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import maml_fast as mf
 from maml_fast import native
 from maml_fast.maml import MAML
+from maml_fast.maml import learner as maml_learner
 from maml_fast.maml.plans import Plans
 
 PACKAGE = str(Path(mf.__file__).parent)
@@ -196,3 +197,16 @@ def test_the_way_in_is_short(steps: int) -> None:
         sys.setprofile(None)
     assert len(set(entered)) <= 10
     assert len(entered) <= 150
+
+
+@pytest.mark.parametrize(("per_step", "plans"), [(False, 1), (True, 1), ((0, 1), 1), ([0, 1], 2)], ids=str)
+def test_steps_that_are_asked_for_are_planned_once(per_step: Any, plans: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+    made = maml_learner.plan_of
+    monkeypatch.setattr(maml_learner, "plan_of", lambda *a: planned.append(a) or made(*a))
+    maml = MAML(two_blocks(), 0.1, 2)
+    one, other = gradients(maml, per_step=per_step), gradients(maml, per_step=per_step)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert len(planned) == plans
+    with pytest.raises(ValueError, match="per_step"):
+        maml(make_episodes(), per_step=(False, True))
