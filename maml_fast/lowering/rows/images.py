@@ -59,7 +59,7 @@ def _convolution(w: Writer, call: Call, a: Arguments) -> View:
     is_square = rank == 2 and all(len({*each}) == 1 for each in (kernel, stride, padding)) and {*dilation} == {1}
     if is_square:
         return _square(w, x, weight, bias, stride[0], padding[0], shape)
-    return _by_patches(w, x, weight, bias, stride, padding, dilation, shape)
+    return _by_patches(w, x, weight, bias, stride, padding, dilation)
 
 
 def _square(
@@ -82,13 +82,13 @@ def _by_patches(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    shape: Sequence[int],
 ) -> View:
     """Any other convolution: the patches of every output pixel, side by side, times the filters."""
     rank = len(x.shape)
     out_channels, _, *kernel = weight.shape
-    patches = _patches(w, x, kernel, stride, padding, dilation, shape)
+    patches = _patches(w, x, kernel, stride, padding, dilation)
     images, in_channels, *_ = patches.shape
+    shape = patches.shape[rank:]
     pixels, patch = images * prod(shape), prod(kernel) * in_channels
     to_rows = (0, *range(rank, 2 * rank - 2), *range(2, rank), 1)  # [N, C, k, k, H, W] -> [N, H, W, k, k, C]
     rows = w.lying(patches.map(lambda tensor: tensor.permute(to_rows))).map(lambda tensor: tensor.view(pixels, patch))
@@ -100,22 +100,17 @@ def _by_patches(
 
 
 def _patches(
-    w: Writer,
-    x: View,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    shape: Sequence[int],
+    w: Writer, x: View, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> View:
-    """What every output pixel depends on, [N, C, *kernel, *shape]: a view of images with their padding."""
+    """What every output pixel depends on, [N, C, *kernel, *pixels]: a view of images with their padding."""
     rank = len(x.shape)
+    pixels = [_extent(*each) for each in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)]
     x = w.lying(x, channels_last(rank))
     if any(padding):
         x = padded(w, x, {dim + 2: (margin, margin) for dim, margin in enumerate(padding)})
     x = w.lying(x, channels_last(rank))
     of_image, of_channel, *of_pixel = x.tensor.stride()
-    sizes = (*x.shape[:2], *kernel, *shape)
+    sizes = (*x.shape[:2], *kernel, *pixels)
     strides = (
         of_image,
         of_channel,
@@ -129,9 +124,7 @@ def _patches(
 def _im2col(w: Writer, call: Call, a: Arguments) -> View:
     x = _as_batch(a["self"])
     kernel, dilation, padding, stride = (_each(a[name], 2) for name in ("kernel_size", "dilation", "padding", "stride"))
-    extents = zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
-    shape = [_extent(*each) for each in extents]
-    patches = w.lying(_patches(w, x, kernel, stride, padding, dilation, shape))
+    patches = w.lying(_patches(w, x, kernel, stride, padding, dilation))
     return patches.map(lambda tensor: tensor.view(call.result.shape))
 
 
