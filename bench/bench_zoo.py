@@ -72,6 +72,7 @@ def test_peer(workload, peer, found, asked):
         with Child(f"{peer.title} on {workload.name}", Contestant, *arguments, environment=environment) as child:
             if peer in RACED:
                 row.peak_mib = child.call("peak_mib")
+                row.process_mib = child.call("process_mib")
             else:
                 row.parity = child.call("parity", TRUTH.name, False)
                 row.seconds += child.call("times", asked.seconds)

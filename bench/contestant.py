@@ -62,6 +62,10 @@ class Contestant:
             return None
         return self._meter.added_mib(self._learner.workers)
 
+    def process_mib(self) -> float | None:
+        """All that the process held at that peak, the interpreter and PyTorch among it."""
+        return self._meter.peak_mib(self._learner.workers)
+
     def parity(self, truth: str = TRUTH.name, in_float32: bool = True) -> dict[str, float | None]:
         """Errors against maml_fast, or of maml_fast against the peer of this name; see :func:`parity.check`."""
         other = peer_named(truth) if self._peer is OURS else self._peer

@@ -23,7 +23,8 @@ class Row:
     flops: float | None = None
     seconds: list[float] = field(default_factory=list)
     parity: dict[str, float] | None = None  # relative errors
-    peak_mib: float | None = None
+    peak_mib: float | None = None  # that training adds
+    process_mib: float | None = None  # that the whole process holds then
     shares: dict[str, float] | None = None  # of all threads' time
     kernels: dict[str, float] | None = None  # seconds on a GPU: see gpu_kernels.KernelTimes
     product_flops: float | None = None  # of the convolutions alone
@@ -57,6 +58,7 @@ class Row:
             "over_floor": None if floor is None or median is None else median / floor,
             "parity": self.parity,
             "peak_mib": self.peak_mib,
+            "process_mib": self.process_mib,
             "shares": self.shares,
             "kernels_ms": None if self.kernels is None else {name: 1e3 * s for name, s in self.kernels.items()},
             "product_gflop": None if self.product_flops is None else self.product_flops / 1e9,

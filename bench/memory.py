@@ -41,6 +41,9 @@ class Meter(Protocol):
     def added_mib(self, workers: Iterable[int] = ()) -> float | None:
         """MiB at the peak beyond what was held at first."""
 
+    def peak_mib(self, workers: Iterable[int] = ()) -> float | None:
+        """MiB at the peak."""
+
 
 def meter(device: str) -> Meter:
     """What measures the memory of this device."""
@@ -62,10 +65,15 @@ class HostMeter:
 
     def added_mib(self, workers: Iterable[int] = ()) -> float | None:
         """Of this process beyond what it held at first, and all that its workers hold at their peaks."""
+        peak = self.peak_mib(workers)
+        return None if peak is None or self._before is None else peak - self._before / 2**20
+
+    def peak_mib(self, workers: Iterable[int] = ()) -> float | None:
+        """Of this process and its workers, the interpreter and PyTorch among it."""
         peaks = [_fields(Path(f"/proc/{process}/status")) for process in (SELF, *workers)]
-        if self._before is None or not all("VmHWM" in peak for peak in peaks):
+        if not all("VmHWM" in peak for peak in peaks):
             return None
-        return (sum(peak["VmHWM"] - peak["RssFile"] for peak in peaks) - self._before) / 2**20
+        return sum(peak["VmHWM"] - peak["RssFile"] for peak in peaks) / 2**20
 
 
 class GpuMeter:
@@ -80,7 +88,11 @@ class GpuMeter:
 
     def added_mib(self, workers: Iterable[int] = ()) -> float:
         """At the peak, beyond what was held at first."""
-        return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+        return self.peak_mib() - self._before / 2**20
+
+    def peak_mib(self, workers: Iterable[int] = ()) -> float:
+        """Of PyTorch's tensors."""
+        return torch.cuda.max_memory_allocated() / 2**20
 
 
 def _fields(file: Path) -> dict[str, int]:

@@ -32,7 +32,8 @@ def zoo(rows: Sequence[Row]) -> str:
         "(`torch.func.functional_call`, a backward pass for every task) run in one process, an iteration of each by "
         "turns; their *ratio* is the median over pairs of neighbours, loop ÷ maml_fast, with its quartiles. Where two "
         "figures stand, the first is of order 2, the second of order 1. The others have processes of their own. *Peak* "
-        "is of order 2, each in a process of its own. *Parity* is the larger of both orders' relative differences "
+        "is what training adds to the memory of a process of its own at order 2, and in brackets all that this process "
+        "holds then, the interpreter and PyTorch among it. *Parity* is the larger of both orders' relative differences "
         "between loop and maml_fast, in float64, without dropout."
     )
     parts = [f"## Zoo\n\n{text}\n\n{table(head, lines)}", _what_ran(nets), _nets(nets), *_not_run(rows)]
@@ -50,14 +51,16 @@ class _Net:
 
     def cells(self, others: Sequence[str]) -> list[str]:
         ours, loops = ([self._row(peer.title, order) for order in ORDERS] for peer in (OURS, TRUTH))
-        peaks = [number(row.get("peak_mib"), ".0f") for row in (ours[0], loops[0])]
+        added, whole = (
+            [number(row.get(of), ".0f") for row in (ours[0], loops[0])] for of in ("peak_mib", "process_mib")
+        )
         return [
             self.name,
             self.engine(),
             *(_both([_milliseconds(row) for row in each]) for each in (ours, loops)),
             *(_ratio_of_pairs(*pair) for pair in zip(ours, loops, strict=True)),
             *(_both([self._over_ours(who, order) for order in ORDERS]) for who in others),
-            " / ".join(peaks),
+            f"{' / '.join(added)} ({' / '.join(whole)})",
             self._parity(ours),
         ]
 
