@@ -28,21 +28,21 @@ from peers import Learner
 from peers.nets import TUTORIAL
 from peers.ours import Ours
 from peers.tutorial import TutorialLoop
-from picture import OURS_COLOUR, PEER_COLOUR
+from picture import OURS_COLOR, PEER_COLOR
 from workloads import Workload
 
 from maml_fast import native
 from maml_fast.data import Episodes
-from maml_fast.data.files import write_atomically
+from maml_fast.data._files import write_atomically
 from maml_fast.train import TrainConfig
-from maml_fast.train.networks import make_model
-from maml_fast.train.plots import GRID
-from maml_fast.train.record import describe_machine
-from maml_fast.train.tiles import FAINT, INK
-from maml_fast.train.workbench import Workbench
+from maml_fast.train._networks import make_model
+from maml_fast.train._plots import GRID
+from maml_fast.train._record import describe_machine
+from maml_fast.train._tiles import FAINT, INK
+from maml_fast.train._workbench import Workbench
 
 RECIPE = "tutorial-omniglot-5w1s"
-RACERS: dict[type[Learner], str] = {Ours: OURS_COLOUR, TutorialLoop: PEER_COLOUR}
+RACERS: dict[type[Learner], str] = {Ours: OURS_COLOR, TutorialLoop: PEER_COLOR}
 ENDLESS = 10**9  # iterations
 
 Point = dict[str, float]
@@ -118,13 +118,13 @@ def draw(curves: dict[str, list[Point]], title: str, caption: str) -> bytes:
     figure = Figure(figsize=(9.0, 5.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for (name, points), colour in zip(curves.items(), RACERS.values(), strict=True):
+    for (name, points), color in zip(curves.items(), RACERS.values(), strict=True):
         minutes = [point["seconds"] / 60 for point in points]
         low, high = ([p["accuracy"] + sign * p["interval"] for p in points] for sign in (-1, 1))
-        axes.fill_between(minutes, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(minutes, low, high, color=color, alpha=0.2, linewidth=0)
         last = points[-1]
         label = f"{name}: {last['accuracy']:.1%} ± {last['interval']:.1%} after {last['iterations']:,} iterations"
-        axes.plot(minutes, [p["accuracy"] for p in points], color=colour, linewidth=2.2, marker="o", markersize=3.5,
+        axes.plot(minutes, [p["accuracy"] for p in points], color=color, linewidth=2.2, marker="o", markersize=3.5,
                   label=label)  # fmt: skip
     axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", color=INK)
     axes.set_xlabel(f"minutes of training\n{caption}", color=FAINT, fontsize=9)

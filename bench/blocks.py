@@ -11,7 +11,8 @@ import torch
 from peers.block import per_task_block
 from torch import Tensor
 
-from maml_fast import native, ops, reference
+from maml_fast import _reference as reference
+from maml_fast import native, ops
 
 Pass = Literal["forward", "backward", "double backward"]  # each after those before it
 PASSES: tuple[Pass, ...] = ("forward", "backward", "double backward")

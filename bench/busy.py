@@ -3,7 +3,7 @@
 python bench/busy.py --workloads sine-relu-order2,mlp-order2 --peers jax-vmap
 
 Threads that wait for each other wait long where the system lets others run: what is quick on a quiet machine may take a
-hundred times as long beside a neighbour.
+hundred times as long beside a neighbor.
 """
 
 from __future__ import annotations

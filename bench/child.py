@@ -1,6 +1,6 @@
 """An object that lives in a process of its own, so that what it does there, crashing included, hurts nobody else.
 
-Processes come from a server that has imported PyTorch, with what its optimisers import, and maml_fast once, and
+Processes come from a server that has imported PyTorch, with what its optimizers import, and maml_fast once, and
 started no threads: a new one costs little.
 """
 

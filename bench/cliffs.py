@@ -17,7 +17,7 @@ class Point(NamedTuple):
 
 
 class Cliff(NamedTuple):
-    """A point that lies so many times as high as the higher of its neighbours."""
+    """A point that lies so many times as high as the higher of its neighbors."""
 
     at: float
     height: float
@@ -42,7 +42,7 @@ class Curve(NamedTuple):
         return {point.at: point.milliseconds / theirs[point.at] for point in self.points if point.at in theirs}
 
     def steepest(self) -> Cliff | None:
-        """The highest cliff, if there is one; the ends have one neighbour each, and are none."""
+        """The highest cliff, if there is one; the ends have one neighbor each, and are none."""
         found = [
             Cliff(point.at, point.over_floor / max(left.over_floor, right.over_floor))
             for left, point, right in zip(self.points, self.points[1:], self.points[2:], strict=False)

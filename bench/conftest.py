@@ -19,8 +19,8 @@ from settings import FOUND, KEY, Settings, found_by
 from timing import Timer
 
 from maml_fast import native
-from maml_fast.cli import benchmark as command
-from maml_fast.train.record import describe_machine
+from maml_fast.cli import _benchmark as command
+from maml_fast.train._record import describe_machine
 
 ON_GPUS = ("bench_iteration.py", "bench_op.py", "bench_gpu_scaling.py")  # the benches that a GPU can run
 FOR_GPUS = ("bench_gpu_scaling.py",)  # and nobody else

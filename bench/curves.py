@@ -14,12 +14,12 @@ from measurements import rows_of, unique
 from picture import style
 from scaling import AVX2, FLOAT32, FLOAT64, REPLAYED, WHOLE
 
-from maml_fast.train.tiles import FAINT, INK
+from maml_fast.train._tiles import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {
+COLORS = {
     "forward": "#4c78a8",
     "backward": "#2a9d5c",
     "double backward": "#e4572e",
@@ -53,11 +53,11 @@ def draw(record: dict[str, Any]) -> bytes:
 def _draw_panel(ax: Axes, curves: list[Curve]) -> None:
     for curve in curves:
         at = [point.at for point in curve.points]
-        colour = COLOURS[curve.what]
-        ax.plot(at, [p.milliseconds for p in curve.points], STYLES[curve.who], color=colour, marker="o", markersize=3)
+        color = COLORS[curve.what]
+        ax.plot(at, [p.milliseconds for p in curve.points], STYLES[curve.who], color=color, marker="o", markersize=3)
         if curve.who == FLOAT32:
             floor = [point.milliseconds / point.over_floor for point in curve.points]
-            ax.plot(at, floor, color=colour, linewidth=0.8, alpha=0.35)
+            ax.plot(at, floor, color=color, linewidth=0.8, alpha=0.35)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ticks = sorted({point.at for curve in curves for point in curve.points})
@@ -79,6 +79,6 @@ def _spread(ticks: list[float], apart: float = 1.18) -> list[float]:
 
 
 def _legend(curves: list[Curve]) -> list[Line2D]:
-    passes = [Line2D([], [], color=COLOURS[what], label=what) for what in unique(curve.what for curve in curves)]
+    passes = [Line2D([], [], color=COLORS[what], label=what) for what in unique(curve.what for curve in curves)]
     ways = [Line2D([], [], color=INK, linestyle=STYLES[who], label=who) for who in unique(c.who for c in curves)]
     return [*passes, *ways, Line2D([], [], color=FAINT, linewidth=0.8, label="arithmetic floor, float32")]

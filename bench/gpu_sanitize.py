@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maml_fast import native, ops
 from maml_fast.data import EpisodeSampler
-from maml_fast.data.noise import make_noise
+from maml_fast.data._noise import make_noise
 
 ARITHMETICS = {  # of float32: PyTorch's setting, and autocast's type
     "exact": ("highest", None),

@@ -10,15 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from measurements import rows_of, unique
-from picture import OURS_COLOUR, PEER_COLOUR, style
+from picture import OURS_COLOR, PEER_COLOR, style
 from tables import NOTHING, number, ratio, table, times
 
-from maml_fast.train.tiles import INK
+from maml_fast.train._tiles import INK
 
 Row = dict[str, Any]
 
 PANELS = {"MiB at the peak": "peak_mib", "seconds": "median_ms"}
-COLOURS = (PEER_COLOUR, OURS_COLOUR)
+COLORS = (PEER_COLOR, OURS_COLOR)
 
 
 def inner_memory(rows: Sequence[Row]) -> str:
@@ -61,10 +61,10 @@ def draw(record: dict[str, Any]) -> bytes:
     axes = figure.subplots(2, len(subjects), squeeze=False)
     for line, (label, key) in zip(axes, PANELS.items(), strict=True):
         for ax, subject in zip(line, subjects, strict=True):
-            for way, colour in zip(ways, COLOURS, strict=False):
+            for way, color in zip(ways, COLORS, strict=False):
                 own = [row for row in rows if (row["subject"], row["what"]) == (subject, way) and row[key] is not None]
                 values = [row[key] / (1e3 if key == "median_ms" else 1) for row in own]
-                ax.plot([row["at"] for row in own], values, color=colour, marker="o", markersize=3, label=way)
+                ax.plot([row["at"] for row in own], values, color=color, marker="o", markersize=3, label=way)
             ax.set_xscale("log")
             ax.set_yscale("log")
             steps = [row["at"] for row in rows if (row["subject"], row["what"]) == (subject, ways[0])]

@@ -51,7 +51,7 @@ class LongLoop:
 
     def _begin(self, steps: int, kept: int | None, dtype: torch.dtype) -> tuple[MAML, Episodes]:
         model = self._entry.model(self._size).to(self._place.device, dtype)
-        maml = MAML(model, INNER_LR, steps, loss_fn=self._entry.loss_fn, inner_memory=kept)
+        maml = MAML(model, inner_lr=INNER_LR, inner_steps=steps, loss_fn=self._entry.loss_fn, inner_memory=kept)
         return maml, self._entry.episodes(self._size, dtype, 0).to(self._place.device)
 
     def _iterate(self) -> None:

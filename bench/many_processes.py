@@ -18,8 +18,8 @@ import torch
 
 import maml_fast as mf
 from maml_fast.distributed import shard
-from maml_fast.distributed.joining import joined
-from maml_fast.train.meta_gradient import make_gradient
+from maml_fast.distributed._joining import joined
+from maml_fast.train._meta_gradient import make_gradient
 
 WORKLOADS = {  # a model, its inner loop, tasks of a meta-batch
     "conv4-64": (lambda: mf.models.Conv4(5, hidden=64), {"inner_steps": 1, "order": 2}, 32),
@@ -45,16 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Times]:
         bank = mf.data.load("strokes")["train"]
         for name in options.workloads.split(","):
             make, loop, n_tasks = WORKLOADS[name]
-            maml = mf.MAML(make(), 0.4, **loop)
+            maml = mf.MAML(make(), inner_lr=0.4, **loop)
             gradient = make_gradient(maml, group, n_tasks, in_order=options.fixed_order)
-            optimiser = maml.make_optimiser(1e-3)
+            optimizer = maml.make_optimizer(1e-3)
             sampler = shard(mf.EpisodeSampler(bank, 5, 1, 15, n_tasks), group.rank, group.size, uneven=True)
             episodes, flat = sampler.batch(0), torch.nn.utils.parameters_to_vector(maml.parameters()).detach()
 
-            def iterate(gradient=gradient, optimiser=optimiser, episodes=episodes) -> None:
-                optimiser.zero_grad()
+            def iterate(gradient=gradient, optimizer=optimizer, episodes=episodes) -> None:
+                optimizer.zero_grad()
                 gradient(episodes)
-                optimiser.step()
+                optimizer.step()
 
             def add(flat=flat, n_tasks=n_tasks, rows=sampler.meta_batch_size) -> None:
                 if options.fixed_order:

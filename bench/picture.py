@@ -11,13 +11,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from measurements import machine_of, rows_of, unique
 from peers import GRAPHED, OURS
 
-from maml_fast.train.plots import GRID
-from maml_fast.train.tiles import FAINT, INK
+from maml_fast.train._plots import GRID
+from maml_fast.train._tiles import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OURS_COLOUR, PEER_COLOUR, FLOOR_COLOUR = "#e4572e", "#9fb3c8", "#243b53"
+OURS_COLOR, PEER_COLOR, FLOOR_COLOR = "#e4572e", "#9fb3c8", "#243b53"
 BAR, GAP, TITLE, CAPTION = 0.27, 0.8, 0.5, 0.55  # inches: a bar, between panels, above them, below
 COLUMNS, WIDTH = 2, 14.5
 
@@ -56,7 +56,7 @@ def _draw_panel(ax: Axes, rows: list[Row]) -> None:
     for place, row in enumerate(rows):
         is_ours = row["who"] in (OURS.title, GRAPHED.title)
         median, low, high = (value / unit for value in (row["median_ms"], *row["quartiles_ms"]))
-        ax.barh(place, median, height=0.68, color=OURS_COLOUR if is_ours else PEER_COLOUR, zorder=2)
+        ax.barh(place, median, height=0.68, color=OURS_COLOR if is_ours else PEER_COLOR, zorder=2)
         ax.plot([low, high], [place, place], color=INK, linewidth=1.2, alpha=0.7, zorder=3)
         ax.text(
             max(median, high) + 0.012 * widest,
@@ -67,7 +67,7 @@ def _draw_panel(ax: Axes, rows: list[Row]) -> None:
             fontsize=9,
             fontweight="bold" if is_ours else "normal",
         )
-    ax.axvline(rows[0]["floor_ms"] / unit, color=FLOOR_COLOUR, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
+    ax.axvline(rows[0]["floor_ms"] / unit, color=FLOOR_COLOR, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
     ax.set_title(f"{rows[0]['subject']}   {rows[0]['what']}", loc="left", fontsize=10, color=INK)
     ax.set_yticks(range(len(rows)), [row["who"] for row in rows], fontsize=9, color=INK)
     ax.set_ylim(len(rows) - 0.45, -0.55)

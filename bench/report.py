@@ -13,8 +13,8 @@ import picture
 import sections
 from measurements import machine_of, rows_of
 
-from maml_fast.cli.benchmark import RECORD
-from maml_fast.data.files import write_atomically
+from maml_fast.cli._benchmark import RECORD
+from maml_fast.data._files import write_atomically
 
 TABLE, PICTURE, CURVES, MEMORY = "bench.md", "bench.png", "scaling.png", "inner_memory.png"
 SGEMM = {"numpy": "NumPy"}  # who multiplies, where the record's name for it is not for people

@@ -160,7 +160,7 @@ def _algorithms(rows: Sequence[Row]) -> str:
     head = ["algorithm", "maml_fast, ms (quartiles)", f"{NAIVE.title}, ms (quartiles)", "naive ÷ maml_fast"]
     head += ["peaks, MiB", "parity: loss, meta-gradient", "maml_fast ran on"]
     text = (
-        f"{rows[0]['what']}. A row is one whole iteration: inner loops, query loss, meta-gradient, outer optimiser; "
+        f"{rows[0]['what']}. A row is one whole iteration: inner loops, query loss, meta-gradient, outer optimizer; "
         "float32; by maml_fast, and by the same algorithm as a tutorial writes it: an ordinary module with torch's own "
         "batch norm, plain autograd, one task after another. *Parity* is in float64."
     )
@@ -256,7 +256,7 @@ def _scaling(rows: Sequence[Row]) -> str:
     plain = {(curve.subject, curve.what): curve for curve in curves if curve.who == FLOAT32}
     others = [curve for curve in curves if curve.who != FLOAT32 and (curve.subject, curve.what) in plain]
     text = (
-        "float32. A *cliff* is a point that lies above both of its neighbours, each in units of its arithmetic floor. "
+        "float32. A *cliff* is a point that lies above both of its neighbors, each in units of its arithmetic floor. "
         "All points are in scaling.png."
     )
     parts = ["## Scaling", text, _cliffs(list(plain.values()))]

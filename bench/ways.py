@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from maml_fast import native
-from maml_fast.data.files import write_atomically
-from maml_fast.maml.heads import HEADS
+from maml_fast.data._files import write_atomically
+from maml_fast.maml._heads import HEADS
 from maml_fast.train import TrainConfig, evaluate_run, train
-from maml_fast.train.record import describe_machine
+from maml_fast.train._record import describe_machine
 
 RECORD = "ways.json"
 WAYS = (3, 5, 10, 20)
@@ -55,7 +55,7 @@ def evaluations(given: argparse.Namespace, head: str, run: Path) -> Iterator[dic
     )
     result = train(config, out=run)
     for n_way in given.ways:
-        row = {"head": head, "seconds": result.seconds} | evaluate_run(run, episodes=given.episodes, n_way=n_way)
+        row = {"head": head, "seconds": result.seconds} | evaluate_run(run, n_episodes=given.episodes, n_way=n_way)
         print(line(row), flush=True)
         yield row
 

@@ -17,8 +17,8 @@ from zoo.workload import ZooWorkload
 
 from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.data import Episodes, EpisodeSampler, ImageBank
-from maml_fast.data.noise import make_noise
-from maml_fast.maml import MetaLearner
+from maml_fast.data._noise import make_noise
+from maml_fast.maml import Learner
 from maml_fast.models import Conv4, TutorialNet
 from maml_fast.nn import BatchStatNorm2d
 from maml_fast.train import TrainConfig
@@ -75,7 +75,7 @@ class Workload:
         """The same with torch's own batch norm: the fastest that modules can be without us."""
         return with_library_batch_norm(self.model_at(start))
 
-    def learner(self, start: Sequence[Tensor], **options: Any) -> MetaLearner:
+    def learner(self, start: Sequence[Tensor], **options: Any) -> Learner:
         """What maml_fast makes of it, with these parameters; ``options`` are the algorithm's own."""
         settings = replace(self.settings(), **options)
         return ALGORITHMS[self.algorithm].make(self.model_at(start), settings)
@@ -248,7 +248,7 @@ QUICK = (
 # What an algorithm has otherwise than the others.
 OWN: dict[str, dict[str, Any]] = {
     "reptile": {"inner_lr": 1e-3},
-    "learned-optimiser": {"inner_lr": 0.1, "order": 1},
+    "learned-optimizer": {"inner_lr": 0.1, "order": 1},
     "meta-lstm": {"order": 1},
 }
 
@@ -267,7 +267,7 @@ def _of_algorithms(family: str, own: dict[str, dict[str, Any]], **options: Any) 
 _SMALL = {"title": "Conv4-16, 4 tasks of 5-way 1-shot, 15 queries, 5 steps", "model": partial(Conv4, hidden=16)}
 OF_ALGORITHMS = _of_algorithms(
     "A",
-    {name: {**_SMALL, "meta_batch_size": 4} for name in ("learned-optimiser", "meta-lstm")},
+    {name: {**_SMALL, "meta_batch_size": 4} for name in ("learned-optimizer", "meta-lstm")},
     title="Conv4-64, 16 tasks of 5-way 1-shot, 15 queries, 5 steps",
     model=Conv4,
     network=CONV4,

@@ -30,7 +30,7 @@ def zoo(rows: Sequence[Row]) -> str:
     text = (
         "MAML on nets that people write: one whole iteration in float32. maml_fast and the loop over the tasks "
         "(`torch.func.functional_call`, a backward pass for every task) run in one process, an iteration of each by "
-        "turns; their *ratio* is the median over pairs of neighbours, loop ÷ maml_fast, with its quartiles. Where two "
+        "turns; their *ratio* is the median over pairs of neighbors, loop ÷ maml_fast, with its quartiles. Where two "
         "figures stand, the first is of order 2, the second of order 1. The others have processes of their own. *Peak* "
         "is what training adds to the memory of a process of its own at order 2, and in brackets all that this process "
         "holds then, the interpreter and PyTorch among it. *Parity* is the larger of both orders' relative differences "

@@ -56,13 +56,13 @@ def train(loader: DataLoader[tuple[Tensor, ...]], options: argparse.Namespace) -
     torch.manual_seed(options.seed)
     net = mf.models.MLP((FEATURES, 16, 2), init_std=0.3)
     maml = mf.MAML(net, inner_lr=0.5, inner_steps=5, order=2, task_chunk=None)  # of cross-entropy
-    optimiser = torch.optim.Adam(maml.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(maml.parameters(), lr=3e-3)
     for _ in range(options.epochs):
         for x, y in loader:  # x [TASKS_IN_BATCH * ROWS, FEATURES]
             episodes = mf.data.tasks_from_batch(x, y, n_tasks=TASKS_IN_BATCH, n_support=SUPPORT)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             maml(episodes).loss.backward()
-            optimiser.step()
+            optimizer.step()
     return maml
 
 

@@ -27,16 +27,24 @@ def main(arguments: Sequence[str] | None = None) -> mf.EvaluationResult:
     options = _options(arguments)
     torch.manual_seed(options.seed)
     rates = {"weight": 0.1, "bias": 0.1}
-    maml = mf.MAML(nn.Linear(1, 1), rates, 1, 2, loss_fn=F.mse_loss, learn_inner_lr=True, task_chunk=None)
-    optimiser = torch.optim.Adam(maml.parameters(), lr=0.01)
+    maml = mf.MAML(
+        nn.Linear(1, 1),
+        inner_lr=rates,
+        inner_steps=1,
+        order=2,
+        loss_fn=F.mse_loss,
+        learn_inner_lr=True,
+        task_chunk=None,
+    )
+    optimizer = torch.optim.Adam(maml.parameters(), lr=0.01)
     for batch in islice(episodes(options.seed), options.iterations):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         maml(batch).loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     result = mf.evaluate(maml, episodes(options.seed + 1), 400, inner_steps=3)
     errors = ", ".join(f"{loss:.4f}" for loss in result.losses)
-    print(f"mean squared error on {result.episodes} new tasks after 0 to 3 steps: {errors}")
+    print(f"mean squared error on {result.n_episodes} new tasks after 0 to 3 steps: {errors}")
     learned = (f"{name} {maml.get_parameter(f'inner_lr.{name}').item():.3f}" for name in rates)
     print(f"inner rates: {', '.join(learned)}")
     x = torch.linspace(-1, 1, SUPPORT).view(1, SUPPORT, 1)

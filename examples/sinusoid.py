@@ -48,17 +48,17 @@ def train(options: argparse.Namespace, inner_steps: int) -> mf.MAML:
     torch.manual_seed(options.seed)
     net = mf.models.MLP((1, 40, 40, 1), init_std=options.init_std)
     maml = mf.MAML(net, inner_lr=0.01, inner_steps=inner_steps, order=2, loss_fn=F.mse_loss, task_chunk=None)
-    optimiser = torch.optim.Adam(maml.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(maml.parameters(), lr=1e-3)
     for episodes in mf.data.SinusoidSampler(seed=options.seed, batches=options.iterations):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         maml(episodes).loss.backward()
-        optimiser.step()
+        optimizer.step()
     return maml
 
 
 def print_table(results: dict[str, mf.EvaluationResult]) -> None:
     """Print mean squared errors after the shown steps, with their 95 % intervals over waves."""
-    waves = next(iter(results.values())).episodes
+    waves = next(iter(results.values())).n_episodes
     print(f"mean squared error on {waves} new waves, K=10, with 95 % intervals, after gradient steps:")
     print(f"{'':20}" + "".join(f"{steps:>16}" for steps in SHOWN_STEPS))
     for name, result in results.items():

@@ -95,17 +95,19 @@ def sampler(log: AnswerLog, options: argparse.Namespace) -> StudentSampler:
 
 def train_by_maml(log: AnswerLog, options: argparse.Namespace) -> mf.MAML:
     """Meta-train: the loss is that of the later answers, after steps on the first ones, whose rates are learned too."""
-    rate = options.inner_lr or RATE_OF[options.inner_optimiser]
-    form = {"inner_steps": options.inner_steps, "inner_optimiser": options.inner_optimiser, "task_chunk": None}
-    maml = mf.MAML(network(log, options), lambda parameter: rate, **form, learn_inner_lr=True, loss_fn=answer_loss)
-    optimiser = torch.optim.Adam(maml.parameters(), lr=options.meta_lr)
+    rate = options.inner_lr or RATE_OF[options.inner_optimizer]
+    form = {"inner_steps": options.inner_steps, "inner_optimizer": options.inner_optimizer, "task_chunk": None}
+    maml = mf.MAML(
+        network(log, options), inner_lr=lambda parameter: rate, **form, learn_inner_lr=True, loss_fn=answer_loss
+    )
+    optimizer = torch.optim.Adam(maml.parameters(), lr=options.meta_lr)
     losses = []
     for episodes in track(sampler(log, options), "MAML", options.iterations):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out = maml(episodes, per_step=True)
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(maml.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         losses.append(out.query_losses)
     of_steps = torch.stack(losses[-100:]).mean(dim=0)
     print("loss of the later answers after step 0, 1, ...:", " ".join(f"{loss:.4f}" for loss in of_steps.tolist()))
@@ -115,13 +117,13 @@ def train_by_maml(log: AnswerLog, options: argparse.Namespace) -> mf.MAML:
 def train_ordinarily(log: AnswerLog, options: argparse.Namespace) -> mf.models.LSTM:
     """Train on all answers of the same students, as deep knowledge tracing does."""
     net = network(log, options)
-    optimiser = torch.optim.Adam(net.parameters(), lr=options.meta_lr)
+    optimizer = torch.optim.Adam(net.parameters(), lr=options.meta_lr)
     for episodes in track(sampler(log, options), "ordinary training", options.iterations):
         answers = torch.cat([episodes.y_spt, episodes.y_qry[:, :, options.support :]], dim=2)  # [T, 1, L, skills]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         answer_loss(net(episodes.x_qry.flatten(0, 1)), answers.flatten(0, 1)).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
     return net
 
 
@@ -132,7 +134,7 @@ def everybody(log: AnswerLog, options: argparse.Namespace) -> mf.Episodes:
 
 def best_rate(net: mf.models.LSTM, episodes: mf.Episodes, steps: int) -> mf.MAML:
     """Return the network with the fine-tuning rate that predicts these students' later answers best."""
-    learners = [mf.MAML(net, rate, steps, loss_fn=answer_loss) for rate in RATES]
+    learners = [mf.MAML(net, inner_lr=rate, inner_steps=steps, loss_fn=answer_loss) for rate in RATES]
     return max(learners, key=lambda learner: auc(*predictions(learner, episodes, steps)))
 
 
@@ -202,7 +204,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--iterations", type=int, default=2000, help="meta-iterations (default: 2000)")
     add("--meta-batch-size", type=int, default=16, help="students of an iteration (default: 16)")
     add("--meta-lr", type=float, default=3e-3, help="rate of Adam, for both (default: 0.003)")
-    add("--inner-optimiser", choices=RATE_OF, default="sgd", help="of MAML's inner steps (default: sgd)")
+    add("--inner-optimizer", choices=RATE_OF, default="sgd", help="of MAML's inner steps (default: sgd)")
     add("--inner-lr", type=float, help="rate at which MAML's inner steps begin (default: 0.3 of sgd, 0.01 of adam)")
     add("--inner-steps", type=int, default=3, help="of adaptation, for both (default: 3)")
     add("--seed", type=int, default=0)

@@ -12,22 +12,36 @@ for episodes in sampler:
 from importlib.metadata import PackageNotFoundError, version
 
 from maml_fast import algorithms, compat, data, distributed, models, nn, ops
-from maml_fast.data.bank import ImageBank
-from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._episodes import Episodes, EpisodeSampler
 from maml_fast.deployment import deploy
 from maml_fast.fusion import FusedModel, fuse
-from maml_fast.maml import MAML, EvaluationResult, MAMLOutput, evaluate, use_engine
+from maml_fast.maml import (
+    MAML,
+    Annealing,
+    EvaluationResult,
+    LearnedRule,
+    Learner,
+    MAMLOutput,
+    TaskResults,
+    evaluate,
+    use_engine,
+)
 from maml_fast.native import Backend, backend, build, use_backend
 
 __all__ = [
     "MAML",
+    "Annealing",
     "Backend",
     "EpisodeSampler",
     "Episodes",
     "EvaluationResult",
     "FusedModel",
     "ImageBank",
+    "LearnedRule",
+    "Learner",
     "MAMLOutput",
+    "TaskResults",
     "__version__",
     "algorithms",
     "backend",

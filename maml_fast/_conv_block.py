@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 
 from maml_fast import native
-from maml_fast.arguments import optional, takes, whole
+from maml_fast._arguments import optional, takes, whole
 
 __all__ = ["Arithmetic", "Geometry", "conv_block", "convolved_extent", "output_extent"]
 
@@ -67,7 +67,7 @@ def conv_block(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the native kernels on checked arguments; shapes as in :func:`maml_fast.ops.conv_block`.
 
-    Beside the result, the mean and 1 / sqrt(variance + eps) of what was normalised, [T, Cout], without gradients.
+    Beside the result, the mean and 1 / sqrt(variance + eps) of what was normalized, [T, Cout], without gradients.
     """
     channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy where the memory is so already
     kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]

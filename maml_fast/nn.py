@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from maml_fast import ops
-from maml_fast.arguments import choice, flag, number, optional, takes, tensor, whole
+from maml_fast._arguments import choice, flag, number, optional, takes, tensor, whole
 
 __all__ = [
     "BatchStatNorm2d",
@@ -44,7 +44,7 @@ def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callabl
 def batch_stat_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[int, ...] | None = None
 ) -> Tensor:
-    """Normalise x [B, C, ...] by the biased statistics of this very batch (Ioffe & Szegedy 2015, eq. 1-4).
+    """Normalize x [B, C, ...] by the biased statistics of this very batch (Ioffe & Szegedy 2015, eq. 1-4).
 
     Equals ``F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)``, written in elementary operations
     because ``vmap(grad(...))`` over ``F.batch_norm`` gives a wrong second-order gradient in silence. A ``ValueError``
@@ -61,8 +61,8 @@ def batch_stat_norm(
         raise ValueError(f"batch norm expected {wanted} input, got a tensor of shape {list(x.shape)}")
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [-1 if d == 1 else 1 for d in range(x.dim())]
-    centred = x - x.mean(dim=dims, keepdim=True)
-    z = centred * torch.rsqrt((centred * centred).mean(dim=dims, keepdim=True) + eps)
+    centered = x - x.mean(dim=dims, keepdim=True)
+    z = centered * torch.rsqrt((centered * centered).mean(dim=dims, keepdim=True) + eps)
     if weight is not None:
         z = z * weight.view(shape)
     if bias is not None:
@@ -97,14 +97,14 @@ class BatchStatNorm2d(torch.nn.BatchNorm2d):
             torch.nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [B, C, H, W] to its normalised self, same shape."""
+        """Map x [B, C, H, W] to its normalized self, same shape."""
         return batch_stat_norm(x, self.weight, self.bias, self.eps, axes=(4,))
 
 
 class ConvBlock(torch.nn.Module):
     """Convolution, batch norm on the batch's own statistics, ReLU and max-pool as one operation.
 
-    The parameters are ``conv.weight``, ``conv.bias``, ``norm.weight`` (γ) and ``norm.bias`` (β), initialised as in
+    The parameters are ``conv.weight``, ``conv.bias``, ``norm.weight`` (γ) and ``norm.bias`` (β), initialized as in
     :class:`torch.nn.Conv2d` and :class:`torch.nn.BatchNorm2d`.
 
     Args:

@@ -8,7 +8,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from maml_fast import _conv_block, native, reference
+from maml_fast import _conv_block, native
+from maml_fast import _reference as reference
+from maml_fast._arguments import flag, number, optional, takes, tensor, whole
 from maml_fast._conv_block import Arithmetic, convolved_extent, output_extent
 from maml_fast._inner_loops import (
     InnerLoopsResult,
@@ -16,7 +18,6 @@ from maml_fast._inner_loops import (
     NetDescription,
     inner_loops,
 )
-from maml_fast.arguments import flag, number, optional, takes, tensor, whole
 
 __all__ = [
     "InnerLoopsResult",
@@ -76,8 +77,8 @@ def conv_block(
         weight: filters, [T, Cout, Cin, k, k]. Parameters that all tasks share may be an ``expand`` (task stride 0) and
             are read as they are.
         bias: [T, Cout]. Batch norm takes it out again unless ``relu_first``: its gradient is then exactly zero.
-        gamma: scale after normalising, [T, Cout]; 1 if ``None`` (Finn's net has none).
-        beta: shift after normalising, [T, Cout]; 0 if ``None``.
+        gamma: scale after normalizing, [T, Cout]; 1 if ``None`` (Finn's net has none).
+        beta: shift after normalizing, [T, Cout]; 0 if ``None``.
         stride: of the convolution.
         padding: zeros around the image, in pixels.
         pool: side and stride of the max-pool window, which rounds down; ``None`` for no pooling.
@@ -121,7 +122,7 @@ def conv_block_with_statistics(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`conv_block`, and the statistics by which it normalised.
+    """:func:`conv_block`, and the statistics by which it normalized.
 
     Takes and raises what :func:`conv_block` does.
 
@@ -155,7 +156,7 @@ def conv_block_by_statistics(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> Tensor:
-    """:func:`conv_block` that normalises by this mean and variance, [Cout] for all tasks; always pure PyTorch.
+    """:func:`conv_block` that normalizes by this mean and variance, [Cout] for all tasks; always pure PyTorch.
 
     Takes and raises what :func:`conv_block` does; raises a ValueError, too, for statistics that are not [Cout], and on
     the CPU for a variance below zero.

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import maml_fast as mf
-from maml_fast import algorithms, arguments, compat, data, deployment, distributed, fusion, maml, models, ops, train
-from maml_fast.arguments import (
+from maml_fast import _arguments as arguments
+from maml_fast import algorithms, compat, data, deployment, distributed, fusion, maml, models, ops, train
+from maml_fast._arguments import (
     array,
     choice,
     device,
@@ -258,7 +259,7 @@ FROM_A_RUN = {**TOLD, "format": "torch", "inner_steps": None, "judged": True}
 OMNIGLOT = {"root": NOWHERE, "size": 28, "layout": data.omniglot.OMNIGLOT}
 PICTURES = {"root": NOWHERE, "image_size": 8, "channels": "L"}
 COLUMNS = {"student": "a", "skill": "b", "correct": "c", "order": "d"}
-EVALUATED = {"episodes": 5, "inner_steps": None, "n_way": None, "split": "test", "seed": None}
+EVALUATED = {"n_episodes": 5, "inner_steps": None, "n_way": None, "split": "test", "seed": None}
 SEEN = deployment.Preprocessing(28, "L", "unit")
 ADAPTED = {"module": net(), "class_names": ("a", "b", "c"), "preprocessing": SEEN, "estimate": {}, "provenance": {}}
 ALLOWED = {"allow_unused": None, "allow_nograd": False}
@@ -271,10 +272,10 @@ MAML = {
     "order": 2,
     "loss_fn": nn.functional.cross_entropy,
     "metric": "auto",
-    "adapt": None,
+    "adapted": None,
     "learn_inner_lr": False,
     "batch_norm": "batch",
-    "inner_optimiser": "sgd",
+    "inner_optimizer": "sgd",
     "head": "learned",
     "fused": True,
     "task_chunk": "auto",
@@ -287,7 +288,7 @@ NORM = GEOMETRY | SCALARS
 
 CALLS: dict[str, dict[str, Any]] = {
     "deploy": {"maml": mf.MAML(net()), "x_spt": EPISODES.x_spt[0], "y_spt": EPISODES.y_spt[0], "inner_steps": 1},
-    "evaluate": {"maml": mf.MAML(net()), "sampler": [EPISODES], "episodes": 2, "inner_steps": 1, "batch_norm": "own"},
+    "evaluate": {"maml": mf.MAML(net()), "sampler": [EPISODES], "n_episodes": 2, "inner_steps": 1, "batch_norm": "own"},
     "fuse": {"model": conv_net(), "batch_norm": "batch"},
     "use_backend": {"name": "reference"},
     "use_engine": {"name": "loop"},
@@ -334,7 +335,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "algorithms.ANIL": {**LOOP, "order": 2},
     "algorithms.BOIL": {**LOOP, "order": 2, "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Linear(3, 3))},
     "algorithms.FOMAML": LOOP,
-    "algorithms.LearnedOptimiser": {**LOOP, "order": 1, "hidden": 2, "objective": "last", "learn_start": True},
+    "algorithms.LearnedOptimizer": {**LOOP, "order": 1, "hidden": 2, "objective": "last", "learn_start": True},
     "algorithms.MAMLPlusPlus": {**LOOP, **ANNEALED, "model": normed(), "order": 2, "batch_norm": "per_step"},
     "algorithms.MetaLSTM": {**LOOP, "order": 1, "hidden": 2},
     "algorithms.MetaSGD": {**LOOP, "order": 2},
@@ -363,7 +364,7 @@ NO_ENTRIES = {
     "backend ops.has_native_kernels compat.MetaLearner compat.TutorialBaseNet train.Reporter": "has no arguments",
     "distributed.PeerFailedError distributed.PeerLostError distributed.PeerStopped": "what a run raises",
     "Episodes": "a plain tuple, which is checked where it is used",
-    "maml.MetaLearner": "abstract; its classes stand here",
+    "maml.Learner": "abstract; its classes stand here",
     "algorithms.Algorithm algorithms.Settings": "a TrainConfig, which checks, fills them in",
     "ops.inner_loops ops.NetDescription ops.LoweredModel": "for the engines; the operator checks",
     "ops.native_obstacle nn.conv_block_of_tasks nn.tracking_conv_block nn.moved": "for what was checked before",
@@ -408,7 +409,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     bank, sampler, waves = BANK, mf.EpisodeSampler(BANK, 2, 1, 1, 2), data.SinusoidSampler(2, 2)
     task = {"x_spt": EPISODES.x_spt, "y_spt": EPISODES.y_spt, "inner_steps": 1}
     flags = {"first_order": None, "allow_unused": None, "allow_nograd": None}
-    learner = learn2learn.MAML(linear(), 0.1)
+    learner = learn2learn.MAML(linear(), inner_lr=0.1)
     found: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "Episodes.to": (EPISODES.to, {"device": "cpu", "dtype": torch.float32, "non_blocking": False}),
         "bank.select": (bank.select, {"classes": [0], "name": "n"}),
@@ -443,7 +444,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             f"{name}.adapt": (made.adapt, task),
             f"{name}.predict": (made.predict, {"fast": made.adapt(*EPISODES[:2]), "x_qry": EPISODES.x_qry}),
             f"{name}.engine_for": (made.engine_for, {"episodes": EPISODES}),
-            f"{name}.make_optimiser": (made.make_optimiser, {"meta_lr": 0.1}),
+            f"{name}.make_optimizer": (made.make_optimizer, {"meta_lr": 0.1}),
             f"{name}.begin_iteration": (made.begin_iteration, {"iteration": 1}),
             f"{name}.for_classes": (made.for_classes, {"n_classes": 4}),
         }

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maml_fast import MAML, _conv_block, native, ops
 from maml_fast._conv_block import Arithmetic, Geometry
-from maml_fast.data.episodes import EpisodeSampler
+from maml_fast.data._episodes import EpisodeSampler
 from maml_fast.models import Conv4
 from maml_fast.native import _cuda_toolkit
 from maml_fast.native._cuda_toolkit import CudaToolkit, find_cuda_toolkit
@@ -66,13 +66,13 @@ def test_an_iteration_reads_nothing_back(order: int, monkeypatch) -> None:
     """Tensors without values, as on a GPU whose work is only queued: whoever asks for one fails."""
     monkeypatch.setattr(ops, "native_obstacle", lambda *_: None)
     model = Conv4().to("meta")
-    maml = MAML(model, 0.4, 2, order)
-    optimiser = torch.optim.Adam(maml.parameters())
+    maml = MAML(model, inner_lr=0.4, inner_steps=2, order=order)
+    optimizer = torch.optim.Adam(maml.parameters())
     out = maml(make_episodes(shape=(1, 28, 28), dtype=torch.float32).to("meta"), per_step=True)
     assert "operation by operation (on meta" in maml.describe()
     assert "in memory: all tasks" in maml.describe()
     out.loss.backward()
-    optimiser.step()
+    optimizer.step()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with pytest.raises(RuntimeError, match="meta"):
         out.loss.item()
@@ -220,7 +220,7 @@ extern "C" int cuDeviceGetAttribute(int* value, int attribute, int device) {
 
 
 def test_gpus_are_asked_for_in_another_process(monkeypatch, tmp_path) -> None:
-    """One that has initialised CUDA can't use it in its forks."""
+    """One that has initialized CUDA can't use it in its forks."""
     source = tmp_path / "driver.cpp"
     source.write_text(DRIVER)
     subprocess.run(["g++", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source], check=True)

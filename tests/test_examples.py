@@ -21,7 +21,7 @@ TINY = ["--students", "40", "--skills", "3", "--answers", "16", "--support", "8"
 
 def test_sinusoid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = sinusoid.main(["--iterations", "3", "--episodes", "20", "--out", str(tmp_path / "new" / "folder")])
-    assert [result.episodes for result in results.values()] == [20, 20]
+    assert [result.n_episodes for result in results.values()] == [20, 20]
     assert results["MAML"].losses != results["all waves together"].losses
     picture = Image.open(io.BytesIO((tmp_path / "new" / "folder" / "sinusoid.png").read_bytes()))
     assert len(np.unique(np.asarray(picture.convert("L")))) > 50  # not blank
@@ -31,9 +31,9 @@ def test_sinusoid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert f"{result.losses[steps]:.3f} ± {result.loss_intervals[steps]:.3f}" in printed, (name, steps)
 
 
-@pytest.mark.parametrize("inner_optimiser", ["sgd", "adam"])
-def test_students(inner_optimiser: str, capsys: pytest.CaptureFixture[str]) -> None:
-    scores = students.main([*TINY, "--inner-optimiser", inner_optimiser])
+@pytest.mark.parametrize("inner_optimizer", ["sgd", "adam"])
+def test_students(inner_optimizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = students.main([*TINY, "--inner-optimizer", inner_optimizer])
     printed = capsys.readouterr().out
     assert len(re.search(r"after step 0, 1, ...: (.*)", printed)[1].split()) == 4
     assert "28 students to train on, 4 to choose a rate, 8 new ones" in printed

@@ -17,10 +17,11 @@ from operator_arguments import operator_arguments
 from small import three_way_net
 from torch import Tensor
 
-from maml_fast import MAML, Episodes, native, ops, reference
+from maml_fast import MAML, Episodes, native, ops
+from maml_fast import _reference as reference
 from maml_fast._conv_block import Arithmetic
-from maml_fast.data.episodes import EpisodeSampler
-from maml_fast.data.gpu_sampler import GpuSampler
+from maml_fast.data._episodes import EpisodeSampler
+from maml_fast.data._gpu_sampler import GpuSampler
 
 pytestmark = pytest.mark.native
 

@@ -33,7 +33,7 @@ def layered(block: ConvBlock, x: Tensor) -> Tensor:
     return y if block.pool is None else F.max_pool2d(y, 2)
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0.1, 0.5)
@@ -44,7 +44,7 @@ def randomised(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("training", [True, False])
 def test_conv_block_equals_its_layers(options: dict[str, object], training: bool) -> None:
     torch.manual_seed(0)
-    block = randomised(ConvBlock(2, 3, **options)).train(training)
+    block = randomized(ConvBlock(2, 3, **options)).train(training)
     x = torch.randn(4, 2, 11, 11, dtype=torch.float64, requires_grad=True)
     actual, expected = block(x), layered(block, x)
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
@@ -73,7 +73,7 @@ def test_conv_block_says_what_it_is() -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_conv_block_over_tasks_equals_one_by_one(options: dict[str, object]) -> None:
     torch.manual_seed(0)
-    block = randomised(ConvBlock(2, 3, **options))
+    block = randomized(ConvBlock(2, 3, **options))
     params = {n: torch.randn(3, *p.shape, dtype=p.dtype) for n, p in block.named_parameters()}
     x = torch.randn(3, 4, 2, 9, 9, dtype=torch.float64)
     together = vmap(lambda p, x: functional_call(block, p, (x,)))(params, x)
@@ -117,7 +117,7 @@ def test_batch_stat_norm_2d_is_a_batch_norm_2d_without_memory(training: bool) ->
 def test_vmap_of_grad_of_grad_equals_the_loop() -> None:
     """Over ``F.batch_norm`` it does not: see there why this one is written out."""
     torch.manual_seed(0)
-    norm = randomised(BatchStatNorm2d(3))
+    norm = randomized(BatchStatNorm2d(3))
     x = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
     params = {name: torch.randn(2, 3, dtype=torch.float64) for name in ("weight", "bias")}
 

@@ -20,7 +20,8 @@ from op_table import CASES, GRADCHECKED, NAMES, Case, tensors
 from peers.block import per_task_block
 from torch import Tensor
 
-from maml_fast import native, ops, reference
+from maml_fast import _reference as reference
+from maml_fast import native, ops
 
 all_cases = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
@@ -39,7 +40,7 @@ def test_equals_torch_layers_task_by_task(case: Case) -> None:
 
 @all_cases
 @both_dtypes
-def test_statistics_are_those_of_what_is_normalised(case: Case, dtype: torch.dtype) -> None:
+def test_statistics_are_those_of_what_is_normalized(case: Case, dtype: torch.dtype) -> None:
     arguments = tensors(case, dtype)
     x, weight, bias, *_ = (None if a is None else a.detach().double() for a in arguments)
     out, *statistics = ops.conv_block_with_statistics(*arguments, **case.options)
@@ -299,10 +300,10 @@ def test_statistics_do_not_cancel(every: int, pool: int | None) -> None:
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("centre", FAR_FROM_ZERO)
+@pytest.mark.parametrize("center", FAR_FROM_ZERO)
 @pytest.mark.parametrize(("in_channels", "of_pixels"), [(3, False), (3, True), (9, True)])
-def test_derivatives_do_not_cancel(in_channels: int, of_pixels: bool, centre: float) -> None:
-    assert_rounds_no_worse_than_torch(centre, in_channels, of_pixels)
+def test_derivatives_do_not_cancel(in_channels: int, of_pixels: bool, center: float) -> None:
+    assert_rounds_no_worse_than_torch(center, in_channels, of_pixels)
 
 
 OUTSIDE = {

@@ -126,7 +126,7 @@ def test_a_loss_that_depends_on_an_outer_graph() -> None:
     def loss_fn(logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits, targets) * outside
 
-    maml = MAML(mlp(), 0.1, loss_fn=loss_fn)
+    maml = MAML(mlp(), inner_lr=0.1, loss_fn=loss_fn)
     (code,) = codes(complaint(lambda: maml(EPISODES)), r"or use (.*), the same loss")
     loss = eval(code, {"maml": maml, "episodes": EPISODES})
     loss.backward()
@@ -138,7 +138,7 @@ def test_a_loss_that_depends_on_an_outer_graph() -> None:
 @pytest.mark.parametrize("layer", [nn.Linear(4, 5), nn.Conv1d(2, 5, 4)], ids=["linear", "convolution"])
 def test_weight_norm_in_plain_operations(layer: nn.Module, dim: int) -> None:
     model = nn.utils.parametrizations.weight_norm(copy.deepcopy(layer), dim=dim % layer.weight.dim()).double()
-    maml = MAML(nn.Sequential(model, nn.Flatten()), 0.1)
+    maml = MAML(nn.Sequential(model, nn.Flatten()), inner_lr=0.1)
     maml(make_episodes(shape=layer.weight.shape[1:]))
     (code,) = codes(maml.describe(), r"order 2; (.*) in forward would be right\)")[:1]
     g, v = model.parametrizations.weight.original0, model.parametrizations.weight.original1

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from peers.learned_rules import LearnedOptimiserLoop, MetaLSTMLoop
+from peers.learned_rules import LearnedOptimizerLoop, MetaLSTMLoop
 from peers.naive_loop import NaiveLoop
 from peers.nets import LibraryBatchNorm
 
@@ -169,7 +169,7 @@ class ReptileLoop(NaiveLoop):
             left = left[size:]
         return batches
 
-    def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
+    def make_optimizer(self, meta_lr: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=meta_lr, fused=True)
 
 
@@ -190,7 +190,7 @@ LOOPS: dict[str, type[NaiveLoop]] = {  # by the names of maml_fast.algorithms.AL
     "boil": BOILLoop,
     "meta-sgd": MetaSGDLoop,
     "maml++": MAMLPlusPlusLoop,
-    "learned-optimiser": LearnedOptimiserLoop,
+    "learned-optimizer": LearnedOptimizerLoop,
     "meta-lstm": MetaLSTMLoop,
     "reptile": ReptileLoop,
     "protonet": ProtoNetLoop,

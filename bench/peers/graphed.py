@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from maml_fast.maml.graphed import WARM_UP
+from maml_fast.maml._graphed import WARM_UP
 from peers.ours import Ours
 
 if TYPE_CHECKING:
@@ -30,6 +30,6 @@ class Graphed(Ours):
         episodes = self.workload.episodes(self.parameters[0].dtype, number=1)
         for _ in range(WARM_UP + 1):
             self.backward(episodes)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         if "cuda graph: loss and meta-gradient, replayed" not in self.learner.describe():
             raise RuntimeError("the CUDA graph is not replayed, though it should have been captured by now")

@@ -27,12 +27,12 @@ class Higher(ModuleLearner):
         inner = torch.optim.SGD(self.parameters, lr=self.workload.inner_lr)
         options = {"copy_initial_weights": False, "track_higher_grads": second_order}
         losses = []
-        with higher.innerloop_ctx(self.model, inner, **options) as (model, optimiser):
+        with higher.innerloop_ctx(self.model, inner, **options) as (model, optimizer):
             for step in range(self.workload.inner_steps):
                 if step in self.workload.scored:
                     with torch.no_grad():
                         losses.append(F.cross_entropy(model(x_qry), y_qry))
-                optimiser.step(F.cross_entropy(model(x_spt), y_spt))
+                optimizer.step(F.cross_entropy(model(x_spt), y_spt))
             losses.append(F.cross_entropy(model(x_qry), y_qry))
             if second_order:
                 (weight * losses[-1]).backward()

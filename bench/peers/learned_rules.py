@@ -1,4 +1,4 @@
-"""Learned optimisers as a tutorial writes them; see ``algorithms.py``."""
+"""Learned optimizers as a tutorial writes them; see ``algorithms.py``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def size_and_sign(numbers: Tensor) -> Tensor:
 
 
 class LearnedRuleLoop(NaiveLoop):
-    """A learned optimiser: every parameter by itself, all of whose numbers are a batch of its LSTM."""
+    """A learned optimizer: every parameter by itself, all of whose numbers are a batch of its LSTM."""
 
     @abstractmethod
     def move(self, weight: Tensor, gradient: Tensor, loss: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -71,7 +71,7 @@ class LearnedRuleLoop(NaiveLoop):
         return self.objective(losses)
 
 
-class LearnedOptimiserLoop(LearnedRuleLoop):
+class LearnedOptimizerLoop(LearnedRuleLoop):
     """Andrychowicz et al. 2016, section 2, in the loss along the trajectory."""
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:

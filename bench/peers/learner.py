@@ -38,12 +38,12 @@ class Learner(ABC):
     copies: ClassVar[float] = 8.0  # memory at the peak, in units of the convolutions' outputs; roughly
 
     parameters: list[Tensor]
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
         self.workload = workload
         self.parameters = [parameter.detach().clone().requires_grad_() for parameter in start]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
 
     @classmethod
     def obstacle(cls, workload: Workload) -> str | None:
@@ -72,9 +72,9 @@ class Learner(ABC):
 
     def iteration(self, episodes: Episodes) -> Tensor:
         """One meta-training iteration."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         losses = self.backward(episodes)
-        self.optimiser.step()
+        self.optimizer.step()
         return losses
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do
@@ -101,7 +101,7 @@ class ModuleLearner(TaskByTask):
         self.workload = workload
         self.model = self.make_model(start)
         self.parameters = list(self.model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
 
     def make_model(self, start: Sequence[Tensor]) -> nn.Module:
         """The module, with these parameters."""

@@ -1,4 +1,4 @@
-"""parallel-metalearn: ``torch.func.grad`` inside ``vmap``, behind wrappers for model, loss and inner optimiser.
+"""parallel-metalearn: ``torch.func.grad`` inside ``vmap``, behind wrappers for model, loss and inner optimizer.
 
 Its translator of modules fails on batch norm (version 0.5.6 passes a keyword that its own layer does not take), so that
 norms are written in elementary operations here, as for our own ``vmap``.
@@ -40,7 +40,7 @@ class MetaLearn(Learner):
         self.workload = workload
         model = _Wrapped(workload.functional_model(start))
         self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=workload.meta_lr, fused=True)
         first_order = workload.order == 1
         inner = InnerSGD(model.get_fast_weights(), first_order, workload.inner_lr, learn_lr=False)
         for rate in inner.parameters():  # made in float32
@@ -93,7 +93,7 @@ class _Loss(nn.Module):
 
 
 class _NoStep:
-    """In the place of its outer optimiser: ``Learner.iteration`` steps, as for everybody."""
+    """In the place of its outer optimizer: ``Learner.iteration`` steps, as for everybody."""
 
     def zero_grad(self) -> None:
         pass

@@ -26,7 +26,7 @@ class Naive(Learner):
         self.workload = workload
         self.loop = LOOPS[workload.algorithm](workload.torch_model(start), workload.settings())
         self.parameters = list(self.loop.parameters())
-        self.optimiser = self.loop.make_optimiser(workload.meta_lr)
+        self.optimizer = self.loop.make_optimizer(workload.meta_lr)
 
     def backward(self, episodes: Episodes) -> Tensor:
         return self.loop.backward(episodes)[None]

@@ -39,5 +39,5 @@ class NaiveLoop(nn.Module):
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def make_optimiser(self, meta_lr: float) -> torch.optim.Optimizer:
+    def make_optimizer(self, meta_lr: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=meta_lr, fused=True)

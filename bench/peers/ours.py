@@ -29,7 +29,7 @@ class Ours(Learner):
         self.workload = workload
         self.learner = workload.learner(start, **options)
         self.parameters = list(self.learner.parameters())
-        self.optimiser = self.learner.make_optimiser(workload.meta_lr)
+        self.optimizer = self.learner.make_optimizer(workload.meta_lr)
 
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:

@@ -35,15 +35,15 @@ class Tutorial:
         skip_first: bool = False,
     ) -> None:
         self.parameters = [parameter.detach().clone().requires_grad_() for parameter in parameters]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=meta_lr)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=meta_lr)
         self.base_lr, self.update_step, self.update_step_test = base_lr, update_step, update_step_test
         self.skip_first = skip_first
 
     def train(self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """One iteration; mean query accuracies and losses after 0, 1, ..., update_step inner steps."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         results = self.backward(x_spt, y_spt, x_qry, y_qry)
-        self.optimiser.step()
+        self.optimizer.step()
         return results
 
     def backward(self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ class TutorialLoop(Learner):
     def __init__(self, workload: Workload, start: Sequence[Tensor]) -> None:
         self.workload = workload
         self.system = Tutorial(start, workload.inner_lr, workload.meta_lr, workload.inner_steps, skip_first=True)
-        self.parameters, self.optimiser = self.system.parameters, self.system.optimiser
+        self.parameters, self.optimizer = self.system.parameters, self.system.optimizer
 
     @classmethod
     def obstacle(cls, workload: Workload) -> str | None:

@@ -147,12 +147,12 @@ def sines() -> Draw:
 
 
 def coordinates(size: int, channels: int) -> Draw:
-    """Places of an image's pixels [T, N, 2] in [-1, 1], chosen at random, and their colours [T, N, channels]."""
+    """Places of an image's pixels [T, N, 2] in [-1, 1], chosen at random, and their colors [T, N, channels]."""
 
     def draw(tasks: int, images: int, generator: Generator) -> tuple[Tensor, Tensor]:
         places = torch.randint(size, (tasks, images, 2), generator=generator).double()
-        colours = torch.rand(tasks, images, channels, generator=generator, dtype=torch.float64)
-        return 2 * places / (size - 1) - 1, colours
+        colors = torch.rand(tasks, images, channels, generator=generator, dtype=torch.float64)
+        return 2 * places / (size - 1) - 1, colors
 
     return draw
 

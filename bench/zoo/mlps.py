@@ -50,7 +50,7 @@ class Sine(nn.Module):
 
 
 def siren(hidden: int = 256, depth: int = 3, channels: int = 3) -> nn.Module:
-    """Sitzmann et al. 2020: from a place to its colour."""
+    """Sitzmann et al. 2020: from a place to its color."""
     widths = [2, *[hidden] * depth, channels]
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(itertools.pairwise(widths)):

@@ -216,17 +216,17 @@ class ElementaryNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.of_last:
-            z, like = self._normalised(x, [*range(x.dim() - self.weight.dim(), x.dim())]), self.weight.shape
+            z, like = self._normalized(x, [*range(x.dim() - self.weight.dim(), x.dim())]), self.weight.shape
         elif self.of_batch:
-            z, like = self._normalised(x, [0, *range(2, x.dim())]), (-1, *[1] * (x.dim() - 2))
+            z, like = self._normalized(x, [0, *range(2, x.dim())]), (-1, *[1] * (x.dim() - 2))
         else:
-            groups = self._normalised(x.reshape(len(x), self.groups or x.shape[1], -1), [2])
+            groups = self._normalized(x.reshape(len(x), self.groups or x.shape[1], -1), [2])
             z, like = groups.reshape(x.shape), (-1, *[1] * (x.dim() - 2))
         return z if self.weight is None else z * self.weight.view(like) + self.bias.view(like)
 
-    def _normalised(self, x: Tensor, over: list[int]) -> Tensor:
-        centred = x - x.mean(dim=over, keepdim=True)
-        return centred / (centred.square().mean(dim=over, keepdim=True) + self.eps).sqrt()
+    def _normalized(self, x: Tensor, over: list[int]) -> Tensor:
+        centered = x - x.mean(dim=over, keepdim=True)
+        return centered / (centered.square().mean(dim=over, keepdim=True) + self.eps).sqrt()
 
 
 def with_elementary_norms(model: nn.Module) -> nn.Module:

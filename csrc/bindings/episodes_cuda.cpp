@@ -1,4 +1,4 @@
-// Episodes drawn on a GPU, as a torch operator; maml_fast/data/gpu_sampler.py is its only caller.
+// Episodes drawn on a GPU, as a torch operator; maml_fast/data/_gpu_sampler.py is its only caller.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>

@@ -1,4 +1,4 @@
-// The episode sampler for Python. maml_fast/data/episodes.py is the only caller and says in its users' words what is
+// The episode sampler for Python. maml_fast/data/_episodes.py is the only caller and says in its users' words what is
 // wrong with an argument; what is checked here keeps memory safe whatever is passed.
 #pragma once
 

@@ -1,6 +1,6 @@
 // The derivatives of batch norm, for one channel, from the means of a few products. On the CPU and on a GPU alike.
 //
-// x^ are the normalised values, g the gradient at batch norm's output and h the tangent at its input, or h less any
+// x^ are the normalized values, g the gradient at batch norm's output and h the tangent at its input, or h less any
 // constant; a = rstd. Bars are means over the channel's values.
 //
 // x^ is computed with a mean that was rounded, and so has a mean of its own, x_bar: where a channel's mean is R times

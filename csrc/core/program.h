@@ -13,7 +13,7 @@
 
 namespace maml_fast {
 
-// In the order of the numbers that maml_fast/lowering/numbers.py gives them.
+// In the order of the numbers that maml_fast/lowering/_numbers.py gives them.
 enum class OperationKind : int64_t {
   kCopy,
   kAdd,
@@ -31,7 +31,7 @@ enum class OperationKind : int64_t {
   kCount,
 };
 
-// The functions of pointwise operations, in the order of the numbers that maml_fast/lowering/numbers.py gives them.
+// The functions of pointwise operations, in the order of the numbers that maml_fast/lowering/_numbers.py gives them.
 enum class FunctionKind : int64_t {
   kAffine,
   kLeakyRelu,

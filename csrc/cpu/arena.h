@@ -15,7 +15,7 @@ class ArenaScope {
   ArenaScope(const ArenaScope&) = delete;
   ArenaScope& operator=(const ArenaScope&) = delete;
 
-  // 64-byte aligned, uninitialised, valid until the scope ends. Throws std::bad_alloc.
+  // 64-byte aligned, uninitialized, valid until the scope ends. Throws std::bad_alloc.
   void* Allocate(size_t bytes);
 
   // Bytes that the calling thread keeps.

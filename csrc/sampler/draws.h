@@ -16,7 +16,7 @@
 // and support images whatever k_query or rotation is.
 //
 // A kernel without room for n places per shuffle can look a place up among the swaps made so far: what place p holds is
-// what the last swap with p wrote there, or p itself. maml_fast/data/philox.py is the NumPy twin.
+// what the last swap with p wrote there, or p itself. maml_fast/data/_philox.py is the NumPy twin.
 #pragma once
 
 #include <cstdint>

@@ -1,18 +1,18 @@
 """Meta-learners beside MAML itself: one small file each, all on the same episodes, models, kernels and trainer.
 
-A new one is a file with a subclass of :class:`maml_fast.maml.MetaLearner`, and an entry in ``registry.ALGORITHMS``.
+A new one is a file with a subclass of :class:`maml_fast.Learner`, and an entry in ``_registry.ALGORITHMS``.
 """
 
-from maml_fast.algorithms.anil import ANIL
-from maml_fast.algorithms.boil import BOIL
-from maml_fast.algorithms.fomaml import FOMAML
-from maml_fast.algorithms.learned_optimiser import LearnedOptimiser
-from maml_fast.algorithms.maml_plus_plus import MAMLPlusPlus
-from maml_fast.algorithms.meta_lstm import MetaLSTM
-from maml_fast.algorithms.meta_sgd import MetaSGD
-from maml_fast.algorithms.protonet import ProtoNet
-from maml_fast.algorithms.registry import ALGORITHMS, Algorithm, Settings
-from maml_fast.algorithms.reptile import Reptile
+from maml_fast.algorithms._anil import ANIL
+from maml_fast.algorithms._boil import BOIL
+from maml_fast.algorithms._fomaml import FOMAML
+from maml_fast.algorithms._learned_optimizer import LearnedOptimizer
+from maml_fast.algorithms._maml_plus_plus import MAMLPlusPlus
+from maml_fast.algorithms._meta_lstm import MetaLSTM
+from maml_fast.algorithms._meta_sgd import MetaSGD
+from maml_fast.algorithms._protonet import ProtoNet
+from maml_fast.algorithms._registry import ALGORITHMS, Algorithm, Settings
+from maml_fast.algorithms._reptile import Reptile
 
 __all__ = [
     "ALGORITHMS",
@@ -20,7 +20,7 @@ __all__ = [
     "BOIL",
     "FOMAML",
     "Algorithm",
-    "LearnedOptimiser",
+    "LearnedOptimizer",
     "MAMLPlusPlus",
     "MetaLSTM",
     "MetaSGD",

@@ -18,10 +18,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from maml_fast.data.dataset import printable
-from maml_fast.distributed.launch import is_first, is_told_by_another, launch
-from maml_fast.train.config import CHOICES, TrainConfig
-from maml_fast.train.recipes import DEFAULTS, RECIPES
+from maml_fast.data._dataset import printable
+from maml_fast.distributed._launch import is_first, is_told_by_another, launch
+from maml_fast.train._config import CHOICES, TrainConfig
+from maml_fast.train._recipes import DEFAULTS, RECIPES
 
 __all__ = ["main"]
 
@@ -32,14 +32,14 @@ HELP: dict[str, str] = {
     "dataset": "What to train on; strokes is embedded.",
     "root": "Folder of the data; for omniglot that of the two zips.",
     "split": "omniglot: tutorial, vinyals or finn; or a folder of split files.",
-    "image_size": "Pixels per side (default: 28; cifar-fs and fc100 32; other data sets in colour 84).",
-    "channels": "Grey or colour (default: L for folder, RGB for data sets in colour).",
+    "image_size": "Pixels per side (default: 28; cifar-fs and fc100 32; other data sets in color 84).",
+    "channels": "Gray or color (default: L for folder, RGB for data sets in color).",
     "n_way": "Classes per episode.",
     "k_shot": "Support images per class.",
     "k_query": "Query images per class.",
     "meta_batch_size": "Episodes per meta-iteration.",
     "algorithm": "What learns.",
-    "inner_optimiser": "Of the inner loop.",
+    "inner_optimizer": "Of the inner loop.",
     "head": "What a task's classifier starts from: a learned row for every class, zeros, one learned row, prototypes.",
     "batch_norm": "Scale, shift and statistics: of the batch, or each inner step's own (default: per_step for maml++).",
     "first_order_iterations": "So many iterations of order 1 come first (default: the algorithm's own).",
@@ -54,9 +54,9 @@ HELP: dict[str, str] = {
     "inner_lr": "Step size of the inner loop (mean cross-entropy).",
     "inner_steps": "Inner steps in training.",
     "learn_inner_lr": "Meta-learn the inner step size too.",
-    "adapt": "What adapts: head, or names, prefixes, globs with commas between (default: all).",
+    "adapted": "What adapts: head, or names, prefixes, globs with commas between (default: all).",
     "order": "2: through the inner loop; 1: first-order MAML.",
-    "meta_lr": "Step size of the outer optimiser.",
+    "meta_lr": "Step size of the outer optimizer.",
     "iterations": "Meta-iterations of the whole run.",
     "seed": "Of the initial weights and of every episode.",
     "model": "The network.",
@@ -68,7 +68,7 @@ HELP: dict[str, str] = {
     "eval_episodes": "Episodes of each evaluation.",
     "test_episodes": "Episodes of the evaluation at the end.",
     "eval_inner_steps": "Inner steps in evaluation (default: 3, or --inner-steps if more or the head is not learned; "
-    "data sets in colour 10).",
+    "data sets in color 10).",
     "task_chunk": "Tasks held in memory at once: a number, or auto for what fits in 96 MiB (all on a GPU).",
     "checkpoint_seconds": "At most so many seconds are lost by a kill.",
     "threads": "Threads of PyTorch (default: as torch decides).",
@@ -205,7 +205,7 @@ def main() -> None:
 @_debug
 def train(out: Path | None, resume: Path | None, processes: int | None, **options: Any) -> None:
     """Meta-train, evaluate, draw. Without options: on the embedded data set, in about two minutes."""
-    from maml_fast.cli.console import ConsoleReporter
+    from maml_fast.cli._console import ConsoleReporter
     from maml_fast.train import resume as resume_run
     from maml_fast.train import train as start_run
 
@@ -243,7 +243,7 @@ def as_options(given: Mapping[str, Any]) -> list[str]:
 @_debug
 def recipes(recipe: str | None) -> None:
     """List the published trainings that can be repeated, or every number of RECIPE."""
-    from maml_fast.cli.console import recipes_table, settings_table
+    from maml_fast.cli._console import recipes_table, settings_table
 
     Console().print(recipes_table(RECIPES) if recipe is None else settings_table(RECIPES[recipe]))
 
@@ -258,7 +258,7 @@ def recipes(recipe: str | None) -> None:
 @_debug
 def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
     """Train by RECIPE, evaluate, and print ours beside the published accuracy."""
-    from maml_fast.cli.console import ConsoleReporter, comparison
+    from maml_fast.cli._console import ConsoleReporter, comparison
     from maml_fast.train import train as start_run
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -273,7 +273,7 @@ def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--episodes", type=int, default=600, show_default=True, help="Episodes to evaluate on.")
+@click.option("--n-episodes", type=int, default=600, show_default=True, help="Episodes to evaluate on.")
 @click.option("--inner-steps", type=int, help="Inner steps (default: as the run evaluates).")
 @click.option("--n-way", type=int, help="Classes per episode, any number (default: as the run evaluates).")
 @click.option("--split", default="test", show_default=True, help="Which classes.")
@@ -282,16 +282,16 @@ def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
 @click.option("--threads", type=int, help=HELP["threads"])
 @click.option("--device", type=_choice(CHOICES["device"]), help="Where to evaluate (default: where it was trained).")
 @_debug
-def evaluate(run: Path, episodes: int, inner_steps: int | None, split: str, seed: int | None, **options: Any) -> None:
+def evaluate(run: Path, n_episodes: int, inner_steps: int | None, split: str, seed: int | None, **options: Any) -> None:
     """Evaluate the checkpoint of RUN: accuracy with its 95 % interval, after every inner step.
 
     Beside it stands that by the support set's statistics: each query predicted as if it were the only one.
     """
-    from maml_fast.cli.console import accuracy_text, evaluation_table
+    from maml_fast.cli._console import accuracy_text, evaluation_table
     from maml_fast.train import evaluate_run
 
     given = {name: value for name, value in options.items() if value is not None}
-    row = evaluate_run(run, episodes=episodes, inner_steps=inner_steps, split=split, seed=seed, **given)
+    row = evaluate_run(run, n_episodes=n_episodes, inner_steps=inner_steps, split=split, seed=seed, **given)
     Console().print(evaluation_table(row))
     click.echo(accuracy_text(row))
 
@@ -316,7 +316,7 @@ def adapt(run: Path, folder: Path, **options: Any) -> None:
     Classes may be of any number, and their pictures of any number, size and mode. How good the model is comes from
     pictures left out, each judged by what was adapted to the others. A sheet is drawn beside the file.
     """
-    from maml_fast.cli import deploying
+    from maml_fast.cli import _deploying as deploying
 
     deploying.adapt(run, folder, **options)
 
@@ -334,7 +334,7 @@ def predict(adapted: Path, pictures: tuple[Path, ...], **options: Any) -> None:
 
     Each picture is judged by itself: what else is asked for changes nothing.
     """
-    from maml_fast.cli import deploying
+    from maml_fast.cli import _deploying as deploying
 
     deploying.predict(adapted, pictures, **options)
 
@@ -350,7 +350,7 @@ def predict(adapted: Path, pictures: tuple[Path, ...], **options: Any) -> None:
 def prepare(dataset: str, root: Path, out: Path | None, download: bool) -> None:
     """Make one .npy of DATASET's images: (1623, 20, 1, 28, 28) bytes."""
     from maml_fast import data
-    from maml_fast.cli.console import CountedProgress
+    from maml_fast.cli._console import CountedProgress
 
     with CountedProgress(Console(stderr=True), f"prepare {dataset}") as progress:
         path = data.prepare_omniglot(root, out, download=download, progress=progress)
@@ -373,7 +373,7 @@ def build(force: bool, verbose: bool) -> None:
 @_debug
 def doctor() -> None:
     """Say what runs here, why, and what to do about what is missing."""
-    from maml_fast.native.doctor import report
+    from maml_fast.native._doctor import report
 
     click.echo(report())
 
@@ -405,7 +405,7 @@ def bench(compare: tuple[Path, Path] | None, pytest_arguments: tuple[str, ...], 
     Further arguments go to pytest, which runs the benchmarks: -k sampler, for one. --compare OLD NEW exits with 1 if
     something of maml_fast's got slower, beyond the spread of both.
     """
-    from maml_fast.cli import benchmark
+    from maml_fast.cli import _benchmark as benchmark
 
     if compare is not None:
         sys.exit(benchmark.compare(*compare))

@@ -5,6 +5,6 @@ name: ``from maml_fast.compat import learn2learn as l2l``.
 """
 
 from maml_fast.compat import learn2learn
-from maml_fast.compat.tutorial import MetaLearner, TutorialBaseNet
+from maml_fast.compat._tutorial import MetaLearner, TutorialBaseNet
 
 __all__ = ["MetaLearner", "TutorialBaseNet", "learn2learn"]

@@ -6,11 +6,11 @@ it as an ordinary module, with ``plain`` layers. ``judgement`` tells how good th
 for other programs. ``adapting`` does all of this for a run, ``sheet`` draws it, and ``tables`` print what a model says.
 """
 
-from maml_fast.deployment.adapted import Adapted, Prediction
-from maml_fast.deployment.adapting import AdaptedRun, adapt_run
-from maml_fast.deployment.file import open_adapted, save_adapted
-from maml_fast.deployment.module import deploy
-from maml_fast.deployment.preprocessing import Preprocessing
+from maml_fast.deployment._adapted import Adapted, Prediction
+from maml_fast.deployment._adapting import AdaptedRun, adapt_run
+from maml_fast.deployment._file import open_adapted, save_adapted
+from maml_fast.deployment._module import deploy
+from maml_fast.deployment._preprocessing import Preprocessing
 
 __all__ = [
     "Adapted",

@@ -3,7 +3,7 @@
 On PyTorch's own engine: ``torchrun`` starts the processes, ``torch.distributed`` connects them.
 """
 
-from maml_fast.distributed.errors import PeerFailedError, PeerLostError, PeerStopped
-from maml_fast.distributed.shards import shard
+from maml_fast.distributed._errors import PeerFailedError, PeerLostError, PeerStopped
+from maml_fast.distributed._shards import shard
 
 __all__ = ["PeerFailedError", "PeerLostError", "PeerStopped", "shard"]

@@ -3,8 +3,8 @@
 ``runner`` runs a module by its recorded programs, or as it is written; ``model`` is what users hold.
 """
 
-from maml_fast.fusion.model import FusedModel, fuse
-from maml_fast.fusion.runner import Runner
+from maml_fast.fusion._model import FusedModel, fuse
+from maml_fast.fusion._runner import Runner
 from maml_fast.program import FusionReport
 
 __all__ = ["FusedModel", "FusionReport", "Runner", "fuse"]

@@ -5,6 +5,6 @@ buffer; ``writer`` writes operations, and copies where one needs its operand in 
 operation of PyTorch is written, and ``lowered`` puts a whole program together.
 """
 
-from maml_fast.lowering.lowered import OF_LOSS, Lowered, Scored, lower
+from maml_fast.lowering._lowered import OF_LOSS, Lowered, Scored, lower
 
 __all__ = ["OF_LOSS", "Lowered", "Scored", "lower"]

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from maml_fast.models.conv4 import Conv4
-from maml_fast.models.lstm import LSTM
-from maml_fast.models.mlp import MLP
-from maml_fast.models.tutorial import TutorialNet
+from maml_fast.models._conv4 import Conv4
+from maml_fast.models._lstm import LSTM
+from maml_fast.models._mlp import MLP
+from maml_fast.models._tutorial import TutorialNet
 
 __all__ = ["LSTM", "MLP", "Conv4", "TutorialNet"]

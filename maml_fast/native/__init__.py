@@ -23,7 +23,7 @@ from typing import Literal
 
 import torch  # also because the library links against torch's, which must be in the process before it
 
-from maml_fast.arguments import flag, takes
+from maml_fast._arguments import flag, takes
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder, is_ours, sha256_of
 from maml_fast.native._not_compiled import not_compiled
@@ -200,7 +200,7 @@ def _load() -> tuple[ModuleType, BuildReport]:
 
 
 def _import(path: Path) -> ModuleType:
-    """Load the library; its static initialisers register torch's custom operators."""
+    """Load the library; its static initializers register torch's custom operators."""
     spec = importlib.util.spec_from_file_location(_build.NAME, path)
     assert spec is not None
     assert spec.loader is not None

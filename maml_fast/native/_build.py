@@ -48,7 +48,7 @@ NAME = "maml_fast_native"
 SOURCES = ("cpu/kernels_*.cpp", "cpu/operations_*.cpp", "bindings/*.cpp", "cpu/**/*.cpp", "sampler/*.cpp")
 GPU_SOURCES = ("cuda/**/*.cu", "bindings/*_cuda.cpp")  # with CUDA, before all others
 # One set for every file: kernels choose their instruction set in the file, by pragma, and are dispatched at run time.
-# -O3 would take half as long again and make nothing faster: kernels are unrolled by hand, and what GCC should vectorise
+# -O3 would take half as long again and make nothing faster: kernels are unrolled by hand, and what GCC should vectorize
 # they ask it to.
 FLAGS = ("-O2", "-DNDEBUG", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
 LINK_FLAGS = ("-pthread",)

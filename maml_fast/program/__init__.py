@@ -7,20 +7,20 @@ block. ``program`` runs a recording; ``programs`` keeps those of a model and com
 ``as_written`` is the module itself, task by task: what has no program runs by that.
 """
 
-from maml_fast.program.as_written import AsWritten, Place, counters_of, places_of, swapped, with_its_own_tensors
-from maml_fast.program.batch_norm import (
+from maml_fast.program._as_written import AsWritten, Place, counters_of, places_of, swapped, with_its_own_tensors
+from maml_fast.program._batch_norm import (
     BATCH_NORM_POLICIES,
     BatchNormMode,
     BatchNormPolicy,
     InnerBatchNorm,
     is_per_step,
 )
-from maml_fast.program.conv_net import ConvNet, read_conv_net
-from maml_fast.program.head import names_of_head
-from maml_fast.program.program import Program, RunBlock
-from maml_fast.program.programs import NoForm, Programs
-from maml_fast.program.report import FusionPolicy, FusionReport
-from maml_fast.program.watch import UnwatchableError, Watch
+from maml_fast.program._conv_net import ConvNet, read_conv_net
+from maml_fast.program._head import names_of_head
+from maml_fast.program._program import Program, RunBlock
+from maml_fast.program._programs import NoForm, Programs
+from maml_fast.program._report import FusionPolicy, FusionReport
+from maml_fast.program._watch import UnwatchableError, Watch
 
 __all__ = [
     "BATCH_NORM_POLICIES",

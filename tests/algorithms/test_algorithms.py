@@ -36,7 +36,7 @@ def assert_close(actual, expected) -> None:
 @pytest.mark.parametrize("fused", [True, False])
 def test_fomaml(fused: bool) -> None:
     expected = module_loop_loss(net(), episodes(), 0.3, 2, order=1)
-    loss, gradient = meta_gradient(FOMAML(net(), 0.3, 2, fused=fused))
+    loss, gradient = meta_gradient(FOMAML(net(), inner_lr=0.3, inner_steps=2, fused=fused))
     assert_close([loss, *gradient], [expected[0], *expected[1]])
 
 
@@ -53,7 +53,7 @@ def test_anil_and_boil(algorithm, adapted: tuple[str, ...], order: int) -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_meta_sgd(order: int) -> None:
-    learner = MetaSGD(net(), 0.2, 2, order)
+    learner = MetaSGD(net(), inner_lr=0.2, inner_steps=2, order=order)
     with torch.no_grad():
         for rate in learner.inner_lr.parameters():
             rate.add_(0.1 * torch.rand_like(rate))
@@ -101,7 +101,7 @@ def test_protonet(distance: str) -> None:
     expected = torch.stack(losses).mean()
     gradient = torch.autograd.grad(expected, list(model.parameters()))
 
-    learner = ProtoNet(net(None), distance)
+    learner = ProtoNet(net(None), distance=distance)
     loss, actual = meta_gradient(learner)
     assert_close([loss, *actual], [expected.detach(), *gradient])
     assert float(learner(episodes()).query_accuracy) == pytest.approx(right / 30)
@@ -127,7 +127,7 @@ def test_protonet_names_a_class_without_support() -> None:
     with pytest.raises(ValueError, match="class 9 of task 0 has no support image"):  # before any memory is taken
         ProtoNet(net(None))(far)
     with pytest.raises(ValueError, match="distance must be one of euclidean, cosine; got 'manhattan'"):
-        ProtoNet(net(None), "manhattan")
+        ProtoNet(net(None), distance="manhattan")
 
 
 PREDICTIONS = {
@@ -182,7 +182,7 @@ def reptile_loop(model: nn.Module, steps: int, batches: list[Tensor]) -> list[Te
 
 
 def test_reptile() -> None:
-    learner = Reptile(net(), 0.01, 4, inner_batch=8)
+    learner = Reptile(net(), inner_lr=0.01, inner_steps=4, inner_batch=8)
     torch.manual_seed(5)
     batches = list(torch.cat([torch.randperm(20), torch.randperm(20)]).split(8))[:4]
     torch.manual_seed(5)
@@ -194,16 +194,16 @@ def test_reptile() -> None:
 
 def test_reptile_moves_to_where_training_leads() -> None:
     torch.manual_seed(5)
-    learner = Reptile(net(), 0.01, 3, inner_batch=20)
+    learner = Reptile(net(), inner_lr=0.01, inner_steps=3, inner_batch=20)
     before = [p.detach().clone() for p in learner.model.parameters()]
     _, ahead = meta_gradient(learner)
-    learner.make_optimiser(0.5).step()
+    learner.make_optimizer(0.5).step()
     for parameter, value, step in zip(learner.model.parameters(), before, ahead, strict=True):
         torch.testing.assert_close(parameter.detach(), value - 0.5 * step)
 
 
 def test_reptile_remembers_what_its_adam_saw_and_evaluation_does_not_add_to_it() -> None:
-    learner = Reptile(net(), 0.01, 3)
+    learner = Reptile(net(), inner_lr=0.01, inner_steps=3)
     learner(episodes()).loss.backward()
     remembered = {name: value.clone() for name, value in learner.adam.state_dict().items()}
     assert int(remembered["steps"]) == 3

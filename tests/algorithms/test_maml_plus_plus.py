@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from maml_fast import MAML, Episodes, evaluate, use_engine
 from maml_fast.algorithms import MAMLPlusPlus
-from maml_fast.maml.problem import Annealing
+from maml_fast.maml._problem import Annealing
 
 NORMS = ("1.weight", "1.bias", "5.weight", "5.bias")
 
@@ -104,14 +104,16 @@ def test_each_piece(pieces: dict, order: int, task_chunk: int | None) -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_all_of_it(order: int) -> None:
-    learner = shaken(MAMLPlusPlus(net(), 0.2, 3, order, multi_step_iterations=10))
+    learner = shaken(MAMLPlusPlus(net(), inner_lr=0.2, inner_steps=3, order=order, multi_step_iterations=10))
     learner.begin_iteration(4)
     assert_follows(learner, [0.2, 0.2, 0.6], order)
     assert set(learner.adapted).isdisjoint(NORMS)
 
 
 def test_the_order_is_annealed() -> None:
-    learner = shaken(MAMLPlusPlus(net(), 0.2, 2, first_order_iterations=5, multi_step_iterations=0))
+    learner = shaken(
+        MAMLPlusPlus(net(), inner_lr=0.2, inner_steps=2, first_order_iterations=5, multi_step_iterations=0)
+    )
     for iteration, order in ((0, 1), (4, 1), (5, 2)):
         learner.begin_iteration(iteration)
         assert_follows(learner, [0.0, 1.0], order)
@@ -128,7 +130,7 @@ def test_step_weights_go_from_even_to_the_last_alone() -> None:
 
 
 def test_recorded_losses_are_of_the_steps_and_not_weighted() -> None:
-    learner = MAMLPlusPlus(net(), 0.2, 3, multi_step_iterations=10)
+    learner = MAMLPlusPlus(net(), inner_lr=0.2, inner_steps=3, multi_step_iterations=10)
     plain = learner(episodes(), per_step=True)
     learner.begin_iteration(0)
     weighted = learner(episodes(), per_step=True)
@@ -138,7 +140,7 @@ def test_recorded_losses_are_of_the_steps_and_not_weighted() -> None:
 
 
 def test_more_steps_than_trained_take_the_last_ones_values() -> None:
-    learner = shaken(MAMLPlusPlus(net(), 0.2, 2))
+    learner = shaken(MAMLPlusPlus(net(), inner_lr=0.2, inner_steps=2))
     result = evaluate(learner, [episodes()], 3, inner_steps=4)
     assert len(result.accuracies) == 5
     x_spt, y_spt, x_qry, y_qry = episodes()
@@ -149,11 +151,11 @@ def test_more_steps_than_trained_take_the_last_ones_values() -> None:
 
 
 def test_the_models_own_norms_stay_and_the_state_comes_back() -> None:
-    learner = MAMLPlusPlus(net(), 0.2, 2)
+    learner = MAMLPlusPlus(net(), inner_lr=0.2, inner_steps=2)
     learner(episodes()).loss.backward()
     own = dict(learner.model.named_parameters())
     assert all(own[name].grad is None for name in NORMS)
-    twin = MAMLPlusPlus(net(), 0.1, 2)
+    twin = MAMLPlusPlus(net(), inner_lr=0.1, inner_steps=2)
     twin.load_state_dict(shaken(learner).state_dict())
     torch.testing.assert_close(twin(episodes()).loss, learner(episodes()).loss)
 
@@ -166,7 +168,7 @@ def moments(y: Tensor) -> Tensor:
 @pytest.mark.parametrize("task_chunk", [None, 2])
 def test_statistics_of_every_step(task_chunk: int | None) -> None:
     """One meta-iteration moves them a tenth of the way to the mean over tasks and passes, task by task."""
-    learner = shaken(MAML(net(), 0.2, 2, batch_norm="per_step_running", task_chunk=task_chunk))
+    learner = shaken(MAML(net(), inner_lr=0.2, inner_steps=2, batch_norm="per_step_running", task_chunk=task_chunk))
     theta = {name: p.detach() for name, p in learner.model.named_parameters()}
     of_first: dict[int, list[Tensor]] = {0: [], 1: []}  # block 0's, by step
     of_second: dict[int, list[Tensor]] = {0: [], 1: []}  # block 1's
@@ -196,7 +198,7 @@ def note(first: list[Tensor], second: list[Tensor], weights: dict[str, Tensor], 
 
 
 def test_evaluation_by_the_steps_statistics_is_not_transductive() -> None:
-    learner = shaken(MAMLPlusPlus(net(), 0.2, 2, batch_norm="per_step_running"))
+    learner = shaken(MAMLPlusPlus(net(), inner_lr=0.2, inner_steps=2, batch_norm="per_step_running"))
     for _ in range(3):
         learner(episodes())
     learner.eval()
@@ -226,12 +228,16 @@ def plain_forward(learner: MAML, weights: dict[str, Tensor], x: Tensor) -> Tenso
 
 def test_statistics_need_conv_blocks() -> None:
     with pytest.raises(ValueError, match="and it has no nn"):
-        MAML(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 5)), 0.1, batch_norm="per_step_running")
+        MAML(
+            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 5)),
+            inner_lr=0.1,
+            batch_norm="per_step_running",
+        )
     with pytest.raises(ValueError, match="a model of conv blocks, run step by step: fusion is switched off"):
-        MAML(net(), 0.1, batch_norm="per_step_running", fused=False)(episodes())
+        MAML(net(), inner_lr=0.1, batch_norm="per_step_running", fused=False)(episodes())
     norm_alone = nn.Sequential(nn.BatchNorm2d(1), net()).double()
     with pytest.raises(ValueError, match=r"its conv blocks have \[.*\] channels, its batch norms \[1, .*\]"):
-        MAML(norm_alone, 0.1, batch_norm="per_step_running")(episodes())
+        MAML(norm_alone, inner_lr=0.1, batch_norm="per_step_running")(episodes())
 
 
 def adam_oracle(order: int, rate: float, steps: int) -> tuple[Tensor, list[Tensor]]:
@@ -259,7 +265,7 @@ def adam_oracle(order: int, rate: float, steps: int) -> tuple[Tensor, list[Tenso
 @pytest.mark.parametrize("order", [1, 2])
 def test_inner_adam(order: int) -> None:
     expected, theirs = adam_oracle(order, 0.01, 3)
-    learner = MAML(net(), 0.01, 3, order, inner_optimiser="adam")
+    learner = MAML(net(), inner_lr=0.01, inner_steps=3, order=order, inner_optimizer="adam")
     loss = learner(episodes()).loss
     ours = torch.autograd.grad(loss, list(learner.model.parameters()))
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-9, atol=0)
@@ -270,16 +276,16 @@ def test_inner_adam(order: int) -> None:
 @pytest.mark.parametrize("engine", ["batched", "loop"])
 def test_inner_adam_takes_the_steps_of_torch(engine: str) -> None:
     x_spt, y_spt, _, _ = episodes()
-    learner = MAML(net(), 0.01, 5, inner_optimiser="adam")
+    learner = MAML(net(), inner_lr=0.01, inner_steps=5, inner_optimizer="adam")
     with use_engine(engine):
         fast = learner.adapt(x_spt, y_spt)
     for task in range(len(x_spt)):
         model = torch.func.replace_all_batch_norm_modules_(net()).train()
-        optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         for _ in range(5):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(model(x_spt[task]), y_spt[task]).backward()
-            optimiser.step()
+            optimizer.step()
         for name, weight in model.named_parameters():
             if not _is_bias_under_batch_norm(model, name):
                 torch.testing.assert_close(fast[name][task], weight.detach(), rtol=1e-9, atol=1e-12)
@@ -293,7 +299,7 @@ def _is_bias_under_batch_norm(model: nn.Module, name: str) -> bool:
 
 def test_inner_adam_is_finite_where_gradients_vanish() -> None:
     """A convolution's bias before batch norm has a gradient of exactly zero on the fused path."""
-    learner = MAML(net(), 0.01, 2, inner_optimiser="adam")
+    learner = MAML(net(), inner_lr=0.01, inner_steps=2, inner_optimizer="adam")
     learner(episodes()).loss.backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in learner.model.parameters())
 
@@ -301,22 +307,22 @@ def test_inner_adam_is_finite_where_gradients_vanish() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inner_optimiser": "rmsprop"}, "inner_optimiser must be one of sgd, adam; got 'rmsprop'"),
+        ({"inner_optimizer": "rmsprop"}, "inner_optimizer must be one of sgd, adam; got 'rmsprop'"),
         ({"learn_inner_lr": "per_task"}, "learn_inner_lr must be True, False or 'per_step', got 'per_task'"),
         ({"first_order_iterations": -1}, "first_order_iterations must be at least 0, got -1"),
         ({"multi_step_iterations": -2}, "multi_step_iterations must be at least 0, got -2"),
         ({"batch_norm": "per-step"}, "batch_norm must be one of 'batch', 'running', 'per_step', 'per_step_running'"),
         (
-            {"adapt": ["1"], "batch_norm": "per_step"},
+            {"adapted": ["1"], "batch_norm": "per_step"},
             "left to adapt: of 1.weight, 1.bias every step",
         ),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MAML(net(), 0.1, **arguments)
+        MAML(net(), inner_lr=0.1, **arguments)
 
 
 def test_per_step_norms_need_norms() -> None:
     with pytest.raises(ValueError, match="per-step batch norm needs a layer with a scale or a shift"):
-        MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), 0.1, batch_norm="per_step")
+        MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), inner_lr=0.1, batch_norm="per_step")

@@ -10,7 +10,7 @@ import torch
 import workloads
 from peers import NAIVE, OURS, algorithms
 from peers.algorithms import LOOPS, FOMAMLLoop, MAMLLoop, MetaSGDLoop, ProtoNetLoop, ReptileLoop
-from peers.learned_rules import LearnedOptimiserLoop
+from peers.learned_rules import LearnedOptimizerLoop
 
 from maml_fast.algorithms import ALGORITHMS
 
@@ -43,7 +43,7 @@ def test_it_still_does_in_the_second_iteration(algorithm: str) -> None:
     for peer in (OURS, NAIVE):
         torch.manual_seed(0)
         learner, episodes = peer(workload, workload.start(torch.float64)), workload.episodes(torch.float64)
-        learner.optimiser.param_groups[0]["eps"] = 1e-3  # Adam itself would make steps of what is rounding alone
+        learner.optimizer.param_groups[0]["eps"] = 1e-3  # Adam itself would make steps of what is rounding alone
         losses = [learner.iteration(episodes) for _ in range(3)]
         after.append([*losses, *learner.parameters])
     assert parity.relative_error(*after) < 1e-9
@@ -58,7 +58,7 @@ class Forgetful(ReptileLoop):
     DECAY = 0.99
 
 
-class Lazy(LearnedOptimiserLoop):
+class Lazy(LearnedOptimizerLoop):
     def objective(self, losses: list[torch.Tensor]) -> torch.Tensor:
         return losses[-1]
 
@@ -77,8 +77,8 @@ class Unsquared(ProtoNetLoop):
         ("boil", MAMLLoop),
         ("meta-sgd", Constant),
         ("maml++", MetaSGDLoop),
-        ("learned-optimiser", Lazy),
-        ("meta-lstm", LearnedOptimiserLoop),
+        ("learned-optimizer", Lazy),
+        ("meta-lstm", LearnedOptimizerLoop),
         ("reptile", Forgetful),
         ("protonet", Unsquared),
     ],

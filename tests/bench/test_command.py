@@ -17,7 +17,8 @@ from peers import NAIVE, OURS, of_use_on
 from scaling import AVX2, FLOAT32, FLOAT64
 
 from maml_fast import native
-from maml_fast.cli import benchmark, main
+from maml_fast.cli import _benchmark as benchmark
+from maml_fast.cli import main
 
 pytestmark = pytest.mark.backendless
 

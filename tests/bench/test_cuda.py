@@ -25,8 +25,9 @@ from place import Place
 from timing import Timer
 from wrong_peers import OnlyFloat32IsWrong
 
-from maml_fast import native, reference
-from maml_fast.cli import benchmark
+from maml_fast import _reference as reference
+from maml_fast import native
+from maml_fast.cli import _benchmark as benchmark
 
 pytestmark = pytest.mark.backendless
 

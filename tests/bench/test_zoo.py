@@ -161,6 +161,7 @@ def zoo_record() -> dict:
         ours.seconds, loop.seconds = [1e-3, 2e-3, 1e-3], [speed * 1e-3, speed * 2e-3, speed * 2e-3]
         ours.parity = {"loss": 1e-16, "gradient": order * 1e-15, "float32_loss": 0.0}
         ours.ran, ours.peak_mib, loop.peak_mib = "forward: all tasks at once; inner loop: native, each", 10.4, 20.4
+        ours.process_mib, loop.process_mib = 210.4, 220.4
     found.row("zoo", "a-net", "a net in words", Vmap.title, 2).seconds = [10e-3]
     found.row("zoo", "a-net", "a net in words", Vmap.title, 1).failed = "torch.func.vmap on a-net-order1 failed: no"
     found.row("zoo", "a-net", "a net in words", ZOO_PEERS[-1].title, 2).skipped = "this net is not written in JAX"
@@ -172,7 +173,7 @@ def zoo_record() -> dict:
 def test_the_table_has_a_line_for_every_net() -> None:
     text = report.markdown(zoo_record())
     cells = ["a-net", "native inner loop", "1 / 1", "8 / 4", "4.00× (4–6)", "2.00× (2–3)"]
-    assert table_row(text, "| a-net") == [*cells, "10.0× / failed", "10 / 20", "1e-16, 2e-15"]
+    assert table_row(text, "| a-net") == [*cells, "10.0× / failed", "10 / 20 (210 / 220)", "1e-16, 2e-15"]
     assert table_row(text, "| broken")[1:4] == ["–", "–", "–"]
     assert table_row(text, "| broken")[-1] == "failed"
 

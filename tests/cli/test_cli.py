@@ -15,11 +15,11 @@ from tiny_run import assert_same_run
 
 from maml_fast import data, native
 from maml_fast.cli import HELP, main
-from maml_fast.cli.console import ConsoleReporter
+from maml_fast.cli._console import ConsoleReporter
 from maml_fast.native import BuildReport
-from maml_fast.train.config import TrainConfig
-from maml_fast.train.metrics import read_metrics
-from maml_fast.train.record import RunFolder
+from maml_fast.train._config import TrainConfig
+from maml_fast.train._metrics import read_metrics
+from maml_fast.train._record import RunFolder
 
 TINY = shlex.split(
     "--dataset random --image-size 16 --n-way 3 --k-query 2 --meta-batch-size 2 --hidden 4 --eval-every 2 "
@@ -95,7 +95,7 @@ def test_chunk_of_tasks(tmp_path, given, kept):
 
 @pytest.mark.usefixtures("plain_pictures")
 def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypatch):
-    monkeypatch.setattr("maml_fast.cli.console.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("maml_fast.cli._console.LINE_SECONDS", 0.0)
     result = call("train", *TINY, "--iterations", 3, "--out", tmp_path / "run")
     lines = [line for line in result.stdout.splitlines() if "episodes/s" in line]
     assert len(lines) == 3
@@ -161,7 +161,7 @@ def test_resume_with_more_iterations(run, tmp_path):
 
 
 def test_evaluate_prints_the_accuracy_with_its_conditions(run):
-    result = call("evaluate", run, "--episodes", 6, "--inner-steps", 2, "--split", "train", "--seed", 8)
+    result = call("evaluate", run, "--n-episodes", 6, "--inner-steps", 2, "--split", "train", "--seed", 8)
     assert result.exit_code == 0, result.output
     row = json.loads((run / "evaluation-train-2steps-seed8.json").read_text())
     last, by_support = result.stdout.splitlines()[-1], row["by_support"]
@@ -179,7 +179,7 @@ def test_evaluate_prints_the_accuracy_with_its_conditions(run):
     [
         (["/nonexistent"], "/nonexistent is not a run folder"),
         (["RUN", "--split", "val"], "split must be one of train, test; got 'val'"),
-        (["RUN", "--episodes", "0"], "episodes must be from 2 to 1,000,000,000, got 0"),
+        (["RUN", "--n-episodes", "0"], "n_episodes must be from 2 to 1,000,000,000, got 0"),
         (["RUN", "--inner-steps", "-1"], "inner_steps must be from 0 to 1,000,000, got -1"),
         ([], "Missing argument 'RUN'"),
     ],
@@ -239,7 +239,7 @@ def test_doctor():
 
 def test_bench_hands_its_arguments_on(tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr("maml_fast.cli.benchmark.run", lambda **arguments: given.update(arguments) or 5)
+    monkeypatch.setattr("maml_fast.cli._benchmark.run", lambda **arguments: given.update(arguments) or 5)
     result = call("bench", "--quick", "--sweeps", "2", "-k", "sampler", "--out", str(tmp_path), "--benchmark-disable")
     assert result.exit_code == 5
     assert given == {
@@ -256,8 +256,8 @@ def test_bench_hands_its_arguments_on(tmp_path, monkeypatch):
 
 
 def test_bench_compares_instead_of_running(monkeypatch):
-    monkeypatch.setattr("maml_fast.cli.benchmark.run", None)
-    monkeypatch.setattr("maml_fast.cli.benchmark.compare", lambda old, new: {"old.json": 1}[str(old)])
+    monkeypatch.setattr("maml_fast.cli._benchmark.run", None)
+    monkeypatch.setattr("maml_fast.cli._benchmark.compare", lambda old, new: {"old.json": 1}[str(old)])
     assert call("bench", "--compare", "old.json", "new.json").exit_code == 1
 
 

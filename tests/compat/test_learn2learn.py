@@ -26,7 +26,7 @@ from torch.func import functional_call
 import maml_fast as mf
 from maml_fast import ops
 from maml_fast.compat import learn2learn as l2l
-from maml_fast.program import programs
+from maml_fast.program import _programs as programs
 
 LR = 0.05
 
@@ -303,9 +303,9 @@ def test_a_learned_rate_gets_its_gradient():
 
 def train(maml, learner_of, parameters, batches):
     """learn2learn's documented training loop."""
-    optimiser = torch.optim.Adam(parameters, lr=1e-2)
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
     for episodes in batches:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         for x_spt, y_spt, x_qry, y_qry in zip(*episodes, strict=True):
             learner = learner_of(maml)
             for _ in range(2):
@@ -313,15 +313,15 @@ def train(maml, learner_of, parameters, batches):
             F.cross_entropy(learner(x_qry), y_qry).backward()
         for parameter in parameters:
             parameter.grad.mul_(1.0 / len(episodes.x_spt))
-        optimiser.step()
+        optimizer.step()
 
 
 def train_batched(maml, batches):
-    optimiser = torch.optim.Adam(maml.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(maml.parameters(), lr=1e-2)
     for episodes in batches:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         maml(episodes).loss.backward()
-        optimiser.step()
+        optimizer.step()
 
 
 @both_orders

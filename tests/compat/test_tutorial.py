@@ -135,7 +135,7 @@ def test_attributes_changed_after_construction_are_obeyed(meta, batch):
     meta.base_lr, meta.update_step, meta.update_step_test = 0.01, 2, 3
     meta.meta_optim = torch.optim.SGD(meta.net.parameters(), lr=0.5)
     tutorial = oracles.Tutorial(meta.net.parameters(), base_lr=0.01, update_step=2, update_step_test=3)
-    tutorial.optimiser = torch.optim.SGD(tutorial.parameters, lr=0.5)
+    tutorial.optimizer = torch.optim.SGD(tutorial.parameters, lr=0.5)
     accuracies, losses = meta(*batch)
     expected_accuracies, expected_losses = tutorial.train(*batch)
     np.testing.assert_array_equal(accuracies, expected_accuracies)

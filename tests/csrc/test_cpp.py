@@ -32,7 +32,8 @@ def run(*command: str | Path) -> None:
 def test_cpp(build_folder: BuildFolder) -> None:
     """All but the kernels for GPUs, which test_planted_bugs.py runs, with and without bugs.
 
-    Without optimisation, which takes longer than all of the tests; Python's tests run the kernels as they are shipped.
+        Without optimization, which takes longer than all of the tests;
+    Python's tests run the kernels as they are shipped.
     """
     jobs = str(_toolchain.job_count(n_sources=64))
     options = [

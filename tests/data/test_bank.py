@@ -298,7 +298,7 @@ BRIGHTNESS = np.linspace(0, 1, 40).reshape(1, 1, 1, 4, 10)
         (BRIGHTNESS * 65535).astype(np.uint16),
         (BRIGHTNESS * 65535).astype(np.int64),
         (BRIGHTNESS * 65535 - 32768).astype(np.int16),
-        BRIGHTNESS * 4.6 - 2.1,  # normalised by mean and deviation
+        BRIGHTNESS * 4.6 - 2.1,  # normalized by mean and deviation
     ],
     ids=lambda array: f"{array.dtype} {array.min():g} to {array.max():g}",
 )

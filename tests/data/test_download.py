@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from maml_fast.data.download import download
+from maml_fast.data._download import download
 
 pytestmark = pytest.mark.backendless
 

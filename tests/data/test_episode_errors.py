@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from maml_fast.data.bank import ImageBank
-from maml_fast.data.episodes import Episodes, EpisodeSampler, check_episodes
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._episodes import Episodes, EpisodeSampler, check_episodes
 
 BANK = ImageBank.from_array(np.zeros((6, 10, 1, 4, 4), dtype=np.uint8), name="small")
 OBLONG = ImageBank.from_array(np.zeros((6, 10, 1, 4, 5), dtype=np.uint8), name="oblong")

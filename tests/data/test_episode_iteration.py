@@ -26,8 +26,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from maml_fast import native
-from maml_fast.data.bank import ImageBank
-from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._episodes import Episodes, EpisodeSampler
 
 BANK = ImageBank.from_array(np.random.default_rng(0).integers(0, 256, (12, 9, 1, 6, 6), dtype=np.uint8))
 HANG = 120  # seconds after which a process is taken to hang
@@ -279,8 +279,8 @@ ENDS = {
 SCRIPT = f"""
 import os, signal, sys
 import numpy as np
-from maml_fast.data.bank import ImageBank
-from maml_fast.data.episodes import EpisodeSampler
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._episodes import EpisodeSampler
 
 for number, end in enumerate(sys.argv[1:]):
     child = os.fork()

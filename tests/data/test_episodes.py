@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maml_fast import native
-from maml_fast.data.bank import ImageBank
-from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._episodes import Episodes, EpisodeSampler
 
 BACKENDS = ["reference", pytest.param("native", marks=pytest.mark.native)]
 
@@ -152,7 +152,7 @@ def chi_square(observed: np.ndarray, cells: int) -> float:
 
 
 def test_draws_are_uniform() -> None:
-    """Classes, images, order, and each given the last episode's or its neighbour's, over 20,000 episodes."""
+    """Classes, images, order, and each given the last episode's or its neighbor's, over 20,000 episodes."""
     n_classes, n_images, n_way = 11, 7, 3
     batch = EpisodeSampler(numbered_bank(n_classes, n_images), n_way, 2, 3, 20_000, seed=3, scale="raw").batch(0)
     classes, images = (batch.x_spt[:, :, c, 0, 0].long().numpy() for c in (0, 1))  # [T, N*K]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from forks import killed
 
-from maml_fast.data.files import cache_folder, naming_disk_errors, replacing, write_atomically, write_npy
+from maml_fast.data._files import cache_folder, naming_disk_errors, replacing, write_atomically, write_npy
 
 pytestmark = pytest.mark.backendless
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from maml_fast import data
-from maml_fast.data import folder as folder_module
+from maml_fast.data import _folder as folder_module
 from maml_fast.data import read_folder
 
 pytestmark = pytest.mark.backendless
@@ -236,7 +236,7 @@ def test_parts_have_any_of_their_usual_names(train, val, test, tmp_path):
 
 
 def test_what_lies_beside_the_parts_is_named(tmp_path):
-    for part in ("train", "test", "unlabelled"):
+    for part in ("train", "test", "unlabeled"):
         (tmp_path / part / "a").mkdir(parents=True)
         picture(1).save(tmp_path / part / "a" / "0.png")
     lines = []
@@ -245,7 +245,7 @@ def test_what_lies_beside_the_parts_is_named(tmp_path):
     (tmp_path / "test" / "a").rename(tmp_path / "test" / "b")
     lines.clear()
     data.load("folder", tmp_path, image_size=8, say=lines.append)
-    assert lines == [f"left out 1 entries of {tmp_path} beside train, test, such as unlabelled"]
+    assert lines == [f"left out 1 entries of {tmp_path} beside train, test, such as unlabeled"]
 
 
 def test_a_part_under_two_names_is_an_error(tmp_path):

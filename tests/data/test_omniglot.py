@@ -14,7 +14,7 @@ from forks import killed
 from tiny_omniglot import TINY, TINY_NAMES, png, tiny_files, write_folders, write_zips
 
 from maml_fast.data import prepare_omniglot, read_omniglot
-from maml_fast.data.omniglot_layout import Layout
+from maml_fast.data._omniglot_layout import Layout
 
 pytestmark = [pytest.mark.usefixtures("cache_folder"), pytest.mark.backendless]
 

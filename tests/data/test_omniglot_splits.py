@@ -13,7 +13,7 @@ from tiny_omniglot import as_the_tutorial_sees
 
 from maml_fast import data
 from maml_fast.data import ImageBank, prepare_omniglot
-from maml_fast.data.omniglot_layout import OMNIGLOT, finn_split, tutorial_split, vinyals_split
+from maml_fast.data._omniglot_layout import OMNIGLOT, finn_split, tutorial_split, vinyals_split
 
 pytestmark = [pytest.mark.usefixtures("cache_folder"), pytest.mark.backendless]
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from forks import killed
 from PIL import Image
-from tiny_colour import (
+from tiny_color import (
     tiny_parts,
     write_arrays,
     write_arrays_channels_first,
@@ -24,9 +24,10 @@ from tiny_colour import (
 
 from maml_fast import data
 from maml_fast.cli import main
-from maml_fast.data import EpisodeSampler, staged
+from maml_fast.data import EpisodeSampler
+from maml_fast.data import _staged as staged
 from maml_fast.train import TrainConfig, resume, train
-from maml_fast.train.record import RunFolder
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.backendless
 
@@ -75,7 +76,7 @@ def test_every_layout_gives_the_same_banks(name, write, split, root, cache):
 
 
 @pytest.mark.parametrize("write", [write_caches, write_lists, write_folders])
-def test_other_sizes_and_grey(write, root):
+def test_other_sizes_and_gray(write, root):
     parts = tiny_parts()
     write(root, parts)
     assert load("mini-imagenet", root, image_size=20)["val"].image_shape == (3, 20, 20)
@@ -85,7 +86,7 @@ def test_other_sizes_and_grey(write, root):
     np.testing.assert_array_equal(bank.images[0, 0], expected)
 
 
-def test_grey_arrays(root):
+def test_gray_arrays(root):
     images = np.random.RandomState(0).randint(0, 256, (6, 32, 32, 1), dtype=np.uint8)
     for part in ("train", "test"):
         np.savez(root / f"{part}.npz", images=images, labels=np.array([3, 3, -1, 7, 7, 7]))
@@ -117,7 +118,7 @@ def test_sources_are_read_once_and_again_when_they_change(root, monkeypatch):
     assert [line.split(" pictures of ")[0] for line in lines] == [f"converting the {n}" for n in (16, 6, 10)]
     assert told == [(i, n) for n in (16, 6, 10) for i in range(1, n + 1)]
     with monkeypatch.context() as patched:
-        patched.setattr("maml_fast.data.image_arrays.read_pickle", None)  # must not be called
+        patched.setattr("maml_fast.data._image_arrays.read_pickle", None)  # must not be called
         again = load_again()
     assert len(lines) == 3
     assert [bank.file for bank in again.values()] == [bank.file for bank in first.values()]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maml_fast.data import philox
+from maml_fast.data import _philox as philox
 
 pytestmark = pytest.mark.backendless
 
@@ -77,7 +77,7 @@ def test_every_part_of_the_counter_matters(part: str) -> None:
     assert philox.below(0, 0, 0, 0, 2**31) != philox.below(seed, episode, stream, index, 2**31)
 
 
-def test_draws_of_episodes_do_not_depend_on_their_neighbours() -> None:
+def test_draws_of_episodes_do_not_depend_on_their_neighbors() -> None:
     counts = np.array([9, 7, 12, 8, 30])
     together = philox.draw_episodes(3, np.arange(6), counts, 3, 2, 4, True)
     for e in range(6):

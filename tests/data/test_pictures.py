@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from maml_fast.data import pictures, read_folder
+from maml_fast.data import _pictures as pictures
+from maml_fast.data import read_folder
 
 pytestmark = pytest.mark.backendless
 
@@ -33,7 +34,7 @@ def test_pictures_are_turned_as_exif_says(orientation: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_of_16_bits_of_grey_the_upper_8_are_taken(ending: str, tmp_path: Path) -> None:
+def test_of_16_bits_of_gray_the_upper_8_are_taken(ending: str, tmp_path: Path) -> None:
     deep = np.asarray(half_dark()).astype(np.uint16) * 256 + 99
     Image.fromarray(deep).save(tmp_path / f"x.{ending}")
     found = pictures.decode(tmp_path / f"x.{ending}", "x", "L", 28)

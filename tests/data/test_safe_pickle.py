@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maml_fast.data.safe_pickle import read_pickle
+from maml_fast.data._safe_pickle import read_pickle
 
 pytestmark = pytest.mark.backendless
 

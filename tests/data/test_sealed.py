@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from maml_fast.data.sealed import is_sound, seal
+from maml_fast.data._sealed import is_sound, seal
 
 pytestmark = pytest.mark.backendless
 

@@ -113,11 +113,11 @@ def test_maml_learns_to_adapt_to_waves() -> None:
     maml = MAML(MLP((1, 40, 40, 1), init_std=0.3), inner_lr=0.02, order=2, loss_fn=F.mse_loss, task_chunk=None)
     held_out = SinusoidSampler(seed=1)
     untrained = evaluate(maml, held_out, 50)
-    optimiser = torch.optim.Adam(maml.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(maml.parameters(), lr=1e-2)
     for episodes in SinusoidSampler(batches=150):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         maml(episodes).loss.backward()
-        optimiser.step()
+        optimizer.step()
     trained = evaluate(maml, held_out, 50)
     assert trained.losses[1] < 0.6 * untrained.losses[1]
     assert trained.losses[1] < 0.6 * trained.losses[0]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maml_fast.data import ImageBank, Split, read_split
-from maml_fast.data.omniglot_layout import vinyals_split
-from maml_fast.data.splits import PARTS, first_and_rest, shuffled
+from maml_fast.data._omniglot_layout import vinyals_split
+from maml_fast.data._splits import PARTS, first_and_rest, shuffled
 
 pytestmark = pytest.mark.backendless
 

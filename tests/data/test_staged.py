@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from forks import killed
 
-from maml_fast.data import staged
-from maml_fast.data.staged import write_npy_in_stages
+from maml_fast.data import _staged as staged
+from maml_fast.data._staged import write_npy_in_stages
 
 pytestmark = pytest.mark.backendless
 

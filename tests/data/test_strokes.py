@@ -51,7 +51,7 @@ def test_drawings_of_a_character_differ(alphabet):
     assert len(np.unique(alphabet.images.reshape(240, -1), axis=0)) == 240
 
 
-def nearest_neighbour_accuracy(bank, blur: int, episodes: int = 150) -> float:
+def nearest_neighbor_accuracy(bank, blur: int, episodes: int = 150) -> float:
     """5-way 1-shot by the nearest picture, each blurred over squares of `blur` pixels."""
     random, right = RandomState(0), 0.0
     side = 28 // blur
@@ -69,8 +69,8 @@ def nearest_neighbour_accuracy(bank, blur: int, episodes: int = 150) -> float:
 
 def test_pixels_alone_neither_solve_it_nor_say_nothing():
     bank = draw_strokes(100, 4)
-    assert 0.35 < nearest_neighbour_accuracy(bank, 1) < 0.6
-    assert nearest_neighbour_accuracy(bank, 2) < 0.7
+    assert 0.35 < nearest_neighbor_accuracy(bank, 1) < 0.6
+    assert nearest_neighbor_accuracy(bank, 2) < 0.7
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])

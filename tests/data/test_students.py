@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from maml_fast.data import simulate_students
-from maml_fast.data.philox import below, uniform
-from maml_fast.data.students import BOUNDS, draw_knowledge
+from maml_fast.data._philox import below, uniform
+from maml_fast.data._students import BOUNDS, draw_knowledge
 
 pytestmark = pytest.mark.backendless
 

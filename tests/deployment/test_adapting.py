@@ -17,10 +17,10 @@ from PIL import Image
 
 from maml_fast.cli import main
 from maml_fast.data import read_folder
-from maml_fast.data.numpy_sampler import scale_table
+from maml_fast.data._numpy_sampler import scale_table
 from maml_fast.deployment import Preprocessing, adapt_run, open_adapted
-from maml_fast.deployment.support import read_support
-from maml_fast.train.record import RunFolder
+from maml_fast.deployment._support import read_support
+from maml_fast.train._record import RunFolder
 
 SEEN = Preprocessing(16, "L", "inverted")
 

@@ -47,19 +47,19 @@ def image_norms() -> nn.Module:
 
 
 LEARNERS = {
-    "Conv4": lambda: MAML(conv4(), 0.4, 2),
-    "strided, zero": lambda: MAML(conv4(strided=True), 0.4, 2, head="zero"),
-    "proto": lambda: MAML(conv4(), 0.01, 2, head="proto"),
-    "fused": lambda: MAML(mf.fuse(conv4()), 0.4, 1),
-    "own class": lambda: MAML(Own(), 0.01, 1),
-    "group norm, dropout": lambda: MAML(image_norms(), 0.1, 1),
-    "MLP": lambda: MAML(models.MLP((256, 32, 4)), 0.1, 2),
+    "Conv4": lambda: MAML(conv4(), inner_lr=0.4, inner_steps=2),
+    "strided, zero": lambda: MAML(conv4(strided=True), inner_lr=0.4, inner_steps=2, head="zero"),
+    "proto": lambda: MAML(conv4(), inner_lr=0.01, inner_steps=2, head="proto"),
+    "fused": lambda: MAML(mf.fuse(conv4()), inner_lr=0.4, inner_steps=1),
+    "own class": lambda: MAML(Own(), inner_lr=0.01, inner_steps=1),
+    "group norm, dropout": lambda: MAML(image_norms(), inner_lr=0.1, inner_steps=1),
+    "MLP": lambda: MAML(models.MLP((256, 32, 4)), inner_lr=0.1, inner_steps=2),
     "Meta-SGD": lambda: MetaSGD(conv4()),
     "MAML++": lambda: MAMLPlusPlus(conv4(), inner_steps=2),
     "MAML++, running": lambda: MAMLPlusPlus(conv4(), inner_steps=2, batch_norm="per_step_running"),
     "Reptile": lambda: Reptile(conv4()),
     "ProtoNet": lambda: ProtoNet(conv4(None)),
-    "ProtoNet, cosine": lambda: ProtoNet(conv4(None), "cosine"),
+    "ProtoNet, cosine": lambda: ProtoNet(conv4(None), distance="cosine"),
 }
 
 
@@ -91,7 +91,7 @@ def test_says_what_the_learner_says_and_of_one_image_as_of_many(name: str, n_cla
 def test_steps_of_its_own_and_running_statistics_of_the_models_own() -> None:
     model = conv_net().float()
     model[1].running_mean.uniform_()
-    learner = MAML(model, 0.1, 1, batch_norm="running")
+    learner = MAML(model, inner_lr=0.1, inner_steps=1, batch_norm="running")
     x = torch.rand(10, 1, 10, 10)
     module = mf.deploy(learner, x, torch.arange(5).repeat(2), inner_steps=3)
     learner.eval()
@@ -101,7 +101,9 @@ def test_steps_of_its_own_and_running_statistics_of_the_models_own() -> None:
 
 
 def test_other_targets_than_classes() -> None:
-    learner = MAML(nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1)), 0.1, 2, loss_fn=F.mse_loss)
+    learner = MAML(
+        nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1)), inner_lr=0.1, inner_steps=2, loss_fn=F.mse_loss
+    )
     x = torch.linspace(-1, 1, 8)[:, None]
     module = mf.deploy(learner, x, x.sin())
     fast = learner.adapt(x[None], x.sin()[None])
@@ -109,7 +111,7 @@ def test_other_targets_than_classes() -> None:
 
 
 def test_sequences() -> None:
-    learner = MAML(models.LSTM(3, 5, 2), 0.1, 1, loss_fn=F.mse_loss)
+    learner = MAML(models.LSTM(3, 5, 2), inner_lr=0.1, inner_steps=1, loss_fn=F.mse_loss)
     x, y = torch.rand(4, 6, 3), torch.rand(4, 6, 2)
     module = mf.deploy(learner, x, y)
     torch.testing.assert_close(module(x), learner.predict(learner.adapt(x[None], y[None]), x[None])[0])
@@ -117,7 +119,7 @@ def test_sequences() -> None:
 
 
 def test_names_of_the_networks_parameters_stay() -> None:
-    names = [name for name, _ in mf.deploy(MAML(conv4(), 0.1), X, Y[4]).named_parameters()]
+    names = [name for name, _ in mf.deploy(MAML(conv4(), inner_lr=0.1), X, Y[4]).named_parameters()]
     assert names == [name for name, _ in conv4().named_parameters()]
 
 
@@ -132,7 +134,7 @@ assert torch.equal(module(x), wanted)
 
 @pytest.mark.backendless
 def test_needs_no_maml_fast(tmp_path: Path) -> None:
-    module = mf.deploy(MAML(conv4(), 0.4, 2, head="zero"), X, Y[3])
+    module = mf.deploy(MAML(conv4(), inner_lr=0.4, inner_steps=2, head="zero"), X, Y[3])
     torch.save((module, QUERIES, module(QUERIES).detach()), tmp_path / "module.pt")
     call = [sys.executable, "-W", "ignore", "-c", ELSEWHERE, str(tmp_path / "module.pt")]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
@@ -171,14 +173,22 @@ class Convolved(nn.Module):
 @pytest.mark.parametrize(
     ("make", "y", "message"),
     [
-        (lambda: MAML(Functional(), 0.1), Y[4], "other logits than the meta-learner: does the model's forward call"),
-        (lambda: MAML(Twice(), 0.1), Y[4], "norm normalises twice in one forward"),
-        (lambda: MAML(Convolved(), 0.1), Y[3], "y_spt has 3 classes, but the model 4 outputs"),
-        (lambda: MAML(conv4(), 0.1), Y[3] * 2, "labels 0 to 4 without 1; number classes from 0 without gaps"),
-        (lambda: MAML(conv4(), 0.1), Y[3] - 1, "labels -1 to 1 without 0"),
-        (lambda: MAML(conv4(), 0.1), Y[3] * 0, "one class alone"),
-        (lambda: MAML(conv4(), 0.1), Y[3][:5], "images .* and targets .* got x_spt .1, 12, .* and y_spt .1, 5."),
-        (lambda: mf.algorithms.BOIL(conv4(), 0.1), Y[3], "learned rows serve as many classes, and not 3"),
+        (
+            lambda: MAML(Functional(), inner_lr=0.1),
+            Y[4],
+            "other logits than the meta-learner: does the model's forward call",
+        ),
+        (lambda: MAML(Twice(), inner_lr=0.1), Y[4], "norm normalizes twice in one forward"),
+        (lambda: MAML(Convolved(), inner_lr=0.1), Y[3], "y_spt has 3 classes, but the model 4 outputs"),
+        (lambda: MAML(conv4(), inner_lr=0.1), Y[3] * 2, "labels 0 to 4 without 1; number classes from 0 without gaps"),
+        (lambda: MAML(conv4(), inner_lr=0.1), Y[3] - 1, "labels -1 to 1 without 0"),
+        (lambda: MAML(conv4(), inner_lr=0.1), Y[3] * 0, "one class alone"),
+        (
+            lambda: MAML(conv4(), inner_lr=0.1),
+            Y[3][:5],
+            "images .* and targets .* got x_spt .1, 12, .* and y_spt .1, 5.",
+        ),
+        (lambda: mf.algorithms.BOIL(conv4(), inner_lr=0.1), Y[3], "learned rows serve as many classes, and not 3"),
     ],
 )
 def test_what_can_not_be_deployed_is_refused(make, y: Tensor, message: str) -> None:
@@ -187,4 +197,4 @@ def test_what_can_not_be_deployed_is_refused(make, y: Tensor, message: str) -> N
 
 
 def test_as_many_outputs_as_classes_need_no_linear_layer() -> None:
-    assert mf.deploy(MAML(Convolved(), 0.1), X, Y[4])(QUERIES).shape == (7, 4)
+    assert mf.deploy(MAML(Convolved(), inner_lr=0.1), X, Y[4])(QUERIES).shape == (7, 4)

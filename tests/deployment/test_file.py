@@ -17,7 +17,7 @@ from torch import nn
 from maml_fast import MAML, deploy, models
 from maml_fast.algorithms import ProtoNet
 from maml_fast.deployment import Adapted, Preprocessing, open_adapted, save_adapted
-from maml_fast.deployment.layers import build, describe
+from maml_fast.deployment._layers import build, describe
 
 pytestmark = pytest.mark.backendless
 
@@ -26,10 +26,10 @@ X, Y = torch.rand(6, 1, 16, 16), torch.arange(3).repeat(2)
 SEEN = Preprocessing(16, "L", "inverted")
 
 NETS = {
-    "conv4": lambda: MAML(models.Conv4(5, hidden=4, image_size=16), 0.4),
-    "conv4-strided": lambda: MAML(models.Conv4(5, hidden=4, image_size=16, strided=True), 0.4, head="zero"),
+    "conv4": lambda: MAML(models.Conv4(5, hidden=4, image_size=16), inner_lr=0.4),
+    "conv4-strided": lambda: MAML(models.Conv4(5, hidden=4, image_size=16, strided=True), inner_lr=0.4, head="zero"),
     "protonet": lambda: ProtoNet(models.Conv4(None, hidden=4, image_size=16)),
-    "protonet, cosine": lambda: ProtoNet(models.Conv4(None, hidden=4, image_size=16), "cosine"),
+    "protonet, cosine": lambda: ProtoNet(models.Conv4(None, hidden=4, image_size=16), distance="cosine"),
 }
 
 
@@ -57,7 +57,7 @@ def test_what_was_written_is_read(net: str, tmp_path: Path) -> None:
 
 
 def test_the_tutorials_network(tmp_path: Path) -> None:
-    module = deploy(MAML(models.TutorialNet(3), 0.1), torch.rand(3, 1, 28, 28), torch.arange(3))
+    module = deploy(MAML(models.TutorialNet(3), inner_lr=0.1), torch.rand(3, 1, 28, 28), torch.arange(3))
     save_adapted(Adapted(module, NAMES, Preprocessing(28, "L", "raw"), {}, {}), tmp_path / "model.pt")
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(open_adapted(tmp_path / "model.pt").module(x), module(x))

@@ -13,7 +13,7 @@ import torch
 from maml_fast import MAML, deploy, models
 from maml_fast.cli import main
 from maml_fast.deployment import Adapted, Preprocessing
-from maml_fast.deployment.formats import ENTRY, FORMATS, save_as
+from maml_fast.deployment._formats import ENTRY, FORMATS, save_as
 
 pytestmark = [pytest.mark.backendless, pytest.mark.filterwarnings("ignore")]  # PyTorch's exporters warn of their own
 
@@ -25,7 +25,9 @@ X = torch.rand(5, 3, 16, 16)
 def model() -> Adapted:
     torch.manual_seed(0)
     net = models.Conv4(5, in_channels=3, hidden=4, image_size=16, strided=True)
-    module = deploy(MAML(net, 0.4, 2, head="zero"), torch.rand(6, 3, 16, 16), torch.arange(3).repeat(2))
+    module = deploy(
+        MAML(net, inner_lr=0.4, inner_steps=2, head="zero"), torch.rand(6, 3, 16, 16), torch.arange(3).repeat(2)
+    )
     return Adapted(module, ("a", "b", "c"), Preprocessing(16, "RGB", "unit"), {"right": 3}, {"run": "r"})
 
 

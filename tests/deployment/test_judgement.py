@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from maml_fast import MAML, models
 from maml_fast.algorithms import ProtoNet
-from maml_fast.deployment.judgement import Judgement, balanced, judge
+from maml_fast.deployment._judgement import Judgement, balanced, judge
 
 torch.manual_seed(0)
 X = torch.rand(9, 1, 16, 16)
@@ -18,12 +18,12 @@ Y = torch.tensor([0, 1, 2, 0, 1, 0, 0, 1, 0])  # five, three and one
 
 
 def learner(**options) -> MAML:
-    return MAML(models.Conv4(3, hidden=4, image_size=16), 0.4, 2, **options)
+    return MAML(models.Conv4(3, hidden=4, image_size=16), inner_lr=0.4, inner_steps=2, **options)
 
 
 @pytest.mark.parametrize("make", [learner, lambda: ProtoNet(models.Conv4(None, hidden=4, image_size=16))])
 def test_each_is_judged_by_a_model_that_was_adapted_to_the_others(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maml_fast.deployment.judgement.PIXELS_AT_ONCE", 9 * 16 * 16 * 2)  # two at a time
+    monkeypatch.setattr("maml_fast.deployment._judgement.PIXELS_AT_ONCE", 9 * 16 * 16 * 2)  # two at a time
     maml, told = make(), []
     judgement = judge(maml, X, Y, progress=lambda *done: told.append(done))
     assert judgement.is_judged.tolist() == [True, True, False, *[True] * 6]
@@ -39,7 +39,7 @@ def test_each_is_judged_by_a_model_that_was_adapted_to_the_others(make, monkeypa
 
 def test_a_class_weighs_the_same_however_many_pictures_it_has() -> None:
     """Every picture of a class twice leaves the steps as they were, without batch norm, which counts pictures."""
-    maml = MAML(models.MLP((256, 16, 3)), 0.4, 2)
+    maml = MAML(models.MLP((256, 16, 3)), inner_lr=0.4, inner_steps=2)
     more = torch.cat([torch.arange(9), torch.arange(9)[Y == 0]])
     found = []
     for numbers in (torch.arange(9), more):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from maml_fast.distributed import PeerFailedError, PeerLostError, PeerStopped
-from maml_fast.distributed.group import Group
-from maml_fast.distributed.joining import joined
-from maml_fast.distributed.shards import share_of
+from maml_fast.distributed._group import Group
+from maml_fast.distributed._joining import joined
+from maml_fast.distributed._shards import share_of
 
 pytestmark = pytest.mark.backendless
 
@@ -80,8 +80,8 @@ def test_an_error_of_one_is_an_error_of_all(ranks):
             assert ("rank 1 (process" in str(told.value)) == (rank != 1)
             with pytest.raises(ZeroDivisionError if rank == 0 else PeerFailedError, match="division by zero"):
                 group.from_first(lambda: 1 / 0)
-            with pytest.raises(ValueError, match=r"the colours on ranks 1, 2 \(.*\) differ from those on rank 0"):
-                group.check_same("the colours", min(rank, 1))
+            with pytest.raises(ValueError, match=r"the colors on ranks 1, 2 \(.*\) differ from those on rank 0"):
+                group.check_same("the colors", min(rank, 1))
 
     ranks.succeed(3, task)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maml_fast.distributed import machine
-from maml_fast.distributed.group import Group
-from maml_fast.distributed.launch import launch
-from maml_fast.distributed.machine import cores_each, take_gpu, threads_of
+from maml_fast.distributed import _machine as machine
+from maml_fast.distributed._group import Group
+from maml_fast.distributed._launch import launch
+from maml_fast.distributed._machine import cores_each, take_gpu, threads_of
 
 pytestmark = pytest.mark.backendless
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 
 import maml_fast as mf
 from maml_fast.distributed import shard
-from maml_fast.distributed.joining import joined
+from maml_fast.distributed._joining import joined
 
 pytestmark = pytest.mark.backendless
 
@@ -24,16 +24,16 @@ SAMPLER = mf.EpisodeSampler(mf.data.make_noise(8, 4, (1, 10, 10)), 5, 1, 2, 6)
 
 
 def trained(maml: mf.MAML, call: torch.nn.Module, batches: Iterable[mf.Episodes], weight: float = 1.0) -> list:
-    optimiser = torch.optim.SGD(maml.parameters(), 0.1)
+    optimizer = torch.optim.SGD(maml.parameters(), 0.1)
     for episodes in islice(batches, 3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (call(episodes.to(torch.float64)).loss * weight).backward()
-        optimiser.step()
+        optimizer.step()
     return [parameter.detach().clone() for parameter in maml.parameters()]
 
 
 def learner() -> mf.MAML:
-    return mf.MAML(two_blocks(), 0.1, 2, learn_inner_lr=True)
+    return mf.MAML(two_blocks(), inner_lr=0.1, inner_steps=2, learn_inner_lr=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")  # by PyTorch itself

@@ -20,7 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from maml_fast.cli import as_options
 from maml_fast.train import resume, train
-from maml_fast.train.record import RunFolder
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.backendless
 
@@ -57,8 +57,8 @@ def free_port() -> int:
 def test_restarted_after_a_death_it_goes_on(tmp_path, monkeypatch, whole, plain_pictures):
     """As by ``torchrun --max-restarts 1``, and without being told where to go; ``whole`` has imported all it takes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("maml_fast.distributed.roll.SILENCE", 3.0)
-    monkeypatch.setattr("maml_fast.distributed.machine.usable_cores", lambda: 8)
+    monkeypatch.setattr("maml_fast.distributed._roll.SILENCE", 3.0)
+    monkeypatch.setattr("maml_fast.distributed._machine.usable_cores", lambda: 8)
     config = dataclasses.replace(TINY, fixed_order=True, checkpoint_seconds=0)
 
     def work() -> None:

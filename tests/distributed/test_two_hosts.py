@@ -14,7 +14,7 @@ from forks import fork
 from tiny_run import TINY, assert_same_run
 
 from maml_fast.train import train
-from maml_fast.train.record import RunFolder
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.backendless
 

@@ -65,7 +65,7 @@ def given(page: str, folder: Path, run: Path) -> dict[str, Any]:
     (folder / "box").rename(folder / "new")
     (folder / "new" / "0.png").rename(folder / "new" / "a.jpg")
     adapt_run(run, photos, out=folder / "leaves.pt", judged=False)
-    maml = mf.MAML(mf.models.Conv4(2, hidden=4, image_size=16), 0.4)
+    maml = mf.MAML(mf.models.Conv4(2, hidden=4, image_size=16), inner_lr=0.4)
     x = torch.rand(4, 1, 16, 16)
     return {"maml": maml, "mf": mf, "torch": torch, "x_spt": x, "y_spt": torch.arange(2).repeat(2), "x_qry": x}
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import settings
 
-from maml_fast.cli import benchmark
+from maml_fast.cli import _benchmark as benchmark
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from maml_fast.data.bank import ImageBank
-from maml_fast.data.episodes import EpisodeSampler
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._episodes import EpisodeSampler
 
 SCALED = {
     "unit": lambda x: np.float32(x) / np.float32(255),

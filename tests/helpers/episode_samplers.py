@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from maml_fast.data.bank import ImageBank
-from maml_fast.data.episodes import Episodes, EpisodeSampler
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._episodes import Episodes, EpisodeSampler
 
 
 def ragged_bank(counts: list[int], image_shape: tuple[int, ...] = (1, 2, 2), seed: int = 0) -> ImageBank:

@@ -174,7 +174,7 @@ class Subclasses(nn.Module):
     class PlainConv(nn.Conv2d):
         pass
 
-    class StandardisedConv(nn.Conv2d):
+    class StandardizedConv(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             w = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
             return F.conv2d(x, w, self.bias, self.stride, self.padding)
@@ -185,10 +185,10 @@ class Subclasses(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.plain = nn.Sequential(self.PlainConv(2, 3, 3, padding=1), self.PlainNorm(3), nn.ReLU())
-        self.standardised = nn.Sequential(self.StandardisedConv(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+        self.standardized = nn.Sequential(self.StandardizedConv(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.standardised(self.plain(x))
+        return self.standardized(self.plain(x))
 
 
 class Buffered(nn.Module):
@@ -350,9 +350,9 @@ def block3() -> nn.Module:
     return nn.Sequential(*layers("CBR", cin=3))
 
 
-def standardised(conv: nn.Conv2d) -> nn.Module:
-    class Centred(nn.Module):
+def standardized(conv: nn.Conv2d) -> nn.Module:
+    class Centered(nn.Module):
         def forward(self, weight: Tensor) -> Tensor:
             return weight - weight.mean(dim=(1, 2, 3), keepdim=True)
 
-    return nn.utils.parametrize.register_parametrization(conv, "weight", Centred())
+    return nn.utils.parametrize.register_parametrization(conv, "weight", Centered())

@@ -179,7 +179,7 @@ def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Watch(TorchDispatchMode):
-    """What PyTorch's debug mode for synchronisation does."""
+    """What PyTorch's debug mode for synchronization does."""
 
     def __init__(self) -> None:
         super().__init__()

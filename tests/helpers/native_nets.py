@@ -62,7 +62,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "conv4": (lambda: Conv4(hidden=8, image_size=17), (1, 17, 17)),
     "narrow": (lambda: Conv4(hidden=3), (1, 28, 28)),
     "winograd": (lambda: Conv4(hidden=16), (1, 28, 28)),
-    "colour": (lambda: Conv4(in_channels=3, hidden=12, image_size=40), (3, 40, 40)),
+    "color": (lambda: Conv4(in_channels=3, hidden=12, image_size=40), (3, 40, 40)),
     "strided": (lambda: Conv4(strided=True, hidden=20), (1, 28, 28)),
     "tutorial": (SmallTutorialNet, (1, 28, 28)),
     "view": (View, (2, 13, 11)),

@@ -10,7 +10,8 @@ from op_table import CASES, Case, tensors
 from peers.block import per_task_block
 from torch import Tensor
 
-from maml_fast import native, ops, reference
+from maml_fast import _reference as reference
+from maml_fast import native, ops
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -60,10 +61,10 @@ def assert_equals_reference(block: Callable[..., Tensor], case: Case, dtype: tor
 FAR_FROM_ZERO = (1.0, 10.0, 100.0, 1000.0, 10000.0)  # means of pixels whose deviation is 1
 
 
-def assert_rounds_no_worse_than_torch(centre: float, in_channels: int, of_pixels: bool) -> None:
+def assert_rounds_no_worse_than_torch(center: float, in_channels: int, of_pixels: bool) -> None:
     """In float32, on pixels of this mean: the error grows with the mean, not with its square as PyTorch's does."""
     options = {"size": (11, 12), "out_channels": 8, "padding": 0, "pool": None, "level": 30.0}
-    case = Case("far from zero", in_channels=in_channels, centre=centre, **options)
+    case = Case("far from zero", in_channels=in_channels, center=center, **options)
     truth = derivatives(reference.conv_block, case, torch.float64, torch.float32, of_pixels)
 
     def error(block: Callable[..., Tensor]) -> float:
@@ -73,7 +74,7 @@ def assert_rounds_no_worse_than_torch(centre: float, in_channels: int, of_pixels
 
     ours, theirs = error(ops.conv_block), error(per_task_block)
     assert ours < 3 * theirs + 2e-6
-    assert ours < 2e-6 * (2 + centre)
+    assert ours < 2e-6 * (2 + center)
 
 
 class ConvBlocks:
@@ -84,8 +85,8 @@ class ConvBlocks:
         for case in CASES:
             for dtype in (torch.float64, torch.float32):
                 assert_equals_reference(ops.conv_block, case, dtype)
-        for centre in FAR_FROM_ZERO:
-            assert_rounds_no_worse_than_torch(centre, in_channels=9, of_pixels=True)
+        for center in FAR_FROM_ZERO:
+            assert_rounds_no_worse_than_torch(center, in_channels=9, of_pixels=True)
         return str(native.backend())
 
     def close(self) -> None: ...

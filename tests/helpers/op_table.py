@@ -23,7 +23,7 @@ class Case(NamedTuple):
     bias: bool = True
     gamma: bool = True
     beta: bool = True
-    centre: float = 0.0  # of the pixels, whose deviation is 1
+    center: float = 0.0  # of the pixels, whose deviation is 1
     level: float = 0.0  # of beta: from about 30 on, ReLU cuts nothing off
 
     @property
@@ -35,7 +35,7 @@ CASES = [
     Case("conv4"),
     Case("conv4-first-layer", in_channels=1, size=(14, 14), out_channels=16),
     Case("conv4-wide", in_channels=64, size=(7, 7), out_channels=64),
-    Case("three-colours", in_channels=3, size=(12, 12), out_channels=32),
+    Case("three-colors", in_channels=3, size=(12, 12), out_channels=32),
     Case("finn-strided", stride=2, pool=None, gamma=False),
     Case("tutorial", stride=2, padding=2, size=(9, 9)),
     Case("tutorial-last-block", stride=2, padding=2, size=(2, 2), in_channels=16, out_channels=16, relu_first=True),
@@ -69,16 +69,16 @@ def tensors(case: Case, dtype: torch.dtype, seed: int = 0, requires_grad: bool =
     """x, weight, bias, gamma, beta; ``None`` where the case has no such parameter."""
     generator = torch.Generator().manual_seed(seed)
 
-    def make(*shape: int, centre: float = 0.0) -> Tensor:
-        return (torch.randn(*shape, dtype=dtype, generator=generator) + centre).requires_grad_(requires_grad)
+    def make(*shape: int, center: float = 0.0) -> Tensor:
+        return (torch.randn(*shape, dtype=dtype, generator=generator) + center).requires_grad_(requires_grad)
 
     per_channel = (case.tasks, case.out_channels)
     return [
-        make(case.tasks, case.batch, case.in_channels, *case.size, centre=case.centre),
+        make(case.tasks, case.batch, case.in_channels, *case.size, center=case.center),
         make(case.tasks, case.out_channels, case.in_channels, case.kernel, case.kernel),
         make(*per_channel) if case.bias else None,
         make(*per_channel) if case.gamma else None,
-        make(*per_channel, centre=case.level) if case.beta else None,
+        make(*per_channel, center=case.level) if case.beta else None,
     ]
 
 

@@ -62,8 +62,8 @@ def write_photos(root: Path, counts: dict[str, int]) -> Path:
 def zero_run(tmp_path_factory) -> Path:
     """A run with no learned rows; not to be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maml_fast.train.plots.draw_learning_curve", lambda *_: b"picture")
-        patch.setattr("maml_fast.train.plots.draw_episode", lambda *_: b"picture")
+        patch.setattr("maml_fast.train._plots.draw_learning_curve", lambda *_: b"picture")
+        patch.setattr("maml_fast.train._plots.draw_episode", lambda *_: b"picture")
         return train(RUN, out=tmp_path_factory.mktemp("zero") / "run").path
 
 

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from forks import fork
 from tiny_run import TINY
 
-from maml_fast.distributed import roll
+from maml_fast.distributed import _roll as roll
 from maml_fast.train import RunResult, train
-from maml_fast.train.meta_iteration import EagerIterations
+from maml_fast.train._meta_iteration import EagerIterations
 
 EIGHT = dataclasses.replace(TINY, meta_batch_size=8, eval_episodes=10, test_episodes=10)
 IN_ORDER = dataclasses.replace(EIGHT, fixed_order=True)
@@ -81,7 +81,7 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: RunResult) -> 
     torch.testing.assert_close(torch.ones(()), torch.ones(()))  # and what this takes
     monkeypatch.setattr(roll, "BEAT", 0.2)
     monkeypatch.setattr(roll, "SILENCE", 3.0)
-    monkeypatch.setattr("maml_fast.distributed.machine.usable_cores", lambda: 8)  # or a warning says that they share
+    monkeypatch.setattr("maml_fast.distributed._machine.usable_cores", lambda: 8)  # or a warning says that they share
     return Ranks(tmp_path)
 
 

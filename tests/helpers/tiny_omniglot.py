@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maml_fast.data.omniglot_layout import Archive, Layout
+from maml_fast.data._omniglot_layout import Archive, Layout
 
 TINY = Layout(
     archives=(

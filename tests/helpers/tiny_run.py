@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from maml_fast.train import Reporter, TrainConfig, train
-from maml_fast.train.metrics import read_metrics
-from maml_fast.train.record import RunFolder
+from maml_fast.train._metrics import read_metrics
+from maml_fast.train._record import RunFolder
 
 TINY = TrainConfig(
     dataset="random",
@@ -85,8 +85,8 @@ def class_folders(tmp_path) -> Path:
 @pytest.fixture
 def plain_pictures(monkeypatch):
     """Pictures are drawn in `whole` only; they take longer than these trainings."""
-    monkeypatch.setattr("maml_fast.train.plots.draw_learning_curve", lambda *_: b"picture")
-    monkeypatch.setattr("maml_fast.train.plots.draw_episode", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train._plots.draw_learning_curve", lambda *_: b"picture")
+    monkeypatch.setattr("maml_fast.train._plots.draw_episode", lambda *_: b"picture")
 
 
 class Signals(Reporter):

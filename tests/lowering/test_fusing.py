@@ -7,8 +7,8 @@ import torch
 from native_against_loop import CLASSES, assert_native_is_right, episodes_of
 from torch import Tensor, nn
 
-from maml_fast.lowering.fusing import fuse_norms
-from maml_fast.lowering.numbers import ABSENT, Function, Kind, Operation
+from maml_fast.lowering._fusing import fuse_norms
+from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation
 
 NORM = Operation(Kind.NORM, (4, 0, 1), 5, (1, 60, 11, 11, ABSENT, 0), (1e-5,))
 RELU = Operation(Kind.POINTWISE, (5,), 6, (Function.LEAKY_RELU, 660), (0.0,))

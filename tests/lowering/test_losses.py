@@ -88,7 +88,7 @@ def test_another_label_that_does_not_count(ignored: int) -> None:
     """Which the kernels do not know: losses and accuracies are the plain loop's, and no error names it."""
     model, episodes = net(CLASSES), episodes_of(4)
     episodes.y_spt[0, 1] = episodes.y_qry[1, :2] = ignored
-    maml = MAML(model, 0.1, 2, loss_fn=nn.CrossEntropyLoss(ignore_index=ignored))
+    maml = MAML(model, inner_lr=0.1, inner_steps=2, loss_fn=nn.CrossEntropyLoss(ignore_index=ignored))
     assert maml.engine_for(episodes) != "native"
     found = maml(episodes)
     with use_engine("loop"):
@@ -100,7 +100,7 @@ def test_another_label_that_does_not_count(ignored: int) -> None:
 @pytest.mark.parametrize("loss_fn", [F.cross_entropy, by_gather], ids=["cross_entropy", "by_gather"])
 def test_a_label_out_of_range_is_named(loss_fn: Loss) -> None:
     model, episodes = net(CLASSES), episodes_of(4)
-    maml = MAML(model, 0.1, 1, loss_fn=loss_fn)
+    maml = MAML(model, inner_lr=0.1, inner_steps=1, loss_fn=loss_fn)
     with use_engine("native"):
         maml(episodes)
         episodes.y_qry[1, 2] = CLASSES
@@ -110,7 +110,7 @@ def test_a_label_out_of_range_is_named(loss_fn: Loss) -> None:
 
 def test_accuracies_are_those_of_the_loop() -> None:
     episodes = episodes_of(4)
-    maml = MAML(net(CLASSES), 0.1, 2, loss_fn=focal, metric="accuracy")
+    maml = MAML(net(CLASSES), inner_lr=0.1, inner_steps=2, loss_fn=focal, metric="accuracy")
     found = []
     for engine in ("native", "loop"):
         with use_engine(engine):
@@ -123,7 +123,7 @@ def test_a_loss_without_native_form_runs_as_before() -> None:
         return F.cross_entropy(logits, labels, reduction="none").max()
 
     model, episodes = net(CLASSES), episodes_of(4)
-    maml = MAML(model, 0.1, 1, loss_fn=worst)
+    maml = MAML(model, inner_lr=0.1, inner_steps=1, loss_fn=worst)
     with use_engine("native"), pytest.raises(RuntimeError, match="max has no form for all tasks at once"):
         maml(episodes)
     assert maml(episodes).loss.isfinite()
@@ -137,7 +137,7 @@ def test_a_loss_that_changes_is_recorded_anew() -> None:
             return self.factor * F.cross_entropy(logits, labels)
 
     loss_fn, episodes = Scaled(), episodes_of(4)
-    maml = MAML(net(CLASSES), 0.0, 1, loss_fn=loss_fn)
+    maml = MAML(net(CLASSES), inner_lr=0.0, inner_steps=1, loss_fn=loss_fn)
     with use_engine("native"):
         before = maml(episodes).loss.item()
         loss_fn.factor = 3.0
@@ -146,7 +146,7 @@ def test_a_loss_that_changes_is_recorded_anew() -> None:
 
 def test_a_weight_of_the_loss_that_is_replaced_counts() -> None:
     loss_fn, episodes = weighted(), episodes_of(4)
-    maml = MAML(net(CLASSES), 0.0, 1, loss_fn=loss_fn)
+    maml = MAML(net(CLASSES), inner_lr=0.0, inner_steps=1, loss_fn=loss_fn)
     for weight in ([0.5, 1.0, 2.0], [3.0, 1.0, 1.0], [1.0, 1.0, 1.0]):
         loss_fn.weight = torch.tensor(weight, dtype=torch.float64)
         with use_engine("native"):
@@ -159,4 +159,4 @@ def test_targets_of_another_shape_do_as_pytorch_says() -> None:
     episodes = episodes_of(4, targets=(2,))
     wide = Episodes(episodes.x_spt, episodes.y_spt, episodes.x_qry, episodes.y_qry[..., :1])
     with pytest.warns(UserWarning, match="different to the input size"):
-        MAML(net(2), 0.1, 1, loss_fn=F.mse_loss)(wide)
+        MAML(net(2), inner_lr=0.1, inner_steps=1, loss_fn=F.mse_loss)(wide)

@@ -205,14 +205,14 @@ def test_an_embedding_takes_indices_in_its_range_alone() -> None:
     assert_native_is_right(model, episodes)
     episodes.x_qry[1, 0, 0] = 11
     with pytest.raises(IndexError, match="x_qry holds the index 11, but the model's table has 11 rows"):
-        MAML(model, 0.1, 1)(episodes)
+        MAML(model, inner_lr=0.1, inner_steps=1)(episodes)
 
 
 @pytest.mark.parametrize("adapted", ["first", "head", "between"])
 def test_some_parameters_adapt(adapted: str) -> None:
     model, episodes = around(nn.BatchNorm2d(4), 3, 6, 7)
     names = [name for name, _ in model.named_parameters() if name.startswith(adapted)]
-    assert_native_is_right(model, episodes, adapt=names)
+    assert_native_is_right(model, episodes, adapted=names)
 
 
 def test_regression_on_values() -> None:
@@ -242,7 +242,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            maml = MAML(model, 0.1, 2)
+            maml = MAML(model, inner_lr=0.1, inner_steps=2)
             with use_engine("native"):
                 loss = maml(episodes).loss
             bits.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
@@ -264,8 +264,8 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 def test_what_has_no_native_form_runs_as_before(function: Function, why: str) -> None:
     model, episodes = around(function, 7)
     with use_engine("native"), pytest.raises(RuntimeError, match=why):
-        MAML(model, 0.1, 1)(episodes)
-    assert MAML(model, 0.1, 1)(episodes).loss.isfinite()
+        MAML(model, inner_lr=0.1, inner_steps=1)(episodes)
+    assert MAML(model, inner_lr=0.1, inner_steps=1)(episodes).loss.isfinite()
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}, {"bias": False}], ids=str)
@@ -302,5 +302,5 @@ def test_buffers() -> None:
     assert_native_is_right(Shifted(torch.randn(7)).double(), episodes_of(7))
     model = Shifted(torch.arange(7)).double()
     with use_engine("native"), pytest.raises(RuntimeError, match="shift holds whole numbers"):
-        MAML(model, 0.1, 1)(episodes_of(7))
-    assert MAML(model, 0.1, 1)(episodes_of(7)).loss.isfinite()
+        MAML(model, inner_lr=0.1, inner_steps=1)(episodes_of(7))
+    assert MAML(model, inner_lr=0.1, inner_steps=1)(episodes_of(7)).loss.isfinite()

@@ -62,7 +62,7 @@ def test_a_model_keeps_its_parameters_whatever_happens(episodes):
     model = TwoLayers(fails_at_the_queries)
     before = dict(model.named_parameters())
     with pytest.raises(ArithmeticError, match="as asked for"):
-        MAML(model, RATE, STEPS)(episodes)
+        MAML(model, inner_lr=RATE, inner_steps=STEPS)(episodes)
     after = dict(model.named_parameters())
     assert list(after) == list(before)
     assert all(after[name] is parameter for name, parameter in before.items())
@@ -88,7 +88,7 @@ def in_threads(learners, batches):
 
 
 def test_one_model_in_several_threads():
-    maml = MAML(Recurrent(), RATE, STEPS)
+    maml = MAML(Recurrent(), inner_lr=RATE, inner_steps=STEPS)
     batches = [make_episodes(shape=(3, 7), seed=seed) for seed in range(4)]
     wanted, before = [maml(batch).loss.item() for batch in batches], list(maml.model.parameters())
     for _ in range(5):
@@ -105,7 +105,7 @@ def test_models_that_share_a_part_in_several_threads(used_alone_before):
     batches = [make_episodes(shape=(7,), seed=seed) for seed in range(4)]
     if used_alone_before:
         for part in (body, other):
-            MAML(part, RATE, STEPS, fused=False)(batches[0])
+            MAML(part, inner_lr=RATE, inner_steps=STEPS, fused=False)(batches[0])
     heads = [nn.Linear(5, 5).double() for _ in range(3)]
     models = [
         body,
@@ -113,7 +113,7 @@ def test_models_that_share_a_part_in_several_threads(used_alone_before):
         nn.Sequential(other, heads[1]),
         nn.Sequential(body, other_end(other)),
     ]
-    learners = [MAML(model, RATE, STEPS, fused=False) for model in models]
+    learners = [MAML(model, inner_lr=RATE, inner_steps=STEPS, fused=False) for model in models]
     wanted = [learner(batch).loss.item() for learner, batch in zip(learners, batches, strict=True)]
     before = [*body.parameters(), *other.parameters()]
     for _ in range(5):
@@ -128,7 +128,7 @@ def other_end(other):
 
 def test_recurrent_layers_hold_their_own_weights_afterwards():
     model, episodes = Recurrent(), make_episodes(shape=(3, 7))
-    MAML(model, RATE, STEPS)(episodes).loss.backward()
+    MAML(model, inner_lr=RATE, inner_steps=STEPS)(episodes).loss.backward()
     assert all(
         weight is model.gru._parameters[name]
         for weight, name in zip(model.gru._flat_weights, model.gru._flat_weights_names, strict=True)
@@ -145,8 +145,8 @@ def spectral():
 def test_buffers_that_forward_writes_are_each_tasks_own(episodes, chunk):
     model = spectral()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    maml = MAML(model, RATE, STEPS, task_chunk=chunk)
-    each = [MAML(spectral(), RATE, STEPS) for _ in range(len(episodes.x_spt))]
+    maml = MAML(model, inner_lr=RATE, inner_steps=STEPS, task_chunk=chunk)
+    each = [MAML(spectral(), inner_lr=RATE, inner_steps=STEPS) for _ in range(len(episodes.x_spt))]
     losses = [alone(only_task(episodes, task)).loss for task, alone in enumerate(each)]
     loss = maml(episodes).loss
     torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-12, atol=0)
@@ -159,7 +159,7 @@ def test_buffers_that_forward_writes_are_each_tasks_own(episodes, chunk):
 
 def test_forward_may_ask_for_gradients(episodes):
     model = TwoLayers(lambda model, x: torch.tanh(x) if x.requires_grad else torch.relu(x))
-    assert_follows_loop(model, MAML(model, RATE, STEPS), episodes)
+    assert_follows_loop(model, MAML(model, inner_lr=RATE, inner_steps=STEPS), episodes)
 
 
 def test_a_term_left_on_the_module_reaches_the_loss(episodes):
@@ -181,7 +181,7 @@ def test_a_term_left_on_the_module_reaches_the_loss(episodes):
         losses.append(loss_fn(functional_call(model, fast, (x_qry,)), y_qry))
     wanted = torch.stack(losses).mean()
     theirs = torch.autograd.grad(wanted, list(parameters.values()))
-    got = MAML(model, RATE, 1, loss_fn=loss_fn)(episodes).loss
+    got = MAML(model, inner_lr=RATE, inner_steps=1, loss_fn=loss_fn)(episodes).loss
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=0)
     for one, other in zip(torch.autograd.grad(got, list(parameters.values())), theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
@@ -191,7 +191,7 @@ def test_a_forward_replaced_on_the_instance_runs(episodes):
     model = TwoLayers(lambda model, x: x.cumsum(1))
     layer = model.second
     layer.forward = lambda x: F.linear(x, 2 * layer.weight, layer.bias)
-    maml = MAML(model, RATE, STEPS)
+    maml = MAML(model, inner_lr=RATE, inner_steps=STEPS)
     wanted = torch.stack([model(x) for x in episodes.x_qry])
     torch.testing.assert_close(maml.predict({}, episodes.x_qry), wanted, rtol=1e-12, atol=0)
 
@@ -204,7 +204,7 @@ def test_batch_norm_follows_the_policy_in_any_mode(episodes, build, policy):
     model = build(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 5)).double()
     model(episodes.x_spt.flatten(0, 1))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    maml = MAML(model, RATE, STEPS, batch_norm=policy)
+    maml = MAML(model, inner_lr=RATE, inner_steps=STEPS, batch_norm=policy)
     logits = [maml.train(mode).predict({}, episodes.x_qry) for mode in (True, False)]
     wanted = torch.stack([copy.deepcopy(model).train(policy == "batch")(x) for x in episodes.x_qry])
     for each in logits:
@@ -219,7 +219,7 @@ def test_what_forward_counts_is_counted_once_a_call(episodes):
 
     model = TwoLayers(between)
     model.calls = {"forward": 0}
-    maml = MAML(model, RATE, STEPS)
+    maml = MAML(model, inner_lr=RATE, inner_steps=STEPS)
     model.calls["forward"] = 0
     maml(episodes)
     assert model.calls == {"forward": len(episodes.x_spt) * (STEPS + 1)}
@@ -237,7 +237,7 @@ def test_checkpoints_compute_by_the_tasks_weights(episodes, order):
     model.hidden = nn.Linear(6, 6).double()
     plain.hidden = copy.deepcopy(model.hidden)
     wanted, theirs = module_loop_loss(plain, episodes, RATE, STEPS, order=order)
-    loss = MAML(model, RATE, STEPS, order)(episodes).loss
+    loss = MAML(model, inner_lr=RATE, inner_steps=STEPS, order=order)(episodes).loss
     torch.testing.assert_close(loss.detach(), wanted, rtol=1e-12, atol=0)
     for one, other in zip(torch.autograd.grad(loss, list(model.parameters())), theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
@@ -270,7 +270,7 @@ class Swish(torch.autograd.Function):
 def test_what_takes_tensors_apart_is_not_recorded(between, order, episodes):
     """With a stand-in it would end the process."""
     model = TwoLayers(between)
-    assert_follows_loop(model, MAML(model, RATE, STEPS, order), episodes)
+    assert_follows_loop(model, MAML(model, inner_lr=RATE, inner_steps=STEPS, order=order), episodes)
 
 
 def test_an_order_in_memory_changes_no_numbers():
@@ -283,7 +283,7 @@ def test_an_order_in_memory_changes_no_numbers():
     torch.manual_seed(0)
     block = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)
     model = ChannelsLast(*block, nn.Flatten(), nn.Linear(4 * 4, 5)).double()
-    maml = MAML(model, RATE, STEPS)
+    maml = MAML(model, inner_lr=RATE, inner_steps=STEPS)
     episodes = make_episodes(shape=(1, 4, 4))
     assert_follows_loop(model, maml, episodes)
     assert "all tasks at once" in maml.describe()
@@ -294,4 +294,4 @@ def test_checkpoints_around_functions_of_ones_own_are_refused(episodes):
     model = TwoLayers(lambda model, x: checkpoint(lambda x: Swish.apply(model.hidden(x)), x, use_reentrant=False))
     model.hidden = nn.Linear(6, 6).double()
     with pytest.raises(RuntimeError, match="more tensors during recomputation than during the original"):
-        MAML(model, RATE, STEPS, fused=False)(episodes)
+        MAML(model, inner_lr=RATE, inner_steps=STEPS, fused=False)(episodes)

@@ -37,7 +37,7 @@ def model():
     ids=["all", "head", "prefix", "list", "glob", "name", "predicate"],
 )
 def test_choice_of_what_adapts(model, episodes, adapt, adapted):
-    maml = MAML(model, inner_lr=0.4, inner_steps=1, adapt=adapt)
+    maml = MAML(model, inner_lr=0.4, inner_steps=1, adapted=adapt)
     assert list(maml.adapted) == adapted
     fast = maml.adapt(episodes.x_spt, episodes.y_spt)
     assert list(fast) == adapted
@@ -52,7 +52,7 @@ def test_choice_of_what_adapts(model, episodes, adapt, adapted):
 def test_numbers_of_numpy_are_numbers(model, episodes):
     maml = MAML(model, inner_lr=np.float32(0.5), inner_steps=np.int64(2))
     assert (maml.inner_lr, maml.inner_steps) == (0.5, 2)
-    assert maml(episodes).loss == MAML(model, 0.5, 2)(episodes).loss
+    assert maml(episodes).loss == MAML(model, inner_lr=0.5, inner_steps=2)(episodes).loss
 
 
 def test_model_rebuilt_under_its_maml(model, episodes):
@@ -77,7 +77,7 @@ def test_a_parameter_that_was_frozen_at_first(rates, learned):
     episodes = make_episodes()
     models = [conv_net(), conv_net()]
     models[0][0].weight.requires_grad_(False)
-    late, whole = (MAML(each, RATES[rates], learn_inner_lr=learned) for each in models)
+    late, whole = (MAML(each, inner_lr=RATES[rates], learn_inner_lr=learned) for each in models)
     assert late(episodes).loss != whole(episodes).loss
     models[0][0].weight.requires_grad_(True)
     if rates == "by function":
@@ -90,13 +90,13 @@ def test_a_parameter_that_was_frozen_at_first(rates, learned):
     assert late(episodes).loss == whole(episodes).loss
 
 
-def test_another_inner_optimiser():
-    maml = MAML(conv_net(), 0.1)
-    with pytest.raises(ValueError, match="inner_optimiser must be one of sgd, adam; got 'rmsprop'"):
-        maml.inner_optimiser = "rmsprop"
-    maml.inner_optimiser = "adam"
+def test_another_inner_optimizer():
+    maml = MAML(conv_net(), inner_lr=0.1)
+    with pytest.raises(ValueError, match="inner_optimizer must be one of sgd, adam; got 'rmsprop'"):
+        maml.inner_optimizer = "rmsprop"
+    maml.inner_optimizer = "adam"
     episodes = make_episodes()
-    assert maml(episodes).loss == MAML(conv_net(), 0.1, inner_optimiser="adam")(episodes).loss
+    assert maml(episodes).loss == MAML(conv_net(), inner_lr=0.1, inner_optimizer="adam")(episodes).loss
 
 
 def test_frozen_parameters_stay(model, episodes):
@@ -128,7 +128,7 @@ def test_parameters_that_the_loss_does_not_use(episodes):
         maml(episodes).loss.backward()
         assert model.unused.weight.grad is None
         with pytest.raises(RuntimeError, match="unused"):
-            MAML(model, order=order, adapt="unused")(episodes)
+            MAML(model, order=order, adapted="unused")(episodes)
 
 
 def test_tied_parameters_stay_tied(episodes):
@@ -198,7 +198,7 @@ def test_recurrent_layers_of_torch(layer, order):
 
     torch.manual_seed(0)
     model = Recurrent().double()
-    maml = MAML(model, 0.1, 2, order)
+    maml = MAML(model, inner_lr=0.1, inner_steps=2, order=order)
     assert_follows_loop(model, maml, make_episodes(shape=(7, 4)))
     assert "forward: all tasks at once" in maml.describe()
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast import MAML, Episodes
-from maml_fast.algorithms import LearnedOptimiser, MAMLPlusPlus, MetaLSTM, MetaSGD
-from maml_fast.maml import MetaLearner, engines
-from maml_fast.maml.graphed import WARM_UP
+from maml_fast.algorithms import LearnedOptimizer, MAMLPlusPlus, MetaLSTM, MetaSGD
+from maml_fast.maml import Learner
+from maml_fast.maml import _engines as engines
+from maml_fast.maml._graphed import WARM_UP
 
 CALLS = WARM_UP + 3
 TASKS = 4
@@ -40,17 +41,17 @@ def batch(seed: int, tasks: int = TASKS) -> Episodes:
     return Episodes(x[0], y, x[1], y)
 
 
-def trajectory(maml: MetaLearner, device: torch.device, calls: int = CALLS) -> list[Tensor]:
+def trajectory(maml: Learner, device: torch.device, calls: int = CALLS) -> list[Tensor]:
     """Losses, accuracies, gradients and parameters of several iterations."""
     maml.to(device)
-    optimiser = torch.optim.Adam(maml.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(maml.parameters(), lr=1e-2)
     told: list[Tensor] = []
     for i in range(calls):
         maml.begin_iteration(i)
         out = maml(batch(i).to(device), per_step=True)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out.loss.backward()
-        optimiser.step()
+        optimizer.step()
         told += [
             out.loss,
             out.query_accuracy,
@@ -66,25 +67,32 @@ def one_against_the_rest(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 CASES: dict[str, Callable[..., MAML]] = {
-    "order 2": lambda **k: MAML(net(), 0.4, 2, 2, **k),
-    "order 1": lambda **k: MAML(net(), 0.4, 2, 1, **k),
-    "a learned rate": lambda **k: MAML(net(), 0.4, 2, learn_inner_lr=True, **k),
-    "a rate in a tensor": lambda **k: MAML(net(), torch.tensor(0.4, dtype=torch.float64), 1, **k),
+    "order 2": lambda **k: MAML(net(), inner_lr=0.4, inner_steps=2, order=2, **k),
+    "order 1": lambda **k: MAML(net(), inner_lr=0.4, inner_steps=2, order=1, **k),
+    "a learned rate": lambda **k: MAML(net(), inner_lr=0.4, inner_steps=2, learn_inner_lr=True, **k),
+    "a rate in a tensor": lambda **k: MAML(net(), inner_lr=torch.tensor(0.4, dtype=torch.float64), inner_steps=1, **k),
     "another loss": lambda **k: MAML(
-        net(), 0.4, 1, loss_fn=lambda a, b: nn.functional.cross_entropy(a, b) ** 2, metric="accuracy", **k
+        net(),
+        inner_lr=0.4,
+        inner_steps=1,
+        loss_fn=lambda a, b: nn.functional.cross_entropy(a, b) ** 2,
+        metric="accuracy",
+        **k,
     ),
-    "from zeros": lambda **k: MAML(net(), 0.4, 2, head="zero", **k),
-    "from one row": lambda **k: MAML(net(), 0.4, 2, head="tied", loss_fn=one_against_the_rest, metric="accuracy", **k),
-    "from prototypes": lambda **k: MAML(net(), 0.4, 2, head="proto", **k),
-    "adapts the head": lambda **k: MAML(net(), 0.4, 2, adapt="head", **k),
-    "not fused": lambda **k: MAML(net(), 0.4, 1, fused=False, **k),
-    "inner Adam": lambda **k: MAML(net(), 1e-2, 2, inner_optimiser="adam", **k),
+    "from zeros": lambda **k: MAML(net(), inner_lr=0.4, inner_steps=2, head="zero", **k),
+    "from one row": lambda **k: MAML(
+        net(), inner_lr=0.4, inner_steps=2, head="tied", loss_fn=one_against_the_rest, metric="accuracy", **k
+    ),
+    "from prototypes": lambda **k: MAML(net(), inner_lr=0.4, inner_steps=2, head="proto", **k),
+    "adapts the head": lambda **k: MAML(net(), inner_lr=0.4, inner_steps=2, adapted="head", **k),
+    "not fused": lambda **k: MAML(net(), inner_lr=0.4, inner_steps=1, fused=False, **k),
+    "inner Adam": lambda **k: MAML(net(), inner_lr=1e-2, inner_steps=2, inner_optimizer="adam", **k),
     "MAML++": lambda **k: MAMLPlusPlus(net(), inner_steps=2, multi_step_iterations=0, **k),
     "statistics of every step": lambda **k: MAMLPlusPlus(
         net(), inner_steps=2, multi_step_iterations=0, batch_norm="per_step_running", **k
     ),
-    "Meta-SGD": lambda **k: MetaSGD(net(), 0.1, 2, **k),
-    "learned optimiser": lambda **k: LearnedOptimiser(net(), 0.1, 2, hidden=3, **k),
+    "Meta-SGD": lambda **k: MetaSGD(net(), inner_lr=0.1, inner_steps=2, **k),
+    "learned optimizer": lambda **k: LearnedOptimizer(net(), inner_lr=0.1, inner_steps=2, hidden=3, **k),
     "LSTM": lambda **k: MetaLSTM(net(), inner_steps=2, hidden=3, **k),
 }
 
@@ -103,9 +111,9 @@ def test_equals_plain_calls(make: Callable[..., MAML], device: torch.device) -> 
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks_of_tasks_are_captured_too(chunk: int, graphs_on_host: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maml_fast.maml.engines.native_loop", lambda *_: "as on a GPU")
+    monkeypatch.setattr("maml_fast.maml._engines.native_loop", lambda *_: "as on a GPU")
     plain, replayed = (
-        trajectory(MAML(net(), 0.4, 2, task_chunk=chunk, cuda_graph=graph), torch.device("cpu"))
+        trajectory(MAML(net(), inner_lr=0.4, inner_steps=2, task_chunk=chunk, cuda_graph=graph), torch.device("cpu"))
         for graph in (False, True)
     )
     for a, b in zip(plain, replayed, strict=True):
@@ -152,8 +160,8 @@ CHANGES = [change_steps, change_order, change_rate, freeze, move, change_modes]
 
 @pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
 def test_a_change_is_seen(change: Callable[[MAML], None], device: torch.device) -> None:
-    maml = captured(MAML(net(), 0.4, 1, task_chunk=None, cuda_graph=True), device)
-    other = MAML(net(), 0.4, 1, task_chunk=None).to(device)
+    maml = captured(MAML(net(), inner_lr=0.4, inner_steps=1, task_chunk=None, cuda_graph=True), device)
+    other = MAML(net(), inner_lr=0.4, inner_steps=1, task_chunk=None).to(device)
     for learner in (maml, other):
         change(learner)
     for i in range(CALLS):
@@ -172,8 +180,8 @@ def assert_same_gradients(one: nn.Module, other: nn.Module) -> None:
 
 
 def test_another_size_of_meta_batch_begins_anew(device: torch.device) -> None:
-    maml = captured(MAML(net(), 0.4, task_chunk=None, cuda_graph=True), device)
-    other = MAML(net(), 0.4, task_chunk=None).to(device)
+    maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
+    other = MAML(net(), inner_lr=0.4, task_chunk=None).to(device)
     loss = maml(batch(0, tasks=2).to(device)).loss
     assert not maml._graphed.is_captured
     torch.testing.assert_close(loss, other(batch(0, tasks=2).to(device)).loss)
@@ -182,7 +190,7 @@ def test_another_size_of_meta_batch_begins_anew(device: torch.device) -> None:
 @pytest.mark.parametrize("library", ["cuda.matmul", "cudnn.conv"])
 def test_another_precision_begins_anew(library: str, device: torch.device) -> None:
     """Also where one library's is set apart, so that PyTorch's older settings can't be read any more."""
-    maml = captured(MAML(net(), 0.4, task_chunk=None, cuda_graph=True), device)
+    maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
     setting = operator.attrgetter(library)(torch.backends)
     before = setting.fp32_precision
     setting.fp32_precision = "tf32" if before != "tf32" else "ieee"
@@ -198,7 +206,15 @@ def test_annealing_is_not_frozen(graphs_on_host: None, monkeypatch: pytest.Monke
     monkeypatch.setattr(engines, "native_loop", lambda *_: "as on a GPU")
     plain, replayed = (
         trajectory(
-            MAML(net(), 0.4, 2, first_order_iterations=3, multi_step_iterations=5, task_chunk=None, cuda_graph=graph),
+            MAML(
+                net(),
+                inner_lr=0.4,
+                inner_steps=2,
+                first_order_iterations=3,
+                multi_step_iterations=5,
+                task_chunk=None,
+                cuda_graph=graph,
+            ),
             torch.device("cpu"),
             calls=5 + CALLS,
         )
@@ -209,8 +225,8 @@ def test_annealing_is_not_frozen(graphs_on_host: None, monkeypatch: pytest.Monke
 
 
 def test_what_a_call_returned_outlives_the_next(device: torch.device) -> None:
-    maml = captured(MAML(net(), 0.4, task_chunk=None, cuda_graph=True), device)
-    other = MAML(net(), 0.4, task_chunk=None).to(device)
+    maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
+    other = MAML(net(), inner_lr=0.4, task_chunk=None).to(device)
     for learner in (maml, other):
         first, second = (learner(batch(i).to(device), per_step=True) for i in (5, 6))
         (first.loss + 2 * second.loss + first.query_losses.sum()).backward()
@@ -218,7 +234,7 @@ def test_what_a_call_returned_outlives_the_next(device: torch.device) -> None:
 
 
 def test_evaluation_leaves_the_graph_alone(device: torch.device) -> None:
-    maml = captured(MAML(net(), 0.4, task_chunk=None, cuda_graph=True), device)
+    maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
     with torch.no_grad():
         maml(batch(1, tasks=2).to(device))
     assert maml._graphed.is_captured
@@ -234,7 +250,7 @@ def test_a_parameter_of_the_loss_gets_its_gradient(device: torch.device) -> None
 
     gradients = []
     for graph in (True, False):
-        maml = MAML(net(), 0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=graph).to(device)
+        maml = MAML(net(), inner_lr=0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=graph).to(device)
         for i in range(CALLS):
             scale.grad = None
             maml(batch(i).to(device)).loss.backward()
@@ -244,7 +260,7 @@ def test_a_parameter_of_the_loss_gets_its_gradient(device: torch.device) -> None
 
 def test_says_once_that_it_was_captured(device: torch.device, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "maml_fast"):
-        captured(MAML(net(), 0.4, task_chunk=None, cuda_graph=True), device)
+        captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
     assert [each.message for each in caplog.records if "CUDA graph" in each.message] == [
         "MAML's loss and meta-gradient: captured as a CUDA graph, which is replayed from now on"
     ]
@@ -262,7 +278,7 @@ def makes_a_tensor(logits: Tensor, targets: Tensor) -> Tensor:
 @pytest.mark.parametrize("loss_fn", [reads_a_number, makes_a_tensor], ids=["reads", "makes"])
 def test_refuses_what_waits_for_the_gpu(loss_fn: Callable, device: torch.device) -> None:
     """Before the capture, of which PyTorch 2.11 forgives none that breaks off."""
-    maml = MAML(net(), 0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True).to(device)
+    maml = MAML(net(), inner_lr=0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True).to(device)
     for i in range(WARM_UP - 1):
         maml(batch(i).to(device))
     with pytest.raises(RuntimeError, match=r"can't be captured as a CUDA graph: called a sync.*leave cuda_graph out"):
@@ -278,7 +294,7 @@ def test_a_capture_that_breaks_off_is_refused(graphs_on_host: None) -> None:
         counted[0] += 1
         return (reads_a_number if counted[0] > 2 * TASKS * WARM_UP else nn.functional.cross_entropy)(logits, targets)
 
-    maml = MAML(net(), 0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True)
+    maml = MAML(net(), inner_lr=0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True)
     for i in range(WARM_UP):
         maml(batch(i))
     with pytest.raises(RuntimeError, match=r"can't be captured as a CUDA graph: operation not permitted"):
@@ -289,7 +305,7 @@ def test_other_errors_are_told_as_they_are(device: torch.device) -> None:
     def loss_fn(logits: Tensor, targets: Tensor) -> Tensor:
         raise RuntimeError("no such loss")
 
-    maml = MAML(net(), 0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True).to(device)
+    maml = MAML(net(), inner_lr=0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True).to(device)
     for _ in range(WARM_UP):
         with pytest.raises(RuntimeError, match=r"^no such loss$"):
             maml(batch(0).to(device))
@@ -297,11 +313,11 @@ def test_other_errors_are_told_as_they_are(device: torch.device) -> None:
 
 def test_refuses_the_cpu() -> None:
     with pytest.raises(RuntimeError, match="cuda_graph=True is for a GPU, but the model is on cpu; move it to cuda"):
-        MAML(net(), 0.4, cuda_graph=True)(batch(0))
+        MAML(net(), inner_lr=0.4, cuda_graph=True)(batch(0))
 
 
 def test_refuses_gradients_of_images_and_transforms(device: torch.device) -> None:
-    maml = MAML(net(), 0.4, cuda_graph=True).to(device)
+    maml = MAML(net(), inner_lr=0.4, cuda_graph=True).to(device)
     x_spt, *rest = batch(0).to(device)
     with pytest.raises(RuntimeError, match="neither that of images nor what"):
         maml(Episodes(x_spt.requires_grad_(), *rest))
@@ -314,11 +330,11 @@ def test_refuses_a_graph_from_outside(device: torch.device) -> None:
         return scale * nn.functional.cross_entropy(logits, targets)
 
     with pytest.raises(RuntimeError, match="the loss depends on a result of MulBackward0"):
-        MAML(net(), 0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True).to(device)(batch(0).to(device))
+        MAML(net(), inner_lr=0.4, loss_fn=loss_fn, task_chunk=None, cuda_graph=True).to(device)(batch(0).to(device))
 
 
 def test_the_gradient_has_no_gradient(device: torch.device) -> None:
-    maml = captured(MAML(net(), 0.4, task_chunk=None, cuda_graph=True), device)
+    maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
     loss = maml(batch(0).to(device)).loss
     gradients = torch.autograd.grad(loss, list(maml.parameters()), create_graph=True)
     with pytest.raises(RuntimeError, match="can't be differentiated"):

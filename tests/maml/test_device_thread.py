@@ -12,11 +12,11 @@ from maml_fast import MAML, Episodes
 from maml_fast.algorithms import MAMLPlusPlus, MetaSGD
 
 CASES: dict[str, Callable[..., MAML]] = {
-    "MAML": lambda model, **options: MAML(model, 0.4, 3, **options),
+    "MAML": lambda model, **options: MAML(model, inner_lr=0.4, inner_steps=3, **options),
     "MAML++ with the losses of all steps": lambda model, **options: MAMLPlusPlus(
         model, inner_steps=3, multi_step_iterations=100, first_order_iterations=0, **options
     ),
-    "Meta-SGD": lambda model, **options: MetaSGD(model, 0.1, 3, **options),
+    "Meta-SGD": lambda model, **options: MetaSGD(model, inner_lr=0.1, inner_steps=3, **options),
 }
 
 
@@ -36,7 +36,7 @@ def meta_gradient(make: Callable[..., MAML], task_chunk: int | None) -> list[Ten
 def test_bits_are_those_of_one_thread(
     make: Callable[..., MAML], task_chunk: int | None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maml_fast.maml.engines.native_loop", lambda *_: "as on a GPU")
+    monkeypatch.setattr("maml_fast.maml._engines.native_loop", lambda *_: "as on a GPU")
     expected = meta_gradient(make, task_chunk)
     request.getfixturevalue("device_thread")
     assert all(map(torch.equal, meta_gradient(make, task_chunk), expected))

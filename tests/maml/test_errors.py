@@ -35,12 +35,12 @@ CONSTRUCTION = {
     "no running statistics": (lambda: MAML(Conv4(hidden=2), batch_norm="running"), ValueError, "features.0.norm"),
     "no parameters": (lambda: MAML(nn.ReLU()), ValueError, "nothing to adapt.*no parameters"),
     "all frozen": (lambda: MAML(conv_net().requires_grad_(False)), ValueError, "frozen"),
-    "unknown name": (lambda: MAML(conv_net(), adapt=["7.weight"]), ValueError, "'7.weight'.*0.weight.*6.bias"),
-    "unknown prefix": (lambda: MAML(conv_net(), adapt="tail"), ValueError, "'tail'"),
-    "nothing chosen": (lambda: MAML(conv_net(), adapt=lambda name: False), ValueError, "chooses no parameter"),
-    "empty list": (lambda: MAML(conv_net(), adapt=[]), ValueError, "chooses no parameter"),
-    "module as choice": (lambda: MAML(conv_net(), adapt=[nn.Linear(1, 1)]), TypeError, "adapt.*Linear"),
-    "number as choice": (lambda: MAML(conv_net(), adapt=3), TypeError, "adapt.*3"),
+    "unknown name": (lambda: MAML(conv_net(), adapted=["7.weight"]), ValueError, "'7.weight'.*0.weight.*6.bias"),
+    "unknown prefix": (lambda: MAML(conv_net(), adapted="tail"), ValueError, "'tail'"),
+    "nothing chosen": (lambda: MAML(conv_net(), adapted=lambda name: False), ValueError, "chooses no parameter"),
+    "empty list": (lambda: MAML(conv_net(), adapted=[]), ValueError, "chooses no parameter"),
+    "module as choice": (lambda: MAML(conv_net(), adapted=[nn.Linear(1, 1)]), TypeError, "adapt.*Linear"),
+    "number as choice": (lambda: MAML(conv_net(), adapted=3), TypeError, "adapt.*3"),
     "negative rate": (lambda: MAML(conv_net(), inner_lr=-0.1), ValueError, "inner_lr.*-0.1"),
     "rate NaN": (lambda: MAML(conv_net(), inner_lr=float("nan")), ValueError, "inner_lr.*nan"),
     "tensor of NaN": (lambda: MAML(conv_net(), inner_lr=torch.tensor(torch.nan)), ValueError, "inner_lr.*nan"),
@@ -51,7 +51,11 @@ CONSTRUCTION = {
     "rate shape": (lambda: MAML(conv_net(), inner_lr=torch.rand(7)), ValueError, r"inner_lr of shape \(7,\).*0.weight"),
     "rates missing": (lambda: MAML(conv_net(), inner_lr={"0": 0.1}), ValueError, "no rate for 1.weight"),
     "rates unknown": (lambda: MAML(conv_net(), inner_lr={"*": 0.1, "9": 0.1}), ValueError, r"inner_lr\['9'\]"),
-    "rates not adapted": (lambda: MAML(conv_net(), {"*": 0.1, "0": 0.1}, adapt="6"), ValueError, r"inner_lr\['0'\]"),
+    "rates not adapted": (
+        lambda: MAML(conv_net(), inner_lr={"*": 0.1, "0": 0.1}, adapted="6"),
+        ValueError,
+        r"inner_lr\['0'\]",
+    ),
     "rates negative": (lambda: MAML(conv_net(), inner_lr={"*": -1.0}), ValueError, r"inner_lr\['\*'\].*-1"),
     "rates shape": (lambda: MAML(conv_net(), inner_lr={"*": torch.rand(3)}), ValueError, r"inner_lr\['\*'\].*shape"),
     "rates keys": (lambda: MAML(conv_net(), inner_lr={0: 0.1}), TypeError, "inner_lr.*0"),
@@ -163,12 +167,12 @@ def test_predict(case):
 CALLS = {
     "steps": (lambda m, e: m(e, inner_steps=-2), ValueError, "inner_steps.*-2"),
     "steps of adapt": (lambda m, e: m.adapt(e.x_spt, e.y_spt, inner_steps="2"), TypeError, "inner_steps.*'2'"),
-    "no episodes": (lambda m, e: evaluate(m, [e], episodes=0), ValueError, "episodes.*0"),
-    "half an episode": (lambda m, e: evaluate(m, [e], episodes=2.5), TypeError, "episodes.*2.5"),
-    "sampler ends": (lambda m, e: evaluate(m, [e], episodes=4), ValueError, "ended after 3 of 4"),
-    "no sampler": (lambda m, e: evaluate(m, None, episodes=4), TypeError, "sampler.*NoneType"),
-    "one batch": (lambda m, e: evaluate(m, e, episodes=3), TypeError, "four tensors"),
-    "no MAML": (lambda m, e: evaluate(m.model, [e], episodes=3), TypeError, "MAML.*Sequential"),
+    "no episodes": (lambda m, e: evaluate(m, [e], n_episodes=0), ValueError, "episodes.*0"),
+    "half an episode": (lambda m, e: evaluate(m, [e], n_episodes=2.5), TypeError, "episodes.*2.5"),
+    "sampler ends": (lambda m, e: evaluate(m, [e], n_episodes=4), ValueError, "ended after 3 of 4"),
+    "no sampler": (lambda m, e: evaluate(m, None, n_episodes=4), TypeError, "sampler.*NoneType"),
+    "one batch": (lambda m, e: evaluate(m, e, n_episodes=3), TypeError, "four tensors"),
+    "no MAML": (lambda m, e: evaluate(m.model, [e], n_episodes=3), TypeError, "MAML.*Sequential"),
     "no episodes at all": (lambda m, e: evaluate(m, [(None,) * 4], 3), TypeError, "x_spt must be a torch tensor"),
     "steps of evaluate": (lambda m, e: evaluate(m, [e], 3, inner_steps=-1), ValueError, "inner_steps.*-1"),
 }
@@ -189,7 +193,7 @@ def test_a_flag_is_no_number_of_steps_whatever_was_planned_before():
 
 
 def test_steps_to_record_may_be_numpys():
-    maml, episodes = MAML(conv_net(), 0.1, 2), make_episodes()
+    maml, episodes = MAML(conv_net(), inner_lr=0.1, inner_steps=2), make_episodes()
     for steps in (np.array([0, 1]), (np.int64(0), 1), {0, 1}, [1, 0]):
         assert len(maml(episodes, per_step=steps).query_losses) == 3
     assert len(maml(episodes, per_step=np.bool_(True)).query_losses) == 3

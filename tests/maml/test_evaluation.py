@@ -42,7 +42,7 @@ def test_means_and_intervals_over_exactly_the_episodes(maml, episodes):
     half_widths = 1.96 * losses.std(axis=0, ddof=1) / math.sqrt(episodes)
     np.testing.assert_allclose(result.loss_intervals, half_widths, rtol=1e-9, atol=1e-15)
     assert (result.accuracy, result.interval) == (result.accuracies[-1], result.intervals[-1])
-    assert (result.episodes, result.inner_steps) == (episodes, 3)
+    assert (result.n_episodes, result.inner_steps) == (episodes, 3)
     assert result.batch_norm == maml.batch_norm
 
 
@@ -102,7 +102,7 @@ def test_with_the_sampler():
     sampler = EpisodeSampler(ImageBank.from_array(images), n_way=5, k_shot=1, k_query=2, meta_batch_size=4)
     maml = MAML(conv_net(), inner_lr=0.3)
     assert evaluate(maml, sampler, 10) == evaluate(maml, sampler, 10)
-    assert evaluate(maml, sampler, 10).episodes == 10
+    assert evaluate(maml, sampler, 10).n_episodes == 10
 
 
 def test_one_episode_has_no_interval(maml):
@@ -113,7 +113,7 @@ def test_one_episode_has_no_interval(maml):
 
 def test_regression_has_losses_alone():
     x = torch.rand(4, 6, 1)
-    maml = MAML(nn.Linear(1, 1), 0.1, 2, loss_fn=F.mse_loss)
+    maml = MAML(nn.Linear(1, 1), inner_lr=0.1, inner_steps=2, loss_fn=F.mse_loss)
     result = evaluate(maml, [(x, 3 * x, x, 3 * x)], 4)
     assert result.accuracy is result.interval is result.accuracies is result.intervals is None
     assert len(result.losses) == 3

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maml_fast.maml.graphed import WARM_UP, CudaGraph
+from maml_fast.maml._graphed import WARM_UP, CudaGraph
 
 pytestmark = pytest.mark.usefixtures("graphs_on_host")
 

@@ -1,4 +1,4 @@
-"""``adapt="head"`` is what the output is computed with last, or an error that says what that is."""
+"""``adapted="head"`` is what the output is computed with last, or an error that says what that is."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ WRONG = {
     "registered first": (lambda: WithHead(nn.Linear(6, 5), first=True), "head.weight, head.bias"),
     "bare parameters": (OfBareParameters, "w, b"),
     "half of a sum": (lambda: WithHead(Summed()), "head.one.weight, head.one.bias, head.other.weight"),
-    "normalised": (
+    "normalized": (
         lambda: WithHead(nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5))),
         "head.0.weight, head.0.bias, head.1.weight, head.1.bias",
     ),
@@ -121,11 +121,11 @@ WRONG = {
 def test_another_head_is_named(name: str, part: str) -> None:
     make, head = WRONG[name]
     model = make()
-    learner = MAML(model, 0.1, adapt=part)
+    learner = MAML(model, inner_lr=0.1, adapted=part)
     calls = (lambda: learner(EPISODES), lambda: learner.adapt(EPISODES.x_spt, EPISODES.y_spt))
     for call in calls:
         with pytest.raises(
-            ValueError, match=f"adapt='{part}' took .* its output is computed last with {head};"
+            ValueError, match=f"adapted='{part}' took .* its output is computed last with {head};"
         ) as caught:
             call()
     remedy = str(caught.value).rpartition("as in ")[2]
@@ -138,7 +138,7 @@ def test_another_head_is_named(name: str, part: str) -> None:
 
 def test_many_names_are_not_listed() -> None:
     model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(6)], nn.Linear(4, 5)).double()
-    described = MAML(model, adapt="body").describe().splitlines()[1]
+    described = MAML(model, adapted="body").describe().splitlines()[1]
     assert described == "adapted: 12 of 14 parameters: all but 6.weight, 6.bias"
-    half = MAML(model, adapt=["0", "1", "2", "3", "4.weight"]).describe().splitlines()[1]
+    half = MAML(model, adapted=["0", "1", "2", "3", "4.weight"]).describe().splitlines()[1]
     assert half == "adapted: 9 of 14 parameters: all but 4.bias, 5.weight, 5.bias, 6.weight, 6.bias"

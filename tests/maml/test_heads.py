@@ -14,7 +14,7 @@ from torch.func import functional_call
 import maml_fast as mf
 from maml_fast import MAML
 from maml_fast.algorithms import ANIL, BOIL, MetaSGD, ProtoNet, Reptile
-from maml_fast.maml.heads import prototypes
+from maml_fast.maml._heads import prototypes
 
 WEIGHT, BIAS = "9.weight", "9.bias"  # of two_blocks
 ENGINES = {"zero": ("native", "batched", "loop"), "tied": ("native", "batched", "loop"), "proto": ("batched", "loop")}
@@ -78,14 +78,14 @@ def assert_follows(maml: MAML, expected: tuple[Tensor, dict[str, Tensor]]) -> No
 def test_equals_the_plain_loop(head: str, engine: str, order: int) -> None:
     if engine == "native" and mf.backend().name != "native":
         pytest.skip("no native kernels")
-    maml = MAML(two_blocks(), 0.1, 3, order, head=head)
+    maml = MAML(two_blocks(), inner_lr=0.1, inner_steps=3, order=order, head=head)
     with mf.use_engine(engine):
         assert_follows(maml, naive(head, 3, order))
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_tied_row_is_learned(order: int) -> None:
-    maml = MAML(two_blocks(), 0.1, 2, order, head="tied", loss_fn=one_against_the_rest)
+    maml = MAML(two_blocks(), inner_lr=0.1, inner_steps=2, order=order, head="tied", loss_fn=one_against_the_rest)
     expected = naive("tied", 2, order, one_against_the_rest)
     assert all(expected[1][f"row.{name}"].norm() > 1e-3 for name in (WEIGHT, BIAS))
     assert_follows(maml, expected)
@@ -94,7 +94,13 @@ def test_the_tied_row_is_learned(order: int) -> None:
 @pytest.mark.parametrize("engine", [None, "batched"])
 def test_a_tied_row_that_was_moved_is_seen(engine: str | None) -> None:
     """The classifier's rows are made of it anew at every call, whichever engine takes them."""
-    maml = MAML(two_blocks(), 0.1, 2, head="tied", loss_fn=F.cross_entropy if engine is None else one_against_the_rest)
+    maml = MAML(
+        two_blocks(),
+        inner_lr=0.1,
+        inner_steps=2,
+        head="tied",
+        loss_fn=F.cross_entropy if engine is None else one_against_the_rest,
+    )
     for _ in range(3):
         maml(episodes())
         with torch.no_grad():
@@ -109,7 +115,8 @@ def test_a_tied_row_that_was_moved_is_seen(engine: str | None) -> None:
 @pytest.mark.parametrize("head", ["zero", "tied", "proto"])
 def test_steps_in_segments_and_tasks_in_chunks_give_the_same(head: str) -> None:
     whole, parts = (
-        MAML(two_blocks(), 0.1, 6, head=head, **kept) for kept in ({}, {"inner_memory": 2, "task_chunk": 2})
+        MAML(two_blocks(), inner_lr=0.1, inner_steps=6, head=head, **kept)
+        for kept in ({}, {"inner_memory": 2, "task_chunk": 2})
     )
     gradients = []
     with mf.use_engine("batched"):
@@ -121,18 +128,18 @@ def test_steps_in_segments_and_tasks_in_chunks_give_the_same(head: str) -> None:
 
 def test_prototypes_and_dropout_in_segments() -> None:
     """What the support images draw on the way to their prototypes is drawn again when steps are taken again."""
-    maml = MAML(conv_net(dropout=0.5), 0.01, 6, head="proto", inner_memory=2)
+    maml = MAML(conv_net(dropout=0.5), inner_lr=0.01, inner_steps=6, head="proto", inner_memory=2)
     maml(episodes()).loss.backward()
     assert maml.model[0].weight.grad.norm() > 0
 
 
 def test_prototypes_before_the_first_step_are_those_of_a_prototypical_network() -> None:
     model = two_blocks()
-    fast = MAML(model, 0.1, 1, head="proto").adapt(*episodes()[:2], inner_steps=0)
+    fast = MAML(model, inner_lr=0.1, inner_steps=1, head="proto").adapt(*episodes()[:2], inner_steps=0)
     embedding = copy.deepcopy(model)
     embedding[9] = nn.Identity()
     x = episodes().x_spt
-    ours = MAML(model, 0.1).predict(fast, x).log_softmax(2)
+    ours = MAML(model, inner_lr=0.1).predict(fast, x).log_softmax(2)
     torch.func.replace_all_batch_norm_modules_(embedding)
     support = torch.stack([embedding(each) for each in x])
     means = prototypes(support, episodes().y_spt, 5)
@@ -143,7 +150,7 @@ def test_prototypes_before_the_first_step_are_those_of_a_prototypical_network() 
 @pytest.mark.parametrize("head", ["learned", "zero", "tied", "proto"])
 @pytest.mark.parametrize("n_classes", [2, 9])
 def test_any_number_of_classes(head: str, n_classes: int) -> None:
-    maml = MAML(two_blocks(), 0.1, 2, head=head)
+    maml = MAML(two_blocks(), inner_lr=0.1, inner_steps=2, head=head)
     served = maml.for_classes(n_classes)
     x, y = torch.rand(2, 2 * n_classes, 1, 10, 10, dtype=torch.float64), torch.arange(n_classes).repeat(2).expand(2, -1)
     fast = served.adapt(x, y)
@@ -161,7 +168,7 @@ def test_any_number_of_classes(head: str, n_classes: int) -> None:
 
 @pytest.mark.parametrize("learn", [True, "per_step"])
 def test_rates_of_single_weights_are_taken_in_turn_too(learn: bool | str) -> None:
-    maml = MAML(two_blocks(), lambda p: torch.rand_like(p), 2, learn_inner_lr=learn, head="zero")
+    maml = MAML(two_blocks(), inner_lr=lambda p: torch.rand_like(p), inner_steps=2, learn_inner_lr=learn, head="zero")
     served = maml.for_classes(3)
     steps = () if learn is True else (2,)
     for name in (WEIGHT, BIAS):
@@ -219,11 +226,27 @@ def conv_last() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "head", "message"),
     [
-        (lambda **k: MAML(two_blocks(), 0.1, **k), "one", "head must be one of learned, zero, tied, proto; got 'one'"),
-        (lambda **k: MAML(conv_last(), 0.1, **k), "zero", "ends in an nn.Linear .*last module .* is 0, a Conv2d"),
-        (lambda **k: MAML(without_bias(), 0.1, **k), "proto", "needs a classifier with a bias, and 9.weight has none"),
-        (lambda **k: BOIL(two_blocks(), 0.1, **k), "zero", "a classifier that adapts, but 9.weight does not"),
-        (lambda **k: MAML(two_blocks(), 0.1, adapt=["0"], **k), "tied", "a classifier that adapts, but 9.weight does"),
+        (
+            lambda **k: MAML(two_blocks(), inner_lr=0.1, **k),
+            "one",
+            "head must be one of learned, zero, tied, proto; got 'one'",
+        ),
+        (
+            lambda **k: MAML(conv_last(), inner_lr=0.1, **k),
+            "zero",
+            "ends in an nn.Linear .*last module .* is 0, a Conv2d",
+        ),
+        (
+            lambda **k: MAML(without_bias(), inner_lr=0.1, **k),
+            "proto",
+            "needs a classifier with a bias, and 9.weight has none",
+        ),
+        (lambda **k: BOIL(two_blocks(), inner_lr=0.1, **k), "zero", "a classifier that adapts, but 9.weight does not"),
+        (
+            lambda **k: MAML(two_blocks(), inner_lr=0.1, adapted=["0"], **k),
+            "tied",
+            "a classifier that adapts, but 9.weight does",
+        ),
     ],
 )
 def test_what_can_not_be_is_refused(make, head: str, message: str) -> None:
@@ -234,16 +257,16 @@ def test_what_can_not_be_is_refused(make, head: str, message: str) -> None:
 @pytest.mark.parametrize("engine", ["batched", "loop"])
 def test_what_comes_after_the_classifier_is_refused(engine: str) -> None:
     with mf.use_engine(engine), pytest.raises(ValueError, match="something comes after it; leave that to loss_fn"):
-        MAML(Squashed(), 0.1, head="proto")(episodes())
+        MAML(Squashed(), inner_lr=0.1, head="proto")(episodes())
 
 
 def test_a_classifier_registered_elsewhere_is_refused() -> None:
     with pytest.raises(ValueError, match=r"took hidden.weight, hidden.bias .* computed last with classifier.bias"):
-        MAML(Backwards(), 0.1, head="zero")(episodes())
+        MAML(Backwards(), inner_lr=0.1, head="zero")(episodes())
 
 
 def test_a_classifier_frozen_later_is_refused() -> None:
-    maml = MAML(two_blocks(), 0.1, head="zero")
+    maml = MAML(two_blocks(), inner_lr=0.1, head="zero")
     maml.model[9].weight.requires_grad_(False)
     with pytest.raises(RuntimeError, match=r"needs a classifier that adapts, but 9.weight is frozen now"):
         maml(episodes())
@@ -251,11 +274,11 @@ def test_a_classifier_frozen_later_is_refused() -> None:
 
 def test_rows_that_do_not_adapt_serve_their_own_classes_alone() -> None:
     with pytest.raises(ValueError, match=r"9.weight does not adapt: its 5 learned rows .* and not 3; let the"):
-        BOIL(two_blocks(), 0.1).for_classes(3)
-    assert BOIL(two_blocks(), 0.1).for_classes(5)
+        BOIL(two_blocks(), inner_lr=0.1).for_classes(3)
+    assert BOIL(two_blocks(), inner_lr=0.1).for_classes(5)
 
 
 def test_a_class_without_a_support_image_is_named() -> None:
     x_spt, y_spt, x_qry, y_qry = episodes()
     with pytest.raises(ValueError, match="class 4 of task 0 has no support image"):
-        MAML(two_blocks(), 0.1, head="proto")(mf.Episodes(x_spt, y_spt.clamp(max=3), x_qry, y_qry))
+        MAML(two_blocks(), inner_lr=0.1, head="proto")(mf.Episodes(x_spt, y_spt.clamp(max=3), x_qry, y_qry))

@@ -13,10 +13,10 @@ from small import make_episodes
 from torch import Tensor, nn
 
 from maml_fast import MAML, use_engine
-from maml_fast.algorithms import LearnedOptimiser, MetaLSTM
-from maml_fast.maml.segments import MOST_PARTS
-from maml_fast.maml.state import State
-from maml_fast.maml.walk import Walk
+from maml_fast.algorithms import LearnedOptimizer, MetaLSTM
+from maml_fast.maml._segments import MOST_PARTS
+from maml_fast.maml._state import State
+from maml_fast.maml._walk import Walk
 
 STEPS = 19  # more than a way has parts
 KEPT = (1, 2, 3, 18, 19, 21)
@@ -28,17 +28,17 @@ def net(dropout: float = 0.0) -> nn.Module:
 
 
 CASES: dict[str, Callable[..., MAML]] = {
-    "gradient descent": lambda **k: MAML(net(), 0.1, STEPS, **k),
+    "gradient descent": lambda **k: MAML(net(), inner_lr=0.1, inner_steps=STEPS, **k),
     "inner Adam and a learned rate": lambda **k: MAML(
-        net(), 0.05, STEPS, inner_optimiser="adam", learn_inner_lr=True, **k
+        net(), inner_lr=0.05, inner_steps=STEPS, inner_optimizer="adam", learn_inner_lr=True, **k
     ),
     "losses and rates of every step": lambda **k: MAML(
-        net(), 0.1, STEPS, learn_inner_lr="per_step", multi_step_iterations=10, **k
+        net(), inner_lr=0.1, inner_steps=STEPS, learn_inner_lr="per_step", multi_step_iterations=10, **k
     ),
-    "dropout": lambda **k: MAML(net(0.3), 0.1, STEPS, **k),
-    "the head adapts": lambda **k: MAML(net(), 0.1, STEPS, adapt="head", **k),
-    "learned optimiser": lambda **k: LearnedOptimiser(net(), 0.1, STEPS, order=2, hidden=3, **k),
-    "LSTM": lambda **k: MetaLSTM(net(), 0.1, STEPS, order=2, hidden=3, **k),
+    "dropout": lambda **k: MAML(net(0.3), inner_lr=0.1, inner_steps=STEPS, **k),
+    "the head adapts": lambda **k: MAML(net(), inner_lr=0.1, inner_steps=STEPS, adapted="head", **k),
+    "learned optimizer": lambda **k: LearnedOptimizer(net(), inner_lr=0.1, inner_steps=STEPS, order=2, hidden=3, **k),
+    "LSTM": lambda **k: MetaLSTM(net(), inner_lr=0.1, inner_steps=STEPS, order=2, hidden=3, **k),
 }
 
 
@@ -77,9 +77,13 @@ OF_CONV4: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("options", OF_CONV4.values(), ids=OF_CONV4)
 def test_the_native_engine_gives_the_same_bits(options: dict[str, object]) -> None:
     model = make("conv4")
-    wanted = outcome(lambda **k: MAML(model, 0.1, STEPS, **options, **k), "native", None, model.shape)
+    wanted = outcome(
+        lambda **k: MAML(model, inner_lr=0.1, inner_steps=STEPS, **options, **k), "native", None, model.shape
+    )
     for kept in KEPT:
-        found = outcome(lambda **k: MAML(model, 0.1, STEPS, **options, **k), "native", kept, model.shape)
+        found = outcome(
+            lambda **k: MAML(model, inner_lr=0.1, inner_steps=STEPS, **options, **k), "native", kept, model.shape
+        )
         assert all(map(torch.equal, found, wanted))
 
 
@@ -89,7 +93,7 @@ def test_buffers_go_back_with_the_steps() -> None:
     def make(**options: object) -> MAML:
         model = net()
         nn.utils.parametrizations.spectral_norm(model[1])
-        return MAML(model, 0.1, STEPS, **options)
+        return MAML(model, inner_lr=0.1, inner_steps=STEPS, **options)
 
     *exact, gradient = outcome(make, "loop", None, (1, 6, 6))
     *same, found = outcome(make, "loop", 2, (1, 6, 6))
@@ -119,7 +123,9 @@ class Alive(torch.autograd.Function):
 @pytest.mark.parametrize("engine", ["batched", "loop"])
 def test_so_many_graphs_are_alive(engine: str, kept: int | None) -> None:
     Alive.tokens, Alive.most = WeakSet(), 0
-    maml = MAML(net(), 0.1, 12, loss_fn=lambda a, b: F.cross_entropy(Alive.apply(a), b), inner_memory=kept)
+    maml = MAML(
+        net(), inner_lr=0.1, inner_steps=12, loss_fn=lambda a, b: F.cross_entropy(Alive.apply(a), b), inner_memory=kept
+    )
     with use_engine(engine):
         maml(make_episodes(1, shape=(1, 6, 6)))
     assert Alive.most <= (kept or 12) + 1  # and the queries'
@@ -138,7 +144,7 @@ def test_few_weights_are_kept_of_many_steps(engine: str, monkeypatch: pytest.Mon
         return made
 
     monkeypatch.setattr(Walk, "state", counted)
-    maml = MAML(net(), 0.01, 300, inner_memory=1)
+    maml = MAML(net(), inner_lr=0.01, inner_steps=300, inner_memory=1)
     with use_engine(engine):
         maml(make_episodes(1, shape=(1, 6, 6)))
     assert MOST_PARTS < most <= 3 * MOST_PARTS
@@ -154,8 +160,8 @@ def test_a_model_that_does_something_else_the_second_time_is_refused() -> None:
 
     model = Restless(36, 5).double()
     with pytest.raises(RuntimeError, match=r"something else when steps were taken again.*inner_memory=None"):
-        MAML(model, 0.5, 4, inner_memory=1)(make_episodes(1, shape=(1, 6, 6)))
-    MAML(model, 0.5, 4)(make_episodes(1, shape=(1, 6, 6)))
+        MAML(model, inner_lr=0.5, inner_steps=4, inner_memory=1)(make_episodes(1, shape=(1, 6, 6)))
+    MAML(model, inner_lr=0.5, inner_steps=4)(make_episodes(1, shape=(1, 6, 6)))
 
 
 @pytest.mark.parametrize("kept", [0, -1, 1.5, True, "some"])

@@ -8,7 +8,7 @@ from small import make_episodes
 from torch import nn
 
 from maml_fast import MAML, use_backend, use_engine
-from maml_fast.maml.task_forward import TaskForward
+from maml_fast.maml._task_forward import TaskForward
 from maml_fast.nn import ConvBlock
 from maml_fast.program import Program
 
@@ -51,7 +51,7 @@ def test_filters_of_blocks_keep_the_order(steps, order):
 def test_shared_filters_too(monkeypatch):
     shared, run = [], Program.__call__
     monkeypatch.setattr(Program, "__call__", lambda *args, **options: shared.append(args[2]) or run(*args, **options))
-    maml = MAML(Net().double(), inner_lr=0.1, adapt="head", task_chunk=None)
+    maml = MAML(Net().double(), inner_lr=0.1, adapted="head", task_chunk=None)
     episodes = make_episodes()
     with use_engine("batched"):
         maml.engine_for(episodes)

@@ -82,7 +82,7 @@ def test_adapt_starts_at_theta_without_a_copy_per_task(model, episodes):
 def test_regression_has_no_accuracy():
     model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
     x, y = torch.rand(2, 6, 1), torch.rand(2, 6, 1)
-    out = MAML(model, 0.1, 2, loss_fn=F.mse_loss)((x, y, x, y), per_step=True)
+    out = MAML(model, inner_lr=0.1, inner_steps=2, loss_fn=F.mse_loss)((x, y, x, y), per_step=True)
     assert out.query_accuracy is None
     assert out.query_accuracies is None
     assert out.query_losses.shape == (3,)
@@ -92,7 +92,7 @@ def test_dense_labels_are_counted_pixel_by_pixel():
     model = nn.Conv2d(1, 3, 1).double()
     x = torch.rand(2, 4, 1, 5, 5, dtype=torch.float64)
     y = torch.randint(3, (2, 4, 5, 5))
-    maml = MAML(model, 0.1, 1)
+    maml = MAML(model, inner_lr=0.1, inner_steps=1)
     logits = maml.predict(maml.adapt(x, y), x)
     out = maml((x, y, x, y))
     torch.testing.assert_close(
@@ -107,16 +107,18 @@ def test_loss_that_is_not_finite_becomes_nan_and_nothing_raises(model, episodes)
 
 def test_meta_training_learns_something():
     torch.manual_seed(0)
-    maml = MAML(nn.Sequential(nn.Linear(1, 24), nn.Tanh(), nn.Linear(24, 1)), 0.1, 1, loss_fn=F.mse_loss)
-    optimiser = torch.optim.Adam(maml.parameters(), lr=1e-2)
+    maml = MAML(
+        nn.Sequential(nn.Linear(1, 24), nn.Tanh(), nn.Linear(24, 1)), inner_lr=0.1, inner_steps=1, loss_fn=F.mse_loss
+    )
+    optimizer = torch.optim.Adam(maml.parameters(), lr=1e-2)
     losses = []
     for _ in range(150):
         x = torch.rand(16, 20, 1) * 6 - 3
         y = torch.sin(x + 3 * torch.rand(16, 1, 1))
         loss = maml((x[:, :10], y[:, :10], x[:, 10:], y[:, 10:])).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.detach())
     assert torch.stack(losses[-20:]).mean() < 0.5 * torch.stack(losses[:5]).mean()
 

@@ -13,7 +13,8 @@ from oracles import ConvNet, Problem, loop_loss, vmap_loss
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from maml_fast.maml import MAML, engines, use_engine
+from maml_fast.maml import MAML, use_engine
+from maml_fast.maml import _engines as engines
 from maml_fast.models import MLP, Conv4, TutorialNet
 
 TOLERANCE = 1e-9  # relative, of the whole meta-gradient
@@ -130,7 +131,7 @@ def test_equals_both_oracles(net, order, steps):
 @pytest.mark.parametrize("order", [1, 2])
 def test_anil_adapts_the_head_and_meta_learns_the_rest(order):
     model, network, episodes = make("plain")
-    maml = MAML(model, inner_lr=0.3, inner_steps=3, order=order, adapt="head")
+    maml = MAML(model, inner_lr=0.3, inner_steps=3, order=order, adapted="head")
     assert maml.adapted == ("fc.weight", "fc.bias")
     loss, gradient = meta_gradient(maml, episodes)
     parameters = list(model.parameters())
@@ -188,7 +189,7 @@ def test_regression_with_a_loss_of_the_users(order):
     def network(parameters, inputs):
         return F.linear(torch.tanh(F.linear(inputs, *parameters[:2])), *parameters[2:])
 
-    loss, gradient = meta_gradient(MAML(model, 0.1, 3, order, loss_fn=F.mse_loss), episodes)
+    loss, gradient = meta_gradient(MAML(model, inner_lr=0.1, inner_steps=3, order=order, loss_fn=F.mse_loss), episodes)
     expected = oracle_gradients(network, list(model.parameters()), 0.1, episodes, steps=3, order=order, loss=F.mse_loss)
     assert_equals_oracles(loss, gradient, expected)
 
@@ -196,8 +197,8 @@ def test_regression_with_a_loss_of_the_users(order):
 @pytest.mark.parametrize("net", ["plain", "conv4-strided", "tutorial", "mlp"])
 def test_orders_differ_in_gradient_and_agree_in_loss(net):
     model, _, episodes = make(net)
-    loss1, first = meta_gradient(MAML(model, 0.3, 3, order=1), episodes)
-    loss2, second = meta_gradient(MAML(model, 0.3, 3, order=2), episodes)
+    loss1, first = meta_gradient(MAML(model, inner_lr=0.3, inner_steps=3, order=1), episodes)
+    loss2, second = meta_gradient(MAML(model, inner_lr=0.3, inner_steps=3, order=2), episodes)
     assert loss1 == loss2
     assert (flat(first) - flat(second)).norm() > 0.01 * flat(second).norm()
 
@@ -233,8 +234,8 @@ def assert_equals_finite_differences(net):
 
 def test_first_order_is_not_the_gradient_of_the_objective():
     model, _, episodes = make("plain", n_tasks=2)
-    _, second = meta_gradient(MAML(model, 0.2, 3, order=2), episodes)
-    _, first = meta_gradient(MAML(model, 0.2, 3, order=1), episodes)
+    _, second = meta_gradient(MAML(model, inner_lr=0.2, inner_steps=3, order=2), episodes)
+    _, first = meta_gradient(MAML(model, inner_lr=0.2, inner_steps=3, order=1), episodes)
     direction = flat(second) / flat(second).norm()
     assert abs(flat(first) @ direction / flat(second).norm() - 1) > 1e-3
 
@@ -242,7 +243,7 @@ def test_first_order_is_not_the_gradient_of_the_objective():
 @pytest.mark.parametrize("order", [1, 2])
 def test_of_many_tasks_is_the_mean_over_single_tasks(order):
     model, _, episodes = make("plain", n_tasks=5)
-    maml = MAML(model, 0.3, 2, order)
+    maml = MAML(model, inner_lr=0.3, inner_steps=2, order=order)
     loss, gradient = meta_gradient(maml, episodes)
     singles = [meta_gradient(maml, tuple(tensor[t : t + 1] for tensor in episodes)) for t in range(5)]
     torch.testing.assert_close(loss, torch.stack([single for single, _ in singles]).mean(), rtol=1e-12, atol=0)
@@ -266,7 +267,13 @@ def test_functional_transforms_over_library_batch_norm_are_wrong_and_ours_is_rig
     assert error(2, vmap_loss) > 1e-3
     for order in (1, 2):
         assert (
-            error(order, lambda problem, *_: MAML(model, 0.3, 2, problem.order, fused=False)(episodes).loss) < TOLERANCE
+            error(
+                order,
+                lambda problem, *_: (
+                    MAML(model, inner_lr=0.3, inner_steps=2, order=problem.order, fused=False)(episodes).loss
+                ),
+            )
+            < TOLERANCE
         )
 
 
@@ -285,5 +292,5 @@ def test_module_as_users_write_it_in_functional_style_is_wrong_too():
         return loss_of(fast, x_qry, y_qry)
 
     tried = torch.autograd.grad(vmap(task)(*episodes).mean(), list(parameters.values()))
-    _, ours = meta_gradient(MAML(model, 0.3, 1, 2), episodes)
+    _, ours = meta_gradient(MAML(model, inner_lr=0.3, inner_steps=1, order=2), episodes)
     assert (flat(tried) - flat(ours)).norm() > 1e-3 * flat(ours).norm()

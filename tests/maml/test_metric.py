@@ -12,7 +12,7 @@ from small import make_episodes, two_blocks
 from torch import Tensor, nn
 
 from maml_fast import MAML, Episodes, evaluate, use_engine
-from maml_fast.maml.metric import IGNORED
+from maml_fast.maml._metric import IGNORED
 
 
 def linear(outputs: int = 5) -> nn.Module:
@@ -27,7 +27,7 @@ def binary(logits: Tensor, targets: Tensor) -> Tensor:
 def test_one_logit_has_no_accuracy_of_its_own() -> None:
     episodes = make_episodes(n_tasks=4, n_query=20)
     episodes = episodes._replace(y_spt=episodes.y_spt % 2, y_qry=episodes.y_qry % 2)
-    maml = MAML(linear(1), 0.1, 2, loss_fn=binary)
+    maml = MAML(linear(1), inner_lr=0.1, inner_steps=2, loss_fn=binary)
     assert maml(episodes).query_accuracy is None
     assert evaluate(maml, [episodes], 4).accuracy is None
     maml.metric = lambda logits, targets: (logits[:, 0] > 0) == targets.bool()
@@ -48,7 +48,7 @@ def test_one_logit_has_no_accuracy_of_its_own() -> None:
     ],
 )
 def test_a_loss_of_your_own_has_none_unless_you_say_so(loss_fn: Any) -> None:
-    maml = MAML(linear(), 0.01, 1, loss_fn=loss_fn)
+    maml = MAML(linear(), inner_lr=0.01, inner_steps=1, loss_fn=loss_fn)
     assert maml(make_episodes()).query_accuracy is None
     maml.metric = "accuracy"
     assert maml(make_episodes()).query_accuracy is not None
@@ -66,7 +66,7 @@ def test_a_loss_of_your_own_has_none_unless_you_say_so(loss_fn: Any) -> None:
 )
 @pytest.mark.parametrize("engine", ["batched", "loop"])
 def test_every_form_of_cross_entropy_counts_classes(loss_fn: Any, ignored: int, engine: str) -> None:
-    maml, episodes = MAML(linear(), 0.1, 2, loss_fn=loss_fn), make_episodes()
+    maml, episodes = MAML(linear(), inner_lr=0.1, inner_steps=2, loss_fn=loss_fn), make_episodes()
     labels = episodes.y_qry.clone()
     labels[:, ::4] = ignored
     episodes = episodes._replace(y_qry=labels)
@@ -85,7 +85,7 @@ def test_sequences_are_judged_along_the_classes() -> None:
     torch.manual_seed(0)
     net = nn.Conv1d(3, 4, 1).double()
     x, y = torch.rand(3, 5, 3, 4, dtype=torch.float64), torch.randint(4, (3, 5, 4))
-    maml = MAML(net, 0.1, 1)
+    maml = MAML(net, inner_lr=0.1, inner_steps=1)
     out = maml(Episodes(x, y, x, y))
     predicted = maml.predict(maml.adapt(x, y), x).argmax(dim=2)
     assert out.query_accuracy is not None
@@ -115,7 +115,7 @@ def test_ignored_labels_are_cross_entropys_own(engine: str, adapt: str | None, o
     y_spt[:, 1] = IGNORED
     y_qry[0, :4] = y_qry[2, 3] = IGNORED
     episodes = episodes._replace(y_spt=y_spt, y_qry=y_qry)
-    maml = MAML(model, 0.3, 2, order, adapt=adapt)
+    maml = MAML(model, inner_lr=0.3, inner_steps=2, order=order, adapted=adapt)
     with use_engine(engine):
         out = maml(episodes)
         found = torch.autograd.grad(out.loss, list(model.parameters()))
@@ -139,7 +139,7 @@ def test_a_query_set_that_is_ignored_has_no_loss(engine: str) -> None:
     labels = episodes.y_qry.clone()
     labels[1] = IGNORED
     with use_engine(engine), torch.no_grad():
-        results = MAML(two_blocks(), 0.3, 1).task_results(episodes._replace(y_qry=labels))
+        results = MAML(two_blocks(), inner_lr=0.3, inner_steps=1).task_results(episodes._replace(y_qry=labels))
     assert results.losses.isnan().tolist() == [[False, True, False]]
     assert results.accuracies is not None
     assert results.accuracies.isnan().tolist() == [[False, True, False]]
@@ -148,23 +148,28 @@ def test_a_query_set_that_is_ignored_has_no_loss(engine: str) -> None:
 def test_other_labels_below_zero_are_an_error() -> None:
     episodes = make_episodes()
     with pytest.raises(ValueError, match="y_qry holds label -1; labels are class numbers from 0"):
-        MAML(two_blocks(), 0.3, 1)(episodes._replace(y_qry=episodes.y_qry - 1))
+        MAML(two_blocks(), inner_lr=0.3, inner_steps=1)(episodes._replace(y_qry=episodes.y_qry - 1))
 
 
 def test_bad_metrics() -> None:
     with pytest.raises(ValueError, match=r"metric must be 'auto', 'accuracy', None, or a function.*got 'precision'"):
         MAML(linear(), metric="precision")
-    maml = MAML(linear(), 0.1, 1, metric=lambda logits, targets: (logits.argmax(1) == targets).double().mean())
+    maml = MAML(
+        linear(),
+        inner_lr=0.1,
+        inner_steps=1,
+        metric=lambda logits, targets: (logits.argmax(1) == targets).double().mean(),
+    )
     with pytest.raises(TypeError, match=r"which predictions are right, in a tensor of torch.bool; it returned torch.f"):
         maml(make_episodes())
     x, y = torch.rand(2, 5, 1, dtype=torch.float64), torch.rand(2, 5, 1, dtype=torch.float64)
-    maml = MAML(nn.Linear(1, 1).double(), 0.1, 1, loss_fn=F.mse_loss, metric="accuracy")
+    maml = MAML(nn.Linear(1, 1).double(), inner_lr=0.1, inner_steps=1, loss_fn=F.mse_loss, metric="accuracy")
     with pytest.raises(ValueError, match=r"metric='accuracy' takes logits .* whole labels"):
         maml((x, y, x, y))
 
 
 @pytest.mark.native
 def test_nothing_is_judged_where_that_is_asked_for() -> None:
-    maml = MAML(two_blocks(), 0.3, 1, metric=None)
+    maml = MAML(two_blocks(), inner_lr=0.3, inner_steps=1, metric=None)
     assert maml.engine_for(make_episodes()) == "native"
     assert maml(make_episodes(), per_step=True).query_accuracies is None

@@ -41,8 +41,8 @@ def outcome(maml: MAML, episodes: Episodes, wanted: str, **options: object) -> t
 
 def assert_same(model: nn.Module, episodes: Episodes, *, steps: int = 2, lr: object = 0.1, **options: object) -> None:
     """Native and composed must agree to the last digits."""
-    native = outcome(MAML(model, lr, steps, **options), episodes, NATIVE)
-    composed = outcome(MAML(model, lr, steps, **options), episodes, COMPOSED)
+    native = outcome(MAML(model, inner_lr=lr, inner_steps=steps, **options), episodes, NATIVE)
+    composed = outcome(MAML(model, inner_lr=lr, inner_steps=steps, **options), episodes, COMPOSED)
     for one, other in zip(native, composed, strict=True):
         assert other.norm() > 0
         assert (one - other).norm() <= 1e-10 * other.norm()
@@ -63,35 +63,39 @@ def test_any_number_of_steps(steps: int) -> None:
 def test_orders_differ() -> None:
     model = make("conv4")
     episodes = make_episodes(shape=model.shape)
-    first, second = (outcome(MAML(model, 0.1, 2, order), episodes, NATIVE)[-1] for order in (1, 2))
+    first, second = (
+        outcome(MAML(model, inner_lr=0.1, inner_steps=2, order=order), episodes, NATIVE)[-1] for order in (1, 2)
+    )
     assert (first - second).norm() > 1e-3 * second.norm()
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_what_does_not_adapt_is_meta_learned_all_the_same(order: int) -> None:
     model = make("strided")
-    assert_same(model, make_episodes(shape=model.shape), order=order, adapt=["features.*.conv.*", "classifier.weight"])
+    assert_same(
+        model, make_episodes(shape=model.shape), order=order, adapted=["features.*.conv.*", "classifier.weight"]
+    )
 
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("steps", [0, 1, 3])
-@pytest.mark.parametrize("adapt", ["head", ["classifier.bias"]], ids=str)
+@pytest.mark.parametrize("adapted", ["head", ["classifier.bias"]], ids=str)
 def test_only_the_head_adapts(adapt: object, steps: int, order: int) -> None:
     model = make("strided")
-    assert_same(model, make_episodes(shape=model.shape), order=order, steps=steps, adapt=adapt)
+    assert_same(model, make_episodes(shape=model.shape), order=order, steps=steps, adapted=adapt)
 
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("n_tasks", [1, 3])
 def test_only_the_head_of_every_net_adapts(model: nn.Module, order: int, n_tasks: int) -> None:
-    assert_same(model, make_episodes(n_tasks, shape=model.shape), order=order, adapt="head")
+    assert_same(model, make_episodes(n_tasks, shape=model.shape), order=order, adapted="head")
 
 
 def test_blocks_that_do_not_adapt_are_blocks_of_no_rate() -> None:
     model = make("conv4")
     episodes = make_episodes(shape=model.shape)
-    still = outcome(MAML(model, 0.1, 2, adapt="head"), episodes, NATIVE)
-    zero = outcome(MAML(model, {"*": 0.1, "features": 0.0}, 2), episodes, NATIVE)
+    still = outcome(MAML(model, inner_lr=0.1, inner_steps=2, adapted="head"), episodes, NATIVE)
+    zero = outcome(MAML(model, inner_lr={"*": 0.1, "features": 0.0}, inner_steps=2), episodes, NATIVE)
     assert all(torch.equal(one, other) for one, other in zip(still, zero, strict=True))
 
 
@@ -99,7 +103,7 @@ def test_a_frozen_parameter_takes_no_gradient() -> None:
     model = make("conv4")
     model.features[1].norm.weight.requires_grad_(False)
     assert_same(model, make_episodes(shape=model.shape))
-    MAML(model, 0.1)(make_episodes(shape=model.shape)).loss.backward()
+    MAML(model, inner_lr=0.1)(make_episodes(shape=model.shape)).loss.backward()
     assert model.features[1].norm.weight.grad is None
 
 
@@ -112,7 +116,7 @@ def test_every_parameter_has_its_own_rate() -> None:
 def test_scores_the_steps_that_are_asked_for() -> None:
     model = make("conv4")
     episodes = make_episodes(shape=model.shape)
-    maml = MAML(model, 0.1, 4)
+    maml = MAML(model, inner_lr=0.1, inner_steps=4)
     every, some = maml(episodes, per_step=True), maml(episodes, per_step=(3, 0))
     assert torch.equal(every.query_losses[[0, 3, 4]], some.query_losses)
     assert torch.equal(every.query_accuracies[[0, 3, 4]], some.query_accuracies)
@@ -120,7 +124,7 @@ def test_scores_the_steps_that_are_asked_for() -> None:
     assert torch.equal(maml(episodes).loss, every.loss)
 
 
-@pytest.mark.parametrize("adapt", [None, "head"])
+@pytest.mark.parametrize("adapted", [None, "head"])
 @pytest.mark.parametrize("n_tasks", [1, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["winograd", "strided", "blocks"])
@@ -129,7 +133,7 @@ def test_threads_and_chunks_change_no_bit(name: str, dtype: torch.dtype, n_tasks
     episodes = make_episodes(n_tasks, shape=model.shape, dtype=dtype)
     try:
         torch.set_num_threads(1)
-        maml = MAML(model, 0.1, 2, adapt=adapt)
+        maml = MAML(model, inner_lr=0.1, inner_steps=2, adapted=adapt)
         expected = outcome(maml, episodes, NATIVE)
         for threads in (2, 3, 4):
             torch.set_num_threads(threads)
@@ -150,15 +154,15 @@ def test_many_tasks() -> None:
 def test_float32_is_as_close_as_its_rounding() -> None:
     model = make("winograd")
     episodes = make_episodes(shape=model.shape)
-    exact = outcome(MAML(model, 0.1, 1), episodes, NATIVE)
-    rounded = outcome(MAML(model.float(), 0.1, 1), episodes.to(torch.float32), NATIVE)
+    exact = outcome(MAML(model, inner_lr=0.1, inner_steps=1), episodes, NATIVE)
+    rounded = outcome(MAML(model.float(), inner_lr=0.1, inner_steps=1), episodes.to(torch.float32), NATIVE)
     assert (rounded[-1] - exact[-1]).norm() <= 1e-4 * exact[-1].norm()
 
 
-@pytest.mark.parametrize("adapt", [None, "head"])
+@pytest.mark.parametrize("adapted", [None, "head"])
 def test_evaluation_runs_on_it(adapt: str | None) -> None:
     model = make("conv4")
-    maml, episodes = MAML(model, 0.1, 2, adapt=adapt), make_episodes(6, shape=model.shape)
+    maml, episodes = MAML(model, inner_lr=0.1, inner_steps=2, adapted=adapt), make_episodes(6, shape=model.shape)
     with torch.no_grad():
         native = maml.task_results(episodes, per_step=True)
     assert NATIVE in maml.describe()
@@ -167,7 +171,7 @@ def test_evaluation_runs_on_it(adapt: str | None) -> None:
     torch.testing.assert_close(native.losses, composed.losses, rtol=1e-10, atol=0)
     assert torch.equal(native.correct, composed.correct)
     assert torch.equal(native.predictions, composed.predictions)
-    evaluate(maml, [episodes], episodes=6)
+    evaluate(maml, [episodes], n_episodes=6)
     assert NATIVE in maml.describe()
 
 
@@ -176,7 +180,7 @@ def test_a_nan_reaches_loss_gradient_and_predictions() -> None:
     episodes = make_episodes(shape=model.shape)
     with torch.no_grad():
         model.classifier.bias[2] = math.nan
-    maml = MAML(model, 0.1, 1)
+    maml = MAML(model, inner_lr=0.1, inner_steps=1)
     out = maml(episodes, per_step=True)
     with use_engine("batched"):
         wanted = maml(episodes, per_step=True)
@@ -188,11 +192,11 @@ def test_a_nan_reaches_loss_gradient_and_predictions() -> None:
 
 
 def test_images_and_labels_of_any_strides() -> None:
-    model = make("colour")
+    model = make("color")
     plain = make_episodes(shape=model.shape)
     strided = Episodes(*(part.repeat_interleave(2, dim=1)[:, ::2] for part in plain))
     assert not strided.x_spt.is_contiguous()
-    one, other = (outcome(MAML(model, 0.1, 1), episodes, NATIVE) for episodes in (plain, strided))
+    one, other = (outcome(MAML(model, inner_lr=0.1, inner_steps=1), episodes, NATIVE) for episodes in (plain, strided))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -263,8 +267,8 @@ def own_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     "options",
     [
         {"loss_fn": own_loss, "metric": "accuracy"},
-        {"adapt": ["features.1.norm.bias", "classifier"]},
-        {"adapt": ["features.1", "classifier"]},
+        {"adapted": ["features.1.norm.bias", "classifier"]},
+        {"adapted": ["features.1", "classifier"]},
     ],
     ids="-".join,
 )
@@ -277,7 +281,7 @@ def test_a_gradient_of_the_images_is_composed() -> None:
     model = make("conv4")
     episodes = make_episodes(shape=model.shape)
     episodes.x_qry.requires_grad_()
-    maml = MAML(model, 0.1, 1)
+    maml = MAML(model, inner_lr=0.1, inner_steps=1)
     (gradient,) = torch.autograd.grad(maml(episodes).loss, episodes.x_qry)
     assert gradient.norm() > 0
     assert "the images take a gradient" in maml.describe()
@@ -286,7 +290,7 @@ def test_a_gradient_of_the_images_is_composed() -> None:
 def test_autocast_and_transforms_are_composed() -> None:
     model = make("conv4", torch.float32)
     episodes = make_episodes(shape=model.shape, dtype=torch.float32)
-    maml = MAML(model, 0.1, 1)
+    maml = MAML(model, inner_lr=0.1, inner_steps=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         maml(episodes)
     assert "autocast is on" in maml.describe()
@@ -297,7 +301,7 @@ def test_autocast_and_transforms_are_composed() -> None:
 
 def test_the_graph_is_gone_and_the_error_says_what_keeps_it() -> None:
     model = make("conv4")
-    loss = MAML(model, 0.1, 1, order=1)(make_episodes(shape=model.shape)).loss
+    loss = MAML(model, inner_lr=0.1, inner_steps=1, order=1)(make_episodes(shape=model.shape)).loss
     gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
     with pytest.raises(RuntimeError, match=r"task_results\(episodes\)"):
         sum(gradient.square().sum() for gradient in gradients).backward()
@@ -309,21 +313,21 @@ def test_labels_out_of_range(part: str, label: int) -> None:
     episodes = make_episodes(shape=model.shape)
     wrong = getattr(episodes, part).clone()
     wrong[1, 2] = label
-    maml = MAML(model, 0.1, 1)
+    maml = MAML(model, inner_lr=0.1, inner_steps=1)
     with pytest.raises(ValueError, match=f"{part} holds the label {label}, but the model has 5 outputs"):
         maml(episodes._replace(**{part: wrong}))
 
 
 def test_images_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"made for images \[B, 1, 17, 17\]"):
-        MAML(make("conv4"), 0.1, 1)(make_episodes(shape=(1, 16, 16)))
+        MAML(make("conv4"), inner_lr=0.1, inner_steps=1)(make_episodes(shape=(1, 16, 16)))
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).double()
     with pytest.raises((ValueError, RuntimeError), match="100"):
-        MAML(plain, 0.1, 1)(make_episodes(shape=(1, 7, 7)))
+        MAML(plain, inner_lr=0.1, inner_steps=1)(make_episodes(shape=(1, 7, 7)))
 
 
 def test_per_step_names_what_is_wrong() -> None:
-    maml = MAML(make("conv4"), 0.1, 2)
+    maml = MAML(make("conv4"), inner_lr=0.1, inner_steps=2)
     for wrong in ((3,), (-1,), (0.5,), 2):
         with pytest.raises(ValueError, match="per_step must be True, False or steps from 0 to 2"):
             maml(make_episodes(shape=(1, 17, 17)), per_step=wrong)

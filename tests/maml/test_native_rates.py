@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from maml_fast import MAML, Episodes, ops, use_engine
 from maml_fast.algorithms import MetaSGD
-from maml_fast.maml.native import images_of
+from maml_fast.maml._native import images_of
 from maml_fast.program import ConvNet, Programs, read_conv_net
 
 pytestmark = pytest.mark.native
@@ -341,8 +341,11 @@ def assert_native_is_composed(
     got, wanted = (
         gradients(maml, episodes, [p for name, p in maml.named_parameters() if name.startswith("inner_lr")], runs)
         for maml, runs in (
-            (MAML(model, lr, 2, order, learn_inner_lr=learn, **choices), NATIVE),
-            (MAML(model, lr, 2, order, learn_inner_lr=learn, **choices), "operation by operation"),
+            (MAML(model, inner_lr=lr, inner_steps=2, order=order, learn_inner_lr=learn, **choices), NATIVE),
+            (
+                MAML(model, inner_lr=lr, inner_steps=2, order=order, learn_inner_lr=learn, **choices),
+                "operation by operation",
+            ),
         )
     )
     assert len(wanted.rate_gradient) > 0 or not learn
@@ -370,7 +373,7 @@ def test_maml_with_learned_rates(lr: object, order: int) -> None:
     "lr", [0.1, {"*": 0.1, "classifier.weight": torch.linspace(0.1, 0.2, 8).double()}], ids=["one", "each"]
 )
 def test_anil_with_learned_rates(lr: object, learn: bool | str, order: int) -> None:
-    assert_native_is_composed(make("conv4"), lr, order, learn, adapt="head")
+    assert_native_is_composed(make("conv4"), lr, order, learn, adapted="head")
 
 
 def test_maml_with_fixed_tensors() -> None:
@@ -385,8 +388,8 @@ def test_meta_sgd(order: int, steps: int) -> None:
     got, wanted = (
         gradients(maml, episodes, list(maml.inner_lr.parameters()), runs)
         for maml, runs in (
-            (MetaSGD(model, 0.1, steps, order), NATIVE),
-            (MetaSGD(model, 0.1, steps, order), "operation by operation"),
+            (MetaSGD(model, inner_lr=0.1, inner_steps=steps, order=order), NATIVE),
+            (MetaSGD(model, inner_lr=0.1, inner_steps=steps, order=order), "operation by operation"),
         )
     )
     assert_close(got, wanted)
@@ -394,7 +397,7 @@ def test_meta_sgd(order: int, steps: int) -> None:
 
 def test_a_rate_that_is_computed() -> None:
     model = make("conv4")
-    episodes, maml = make_episodes(shape=model.shape), MAML(model, 0.1, 2, learn_inner_lr=True)
+    episodes, maml = make_episodes(shape=model.shape), MAML(model, inner_lr=0.1, inner_steps=2, learn_inner_lr=True)
     log_rate = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
 
     def loss(engine: str) -> Tensor:
@@ -408,7 +411,7 @@ def test_a_rate_that_is_computed() -> None:
 
 def test_without_gradients_the_rates_have_none_either() -> None:
     model = make("conv4")
-    episodes, maml = make_episodes(shape=model.shape), MAML(model, 0.1, 1, learn_inner_lr=True)
+    episodes, maml = make_episodes(shape=model.shape), MAML(model, inner_lr=0.1, inner_steps=1, learn_inner_lr=True)
     with torch.no_grad():
         out = maml(episodes)
     assert f"inner loop: {NATIVE}" in maml.describe()

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import maml_fast as mf
 from maml_fast import native
 from maml_fast.maml import MAML
-from maml_fast.maml import learner as maml_learner
-from maml_fast.maml.plans import Plans
+from maml_fast.maml import _maml as maml_learner
+from maml_fast.maml._plans import Plans
 
 PACKAGE = str(Path(mf.__file__).parent)
 
@@ -80,7 +80,7 @@ CHANGES: dict[str, Callable[[MAML], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_between_calls_counts(net: str, change: str) -> None:
     """As if the learner had been made after it."""
-    maml = MAML(NETS[net](), 0.3, 2)
+    maml = MAML(NETS[net](), inner_lr=0.3, inner_steps=2)
     before = gradients(maml)
     for again, first in zip(gradients(maml), before, strict=True):
         assert torch.equal(again, first)
@@ -93,7 +93,7 @@ def test_a_change_between_calls_counts(net: str, change: str) -> None:
 
 
 def test_a_rate_that_is_learned_from_now_on() -> None:
-    maml = MAML(two_blocks(), 0.3, 2, learn_inner_lr=True)
+    maml = MAML(two_blocks(), inner_lr=0.3, inner_steps=2, learn_inner_lr=True)
     maml.inner_lr.requires_grad_(False)  # type: ignore[union-attr]
     assert len(gradients(maml)) == len(list(maml.parameters()))
     maml.inner_lr.requires_grad_(True)  # type: ignore[union-attr]
@@ -103,7 +103,9 @@ def test_a_rate_that_is_learned_from_now_on() -> None:
 
 def test_a_loss_function_that_learns_from_now_on() -> None:
     temperature = torch.ones((), dtype=torch.float64)
-    maml = MAML(two_blocks(), 0.3, 1, loss_fn=lambda logits, y: F.cross_entropy(logits * temperature, y))
+    maml = MAML(
+        two_blocks(), inner_lr=0.3, inner_steps=1, loss_fn=lambda logits, y: F.cross_entropy(logits * temperature, y)
+    )
     maml(make_episodes())
     temperature.requires_grad_()
     (found,) = torch.autograd.grad(maml(make_episodes()).loss, [temperature])
@@ -111,17 +113,17 @@ def test_a_loss_function_that_learns_from_now_on() -> None:
 
 
 def test_annealing_goes_on() -> None:
-    maml = MAML(two_blocks(), 0.3, 2, first_order_iterations=2)
+    maml = MAML(two_blocks(), inner_lr=0.3, inner_steps=2, first_order_iterations=2)
     orders = []
     for _ in range(4):
-        first = MAML(maml.model, 0.3, 2, order=1)
+        first = MAML(maml.model, inner_lr=0.3, inner_steps=2, order=1)
         same = all(map(torch.equal, gradients(maml), gradients(first)))
         orders.append(1 if same else 2)
     assert orders == [1, 1, 2, 2]
 
 
 def test_the_dtype_of_the_model_changes_in_place() -> None:
-    maml = MAML(two_blocks(), 0.3, 2)
+    maml = MAML(two_blocks(), inner_lr=0.3, inner_steps=2)
     maml(make_episodes())
     maml.float()
     with pytest.raises(ValueError, match=r"x_spt is torch.float64, the model torch.float32"):
@@ -131,7 +133,7 @@ def test_the_dtype_of_the_model_changes_in_place() -> None:
 
 @pytest.mark.native
 def test_engine_and_backend_are_asked_at_every_call() -> None:
-    maml, episodes = MAML(two_blocks(), 0.3, 2), make_episodes()
+    maml, episodes = MAML(two_blocks(), inner_lr=0.3, inner_steps=2), make_episodes()
     assert maml.engine_for(episodes) == "native"
     with mf.use_engine("loop"):
         assert maml.engine_for(episodes) == "loop"
@@ -145,7 +147,7 @@ def test_engine_and_backend_are_asked_at_every_call() -> None:
 
 @pytest.mark.parametrize("net", NETS)
 def test_values_are_looked_at_in_every_call(net: str) -> None:
-    maml, episodes = MAML(NETS[net](), 0.3, 2), make_episodes()
+    maml, episodes = MAML(NETS[net](), inner_lr=0.3, inner_steps=2), make_episodes()
     maml(episodes)
     bad = episodes.x_qry.clone()
     bad[1, 2, 0, 0, 0] = torch.nan
@@ -158,7 +160,7 @@ def test_values_are_looked_at_in_every_call(net: str) -> None:
 
 
 def test_old_plans_are_let_go() -> None:
-    maml = MAML(small_mlp(), 0.3, 1)
+    maml = MAML(small_mlp(), inner_lr=0.3, inner_steps=1)
     for images in range(1, Plans.MOST + 4):
         maml(make_episodes(n_query=5 * images))
     assert len(maml._plans) == Plans.MOST
@@ -182,7 +184,7 @@ def test_an_algorithm_of_its_own_is_asked_every_time() -> None:
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_way_in_is_short(steps: int) -> None:
     """From ``maml(episodes)`` to the kernels and back."""
-    maml, episodes = MAML(two_blocks(), 0.3, steps), make_episodes()
+    maml, episodes = MAML(two_blocks(), inner_lr=0.3, inner_steps=steps), make_episodes()
     maml(episodes)
     entered: list[str] = []
 
@@ -204,7 +206,7 @@ def test_steps_that_are_asked_for_are_planned_once(per_step: Any, plans: int, mo
     planned = []
     made = maml_learner.plan_of
     monkeypatch.setattr(maml_learner, "plan_of", lambda *a: planned.append(a) or made(*a))
-    maml = MAML(two_blocks(), 0.1, 2)
+    maml = MAML(two_blocks(), inner_lr=0.1, inner_steps=2)
     one, other = gradients(maml, per_step=per_step), gradients(maml, per_step=per_step)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert len(planned) == plans

@@ -58,16 +58,16 @@ def test_given_tensors_are_state_and_move_along(model, episodes):
 
 def test_training_moves_learned_rates(model, episodes):
     maml = MAML(model, inner_lr=0.1, inner_steps=2, learn_inner_lr=True)
-    optimiser = torch.optim.SGD(maml.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(maml.parameters(), lr=0.1)
     maml(episodes).loss.backward()
-    optimiser.step()
+    optimizer.step()
     assert maml.inner_lr != 0.1
 
 
 def test_attributes_may_change(model, episodes):
     maml = MAML(model, inner_lr=0.1, inner_steps=1, order=1)
     maml.inner_lr, maml.inner_steps, maml.order = 0.4, 3, 2
-    assert torch.equal(gradient(maml, episodes), gradient(MAML(model, 0.4, 3, 2), episodes))
+    assert torch.equal(gradient(maml, episodes), gradient(MAML(model, inner_lr=0.4, inner_steps=3, order=2), episodes))
 
 
 @pytest.mark.parametrize("learn", [False, True])
@@ -77,7 +77,7 @@ def test_attributes_may_change(model, episodes):
     ids=["deepcopy", "pickle", "torch.save"],
 )
 def test_copies_are_whole_and_apart(model, episodes, again, learn):
-    maml = MAML(model, inner_lr=0.4, inner_steps=2, adapt=["0", "6"], learn_inner_lr=learn)
+    maml = MAML(model, inner_lr=0.4, inner_steps=2, adapted=["0", "6"], learn_inner_lr=learn)
     wanted = gradient(maml, episodes)
     twin = again(maml)
     with torch.no_grad():
@@ -100,7 +100,10 @@ def test_state_dict_carries_over(model, episodes):
     maml = MAML(model, inner_lr={"*": 0.1, "6": 0.3}, inner_steps=2, learn_inner_lr=True)
     torch.manual_seed(5)
     other = MAML(
-        conv_net().apply(lambda m: getattr(m, "reset_parameters", int)()), {"*": 1.0, "6": 1.0}, 2, learn_inner_lr=True
+        conv_net().apply(lambda m: getattr(m, "reset_parameters", int)()),
+        inner_lr={"*": 1.0, "6": 1.0},
+        inner_steps=2,
+        learn_inner_lr=True,
     )
     assert not torch.equal(gradient(other, episodes), gradient(maml, episodes))
     other.load_state_dict(maml.state_dict())

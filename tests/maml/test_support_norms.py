@@ -1,4 +1,4 @@
-"""Queries normalised by the support set's statistics: each as if it were the only one."""
+"""Queries normalized by the support set's statistics: each as if it were the only one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 import maml_fast as mf
 from maml_fast import MAML
 from maml_fast.algorithms import MAMLPlusPlus, ProtoNet, Reptile
-from maml_fast.maml.support_norms import SupportNorms
+from maml_fast.maml._support_norms import SupportNorms
 from maml_fast.nn import ConvBlock
 
 EPISODES = make_episodes()
 
 
 class Functional(nn.Module):
-    """Normalises by both of PyTorch's functions, without a layer."""
+    """Normalizes by both of PyTorch's functions, without a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,19 +46,19 @@ NETS = {
 @pytest.mark.parametrize("net", NETS)
 def test_a_query_is_judged_alone_as_among_others(net: str) -> None:
     torch.manual_seed(0)
-    maml = MAML(NETS[net](), 0.1, 2)
+    maml = MAML(NETS[net](), inner_lr=0.1, inner_steps=2)
     x_spt, y_spt, x_qry, _ = EPISODES
     fast = maml.adapt(x_spt, y_spt)
     together = maml.predict_by_support(fast, x_spt, x_qry)
     alone = torch.cat([maml.predict_by_support(fast, x_spt, x_qry[:, i : i + 1]) for i in range(10)], dim=1)
     torch.testing.assert_close(alone, together)
     assert (maml.predict(fast, x_qry) - together).abs().max() > 1e-3
-    # The support images themselves are normalised by the same statistics in both ways.
+    # The support images themselves are normalized by the same statistics in both ways.
     torch.testing.assert_close(maml.predict_by_support(fast, x_spt, x_spt), maml.predict(fast, x_spt))
 
 
 def test_equals_what_a_layer_with_these_running_statistics_gives() -> None:
-    maml = MAML(conv_net(), 0.1, 1)
+    maml = MAML(conv_net(), inner_lr=0.1, inner_steps=1)
     x_spt, y_spt, x_qry, _ = EPISODES
     fast = maml.adapt(x_spt, y_spt)
     for task in range(3):
@@ -73,9 +73,9 @@ def test_equals_what_a_layer_with_these_running_statistics_gives() -> None:
 @pytest.mark.parametrize(
     "learner",
     [
-        MAML(two_blocks(), 0.1, 2, head="proto"),
-        MAMLPlusPlus(two_blocks(), 0.1, 2),
-        Reptile(two_blocks(), 0.01, 2),
+        MAML(two_blocks(), inner_lr=0.1, inner_steps=2, head="proto"),
+        MAMLPlusPlus(two_blocks(), inner_lr=0.1, inner_steps=2),
+        Reptile(two_blocks(), inner_lr=0.01, inner_steps=2),
         ProtoNet(two_blocks(outputs=None)),
     ],
     ids=lambda each: type(each).__name__,
@@ -95,7 +95,7 @@ def test_evaluation_by_support_is_that_of_each_query_alone(learner) -> None:
 
 
 def test_running_statistics_are_nothing_to_replace() -> None:
-    learner = MAMLPlusPlus(two_blocks(), 0.1, 2, batch_norm="per_step_running").eval()
+    learner = MAMLPlusPlus(two_blocks(), inner_lr=0.1, inner_steps=2, batch_norm="per_step_running").eval()
     with pytest.raises(ValueError, match=r"batch_norm='support' is for a learner .* running statistics"):
         mf.evaluate(learner, [EPISODES], 3, batch_norm="support")
     x_spt, y_spt, x_qry, _ = EPISODES
@@ -103,7 +103,7 @@ def test_running_statistics_are_nothing_to_replace() -> None:
     assert torch.equal(learner.predict_by_support(fast, x_spt, x_qry), learner.predict(fast, x_qry))
 
 
-def test_a_model_that_normalises_some_images_otherwise_is_refused() -> None:
+def test_a_model_that_normalizes_some_images_otherwise_is_refused() -> None:
     class Fickle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -112,7 +112,7 @@ def test_a_model_that_normalises_some_images_otherwise_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.net(self.norm(x) if len(x) > 5 else x)
 
-    maml = MAML(Fickle(), 0.1, 1)
+    maml = MAML(Fickle(), inner_lr=0.1, inner_steps=1)
     fast = maml.adapt(*EPISODES[:2])
     with pytest.raises(RuntimeError, match="calls other batch norms for the queries than for the support images"):
         maml.predict_by_support(fast, EPISODES.x_spt, EPISODES.x_qry)

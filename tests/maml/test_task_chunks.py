@@ -13,7 +13,7 @@ from torch.func import functional_call
 from written_twin import as_written
 
 from maml_fast import MAML, Episodes, evaluate, use_engine
-from maml_fast.maml import chunks
+from maml_fast.maml import _chunks as chunks
 
 CHUNKED, WHOLE = {"task_chunk": 2}, {"task_chunk": None}
 
@@ -57,14 +57,14 @@ def test_equals_all_at_once(episodes, order, chunk):
 
 def test_as_written_too(episodes):
     model = conv_net()
-    chunked, whole = (as_written(MAML(model, 0.3, 2)) for _ in range(2))
+    chunked, whole = (as_written(MAML(model, inner_lr=0.3, inner_steps=2)) for _ in range(2))
     chunked.task_chunk, whole.task_chunk = 2, None
     assert_close(gradient(chunked, episodes), gradient(whole, episodes))
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_backward_adds_to_the_parameters_and_scales(episodes, order):
-    maml = MAML(conv_net(), 0.3, 1, order, task_chunk=2)
+    maml = MAML(conv_net(), inner_lr=0.3, inner_steps=1, order=order, task_chunk=2)
     parameters = list(maml.parameters())
     expected = torch.autograd.grad(maml(episodes).loss, parameters)
     for _ in range(2):
@@ -74,14 +74,22 @@ def test_backward_adds_to_the_parameters_and_scales(episodes, order):
 
 
 def test_same_bits_every_time(episodes):
-    maml = MAML(conv_net(), 0.3, 2, task_chunk=2)
+    maml = MAML(conv_net(), inner_lr=0.3, inner_steps=2, task_chunk=2)
     assert torch.equal(gradient(maml, episodes), gradient(maml, episodes))
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_learnable_rates_and_shared_parameters(episodes, order):
     model = conv_net()
-    maml = MAML(model, {"*": 0.1, "6": 0.3}, 2, order, adapt=["1", "6"], learn_inner_lr=True, task_chunk=None)
+    maml = MAML(
+        model,
+        inner_lr={"*": 0.1, "6": 0.3},
+        inner_steps=2,
+        order=order,
+        adapted=["1", "6"],
+        learn_inner_lr=True,
+        task_chunk=None,
+    )
 
     def with_chunk(chunk):
         maml.task_chunk = chunk
@@ -101,7 +109,9 @@ def test_a_parameter_in_the_loss(episodes):
         return F.cross_entropy(logits / temperature, targets) + 0.1 * decay
 
     sources = [*model.parameters(), temperature]
-    assert_same_gradients(lambda chunk: MAML(model, 0.3, 2, loss_fn=loss_fn, task_chunk=chunk), sources, episodes)
+    assert_same_gradients(
+        lambda chunk: MAML(model, inner_lr=0.3, inner_steps=2, loss_fn=loss_fn, task_chunk=chunk), sources, episodes
+    )
 
 
 def test_a_tensor_in_the_model_that_is_no_parameter(episodes):
@@ -116,7 +126,9 @@ def test_a_tensor_in_the_model_that_is_no_parameter(episodes):
 
     model = Scaled()
     sources = [*model.parameters(), model.scales[0]]
-    assert_same_gradients(lambda chunk: MAML(model, 0.3, 2, fused=False, task_chunk=chunk), sources, episodes)
+    assert_same_gradients(
+        lambda chunk: MAML(model, inner_lr=0.3, inner_steps=2, fused=False, task_chunk=chunk), sources, episodes
+    )
 
 
 @pytest.mark.parametrize("leaf", [True, False])
@@ -126,7 +138,7 @@ def test_images_that_require_grad(episodes, leaf):
     given = episodes._replace(x_spt=x_spt, x_qry=x_qry)
 
     def gradient_at(chunk):
-        maml = MAML(plain_net(), 0.3, 2, task_chunk=chunk)
+        maml = MAML(plain_net(), inner_lr=0.3, inner_steps=2, task_chunk=chunk)
         return torch.autograd.grad(maml(given).loss, x, retain_graph=True)[0]
 
     whole = gradient_at(None)
@@ -142,7 +154,7 @@ def test_rates_computed_outside(episodes, mapping):
     def meta_gradient(chunk):
         rate = log_rate.exp()
         rate.retain_grad()
-        maml = MAML(model, {"*": rate} if mapping else rate, 2, task_chunk=chunk)
+        maml = MAML(model, inner_lr={"*": rate} if mapping else rate, inner_steps=2, task_chunk=chunk)
         loss = maml(episodes).loss + rate  # the graph outside is needed once more
         log_rate.grad = None
         loss.backward()
@@ -153,10 +165,10 @@ def test_rates_computed_outside(episodes, mapping):
 
 def test_hooks_of_parameters_run_once(episodes):
     model = plain_net()
-    plain = gradient(MAML(model, 0.3, 2, task_chunk=2), episodes)
+    plain = gradient(MAML(model, inner_lr=0.3, inner_steps=2, task_chunk=2), episodes)
     for parameter in model.parameters():
         parameter.register_hook(lambda g: 0.5 * g)
-    assert_close(gradient(MAML(model, 0.3, 2, task_chunk=2), episodes), 0.5 * plain)
+    assert_close(gradient(MAML(model, inner_lr=0.3, inner_steps=2, task_chunk=2), episodes), 0.5 * plain)
 
 
 def computed_in_the_closure():
@@ -178,7 +190,7 @@ def hooked_in_the_closure():
 def test_a_graph_from_outside_is_refused_and_the_error_says_what_takes_it(episodes, build, reason, chunk):
     source, loss_fn = build()
     model = plain_net()
-    maml = MAML(model, 0.3, 2, loss_fn=loss_fn, task_chunk=chunk)
+    maml = MAML(model, inner_lr=0.3, inner_steps=2, loss_fn=loss_fn, task_chunk=chunk)
     with pytest.raises(RuntimeError, match=rf"{reason}.*inside of loss_fn, or use maml.task_results"):
         maml(episodes)
     gradients = torch.autograd.grad(maml.task_results(episodes).losses[-1].mean(), [*model.parameters(), source])
@@ -189,7 +201,7 @@ def test_no_warning_without_gradients(episodes):
     _, loss_fn = computed_in_the_closure()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        MAML(plain_net(), 0.3, 2, loss_fn=loss_fn, task_chunk=2)(episodes)
+        MAML(plain_net(), inner_lr=0.3, inner_steps=2, loss_fn=loss_fn, task_chunk=2)(episodes)
 
 
 @pytest.mark.parametrize("chunk", [2, None])
@@ -197,7 +209,7 @@ def test_no_warning_without_gradients(episodes):
 def test_third_derivatives_are_refused_of_the_loss_and_right_of_the_results(episodes, order, chunk):
     model = plain_net()
     parameters = list(model.parameters())
-    maml = MAML(model, 0.3, 1, order, task_chunk=chunk)
+    maml = MAML(model, inner_lr=0.3, inner_steps=1, order=order, task_chunk=chunk)
     first = torch.autograd.grad(maml(episodes).loss, parameters, create_graph=True)
     with pytest.raises(RuntimeError, match=r"maml\.task_results\(episodes\)"):
         sum(each.square().sum() for each in first).backward()
@@ -215,7 +227,7 @@ def test_parameters_put_in_place_for_a_call(episodes, transformed):
     model = plain_net()
 
     def meta_gradient(chunk):
-        maml = MAML(model, 0.3, 2, task_chunk=chunk)
+        maml = MAML(model, inner_lr=0.3, inner_steps=2, task_chunk=chunk)
 
         def loss(scale):
             parameters = {name: scale * parameter for name, parameter in maml.named_parameters()}
@@ -228,7 +240,7 @@ def test_parameters_put_in_place_for_a_call(episodes, transformed):
 
 
 def test_a_graph_is_used_up(episodes):
-    loss = MAML(plain_net(), 0.3, 1, task_chunk=2)(episodes).loss
+    loss = MAML(plain_net(), inner_lr=0.3, inner_steps=1, task_chunk=2)(episodes).loss
     loss.backward()
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
@@ -239,7 +251,7 @@ def test_unused_and_frozen_parameters_have_no_gradient(episodes):
     model.extra = nn.Linear(2, 2).double()
     model.forward = lambda x: model[3](model[2](model[1](model[0](x))))
     model[3].bias.requires_grad_(False)
-    MAML(model, 0.3, 1, task_chunk=2)(episodes).loss.backward()
+    MAML(model, inner_lr=0.3, inner_steps=1, task_chunk=2)(episodes).loss.backward()
     assert model.extra.weight.grad is None
     assert model[3].bias.grad is None
     assert model[1].weight.grad is not None
@@ -272,7 +284,7 @@ def test_graphs_of_chunks_are_gone(episodes):
         most.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Watched has no batching rule
-            maml = MAML(plain_net(), 0.3, 0, loss_fn=loss_fn, task_chunk=chunk)
+            maml = MAML(plain_net(), inner_lr=0.3, inner_steps=0, loss_fn=loss_fn, task_chunk=chunk)
             maml(episodes)
         return max(most)
 
@@ -282,14 +294,14 @@ def test_graphs_of_chunks_are_gone(episodes):
 
 
 def test_dropout_draws_for_every_task():
-    maml = MAML(conv_net(dropout=0.5), 0.4, 1, task_chunk=2)
+    maml = MAML(conv_net(dropout=0.5), inner_lr=0.4, inner_steps=1, task_chunk=2)
     same = Episodes(*(part[:1].expand(4, *part.shape[1:]) for part in make_episodes()))
     with torch.no_grad():
         assert maml.task_results(same).losses[-1].unique().numel() == 4
 
 
 def test_evaluation_in_chunks_is_the_same(episodes):
-    maml = MAML(conv_net(), 0.3, 2, task_chunk=2)
+    maml = MAML(conv_net(), inner_lr=0.3, inner_steps=2, task_chunk=2)
     chunked = evaluate(maml, [episodes], 5)
     results = maml.task_results(episodes, per_step=True)
     maml.task_chunk = None
@@ -302,14 +314,16 @@ def test_evaluation_in_chunks_is_the_same(episodes):
 
 def test_regression_in_chunks():
     x = torch.rand(5, 6, 1)
-    out = MAML(nn.Linear(1, 1), 0.1, 2, loss_fn=F.mse_loss, task_chunk=2)((x, 3 * x, x, 3 * x), per_step=True)
+    out = MAML(nn.Linear(1, 1), inner_lr=0.1, inner_steps=2, loss_fn=F.mse_loss, task_chunk=2)(
+        (x, 3 * x, x, 3 * x), per_step=True
+    )
     assert out.query_accuracy is None
     assert out.query_losses.shape == (3,)
 
 
 def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
     def told() -> str:
-        maml = MAML(plain_net(), 0.3, inner_optimiser="adam")  # which is not native
+        maml = MAML(plain_net(), inner_lr=0.3, inner_optimizer="adam")  # which is not native
         maml(episodes)
         return maml.describe()
 
@@ -326,7 +340,9 @@ def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
 def test_few_tasks_of_a_net_without_conv_blocks_go_alone(tasks, chunk, engine):
     """Which is faster on a CPU."""
     batch = make_episodes(n_tasks=tasks)
-    maml = MAML(plain_net(), 0.3, 2, task_chunk=chunk, inner_optimiser="adam")  # which is not native
+    maml = MAML(
+        plain_net(), inner_lr=0.3, inner_steps=2, task_chunk=chunk, inner_optimizer="adam"
+    )  # which is not native
     assert maml.engine_for(batch) == engine
     found = torch.autograd.grad(maml(batch).loss, list(maml.parameters()))
     with use_engine("batched"):
@@ -336,7 +352,7 @@ def test_few_tasks_of_a_net_without_conv_blocks_go_alone(tasks, chunk, engine):
 
 
 def test_chunks_are_of_like_size(episodes):
-    maml = MAML(plain_net(), 0.3, task_chunk=4, inner_optimiser="adam")
+    maml = MAML(plain_net(), inner_lr=0.3, task_chunk=4, inner_optimizer="adam")
     maml(episodes)
     assert "in memory: 3 tasks at a time\n" in maml.describe()
 

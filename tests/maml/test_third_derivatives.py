@@ -44,7 +44,7 @@ def by_graph(make: Callable[[], nn.Module], loss: Callable[[MAML], Tensor]) -> f
     """The derivative of the meta-gradient's squared norm along a direction."""
     model = make()
     parameters = list(model.parameters())
-    gradient = torch.autograd.grad(loss(MAML(model, 0.1)), parameters, create_graph=True)
+    gradient = torch.autograd.grad(loss(MAML(model, inner_lr=0.1)), parameters, create_graph=True)
     again = torch.autograd.grad(sum(each.square().sum() for each in gradient), parameters)
     return sum(float((a * d).sum()) for a, d in zip(again, directions(model), strict=True))
 
@@ -55,7 +55,7 @@ def by_differences(make: Callable[[], nn.Module], loss: Callable[[MAML], Tensor]
         with torch.no_grad():
             for parameter, direction in zip(model.parameters(), directions(model), strict=True):
                 parameter.add_(shift * direction)
-        gradient = torch.autograd.grad(loss(MAML(model, 0.1)), list(model.parameters()))
+        gradient = torch.autograd.grad(loss(MAML(model, inner_lr=0.1)), list(model.parameters()))
         return sum(float(each.square().sum()) for each in gradient)
 
     return (squared_norm(step) - squared_norm(-step)) / (2 * step)

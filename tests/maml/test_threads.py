@@ -47,7 +47,7 @@ def random_numbers_drawn() -> Iterator[None]:
 
 
 def loss_and_engine(model: nn.Module) -> tuple[float, str]:
-    learner, episodes = MAML(model, 0.1, 2), make_episodes()
+    learner, episodes = MAML(model, inner_lr=0.1, inner_steps=2), make_episodes()
     loss = learner(episodes).loss
     loss.backward()
     return loss.item(), learner.engine_for(episodes)
@@ -66,7 +66,7 @@ def test_made_in_several_threads(make: Callable[[], nn.Module]) -> None:
 @pytest.mark.parametrize("make", [conv_net, Branching])
 def test_one_is_judged_while_it_trains(make: Callable[[], nn.Module]) -> None:
     """Each result is that of some state of the model, which no call leaves changed."""
-    learner, episodes = MAML(make(), 0.1, 2), make_episodes()
+    learner, episodes = MAML(make(), inner_lr=0.1, inner_steps=2), make_episodes()
     before = list(learner.model.parameters())
     wanted = learner(episodes).loss.item()
     bank = data.make_noise(8, 4, (1, 10, 10))

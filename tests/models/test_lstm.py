@@ -12,8 +12,8 @@ from oracles import assert_follows_loop
 from torch import Tensor, nn
 
 from maml_fast import MAML, Episodes
+from maml_fast._recurrent import lstm, lstm_of_tasks
 from maml_fast.models import LSTM
-from maml_fast.recurrent import lstm, lstm_of_tasks
 
 INPUTS, HIDDEN, OUTPUTS = 3, 4, 2
 LAYER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

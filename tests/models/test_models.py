@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from maml_fast.models import MLP, Conv4, TutorialNet
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.1, 0.3)
     return model.double()
 
 
-def normalised(x: Tensor, gamma: Tensor | None, beta: Tensor, eps: float) -> Tensor:
+def normalized(x: Tensor, gamma: Tensor | None, beta: Tensor, eps: float) -> Tensor:
     gamma = torch.ones_like(beta) if gamma is None else gamma
     return F.batch_norm(x, None, None, gamma, beta, training=True, eps=eps)
 
@@ -28,7 +28,7 @@ def finn(p: dict[str, Tensor], x: Tensor, *, strided: bool, eps: float) -> Tenso
     for i in range(4):
         at = f"features.{i}."
         x = F.conv2d(x, p[at + "conv.weight"], p[at + "conv.bias"], stride=2 if strided else 1, padding=1)
-        x = normalised(x, p.get(at + "norm.weight"), p[at + "norm.bias"], eps).relu()
+        x = normalized(x, p.get(at + "norm.weight"), p[at + "norm.bias"], eps).relu()
         x = x if strided else F.max_pool2d(x, 2, 2)
     x = x.mean(dim=(-1, -2)) if strided else x.reshape(len(x), -1)
     return x @ p["classifier.weight"].T + p["classifier.bias"]
@@ -39,7 +39,7 @@ def tutorial(p: list[Tensor], x: Tensor) -> Tensor:
     for i in range(4):
         conv, bias, gamma, beta = p[4 * i : 4 * i + 4]
         x = F.conv2d(x, conv, bias, stride=2, padding=2)
-        x = F.max_pool2d(normalised(x.relu() if i == 3 else x, gamma, beta, 1e-5), 2)
+        x = F.max_pool2d(normalized(x.relu() if i == 3 else x, gamma, beta, 1e-5), 2)
         x = x if i == 3 else x.relu()
     return x.flatten(1) @ p[16].T + p[17]
 
@@ -59,7 +59,7 @@ def tutorial(p: list[Tensor], x: Tensor) -> Tensor:
 )
 def test_conv4_computes_what_it_says(options: dict[str, object], strided: bool, eps: float, training: bool) -> None:
     torch.manual_seed(0)
-    model = randomised(Conv4(**options)).train(training)
+    model = randomized(Conv4(**options)).train(training)
     x = torch.randn(6, options.get("in_channels", 1), *[options.get("image_size", 28)] * 2, dtype=torch.float64)
     expected = finn(dict(model.named_parameters()), x, strided=strided, eps=eps)
     assert expected.shape == (6, options.get("n_way", 5))
@@ -107,7 +107,7 @@ def test_conv4_initial_values() -> None:
 
 def test_tutorial_net_computes_what_it_says() -> None:
     torch.manual_seed(0)
-    model = randomised(TutorialNet(n_way=3, in_channels=2))
+    model = randomized(TutorialNet(n_way=3, in_channels=2))
     x = torch.randn(6, 2, 28, 28, dtype=torch.float64)
     expected = tutorial(list(model.parameters()), x)
     for training in (True, False):
@@ -130,7 +130,7 @@ def test_tutorial_net_has_its_parameters_in_its_order_drawn_as_there() -> None:
 def test_mlp_computes_what_it_says() -> None:
     torch.manual_seed(0)
     for relu_output in (False, True):
-        model = randomised(MLP((12, 7, 6, 5), relu_output=relu_output))
+        model = randomized(MLP((12, 7, 6, 5), relu_output=relu_output))
         p, x = list(model.parameters()), torch.randn(4, 3, 2, 2, dtype=torch.float64)
         y = x.flatten(1)
         for i in range(3):
@@ -157,7 +157,7 @@ def test_reset_draws_the_initial_values_again(build: Callable[[], nn.Module]) ->
     model = build()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     assert all(value.dtype == torch.float32 for value in state.values())
-    randomised(model).float()
+    randomized(model).float()
     torch.manual_seed(5)
     model.reset_parameters()
     for name, value in model.state_dict().items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maml_fast.native import _build, _toolchain, doctor
+from maml_fast.native import _build, _toolchain
+from maml_fast.native import _doctor as doctor
 
 pytestmark = [pytest.mark.usefixtures("fresh_backend"), pytest.mark.backendless]
 

@@ -74,8 +74,8 @@ def with_a_count(model: Odd, h: Tensor) -> Tensor:
 
 def without_gradients(model: Odd, h: Tensor) -> Tensor:
     with torch.no_grad():
-        centre = h.mean(0)
-    return (h - centre).tanh()
+        center = h.mean(0)
+    return (h - center).tanh()
 
 
 def by_a_mask(model: Odd, h: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ ODD: dict[str, Callable[[Odd, Tensor], Tensor]] = {
 def test_equals_the_plain_loop(what: str, order: int) -> None:
     torch.manual_seed(0)
     model = Odd(ODD[what]).double()
-    assert_follows_loop(model, MAML(model, 0.1, 2, order), make_episodes(shape=(7,)))
+    assert_follows_loop(model, MAML(model, inner_lr=0.1, inner_steps=2, order=order), make_episodes(shape=(7,)))
 
 
 def test_what_forward_counts_outside_is_counted_as_often_as_it_is_called() -> None:

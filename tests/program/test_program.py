@@ -161,7 +161,7 @@ def test_shared_parameters(order):
     x_spt, _, x_qry, _ = episodes_like((5, 1, 16, 16))
     y = torch.arange(5).expand(2, -1)
     for adapt in ("head", ["0.1", "0.3"]):
-        assert_same(*with_twin(MAML(model, 0.1, 2, adapt=adapt)), (x_spt, y, x_qry, y), order)
+        assert_same(*with_twin(MAML(model, inner_lr=0.1, inner_steps=2, adapted=adapt)), (x_spt, y, x_qry, y), order)
 
 
 class Affine(nn.Sequential):
@@ -201,7 +201,7 @@ X5 = torch.rand(3, 5, 9)
 
 
 def described(model, x=X):
-    maml = MAML(model, inner_optimiser="adam")  # which is not native
+    maml = MAML(model, inner_optimizer="adam")  # which is not native
     y = torch.zeros(x.shape[:2], dtype=torch.int64)
     maml.engine_for(Episodes(x, y, x, y))
     return maml.describe()

@@ -14,12 +14,12 @@ from tiny_run import TINY, assert_same_run
 from maml_fast.algorithms import ALGORITHMS
 from maml_fast.cli import main
 from maml_fast.data import load
-from maml_fast.data.dataset import DataSet
+from maml_fast.data._dataset import DataSet
 from maml_fast.train import Reporter, TrainConfig, resume, train
-from maml_fast.train.metrics import read_metrics
-from maml_fast.train.recipes import DEFAULTS, RECIPES
-from maml_fast.train.record import RunFolder
-from maml_fast.train.schedule import SCHEDULES
+from maml_fast.train._metrics import read_metrics
+from maml_fast.train._recipes import DEFAULTS, RECIPES
+from maml_fast.train._record import RunFolder
+from maml_fast.train._schedule import SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -91,7 +91,7 @@ LEARNERS = {
 def test_training_learns_the_drawn_characters(
     algorithm: str, changes: dict, characters: DataSet, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("maml_fast.train.workbench.load", lambda *_, **__: characters)
+    monkeypatch.setattr("maml_fast.train._workbench.load", lambda *_, **__: characters)
     result = train(tiny(algorithm, dataset="strokes", **LEARNING | changes), out=tmp_path / "run")
     first, *_ = (row for row in read_metrics(RunFolder(result.path).metrics) if "accuracy" in row)
     last = result.evaluation
@@ -108,7 +108,7 @@ REFUSED = [
     ({"algorithm": "protonet", "clip_norm": 0.0}, "clip_norm must be finite and above 0, got 0.0"),
     ({"algorithm": "protonet", "batch_norm": "per_step"}, "batch_norm 'per_step' means nothing to algorithm protonet"),
     ({"batch_norm": "running"}, "batch_norm must be one of batch, per_step, per_step_running; got 'running'"),
-    ({"inner_optimiser": "lbfgs"}, "inner_optimiser must be one of sgd, adam; got 'lbfgs'"),
+    ({"inner_optimizer": "lbfgs"}, "inner_optimizer must be one of sgd, adam; got 'lbfgs'"),
     ({"multi_step_iterations": -1}, "multi_step_iterations must be at least 0, got -1"),
     ({"meta_schedule": "exponential"}, "meta_schedule must be one of constant, linear, cosine, halving"),
 ]
@@ -179,7 +179,7 @@ def test_the_meta_gradient_is_clipped(clip: str, bound: float, tmp_path, monkeyp
 
 
 def test_the_pieces_of_maml_plus_plus_train_and_go_on_bitwise(tmp_path) -> None:
-    pieces = {"inner_optimiser": "adam", "inner_lr": 0.01, "batch_norm": "per_step_running", "inner_steps": 2}
+    pieces = {"inner_optimizer": "adam", "inner_lr": 0.01, "batch_norm": "per_step_running", "inner_steps": 2}
     annealed = {"first_order_iterations": 2, "multi_step_iterations": 4, "meta_schedule": "cosine"}
     config = tiny("maml", checkpoint_seconds=0.0, **pieces, **annealed)
     whole = train(config, out=tmp_path / "whole")

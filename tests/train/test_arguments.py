@@ -36,7 +36,7 @@ BAD_ARGUMENTS = [
     ("scale", "log", ValueError, "scale must be one of unit, raw, inverted"),
     ("rotate", 1, TypeError, "rotate must be True or False, got 1"),
     ("eval_rotate", "no", TypeError, "eval_rotate must be True or False, got 'no'"),
-    ("adapt", 3, TypeError, "adapt must be a str, got 3; give names with commas between"),
+    ("adapted", 3, TypeError, "adapted must be a str, got 3; give names with commas between"),
     ("recipe", "finn2018", ValueError, "recipe must be one of finn2017-omniglot-5w1s"),
     ("eval_every", 0, ValueError, "eval_every must be at least 1"),
     ("eval_episodes", 1, ValueError, "eval_episodes must be from 2 to 1,000,000,000, got 1"),
@@ -65,7 +65,7 @@ def test_what_is_no_config_does_not_train_the_default(config, tmp_path):
 
 def test_numbers_of_numpy_and_paths_become_plain():
     config = dataclasses.replace(
-        TINY, n_way=np.int64(3), inner_lr=np.float32(0.5), rotate=np.bool_(False), adapt="head"
+        TINY, n_way=np.int64(3), inner_lr=np.float32(0.5), rotate=np.bool_(False), adapted="head"
     )
     assert json.loads(json.dumps(config.arguments())) == config.arguments()
     assert (type(config.n_way), config.inner_lr, config.rotate) == (int, 0.5, False)
@@ -89,7 +89,7 @@ def test_device_that_is_not_there(monkeypatch):
         ({"model": "tutorial"}, "model tutorial takes images of 28 x 28, got 16 x 16"),
         ({"image_size": 8}, "image_size"),
         ({"channels": "RGB"}, "takes no channels"),
-        ({"adapt": "head, body"}, "adapt names 'head', which matches no parameter"),
+        ({"adapted": "head, body"}, "adapted names 'head', which matches no parameter"),
     ],
 )
 def test_runs_that_cannot_be_leave_no_folder(tmp_path, changes, message):

@@ -15,7 +15,7 @@ import torch
 from tiny_run import TINY, assert_same_run
 
 from maml_fast.train import Reporter, evaluate_run, resume, train
-from maml_fast.train.record import Row, RunFolder
+from maml_fast.train._record import Row, RunFolder
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -189,4 +189,4 @@ def test_an_evaluation_that_can_not_be_written_is_told_all_the_same(
 
     monkeypatch.setattr(RunFolder, "write_json", full)
     with pytest.warns(RuntimeWarning, match="the result is not recorded: cannot write it"):
-        assert 0 <= evaluate_run(copy, episodes=2)["accuracy"] <= 1
+        assert 0 <= evaluate_run(copy, n_episodes=2)["accuracy"] <= 1

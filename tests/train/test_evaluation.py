@@ -7,7 +7,7 @@ import json
 import pytest
 
 from maml_fast.train import evaluate_run, resume
-from maml_fast.train.record import RunFolder
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -56,7 +56,7 @@ def test_run_of_another_version_is_named(copy, action):
 
 
 def test_evaluation_repeats_that_of_the_run(whole, copy):
-    row = evaluate_run(copy, episodes=5)
+    row = evaluate_run(copy, n_episodes=5)
     by_support = row["by_support"]
     assert row == {**whole.evaluation, "by_support": by_support}
     assert by_support["batch_norm"] == "the support set's statistics (not transductive)"
@@ -68,7 +68,7 @@ def test_a_run_replayed_on_a_gpu_is_evaluated_on_the_cpu(whole, copy):
     config = json.loads((copy / "config.json").read_text())
     config["arguments"] |= {"device": "cuda", "cuda_graph": True}
     (copy / "config.json").write_text(json.dumps(config))
-    row = evaluate_run(copy, episodes=5, device="cpu")
+    row = evaluate_run(copy, n_episodes=5, device="cpu")
     del row["by_support"]
     assert row == whole.evaluation
 
@@ -77,7 +77,7 @@ def test_a_run_replayed_on_a_gpu_is_evaluated_on_the_cpu(whole, copy):
 def test_evaluation_at_another_number_of_classes(copy, n_way):
     """Beside the run's own, in a file of its own."""
     before = sorted(path.name for path in copy.iterdir())
-    row = evaluate_run(copy, episodes=5, n_way=n_way)
+    row = evaluate_run(copy, n_episodes=5, n_way=n_way)
     assert row["n_way"] == n_way
     assert json.loads((copy / f"evaluation-test-{n_way}way-1steps-seed3.json").read_text()) == row
     assert row["accuracies"][0] < 1
@@ -85,7 +85,7 @@ def test_evaluation_at_another_number_of_classes(copy, n_way):
 
 
 def test_evaluation_with_other_steps_seed_and_part(copy):
-    row = evaluate_run(copy, episodes=7, inner_steps=4, split="train", seed=1)
+    row = evaluate_run(copy, n_episodes=7, inner_steps=4, split="train", seed=1)
     assert (row["episodes"], row["inner_steps"], row["split"], row["seed"], row["iteration"]) == (7, 4, "train", 1, 6)
     assert len(row["accuracies"]) == 5
     assert (copy / "evaluation-train-4steps-seed1.json").is_file()
@@ -96,7 +96,7 @@ def test_evaluation_with_other_steps_seed_and_part(copy):
     ("arguments", "message"),
     [
         ({"split": "validation"}, "split must be one of train, test; got 'validation'"),
-        ({"episodes": 1}, "episodes must be from 2 to 1,000,000,000, got 1"),
+        ({"n_episodes": 1}, "n_episodes must be from 2 to 1,000,000,000, got 1"),
         ({"inner_steps": -1}, "inner_steps must be from 0 to 1,000,000, got -1"),
         ({"n_way": 1}, "n_way must be at least 2, got 1"),
         ({"n_way": 10**6}, "n_way is 1000000, but bank"),

@@ -13,8 +13,8 @@ from tiny_run import TINY, assert_same_run
 from torch import Tensor
 
 from maml_fast import MAML, Episodes, native
-from maml_fast.data.episodes import EpisodeSampler
-from maml_fast.maml.graphed import waits_for_gpu
+from maml_fast.data._episodes import EpisodeSampler
+from maml_fast.maml._graphed import waits_for_gpu
 from maml_fast.models import Conv4
 from maml_fast.train import resume, train
 
@@ -34,14 +34,14 @@ def trained(device: torch.device, iterations: int, order: int, cuda_graph: bool 
     """Losses, and how far the parameters have come."""
     model = three_way_net().to(device)
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
-    maml = MAML(model, 0.1, 2, order, task_chunk=None, cuda_graph=cuda_graph)
-    optimiser = torch.optim.Adam(maml.parameters(), lr=1e-3)
+    maml = MAML(model, inner_lr=0.1, inner_steps=2, order=order, task_chunk=None, cuda_graph=cuda_graph)
+    optimizer = torch.optim.Adam(maml.parameters(), lr=1e-3)
     losses = []
     for i in range(iterations):
         loss = maml(episodes(i).to(device)).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return losses, (torch.cat([p.detach().flatten() for p in model.parameters()]) - start).cpu()
 
@@ -79,13 +79,13 @@ def test_runs_agree_to_the_bit(order: int) -> None:
 def test_nothing_waits_for_the_gpu(order: int) -> None:
     """Neither for episodes nor for inner loops, meta-gradient and Adam."""
     sampler = EpisodeSampler(ragged_bank([20] * 6, (1, 28, 28)), 5, 1, 5, 4, device="cuda")
-    maml = MAML(Conv4(), 0.4, 3, order).to("cuda")
-    optimiser = torch.optim.Adam(maml.parameters(), fused=True)
+    maml = MAML(Conv4(), inner_lr=0.4, inner_steps=3, order=order).to("cuda")
+    optimizer = torch.optim.Adam(maml.parameters(), fused=True)
 
     def iterate(i: int) -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         maml(sampler.batch(i)).loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     iterate(0)  # modules may be loaded in the first one
     with waits_for_gpu() as waits:

@@ -15,11 +15,11 @@ from tiny_run import TINY, assert_same_run, state
 from torch import nn
 
 from maml_fast.algorithms import ProtoNet, Reptile
-from maml_fast.maml import MetaLearner
-from maml_fast.maml.graphed import WARM_UP
+from maml_fast.maml import Learner
+from maml_fast.maml._graphed import WARM_UP
 from maml_fast.train import TrainConfig, resume, train
-from maml_fast.train.meta_iteration import make_iterations
-from maml_fast.train.workbench import Workbench
+from maml_fast.train._meta_iteration import make_iterations
+from maml_fast.train._workbench import Workbench
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("plain_pictures")]
 
@@ -35,14 +35,14 @@ def small_net(*_: Any) -> nn.Module:
 @pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.cuda)])
 def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """A run of a small net on a GPU, or on one that the host plays."""
-    monkeypatch.setattr("maml_fast.train.workbench.make_model", small_net)
+    monkeypatch.setattr("maml_fast.train._workbench.make_model", small_net)
     tiny = dataclasses.replace(TINY, meta_lr=META_LR, iterations=ITERATIONS, eval_every=ITERATIONS - 1, **SMALL)
     if request.param == "cuda":
         return dataclasses.replace(tiny, device="cuda")
     for name in ("gpu_on_host", "graphs_on_host"):
         request.getfixturevalue(name)
-    monkeypatch.setattr("maml_fast.data.episodes.can_draw", lambda _: True)
-    monkeypatch.setattr("maml_fast.maml.engines.native_loop", lambda *_: "as on a GPU")
+    monkeypatch.setattr("maml_fast.data._episodes.can_draw", lambda _: True)
+    monkeypatch.setattr("maml_fast.maml._engines.native_loop", lambda *_: "as on a GPU")
     return tiny
 
 
@@ -105,7 +105,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(config, tmp_
         next(model.parameters()).register_hook(lambda gradient: gradient + 0 / (6 - count.add_(1)))
         return model
 
-    monkeypatch.setattr("maml_fast.train.workbench.make_model", poisoned_model)
+    monkeypatch.setattr("maml_fast.train._workbench.make_model", poisoned_model)
     with pytest.raises(RuntimeError, match=r"is not finite in iteration 6: .* still holds iteration 5"):
         train(dataclasses.replace(config, checkpoint_seconds=0.0), out=tmp_path / "run")
     assert state(tmp_path / "run")["iteration"] == 5
@@ -130,10 +130,10 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("learner", "settings"), OTHERS.values(), ids=OTHERS)
-def test_others_say_why_they_are_not_captured(learner: type[MetaLearner], settings: dict, config: TrainConfig) -> None:
+def test_others_say_why_they_are_not_captured(learner: type[Learner], settings: dict, config: TrainConfig) -> None:
     bench = Workbench.open(dataclasses.replace(config, learn_inner_lr=False, **settings))
-    optimiser = bench.learner.make_optimiser(META_LR)
-    assert make_iterations(bench, optimiser).describe() == f"none: {learner.never_captured}"
+    optimizer = bench.learner.make_optimizer(META_LR)
+    assert make_iterations(bench, optimizer).describe() == f"none: {learner.never_captured}"
     must = dataclasses.replace(bench, config=SimpleNamespace(**{**vars(bench.config), "cuda_graph": True}))
     with pytest.raises(RuntimeError, match=f"meta-iteration can't be captured: {learner.never_captured}"):
-        make_iterations(must, optimiser)
+        make_iterations(must, optimizer)

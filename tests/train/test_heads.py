@@ -8,8 +8,8 @@ import pytest
 from tiny_run import TINY, assert_same_run
 
 from maml_fast.train import TrainConfig, resume, train
-from maml_fast.train.metrics import read_metrics
-from maml_fast.train.record import RunFolder
+from maml_fast.train._metrics import read_metrics
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from maml_fast.train.interrupts import Interrupts
+from maml_fast.train._interrupts import Interrupts
 
 pytestmark = pytest.mark.backendless
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maml_fast.train import plots
-from maml_fast.train.plots import EpisodePicture, draw_episode, draw_learning_curve, smooth
+from maml_fast.train import _plots as plots
+from maml_fast.train._plots import EpisodePicture, draw_episode, draw_learning_curve, smooth
 
 pytestmark = pytest.mark.backendless
 
@@ -19,9 +19,9 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def share_of(png: bytes, colour: str) -> float:
-    """Share of a picture's pixels that have about this colour."""
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+def share_of(png: bytes, color: str) -> float:
+    """Share of a picture's pixels that have about this color."""
+    wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     return float((np.abs(pixels(png) - wanted).max(axis=-1) < 12).mean())
 
 

@@ -12,8 +12,9 @@ import pytest
 from ranks import EIGHT, IN_ORDER, kill_in_iteration, send_in_iteration
 from tiny_run import TINY, assert_same_run, state
 
-from maml_fast.train import evaluate_run, resume, train, trainer
-from maml_fast.train.record import RunFolder
+from maml_fast.train import _trainer as trainer
+from maml_fast.train import evaluate_run, resume, train
+from maml_fast.train._record import RunFolder
 
 pytestmark = [pytest.mark.usefixtures("plain_pictures"), pytest.mark.backendless]
 
@@ -34,7 +35,7 @@ def test_another_number_of_processes_is_said_where_it_changes_bits(ranks, tmp_pa
         resume(tmp_path / "run", iterations=2)
 
 
-@pytest.mark.parametrize("asked", [{"episodes": 2}, {"episodes": 10}, {"episodes": 10, "n_way": 4}])
+@pytest.mark.parametrize("asked", [{"n_episodes": 2}, {"n_episodes": 10}, {"n_episodes": 10, "n_way": 4}])
 def test_an_evaluation_is_of_the_same_episodes(ranks, alone, asked):
     """By both kinds of statistics; two episodes leave the third process idle."""
     expected = evaluate_run(alone, **asked)
@@ -100,7 +101,7 @@ def test_a_disk_that_only_the_first_process_sees(ranks, tmp_path, alone):
         os.chdir(disk)
         train(dataclasses.replace(IN_ORDER, iterations=3), out="run")
         resume("run", iterations=6)
-        evaluate_run("run", episodes=4)
+        evaluate_run("run", n_episodes=4)
 
     ranks.succeed(2, task)
     assert_same_run(tmp_path / "disk 0" / "run", alone)

@@ -16,12 +16,12 @@ from torch import nn
 
 import maml_fast as mf
 from maml_fast.algorithms import ALGORITHMS
-from maml_fast.distributed.group import Group
-from maml_fast.distributed.joining import joined
-from maml_fast.maml.heads import HEADS
+from maml_fast.distributed._group import Group
+from maml_fast.distributed._joining import joined
+from maml_fast.maml._heads import HEADS
 from maml_fast.train import TrainConfig, resume, train
-from maml_fast.train.meta_gradient import make_gradient
-from maml_fast.train.record import RunFolder
+from maml_fast.train._meta_gradient import make_gradient
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -60,16 +60,16 @@ def test_without_an_order_all_is_one_process_s_but_for_rounding(ranks, tmp_path,
 
 def test_two_hundred_iterations_agree_in_float64(ranks):
     def trained(group: Group) -> list[torch.Tensor]:
-        maml = mf.MAML(two_blocks(), 0.1, 1)
-        optimiser = torch.optim.SGD(maml.parameters(), 0.05)
+        maml = mf.MAML(two_blocks(), inner_lr=0.1, inner_steps=1)
+        optimizer = torch.optim.SGD(maml.parameters(), 0.05)
         gradient = make_gradient(maml, group, 5, in_order=False)
         share = group.share(5)
         told = []
         for iteration in range(200):
             whole = make_episodes(5, seed=iteration)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             told.append(torch.stack([*gradient(mf.Episodes(*(x[share.start : share.stop] for x in whole)))]))
-            optimiser.step()
+            optimizer.step()
         return [torch.stack(told), *(parameter.detach() for parameter in maml.parameters())]
 
     alone = trained(Group())
@@ -85,7 +85,7 @@ def test_two_hundred_iterations_agree_in_float64(ranks):
 SETTINGS = {
     "maml++": {"batch_norm": "per_step_running", "multi_step_iterations": 4},
     "reptile": {"meta_lr": 0.5, "inner_lr": 0.01, "inner_steps": 2, "inner_batch": 4},
-    "learned-optimiser": {"order": 1},
+    "learned-optimizer": {"order": 1},
     "meta-lstm": {"order": 1},
 }
 
@@ -99,7 +99,7 @@ def config_of(algorithm: str) -> TrainConfig:
 
 
 def test_every_algorithm_in_order(ranks, tmp_path):
-    """With what it keeps beside its parameters: running statistics, an inner optimiser's memory."""
+    """With what it keeps beside its parameters: running statistics, an inner optimizer's memory."""
     configs = {name: dataclasses.replace(config_of(name), fixed_order=True) for name in ALGORITHMS}
     for name, config in configs.items():
         train(config, out=tmp_path / f"{name} alone")
@@ -154,7 +154,7 @@ def test_random_numbers_of_a_model_are_the_same_in_order(ranks, tmp_path, monkey
         torch.manual_seed(config.seed)
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16 * 16, config.n_way))
 
-    monkeypatch.setattr("maml_fast.train.workbench.make_model", dropping_model)
+    monkeypatch.setattr("maml_fast.train._workbench.make_model", dropping_model)
     whole = train(IN_ORDER, out=tmp_path / "alone").path
     ranks.succeed(3, lambda rank: train(IN_ORDER, out=tmp_path / "run"))
     assert_same_run(tmp_path / "run", whole)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from tiny_colour import write_caches
+from tiny_color import write_caches
 from tiny_run import assert_same_run
 
 from maml_fast.algorithms import ALGORITHMS
 from maml_fast.cli import main
 from maml_fast.train import Reporter, TrainConfig, resume, train
-from maml_fast.train.recipes import RECIPES
-from maml_fast.train.record import RunFolder
-from maml_fast.train.workbench import Workbench
+from maml_fast.train._recipes import RECIPES
+from maml_fast.train._record import RunFolder
+from maml_fast.train._workbench import Workbench
 
 pytestmark = [pytest.mark.usefixtures("plain_pictures"), pytest.mark.backendless]
 
@@ -54,16 +54,16 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def roots(root, tmp_path_factory) -> dict[str, Path]:
     """Noise of every data set that a recipe is for; of mini-ImageNet small images."""
-    colour = tmp_path_factory.mktemp("mini-imagenet")
+    color = tmp_path_factory.mktemp("mini-imagenet")
     noise = np.random.default_rng(0)
     write_caches(
-        colour,
+        color,
         {
             part: {f"{part}{i:02d}": noise.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8) for i in range(n_classes)}
             for part, n_classes in {"train": 30, "val": 5, "test": 5}.items()
         },
     )
-    return {"omniglot": root, "mini-imagenet": colour}
+    return {"omniglot": root, "mini-imagenet": color}
 
 
 def call(*arguments: object) -> Result:

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maml_fast.train import record
-from maml_fast.train.board import Board
-from maml_fast.train.metrics import MetricsLog, cut_metrics, read_metrics
-from maml_fast.train.record import RunFolder, describe_machine
+from maml_fast.train import _record as record
+from maml_fast.train._board import Board
+from maml_fast.train._metrics import MetricsLog, cut_metrics, read_metrics
+from maml_fast.train._record import RunFolder, describe_machine
 
 pytestmark = pytest.mark.backendless
 
@@ -185,7 +185,7 @@ def test_cutting_keeps_the_earlier_rows_exactly(tmp_path_factory, losses, iterat
 HOLD_LOCK = """
 import sys, time
 from pathlib import Path
-from maml_fast.train.record import RunFolder
+from maml_fast.train._record import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     time.sleep(600)

@@ -14,7 +14,7 @@ from tiny_run import TINY, Signals, assert_same_run, state, untimed
 from torch import nn
 
 from maml_fast.train import Reporter, TrainingInterrupted, resume, train
-from maml_fast.train.record import RunFolder
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -48,7 +48,7 @@ def test_modules_that_draw_while_they_train_go_on_where_they_were(tmp_path, monk
         torch.manual_seed(config.seed)
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(math.prod(image_shape), config.n_way))
 
-    monkeypatch.setattr("maml_fast.train.workbench.make_model", dropping_model)
+    monkeypatch.setattr("maml_fast.train._workbench.make_model", dropping_model)
     whole = train(TINY, out=tmp_path / "whole").path
     with pytest.raises(TrainingInterrupted):
         train(TINY, out=tmp_path / "run", reporter=Signals("stepped", 3))
@@ -76,7 +76,7 @@ def test_resuming_elsewhere_is_said(copy):
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("algorithm", ["maml", "learned-optimiser"])
+@pytest.mark.parametrize("algorithm", ["maml", "learned-optimizer"])
 def test_other_threads_are_said_where_they_change_bits(tmp_path, algorithm):
     """That is, not on the native engine."""
     names = {} if algorithm == "maml" else {"algorithm": algorithm, "order": 1, "learn_inner_lr": False}

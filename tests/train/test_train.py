@@ -14,9 +14,9 @@ from PIL import Image
 from tiny_run import TINY, assert_same_run, state, untimed
 
 from maml_fast.train import Reporter, TrainConfig, resume, train
-from maml_fast.train.metrics import read_metrics
-from maml_fast.train.networks import make_model
-from maml_fast.train.record import RunFolder
+from maml_fast.train._metrics import read_metrics
+from maml_fast.train._networks import make_model
+from maml_fast.train._record import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -121,7 +121,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(tmp_path, mo
         next(model.parameters()).register_hook(lambda gradient: gradient * next(factors))
         return model
 
-    monkeypatch.setattr("maml_fast.train.workbench.make_model", poisoned_model)
+    monkeypatch.setattr("maml_fast.train._workbench.make_model", poisoned_model)
     config = dataclasses.replace(TINY, checkpoint_seconds=0.0)
     with pytest.raises(
         RuntimeError, match=r"the meta-gradient is not finite in iteration 3: .* still holds iteration 2"
@@ -141,7 +141,7 @@ def test_checkpoints_are_written_as_often_as_asked(tmp_path, monkeypatch):
     assert seen == [0, 1, 2, 3, 4, 5]  # at the report of an iteration, the one before it is on disk
 
 
-def test_class_folders_in_colour_with_validation_classes(tmp_path, class_folders):
+def test_class_folders_in_color_with_validation_classes(tmp_path, class_folders):
     config = dataclasses.replace(
         TINY, dataset="folder", root=class_folders, channels="RGB", iterations=2, k_query=1, rotate=False
     )

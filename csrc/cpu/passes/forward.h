@@ -11,7 +11,7 @@ namespace {
 template <typename Scalar>
 struct ForwardPass {
   static constexpr int kPhases = 4;
-  enum Phase { kPrepare, kConvolve, kJoin, kNormalise };
+  enum Phase { kPrepare, kConvolve, kJoin, kNormalize };
 
   struct Scratch {
     Scalar* prepared;  // the weights as the convolution reads them
@@ -35,7 +35,7 @@ struct ForwardPass {
             arena.Array<Scalar>(RowSize<Scalar>(s.out_channels)), arena.Array<Scalar>(s.batch * 2 * s.out_channels)};
   }
 
-  int64_t Units(int phase) const { return phase == kConvolve || phase == kNormalise ? args.shape.batch : 1; }
+  int64_t Units(int phase) const { return phase == kConvolve || phase == kNormalize ? args.shape.batch : 1; }
 
   void Run(int phase, int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
@@ -47,7 +47,7 @@ struct ForwardPass {
         return Convolve(task, scratch, begin, end);
       case kJoin:
         return JoinMoments(s, scratch.moments, args.mean + task * s.out_channels, args.rstd + task * s.out_channels);
-      case kNormalise:
+      case kNormalize:
         for (int64_t b = begin; b < end; ++b) {
           NormRelu(s, NormOf(task), s.pool ? Out(task, b) : Y(task, b), Out(task, b), Argmax(task, b));
         }
@@ -63,7 +63,7 @@ struct ForwardPass {
   uint8_t* Argmax(int64_t task, int64_t b) const {
     return args.argmax == nullptr ? nullptr : args.argmax + args.shape.OutImage(task, b);
   }
-  // Where nobody keeps y and nothing is pooled, out holds it until it is normalised.
+  // Where nobody keeps y and nothing is pooled, out holds it until it is normalized.
   Scalar* Y(int64_t task, int64_t b) const {
     return args.kept == nullptr ? Out(task, b) : args.kept + args.shape.ConvImage(task, b);
   }

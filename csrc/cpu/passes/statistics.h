@@ -78,18 +78,18 @@ void JoinMoments(const ConvBlockShape& s, const Scalar* moments, Scalar* mean, S
   const int64_t channels = s.out_channels;
   const double pixels = static_cast<double>(s.ConvPixels()), images = static_cast<double>(s.batch);
   ArenaScope arena;
-  auto* __restrict centre = arena.Array<double>(2 * channels);
-  auto* __restrict squares = centre + channels;
-  SumOverImages(s.batch, moments, 2 * channels, centre);
-  for (int64_t c = 0; c < channels; ++c) centre[c] /= images;
+  auto* __restrict center = arena.Array<double>(2 * channels);
+  auto* __restrict squares = center + channels;
+  SumOverImages(s.batch, moments, 2 * channels, center);
+  for (int64_t c = 0; c < channels; ++c) center[c] /= images;
   for (int64_t b = 0; b < s.batch; ++b, moments += 2 * channels) {
     for (int64_t c = 0; c < channels; ++c) {
-      const double off = moments[c] - centre[c];
+      const double off = moments[c] - center[c];
       squares[c] += pixels * off * off;
     }
   }
   for (int64_t c = 0; c < channels; ++c) {
-    mean[c] = static_cast<Scalar>(centre[c]);
+    mean[c] = static_cast<Scalar>(center[c]);
     rstd[c] = static_cast<Scalar>(1.0 / std::sqrt(squares[c] / (pixels * images) + s.eps));
   }
 }

@@ -17,12 +17,12 @@ struct ThinBackwardPass {
   enum Phase { kSums, kJoin };
 
   struct Scratch {
-    Scalar* sums;     // [B][P + 1][Cout, padded]
-    double* weight;   // [P][Cout]
-    double* product;  // [P][Cout]: C w
-    double* centred;  // [P][Cout]: sum of g (p - p_bar)
-    double* total;    // [Cout]: sum of g
-    double* slope;    // [Cout]: sum of g w . (p - p_bar)
+    Scalar* sums;      // [B][P + 1][Cout, padded]
+    double* weight;    // [P][Cout]
+    double* product;   // [P][Cout]: C w
+    double* centered;  // [P][Cout]: sum of g (p - p_bar)
+    double* total;     // [Cout]: sum of g
+    double* slope;     // [Cout]: sum of g w . (p - p_bar)
   };
 
   const ConvBlockBackwardArgs<Scalar>& args;
@@ -62,8 +62,8 @@ struct ThinBackwardPass {
     const ConvBlockShape& s = args.shape;
     ToDouble(args.saved.weight.Of(task), s.WeightSize(), scratch.weight);
     TimesCovariance(s, tools.Covariance(task), scratch.weight, scratch.product);
-    tools.JoinSums(task, scratch.sums, scratch.total, scratch.centred);
-    DotColumns(s, scratch.weight, scratch.centred, scratch.slope);
+    tools.JoinSums(task, scratch.sums, scratch.total, scratch.centered);
+    DotColumns(s, scratch.weight, scratch.centered, scratch.slope);
     const Scalar* gamma = args.saved.gamma.Of(task);
     for (int64_t c = 0; c < s.out_channels; ++c) {
       const int64_t channel = task * s.out_channels + c;
@@ -75,7 +75,7 @@ struct ThinBackwardPass {
       for (int64_t p = 0; p < s.PatchSize(); ++p) {
         const int64_t i = p * s.out_channels + c;
         args.grad_weight[task * s.WeightSize() + i] =
-            static_cast<Scalar>(scale * (scratch.centred[i] - sum_gx * a * scratch.product[i]));
+            static_cast<Scalar>(scale * (scratch.centered[i] - sum_gx * a * scratch.product[i]));
       }
     }
   }

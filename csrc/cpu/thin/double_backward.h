@@ -65,13 +65,13 @@ struct ThinDoubleBackwardPass {
     double* tangent;          // [P][Cout]: v
     double* product;          // [P][Cout]: C w
     double* tangent_product;  // [P][Cout]: C v
-    double* centred;          // [P][Cout]: sum of g (p - p_bar)
+    double* centered;         // [P][Cout]: sum of g (p - p_bar)
     double* total;            // [Cout]: sum of g
     double* slope;            // [Cout]: sum of g w . (p - p_bar)
     double* tangent_slope;    // [Cout]: sum of g v . (p - p_bar)
     double* correlation;      // [Cout]: H
-    double* centre;           // [Cout]: w . p_bar
-    double* tangent_centre;   // [Cout]: v . p_bar
+    double* center;           // [Cout]: w . p_bar
+    double* tangent_center;   // [Cout]: v . p_bar
     Scalar* packed;           // [P][Cout, padded]: the weights of tangent_z
     Scalar* constant;         // [Cout, padded]
   };
@@ -137,8 +137,8 @@ struct ThinDoubleBackwardPass {
     TimesCovariance(s, tools.Covariance(task), scratch.weight, scratch.product);
     TimesCovariance(s, tools.Covariance(task), scratch.tangent, scratch.tangent_product);
     DotColumns(s, scratch.tangent, scratch.product, scratch.correlation);
-    TimesPatch(s, tools.MeanPatch(task), scratch.weight, scratch.centre);
-    TimesPatch(s, tools.MeanPatch(task), scratch.tangent, scratch.tangent_centre);
+    TimesPatch(s, tools.MeanPatch(task), scratch.weight, scratch.center);
+    TimesPatch(s, tools.MeanPatch(task), scratch.tangent, scratch.tangent_center);
     std::fill(scratch.packed, scratch.packed + s.PatchSize() * tools.Pitch(), Scalar{0});
     std::fill(scratch.constant, scratch.constant + tools.Pitch(), Scalar{0});
     for (int64_t c = 0; c < s.out_channels; ++c) {
@@ -146,7 +146,7 @@ struct ThinDoubleBackwardPass {
       scratch.correlation[c] *= k.a;
       const double of_h = k.gamma * k.a, of_y = (k.gg_gamma - of_h * scratch.correlation[c]) * k.a;
       scratch.constant[c] =
-          static_cast<Scalar>(k.gg_beta - of_y * scratch.centre[c] - of_h * scratch.tangent_centre[c]);
+          static_cast<Scalar>(k.gg_beta - of_y * scratch.center[c] - of_h * scratch.tangent_center[c]);
       for (int64_t p = 0; p < s.PatchSize(); ++p) {
         const int64_t i = p * s.out_channels + c;
         scratch.packed[p * tools.Pitch() + c] =
@@ -176,9 +176,9 @@ struct ThinDoubleBackwardPass {
   void Join(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     const double count = static_cast<double>(s.batch * s.ConvPixels());
-    tools.JoinSums(task, scratch.sums, scratch.total, scratch.centred);
-    DotColumns(s, scratch.weight, scratch.centred, scratch.slope);
-    DotColumns(s, scratch.tangent, scratch.centred, scratch.tangent_slope);
+    tools.JoinSums(task, scratch.sums, scratch.total, scratch.centered);
+    DotColumns(s, scratch.weight, scratch.centered, scratch.slope);
+    DotColumns(s, scratch.tangent, scratch.centered, scratch.tangent_slope);
     for (int64_t c = 0; c < s.out_channels; ++c) {
       const Channel k = Of(task, c);
       const double A = k.a * scratch.slope[c] / count, H = scratch.correlation[c];
@@ -189,7 +189,7 @@ struct ThinDoubleBackwardPass {
       for (int64_t p = 0; p < s.PatchSize(); ++p) {
         const int64_t i = p * s.out_channels + c;
         const double moments = of_x * k.a * scratch.product[i] + of_h * scratch.tangent_product[i];
-        args.grad_weight[task * s.WeightSize() + i] = static_cast<Scalar>(of_g * scratch.centred[i] + count * moments);
+        args.grad_weight[task * s.WeightSize() + i] = static_cast<Scalar>(of_g * scratch.centered[i] + count * moments);
       }
     }
   }

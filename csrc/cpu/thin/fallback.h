@@ -24,12 +24,12 @@ Buffer<Scalar> MakeBuffer(int64_t size) {
 template <typename Scalar>
 Buffer<Scalar> BiasFromMean(const ConvBlockShape& s, const ConvBlockSaved<Scalar>& saved) {
   Buffer<Scalar> bias = MakeBuffer<Scalar>(s.tasks * s.out_channels);
-  const Buffer<double> weight = MakeBuffer<double>(s.WeightSize()), centre = MakeBuffer<double>(s.out_channels);
+  const Buffer<double> weight = MakeBuffer<double>(s.WeightSize()), center = MakeBuffer<double>(s.out_channels);
   for (int64_t task = 0; task < s.tasks; ++task) {
     ToDouble(saved.weight.Of(task), s.WeightSize(), weight.get());
-    TimesPatch(s, saved.kept + task * s.KeptSize(), weight.get(), centre.get());
+    TimesPatch(s, saved.kept + task * s.KeptSize(), weight.get(), center.get());
     for (int64_t c = 0; c < s.out_channels; ++c) {
-      bias[task * s.out_channels + c] = static_cast<Scalar>(saved.mean[task * s.out_channels + c] - centre[c]);
+      bias[task * s.out_channels + c] = static_cast<Scalar>(saved.mean[task * s.out_channels + c] - center[c]);
     }
   }
   return bias;

@@ -90,7 +90,7 @@ struct ThinForwardPass {
     double* weight;    // [P][Cout]
     double* product;   // [P][Cout]: covariance times weight
     double* variance;  // [Cout]
-    double* centre;    // [Cout]: mean of y, without the bias
+    double* center;    // [Cout]: mean of y, without the bias
     Scalar* scaled;    // [P][Cout, padded]: the weights of z
     Scalar* shift;     // [Cout, padded]
   };
@@ -160,7 +160,7 @@ struct ThinForwardPass {
     ToDouble(args.weight.Of(task), s.WeightSize(), scratch.weight);
     TimesCovariance(s, moments.covariance, scratch.weight, scratch.product);
     DotColumns(s, scratch.weight, scratch.product, scratch.variance);
-    TimesPatch(s, moments.mean, scratch.weight, scratch.centre);
+    TimesPatch(s, moments.mean, scratch.weight, scratch.center);
     const Scalar *bias = args.bias.Of(task), *gamma = args.gamma.Of(task), *beta = args.beta.Of(task);
     const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
     std::fill(scratch.scaled, scratch.scaled + s.PatchSize() * pitch, Scalar{0});
@@ -172,9 +172,9 @@ struct ThinForwardPass {
       const double scale = gamma == nullptr ? rstd : rstd * static_cast<double>(gamma[c]);
       const double start = beta == nullptr ? 0.0 : static_cast<double>(beta[c]);
       const double constant = bias == nullptr ? 0.0 : static_cast<double>(bias[c]);
-      args.mean[task * s.out_channels + c] = static_cast<Scalar>(scratch.centre[c] + constant);
+      args.mean[task * s.out_channels + c] = static_cast<Scalar>(scratch.center[c] + constant);
       args.rstd[task * s.out_channels + c] = static_cast<Scalar>(rstd);
-      scratch.shift[c] = static_cast<Scalar>(start - scale * scratch.centre[c]);
+      scratch.shift[c] = static_cast<Scalar>(start - scale * scratch.center[c]);
       for (int64_t p = 0; p < s.PatchSize(); ++p) {
         scratch.scaled[p * pitch + c] = static_cast<Scalar>(scale * scratch.weight[p * s.out_channels + c]);
       }

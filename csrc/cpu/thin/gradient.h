@@ -108,8 +108,8 @@ struct ThinTools {
     }
   }
 
-  // Joins the images' sums in image order: total[c] = sum of g, centred[p][c] = sum of g (p - p_bar).
-  void JoinSums(int64_t task, const Scalar* sums, double* total, double* centred) const {
+  // Joins the images' sums in image order: total[c] = sum of g, centered[p][c] = sum of g (p - p_bar).
+  void JoinSums(int64_t task, const Scalar* sums, double* total, double* centered) const {
     auto join = [&](int64_t p, double* row) {
       std::fill(row, row + s.out_channels, 0.0);
       for (int64_t b = 0; b < s.batch; ++b) {
@@ -119,7 +119,7 @@ struct ThinTools {
     };
     join(s.PatchSize(), total);
     for (int64_t p = 0; p < s.PatchSize(); ++p) {
-      double* row = centred + p * s.out_channels;
+      double* row = centered + p * s.out_channels;
       join(p, row);
       const double mean = MeanPatch(task)[p];
       for (int64_t c = 0; c < s.out_channels; ++c) row[c] -= mean * total[c];

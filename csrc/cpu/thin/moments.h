@@ -113,7 +113,7 @@ class PatchSums {
   }
 
  private:
-  // Zero padding, and as much again as a pixel's neighbours reach, surround the image.
+  // Zero padding, and as much again as a pixel's neighbors reach, surround the image.
   int64_t Pixels() const { return (s_.in_height + 2 * s_.padding + s_.kernel - 1) * row_ + vecs_ * kLanes<double>; }
   int64_t ProductsOfChannel() const { return s_.kernel * vecs_ * kLanes<double>; }
 
@@ -167,7 +167,7 @@ class PatchSums {
   const ConvBlockShape& s_;
   const int64_t run_;    // scalars of a filter row
   const int64_t reach_;  // scalars from the first to the last pixel of a filter row
-  const int64_t vecs_;   // vectors of a pixel's neighbours in one row
+  const int64_t vecs_;   // vectors of a pixel's neighbors in one row
   const int64_t row_;    // scalars of a row of pixels_
   double* pixels_;
   int64_t* columns_;

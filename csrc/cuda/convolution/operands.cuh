@@ -1,5 +1,5 @@
 // Where the factors of a convolution's product lie. An operand is a matrix of one task that is never written out: it is
-// read in runs of neighbours, each found by its line and its run. All that costs more than additions is done when a
+// read in runs of neighbors, each found by its line and its run. All that costs more than additions is done when a
 // line, or a run, is found; both serve many times.
 #pragma once
 

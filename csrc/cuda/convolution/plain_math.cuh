@@ -9,10 +9,10 @@ namespace cuda {
 // What one of LANES lanes has of COUNT * LANES rows, which it reads in vectors.
 template <bool ALONG, int LANES, int COUNT, typename T>
 struct Share {
-  static constexpr int kNeighbours = ALONG ? 1 : COUNT < kVector<T> ? COUNT : kVector<T>;
+  static constexpr int kNeighbors = ALONG ? 1 : COUNT < kVector<T> ? COUNT : kVector<T>;
 
   MF_DEVICE static int Row(int lane, int i) {
-    return i / kNeighbours * (LANES * kNeighbours) + lane * kNeighbours + i % kNeighbours;
+    return i / kNeighbors * (LANES * kNeighbors) + lane * kNeighbors + i % kNeighbors;
   }
 
   // Of these rows, from `first` on, kVector steps of k.
@@ -30,11 +30,11 @@ struct Share {
       MF_UNROLL
       for (int e = 0; e < kVector<T>; ++e) {
         MF_UNROLL
-        for (int i = 0; i < COUNT; i += kNeighbours) {
+        for (int i = 0; i < COUNT; i += kNeighbors) {
           const T* from = slab.values + SlabType::At(k, first + Row(lane, 0)) + SlabType::At(e, Row(0, i));
-          const auto read = ReadVector<kNeighbours>(from);
+          const auto read = ReadVector<kNeighbors>(from);
           MF_UNROLL
-          for (int n = 0; n < kNeighbours; ++n) values[i + n][e] = read.of[n];
+          for (int n = 0; n < kNeighbors; ++n) values[i + n][e] = read.of[n];
         }
       }
     }

@@ -20,8 +20,8 @@ constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 template <typename T>
 constexpr int kSlabDepth = 64 / static_cast<int>(sizeof(T));
 
-// ROWS rows of an operand. ALONG: an operand's runs go along k, so that neighbours in k lie side by side; else
-// neighbours in m (or n) do. Lines are padded so that lanes who read together meet different banks.
+// ROWS rows of an operand. ALONG: an operand's runs go along k, so that neighbors in k lie side by side; else
+// neighbors in m (or n) do. Lines are padded so that lanes who read together meet different banks.
 template <typename T, int ROWS, bool ALONG>
 struct Slab {
   using Scalar = T;
@@ -37,7 +37,7 @@ struct Slab {
   MF_DEVICE static constexpr int At(int line, int run) { return line * kPitch + run; }
 };
 
-// A thread's part in filling the slabs of one operand, VECTOR neighbours at once. Along k it always keeps to one place
+// A thread's part in filling the slabs of one operand, VECTOR neighbors at once. Along k it always keeps to one place
 // of a slab, which is found anew in every slab; across k it has several, which are found once.
 template <class Operand, class SlabType, int THREADS, int VECTOR>
 class Filler {

@@ -65,7 +65,7 @@ class TensorMath {
   MF_DEVICE static int Member() { return Lane() % 4; }
   MF_DEVICE static int FirstRow() { return Warp() / kWarpsAcross * kWarpRows; }
   MF_DEVICE static int FirstCol() { return Warp() % kWarpsAcross * kWarpCols; }
-  // Of 16 rows, the one that counts as this group's in the upper or lower half. Across k they are neighbours, which are
+  // Of 16 rows, the one that counts as this group's in the upper or lower half. Across k they are neighbors, which are
   // read together.
   MF_DEVICE static int RowOf(int half) { return ALONG_A ? half * 8 + Group() : Group() * 2 + half; }
 

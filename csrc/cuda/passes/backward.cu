@@ -17,7 +17,7 @@ __global__ void GradientSums(const BlockImages<T> images, const Norms<T> norms, 
     if (element == kDead) return;
     const T g = images.grad_out[out.at], r = images.R(images.y[images.InWindow(out, element)]);
     sums[0] += g;
-    sums[1] += g * norms.Of(task, channel).Normalised(r);
+    sums[1] += g * norms.Of(task, channel).Normalized(r);
   });
 }
 

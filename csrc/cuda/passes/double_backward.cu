@@ -32,7 +32,7 @@ __global__ void TangentSums(const BlockImages<T> images, const Norms<T> norms, c
   SumPart<kSums>(of.batch * of.by_pixels.by, of.channels, partial, [&](int task, int row, int channel, T* sums) {
     const Place p = Place::OfRow(of, task, row, channel);
     const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
-    const T x = norms.Of(task, channel).Normalised(images.R(y));
+    const T x = norms.Of(task, channel).Normalized(images.R(y));
     sums[0] += g;
     sums[1] += g * x;
     sums[2] += h;
@@ -78,7 +78,7 @@ __global__ void SecondGradients(const BlockImages<T> images, const Norms<T> norm
   for (int i = 0; i < kSecond; ++i) at[i] = second[(int64_t{p.task} * kSecond + i) * of.channels + p.channel];
   for (const int end = Place::EndOfImages(of); p.image < end; p.Next(of)) {
     const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
-    const T x = norm.Normalised(images.R(y));
+    const T x = norm.Normalized(images.R(y));
     const bool dead = images.relu_first && y <= T{0};
     grad_y[p.at] = GradY(images, norm, gradient, p);
     tangent_y[p.at] =

@@ -1,4 +1,4 @@
-// Forward: the convolution with its statistics, the statistics' join, and one sweep that normalises, cuts off and
+// Forward: the convolution with its statistics, the statistics' join, and one sweep that normalizes, cuts off and
 // pools.
 #include "cuda/convolution/convolve.h"
 #include "cuda/passes/norm_pool.cuh"
@@ -15,11 +15,11 @@ __global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, 
   const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
   const int channels = static_cast<int>(s.out_channels), parts = (rows + kRowsOfMoments - 1) / kRowsOfMoments;
   const int channel = static_cast<int>(blockIdx.x) * kLanes + lane, task = static_cast<int>(blockIdx.y);
-  double count = 0, centre = 0, squares = 0;
+  double count = 0, center = 0, squares = 0;
   auto join = [&](double more, double of_more, double squares_of_more) {
     if (more == 0) return;
-    const double off = of_more - centre, all = count + more;
-    centre += off * more / all;
+    const double off = of_more - center, all = count + more;
+    center += off * more / all;
     squares += squares_of_more + off * off * count * more / all;
     count = all;
   };
@@ -32,7 +32,7 @@ __global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, 
   }
   double* mine = shared + ply * 3 * kLanes + lane;
   mine[0] = count;
-  mine[kLanes] = centre;
+  mine[kLanes] = center;
   mine[2 * kLanes] = squares;
   __syncthreads();
   if (ply > 0 || channel >= channels) return;
@@ -40,7 +40,7 @@ __global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, 
     const double* other = shared + p * 3 * kLanes + lane;
     join(other[0], other[kLanes], other[2 * kLanes]);
   }
-  mean[int64_t{task} * channels + channel] = static_cast<T>(centre);
+  mean[int64_t{task} * channels + channel] = static_cast<T>(center);
   rstd[int64_t{task} * channels + channel] = static_cast<T>(1.0 / sqrt(squares / count + s.eps));
 }
 

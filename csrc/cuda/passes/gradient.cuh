@@ -33,7 +33,7 @@ template <typename T>
 MF_DEVICE T GradY(const BlockImages<T>& images, const Norm<T>& norm, const Gradient<T>& gradient, const Place& p) {
   const T y = images.y[p.at];
   if (images.relu_first && y <= T{0}) return 0;
-  const T x = norm.Normalised(images.R(y));
+  const T x = norm.Normalized(images.R(y));
   return gradient.of_g * images.GradientAt(p) + (gradient.of_x * x + gradient.one);
 }
 

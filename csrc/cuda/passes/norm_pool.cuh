@@ -89,7 +89,7 @@ template <typename T>
 struct Norm {
   T mean, rstd, gamma, beta;
 
-  MF_DEVICE T Normalised(T r) const { return (r - mean) * rstd; }
+  MF_DEVICE T Normalized(T r) const { return (r - mean) * rstd; }
 };
 
 // The statistics of a task's batch norm, and its parameters.

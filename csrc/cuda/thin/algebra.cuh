@@ -32,7 +32,7 @@ struct PatchMoments {
 
   // w . p_bar
   template <class Column>
-  MF_DEVICE double Centre(const Column& weight) const {
+  MF_DEVICE double Center(const Column& weight) const {
     double sum = 0;
     for (int p = 0; p < taps; ++p) sum += Mean(p) * weight[p];
     return sum;

@@ -63,13 +63,13 @@ struct GradientPatches {
   MF_DEVICE double Total() const { return first[int64_t{taps} * channels]; }
   // Sum of g (p - p_bar), of one tap, and of all by a column of weights.
   template <typename T>
-  MF_DEVICE double Centred(const PatchMoments<T>& patch, int tap) const {
+  MF_DEVICE double Centered(const PatchMoments<T>& patch, int tap) const {
     return first[int64_t{tap} * channels] - Total() * patch.Mean(tap);
   }
   template <typename T, class Column>
   MF_DEVICE double Slope(const PatchMoments<T>& patch, const Column& weight) const {
     double sum = 0;
-    for (int p = 0; p < taps; ++p) sum += weight[p] * Centred(patch, p);
+    for (int p = 0; p < taps; ++p) sum += weight[p] * Centered(patch, p);
     return sum;
   }
 };

@@ -24,7 +24,7 @@ __global__ void ThinGradients(const ThinShape s, const double* totals, const T* 
   grad_bias[here.at] = T{0};  // batch norm takes any constant out again
   for (int p = 0; p < s.taps; ++p) {
     grad_weight[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
-        static_cast<T>(scale * (gradient.Centred(patch, p) - sum_gx * a * patch.Product(w, p)));
+        static_cast<T>(scale * (gradient.Centered(patch, p) - sum_gx * a * patch.Product(w, p)));
   }
 }
 

@@ -48,7 +48,7 @@ __global__ void WeightsOfTangent(const ThinShape s, const Tangents<T> of, T* wei
   if (here.channel >= s.channels) return;
   const auto k = TangentChannel<T>::Of(s, of, here);
   const double of_h = k.gamma * k.a, of_y = (k.gg_gamma - of_h * k.H) * k.a;
-  constant[here.at] = static_cast<T>(k.gg_beta - of_y * k.patch.Centre(k.w) - of_h * k.patch.Centre(k.v));
+  constant[here.at] = static_cast<T>(k.gg_beta - of_y * k.patch.Center(k.w) - of_h * k.patch.Center(k.v));
   for (int p = 0; p < s.taps; ++p) {
     weights[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
         static_cast<T>(of_y * k.w[p] + of_h * k.v[p]);
@@ -98,7 +98,7 @@ __global__ void ThinSecondGradients(const ThinShape s, double count, const Tange
   for (int p = 0; p < s.taps; ++p) {
     const double moments = of_x * k.a * k.patch.Product(k.w, p) + of_h * k.patch.Product(k.v, p);
     grad_weight[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
-        static_cast<T>(of_g * gradient.Centred(k.patch, p) + count * moments);
+        static_cast<T>(of_g * gradient.Centered(k.patch, p) + count * moments);
   }
 }
 

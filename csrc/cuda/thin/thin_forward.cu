@@ -1,5 +1,5 @@
 // Forward of a thin block: the patches' moments, the statistics that follow from them, and one sweep that convolves,
-// normalises, cuts off and pools. Batch norm's scale is in the sweep's weights.
+// normalizes, cuts off and pools. Batch norm's scale is in the sweep's weights.
 #include <cmath>
 
 #include "cuda/thin/algebra.cuh"
@@ -145,12 +145,12 @@ __global__ void StatisticsOfPatches(const ThinShape s, double eps, const double*
     const T* values = parameter.Of(here.task);
     return values == nullptr ? none : static_cast<double>(values[here.channel]);
   };
-  const double variance = patch.Between(w, w), centre = patch.Centre(w);
+  const double variance = patch.Between(w, w), center = patch.Center(w);
   // Rounding may leave the variance of a constant just below zero.
   const double a = 1.0 / sqrt((variance < 0 ? 0.0 : variance) + eps), scale = a * of(gamma, 1);
-  mean[here.at] = static_cast<T>(centre + of(bias, 0));
+  mean[here.at] = static_cast<T>(center + of(bias, 0));
   rstd[here.at] = static_cast<T>(a);
-  shift[here.at] = static_cast<T>(of(beta, 0) - scale * centre);
+  shift[here.at] = static_cast<T>(of(beta, 0) - scale * center);
   for (int p = 0; p < s.taps; ++p) {
     scaled[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] = static_cast<T>(scale * w[p]);
   }

@@ -15,7 +15,7 @@ __global__ void BiasFromMean(const ThinShape s, const T* kept, const TaskParam<T
   if (here.channel >= s.channels) return;
   const PatchMoments<T> patch{kept + int64_t{here.task} * s.taps * (s.taps + 1), s.taps};
   const auto w = WeightColumn<T>::Of(s, weight.Of(here.task), here.channel);
-  bias[here.at] = static_cast<T>(static_cast<double>(mean[here.at]) - patch.Centre(w));
+  bias[here.at] = static_cast<T>(static_cast<double>(mean[here.at]) - patch.Center(w));
 }
 
 ConvBlockShape Ordinary(ConvBlockShape s) {

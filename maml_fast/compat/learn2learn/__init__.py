@@ -9,7 +9,7 @@
 
 The loop over tasks stays, and each task's conv-BN-ReLU-pool runs on the fused kernels, as :mod:`.algorithms` says.
 :class:`maml_fast.MAML` takes all tasks at once and is several times as fast. What is here follows learn2learn 0.2.0
-(Arnold et al. 2020); its data sets, vision models and optimisers are not here.
+(Arnold et al. 2020); its data sets, vision models and optimizers are not here.
 """
 
 from typing import NoReturn

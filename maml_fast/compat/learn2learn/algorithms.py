@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from maml_fast.arguments import flag, many, nn_module, number, optional, takes, tensor, tensor_or
-from maml_fast.compat.learn2learn.fused_calls import FusedCalls
+from maml_fast._arguments import flag, many, nn_module, number, optional, takes, tensor, tensor_or
+from maml_fast.compat.learn2learn._fused_calls import FusedCalls
 from maml_fast.compat.learn2learn.utils import clone_module, clone_parameters, update_module
 from maml_fast.fusion import FusionReport
-from maml_fast.maml.inner_rates import check_broadcasts
+from maml_fast.maml._inner_rates import check_broadcasts
 
 __all__ = ["MAML", "BaseLearner", "MetaSGD", "maml_update"]
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from maml_fast.arguments import many, nn_module, optional, takes, tensor
-from maml_fast.maml.inner_rates import check_broadcasts
+from maml_fast._arguments import many, nn_module, optional, takes, tensor
+from maml_fast.maml._inner_rates import check_broadcasts
 
 __all__ = ["clone_module", "clone_parameters", "copy_of_modules", "detach_module", "update_module"]
 

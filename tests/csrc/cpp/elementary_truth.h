@@ -44,7 +44,7 @@ long double Ulps(Scalar value, long double truth) {
   return std::fabs(is - should_be) / std::ldexp(1.0L, std::max(exponent, Limits::min_exponent) - Limits::digits);
 }
 
-// Numbers of all magnitudes, all that have some meaning with their neighbours, and many of those that nets compute
+// Numbers of all magnitudes, all that have some meaning with their neighbors, and many of those that nets compute
 // with.
 template <typename Scalar>
 std::vector<Scalar> Points() {

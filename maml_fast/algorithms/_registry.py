@@ -1,0 +1,86 @@
+"""All algorithms by name: the one door for training runs and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from torch import nn
+
+from maml_fast.algorithms._anil import ANIL
+from maml_fast.algorithms._boil import BOIL
+from maml_fast.algorithms._fomaml import FOMAML
+from maml_fast.algorithms._learned_optimizer import LearnedOptimizer
+from maml_fast.algorithms._maml_plus_plus import MAMLPlusPlus
+from maml_fast.algorithms._meta_lstm import MetaLSTM
+from maml_fast.algorithms._meta_sgd import MetaSGD
+from maml_fast.algorithms._protonet import ProtoNet
+from maml_fast.algorithms._reptile import Reptile
+from maml_fast.maml import MAML, Learner
+from maml_fast.maml._arguments import AdaptedChoice
+from maml_fast.maml._chunks import TaskChunk
+from maml_fast.maml._heads import Head
+from maml_fast.program import InnerBatchNorm
+
+__all__ = ["ALGORITHMS", "Algorithm", "Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run says about its learner; each algorithm takes what it knows, as arguments of these names.
+
+    Where ``None`` may stand, it leaves the choice to the algorithm.
+    """
+
+    inner_lr: float
+    inner_steps: int
+    order: int
+    adapted: AdaptedChoice
+    learn_inner_lr: bool
+    inner_optimizer: str
+    head: Head
+    batch_norm: InnerBatchNorm | None
+    first_order_iterations: int | None
+    multi_step_iterations: int | None
+    task_chunk: TaskChunk
+    inner_batch: int
+    distance: str
+
+
+class Algorithm(NamedTuple):
+    """A learner's class, and which of the settings it takes."""
+
+    title: str
+    learner: Callable[..., Learner]
+    takes: tuple[str, ...]
+    embeds: bool = False  # its model has no classifier
+
+    def make(self, model: nn.Module, settings: Settings) -> Learner:
+        """The learner with these settings."""
+        given = {name: getattr(settings, name) for name in self.takes}
+        return self.learner(model, **{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def ignores(self) -> tuple[str, ...]:
+        """The settings that mean nothing to it: a run must leave them at their defaults."""
+        return tuple(each.name for each in fields(Settings) if each.name not in (*self.takes, *_OF_THE_MACHINE))
+
+
+_OF_THE_MACHINE = ("task_chunk",)  # changes no result: a run may set it whatever the algorithm
+_FIRST_ORDER = ("inner_lr", "inner_steps", "inner_optimizer", "batch_norm", "multi_step_iterations", "task_chunk")
+_LOOP = (*_FIRST_ORDER, "order", "first_order_iterations")
+_LEARNED_LOOP = ("inner_lr", "inner_steps", "order", "adapted", "head", "batch_norm", "task_chunk")
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "maml": Algorithm("MAML", MAML, (*_LOOP, "adapted", "head", "learn_inner_lr")),
+    "fomaml": Algorithm("first-order MAML", FOMAML, (*_FIRST_ORDER, "adapted", "head", "learn_inner_lr")),
+    "anil": Algorithm("ANIL", ANIL, (*_LOOP, "head", "learn_inner_lr")),
+    "boil": Algorithm("BOIL", BOIL, (*_LOOP, "learn_inner_lr")),
+    "meta-sgd": Algorithm("Meta-SGD", MetaSGD, (*_LOOP, "adapted", "head")),
+    "maml++": Algorithm("MAML++", MAMLPlusPlus, (*_LOOP, "adapted", "head")),
+    "learned-optimizer": Algorithm("learned optimizer", LearnedOptimizer, _LEARNED_LOOP),
+    "meta-lstm": Algorithm("LSTM meta-learner", MetaLSTM, _LEARNED_LOOP),
+    "reptile": Algorithm("Reptile", Reptile, ("inner_lr", "inner_steps", "inner_batch")),
+    "protonet": Algorithm("prototypical networks", ProtoNet, ("distance",), embeds=True),
+}

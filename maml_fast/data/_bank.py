@@ -1,0 +1,238 @@
+"""ImageBank: the images of many classes, as bytes in one flat array."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_fast import _arguments as arguments
+from maml_fast._arguments import instance, integer, location, many, optional, settle, shown, takes, text
+from maml_fast.data._npy import MappedFile, map_npy
+
+__all__ = ["ImageBank"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageBank:
+    """Images of ``n_classes`` classes; class ``i`` owns ``images[starts[i] : starts[i] + counts[i]]``.
+
+    Pixels stay uint8 (Omniglot: 25 MB); the sampler scales them to float. Banks made by `select` share one array, and a
+    memory-mapped file is never copied, not even by pickling: the copy opens the file again.
+
+    Attributes:
+        images: uint8 ``[M, C, H, W]``, C-contiguous; may be a read-only ``np.memmap``.
+        starts: int64 ``[n_classes]``, the first image of every class.
+        counts: int64 ``[n_classes]``, at least 1; classes need not be equally large, and may overlap.
+        class_names: one distinct name per class.
+        name: what messages and records call this bank.
+        file: the .npy file that `images` maps, whole, if it maps one.
+
+    Raises:
+        TypeError, ValueError: where one of these does not hold.
+    """
+
+    images: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    class_names: tuple[str, ...]
+    name: str = "bank"
+    file: MappedFile | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        settle(self, name=text, file=optional(instance(MappedFile)))
+        _check_images(self.images, self.name)
+        object.__setattr__(self, "starts", _frozen_integers("starts", self.starts))
+        object.__setattr__(self, "counts", _frozen_integers("counts", self.counts))
+        object.__setattr__(self, "class_names", _checked_names("class_names", self.class_names))
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        n_classes, n_images = len(self.class_names), len(self.images)
+        if not len(self.starts) == len(self.counts) == n_classes:
+            raise ValueError(
+                f"starts, counts and class_names must be equally long, got {len(self.starts)}, {len(self.counts)} "
+                f"and {n_classes}"
+            )
+        if n_classes == 0:
+            raise ValueError(f"bank {self.name!r} has no classes; give at least one")
+        wrong = (self.counts < 1) | (self.starts < 0) | (self.starts > n_images - self.counts)
+        if wrong.any():
+            i = int(np.flatnonzero(wrong)[0])
+            raise ValueError(
+                f"class {i} ({self.class_names[i]!r}) is said to own {self.counts[i]} images from image "
+                f"{self.starts[i]} on; it needs at least one, all among the {n_images} images of bank {self.name!r}"
+            )
+
+    @classmethod
+    @takes(class_names=optional(many(text)), name=text)
+    def from_array(cls, array: np.ndarray, class_names: Sequence[str] | None = None, name: str = "array") -> ImageBank:
+        """Make a bank from uint8 ``[n_classes, n_images, C, H, W]``: a view where the array is C-contiguous.
+
+        Args:
+            array: the pixels, 0-255.
+            class_names: one per class; "class 0", "class 1", ... if None.
+            name: what messages and records call this bank.
+        """
+        arguments.array("array", array)
+        if array.ndim != 5 or 0 in array.shape:
+            raise ValueError(f"array must be [n_classes, n_images, C, H, W], none of them 0, got shape {array.shape}")
+        if array.dtype != np.uint8:
+            raise TypeError(_dtype_message(array))
+        n_classes, n_images = array.shape[:2]
+        if class_names is None:
+            class_names = [f"class {i}" for i in range(n_classes)]
+        starts = np.arange(n_classes, dtype=np.int64) * n_images
+        counts = np.full(n_classes, n_images, dtype=np.int64)
+        images = array.reshape(-1, *array.shape[2:])  # [M, C, H, W]
+        if not images.flags.c_contiguous:
+            images = np.ascontiguousarray(images)
+        return cls(images, starts, counts, tuple(class_names), name)
+
+    @classmethod
+    @takes(path=location, class_names=optional(many(text)), name=optional(text))
+    def from_npy(
+        cls, path: str | os.PathLike[str], class_names: Sequence[str] | None = None, name: str | None = None
+    ) -> ImageBank:
+        """Map a .npy file, uint8 ``[n_classes, n_images, C, H, W]``, without reading it into memory.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a .npy file, cut short, or of another shape.
+            TypeError: not uint8.
+        """
+        path = Path(path)
+        array, file = map_npy(path)
+        try:
+            if array.dtype != np.uint8:
+                raise TypeError(_dtype_message(array))
+            return replace(cls.from_array(array, class_names, name or path.stem), file=file)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: {error}") from None
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are; ``len(bank)`` says the same."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return self.n_classes
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Return the images of class `i`: a view ``[counts[i], C, H, W]``."""
+        i = integer("i", i)
+        if not -self.n_classes <= i < self.n_classes:
+            raise IndexError(f"class {i} of bank {self.name!r}, which has {self.n_classes} classes")
+        return self.images[self.starts[i] : self.starts[i] + self.counts[i]]
+
+    @takes(name=optional(text))
+    def select(self, classes: slice | Sequence[int] | np.ndarray, name: str | None = None) -> ImageBank:
+        """Return a bank of these classes, in this order, that shares the images.
+
+        Args:
+            classes: a slice, or distinct class numbers.
+            name: the new bank's name; this bank's if None.
+        """
+        numbers = self._class_numbers(classes)
+        if len(numbers) == 0:
+            raise ValueError(
+                f"no class of bank {self.name!r} ({self.n_classes} classes) is selected by {shown(classes)}"
+            )
+        names = tuple(self.class_names[i] for i in numbers)
+        return ImageBank(
+            self.images, self.starts[numbers], self.counts[numbers], names, name or self.name, file=self.file
+        )
+
+    def _class_numbers(self, classes: slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        if isinstance(classes, slice):
+            return np.arange(self.n_classes)[classes]
+        numbers = np.asarray(classes)
+        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+            raise TypeError(f"classes must be a slice or a sequence of class numbers, got {shown(classes)}")
+        outside = (numbers < -self.n_classes) | (numbers >= self.n_classes)
+        if outside.any():
+            raise ValueError(
+                f"class {numbers[outside][0]} is not in bank {self.name!r}, which has classes 0 to {self.n_classes - 1}"
+            )
+        numbers = numbers.astype(np.int64) % self.n_classes
+        values, times = np.unique(numbers, return_counts=True)
+        if (times > 1).any():
+            raise ValueError(f"class {values[times > 1][0]} is selected more than once; select every class once")
+        return numbers
+
+    def __repr__(self) -> str:
+        smallest, largest = self.counts.min(), self.counts.max()
+        per_class = f"{smallest}" if smallest == largest else f"{smallest}-{largest}"
+        mapped = f", mapped from {self.file.path}" if self.file else ""
+        return f"<ImageBank {self.name!r}: {self.n_classes} classes x {per_class} images of {self.image_shape}{mapped}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rest = (self.starts, self.counts, self.class_names, self.name)
+        return (ImageBank, (self.images, *rest)) if self.file is None else (_map_again, (self.file, *rest))
+
+
+def _map_again(file: MappedFile, *rest: Any) -> ImageBank:
+    """Unpickle a mapped bank by mapping its file again."""
+    array = file.map_again()
+    return ImageBank(array.reshape(-1, *array.shape[-3:]), *rest, file=file)
+
+
+def _check_images(images: np.ndarray, name: str) -> None:
+    arguments.array("images", images)
+    if images.dtype != np.uint8:
+        raise TypeError(f"images: {_dtype_message(images)}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images must be [M, C, H, W], none of them 0, got shape {images.shape} for bank {name!r}")
+    if not images.flags.c_contiguous:
+        raise ValueError(f"images of bank {name!r} must be C-contiguous; pass np.ascontiguousarray(images)")
+
+
+def _dtype_message(array: np.ndarray) -> str:
+    """Say that pixels must be bytes, and what turns these into bytes."""
+    if array.dtype.kind not in "biuf" or not array.size:
+        return f"pixels must be uint8, numbers from 0 to 255; got {array.dtype}"
+    least, most = float(array.min()), float(array.max())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        return f"pixels must be uint8, numbers from 0 to 255; got {array.dtype} with NaN or infinity: clean them first"
+    return f"pixels must be uint8, got {array.dtype} from {least:g} to {most:g}; save {_to_bytes(least, most)} instead"
+
+
+def _to_bytes(least: float, most: float) -> str:
+    """Code that makes bytes of pixels of this range: of the usual range that holds it, else from end to end."""
+    if least >= 0:
+        if 1 < most <= 255:
+            return "array.round().astype(np.uint8)"
+        full = 1.0 if most <= 1 else 2.0 ** math.ceil(math.log2(most + 1)) - 1  # of so many bits
+        return f"(array * {255 / full!r}).round().astype(np.uint8)"
+    if least >= -1 and most <= 1:
+        return "(array * 127.5 + 127.5).round().astype(np.uint8)"
+    scale = 255 / (max(most, 0.0) - least)
+    return f"(array * {scale!r} + {-least * scale!r}).round().astype(np.uint8)"
+
+
+def _frozen_integers(what: str, values: np.ndarray) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(f"{what} must be a one-dimensional array of integers, got {array.dtype} of shape {array.shape}")
+    array = array.astype(np.int64)  # a copy of our own, so that nobody can move the ranges after they were checked
+    array.setflags(write=False)
+    return array
+
+
+def _checked_names(what: str, given: Any) -> tuple[str, ...]:
+    names = many(text)(what, given)
+    if len(set(names)) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"class name {twice!r} occurs more than once; names must be distinct")
+    return names

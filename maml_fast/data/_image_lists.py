@@ -1,0 +1,67 @@
+"""Parts of a data set as lists of picture files: ``images/`` and a .csv of file names and labels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._conversion import Conversion, Pictures
+
+__all__ = ["read_image_list"]
+
+_COLUMNS = ("filename", "label")
+
+
+def read_image_list(path: Path, conversion: Conversion, name: str) -> ImageBank:
+    """Read the pictures that a .csv of the columns ``filename`` and ``label`` names in the folder ``images`` beside it.
+
+    This is the form of Ravi & Larochelle (2017). Classes and their pictures are sorted by name, as in class folders.
+    Blanks around names and labels, a byte-order mark and either kind of line ends mean nothing.
+
+    Args:
+        path: the .csv.
+        conversion: what the images shall be.
+        name: the bank's.
+
+    Raises:
+        FileNotFoundError: a picture is missing.
+        ValueError: the .csv has other columns, no rows, a name twice, or a name of something outside of ``images``; or
+            a picture cannot be read.
+        RuntimeError: the cache folder cannot be written.
+    """
+    classes = _read_classes(path)
+    files = [path.parent / "images" / file for names in classes.values() for file in names]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{path} names {len(missing):,} pictures that are not there, such as {missing[0]}")
+    counts = [len(names) for names in classes.values()]
+    pictures = Pictures(list(classes), counts, lambda i: conversion.decode(files[i]))
+    return conversion.keep([path, *files], lambda: pictures, name)
+
+
+def _read_classes(path: Path) -> dict[str, list[str]]:
+    """Return label -> file names, both sorted."""
+    classes: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            if not set(_COLUMNS) <= set(rows.fieldnames):
+                raise ValueError(f"its first line must name the columns filename,label; it names {rows.fieldnames}")
+            for row in rows:
+                picture, label = ((row[column] or "").strip() for column in _COLUMNS)
+                if Path(picture).is_absolute() or ".." in Path(picture).parts:
+                    raise ValueError(f"line {rows.line_num} names {picture}, which is not inside of images")
+                if not picture or not label:
+                    raise ValueError(f"line {rows.line_num} lacks a filename or a label")
+                if picture in seen:
+                    raise ValueError(f"line {rows.line_num} names {picture} again")
+                seen.add(picture)
+                classes.setdefault(label, []).append(picture)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+    if not classes:
+        raise ValueError(f"{path} cannot be used: it names no pictures")
+    return {label: sorted(classes[label]) for label in sorted(classes)}

@@ -1,0 +1,57 @@
+"""The NumPy twin of ``csrc/sampler``: bit-identical meta-batches, where no native library runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from maml_fast.data._bank import ImageBank
+from maml_fast.data._philox import draw_episodes
+
+__all__ = ["SCALES", "make_batch", "scale_table"]
+
+SCALES = ("unit", "raw", "inverted")
+
+
+def scale_table(scale: str) -> np.ndarray:
+    """Return what each byte becomes, float32 ``[256]``: the one definition of scaling, for native code too.
+
+    ``unit`` is ``x / 255``, ``raw`` is ``x``, ``inverted`` is ``1 - x / 255``, all in float32 arithmetic.
+    """
+    values = np.arange(256, dtype=np.float32)
+    unit = values / np.float32(255)
+    return {"unit": unit, "raw": values, "inverted": np.float32(1) - unit}[scale]
+
+
+def make_batch(
+    bank: ImageBank,
+    table: np.ndarray,
+    first_episode: int,
+    meta_batch_size: int,
+    *,
+    seed: int,
+    n_way: int,
+    k_shot: int,
+    k_query: int,
+    rotate: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return x_spt ``[T, N*K, C, H, W]`` float32, y_spt ``[T, N*K]`` int64, x_qry and y_qry."""
+    episodes = np.uint64(first_episode) + np.arange(meta_batch_size, dtype=np.uint64)
+    draws = draw_episodes(seed, episodes, bank.counts, n_way, k_shot, k_query, rotate)
+    rows = bank.starts[draws.classes][..., None] + draws.images  # [T, N, K+Q]
+
+    def half(rows: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        labels = order // rows.shape[2]  # [T, N*K]
+        rows = np.take_along_axis(rows.reshape(len(rows), -1), order, axis=1)
+        turns = np.take_along_axis(draws.turns, labels, axis=1)
+        return np.take(table, _turned(bank.images[rows], turns)), labels
+
+    return *half(rows[..., :k_shot], draws.support_order), *half(rows[..., k_shot:], draws.query_order)
+
+
+def _turned(images: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Turn every image ``[T, B, C, H, W]`` counter-clockwise by its number of quarter turns ``[T, B]``, in place."""
+    for quarter_turns in (1, 2, 3):
+        chosen = turns == quarter_turns
+        if chosen.any():
+            images[chosen] = np.rot90(images[chosen], quarter_turns, axes=(-2, -1))
+    return images

@@ -1,0 +1,168 @@
+"""Reading Omniglot's drawings from an archive, which is never unpacked, or from a folder that somebody unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from maml_fast.data._omniglot_layout import Archive, Layout, class_names
+from maml_fast.data._pictures import decode
+
+__all__ = ["Source", "find_source", "read_drawings"]
+
+_SUBFOLDERS = ("", "omniglot", "omniglot-py", "python", "omniglot/python")  # ours, torchvision's, the repository's
+_LARGEST_DRAWING = 1 << 16  # bytes; the real ones have some 300
+_LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+
+
+class Source(NamedTuple):
+    """Where the drawings of one archive are: its .zip, or the folder that came out of it."""
+
+    archive: Archive
+    path: Path
+
+
+class Drawing(NamedTuple):
+    """One picture file."""
+
+    where: str  # what errors call it
+    read: Callable[[], bytes]
+
+
+Drawings = dict[str, list[Drawing]]  # "Alphabet/characterNN" -> its drawings, sorted by file name
+
+
+def find_source(root: Path, archive: Archive) -> Source | None:
+    """Look for an archive, then for its folder, in `root` and in the subfolders where others keep them."""
+    for folder in (root / subfolder for subfolder in _SUBFOLDERS):
+        if (zipped := folder / f"{archive.name}.zip").is_file():
+            return Source(archive, zipped)
+        if (unpacked := folder / archive.name).is_dir():
+            return Source(archive, unpacked)
+    return None
+
+
+def read_drawings(sources: Sequence[Source], layout: Layout, size: int) -> Iterator[np.ndarray]:
+    """Yield the drawings of one character after the other: uint8 ``[drawings, 1, size, size]``.
+
+    The names of all drawings are checked before the first is decoded.
+
+    Raises:
+        ValueError: a character, or one of its drawings, is missing, unexpected or damaged, or a member of an archive
+            would leave its folder.
+    """
+
+    def check(image: Image.Image) -> None:
+        if image.size != (layout.drawing_size,) * 2:
+            width, height = image.size
+            raise ValueError(f"it is {width} x {height} pixels, a drawing of Omniglot {layout.drawing_size} a side")
+
+    with ExitStack() as stack:
+        listings = [stack.enter_context(_listing(source)) for source in sources]
+        for source, drawings in zip(sources, listings, strict=True):
+            _check_complete(drawings, source, layout)
+        for source, drawings in zip(sources, listings, strict=True):
+            for name in class_names(source.archive):
+                yield np.stack([decode(io.BytesIO(d.read()), d.where, "L", size, check) for d in drawings[name]])
+
+
+def _check_complete(drawings: Drawings, source: Source, layout: Layout) -> None:
+    expected = set(class_names(source.archive))
+    faults = [f"{name} is missing or empty" for name in sorted(expected - drawings.keys())]
+    faults += [f"{name} is no character of {source.archive.name}" for name in sorted(drawings.keys() - expected)]
+    faults += [
+        f"{name} has {len(files)} drawings, not {layout.drawings}"
+        for name, files in drawings.items()
+        if name in expected and len(files) != layout.drawings
+    ]
+    if faults:
+        first = f" (the first of {len(faults)} faults)" if faults[1:] else ""
+        raise ValueError(f"{source.path}: {faults[0]}{first}; remove it and fetch or unpack it again")
+
+
+def _listing(source: Source) -> AbstractContextManager[Drawings]:
+    return _zip_listing(source) if source.path.suffix == ".zip" else _folder_listing(source)
+
+
+@contextmanager
+def _zip_listing(source: Source) -> Iterator[Drawings]:
+    try:
+        archive = zipfile.ZipFile(source.path)
+    except Exception as error:  # on damaged archives zipfile raises errors of many kinds
+        raise ValueError(
+            f"{source.path} cannot be read as a zip archive ({error}); remove it and fetch it again"
+        ) from error
+    with archive:
+        members = {}
+        for info in archive.infolist():
+            path = _safe_path(info, source.path)
+            if path in members:
+                raise ValueError(f"{source.path} holds {info.filename} twice; remove it and fetch it again")
+            if not info.is_dir():
+                members[path] = info
+        yield _sorted_drawings(
+            source.archive.name,
+            (
+                (path, Drawing(f"{source.path}: {path}", partial(_read_member, archive, info, source.path)))
+                for path, info in members.items()
+            ),
+        )
+
+
+def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
+    """Return a member's path; refuse one that would leave the folder that the archive were unpacked into."""
+    name, path = info.filename, PurePosixPath(info.filename)
+    outside = not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]
+    if outside or stat.S_ISLNK(info.external_attr >> 16):
+        raise ValueError(
+            f"{archive}: refused, since its member {name!r} is a link or leads out of the archive's folder"
+        )
+    return path
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
+    if info.file_size > _LARGEST_DRAWING:
+        raise ValueError(f"{path}: {info.filename} has {info.file_size:,} bytes, too many for a drawing of Omniglot")
+    try:
+        return archive.read(info)  # checks the CRC
+    except Exception as error:  # and so do its decompressors
+        raise ValueError(
+            f"{path}: {info.filename} is damaged ({error}); remove the archive and fetch it again"
+        ) from error
+
+
+@contextmanager
+def _folder_listing(source: Source) -> Iterator[Drawings]:
+    top = source.path
+    if (top / top.name).is_dir():  # unpacked into a folder of its own name
+        top = top / top.name
+    files = (Path(folder, name) for folder, _, names in os.walk(top) for name in names)
+    yield _sorted_drawings(
+        top.name,
+        (
+            (PurePosixPath(top.name, *file.relative_to(top).parts), Drawing(str(file), file.read_bytes))
+            for file in files
+        ),
+    )
+
+
+def _sorted_drawings(top: str, files: Iterable[tuple[PurePosixPath, Drawing]]) -> Drawings:
+    """Sort ``<top>/<alphabet>/<character>/<file>`` by character and file name; leave out what systems litter."""
+    drawings: Drawings = {}
+    for path, drawing in sorted(files, key=lambda pair: pair[0].parts):
+        if any(part.startswith(".") or part in _LITTER for part in path.parts):
+            continue
+        if len(path.parts) != 4 or path.parts[0] != top or path.suffix.lower() != ".png":
+            raise ValueError(f"{drawing.where} does not belong into Omniglot; remove it")
+        drawings.setdefault("/".join(path.parts[1:3]), []).append(drawing)
+    return drawings

@@ -1,0 +1,82 @@
+"""Sheets of pictures as the model sees them, with what it made of them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maml_fast.deployment._adapted import Prediction
+from maml_fast.deployment._judgement import Judgement
+from maml_fast.deployment._support import SupportSet
+from maml_fast.train._tiles import FAINT, INK, RIGHT, WRONG, draw_tile, drawable, png_of, tile_canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_predictions", "draw_support"]
+
+MOST_CLASSES, MOST_PICTURES = 40, 12  # of a sheet: classes, and pictures of each
+MOST_TILES, TILES_IN_A_ROW = 120, 8
+NAME = 24  # signs of a class name beside a row
+LEAST_COLUMNS = 6  # that the text has room for
+TOP = 0.6  # inches, for the title
+
+
+def draw_support(support: SupportSet, judgement: Judgement | None, title: str) -> bytes:
+    """PNG of the support set, a row per class: what the model was shown, and how it judged what was left out.
+
+    A green frame is a picture told right by a model that was adapted without it, a red one a wrong answer, with the
+    number of the class that was said.
+    """
+    classes = range(min(len(support.class_names), MOST_CLASSES))
+    columns = min(max(support.counts), MOST_PICTURES)
+    names = [f"{drawable(support.class_names[label], NAME)}  {label + 1}" for label in classes]
+    left = 0.25 + 0.085 * max(map(len, names))
+    columns = max(columns, LEAST_COLUMNS)
+    caption = textwrap.fill(_caption(support, judgement), width=10 * columns)
+    figure, axes = tile_canvas(columns, len(classes), title, caption, left=left, top=TOP)
+    for label, name in zip(classes, names, strict=True):
+        axes.text(-0.18, label + 0.5, name, ha="right", va="center", fontsize=10, color=INK, parse_math=False)
+        for column, i in enumerate(np.flatnonzero(support.labels == label)[:columns]):
+            answer = -1 if judgement is None else int(judgement.predicted[i])
+            color = None if answer < 0 else RIGHT if answer == label else WRONG
+            image = support.pixels[i] / 255
+            draw_tile(axes, column, label, image, color, str(answer + 1) if color == WRONG else "")
+    return png_of(figure)
+
+
+def draw_predictions(predictions: Sequence[Prediction], pixels: np.ndarray, title: str) -> bytes:
+    """PNG of pictures, uint8 [N, C, H, W], each with the class that it was taken for and how sure that is."""
+    shown = min(len(predictions), MOST_TILES)
+    columns, rows = min(shown, TILES_IN_A_ROW), -(-shown // TILES_IN_A_ROW)
+    caption = "class and probability" + (
+        f"; {shown} of {len(predictions)} pictures" if shown < len(predictions) else ""
+    )
+    height = 1.6  # of a row in tiles, with two lines of text
+    figure, axes = tile_canvas(max(columns, 4), rows * height, title, caption, tile=1.1, top=TOP)
+    for i, prediction in enumerate(predictions[:shown]):
+        row, column = divmod(i, TILES_IN_A_ROW)
+        draw_tile(axes, column, row * height, pixels[i] / 255)
+        _write_below(axes, column + 0.5, row * height + 1, prediction)
+    return png_of(figure)
+
+
+def _write_below(axes: Axes, x: float, y: float, prediction: Prediction) -> None:
+    name = drawable(prediction.class_name, 14)
+    axes.text(x, y, name, ha="center", va="top", fontsize=9, color=INK, parse_math=False)
+    axes.text(x, y + 0.24, f"{prediction.probability:.0%}", ha="center", va="top", fontsize=8.5, color=FAINT)
+
+
+def _caption(support: SupportSet, judgement: Judgement | None) -> str:
+    sentences = ["Pictures as the model sees them."]
+    if judgement is not None:
+        sentences.append(f"{str(judgement).capitalize()}. Green: told right; red: wrong, with the class that was said.")
+    n_classes, most = len(support.class_names), max(support.counts)
+    if n_classes > MOST_CLASSES or most > MOST_PICTURES:
+        sentences.append(
+            f"Shown: {min(n_classes, MOST_CLASSES)} of {n_classes} classes, at most {MOST_PICTURES} pictures of each."
+        )
+    return " ".join(sentences)

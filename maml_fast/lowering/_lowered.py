@@ -1,0 +1,184 @@
+"""A model and its loss, for support inputs and for queries, written for the native kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from maml_fast.lowering._fusing import fuse_norms
+from maml_fast.lowering._numbers import ABSENT, Operation
+from maml_fast.lowering._rows import write_call
+from maml_fast.lowering._views import NotNativeError, View, channels_last
+from maml_fast.lowering._writer import Writer
+from maml_fast.nn import conv_block
+from maml_fast.ops import LoweredModel
+from maml_fast.program import Program
+from maml_fast.program._operations import Value
+
+__all__ = ["OF_LOSS", "Lowered", "Scored", "lower"]
+
+aten = torch.ops.aten
+OF_LOSS = "loss_fn: "  # before the names of the loss's own tensors
+
+
+class Scored(NamedTuple):
+    """A model's program for inputs of a kind, and its loss's for the logits and targets that go with them."""
+
+    model: Program
+    loss: Program
+
+
+class Lowered(NamedTuple):
+    """A model and its loss that the native kernels can run.
+
+    names: the tensors of the model that it reads, in the kernels' order; the loss's own begin with :data:`OF_LOSS`.
+    model: the rest of it.
+    takes_whole: whether the inputs must be whole numbers; below ``entries``, if that is not ``None``.
+    scalars: that a pass over a task's support set computes, and over its queries.
+    """
+
+    names: tuple[str, ...]
+    model: LoweredModel
+    takes_whole: bool
+    entries: int | None
+    scalars: tuple[int, int]
+
+
+@lru_cache(maxsize=32)
+def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
+    """Write both programs, or return why one has no native form. ``judged``: predictions are compared with labels."""
+    tensors = {**_named(support), **_named(query)}
+    if whole := [name for name, value in tensors.items() if not value.dtype.is_floating_point]:
+        return f"{whole[0]} holds whole numbers, which have no native form"
+    orders = {**_orders(query.model), **_orders(support.model)}
+    layouts = [number for name, value in tensors.items() for number in _layout(value, orders.get(name))]
+    try:
+        written = [_write(scored, tensors, orders) for scored in (support, query)]
+    except NotNativeError as why:
+        return str(why)
+    writers = [w for w, *_ in written]
+    judging = [_judging(w, logits, judged) for w, logits, _ in written]
+    fused = [
+        fuse_norms(w.operations, {loss.buffer, logits.buffer, of_judge[0]})
+        for (w, logits, loss), of_judge in zip(written, judging, strict=True)
+    ]
+    of_support, of_queries = (
+        _in_numbers(w, operations, loss, of_judge, len(tensors))
+        for (w, _, loss), operations, of_judge in zip(written, fused, judging, strict=True)
+    )
+    picks = [w.picks_of for w in writers if w.picks_of is not None]
+    entries = [w.entries for w in writers if w.entries is not None]
+    model = LoweredModel(layouts, of_support, of_queries, min(picks, default=0))
+    takes_whole = any(w.takes_whole for w in writers)
+    scalars = [
+        sum(w.sizes[buffer] for buffer in {operation.result for operation in operations})
+        for w, operations in zip(writers, fused, strict=True)
+    ]
+    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None), (scalars[0], scalars[1]))
+
+
+def _named(scored: Scored) -> dict[str, Value]:
+    """The tensors of the model and of the loss that they read, by their names."""
+    found = {value.name: value for line in scored.model.lines for value in line.call.operands if value.name}
+    of_loss = {value.name: value for line in scored.loss.lines for value in line.call.operands if value.name}
+    return {**found, **{OF_LOSS + name: value for name, value in of_loss.items()}}
+
+
+def _orders(program: Program) -> dict[str, tuple[int, ...]]:
+    """The order of filters and of linear layers' weights: such that the kernels read them as they lie."""
+    orders: dict[str, tuple[int, ...]] = {}
+    transposed = {
+        line.call.result: line.call.operands[0] for line in program.lines if line.call.operation is aten.t.default
+    }
+    for line in program.lines:
+        arguments = line.call.arguments
+        if line.call.operation in (aten.convolution.default, conv_block):
+            weight = arguments["weight"]
+        elif line.call.operation in (aten.mm.default, aten.addmm.default):
+            weight = transposed.get(arguments["mat2"])
+        else:
+            continue
+        if weight is not None and weight.name:
+            orders.setdefault(weight.name, (*range(2, len(weight.shape)), 1, 0))
+    return orders
+
+
+def _layout(value: Value, order: Sequence[int] | None) -> tuple[int, int, int, int]:
+    """``csrc/core/inner_loop.h``: PyTorch's [a][b][c] is [c][b][a] to the kernels."""
+    if order is None:
+        return 1, value.shape.numel(), 1, 1
+    out_channels, in_channels, *kernel = value.shape
+    return 1, out_channels, in_channels, torch.Size(kernel).numel()
+
+
+def _write(
+    scored: Scored, tensors: Mapping[str, Value], orders: Mapping[str, Sequence[int]]
+) -> tuple[Writer, View, View]:
+    """The programs as one; the logits, and the loss."""
+    model, loss = scored
+    if len(model.inputs) != 1 or model.updates or loss.updates:
+        raise NotNativeError("a model that takes several inputs, or updates buffers, has no native form")
+    w = Writer()
+    named: dict[str, View] = {}
+    for name, value in tensors.items():
+        if not name.startswith(OF_LOSS):
+            w.depends.add(len(w.sizes))
+        named[name] = w.new(value.shape, orders.get(name))
+    inputs, targets = w.new(model.input.shape), w.new(loss.inputs[1].shape)
+    w.input, w.targets = inputs.buffer, targets.buffer
+    logits = _write_program(w, model, {model.input: inputs}, named)
+    result = _write_program(w, loss, dict(zip(loss.inputs, (logits, targets), strict=True)), _without_mark(named))
+    if result.buffer not in w.depends or result.buffer <= w.targets:
+        raise NotNativeError("a loss that depends on no parameter has no native form")
+    return w, logits, w.lying(result)
+
+
+def _without_mark(named: Mapping[str, View]) -> dict[str, View]:
+    return {name.removeprefix(OF_LOSS): view for name, view in named.items() if name.startswith(OF_LOSS)}
+
+
+def _write_program(w: Writer, program: Program, views: dict[Value, View], named: Mapping[str, View]) -> View:
+    """One program, from the views of its inputs to that of its result."""
+    _check_types(program)
+
+    def view_of(argument: Any) -> Any:
+        if isinstance(argument, Value):
+            return named[argument.name] if argument.name else views[argument]
+        return [view_of(each) for each in argument] if isinstance(argument, list) else argument
+
+    for line in program.lines:
+        call = line.call
+        results = write_call(w, call, {name: view_of(value) for name, value in call.arguments.items()})
+        pairs = zip(call.results, results, strict=True)
+        views.update({value: view for value, view in pairs if value is not None and view is not None})
+    if program.result not in views:
+        raise NotNativeError("a result that is one of the inputs, or a parameter, has no native form")
+    return views[program.result]
+
+
+def _check_types(program: Program) -> None:
+    """All numbers must be of one type, but whole ones and what is true or false, and what nobody uses."""
+    used = {value for line in program.lines for value in line.call.operands} | {program.result}
+    types = {value.dtype for value in used} - {torch.int64, torch.bool}
+    if len(types) != 1 or not types <= {torch.float32, torch.float64}:
+        raise NotNativeError(f"numbers of {', '.join(sorted(map(str, types)))} have no native form")
+
+
+def _judging(w: Writer, logits: View, judged: bool) -> tuple[int, int]:
+    """The buffer of the predictions that are compared with labels, and of how many classes they are."""
+    if not judged:
+        return ABSENT, 0
+    return w.lying(logits, channels_last(len(logits.shape))).buffer, logits.shape[1]
+
+
+def _in_numbers(
+    w: Writer, operations: Sequence[Operation], loss: View, judging: tuple[int, int], parameters: int
+) -> tuple[list[int], list[float]]:
+    """As ``csrc/bindings/program_loop.cpp`` reads it."""
+    numbers = [parameters, loss.buffer, *judging, len(w.sizes), *w.sizes, len(operations)]
+    for operation in operations:
+        numbers += operation.in_numbers()
+    return numbers, [factor for operation in operations for factor in operation.factors]

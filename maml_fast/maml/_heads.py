@@ -1,0 +1,239 @@
+"""The classifier a model ends with, and what its rows, one for each class, are when a task begins."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from maml_fast._arguments import choice, whole
+
+__all__ = [
+    "HEAD",
+    "HEADS",
+    "N_CLASSES",
+    "Classifier",
+    "Head",
+    "PrototypeRows",
+    "SharedRows",
+    "Start",
+    "TiedRow",
+    "prototypes",
+    "rows_in_turn",
+    "start_of",
+]
+
+Head: TypeAlias = Literal["learned", "zero", "tied", "proto"]
+
+HEADS: Mapping[str, str] = {
+    "learned": "every class has a learned row of its own",
+    "zero": "all rows start at zero (zeroing trick, Kao et al. 2022)",
+    "tied": "all rows start from one that is learned (UNICORN-MAML, Ye & Chao 2022)",
+    "proto": "rows start from the classes' prototypes (ProtoMAML, Triantafillou et al. 2020)",
+}
+HEAD = choice(*HEADS)
+N_CLASSES = whole(2)
+
+IDENTITY_ERROR = 1e-3  # relative; a model that ends otherwise is off by far more
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The linear layer that a model registers last: names of its parameters, and its size."""
+
+    weight: str  # [n_classes, n_features]
+    bias: str | None  # [n_classes]
+    n_classes: int
+    n_features: int
+
+    @staticmethod
+    def of(model: nn.Module, wanted_by: str) -> Classifier:
+        """Find it.
+
+        Raises:
+            ValueError: the last module with parameters is no linear layer; says who wanted one.
+        """
+        path, layer = _last_module(model)
+        if not isinstance(layer, nn.Linear) or "weight" not in layer._parameters:
+            what = f"{path or 'the model'}, a {type(layer).__name__}"
+            raise ValueError(
+                f"{wanted_by} needs a model that ends in an nn.Linear of a row for each class, but its last module "
+                f"with parameters is {what}"
+            )
+        prefix = f"{path}." if path else ""
+        bias = None if layer.bias is None else f"{prefix}bias"
+        return Classifier(f"{prefix}weight", bias, layer.out_features, layer.in_features)
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Of its parameters, by name; the first is that of the classes."""
+        return {self.weight: 2} if self.bias is None else {self.weight: 2, self.bias: 1}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its parameters."""
+        return tuple(self.dimensions)
+
+    def check_computed_last(self, head: str, computed_last: Collection[str]) -> None:
+        """Raise ValueError unless the model's output is computed last with this layer."""
+        if set(computed_last) != set(self.names):
+            raise ValueError(
+                f"head={head!r} took {', '.join(self.names)} for the classifier, which the model registers last, but "
+                f"its output is computed last with {', '.join(sorted(computed_last))}; register the classifier last"
+            )
+
+    def resize(self, model: nn.Module, n_classes: int) -> None:
+        """Give the layer in ``model`` another number of rows: those that it has, in turn."""
+        _, layer = _last_module(model)
+        assert isinstance(layer, nn.Linear)
+        for name in ("weight", "bias"):
+            rows = layer._parameters[name]
+            if rows is not None:
+                setattr(layer, name, nn.Parameter(rows_in_turn(rows.detach(), n_classes), rows.requires_grad))
+        layer.out_features = n_classes
+
+
+def rows_in_turn(rows: Tensor, n_classes: int, dim: int = 0) -> Tensor:
+    """So many rows along a dimension: the first of those given, and from the first on again where there are too few."""
+    return rows.index_select(dim, torch.arange(n_classes, device=rows.device) % rows.shape[dim])
+
+
+class TiedRow(nn.Module):
+    """The row that every class's starts from: ``weight`` [n_features], and ``bias`` [1] where there is one.
+
+    Its first values are those of the model's first row.
+    """
+
+    def __init__(self, model: nn.Module, classifier: Classifier) -> None:
+        super().__init__()
+        rows = dict(model.named_parameters())
+        self.weight = nn.Parameter(rows[classifier.weight].detach()[0].clone())
+        bias = None if classifier.bias is None else rows[classifier.bias].detach()[:1].clone()
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+
+    def by_name(self, classifier: Classifier) -> dict[str, Tensor]:
+        """The row, by the names of the parameters that start from it."""
+        return dict(zip(classifier.names, self.parameters(), strict=True))
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Rows that are the same for every task: all zero, or all equal to one row."""
+
+    classifier: Classifier
+    head: Literal["zero", "tied"]
+
+    def rows(self, adapted: Mapping[str, Tensor], row: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The classifier's parameters [n_classes, ...], from the model's own and the tied row."""
+        if self.head == "tied":
+            return {name: row[name].expand(adapted[name].shape).contiguous() for name in self.classifier.names}
+        # A product, unlike new zeros, belongs to the graph, also under torch.func's transforms.
+        return {name: adapted[name] * 0 for name in self.classifier.names}
+
+
+@dataclass(frozen=True)
+class PrototypeRows:
+    """Rows that are each task's own: as linear layer, its nearest-prototype classifier.
+
+    Minus the squared distance to a class's mean embedding c is ``2 c x - |c|^2``, up to what all classes share (Snell
+    et al. 2017, eq. 8), so the row is 2c and the bias -|c|^2. Their graph leads back to the embeddings (Triantafillou
+    et al. 2020, section 3.2).
+    """
+
+    classifier: Classifier
+
+    def looking_through(self, like: Tensor) -> dict[str, Tensor]:
+        """Values of the classifier's parameters under which its output is its input, the embeddings."""
+        n_features = self.classifier.n_features
+        assert self.classifier.bias is not None
+        return {
+            self.classifier.weight: torch.eye(n_features, dtype=like.dtype, device=like.device),
+            self.classifier.bias: like.new_zeros(n_features),
+        }
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise unless every class has an image among those of tasks' labels [T, N]."""
+        if labels.is_floating_point() or labels.dim() != 2:
+            got = f"{labels.dtype} {list(labels.shape)}"
+            raise TypeError(f"head='proto' takes support labels [T, N], whole numbers, got {got}")
+        _check_every_class(_members_of(labels, self.classifier.n_classes).sum(dim=-2))
+
+    def rows(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The classifier's parameters [..., n_classes, D] and [..., n_classes], of [..., N, D] and labels [..., N].
+
+        Nothing here looks at values, which would make the program wait for a GPU: a class that has no image gets zeros.
+        """
+        members = _members_of(labels, self.classifier.n_classes).to(embeddings.dtype)
+        means = members.mT @ embeddings / members.sum(dim=-2)[..., None].clamp(min=1)
+        assert self.classifier.bias is not None
+        return {self.classifier.weight: 2 * means, self.classifier.bias: -means.square().sum(dim=-1)}
+
+    def check(self, through: Tensor, logits: Tensor, parameters: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless logits are the classifier's, of what comes ``through`` when its input does."""
+        assert self.classifier.bias is not None
+        weight, bias = parameters[self.classifier.weight], parameters[self.classifier.bias]
+        wanted = through @ weight.mT + bias
+        if not (wanted - logits).norm() <= IDENTITY_ERROR * (logits.norm() + wanted.norm()):
+            raise ValueError(
+                f"head='proto' needs a model whose output is that of its classifier, {self.classifier.weight}, but "
+                "something comes after it; leave that to loss_fn"
+            )
+
+
+Start: TypeAlias = SharedRows | PrototypeRows
+
+
+def start_of(head: Head, model: nn.Module, adapting: Collection[str]) -> Start | None:
+    """How every task's classifier starts; ``None`` where that is the model's own.
+
+    Raises:
+        ValueError: the model does not end in a linear layer as the choice needs it, or the layer does not adapt.
+    """
+    if head == "learned":
+        return None
+    classifier = Classifier.of(model, f"head={head!r}")
+    missing = [name for name in classifier.names if name not in adapting]
+    if missing:
+        raise ValueError(f"head={head!r} needs a classifier that adapts, but {missing[0]} does not; widen adapt")
+    if head != "proto":
+        return SharedRows(classifier, head)
+    if classifier.bias is None:
+        raise ValueError(f"head='proto' needs a classifier with a bias, and {classifier.weight} has none")
+    return PrototypeRows(classifier)
+
+
+def _members_of(labels: Tensor, n_classes: int) -> Tensor:
+    """Whether an image is of a class, bool [..., N, n_classes], by labels [..., N]; other labels are of none."""
+    return labels[..., None] == torch.arange(n_classes, device=labels.device)
+
+
+def _check_every_class(counts: Tensor) -> None:
+    """Raise ValueError unless each class of each task has an image, of numbers of images [T, n_classes]."""
+    if not bool(counts.all()):
+        task, label = (counts == 0).nonzero()[0].tolist()
+        raise ValueError(f"class {label} of task {task} has no support image; number the classes from 0 without gaps")
+
+
+def prototypes(embeddings: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Each class's mean [T, n_classes, D] of embeddings [T, N, D] under labels [T, N]; other labels are left out.
+
+    Raises:
+        ValueError: a class has no image.
+    """
+    members = _members_of(labels, n_classes).to(embeddings.dtype)
+    counts = members.sum(dim=1)  # [T, n_classes]
+    _check_every_class(counts)
+    return members.mT @ embeddings / counts[..., None]
+
+
+def _last_module(model: nn.Module) -> tuple[str, nn.Module]:
+    """The last that holds parameters, and where."""
+    holders = [
+        (path, each) for path, each in model.named_modules() if any(True for _ in each.parameters(recurse=False))
+    ]
+    if not holders:
+        raise ValueError("the model has no parameters")
+    return holders[-1]

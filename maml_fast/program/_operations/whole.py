@@ -1,0 +1,63 @@
+"""Functions of Python that are recorded as one operation, whatever they call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from maml_fast._recurrent import lstm, lstm_layer_of_tasks, lstm_of_tasks
+from maml_fast.nn import batch_stat_norm, conv_block, conv_block_of_tasks, tracking_conv_block
+from maml_fast.program._operations.table import Call, Step, Value, aten, row
+
+__all__ = ["BLOCK_TENSORS", "is_whole"]
+
+BLOCK_TENSORS = ("x", "weight", "bias", "gamma", "beta")
+TRACKING_TENSORS = (*BLOCK_TENSORS, "running_mean", "running_var")
+
+
+def is_whole(function: Any) -> bool:
+    """Whether a function is recorded as one operation. So is batch norm, once the policy is set."""
+    return function in (batch_stat_norm, conv_block, lstm)
+
+
+@row(conv_block)
+def _conv_block(call: Call, given: Value) -> Step:
+    return _block(call, conv_block_of_tasks, BLOCK_TENSORS)
+
+
+@row(tracking_conv_block)
+def _tracking_conv_block(call: Call, given: Value) -> Step:
+    return _block(call, tracking_conv_block, TRACKING_TENSORS)
+
+
+def _block(call: Call, function: Callable[..., Any], tensors: Sequence[str]) -> Step:
+    geometry = {name: value for name, value in call.arguments.items() if name not in tensors}
+    return Step(partial(function, **geometry), [call.arguments[name] for name in tensors])
+
+
+@row(lstm)
+def _lstm(call: Call, given: Value) -> Step:
+    return Step(lstm_of_tasks, call.operands)
+
+
+_LSTM = 2  # among oneDNN's modes
+
+
+@row(aten.mkldnn_rnn_layer)
+def _lstm_of_onednn(call: Call, given: Value) -> Step | None:
+    """A layer of ``torch.nn.LSTM`` in one direction, on a CPU in float32: x [L, N, I]."""
+    arguments = call.arguments
+    if arguments["mode"] != _LSTM or arguments["batch_sizes"]:
+        return None
+    reverse, has_biases = arguments["reverse"], arguments["has_biases"]
+    names = ("input", "weight0", "weight1", *(("weight2", "weight3") if has_biases else ()), "hx_", "cx_")
+
+    def run(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+        *biases, hidden, cell = others
+        bias = biases[0] + biases[1] if biases else None
+        return *lstm_layer_of_tasks(x, weight_ih, weight_hh, bias, hidden, cell, reverse), None
+
+    return Step(run, [arguments[name] for name in names])

@@ -1,0 +1,51 @@
+"""Nichol, Achiam & Schulman 2018, appendix A, and where that is silent github.com/openai/supervised-reptile.
+
+As there: 5 tasks a step of 10 images a class (mini-ImageNet: 15), 5 minibatches (8) of 10 by Adam without momentum, an
+outer step that falls from 1 to 0, 50 inner steps in testing, rotations in training alone, on Omniglot strided
+convolutions. Not as there: what the
+inner Adam remembers goes on as the mean over a step's tasks; batch norm is transductive (the paper gives both, this
+is the higher one); all images of a class that are not support are queries in testing, where they have one; minibatches
+of 10 in testing too, where they have 15 on mini-ImageNet, 5-shot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from maml_fast.train._recipes.recipe import MINI_IMAGENET, OMNIGLOT, Published, Recipe, Settings
+
+PAPER = "Nichol, Achiam & Schulman 2018"
+
+_REPTILE: Settings = {
+    "algorithm": "reptile",
+    "meta_batch_size": 5,
+    "inner_lr": 1e-3,
+    "inner_batch": 10,
+    "eval_inner_steps": 50,
+    "meta_lr": 1.0,
+    "meta_schedule": "linear",
+    "iterations": 100_000,
+    "eval_episodes": 200,
+}
+
+_OMNIGLOT: Settings = {
+    **OMNIGLOT,
+    **_REPTILE,
+    "split": "finn",
+    "scale": "unit",
+    "rotate": True,
+    "eval_rotate": False,
+    "model": "conv4-strided",
+    "n_way": 5,
+    "k_query": 9,
+    "inner_steps": 5,
+}
+
+_MINI: Settings = {**MINI_IMAGENET, **_REPTILE, "inner_steps": 8}
+
+RECIPES: Mapping[str, Recipe] = {
+    "nichol2018-omniglot-5w1s": Recipe(PAPER, Published(97.68, 0.04), _OMNIGLOT),
+    "nichol2018-omniglot-5w5s": Recipe(PAPER, Published(99.48, 0.06), {**_OMNIGLOT, "k_shot": 5, "k_query": 5}),
+    "nichol2018-mini-imagenet-5w1s": Recipe(PAPER, Published(49.97, 0.32), {**_MINI, "k_query": 14}),
+    "nichol2018-mini-imagenet-5w5s": Recipe(PAPER, Published(65.99, 0.58), {**_MINI, "k_shot": 5, "k_query": 10}),
+}
