@@ -58,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Times]:
 
             def add(flat=flat, n_tasks=n_tasks, rows=sampler.meta_batch_size) -> None:
                 if options.fixed_order:
-                    group.add_in_order(flat.expand(rows, -1), n_tasks)
+                    group.sum_in_order(flat.expand(rows, -1), n_tasks)
                 else:
-                    group.add(flat)
+                    group.all_reduce(flat)
 
             times, sums = (_measured(each, options.iterations) for each in (iterate, add))
-            everyone = group.gathered((*times, sums[0]))
+            everyone = group.all_gather((*times, sums[0]))
             wall, cpu, sum_wall = zip(*everyone, strict=True)
             found[name] = Times(max(wall), sum(cpu), max(sum_wall))
             if group.leads:

@@ -1,9 +1,9 @@
-"""The smallest MAML: a linear layer of one weight and one bias, tasks y = a x, a different in every task.
+"""The smallest MAML: a linear layer with one weight and one bias, and tasks y = a x with a different slope a each.
 
     python examples/linear_regression.py
 
-MAML learns where to start, between the slopes of the tasks, and how far to step: no task has a bias, and so the
-bias's rate falls to nearly nothing.
+MAML learns where to start, between the slopes of the tasks, and how far to step. No task has a bias, so the learning
+rate of the bias falls to almost zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TASKS, SUPPORT, QUERY = 16, 5, 10
 
 
 def main(arguments: Sequence[str] | None = None) -> mf.EvaluationResult:
-    """Meta-train, print the error on new tasks after every step and one task's slope; return the evaluation."""
+    """Meta-train, print the error on new tasks after every step and the slope of one task; return the evaluation."""
     options = _options(arguments)
     torch.manual_seed(options.seed)
     rates = {"weight": 0.1, "bias": 0.1}
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> mf.EvaluationResult:
 
 
 def episodes(seed: int) -> Iterator[mf.Episodes]:
-    """Yield meta-batches of tasks: support [TASKS, SUPPORT, 1] and query [TASKS, QUERY, 1], x and y alike."""
+    """Yield meta-batches: x and y are [TASKS, SUPPORT, 1] in the support set and [TASKS, QUERY, 1] in the query set."""
     generator = torch.Generator().manual_seed(seed)
     low, high = SLOPES
     while True:

@@ -1,16 +1,16 @@
-"""Knowledge tracing with a student as a task: an LSTM meta-trained by MAML, and one trained on all students alike.
+"""Knowledge tracing with one student per task: an LSTM meta-trained by MAML, and one trained without meta-learning.
 
     python examples/students.py                                       # simulated students, a few minutes on one core
     python examples/students.py --csv answers.csv --student user_id   # a table of answers, as ASSISTments publishes
 
-A student's first answers are the support set, the later ones are to be predicted (deep knowledge tracing, Piech et al.
-2015). Both networks see the same students in the same order for as many iterations, and both have read a student's
-first answers when they predict the later ones: what adaptation adds is what its gradient steps add to that memory. The
-LSTM without meta-learning is trained on all answers of a student, and fine-tuned to new students with as many steps, at
-the rate that serves it best on students set aside for that.
+A student's first answers are the support set; the later ones are to be predicted (deep knowledge tracing, Piech et al.
+2015). Both networks see the same students in the same order for the same number of iterations. Both read a student's
+first answers before they predict the later ones, so adaptation can only add what its gradient steps add to that memory.
+The LSTM without meta-learning is trained on all answers of a student. It is fine-tuned to new students with the same
+number of steps, at the learning rate that works best on students set aside for this choice.
 
-Do not expect much of it on simulated students: reading the first answers tells the LSTM nearly all that there is to
-know of a student. Adaptation lifts MAML's network, but its interval and the fine-tuned one's overlap.
+Do not expect much on simulated students: from the first answers alone the LSTM learns nearly everything there is to
+know about a student. Adaptation improves MAML's network, but its interval overlaps that of the fine-tuned network.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from torch import Tensor
 import maml_fast as mf
 from maml_fast.data import NO_ANSWER, AnswerLog, StudentSampler, answer_loss, student_episodes
 
-RATES = (0.03, 0.1, 0.3, 1.0, 3.0)  # that fine-tuning may choose from
-RATE_OF = {"sgd": 0.3, "adam": 0.01}  # where MAML's inner steps begin
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0)  # candidates for fine-tuning
+INITIAL_RATES = {"sgd": 0.3, "adam": 0.01}  # of MAML's inner steps, by inner optimizer
 
 
 class Scores(NamedTuple):
-    """The area under the ROC curve before and after adaptation, and the half-width of each one's 95 % interval."""
+    """Areas under the ROC curve before and after adaptation, with the half-widths of their 95 % intervals."""
 
     before: float
     before_interval: float
@@ -43,7 +43,7 @@ class Scores(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Scores]:
-    """Train both networks, print the table of their scores on new students; return the scores by name."""
+    """Train both networks and print a table of their scores on new students; return the scores by name."""
     options = _options(arguments)
     train, validation, test = parts(read(options), options.seed)
     print(
@@ -55,17 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Scores]:
     ordinary = train_ordinarily(train, options)
     seconds = {"MAML": between - started, "ordinary training": time.perf_counter() - between}
 
-    fine_tuned = best_rate(ordinary, everybody(validation, options), options.inner_steps)
+    fine_tuned = best_rate(ordinary, all_students(validation, options), options.inner_steps)
     print(f"fine-tuning the network of ordinary training: rate {fine_tuned.inner_lr}")
     learners = {"MAML": meta_learned, "ordinary training": fine_tuned}
-    episodes = everybody(test, options)
+    episodes = all_students(test, options)
     scores = {name: score(learner, episodes) for name, learner in learners.items()}
     print_table(scores, seconds)
     return scores
 
 
 def read(options: argparse.Namespace) -> AnswerLog:
-    """Read the table, or simulate students where there is none."""
+    """Read the table of answers, or simulate students if none is given."""
     if options.csv is None:
         return mf.data.simulate_students(options.students, options.answers, options.skills, seed=options.seed)
     columns = {name: getattr(options, name) for name in ("student", "skill", "correct", "order", "encoding")}
@@ -73,9 +73,9 @@ def read(options: argparse.Namespace) -> AnswerLog:
 
 
 def parts(log: AnswerLog, seed: int) -> tuple[AnswerLog, AnswerLog, AnswerLog]:
-    """Split the students at random: 70 % to train on, 10 % to choose a rate, 20 % to be tested on."""
+    """Split the students at random: 70 % to train on, 10 % to choose a learning rate, 20 % to test on."""
     if log.n_students < 10:
-        raise SystemExit(f"10 students at least are needed for three parts, got {log.n_students}")
+        raise SystemExit(f"at least 10 students are needed for three parts, got {log.n_students}")
     order = np.random.RandomState(seed).permutation(log.n_students)
     first, second = int(0.7 * log.n_students), int(0.8 * log.n_students)
     return log.select(order[:first]), log.select(order[first:second]), log.select(order[second:])
@@ -88,14 +88,14 @@ def network(log: AnswerLog, options: argparse.Namespace) -> mf.models.LSTM:
 
 
 def sampler(log: AnswerLog, options: argparse.Namespace) -> StudentSampler:
-    """Make the students that both ways of training see."""
+    """Make the sampler of students that both ways of training see."""
     sizes = {"n_support": options.support, "n_answers": options.answers, "meta_batch_size": options.meta_batch_size}
     return StudentSampler(log, **sizes, seed=options.seed, batches=options.iterations)
 
 
 def train_by_maml(log: AnswerLog, options: argparse.Namespace) -> mf.MAML:
-    """Meta-train: the loss is that of the later answers, after steps on the first ones, whose rates are learned too."""
-    rate = options.inner_lr or RATE_OF[options.inner_optimizer]
+    """Meta-train on the loss of the later answers after inner steps on the first ones, with learned inner rates."""
+    rate = options.inner_lr or INITIAL_RATES[options.inner_optimizer]
     form = {"inner_steps": options.inner_steps, "inner_optimizer": options.inner_optimizer, "task_chunk": None}
     maml = mf.MAML(
         network(log, options), inner_lr=lambda parameter: rate, **form, learn_inner_lr=True, loss_fn=answer_loss
@@ -109,8 +109,8 @@ def train_by_maml(log: AnswerLog, options: argparse.Namespace) -> mf.MAML:
         torch.nn.utils.clip_grad_norm_(maml.parameters(), 1.0)
         optimizer.step()
         losses.append(out.query_losses)
-    of_steps = torch.stack(losses[-100:]).mean(dim=0)
-    print("loss of the later answers after step 0, 1, ...:", " ".join(f"{loss:.4f}" for loss in of_steps.tolist()))
+    step_losses = torch.stack(losses[-100:]).mean(dim=0)
+    print("loss of the later answers after step 0, 1, ...:", " ".join(f"{loss:.4f}" for loss in step_losses.tolist()))
     return maml
 
 
@@ -127,20 +127,20 @@ def train_ordinarily(log: AnswerLog, options: argparse.Namespace) -> mf.models.L
     return net
 
 
-def everybody(log: AnswerLog, options: argparse.Namespace) -> mf.Episodes:
-    """Give every student of a log as an episode, once."""
+def all_students(log: AnswerLog, options: argparse.Namespace) -> mf.Episodes:
+    """Return all students of a log as one batch of tasks."""
     return student_episodes(log, range(log.n_students), n_support=options.support, n_answers=options.answers)
 
 
 def best_rate(net: mf.models.LSTM, episodes: mf.Episodes, steps: int) -> mf.MAML:
-    """Return the network with the fine-tuning rate that predicts these students' later answers best."""
+    """Return the network with the fine-tuning rate that best predicts these students' later answers."""
     learners = [mf.MAML(net, inner_lr=rate, inner_steps=steps, loss_fn=answer_loss) for rate in RATES]
     return max(learners, key=lambda learner: auc(*predictions(learner, episodes, steps)))
 
 
 @torch.no_grad()
 def predictions(learner: mf.MAML, episodes: mf.Episodes, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and answers (1 right, 0 wrong) of all later answers, student by student, after so many steps."""
+    """Return logits and answers (1 right, 0 wrong) of all later answers, student by student, after ``steps`` steps."""
     fast = learner.adapt(episodes.x_spt, episodes.y_spt, inner_steps=steps)
     asked = episodes.y_qry != NO_ANSWER
     return learner.predict(fast, episodes.x_qry)[asked].numpy(), episodes.y_qry[asked].numpy()
@@ -162,12 +162,12 @@ def students_of(y_qry: Tensor) -> np.ndarray:
 
 
 def auc(scores: np.ndarray, answers: np.ndarray) -> float:
-    """Return the share of pairs, one right and one wrong, whose right one scores higher; ties count half.
+    """Return the share of pairs of a right and a wrong answer in which the right one scores higher; ties count half.
 
-    It is the Mann-Whitney statistic, from the ranks of all scores. NaN where all answers are alike.
+    This is the Mann-Whitney statistic, computed from the ranks of all scores. It is NaN if all answers are the same.
     """
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # from 1 on; equal scores have the mean of theirs
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # from 1 on; equal scores share their mean rank
     right = answers == 1
     n_right, n_wrong = int(right.sum()), int((~right).sum())
     if n_right == 0 or n_wrong == 0:
@@ -176,7 +176,7 @@ def auc(scores: np.ndarray, answers: np.ndarray) -> float:
 
 
 def interval(scores: np.ndarray, answers: np.ndarray, students: np.ndarray, resamples: int = 200) -> float:
-    """Return the half-width of the 95 % interval: 1.96 standard deviations over students drawn with replacement."""
+    """Return the half-width of the AUC's 95 % interval: 1.96 standard deviations of a bootstrap over students."""
     random = np.random.RandomState(0)
     rows = np.split(np.arange(len(students)), np.flatnonzero(np.diff(students)) + 1)
     drawn = (np.concatenate([rows[i] for i in random.randint(0, len(rows), len(rows))]) for _ in range(resamples))
@@ -184,34 +184,34 @@ def interval(scores: np.ndarray, answers: np.ndarray, students: np.ndarray, resa
 
 
 def print_table(scores: dict[str, Scores], seconds: dict[str, float]) -> None:
-    """Print the area under the ROC curve of both networks, and how long they trained."""
+    """Print the areas under the ROC curve of both networks, and their training times."""
     print("area under the ROC curve of the later answers of new students, with 95 % intervals over students:")
     print(f"{'':20}{'before':>18}{'after':>18}{'trained for':>14}")
-    for name, its in scores.items():
-        before = f"{its.before:.4f} ± {its.before_interval:.4f}"
-        after = f"{its.after:.4f} ± {its.after_interval:.4f}"
+    for name, row in scores.items():
+        before = f"{row.before:.4f} ± {row.before_interval:.4f}"
+        after = f"{row.after:.4f} ± {row.after_interval:.4f}"
         print(f"{name:20}{before:>18}{after:>18}{seconds[name]:>12.0f} s")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--students", type=int, default=10_000, help="to simulate (default: 10000)")
-    add("--skills", type=int, default=10, help="to simulate (default: 10)")
-    add("--answers", type=int, default=100, help="of every student; later ones are left out (default: 100)")
-    add("--support", type=int, default=50, help="of them to adapt to, the first ones (default: 50)")
+    add("--students", type=int, default=10_000, help="students to simulate (default: 10000)")
+    add("--skills", type=int, default=10, help="skills to simulate (default: 10)")
+    add("--answers", type=int, default=100, help="answers per student; later ones are left out (default: 100)")
+    add("--support", type=int, default=50, help="answers in the support set, the first ones (default: 50)")
     add("--hidden", type=int, default=32, help="size of the LSTM's state (default: 32)")
     add("--iterations", type=int, default=2000, help="meta-iterations (default: 2000)")
-    add("--meta-batch-size", type=int, default=16, help="students of an iteration (default: 16)")
-    add("--meta-lr", type=float, default=3e-3, help="rate of Adam, for both (default: 0.003)")
-    add("--inner-optimizer", choices=RATE_OF, default="sgd", help="of MAML's inner steps (default: sgd)")
-    add("--inner-lr", type=float, help="rate at which MAML's inner steps begin (default: 0.3 of sgd, 0.01 of adam)")
-    add("--inner-steps", type=int, default=3, help="of adaptation, for both (default: 3)")
+    add("--meta-batch-size", type=int, default=16, help="students per iteration (default: 16)")
+    add("--meta-lr", type=float, default=3e-3, help="learning rate of Adam, for both networks (default: 0.003)")
+    add("--inner-optimizer", choices=INITIAL_RATES, default="sgd", help="MAML's inner optimizer (default: sgd)")
+    add("--inner-lr", type=float, help="initial rate of MAML's inner steps (default: 0.3 for sgd, 0.01 for adam)")
+    add("--inner-steps", type=int, default=3, help="steps of adaptation, for both networks (default: 3)")
     add("--seed", type=int, default=0)
-    add("--csv", type=Path, help="a table of answers, in place of simulated students")
+    add("--csv", type=Path, help="a table of answers, instead of simulated students")
     for column in ("student", "skill", "correct", "order"):
-        add(f"--{column}", default=column, help=f"the table's column (default: {column})")
-    add("--encoding", default="utf-8-sig", help="of the table (default: utf-8-sig)")
+        add(f"--{column}", default=column, help=f"column of the table (default: {column})")
+    add("--encoding", default="utf-8-sig", help="encoding of the table (default: utf-8-sig)")
     return parser.parse_args(arguments)
 
 

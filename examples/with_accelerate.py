@@ -1,4 +1,4 @@
-"""A loop of one's own on many processes, by Hugging Face's Accelerate.
+"""Your own training loop on many processes, with Hugging Face's Accelerate.
 
 pip install accelerate && accelerate launch --cpu --num-processes 2 examples/with_accelerate.py
 """
@@ -10,7 +10,7 @@ import maml_fast as mf
 
 
 def main(iterations: int = 100) -> mf.MAML:
-    """Train Conv4 on drawn strokes; every process draws its part of each meta-batch."""
+    """Train Conv4 on drawn strokes; every process samples its share of each meta-batch."""
     accelerator = Accelerator()
     sampler = mf.EpisodeSampler(mf.data.load("strokes")["train"], 5, 1, 15, meta_batch_size=8, batches=iterations)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A loop of one's own on many processes, by Lightning Fabric.
+"""Your own training loop on many processes, with Lightning Fabric.
 
 pip install lightning && torchrun --nproc-per-node 2 examples/with_fabric.py
 """
@@ -12,7 +12,7 @@ import maml_fast as mf
 
 
 def main(iterations: int = 100) -> mf.MAML:
-    """Train Conv4 on drawn strokes; every process draws its part of each meta-batch."""
+    """Train Conv4 on drawn strokes; every process samples its share of each meta-batch."""
     fabric = Fabric(devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     fabric.launch()
     sampler = mf.EpisodeSampler(mf.data.load("strokes")["train"], 5, 1, 15, meta_batch_size=8, batches=iterations)

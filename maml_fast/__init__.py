@@ -1,4 +1,4 @@
-"""Task-batched MAML through fused conv-BN-ReLU-pool kernels: forward, backward and double backward.
+"""Task-batched MAML with fused conv-BN-ReLU-pool kernels: forward, backward and double backward.
 
 import maml_fast as mf
 
@@ -61,5 +61,5 @@ __all__ = [
 
 try:
     __version__ = version("maml_fast")
-except PackageNotFoundError:  # a checkout on the path, not installed
+except PackageNotFoundError:  # a checkout that is on the path but not installed
     __version__ = "0+unknown"

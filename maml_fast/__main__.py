@@ -1,4 +1,4 @@
-"""``python -m maml_fast`` is ``maml-fast``."""
+"""Runs the command ``maml-fast`` as ``python -m maml_fast``."""
 
 from __future__ import annotations
 

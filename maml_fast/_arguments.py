@@ -1,8 +1,9 @@
-"""What arguments may be, said once, and checked before any work is done.
+"""Validation of arguments, before any work is done.
 
-A *kind* is a function ``(name, value) -> value``. It returns the value, in its plain form: NumPy's numbers become
-Python's. What is of another type is a TypeError, what is out of range or none of several choices a ValueError; both
-name the argument, show the value, and say what it may be. :func:`takes` checks a function's arguments by their kinds.
+A *kind* is a function ``(name, value) -> value`` that validates one argument. It returns the value in plain form: NumPy
+numbers become Python numbers. It raises TypeError if the type is wrong, and ValueError if the value is out of range or
+not one of the choices; the message names the argument, shows the value and says what is allowed. :func:`takes` applies
+kinds to the arguments of a function.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "MOST",
+    "MAX_COUNT",
     "Kind",
     "array",
     "bound",
+    "check_fields",
     "choice",
     "device",
     "flag",
     "function",
     "instance",
+    "int_from",
     "integer",
     "location",
     "many",
     "nn_module",
     "number",
     "optional",
-    "settle",
     "shown",
     "takes",
     "tensor",
     "tensor_or",
     "text",
-    "whole",
 ]
 
 P = ParamSpec("P")
@@ -53,13 +54,13 @@ R = TypeVar("R")
 
 Kind: TypeAlias = Callable[[str, Any], Any]
 
-MOST = 2**31 - 1  # of a number of things, where nothing else bounds it: more is a slip of the hand
+MAX_COUNT = 2**31 - 1  # default upper bound of integers; a larger one is likely a mistake
 
 
 def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Check what a function, method or ``__init__`` is called with, argument by argument, before it runs.
+    """Validate the arguments of a function, method or ``__init__`` by their kinds before it runs.
 
-    Its defaults are not checked, nor are arguments that have no kind here. Ten arguments cost three microseconds.
+    Defaults, and arguments without a kind, are not validated. Ten arguments take three microseconds.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -80,35 +81,33 @@ def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def settle(it: object, **kinds: Kind) -> None:
-    """Check attributes by their kinds and keep their plain forms: what a dataclass does first, a frozen one too."""
+def check_fields(it: object, **kinds: Kind) -> None:
+    """Validate the fields of a dataclass, which may be frozen, and store their plain forms."""
     for name, kind in kinds.items():
         object.__setattr__(it, name, kind(name, getattr(it, name)))
 
 
 def tensor(name: str, value: Any) -> Tensor:
-    """A ``torch.Tensor``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch tensor, got {shown(value)}; use torch.as_tensor")
     return value
 
 
 def array(name: str, value: Any) -> np.ndarray:
-    """A NumPy array."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {shown(value)}; use np.asarray")
     return value
 
 
 def nn_module(name: str, value: Any) -> nn.Module:
-    """An ``nn.Module``, and not the class of one."""
+    """Accept an ``nn.Module``, but not a class."""
     if not isinstance(value, nn.Module):
         raise TypeError(f"{name} must be an nn.Module, got {shown(value)}{_instead(value)}")
     return value
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False, and nothing else that Python would take for them: not ``"false"``, not 0."""
+    """Accept True or False, but nothing else with a truth value, such as ``"false"`` or 0."""
     if value is True or value is False:
         return value
     if isinstance(value, np.bool_):
@@ -117,14 +116,13 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any) -> str:
-    """A string."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {shown(value)}")
     return value if type(value) is str else str.__str__(value)
 
 
 def location(name: str, value: Any) -> Path:
-    """Where a file or folder is: a string or an ``os.PathLike``, not empty."""
+    """Accept the path of a file or folder: a string or an ``os.PathLike``, not empty."""
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(found, str):
         raise TypeError(f"{name} must be a path, a string or os.PathLike, got {shown(value)}")
@@ -134,12 +132,12 @@ def location(name: str, value: Any) -> Path:
 
 
 def device(name: str, value: Any) -> torch.device:
-    """A ``torch.device``, or what torch makes one of: "cpu", "cuda:0", the number of a GPU."""
+    """Accept a ``torch.device``, or what torch converts to one: "cpu", "cuda:0", the number of a GPU."""
     if isinstance(value, torch.device):
         return value
     if not isinstance(value, str) and not _is_whole(value):
         raise TypeError(f"{name} must be a device such as 'cpu' or 'cuda:0', got {shown(value)}")
-    value = value if isinstance(value, str) else whole(0, 127)(name, value)
+    value = value if isinstance(value, str) else int_from(0, 127)(name, value)
     try:
         return torch.device(value)
     except RuntimeError as error:
@@ -148,24 +146,24 @@ def device(name: str, value: Any) -> torch.device:
 
 
 def integer(name: str, value: Any) -> int:
-    """A whole number: an int, NumPy's, or what else has ``__index__``, but not a bool."""
+    """Accept an int, a NumPy integer, or any other value with ``__index__``, but not a bool."""
     if type(value) is int:
         return value
-    if isinstance(value, torch.SymInt):  # a size while torch traces
+    if isinstance(value, torch.SymInt):  # a size in a trace
         return cast("int", value)
     if not _is_whole(value):
         raise TypeError(f"{name} must be an integer, got {shown(value)}")
     return operator.index(value)
 
 
-def whole(least: int, most: int = MOST) -> Kind:
-    """A whole number in a range, ends included."""
+def int_from(least: int, most: int = MAX_COUNT) -> Kind:
+    """Accept an integer from ``least`` to ``most``, both included."""
 
     def kind(name: str, value: Any) -> int:
         if type(value) is not int:
             value = integer(name, value)
         if not least <= value <= most:
-            if value < least and most == MOST:
+            if value < least and most == MAX_COUNT:
                 raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
             raise ValueError(f"{name} must be from {bound(least)} to {bound(most)}, got {shown(value)}")
         return value
@@ -174,7 +172,7 @@ def whole(least: int, most: int = MOST) -> Kind:
 
 
 def number(*, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> Kind:
-    """A finite number in a range, as a float: Python's, NumPy's, a fraction, but not a bool."""
+    """Accept a finite number in a range (Python's, NumPy's or a fraction, but not a bool), and return a float."""
     bounds = {"at least": least, "above": above, "below": below}
     words = ["finite", *(f"{how} {each:g}" for how, each in bounds.items() if math.isfinite(each))]
     wanted = " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
@@ -198,9 +196,9 @@ def number(*, least: float = -math.inf, above: float = -math.inf, below: float =
 
 
 def choice(*options: str | int, said: str = "") -> Kind:
-    """One of several strings or whole numbers, which messages list unless another text is ``said``.
+    """Accept one of several strings or integers. Messages list them, or show the text ``said`` instead.
 
-    All else is a ValueError, whatever its type.
+    Any other value raises ValueError, whatever its type.
     """
     wanted = f"{said}," if said else f"one of {', '.join(map(str, options))};"
 
@@ -216,8 +214,6 @@ def choice(*options: str | int, said: str = "") -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """None, or what is of a kind."""
-
     def or_none(name: str, value: Any) -> Any:
         return None if value is None else kind(name, value)
 
@@ -225,8 +221,6 @@ def optional(kind: Kind) -> Kind:
 
 
 def tensor_or(kind: Kind) -> Kind:
-    """A tensor, or what is of a kind."""
-
     def or_tensor(name: str, value: Any) -> Any:
         return value if isinstance(value, Tensor) else kind(name, value)
 
@@ -234,7 +228,7 @@ def tensor_or(kind: Kind) -> Kind:
 
 
 def instance(type_: type, remedy: str = "") -> Kind:
-    """An object of a class or of one derived from it."""
+    """Accept an instance of a class; ``remedy`` is added to the message."""
     article = "an" if type_.__name__[0] in "AEIOU" else "a"
     advice = f"; {remedy}" if remedy else ""
 
@@ -247,7 +241,7 @@ def instance(type_: type, remedy: str = "") -> Kind:
 
 
 def function(what: str = "a function") -> Kind:
-    """What can be called: a function, a method, an object with ``__call__``; but not a class, which makes objects."""
+    """Accept a callable (a function, a method, an object with ``__call__``), but not a class."""
 
     def kind(name: str, value: Any) -> Any:
         if not callable(value) or isinstance(value, type):
@@ -258,10 +252,10 @@ def function(what: str = "a function") -> Kind:
 
 
 def many(kind: Kind, length: int | None = None) -> Kind:
-    """Things of a kind in order, so many of them, as a tuple: a list, a tuple, an array, a generator."""
+    """Accept a list, tuple, array or generator of values of a kind, and return them as a tuple."""
 
     def all_of(name: str, value: Any) -> tuple[Any, ...]:
-        # A tensor is one thing, and what else is left out has no order or is made of other things than it seems.
+        # A tensor counts as one value; the other types have no order, or iterate over something unexpected.
         if not isinstance(value, Iterable) or isinstance(value, Tensor | str | bytes | Mapping | AnySet | type):
             raise TypeError(f"{name} must be a sequence, got {shown(value)}")
         if isinstance(value, np.ndarray) and value.ndim != 1:
@@ -275,7 +269,7 @@ def many(kind: Kind, length: int | None = None) -> Kind:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: on one line and short, whatever it is."""
+    """Return a short text, on one line, that shows any value in a message."""
     try:
         return " ".join(_short.repr(value).split())
     except Exception:  # its own __repr__ fails
@@ -283,7 +277,7 @@ def shown(value: Any) -> str:
 
 
 class _Short(reprlib.Repr):
-    """Python's own shortener, which would print tensors and arrays with their values."""
+    """Python's ``reprlib``, except that it shows shape and dtype of tensors and arrays, not their values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,13 +299,13 @@ def _is_whole(value: Any) -> bool:
         return False
     try:
         operator.index(value)
-    except (TypeError, RuntimeError):  # which torch raises of a tensor without values
+    except (TypeError, RuntimeError):  # torch raises RuntimeError for a tensor without values
         return False
     return True
 
 
 def bound(number: int) -> str:
-    """A bound in a message: large ones are mostly powers of two."""
+    """Return a bound as text for a message; large bounds are mostly powers of two."""
     if number >= 10**6 and number & (number + 1) == 0:
         return f"2**{number.bit_length()} - 1"
     return f"{number:,}" if number >= 10**5 else str(number)

@@ -1,13 +1,14 @@
-"""The native conv block under autograd: three Functions, each the derivative of the one before.
+"""The native conv block under autograd: three Functions, each the derivative of the previous one.
 
-They wrap the private operators of ``csrc/bindings/conv_block_op.h``, which know nothing of autograd. Images are
-channels-last here, [T, B, H, W, C], and weights in the order in which the kernels read them, [T, k, k, Cin, Cout].
+They wrap the private operators of ``csrc/bindings/conv_block_op.h``, which know nothing about autograd. In this module,
+images are channels-last, [T, B, H, W, C], and weights are in the order in which the kernels read them,
+[T, k, k, Cin, Cout].
 
-Everything that backward needs besides inputs is an output of forward: ``kept`` (the convolution's output y, or a thin
-first layer's patch moments), ``mean``, ``rstd``, ``argmax``. Backward is a function of y, and y an output like ``out``,
-so that the second derivative flows back into the forward's own node: its backward adds what comes from ``out`` and from
-``y`` before the convolutions, which then run once for both. A thin layer has no y; mean, rstd and argmax count as the
-functions of y, or of the inputs, that they are.
+Everything that backward needs besides the inputs is an output of forward: ``kept`` (the convolution's output y, or the
+patch moments of a thin first layer), ``mean``, ``rstd`` and ``argmax``. Backward is a function of y, and y is an output
+like ``out``. The second derivative therefore flows back into the node of forward: its backward adds the gradients of
+``out`` and ``y`` before the convolutions, which then run once for both. A thin layer has no y. mean, rstd and argmax
+are not independent variables: derivatives treat them as functions of y, or of the inputs of a thin layer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 
 from maml_fast import native
-from maml_fast._arguments import optional, takes, whole
+from maml_fast._arguments import int_from, optional, takes
 
 __all__ = ["Arithmetic", "Geometry", "conv_block", "convolved_extent", "output_extent"]
 
@@ -28,7 +29,7 @@ THIN_CHANNELS, THIN_PATCH, THIN_STRIDE = 4, 36, 16  # as ConvBlockShape::Derive 
 
 
 class Arithmetic(IntEnum):
-    """How a GPU forms the products of float32, as csrc/cuda/conv_block.h numbers it: exactly, or of rounded factors."""
+    """How a GPU multiplies float32, exactly or with rounded factors; numbered as in csrc/cuda/conv_block.h."""
 
     EXACT = 0
     TF32 = 1
@@ -37,7 +38,7 @@ class Arithmetic(IntEnum):
 
 
 class Geometry(NamedTuple):
-    """The block's constants, in the operators' order."""
+    """The block's constants, in the order of the operators' arguments."""
 
     stride: int
     padding: int
@@ -47,36 +48,44 @@ class Geometry(NamedTuple):
     arithmetic: int = Arithmetic.EXACT
 
 
-@takes(extent=whole(0), kernel=whole(1), stride=whole(1), padding=whole(0), pool=optional(whole(1)))
+@takes(extent=int_from(0), kernel=int_from(1), stride=int_from(1), padding=int_from(0), pool=optional(int_from(1)))
 def output_extent(extent: int, kernel: int, stride: int, padding: int, pool: int | None = None) -> int:
-    """Height or width, in pixels, of what a convolution and a max-pool make of one; below 1 if nothing is left.
+    """Return the height or width, in pixels, after a convolution and a max-pool; below 1 if nothing is left.
+
+    Args:
+        extent: height or width of the input.
+        kernel: side of the convolution's kernel.
+        stride: stride of the convolution.
+        padding: zeros around the image, in pixels.
+        pool: side and stride of the max-pool window, which rounds down; ``None`` for no pooling.
 
     Raises:
-        TypeError, ValueError: for what is no number of pixels.
+        TypeError, ValueError: an argument is not an integer or is out of range.
     """
     return convolved_extent(extent, kernel, stride, padding) // (pool or 1)
 
 
 def convolved_extent(extent: int, kernel: int, stride: int, padding: int) -> int:
-    """The same of a convolution alone, unchecked."""
+    """Return the height or width after the convolution alone, without validating the arguments."""
     return (extent + 2 * padding - kernel) // stride + 1
 
 
 def conv_block(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the native kernels on checked arguments; shapes as in :func:`maml_fast.ops.conv_block`.
+    """Run the native kernels on validated arguments; shapes as in :func:`maml_fast.ops.conv_block`.
 
-    Beside the result, the mean and 1 / sqrt(variance + eps) of what was normalized, [T, Cout], without gradients.
+    Return the result, and the mean and 1 / sqrt(variance + eps) of the batch norm's input, [T, Cout] each; the latter
+    two have no gradients.
     """
-    channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy where the memory is so already
+    channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy if x is channels-last in memory
     kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]
     out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry)
     return out.permute(0, 1, 4, 2, 3), mean, rstd
 
 
 def _task_dense(parameter: Tensor | None) -> Tensor | None:
-    """Make a parameter dense within a task; one that all tasks share (stride 0) stays shared."""
+    """Make a parameter contiguous within each task; one that all tasks share (stride 0) stays shared."""
     if parameter is None or parameter.is_contiguous():
         return parameter
     if parameter.stride(0) == 0:
@@ -93,7 +102,7 @@ def _fold_tasks(size: int, dim: int | None, argument: Any) -> Any:
 
 
 def _vmap_over_tasks(function: Any, info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Any, ...]) -> Any:
-    """Run ``function`` under vmap by giving it more tasks: the kernels are batched over tasks already."""
+    """Run ``function`` under vmap by folding the mapped dimension into the tasks, over which kernels are batched."""
     folded = [_fold_tasks(info.batch_size, dim, arg) for dim, arg in zip(in_dims, arguments, strict=True)]
     outputs = function.apply(*folded)
     return tuple(o.unflatten(0, (info.batch_size, -1)) if o.numel() else _unfold_empty(o, info) for o in outputs), 0
@@ -108,7 +117,7 @@ def _dense(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _saved(x: Tensor, weight: Tensor, gamma: Tensor | None, *of_forward: Tensor) -> tuple[Tensor | None, ...]:
-    """What both backward passes read, as the operators take it."""
+    """Return the tensors that both backward passes read, in the layout that the operators require."""
     return *_dense(x), _task_dense(weight), _task_dense(gamma), *_dense(*of_forward)
 
 
@@ -121,14 +130,14 @@ class _TaskFunction(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        """As torch's own, but for the binding of arguments to names, which takes it longer than all else together."""
+        """Like torch's own, without binding arguments to names, which takes longer than everything else together."""
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)
         return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
 
 
 class _Forward(_TaskFunction):
-    """out, kept, mean, rstd, argmax."""
+    """Outputs: out, kept, mean, rstd, argmax."""
 
     @staticmethod
     def forward(
@@ -156,7 +165,7 @@ class _Forward(_TaskFunction):
             return (None,) * 6
         x, _, _, kept, *_, argmax = saved = ctx.saved_tensors
         if not _is_y(kept):
-            grad_y = None  # torch.compile has zeros here
+            grad_y = None  # torch.compile passes zeros
         if grad_out is None:
             grad_out = torch.zeros_like(argmax, dtype=x.dtype)
         needs = ctx.needs_input_grad
@@ -165,7 +174,7 @@ class _Forward(_TaskFunction):
 
 
 class _Backward(_TaskFunction):
-    """grad_x (empty unless asked for), grad_weight, grad_bias, grad_gamma, grad_beta."""
+    """Outputs: grad_x (empty unless needed), grad_weight, grad_bias, grad_gamma, grad_beta."""
 
     @staticmethod
     def forward(
@@ -212,7 +221,7 @@ class _Backward(_TaskFunction):
 
 
 class _DoubleBackward(_TaskFunction):
-    """grad_grad_out, grad_x (empty unless asked for), grad_weight, grad_gamma, grad_y (empty for a thin layer)."""
+    """Outputs: grad_grad_out, grad_x (empty unless needed), grad_weight, grad_gamma, grad_y (empty if thin)."""
 
     @staticmethod
     def forward(
@@ -322,7 +331,7 @@ def _grad_x_like(x: Tensor, needed: bool) -> Tensor:
 
 @native.when_loaded
 def _register_shapes() -> None:
-    """Tell torch.compile the operators' output shapes, once the library that defines them is loaded."""
+    """Register the operators' output shapes for torch.compile, once the library that defines them is loaded."""
     torch.library.register_fake("maml_fast::conv_block_forward", _forward_shapes)
     torch.library.register_fake("maml_fast::conv_block_backward", _backward_shapes)
     torch.library.register_fake("maml_fast::conv_block_double_backward", _double_backward_shapes)

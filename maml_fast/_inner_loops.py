@@ -1,4 +1,4 @@
-"""The native inner loops of a whole meta-batch: one call of the operator in ``csrc/bindings/inner_loop.cpp``."""
+"""The native inner loops of a whole meta-batch, in one call of the operator in ``csrc/bindings/inner_loop.cpp``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ __all__ = [
 
 
 class NetDescription(NamedTuple):
-    """A net in numbers.
+    """A net of conv blocks and a classifier, encoded in numbers.
 
-    blocks: out_channels, kernel, stride, padding, pool, relu_first, has_bias, has_gamma, has_beta of every block.
-    eps: of every block.
-    head: mean_over_pixels, classes, has_bias.
+    Attributes:
+        blocks: for each block in turn: out_channels, kernel, stride, padding, pool, relu_first, has_bias, has_gamma,
+            has_beta.
+        eps: the eps of each block's batch norm.
+        head: mean_over_pixels, classes, has_bias of the classifier.
     """
 
     blocks: list[int]
@@ -32,16 +34,18 @@ class NetDescription(NamedTuple):
 
     @property
     def n_classes(self) -> int:
-        """Outputs of the classifier."""
+        """The number of outputs of the classifier."""
         return self.head[1]
 
 
 class LoweredModel(NamedTuple):
-    """A recorded model and its loss in numbers, as :mod:`maml_fast.lowering` writes them.
+    """A recorded model and its loss, encoded in numbers by :mod:`maml_fast.lowering`.
 
-    layouts: of every parameter.
-    support, query: programs, each in whole numbers and in factors.
-    classes: labels must be below this, or -100; 0: they may be any.
+    Attributes:
+        layouts: the layout of each parameter.
+        support: the program for the support set, as integers and as factors.
+        query: the program for the query set, as integers and as factors.
+        classes: labels must be below this number, or -100; 0 allows any label.
     """
 
     layouts: list[int]
@@ -50,19 +54,20 @@ class LoweredModel(NamedTuple):
     classes: int
 
     def in_numbers(self) -> tuple[Any, ...]:
-        """As the operator takes them."""
+        """Return the numbers as the operator's arguments."""
         return self.layouts, *self.support, *self.query, self.classes
 
 
 class InnerLoopsResult(NamedTuple):
-    """Of T tasks, scored after S steps.
+    """The result of T tasks whose query sets are scored after S steps.
 
-    objective: the weighted losses' mean over tasks, [].
-    losses: mean query losses, [S, T].
-    correct: right query predictions, [S, T] int64.
-    predictions: query predictions, [T] int64; ignored labels do not count.
-    gradient: of the objective with respect to every parameter; empty if not asked for.
-    rate_gradient: the same with respect to the rates that need one, in order.
+    Attributes:
+        objective: the weighted sum of query losses, averaged over tasks, [].
+        losses: mean query losses, [S, T].
+        correct: numbers of correct query predictions, [S, T] int64.
+        predictions: numbers of query predictions, without ignored labels, [T] int64.
+        gradient: the gradient of the objective with respect to each parameter; empty if not requested.
+        rate_gradient: the gradient of the objective with respect to the rates that need one, in order.
     """
 
     objective: Tensor
@@ -87,40 +92,46 @@ def inner_loops(
     tasks_at_once: int,
     steps_kept: int | None = None,
     needs_gradient: bool,
+    seed: int = 0,
 ) -> InnerLoopsResult:
-    """Adapt ``net`` from ``theta`` to every task, score its queries, and differentiate through that.
+    """Adapt ``net`` from ``theta`` to every task, score the query sets, and differentiate through the adaptation.
 
     Args:
-        net: the net; its blocks must be such as the native kernels take. Or a recorded model with its loss.
-        theta: all parameters: of every block the weight [Cout, Cin, k, k], bias, gamma and beta, then the classifier's
-            weight [classes, features] and bias; of a recorded model in the order of its layouts. Any may have a first
-            dimension more, of max(steps, 1): a value for every step, which no step changes, as batch norm's parameters
-            in Antoniou et al. 2019. A step takes its own, the queries are scored with the last step's, and before any
-            step with the first's. Its rate must be 0.
-        episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels in int64, -100 for
-            images that do not count. A recorded model takes inputs [T, N, ...] of the parameters' type, and labels, or
-            values of that type.
-        rates: the inner learning rates of every parameter, R of them: one for every step, or 1, the same at all of
-            them. Of shape [R] they are numbers for the whole parameter, of shape [R, *parameter.shape] there is one for
-            every weight.
-        rate_needs_gradient: whether to compute the gradient of the rates, for every parameter.
-        steps: inner steps.
-        order: 2 differentiates through the inner gradients, 1 takes them as constants.
-        scored: the steps, in order, after which the queries are scored; the last one must be the last of all.
-        step_weights: [S], of the scored steps in the loss that is differentiated: the sum over them of the weight and
-            the query losses' mean over tasks (the multi-step loss of Antoniou et al. 2019); 0 costs nothing.
-        tasks_at_once: in memory.
-        steps_kept: what the way back at order 2 needs of so many steps is in memory at once; other steps are computed
-            again on the way. ``None``: of all.
-        needs_gradient: whether to compute gradients: the parameters', and those of the rates that want one.
+        net: the net, whose blocks the native kernels must support; or a recorded model with its loss.
+        theta: all parameters. For a net: the weight [Cout, Cin, k, k], bias, gamma and beta of each block, then the
+            classifier's weight [classes, features] and bias. For a recorded model: in the order of its layouts. A
+            parameter may have an additional first dimension of size max(steps, 1), with one value per step that no step
+            changes, as for the batch norm parameters in Antoniou et al. 2019. Each step uses its own value; query sets
+            are scored with the value of the last step, or of the first step before any step. The rate of such a
+            parameter must be 0.
+        episodes: x_spt [T, N, C, H, W], y_spt [T, N], x_qry [T, M, C, H, W], y_qry [T, M]; labels are int64, -100 for
+            images that do not count. A recorded model takes inputs [T, N, ...] of the parameters' dtype, and labels or
+            targets of that dtype.
+        rates: the inner learning rates of each parameter, in a tensor whose first dimension has size R: one rate per
+            step, or R = 1 for the same rate in all steps. Shape [R] is one rate for the whole parameter, shape
+            [R, *parameter.shape] one rate for each of its elements.
+        rate_needs_gradient: for each parameter, whether to compute the gradient of its rates.
+        steps: number of inner steps.
+        order: 2 differentiates through the inner gradients, 1 treats them as constants.
+        scored: the steps, in ascending order, after which query sets are scored; the last one must be the final step.
+        step_weights: [S], weights of the scored steps in the objective, which is the sum over these steps of weight
+            times query loss, averaged over tasks (the multi-step loss of Antoniou et al. 2019). A weight of 0 costs
+            nothing.
+        tasks_at_once: number of tasks in memory at once.
+        steps_kept: number of steps whose intermediate results are in memory at once for the backward pass of order 2;
+            other steps are recomputed in the backward pass. ``None`` keeps all steps.
+        needs_gradient: whether to compute the gradients of the parameters and of the rates that need one.
+        seed: of the random numbers that a recorded model draws. They depend on it, the task and the step alone.
 
     Raises:
-        RuntimeError: anything is not as described, a label is none of the classes, or images hold NaN or infinity.
+        RuntimeError: an argument is not as described, a label is not one of the classes, or images contain NaN or
+            infinity.
     """
     operators = torch.ops.maml_fast
-    run, numbers = (
-        (operators.program_loops, net.in_numbers()) if isinstance(net, LoweredModel) else (operators.inner_loops, net)
-    )
+    if isinstance(net, LoweredModel):
+        run, numbers, last = operators.program_loops, net.in_numbers(), (seed,)
+    else:
+        run, numbers, last = operators.inner_loops, net, ()
     result = run(
         [parameter.contiguous() for parameter in theta],
         *(part.contiguous() for part in episodes),
@@ -134,13 +145,14 @@ def inner_loops(
         tasks_at_once,
         max(steps, 1) if steps_kept is None else steps_kept,
         needs_gradient,
+        *last,
     )
     return InnerLoopsResult(*result)
 
 
 @native.when_loaded
 def _register_shapes() -> None:
-    """Tell torch the operator's output shapes, once the library that defines it is loaded."""
+    """Register the operators' output shapes with torch, once the library that defines them is loaded."""
 
     def shapes(
         theta: list[Tensor],
@@ -159,7 +171,7 @@ def _register_shapes() -> None:
         predictions = correct.new_empty(x.shape[0])
         return x.new_empty(()), losses, correct, predictions, gradient, rate_gradient
 
-    # Arguments by their places: theta and x_spt come first in both.
+    # All arguments by position; theta and x_spt come first in both operators.
     @torch.library.register_fake("maml_fast::inner_loops")
     def _(*a: Any) -> Any:
         return shapes(a[0], a[1], a[8], a[9], a[10], a[16])

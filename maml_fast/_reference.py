@@ -1,7 +1,7 @@
-"""Pure-PyTorch twins of the native kernels: the truth they are tested against, and the fallback that runs without them.
+"""Pure-PyTorch versions of the native kernels: the reference that kernels are tested against, and the fallback.
 
-Every function has the signature of its twin in :mod:`maml_fast.ops` and is written in elementary, differentiable
-operations, so autograd (any order), ``torch.func`` and ``torch.compile`` work on it as they do on any PyTorch code.
+Each function has the signature of its counterpart in :mod:`maml_fast.ops` and consists of elementary, differentiable
+operations, so autograd (any order), ``torch.func`` and ``torch.compile`` work on it as on any PyTorch code.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["batch_norm", "conv_block", "conv_block_by_statistics", "conv_block_w
 def batch_norm(y: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> Tensor:
     """Normalize by the batch's own biased statistics, per task and channel (Ioffe & Szegedy 2015, eq. 1-4).
 
-    Written in elementary operations on purpose: ``vmap(grad(F.batch_norm))`` gives a wrong second-order gradient in
-    silence, these give the right one. y is [T, B, C, H, W]; gamma and beta are [T, C] or ``None``.
+    The operations are elementary on purpose: ``vmap(grad(F.batch_norm))`` silently gives a wrong second-order gradient.
+    y is [T, B, C, H, W]; gamma and beta are [T, C] or ``None``.
     """
     mean = y.mean(dim=(1, 3, 4), keepdim=True)  # [T, 1, C, 1, 1]
     centered = y - mean
@@ -38,7 +38,7 @@ def conv_block(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> Tensor:
-    """Twin of :func:`maml_fast.ops.conv_block`; see there for shapes and meaning."""
+    """Like :func:`maml_fast.ops.conv_block`, which describes shapes and meaning."""
     y = _to_be_normalized(x, weight, bias, stride, padding, relu_first)
     return _normalized(y, gamma, beta, pool, eps, relu_first)
 
@@ -56,7 +56,7 @@ def conv_block_with_statistics(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Twin of :func:`maml_fast.ops.conv_block_with_statistics`; see there for shapes and meaning."""
+    """Like :func:`maml_fast.ops.conv_block_with_statistics`, which describes shapes and meaning."""
     y = _to_be_normalized(x, weight, bias, stride, padding, relu_first)
     variance, mean = torch.var_mean(y.detach(), dim=(1, 3, 4), correction=0)
     return _normalized(y, gamma, beta, pool, eps, relu_first), mean, variance
@@ -77,9 +77,9 @@ def conv_block_by_statistics(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> Tensor:
-    """:func:`maml_fast.ops.conv_block` that normalizes by this mean and variance, [Cout] for all tasks.
+    """Like :func:`maml_fast.ops.conv_block`, but normalize by a given mean and variance, [Cout] for all tasks.
 
-    There is no native twin: meta-training, which has to be fast, takes the batch's own.
+    There is no native version: meta-training, which has to be fast, uses the batch's own statistics.
     """
     y = _to_be_normalized(x, weight, bias, stride, padding, relu_first)
     z = (y - mean[:, None, None]) * torch.rsqrt(variance + eps)[:, None, None]
@@ -89,9 +89,9 @@ def conv_block_by_statistics(
 def _to_be_normalized(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, relu_first: bool
 ) -> Tensor:
-    # One convolution per task: a grouped convolution would issue one more per group in its double backward. Tensors of
-    # other strides are laid out anew: on some of them PyTorch's own convolutions raise an error in their second
-    # derivative, or write beyond their memory.
+    # One convolution per task: a grouped convolution would issue one more per group in its double backward. Tensors are
+    # made contiguous, because with some other strides PyTorch's convolutions raise an error in their second derivative,
+    # or write out of bounds.
     x, weight = x.contiguous(), weight.contiguous()
     y = torch.stack(
         [

@@ -1,4 +1,4 @@
-"""Layers of one task's network, which ``torch.func.vmap`` turns into layers of many tasks' networks."""
+"""Layers of a single task's network; ``torch.func.vmap`` turns them into layers for many tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from maml_fast import ops
-from maml_fast._arguments import choice, flag, number, optional, takes, tensor, whole
+from maml_fast._arguments import choice, flag, int_from, number, optional, takes, tensor
 
 __all__ = [
     "BatchStatNorm2d",
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 
 
 def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
-    """Let a mode of ``torch.overrides`` see a call of ``function(x, ...)``, as it does ``torch.nn.functional``'s."""
+    """Make calls of ``function(x, ...)`` visible to modes of ``torch.overrides``, as ``torch.nn.functional``'s are."""
 
     @wraps(function)
     def call(x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -44,12 +44,24 @@ def traced_as_one(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callabl
 def batch_stat_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[int, ...] | None = None
 ) -> Tensor:
-    """Normalize x [B, C, ...] by the biased statistics of this very batch (Ioffe & Szegedy 2015, eq. 1-4).
+    """Normalize x [B, C, ...] by the batch's own biased statistics (Ioffe & Szegedy 2015, eq. 1-4).
 
-    Equals ``F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)``, written in elementary operations
-    because ``vmap(grad(...))`` over ``F.batch_norm`` gives a wrong second-order gradient in silence. A ``ValueError``
-    says so if x has another number of axes than ``axes`` allows, or a parameter another shape than [C], a ``TypeError``
-    if x is not floating-point.
+    Equals ``F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)``, but consists of elementary operations,
+    because ``vmap(grad(...))`` over ``F.batch_norm`` silently gives a wrong second-order gradient.
+
+    Args:
+        x: the input, [B, C, ...].
+        weight: scale after normalizing, [C]; 1 if ``None``.
+        bias: shift after normalizing, [C]; 0 if ``None``.
+        eps: added to the variance.
+        axes: the numbers of dimensions that x may have; ``None`` for any.
+
+    Returns:
+        A tensor of the shape of x.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: the number of dimensions of x is not in ``axes``, or a parameter is not [C].
     """
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
@@ -71,38 +83,41 @@ def batch_stat_norm(
 
 
 class BatchStatNorm2d(torch.nn.BatchNorm2d):
-    """A ``BatchNorm2d`` that takes the batch's own statistics in ``train()`` and ``eval()`` alike and keeps no others.
+    """A ``BatchNorm2d`` that always uses the batch's own statistics, in ``train()`` and in ``eval()``.
+
+    It keeps no running statistics.
 
     Args:
         num_features: channels C of the input [B, C, H, W].
         eps: added to the variance.
         affine: whether there is a scale (``weight``, γ) and a shift (``bias``, β).
-        gamma: whether, of the two, there is the scale; Finn's net has the shift alone.
+        gamma: whether an affine layer has the scale; Finn's net has only the shift.
 
     Raises:
-        TypeError, ValueError: for another type, fewer than one channel, or an ``eps`` that is not positive.
+        TypeError, ValueError: an argument has the wrong type, there is less than one channel, or ``eps`` is not
+            positive.
     """
 
-    @takes(num_features=whole(1), eps=number(above=0), affine=flag, gamma=flag)
+    @takes(num_features=int_from(1), eps=number(above=0), affine=flag, gamma=flag)
     def __init__(self, num_features: int, eps: float = 1e-5, *, affine: bool = True, gamma: bool = True) -> None:
         super().__init__(num_features, eps=eps, affine=affine, track_running_stats=False)
         if not gamma:
             self.register_parameter("weight", None)
 
     def reset_parameters(self) -> None:
-        """Set the scale to one and the shift to zero, where there is one."""
+        """Set the scale to one and the shift to zero, if they exist."""
         if self.weight is not None:
             torch.nn.init.ones_(self.weight)
         if self.bias is not None:
             torch.nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [B, C, H, W] to its normalized self, same shape."""
+        """Normalize x [B, C, H, W]; the result has the same shape."""
         return batch_stat_norm(x, self.weight, self.bias, self.eps, axes=(4,))
 
 
 class ConvBlock(torch.nn.Module):
-    """Convolution, batch norm on the batch's own statistics, ReLU and max-pool as one operation.
+    """Convolution, batch norm with the batch's own statistics, ReLU and max-pool as one operation.
 
     The parameters are ``conv.weight``, ``conv.bias``, ``norm.weight`` (γ) and ``norm.bias`` (β), initialized as in
     :class:`torch.nn.Conv2d` and :class:`torch.nn.BatchNorm2d`.
@@ -110,26 +125,27 @@ class ConvBlock(torch.nn.Module):
     Args:
         in_channels, out_channels: channels of the input and the output.
         kernel_size: side of the square kernel; 1, 3 and 5 have native kernels.
-        stride: step of the convolution; 1 to 3 have native kernels.
-        padding: zeros around the image, on every side.
+        stride: stride of the convolution; 1 to 3 have native kernels.
+        padding: zeros on every side of the image, in pixels.
         pool: 2 for a 2x2 max-pool with stride 2 (odd sizes lose the last row or column), ``None`` for no pooling.
-        bias: whether the convolution has a bias. Its gradient is exactly zero where batch norm follows directly.
-        affine: whether batch norm has parameters at all.
-        gamma: whether, if it has, the scale is one of them.
+        bias: whether the convolution has a bias. Its gradient is exactly zero if batch norm follows directly.
+        affine: whether batch norm has parameters.
+        gamma: whether the scale is one of them.
         eps: added to the variance.
-        relu_first: convolution, ReLU, batch norm, pool, instead of convolution, batch norm, ReLU, pool.
+        relu_first: whether the order is convolution, ReLU, batch norm, pool instead of convolution, batch norm, ReLU,
+            pool.
 
     Raises:
-        TypeError, ValueError: for another type, a size, stride or padding that no convolution can have, or a ``pool``
-            other than 2 or ``None``.
+        TypeError, ValueError: an argument has the wrong type, a size, stride or padding is out of range, or ``pool`` is
+            neither 2 nor ``None``.
     """
 
     @takes(
-        in_channels=whole(1),
-        out_channels=whole(1),
-        kernel_size=whole(1),
-        stride=whole(1),
-        padding=whole(0),
+        in_channels=int_from(1),
+        out_channels=int_from(1),
+        kernel_size=int_from(1),
+        stride=int_from(1),
+        padding=int_from(0),
         pool=optional(choice(2, said="2 or None")),
         bias=flag,
         affine=flag,
@@ -159,7 +175,7 @@ class ConvBlock(torch.nn.Module):
         self.relu_first = relu_first
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images x [B, Cin, H, W] to features [B, Cout, H', W'], on the native path channels-last in memory."""
+        """Map images x [B, Cin, H, W] to features [B, Cout, H', W'], channels-last in memory on the native path."""
         return conv_block(x, self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias, **self.geometry)
 
     @property
@@ -174,7 +190,7 @@ class ConvBlock(torch.nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Say what the two layers printed below do not."""
+        """Describe what the representation of the two child layers does not show."""
         return f"pool={self.pool}, relu_first={self.relu_first}"
 
 
@@ -195,7 +211,7 @@ def conv_block(
 ) -> Tensor:
     """:func:`maml_fast.ops.conv_block` for one task: x [B, Cin, H, W], weight [Cout, Cin, k, k], the rest [Cout].
 
-    Under ``torch.func.vmap`` the operation's batching rule puts the mapped tasks where the one task is here.
+    Under ``torch.func.vmap``, the operation's batching rule replaces the single task by the mapped tasks.
     """
     _check_images(x)
     out = conv_block_of_tasks(
@@ -206,13 +222,13 @@ def conv_block(
         eps=eps,
         relu_first=relu_first,
     )
-    return out.squeeze(0)  # [B, Cout, H', W']; the gradient of out[0] would be a copy
+    return out.squeeze(0)  # [B, Cout, H', W']; out[0] would copy the gradient
 
 
 def conv_block_of_tasks(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, **geometry: Any
 ) -> Tensor:
-    """:func:`maml_fast.ops.conv_block`, which under autocast computes in its parameters' precision."""
+    """:func:`maml_fast.ops.conv_block`, which computes in the precision of its parameters under autocast."""
     return ops.conv_block(_in_precision_of(weight, x), weight, bias, gamma, beta, **geometry)
 
 
@@ -228,10 +244,13 @@ def tracking_conv_block(
     momentum: float,
     **geometry: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`conv_block_of_tasks`, and the running statistics [T, Cout] that a ``BatchNorm2d`` in training leaves.
+    """Run :func:`conv_block_of_tasks`, and update running statistics [T, Cout] as ``BatchNorm2d`` does in training.
 
-    ``momentum`` is the batch's share in them. The variance that they keep is the unbiased one: a batch must have more
-    than one value a channel.
+    ``momentum`` is the weight of the batch in the new running statistics. The running variance uses the unbiased
+    variance of the batch, which must therefore have more than one value per channel.
+
+    Returns:
+        The block's result, the new running mean and the new running variance.
     """
     out, mean, variance = ops.conv_block_with_statistics(
         _in_precision_of(weight, x), weight, bias, gamma, beta, **geometry
@@ -242,7 +261,7 @@ def tracking_conv_block(
 
 
 def moved(running: Sequence[Tensor], of_batch: Sequence[Tensor], momentum: float) -> tuple[Tensor, Tensor]:
-    """Running mean and variance after a batch; ``momentum`` is its share in them."""
+    """Return the running mean and variance after a batch; ``momentum`` is the weight of the batch in them."""
     mean, variance = (torch.lerp(old, new.to(old.dtype), momentum) for old, new in zip(running, of_batch, strict=True))
     return mean, variance
 
@@ -253,18 +272,18 @@ def _check_images(x: Tensor) -> None:
 
 
 def _as_one_task(x: Tensor, weight: Tensor, *rest: Tensor | None) -> tuple[Any, ...]:
-    """The arguments with a task dimension of one: x [1, B, Cin, H, W], ..."""
+    """Add a task dimension of size one to the arguments: x [1, B, Cin, H, W], ..."""
     return x[None], weight[None], *(None if tensor is None else tensor[None] for tensor in rest)
 
 
 def _in_precision_of(weight: Tensor, x: Tensor) -> Tensor:
     if x.dtype is not weight.dtype and torch.is_autocast_enabled(x.device.type):
-        return x.to(weight.dtype)  # what other layers made of it
+        return x.to(weight.dtype)  # autocast gave x another dtype in an earlier layer
     return x
 
 
 def _pixels(x: Tensor, weight: Tensor, stride: int, padding: int) -> int:
-    """How many pixels a convolution's output has."""
+    """Return the number of pixels in the convolution's output."""
     side = weight.shape[-1]
     height, width = (ops.output_extent(extent, side, stride, padding) for extent in x.shape[-2:])
     return height * width

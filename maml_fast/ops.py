@@ -1,4 +1,4 @@
-"""The public operations, for ``T`` tasks at once, and the choice between native kernels and pure PyTorch."""
+"""The public operations on ``T`` tasks at once, which run on native kernels or on pure PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maml_fast import _conv_block, native
 from maml_fast import _reference as reference
-from maml_fast._arguments import flag, number, optional, takes, tensor, whole
+from maml_fast._arguments import flag, int_from, number, optional, takes, tensor
 from maml_fast._conv_block import Arithmetic, convolved_extent, output_extent
 from maml_fast._inner_loops import (
     InnerLoopsResult,
@@ -43,13 +43,13 @@ _checked = takes(
     bias=optional(tensor),
     gamma=optional(tensor),
     beta=optional(tensor),
-    stride=whole(1),
-    padding=whole(0),
-    pool=optional(whole(1)),
+    stride=int_from(1),
+    padding=int_from(0),
+    pool=optional(int_from(1)),
     eps=number(least=0),
     relu_first=flag,
 )
-MOST_PIXELS = 2**31  # an image of as many is too large for the kernels, as csrc/bindings/tensors.h says
+MAX_PIXELS = 2**31  # the kernels need images with fewer pixels, as in csrc/bindings/tensors.h
 _OF_AUTOCAST = {torch.bfloat16: Arithmetic.BFLOAT16, torch.float16: Arithmetic.FLOAT16}
 
 
@@ -67,38 +67,39 @@ def conv_block(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> Tensor:
-    """Convolution, batch norm on the batch's own statistics, ReLU and max-pool, for ``T`` tasks at once.
+    """Convolution, batch norm with the batch's own statistics, ReLU and max-pool, for ``T`` tasks at once.
 
-    Equal, task by task, to ``max_pool2d(relu(batch_norm(conv2d(x, weight, bias), training=True)), pool)``, with the
-    biased variance, as in training; ``relu_first`` puts the ReLU before the batch norm. Differentiable twice.
+    For each task, this equals ``max_pool2d(relu(batch_norm(conv2d(x, weight, bias), training=True)), pool)``, with the
+    biased variance, as in training; ``relu_first`` puts the ReLU before the batch norm. The operation is twice
+    differentiable. Sources: Ioffe & Szegedy 2015; Finn et al. 2017, app. A.1.
+
+    Native kernels support k in {1, 3, 5}, strides 1 to 3, ``pool`` ``None`` or 2, float32 and float64, on the CPU and
+    on CUDA devices. Anything else runs on pure PyTorch, with one warning. On a GPU of sm_80 or later, float32 products
+    use the tensor cores, with factors rounded to TF32 if ``torch.set_float32_matmul_precision`` (or
+    ``torch.backends.cuda.matmul.fp32_precision``) allows it, and to bfloat16 or float16 under ``torch.autocast``; sums,
+    statistics and images stay float32.
 
     Args:
-        x: images, [T, B, Cin, H, W], float32 or float64, any strides (channels-last is taken without a copy).
-        weight: filters, [T, Cout, Cin, k, k]. Parameters that all tasks share may be an ``expand`` (task stride 0) and
-            are read as they are.
-        bias: [T, Cout]. Batch norm takes it out again unless ``relu_first``: its gradient is then exactly zero.
+        x: images, [T, B, Cin, H, W], float32 or float64, any strides (channels-last needs no copy).
+        weight: filters, [T, Cout, Cin, k, k]. Parameters that all tasks share may be an ``expand`` (task stride 0),
+            which is not copied.
+        bias: [T, Cout]. Unless ``relu_first`` is set, batch norm cancels it, and its gradient is exactly zero.
         gamma: scale after normalizing, [T, Cout]; 1 if ``None`` (Finn's net has none).
         beta: shift after normalizing, [T, Cout]; 0 if ``None``.
-        stride: of the convolution.
+        stride: stride of the convolution.
         padding: zeros around the image, in pixels.
         pool: side and stride of the max-pool window, which rounds down; ``None`` for no pooling.
         eps: added to the variance.
-        relu_first: ReLU before instead of after the batch norm.
+        relu_first: whether the ReLU comes before the batch norm, not after it.
 
     Returns:
         [T, B, Cout, H', W'], channels-last in memory on the native path.
 
     Raises:
-        TypeError: an argument is of another type, x is not a floating-point tensor, or another tensor's dtype or device
-            differs from x's.
-        ValueError: a number out of range, shapes that do not fit each other, or a convolution whose output has no
-            pixels or 2^31 and more.
-
-    Native kernels take k in {1, 3, 5}, strides 1 to 3, ``pool`` ``None`` or 2, float32 and float64, on the CPU and on
-    CUDA devices. Anything else runs on pure PyTorch and says so once, in a warning. On a GPU from sm_80 on, products of
-    float32 go through the tensor cores with factors rounded to TF32 where ``torch.set_float32_matmul_precision`` (or
-    ``torch.backends.cuda.matmul.fp32_precision``) allows it, to bfloat16 or float16 under ``torch.autocast``; sums,
-    statistics and images stay float32. Source: Ioffe & Szegedy 2015; Finn et al. 2017, app. A.1.
+        TypeError: an argument has the wrong type, x is not a floating-point tensor, or the dtype or device of another
+            tensor differs from that of x.
+        ValueError: a number is out of range, shapes disagree, or the convolution's output has no pixels, or 2^31 or
+            more.
     """
     geometry = _checked_geometry((x, weight, bias, gamma, beta), stride, padding, pool, eps, relu_first)
     if geometry is not None:
@@ -122,13 +123,13 @@ def conv_block_with_statistics(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`conv_block`, and the statistics by which it normalized.
+    """:func:`conv_block`, which also returns the statistics by which it normalized.
 
-    Takes and raises what :func:`conv_block` does.
+    Arguments and errors are those of :func:`conv_block`.
 
     Returns:
-        The result, [T, B, Cout, H', W'], and mean and biased variance over the batch's images and pixels of what the
-        batch norm was given, [T, Cout] each, without gradients.
+        The result, [T, B, Cout, H', W'], and the mean and the biased variance of the batch norm's input over images and
+        pixels, [T, Cout] each, without gradients.
     """
     geometry = _checked_geometry((x, weight, bias, gamma, beta), stride, padding, pool, eps, relu_first)
     if geometry is not None:
@@ -156,10 +157,13 @@ def conv_block_by_statistics(
     eps: float = 1e-5,
     relu_first: bool = False,
 ) -> Tensor:
-    """:func:`conv_block` that normalizes by this mean and variance, [Cout] for all tasks; always pure PyTorch.
+    """:func:`conv_block` with a given mean and variance, [Cout] for all tasks; always runs on pure PyTorch.
 
-    Takes and raises what :func:`conv_block` does; raises a ValueError, too, for statistics that are not [Cout], and on
-    the CPU for a variance below zero.
+    Other arguments and errors are those of :func:`conv_block`.
+
+    Raises:
+        TypeError: the statistics are not floating-point tensors on the device of x.
+        ValueError: the statistics are not [Cout], or (checked on the CPU only) the variance is negative.
     """
     _check_tensors(x, weight, bias, gamma, beta)
     _check_geometry(x, weight, stride, padding, pool)
@@ -184,8 +188,11 @@ def conv_block_by_statistics(
 def in_kernel_order(weight: Tensor) -> Tensor:
     """Return filters [Cout, Cin, k, k] laid out in memory as [k, k, Cin, Cout], as the native kernels read them.
 
-    Differentiable; the filters themselves where the kernels do not run. Elementwise operations keep the order. Raises
-    a ValueError for another number of dimensions.
+    Differentiable. Elementwise operations keep the memory order. If there are no kernels for the device, the filters
+    themselves are returned.
+
+    Raises:
+        ValueError: ``weight`` does not have four dimensions.
     """
     if weight.dim() != 4:
         raise ValueError(f"weight must be [Cout, Cin, k, k], got {list(weight.shape)}")
@@ -195,12 +202,16 @@ def in_kernel_order(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
-@takes(parameter=tensor, n_tasks=whole(1))
+@takes(parameter=tensor, n_tasks=int_from(1))
 def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
-    """Return a parameter [...] for all tasks, [T, ...], task stride 0.
+    """Return a parameter [...] expanded to all tasks, [T, ...], with task stride 0.
 
-    Filters in kernel order are expanded in that order: the sum over tasks in the backward pass then goes through memory
-    as it lies, four times as fast. Raises a TypeError for what is no tensor, a ValueError for fewer than one task.
+    Filters in kernel order are expanded in that order: the sum over tasks in the backward pass then accesses memory
+    sequentially, which is four times as fast.
+
+    Raises:
+        TypeError: ``parameter`` is not a tensor.
+        ValueError: ``n_tasks`` is below 1.
     """
     if parameter.dim() == 4 and not parameter.is_contiguous():
         in_memory = parameter.permute(2, 3, 1, 0)  # [k, k, Cin, Cout]
@@ -209,14 +220,14 @@ def over_tasks(parameter: Tensor, n_tasks: int) -> Tensor:
 
 
 def has_native_kernels() -> bool:
-    """Return whether there are any; they are built now if they never were."""
+    """Return whether the native kernels are available; the first call may build them."""
     return native.library() is not None
 
 
 def _checked_geometry(
     tensors: _BlockTensors, stride: int, padding: int, pool: int | None, eps: float, relu_first: bool
 ) -> _conv_block.Geometry | None:
-    """The block's constants for the native kernels; ``None`` where pure PyTorch runs it, which is said once."""
+    """Validate the arguments; return the block's constants for the native kernels, ``None`` if pure PyTorch runs it."""
     x, weight, *_ = tensors
     _check_tensors(*tensors)
     _check_geometry(x, weight, stride, padding, pool)
@@ -230,7 +241,7 @@ def _checked_geometry(
 
 
 def native_obstacle(x: Tensor, weight: Tensor, stride: int, pool: int | None) -> str | None:
-    """What keeps a block of these arguments from the native kernels; ``None`` if nothing does."""
+    """Return what prevents the native kernels from running a block with these arguments; ``None`` if nothing does."""
     if x.device.type not in ("cpu", "cuda"):
         return f"device {x.device.type} (cpu and cuda only)"
     if x.device.type == "cuda" and not native.has_cuda_kernels():
@@ -281,7 +292,7 @@ def _check_geometry(x: Tensor, weight: Tensor, stride: int, padding: int, pool: 
             f"conv_block: images of {(height, width)} have no output under kernel {(kernel_height, kernel_width)}, "
             f"stride {stride}, padding {padding}, pool {pool}; use larger images or more padding"
         )
-    if rows * columns >= MOST_PIXELS:
+    if rows * columns >= MAX_PIXELS:
         raise ValueError(
             f"conv_block: images of {(height, width)} become {rows} x {columns} pixels under padding {padding}, and "
             f"2**31 are too many; use less padding"
@@ -303,13 +314,13 @@ def _check_statistics(x: Tensor, weight: Tensor, mean: Tensor, variance: Tensor)
 
 
 def _may_look_at(x: Tensor) -> bool:
-    """Whether x has values that can be told without waiting for a device, and without breaking a trace of torch's."""
+    """Return whether the values of x can be read without waiting for a device and without breaking a torch trace."""
     traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
     return x.is_cpu and not traced and not torch._C._are_functorch_transforms_active()
 
 
 def _arithmetic(x: Tensor) -> Arithmetic:
-    """How x's device forms products: on a GPU's tensor cores where autocast, or PyTorch's setting for TF32, lets it."""
+    """Return how the device of x multiplies: on tensor cores if autocast or PyTorch's setting for TF32 allows it."""
     if x.device.type != "cuda" or x.dtype is not torch.float32:
         return Arithmetic.EXACT
     if torch.is_autocast_enabled("cuda"):
@@ -331,7 +342,7 @@ def _has_tensor_cores(device: torch.device) -> bool:
 
 
 def _announce(what: str, *, calls_deep: int) -> None:
-    """Warn once, of the line that called an operation: so many calls lie between that line and this function."""
+    """Warn once, at the line that called an operation, with ``calls_deep`` calls between that line and this one."""
     if what not in _announced:
         _announced.add(what)
         warnings.warn(f"conv_block: {what}", RuntimeWarning, stacklevel=calls_deep + 2)

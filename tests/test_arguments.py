@@ -25,24 +25,24 @@ from maml_fast import _arguments as arguments
 from maml_fast import algorithms, compat, data, deployment, distributed, fusion, maml, models, ops, train
 from maml_fast._arguments import (
     array,
+    check_fields,
     choice,
     device,
     flag,
     function,
     instance,
+    int_from,
     integer,
     location,
     many,
     nn_module,
     number,
     optional,
-    settle,
     shown,
     takes,
     tensor,
     tensor_or,
     text,
-    whole,
 )
 from maml_fast.compat import learn2learn
 
@@ -50,11 +50,11 @@ PACKAGE = str(Path(mf.__file__).parent)
 
 TAKEN = {
     "int": (integer, 3, 3),
-    "NumPy's int": (whole(0), np.int64(3), 3),
-    "NumPy's unsigned": (whole(0, 2**64 - 1), np.uint64(2**64 - 1), 2**64 - 1),
-    "array of one": (whole(0), np.array(3), 3),
-    "tensor of one": (whole(0), torch.tensor(3), 3),
-    "both ends": (many(whole(1, 4)), [1, 4], (1, 4)),
+    "NumPy's int": (int_from(0), np.int64(3), 3),
+    "NumPy's unsigned": (int_from(0, 2**64 - 1), np.uint64(2**64 - 1), 2**64 - 1),
+    "array of one": (int_from(0), np.array(3), 3),
+    "tensor of one": (int_from(0), torch.tensor(3), 3),
+    "both ends": (many(int_from(1, 4)), [1, 4], (1, 4)),
     "float": (number(), -0.5, -0.5),
     "int as float": (number(least=0), 0, 0.0),
     "NumPy's float": (number(), np.float32(0.5), 0.5),
@@ -71,9 +71,9 @@ TAKEN = {
     "device": (device, "cpu", torch.device("cpu")),
     "device itself": (device, torch.device("meta"), torch.device("meta")),
     "none": (optional(flag), None, None),
-    "not none": (optional(whole(0)), np.int8(1), 1),
+    "not none": (optional(int_from(0)), np.int8(1), 1),
     "tuple": (many(text), ("a", "b"), ("a", "b")),
-    "generator": (many(whole(0)), (i for i in range(3)), (0, 1, 2)),
+    "generator": (many(int_from(0)), (i for i in range(3)), (0, 1, 2)),
     "array": (many(integer, length=2), np.arange(2), (0, 1)),
     "number or tensor": (tensor_or(number()), 1, 1.0),
     "class": (instance(Path), Path("a"), Path("a")),
@@ -107,13 +107,13 @@ REFUSED = {
     "bool": (integer, True, TypeError, "x must be an integer, got True"),
     "NumPy's bool": (integer, np.bool_(True), TypeError, "x must be an integer, got .*True"),
     "float": (integer, 2.0, TypeError, "x must be an integer, got 2.0"),
-    "text": (whole(1), "1", TypeError, "x must be an integer, got '1'"),
-    "array of several": (whole(1), np.arange(2), TypeError, r"x must be an integer, got ndarray \[2\] of int64"),
-    "tensor without values": (whole(1), torch.empty((), dtype=torch.int64, device="meta"), TypeError, "got Tensor"),
-    "too small": (whole(1), 0, ValueError, "x must be at least 1, got 0"),
-    "too large": (whole(1), 10**30, ValueError, r"x must be from 1 to 2\*\*31 - 1, got 1000000000"),
-    "larger than can be printed": (whole(1), 10**10000, ValueError, r"x must be from 1 to 2\*\*31 - 1, got <"),
-    "out of range": (whole(1, 1_000_000), 0, ValueError, "x must be from 1 to 1,000,000, got 0"),
+    "text": (int_from(1), "1", TypeError, "x must be an integer, got '1'"),
+    "array of several": (int_from(1), np.arange(2), TypeError, r"x must be an integer, got ndarray \[2\] of int64"),
+    "tensor without values": (int_from(1), torch.empty((), dtype=torch.int64, device="meta"), TypeError, "got Tensor"),
+    "too small": (int_from(1), 0, ValueError, "x must be at least 1, got 0"),
+    "too large": (int_from(1), 10**30, ValueError, r"x must be from 1 to 2\*\*31 - 1, got 1000000000"),
+    "larger than can be printed": (int_from(1), 10**10000, ValueError, r"x must be from 1 to 2\*\*31 - 1, got <"),
+    "out of range": (int_from(1, 1_000_000), 0, ValueError, "x must be from 1 to 1,000,000, got 0"),
     "number as text": (number(), "1.0", TypeError, "x must be a number, got '1.0'"),
     "bool as number": (number(), False, TypeError, "x must be a number, got False"),
     "complex": (number(), 1j, TypeError, "x must be a number, got 1j"),
@@ -180,7 +180,7 @@ def add(a: int, b: float = 0.5, *, double: bool = False) -> float:
     return (a + b) * (2 if double else 1)
 
 
-checked_add = takes(a=whole(0, 9), b=number(), double=flag)(add)
+checked_add = takes(a=int_from(0, 9), b=number(), double=flag)(add)
 
 
 def test_a_function_takes_what_it_took_and_is_what_it_was() -> None:
@@ -205,7 +205,7 @@ def test_a_kind_of_no_parameter_is_a_slip() -> None:
 def test_attributes_are_settled_in_frozen_objects_too() -> None:
     split = data.Split("s", {"train": ["a"], "test": np.array(["b"])})
     assert split.classes == {"train": ("a",), "test": ("b",)}
-    settle(split, name=text)
+    check_fields(split, name=text)
 
 
 def block(x: Tensor, weight: Tensor) -> Tensor:
@@ -459,7 +459,7 @@ HOSTILE_TO = {  # what says so in its annotation
     r"\bint\b": [10**30, "1", 1.5, True],
     r"\bfloat\b": [float("inf"), "0.1", True],
     r"^(?!.*(float|Rate)).*\b(str|Path)\b": [7],
-    r"^(?!.*(float|Rate)).*\b(Tensor|Module|Progress|Say|Mapping)\b": ["x", 3.5],
+    r"^(?!.*(float|Rate)).*\b(Tensor|Module|Progress|MessageCallback|Mapping)\b": ["x", 3.5],
 }
 CALLED = {  # in messages, where that is not the argument's name
     ("use_engine", "name"): "engine",

@@ -62,7 +62,7 @@ def test_no_student_is_in_two_parts() -> None:
     log = students.read(students._options(TINY))
     names = [name for part in students.parts(log, 0) for name in part.student_names]
     assert sorted(names) == sorted(log.student_names)
-    with pytest.raises(SystemExit, match="10 students at least are needed for three parts, got 9"):
+    with pytest.raises(SystemExit, match="at least 10 students are needed for three parts, got 9"):
         students.parts(log.select(range(9)), 0)
 
 

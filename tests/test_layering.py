@@ -33,8 +33,9 @@ ROOMS = {
     "algorithms": ("algorithms", "maml program data ops"),
     "train": ("train", "algorithms maml program models data distributed native"),
     "deployment": ("deployment", "train algorithms maml fusion models data nn"),
+    "report": ("report", "train data"),
     "compat": ("compat", "maml models data fusion"),
-    "cli": ("cli __main__", "deployment train maml data distributed native"),
+    "cli": ("cli __main__", "report deployment train maml data distributed native"),
 }
 ROOM_OF = {module: room for room, (modules, _) in ROOMS.items() for module in modules.split()}
 OWN = {"_conv_block", "_inner_loops"}  # of their rooms alone

@@ -1,4 +1,4 @@
-// The conv block's operators: their schemas, and what runs them on the CPU.
+// The conv block's operators: their schemas, and their implementation for the CPU.
 #include "bindings/conv_block_op.h"
 #include "cpu/dispatch.h"
 

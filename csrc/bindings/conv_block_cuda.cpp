@@ -1,4 +1,4 @@
-// The conv block's operators on a GPU: on the current stream of x's device, with memory from torch.
+// The conv block's operators on a GPU. They run on the current stream of x's device, with memory from torch.
 #include <algorithm>
 
 #include "bindings/conv_block_op.h"
@@ -44,16 +44,17 @@ struct Cuda {
   }
 
  private:
-  static constexpr int64_t kMostBlocks = 65535;  // along a grid's second and third axis
+  static constexpr int64_t kMostBlocks = 65535;  // the limit along a grid's second and third axis
 
-  // As maml_fast/_conv_block.py numbers them.
+  // The numbers are those of maml_fast/_conv_block.py.
   static cuda::Arithmetic Of(int64_t number) {
     STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(cuda::Arithmetic::kFp16), "there is no arithmetic ",
                     number);
     return static_cast<cuda::Arithmetic>(number);
   }
 
-  // Scratch memory goes back to torch at once: its allocator hands it out again on the same stream only.
+  // Scratch memory is returned to torch right after the launch, because its allocator reuses it only on the same
+  // stream.
   template <typename Scalar, typename F>
   static void Queue(const Tensor& x, int64_t scratch_size, const F& run) {
     const Tensor scratch = Empty(x, {scratch_size}, x.scalar_type());

@@ -1,9 +1,9 @@
-// The conv block as private torch operators, for any device. They know nothing of autograd (maml_fast/ops.py does);
-// tensors are channels-last and dense, parameters dense within a task. Written on torch's stable ABI, which compiles in
-// a second.
+// The conv block as private torch operators, for any device. Autograd is implemented in maml_fast/_conv_block.py, not
+// here. Tensors are channels-last and dense, parameters are dense within a task. Uses torch's stable ABI, which
+// compiles in a second.
 //
-// A Device has: ShapeOf(shape), which may change how a block runs; Empty(like, sizes, dtype); and Forward, Backward and
-// DoubleBackward of the arguments, of x, which tells the device, and of the arithmetic (conv_block_cuda.cpp).
+// A Device has: ShapeOf(shape), which may check or change the shape; Empty(like, sizes, dtype); and Forward, Backward
+// and DoubleBackward, which take the arguments, x (for its device), and the arithmetic (see conv_block_cuda.cpp).
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -107,7 +107,7 @@ const Scalar* GradOut(const ConvBlockShape& s, const Tensor& grad_out, const Ten
   return Images<Scalar>(grad_out, "grad_out", {s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, x);
 }
 
-// grad_x, or an empty tensor where it is not asked for.
+// grad_x, or an empty tensor if it is not wanted.
 template <class Device>
 Tensor EmptyGradX(const ConvBlockShape& s, bool needed, const Tensor& x) {
   if (!needed) return Device::Empty(x, {0}, x.scalar_type());

@@ -1,4 +1,4 @@
-// Where kernels are queued: on the current stream of a tensor's device.
+// Queues kernels on the current stream of a tensor's device.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -1,4 +1,4 @@
-// Episodes drawn on a GPU, as a torch operator; maml_fast/data/_gpu_sampler.py is its only caller.
+// Draws episodes on a GPU, as a torch operator. Its only caller is maml_fast/data/_gpu_sampler.py.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>

@@ -1,4 +1,4 @@
-// Whole inner loops of conv nets as a private torch operator; maml_fast/_inner_loops.py is its only caller.
+// Whole inner loops of conv nets, as a private torch operator. Its only caller is maml_fast/_inner_loops.py.
 #include "core/inner_loop.h"
 
 #include <torch/csrc/stable/library.h>
@@ -13,7 +13,7 @@
 namespace maml_fast {
 namespace {
 
-// The shape of a block, from its numbers: out_channels, kernel, stride, padding, pool, relu_first, has_bias, has_gamma,
+// The numbers that describe a block: out_channels, kernel, stride, padding, pool, relu_first, has_bias, has_gamma,
 // has_beta.
 constexpr size_t kNumbersOfBlock = 9;
 
@@ -66,7 +66,7 @@ std::vector<Sizes> ParameterSizes(const ConvNet& net) {
   return sizes;
 }
 
-// x_spt or x_qry, of the sizes that it has.
+// Returns the data of x_spt or x_qry, after checking its sizes (with any number of images) and that it is finite.
 template <typename Scalar>
 const Scalar* Pixels(const Tensor& t, const char* name, const Tensor& like) {
   const Sizes sizes{like.size(0), t.size(1), like.size(2), like.size(3), like.size(4)};

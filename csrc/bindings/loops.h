@@ -1,4 +1,4 @@
-// What whole inner loops take as tensors and give as tensors, whatever the net is.
+// The input and output tensors of whole inner loops, for any kind of net.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +17,8 @@ using Integers = std::vector<int64_t>;
 using Floats = std::vector<double>;
 using Bools = std::vector<bool>;
 
-// A copy of the labels, checked: they are used as indices, and other threads may write to the tensor meanwhile. Without
-// classes, they are not.
+// Returns a checked copy of the labels: they are used as indices, and other threads may write to the tensor in the
+// meantime. If `classes` is 0, their values are not checked, since they are no indices then.
 inline Integers Labels(const Tensor& t, const char* name, int64_t tasks, int64_t of_task, int64_t classes) {
   STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == ScalarType::Long, name,
                   " must be contiguous int64 on the CPU");
@@ -34,7 +34,7 @@ inline Integers Labels(const Tensor& t, const char* name, int64_t tasks, int64_t
   return labels;
 }
 
-// How many labels of every task count.
+// The number of labels of every task that are not ignored.
 inline Tensor Counted(const Integers& labels, int64_t tasks) {
   const Tensor counts = torch::stable::empty({tasks}, ScalarType::Long);
   const auto of_each = static_cast<int64_t>(labels.size()) / tasks;
@@ -45,7 +45,7 @@ inline Tensor Counted(const Integers& labels, int64_t tasks) {
   return counts;
 }
 
-// Inputs or values of any shape [tasks, ...], finite.
+// Inputs or target values of any shape [tasks, ...]; checks that they are finite.
 template <typename Scalar>
 const Scalar* Finite(const Tensor& t, const char* name, int64_t of_all, const Tensor& like) {
   STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == like.scalar_type(), name,
@@ -67,28 +67,29 @@ double Objective(const Scalar* losses, const Floats& step_weights, int64_t tasks
   return sum / static_cast<double>(tasks);
 }
 
-// The shape of a parameter's rates: for 1 or all steps a number, or one for every weight of a parameter of `sizes`.
+// The shape of a parameter's rates: [1] or [steps], followed by `sizes` if every weight has its own rate.
 inline Sizes RateSizes(const Tensor& rate, const Sizes& sizes, int64_t steps) {
   Sizes expected{rate.dim() > 0 && rate.size(0) == 1 ? 1 : steps};
   if (rate.dim() > 1) expected.insert(expected.end(), sizes.begin(), sizes.end());
   return expected;
 }
 
-// How many entries a parameter of `sizes` has, one for every step; 0 if it has one value, which the steps change.
+// The number of values of a parameter of `sizes`, one for every step; 0 if it has a single value, which the steps
+// change.
 inline int64_t StepEntries(const Tensor& parameter, const Sizes& sizes, int64_t steps) {
   return parameter.dim() == static_cast<int64_t>(sizes.size()) + 1 ? std::max<int64_t>(1, steps) : 0;
 }
 
 using Tensors = std::vector<Tensor>;
 
-// An empty tensor to write to, which `tensors` then ends with.
+// Appends an empty tensor to `tensors`, and returns its data to write to.
 template <typename Scalar>
 Scalar* Append(Tensors& tensors, const Sizes& sizes, ScalarType dtype) {
   tensors.push_back(torch::stable::empty(sizes, dtype));
   return Data<Scalar>(tensors.back());
 }
 
-// What the kernels take of every parameter, and the gradients that they write.
+// The kernels' arguments for all parameters, and the gradients that the kernels write.
 template <typename Scalar>
 struct ParameterTensors {
   const Tensor& like;
@@ -107,7 +108,7 @@ struct ParameterTensors {
     if (needs_gradient) gradients.push_back(Append<Scalar>(gradient, sizes, like.scalar_type()));
   }
 
-  // After the parameter that it is for.
+  // Call this after AppendTheta of the same parameter.
   void AppendRate(const Tensor& rate, const Sizes& sizes, bool needs_gradient) {
     const Sizes of_rate = RateSizes(rate, sizes, steps);
     const std::string name = "rates[" + std::to_string(rates.size()) + "]";
@@ -119,7 +120,7 @@ struct ParameterTensors {
   }
 };
 
-// What all inner loops are asked for beside the net.
+// The options of whole inner loops, apart from the net.
 struct LoopOptions {
   Bools rate_needs_gradient;
   Integers scored;
@@ -128,6 +129,7 @@ struct LoopOptions {
   bool second_order;
   int64_t tasks_at_once, steps_kept;
   bool needs_gradient;
+  int64_t seed = 0;
 
   void Check(size_t parameters, size_t rates) const {
     STD_TORCH_CHECK(steps >= 0 && tasks_at_once >= 1 && steps_kept >= 1, "steps are out of range");
@@ -146,7 +148,7 @@ struct LoopOptions {
 
 using LoopTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors>;
 
-// The arguments of the kernels, and the tensors that they write to.
+// The arguments of the kernels, and the tensors that the kernels write to.
 template <typename Scalar>
 struct Loops {
   const LoopOptions& options;
@@ -195,7 +197,8 @@ struct Loops {
             query_targets,
             Data<Scalar>(losses),
             Data<int64_t>(correct),
-            options.needs_gradient ? parameters.gradients.data() : nullptr};
+            options.needs_gradient ? parameters.gradients.data() : nullptr,
+            static_cast<uint64_t>(options.seed)};
   }
 
   LoopTensors Results(const Tensor& predictions) {

@@ -1,7 +1,7 @@
-// The Python face of the library. Tensor operators register themselves with torch, from their own files. This is the
-// only file that includes pybind11, whose headers take longer to read than most files here to compile.
+// The Python module of the library. Tensor operators register themselves with torch, in their own files. This is the
+// only source file that includes pybind11, whose headers take longer to parse than most files here take to compile.
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O1")  // a batch comes through here once, and -O2 compiles for a third longer
+#pragma GCC optimize("O1")  // a batch comes through here once, and -O2 takes a third longer to compile
 #endif
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// Whole inner loops of recorded models as a private torch operator; maml_fast/_inner_loops.py is its only caller.
+// Whole inner loops of recorded models, as a private torch operator. Its only caller is maml_fast/_inner_loops.py.
 #include <torch/csrc/stable/library.h>
 
 #include <vector>
@@ -14,7 +14,7 @@
 namespace maml_fast {
 namespace {
 
-// Reads a program from numbers, one after the other.
+// Reads the numbers and factors of a program, one after another.
 class Reader {
  public:
   Reader(const Integers& numbers, const Floats& factors) : numbers_(numbers), factors_(factors) {}
@@ -43,8 +43,8 @@ class Reader {
   size_t at_ = 0, factor_ = 0;
 };
 
-// parameters, output, logits, classes, sizes of all buffers, and of every operation kind, operands, result, numbers and
-// factors.
+// Reads parameters, output, logits, classes, the sizes of all buffers, and for every operation its kind, operands,
+// result, numbers and factors. Sizes, operations, numbers and factors are preceded by their count.
 Program ReadProgram(const Integers& numbers, const Floats& factors) {
   Reader reader(numbers, factors);
   Program program;
@@ -79,7 +79,7 @@ Program ReadProgram(const Integers& numbers, const Floats& factors) {
   return program;
 }
 
-// count, a, b and c of every parameter's layout.
+// layouts: count, a, b and c of every parameter's layout.
 Parameters ReadLayouts(const Integers& layouts) {
   Parameters parameters;
   for (size_t i = 0; i + 4 <= layouts.size(); i += 4) {
@@ -88,7 +88,7 @@ Parameters ReadLayouts(const Integers& layouts) {
   return parameters;
 }
 
-// The shapes of the parameters, without the dimension of steps, which comes first where there is one.
+// The shapes of the parameters, without the dimension of steps, which comes first if there is one.
 std::vector<Sizes> SizesOf(const Tensors& theta, const Parameters& parameters) {
   std::vector<Sizes> sizes;
   for (size_t p = 0; p < theta.size(); ++p) {
@@ -100,14 +100,14 @@ std::vector<Sizes> SizesOf(const Tensors& theta, const Parameters& parameters) {
   return sizes;
 }
 
-// Labels, checked, or none; and the same, or values, in scalars.
+// Checked labels, or none, and the same labels, or target values, as scalars.
 template <typename Scalar>
 struct TargetTensor {
   Integers labels;
   std::vector<Scalar> scalars;
   const Scalar* values = nullptr;
 
-  // classes: that labels must be of; 0: they are not looked at.
+  // classes: labels must be below it; 0: labels are not checked.
   TargetTensor(const Tensor& y, const char* name, const Tensor& x, const Program& program, int64_t classes) {
     const int64_t tasks = x.size(0), of_task = program.sizes[program.Targets()];
     if (y.scalar_type() != ScalarType::Long) {
@@ -129,7 +129,7 @@ LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry
                          Integers support, Floats support_factors, Integers query, Floats query_factors,
                          int64_t classes, Tensors rates, Bools rate_needs_gradient, Integers scored,
                          Floats step_weights, int64_t steps, bool second_order, int64_t tasks_at_once,
-                         int64_t steps_kept, bool needs_gradient) {
+                         int64_t steps_kept, bool needs_gradient, int64_t seed) {
   const Parameters parameters = ReadLayouts(layouts);
   const Program of_support = ReadProgram(support, support_factors), of_queries = ReadProgram(query, query_factors);
   STD_TORCH_CHECK(theta.size() == parameters.places.size() && of_support.parameters == of_queries.parameters &&
@@ -140,8 +140,8 @@ LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry
                     "a layout is not of its parameter's size");
   }
   STD_TORCH_CHECK(x_spt.dim() >= 2 && x_spt.size(0) >= 1, "there are no tasks");
-  const LoopOptions options{rate_needs_gradient, scored,        step_weights, steps,
-                            second_order,        tasks_at_once, steps_kept,   needs_gradient};
+  const LoopOptions options{rate_needs_gradient, scored,     step_weights,   steps, second_order,
+                            tasks_at_once,       steps_kept, needs_gradient, seed};
   options.Check(theta.size(), rates.size());
   const int64_t tasks = x_spt.size(0);
   return WithScalar(x_spt, [&](auto zero) -> LoopTensors {
@@ -167,7 +167,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
       "program_loops(Tensor[] theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, Tensor y_qry, int[] layouts, "
       "int[] support, float[] support_factors, int[] query, float[] query_factors, int classes, "
       "Tensor[] rates, bool[] rate_needs_gradient, int[] scored, float[] step_weights, int steps, bool second_order, "
-      "int tasks_at_once, int steps_kept, bool needs_gradient) "
+      "int tasks_at_once, int steps_kept, bool needs_gradient, int seed) "
       "-> (Tensor objective, Tensor losses, Tensor correct, Tensor predictions, Tensor[] gradient, Tensor[] "
       "rate_gradient)");
 }

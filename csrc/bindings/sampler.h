@@ -1,5 +1,5 @@
-// The episode sampler for Python. maml_fast/data/_episodes.py is the only caller and says in its users' words what is
-// wrong with an argument; what is checked here keeps memory safe whatever is passed.
+// The Python binding of the episode sampler. Its only caller is maml_fast/data/_episodes.py, which reports wrong
+// arguments in the users' terms; the checks here keep memory safe, whatever is passed.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -39,7 +39,7 @@ inline void CheckBank(const BankView& bank, std::int64_t n_images, const Episode
   Require(!spec.rotate || bank.height == bank.width, "only square images can be rotated");
 }
 
-// A bank and a spec, with the arrays that the pointers in its config point into.
+// A bank and a spec, with the arrays that its config points to.
 class Sampler {
  public:
   Sampler(Array<std::uint8_t> images, Array<std::int64_t> starts, Array<std::int64_t> counts, const Array<float>& table,
@@ -64,7 +64,7 @@ class Sampler {
   SamplerConfig config_;
 };
 
-// The four output arrays of a meta-batch, kept alive as long as somebody may write to them.
+// The four output arrays of a meta-batch, kept alive as long as a thread may write to them.
 struct BatchArrays {
   Array<float> x_support;
   Array<std::int64_t> y_support;
@@ -127,7 +127,7 @@ class PyPrefetcher {
  private:
   std::shared_ptr<Sampler> sampler_;
   std::deque<BatchArrays> batches_;
-  Prefetcher prefetcher_;  // last, so that its threads have ended before the arrays go
+  Prefetcher prefetcher_;  // last, so that its threads end before the arrays are destroyed
 };
 
 inline void BindSampler(py::module_& m) {

@@ -1,4 +1,4 @@
-// Tensors as the kernels take them: checked, and as bare pointers.
+// Checks tensors, and converts them to what the kernels take: pointers, shapes and thread pools.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -22,9 +22,10 @@ using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 using Sizes = std::vector<int64_t>;
 
-constexpr int64_t kLeastWork = 10'000'000;  // multiply-adds: 0.1 to 0.4 ms of one thread
+constexpr int64_t kLeastWork = 10'000'000;  // multiply-adds, which take one thread 0.1 to 0.4 ms
 
-// PyTorch's own threads: operators that it calls one after another, with its own in between, share them.
+// PyTorch's own threads, for operators that PyTorch calls one after another, between operators of its own on the same
+// threads.
 inline Pool TorchPool() {
   return {torch::stable::get_num_threads(),
           [](int64_t count, Pool::Body body, void* context) {
@@ -33,7 +34,7 @@ inline Pool TorchPool() {
           kLeastWork};
 }
 
-// As many of the library's own, for whole inner loops.
+// The same number of the library's own threads, for whole inner loops.
 inline Pool LoopPool() {
   return {torch::stable::get_num_threads(),
           [](int64_t count, Pool::Body body, void* context) {
@@ -65,7 +66,7 @@ const Scalar* Images(const MaybeTensor& t, const char* name, const Sizes& sizes,
   return t.has_value() ? Images<Scalar>(*t, name, sizes, like) : nullptr;
 }
 
-// Dense within a task; any stride between tasks, 0 included.
+// Dense within a task; any stride between tasks, including 0.
 template <typename Scalar>
 TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
   if (!t.has_value()) return {};
@@ -78,7 +79,7 @@ TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, const Sizes& siz
   return {static_cast<const Scalar*>(t->data_ptr()), t->size(0) == 1 ? 0 : t->stride(0)};
 }
 
-// A shape with the extents that follow from it, after a look at all of them.
+// Returns a shape with the extents that follow from it, after checking all of them.
 inline ConvBlockShape Derived(ConvBlockShape s) {
   STD_TORCH_CHECK(s.stride >= 1 && s.padding >= 0 && s.kernel >= 1, "stride, padding or kernel size out of range");
   STD_TORCH_CHECK(s.in_height + 2 * s.padding >= s.kernel && s.in_width + 2 * s.padding >= s.kernel,
@@ -101,7 +102,7 @@ Scalar* Data(const Tensor& t) {
   return static_cast<Scalar*>(t.data_ptr());
 }
 
-// Calls f with a float or a double, as x has.
+// Calls f with a float or a double, according to the dtype of x.
 template <typename F>
 auto WithScalar(const Tensor& x, const F& f) {
   if (x.scalar_type() == ScalarType::Float) return f(float{});

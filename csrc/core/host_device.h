@@ -1,4 +1,4 @@
-// MF_HD marks what runs on the host and on a GPU alike.
+// MF_HD marks functions that are compiled for both the host and the GPU.
 #pragma once
 
 #ifdef __CUDACC__

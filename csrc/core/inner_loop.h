@@ -1,6 +1,6 @@
-// The vocabulary of whole inner loops: what they start from, and what becomes of it on the episodes of a meta-batch.
+// The arguments of whole inner loops, and the flat vector in which the kernels hold a net's parameters.
 //
-// To the kernels all parameters of a net are one flat vector, in which each has a place and a layout of its own.
+// In the flat vector every parameter has its own place and its own layout.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +11,10 @@
 
 namespace maml_fast {
 
-// The label of images that do not count, as PyTorch has it.
+// Labels with this value are ignored, as in PyTorch (the default ignore_index of cross_entropy).
 constexpr int64_t kIgnored = -100;
 
-// How PyTorch lays a parameter out: `count` arrays [a][b][c], which the kernels read as [c][b][a].
+// How PyTorch lays out a parameter: `count` arrays [a][b][c]. The kernels store each of them as [c][b][a].
 struct Layout {
   int64_t count, a, b, c;
 
@@ -23,14 +23,14 @@ struct Layout {
   int64_t Size() const { return count * a * b * c; }
 };
 
-// One parameter's place in the flat vector.
+// The place of one parameter in the flat vector.
 struct Place {
-  int64_t begin = -1;  // -1: the net does not have it
+  int64_t begin = -1;  // -1: the net has no such parameter
   int64_t size = 0;
   Layout layout{};
 
   bool Present() const { return begin >= 0; }
-  // In the vector's part from `at` on.
+  // The same place, counted from element `at` of the vector.
   Place From(int64_t at) const { return Present() ? Place{begin - at, size, layout} : Place{}; }
 };
 
@@ -49,12 +49,12 @@ struct Parameters {
 //
 //   x -> block -> ... -> block -> features -> logits -> mean cross-entropy
 //
-// Features are the last block's output, pixel after pixel, or its mean over the pixels. The flat vector holds block by
-// block the weight [k, k, Cin, Cout], bias, gamma and beta (those that it has), then the classifier's weight [classes,
-// pixels, channels] and bias.
+// The features are the last block's output, pixel after pixel, or its mean over the pixels. The flat vector holds,
+// block by block, the weight [k, k, Cin, Cout], bias, gamma and beta (those that the block has), then the classifier's
+// weight [classes, pixels, channels] and bias.
 struct ConvNet : Parameters {
   struct Block {
-    ConvBlockShape shape;  // of one task; the number of images is to be filled in
+    ConvBlockShape shape;  // of one task; ShapeOf fills in the number of images
     Place weight, bias, gamma, beta;
 
     ConvBlockShape ShapeOf(int64_t tasks, int64_t images) const {
@@ -99,18 +99,18 @@ struct ConvNet : Parameters {
 // The inner learning rates of one parameter.
 template <typename Scalar>
 struct RateArgs {
-  const Scalar* values;  // [entries], or [entries, ...] with one for every weight, as PyTorch has them
-  int64_t entries;       // one for every step, or 1: the same at all of them
+  const Scalar* values;  // [entries], or [entries, ...] with one rate for every weight, in PyTorch's layout
+  int64_t entries;       // one for every step, or 1: all steps use the same rate
   bool of_weights;
-  Scalar* gradient;  // like values; null: not asked for
+  Scalar* gradient;  // like values; null: not wanted
 
   Layout LayoutFor(const Place& parameter) const {
     return of_weights ? parameter.layout.Times(entries) : Layout::Row(entries);
   }
 };
 
-// What a task's outputs shall be: labels, by which predictions are judged, or null; and the same, or values, in
-// scalars, as programs read them.
+// The targets of a task's images: labels, with which predictions are compared (null if there are none), and the same
+// labels, or other target values, as scalars, which programs read.
 template <typename Scalar>
 struct Targets {
   const int64_t* labels;
@@ -121,30 +121,32 @@ struct Targets {
   }
 };
 
-// What the inner loops start from and what they give, T tasks of N support and M query images.
+// Inputs and outputs of the inner loops of T tasks, each with N support and M query images.
 template <typename Scalar>
 struct InnerLoopArgs {
   const Parameters& parameters;
   int64_t tasks, n_support, n_query;
   int64_t steps;
   bool second_order;
-  int64_t tasks_at_once;          // in memory, where there are more of them
-  int64_t steps_kept;             // in memory for the way back at order 2; the others are computed again
-  const RateArgs<Scalar>* rates;  // of every parameter
-  const int64_t* scored;  // [scores]: the steps after which the queries are scored, in order; the last is `steps`
+  int64_t tasks_at_once;          // the most tasks that are in memory at the same time
+  int64_t steps_kept;             // the most steps in memory for the second-order gradient; others are recomputed
+  const RateArgs<Scalar>* rates;  // [parameters]
+  const int64_t* scored;  // [scores]: the steps after which the query set is scored, in order; the last is `steps`
   int64_t scores;
-  const double* step_weights;  // [scores]: of the scored steps in the loss that is differentiated
-  const Scalar* const* theta;  // the parameters, as PyTorch has them
-  // Of every parameter: 0, or as many as steps, but at least 1: then theta has so many of it, one for every step, and
-  // its rate is 0. A step takes its own; the queries are scored with the last step's, and before any step the first's.
+  const double* step_weights;  // [scores]: weights of the scored steps' losses in the meta-loss
+  const Scalar* const* theta;  // [parameters], in PyTorch's layout
+  // [parameters]: 0, or max(steps, 1). In the latter case theta holds that many values of the parameter, one for every
+  // step, and its rate is 0. Step s uses value s. The query set uses the value of the last step taken, or the first
+  // value if no step was taken.
   const int64_t* step_entries;
-  const Scalar* x_spt;                       // [T, N, ...], as PyTorch has it
+  const Scalar* x_spt;                       // [T, N, ...], in PyTorch's layout
   const Scalar* x_qry;                       // [T, M, ...]
   Targets<Scalar> targets_spt, targets_qry;  // of all tasks
   int64_t support_targets, query_targets;    // of one task
-  Scalar* losses;                            // [scores, T]: of the queries; NaN where all are ignored
-  int64_t* correct;                          // [scores, T]: right predictions
-  Scalar* const* gradient;  // of the weighted losses' mean over tasks, like theta; null: not asked for, nor the rates'
+  Scalar* losses;                            // [scores, T]: query losses; NaN if all labels are ignored
+  int64_t* correct;                          // [scores, T]: correct predictions
+  Scalar* const* gradient;  // of the mean of the tasks' weighted losses, like theta; null: none wanted, nor the rates'
+  uint64_t seed;            // of the random numbers that a model draws
 };
 
 }  // namespace maml_fast

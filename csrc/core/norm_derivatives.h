@@ -1,19 +1,20 @@
-// The derivatives of batch norm, for one channel, from the means of a few products. On the CPU and on a GPU alike.
+// The derivatives of batch norm for one channel, from the means of a few products; shared by the CPU and the GPU.
 //
-// x^ are the normalized values, g the gradient at batch norm's output and h the tangent at its input, or h less any
-// constant; a = rstd. Bars are means over the channel's values.
+// x^ are the normalized values, g is the gradient at batch norm's output, h the tangent at its input, or h less any
+// constant, and a = rstd. The suffix _bar denotes the mean over the channel's values.
 //
-// x^ is computed with a mean that was rounded, and so has a mean of its own, x_bar: where a channel's mean is R times
-// its deviation, about R times the rounding unit. Convolutions multiply what is common to all values by R once more, so
-// that the formulas take x_bar out: with x = x^ - x_bar, A = (g x)_bar, H = (h x)_bar, D = (g h)_bar - g_bar h_bar - A
-// H. A caller that does not know x_bar gives 0.
+// x^ is computed with a rounded mean, so its own mean x_bar is not exactly 0: if a channel's mean is R times its
+// standard deviation, x_bar is about R times the rounding unit. Convolutions amplify what all values share by R once
+// more, so the formulas subtract x_bar. They are written with
+//   x = x^ - x_bar,  A = (g x)_bar,  H = (h x)_bar,  D = (g h)_bar - g_bar h_bar - A H
+// A caller that does not know x_bar passes 0.
 #pragma once
 
 #include "core/host_device.h"
 
 namespace maml_fast {
 
-// grad_r = gamma a (g - g_bar - x A)   (Ioffe & Szegedy 2015, the last equations of section 3), as
+// grad_r = gamma a (g - g_bar - x A)   (Ioffe & Szegedy 2015, the last equations of section 3), written as
 // of_g g + of_x x^ + one.
 struct NormGradient {
   double of_g, of_x, one;
@@ -24,14 +25,14 @@ struct NormGradient {
   }
 };
 
-// With <h, grad_r> = M gamma a D for M values, and gg_gamma and gg_beta the tangents of gamma and beta:
+// With <h, grad_r> = M gamma a D for M values, and with gg_gamma and gg_beta the tangents of gamma and beta:
 //   tangent_z    = gg_gamma x + gg_beta + gamma a (h - h_bar - H x)
 //   second_r     = gg_gamma a (g - g_bar - A x) - gamma a^2 ((D - 2 A H) x + H (g - g_bar) + A (h - h_bar))
 //   second_gamma = M a D
 struct NormSecond {
-  double tangent_z[3];  // of h, x^, 1
-  double second_r[4];   // of g, h, x^, 1
-  double second_gamma;  // over M
+  double tangent_z[3];  // coefficients of h, x^ and 1
+  double second_r[4];   // coefficients of g, h, x^ and 1
+  double second_gamma;  // divided by M
 
   MF_HD static NormSecond Of(double a, double gamma, double gg_gamma, double gg_beta, double x_bar, double g_bar,
                              double gx_bar, double h_bar, double hx_bar, double gh_bar) {

@@ -1,4 +1,4 @@
-// Philox4x32-10, a counter-based random number generator, for host and device alike.
+// Philox4x32-10, a counter-based random number generator for both the host and the GPU.
 //
 // Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Every output is a function of a
 // 64-bit key and a 128-bit counter alone, so any draw can be made anywhere, in any order, without state.
@@ -21,7 +21,7 @@ MF_HD inline PhiloxBlock PhiloxRound(PhiloxBlock counter, std::uint32_t key0, st
            static_cast<std::uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<std::uint32_t>(product0)}};
 }
 
-// 128 random bits: ten rounds, the key raised by the Weyl constants between them.
+// Returns 128 random bits. Ten rounds; the key is incremented by the Weyl constants between them.
 MF_HD inline PhiloxBlock Philox4x32(PhiloxBlock counter, std::uint64_t key) {
   std::uint32_t key0 = static_cast<std::uint32_t>(key);
   std::uint32_t key1 = static_cast<std::uint32_t>(key >> 32);
@@ -33,10 +33,10 @@ MF_HD inline PhiloxBlock Philox4x32(PhiloxBlock counter, std::uint64_t key) {
   return counter;
 }
 
-// An integer in [0, n), n >= 1: floor(u * n / 2^64) for the 64-bit number u made of words 0 (low) and 1 (high).
+// Returns an integer in [0, n), n >= 1: floor(u * n / 2^64) for the 64-bit number u made of words 0 (low) and 1 (high).
 //
-// No rejection, hence no loop and one block per draw. Each value's probability is off by less than 2^-64, so a draw
-// from a million differs from a uniform one by less than 1e-13 in total variation.
+// There is no rejection, hence no loop, and a draw takes exactly one block. Each value's probability is off by less
+// than 2^-64, so a draw from a million values differs from a uniform one by less than 1e-13 in total variation.
 MF_HD inline std::uint32_t UniformBelow(PhiloxBlock bits, std::uint32_t n) {
   const std::uint64_t low = std::uint64_t{bits.word[0]} * n;
   const std::uint64_t high = std::uint64_t{bits.word[1]} * n;

@@ -1,10 +1,10 @@
-// The vocabulary of recorded models: a program is a list of operations on buffers, for one task's inputs.
+// Programs, which are recorded models: a list of operations on buffers, for the inputs of one task.
 //
-// A buffer is a flat array of scalars. The first buffers are the parameters, in the order of the flat vector, the next
-// two are the inputs and the targets, and every other is the result of an operation, or of several that write to
+// A buffer is a flat array of scalars. The first buffers are the parameters, in the order of the flat vector. The next
+// two are the inputs and the targets. Every other buffer is the result of one operation, or of several that write to
 // different parts of it. The output is one scalar, the loss.
-// Images are channels-last, as everywhere in the kernels; how a tensor of PyTorch lies in its buffer is known to
-// maml_fast/lowering alone, which writes the programs.
+// Images are channels-last, as in all kernels. Only maml_fast/lowering, which writes the programs, knows how a PyTorch
+// tensor is laid out in its buffer.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace maml_fast {
 
-// In the order of the numbers that maml_fast/lowering/_numbers.py gives them.
+// The order is that of the numbers in maml_fast/lowering/_numbers.py.
 enum class OperationKind : int64_t {
   kCopy,
   kAdd,
@@ -28,10 +28,11 @@ enum class OperationKind : int64_t {
   kSoftmax,
   kEmbedding,
   kPick,
+  kDraw,
   kCount,
 };
 
-// The functions of pointwise operations, in the order of the numbers that maml_fast/lowering/_numbers.py gives them.
+// The functions of pointwise operations, in the order of the numbers in maml_fast/lowering/_numbers.py.
 enum class FunctionKind : int64_t {
   kAffine,
   kLeakyRelu,
@@ -59,7 +60,7 @@ enum class FunctionKind : int64_t {
   kCount,
 };
 
-// Whether it takes so many parameters.
+// Whether the function exists and takes that many parameters.
 inline bool FunctionHas(int64_t function, size_t parameters) {
   constexpr size_t kParameters[] = {2, 1, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 1};
   static_assert(std::size(kParameters) == static_cast<size_t>(FunctionKind::kCount));
@@ -71,9 +72,9 @@ constexpr int64_t kAbsent = -1;
 
 struct Operation {
   OperationKind kind;
-  int64_t operands[kMostOperands];  // buffers; kAbsent: the operation has not so many
+  int64_t operands[kMostOperands];  // buffers; kAbsent: there is no such operand
   int64_t result;
-  std::vector<int64_t> numbers;  // what they mean is told where the operation is written (csrc/cpu/operations)
+  std::vector<int64_t> numbers;  // documented with the operation, in csrc/cpu/operations
   std::vector<double> factors;
 };
 
@@ -81,7 +82,7 @@ struct Program {
   std::vector<int64_t> sizes;  // of the buffers, in scalars
   int64_t parameters = 0;      // the buffers [0, parameters)
   int64_t output = kAbsent;
-  int64_t logits = kAbsent;  // [predictions, classes], where predictions are judged by labels
+  int64_t logits = kAbsent;  // [predictions, classes], if there are labels to compare predictions with
   int64_t classes = 0;
   std::vector<Operation> operations;
 

@@ -1,4 +1,4 @@
-// Whether the operations of a program fit the buffers that they work on.
+// Checks whether the operations of a program fit the buffers that they read and write.
 #pragma once
 
 #include <algorithm>
@@ -7,12 +7,12 @@
 
 namespace maml_fast {
 
-// The sizes that an operation's numbers say its operands and its result have; -1 where they say nothing.
+// The sizes that an operation's numbers imply for its operands and its result; -1: there must be no such operand.
 struct ExpectedSizes {
   int64_t operands[kMostOperands] = {-1, -1, -1};
   int64_t result = -1;
-  bool complete = false;  // whether there are as many numbers and factors as the operation reads
-  int64_t needed = 1;     // operands that can't be absent
+  bool complete = false;  // whether the operation has all numbers and factors that it reads, with valid values
+  int64_t needed = 1;     // the first `needed` operands must be present
 };
 
 inline ExpectedSizes SizesOfCopy(const Operation& op) {
@@ -113,13 +113,17 @@ inline ExpectedSizes ExpectedSizesOf(const Operation& op) {
     case OperationKind::kPick:
       if (n.size() != 3) return {};
       return {{n[0] * n[1], n[0], -1}, n[0], true, 2};
+    case OperationKind::kDraw:
+      if (!has(2)) return {};
+      return {{-1, -1, -1}, n[0], factors == 1, 0};
     case OperationKind::kCount:
       break;
   }
   return {};
 }
 
-// The number of the first operation that would read or write beyond a buffer, or lacks numbers; -1 if there is none.
+// Returns the index of the first operation that would access memory beyond a buffer or lacks numbers; -1 if there is
+// none.
 inline int64_t FirstMisfit(const Program& program) {
   for (size_t i = 0; i < program.operations.size(); ++i) {
     const Operation& op = program.operations[i];

@@ -20,11 +20,11 @@ constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kFirstBlock = size_t{1} << 20;
 constexpr size_t kAlwaysKept = size_t{8} << 20;
-constexpr int kPatience = 4096;  // scopes: more than lie between one large use and the next of an ordinary iteration
+constexpr int kPatience = 4096;  // scopes; more than an ordinary iteration opens between one large use and the next
 
 #if defined(__linux__)
-// The system's own pages: what is not touched takes no memory, and what is given back is gone at once. An allocator
-// might keep it, for the heap alone.
+// Pages directly from the system: untouched pages take no memory, and released pages are returned at once. An allocator
+// might keep them for the heap.
 struct Unmap {
   size_t size;
   void operator()(void* p) const { munmap(p, size); }
@@ -55,13 +55,13 @@ struct Block {
   size_t size;
 };
 
-// Blocks are only ever added while a scope is open, so that addresses handed out stay valid; when the last scope
-// closes, several blocks are merged into one large enough for what was used of them. What a large call left is given
-// back when thousands of scopes in a row had no use for a quarter of it.
+// While a scope is open, blocks are only added, so that the addresses handed out stay valid. When the last scope
+// closes, several blocks are merged into one that is large enough for what was used of them. The memory of a large call
+// is released after thousands of scopes in a row that used less than a quarter of it.
 struct Arena {
   std::vector<Block> blocks;
   size_t block = 0, offset = 0;
-  size_t used = 0;  // at most, since the first scope opened
+  size_t used = 0;  // the most in use since the first scope opened
   int depth = 0, calls_with_little = 0;
 
   size_t Size(size_t n_blocks) const {
@@ -117,7 +117,7 @@ ArenaScope::~ArenaScope() {
     try {
       arena.EndCall();
     } catch (const std::bad_alloc&) {
-      arena.blocks.clear();  // the next call starts afresh
+      arena.blocks.clear();  // the next call allocates again
     }
   }
 }

@@ -1,5 +1,5 @@
-// Scratch memory that a thread keeps from call to call, for touching fresh pages costs more than the arithmetic on
-// them; what a call needed that was far larger than those after it is given back.
+// Scratch memory that a thread keeps from call to call, because touching fresh pages costs more than the arithmetic on
+// them. Memory is released if a call needed far more of it than the calls that follow.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace maml_fast {
 
-// A bump allocator over one block that belongs to the calling thread. Open one scope per call; inner scopes stack.
+// A bump allocator over one block that belongs to the calling thread. Open one scope per call; scopes can be nested.
 class ArenaScope {
  public:
   ArenaScope();
@@ -15,10 +15,10 @@ class ArenaScope {
   ArenaScope(const ArenaScope&) = delete;
   ArenaScope& operator=(const ArenaScope&) = delete;
 
-  // 64-byte aligned, uninitialized, valid until the scope ends. Throws std::bad_alloc.
+  // Returns uninitialized memory, aligned to 64 bytes and valid until the scope ends. Throws std::bad_alloc.
   void* Allocate(size_t bytes);
 
-  // Bytes that the calling thread keeps.
+  // Bytes that the calling thread holds.
   static size_t Held();
 
   template <typename T>
@@ -27,13 +27,14 @@ class ArenaScope {
   }
 
  private:
-  size_t block_, offset_;  // where the thread's arena stood when the scope was opened
+  size_t block_, offset_;  // position in the thread's arena when the scope was opened
 };
 
-// Returns what is free on the heap to the system, where the C library would keep it for itself.
+// Returns free heap memory to the system, which the C library might otherwise keep.
 void GiveBackFreeMemory();
 
-// Asks the kernel for huge pages behind a large fresh buffer, before its first touch (a hint; no effect elsewhere).
+// Asks the kernel to back a large fresh buffer with huge pages, before its first touch. A hint; it has no effect on
+// systems other than Linux.
 void AdviseHugePages(void* data, size_t bytes);
 
 }  // namespace maml_fast

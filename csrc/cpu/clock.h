@@ -1,5 +1,5 @@
-// How long all threads together have spent in convolutions, and waiting for each other: for the benchmark, which says
-// what else takes time. It only runs where it was started; else a convolution costs one branch more.
+// Measures how long all threads together spend in convolutions and waiting for each other; the benchmark reports the
+// rest as other work. Unless the clock is started, it costs a convolution one branch.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ void StartClock();
 
 ClockSeconds StopClock();
 
-// Counts the time of its own life. Not to be nested.
+// Counts the time of its own lifetime. Must not be nested.
 class InConvolution {
  public:
   InConvolution();
@@ -23,7 +23,7 @@ class InConvolution {
   InConvolution& operator=(const InConvolution&) = delete;
 
  private:
-  int64_t start_;  // -1: the clock does not run
+  int64_t start_;  // -1: the clock is off
 };
 
 }  // namespace maml_fast

@@ -12,7 +12,7 @@ struct Capability {
   const CpuKernels* kernels;
 };
 
-// Best first, of those that are compiled.
+// The compiled instruction sets, best first.
 const Capability kCapabilities[] = {
 #if defined(MF_AVX512)
     {"avx512",
@@ -28,7 +28,8 @@ const Capability kCapabilities[] = {
     {"generic", [] { return true; }, &kGenericKernels},
 };
 
-// The first that this machine supports, from the one named `wanted` downwards; null if there is no such name.
+// Returns the first one that this machine supports, from the one named `wanted` downwards; null if there is no such
+// name.
 const Capability* BestFrom(const char* wanted) {
   bool reached = wanted == nullptr;
   for (const Capability& c : kCapabilities) {

@@ -1,11 +1,12 @@
+// Chooses the CPU kernels for this machine.
 #pragma once
 
 #include "cpu/kernel_table.h"
 
 namespace maml_fast {
 
-// "avx512", "avx2" or "generic": the best compiled set that this machine runs, or the lower one that MAML_FAST_CPU asks
-// for.
+// Returns "avx512", "avx2" or "generic": the best compiled instruction set that this machine supports, or a lower one
+// that MAML_FAST_CPU names.
 const char* CpuCapability();
 
 const CpuKernels& Kernels();

@@ -1,9 +1,10 @@
-// Elementary functions of every lane, written once for both precisions: sums, products and bits.
+// Elementary functions on all lanes of a vector, written once for both precisions with sums, products and bit
+// operations.
 //
 // Results are within 2 units in the last place of the true value, Sigmoid's within 3. Zeros, subnormals, infinities and
-// NaN come out as libm's do. A lane's result depends on nothing but its number. Compilers may fuse products with sums
-// or not: what has to be exact is exact either way, and no sum has two rounded products, so that there is no choice
-// which of them to fuse.
+// NaN give the same results as in libm. A lane's result depends only on the number in that lane. Compilers may or may
+// not fuse products with sums: steps that must be exact are exact either way, and no sum has two rounded products, so
+// that there is never a choice which of them to fuse.
 #pragma once
 
 #include <cmath>
@@ -23,7 +24,7 @@ using Word = typename Elementary<Scalar>::Word;
 template <typename Scalar>
 using Words = typename Elementary<Scalar>::Words;
 
-// A number's bits: its sign, its exponent plus kBias, and kFractionBits of fraction.
+// The bits of a number are its sign, its exponent plus kBias, and kFractionBits of fraction.
 template <typename Scalar>
 constexpr int kFractionBits = std::numeric_limits<Scalar>::digits - 1;
 template <typename Scalar>
@@ -35,7 +36,7 @@ constexpr Word<Scalar> kExponentUnit = Word<Scalar>{1} << kFractionBits<Scalar>;
 template <typename Scalar>
 constexpr Word<Scalar> kOne = kBias<Scalar> * kExponentUnit<Scalar>;
 
-// Added to a number below 2^kFractionBits / 2, it leaves the nearest integer in the sum's last bits.
+// Adding it to a number below 2^kFractionBits / 2 leaves the nearest integer in the last bits of the sum.
 template <typename Scalar>
 constexpr Scalar kRounder = Scalar{3} * (kExponentUnit<Scalar> / 2);
 
@@ -50,7 +51,7 @@ MF_INLINE Vec<Scalar> Polynomial(const Scalar (&coefficients)[N], Vec<Scalar> x)
   return Horner(coefficients, x, std::make_index_sequence<N - 1>{});
 }
 
-// NaN where either is NaN, as torch's relu and clamp have it.
+// NaN if either is NaN, as in torch's relu and clamp.
 template <typename Scalar>
 MF_INLINE Vec<Scalar> Max(Vec<Scalar> a, Vec<Scalar> b) {
   return ((a < b) | (b != b)) ? b : a;
@@ -70,7 +71,7 @@ MF_INLINE Vec<Scalar> WithSignOf(Vec<Scalar> x, Vec<Scalar> positive) {
   return (Vec<Scalar>)((Words<Scalar>)positive | ((Words<Scalar>)x & kSign<Scalar>));
 }
 
-// Compilers make one instruction of the loop.
+// Compilers turn the loop into one instruction.
 template <typename Scalar>
 MF_INLINE Vec<Scalar> Sqrt(Vec<Scalar> x) {
   Scalar lanes[kLanes<Scalar>];
@@ -92,7 +93,7 @@ MF_INLINE Vec<Scalar> TwoTo(Vec<Scalar> n) {
   return (Vec<Scalar>)(exponent + kOne<Scalar>);
 }
 
-// x 2^n in two steps, since 2^n may be too large or too small to be a number when x 2^n is one.
+// x 2^n in two steps, because 2^n may overflow or underflow even if x 2^n does not.
 template <typename Scalar>
 MF_INLINE Vec<Scalar> TimesTwoTo(Vec<Scalar> x, Vec<Scalar> n) {
   const Vec<Scalar> half = Rounded<Scalar>(n * Scalar{0.5});
@@ -124,7 +125,7 @@ MF_INLINE Vec<Scalar> Exp(Vec<Scalar> x) {
 // exp(x) - 1
 template <typename Scalar>
 MF_INLINE Vec<Scalar> Expm1(Vec<Scalar> x) {
-  // Below -40 the result is -1, and beside 2^60 the 1 no longer counts.
+  // Below -40 the result is -1, and next to 2^60 the 1 is lost to rounding.
   const Power<Scalar> power(
       Min<Scalar>(Max<Scalar>(x, Broadcast(Scalar{-40})), Broadcast(Elementary<Scalar>::kExpIsInfinite)));
   const Vec<Scalar> one = TwoTo<Scalar>(-Min<Scalar>(power.n, Broadcast(Scalar{60})));
@@ -132,14 +133,14 @@ MF_INLINE Vec<Scalar> Expm1(Vec<Scalar> x) {
   return x == Scalar{0} ? x : result;
 }
 
-// Integers below 2^kFractionBits as numbers.
+// Converts integers below 2^kFractionBits to floating point.
 template <typename Scalar>
 MF_INLINE Vec<Scalar> Number(Words<Scalar> integer) {
   const Vec<Scalar> unit = Broadcast(static_cast<Scalar>(kExponentUnit<Scalar>));
   return (Vec<Scalar>)(integer | (Words<Scalar>)unit) - unit;
 }
 
-// log(x) + tail, where the tail is small beside log(x), or log(x) is 0.
+// log(x) + tail, where tail is small compared with log(x), or log(x) is 0.
 template <typename Scalar>
 MF_INLINE Vec<Scalar> LogPlus(Vec<Scalar> x, Vec<Scalar> tail) {
   using Of = Elementary<Scalar>;
@@ -205,7 +206,7 @@ struct SinAndCos {
   Vec<Scalar> sin, cos;
 };
 
-// Beyond, n is too large for kHalfPi, and libm takes the lanes one by one.
+// Beyond this limit n is too large for kHalfPi, and libm computes the lanes one by one.
 template <typename Scalar>
 constexpr Scalar kFar = 1e5;
 
@@ -239,7 +240,7 @@ MF_INLINE SinAndCos<Scalar> SinCos(Vec<Scalar> x) {
   const Vec<Scalar> sin = rest + (rest * square * Polynomial(Of::kSin, square) + lost);
   const Vec<Scalar> cos = Scalar{1} - rest * (rest * (Scalar{0.5} + square * Polynomial(Of::kCos, square)) + lost);
 
-  const Words<Scalar> quadrant = (Words<Scalar>)turns;  // in its last two bits
+  const Words<Scalar> quadrant = (Words<Scalar>)turns;  // given by its last two bits
   const auto swapped = (quadrant & 1) == 1;
   constexpr int kSecondBitToSign = 8 * sizeof(Scalar) - 2;
   const Words<Scalar> sin_sign = ((quadrant << kSecondBitToSign) ^ (Words<Scalar>)x) & kSign<Scalar>;

@@ -1,7 +1,8 @@
-// The numbers that the elementary functions are made of, in both precisions.
+// The constants of the elementary functions, in both precisions.
 //
-// Polynomials, highest power first, are of least relative error in the function that they serve, found by Remez'
-// exchange in 50 digits. Comments give what they stand for, where, and their errors for float and for double.
+// The polynomials have their highest power first. They minimize the relative error of the function that they are used
+// in, and were found with the Remez exchange algorithm in 50 digits. Comments give what each approximates, on which
+// range, and its errors for float and for double.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +20,10 @@ struct Elementary<float> {
   using Word = uint32_t;
   typedef Word Words __attribute__((vector_size(MF_VECTOR_BYTES)));
 
-  static constexpr float kExpIsZero = -104, kExpIsInfinite = 89, kErfIsOne = 4;  // from here on
+  static constexpr float kExpIsZero = -104, kExpIsInfinite = 89, kErfIsOne = 4;  // limits of the argument
 
-  // ln(2) and pi / 2 as sums. All parts but the last are so short that their products with any exponent, and with any
-  // integer up to 2^16, are exact.
+  // ln(2) and pi / 2 as sums. All parts but the last have so few bits that their products with any exponent, and with
+  // any integer up to 2^16, are exact.
   static constexpr float kLn2[] = {0.69314575f, 1.4286068e-06f};
   static constexpr float kHalfPi[] = {1.5703125f,    0.00048446655f, -6.4074993e-07f,
                                       9.895302e-10f, 2.5579538e-12f, 5.390303e-15f};

@@ -1,4 +1,4 @@
-// Whether numbers are finite.
+// Checks whether numbers are finite.
 #pragma once
 
 #include <atomic>
@@ -10,7 +10,7 @@
 namespace maml_fast {
 namespace {
 
-// The product with zero is NaN where a value is NaN or infinite, and so is every sum that holds it.
+// NaN or infinity times zero is NaN, and so is every sum that contains it.
 template <typename Scalar>
 bool AllFinite(const Scalar* values, int64_t count, const Pool& pool) {
   constexpr int64_t kLanes = 16, kBlock = 1 << 16;

@@ -1,4 +1,4 @@
-// A loop whose iterations a pool's threads share.
+// A loop whose iterations the threads of a pool share.
 #pragma once
 
 #include "cpu/parallel.h"
@@ -6,7 +6,7 @@
 namespace maml_fast {
 namespace {
 
-// Calls f(begin, end) for ranges that together are [0, count).
+// Calls f(begin, end) for ranges that together cover [0, count).
 template <typename F>
 void For(const Pool& pool, int64_t count, const F& f) {
   auto body = [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); };

@@ -1,4 +1,4 @@
-// What the CPU runs. One table of kernels per instruction set; the best that this machine runs is chosen once.
+// The tables of CPU kernels, one for each instruction set. dispatch.h chooses the best one that this machine supports.
 #pragma once
 
 #include "core/conv_block.h"
@@ -31,7 +31,7 @@ struct CpuKernels {
   }
 };
 
-// Those of an instruction set are there where MF_AVX2 or MF_AVX512 says that its file is compiled too.
+// The tables for AVX2 and AVX-512 exist only if MF_AVX2 or MF_AVX512 is defined, that is, if their files are compiled.
 extern const CpuKernels kGenericKernels, kAvx2Kernels, kAvx512Kernels;
 
 }  // namespace maml_fast

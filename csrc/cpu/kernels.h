@@ -1,4 +1,4 @@
-// The table of an instruction set's kernels.
+// Builds the table of an instruction set's kernels.
 #pragma once
 
 #include "cpu/kernel_table.h"

@@ -1,7 +1,7 @@
 #if defined(__x86_64__)
 
 #include "cpu/targets/avx2.h"
-// After the target.
+// Must come after the target, whose pragmas apply to all code below.
 #include "cpu/kernels.h"
 
 namespace maml_fast {

@@ -1,5 +1,5 @@
 #include "cpu/targets/generic.h"
-// After the target.
+// Must come after the target, whose pragmas apply to all code below.
 #include "cpu/kernels.h"
 
 namespace maml_fast {

@@ -6,13 +6,13 @@
 namespace maml_fast {
 
 MemoryPlan::MemoryPlan(const std::vector<Array>& arrays) : offsets(arrays.size(), -1) {
-  constexpr int64_t kAlignment = 16, kSlack = 16;  // scalars: a cache line, and a vector, of floats
+  constexpr int64_t kAlignment = 16, kSlack = 16;  // in scalars: a cache line, and a vector, of floats
   std::vector<size_t> order(arrays.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  // The largest first: small ones then fit between them.
+  // The largest first, so that small ones fit between them.
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return arrays[a].size > arrays[b].size; });
   auto room_of = [&](size_t i) { return (arrays[i].size + kSlack + kAlignment - 1) / kAlignment * kAlignment; };
-  std::vector<size_t> placed;  // by offset
+  std::vector<size_t> placed;  // in the order of their offsets
   for (const size_t i : order) {
     if (arrays[i].size == 0) continue;
     int64_t offset = 0;

@@ -1,4 +1,4 @@
-// Where arrays lie in one block of memory, such that those which are needed at the same time do not overlap.
+// Places arrays in one block of memory, so that arrays that are needed at the same time do not overlap.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,15 @@ namespace maml_fast {
 
 struct MemoryPlan {
   struct Array {
-    int64_t size;         // scalars; 0: needs no place
-    int64_t first, last;  // the times between which it is needed, both included
+    int64_t size;         // in scalars; 0: needs no memory
+    int64_t first, last;  // the first and the last time at which it is needed
   };
 
-  std::vector<int64_t> offsets;  // of the arrays, in scalars; -1 for those without a place
-  int64_t size = 0;              // of the block
+  std::vector<int64_t> offsets;  // of the arrays, in scalars; -1: the array has no memory
+  int64_t size = 0;              // of the block, in scalars
 
   MemoryPlan() = default;
-  // Every array has room for a vector behind it, which kernels may read.
+  // Behind every array there is room for one vector, since kernels may read that far.
   explicit MemoryPlan(const std::vector<Array>& arrays);
 };
 

@@ -1,5 +1,5 @@
-// The operations of programs as an instruction set's kernels: their four passes (see operations/frame.h), and what the
-// passes need to be there.
+// The table of an instruction set's kernels for the operations of programs: their four passes (see operations/frame.h),
+// and what these passes need.
 #pragma once
 
 #include "core/program.h"
@@ -8,11 +8,11 @@
 
 namespace maml_fast {
 
-// What the passes after Forward read besides the gradients at the result.
+// What the passes after Forward read, in addition to the gradients at the result.
 struct Traits {
-  bool operands = false, result = false;                  // Backward and the two after it
-  bool gradient = false;                                  // TangentBackward: the gradient itself, not only its tangent
-  bool operand_tangents = false, result_tangent = false;  // TangentBackward
+  bool operands = false, result = false;                  // read by Backward, Tangent and TangentBackward
+  bool gradient = false;                                  // read by TangentBackward, besides its tangent
+  bool operand_tangents = false, result_tangent = false;  // read by TangentBackward
 };
 
 template <typename Scalar>
@@ -21,8 +21,8 @@ struct OperationKernels {
   void (*backward)(const Frame<Scalar>&);
   void (*tangent)(const Frame<Scalar>&);
   void (*tangent_backward)(const Frame<Scalar>&);
-  const void* (*make_plan)(const Operation&, ArenaScope&);  // what frames have as their plan; null: nothing
-  int64_t (*kept_size)(const Operation&);                   // scalars of one task; null: 0
+  const void* (*make_plan)(const Operation&, ArenaScope&);  // makes Frame::plan; null: not needed
+  int64_t (*kept_size)(const Operation&);                   // in scalars per task; null: 0
   Traits (*traits)(const Operation&);
 };
 
@@ -38,7 +38,8 @@ struct CpuOperations {
   OperationTable<double> f64;
 };
 
-// Compiled apart from the other kernels, so that two cores share the work. As kAvx2Kernels, in kernel_table.h.
+// Compiled separately from the other kernels, so that two cores share the work. See kernel_table.h for which of them
+// exist.
 extern const CpuOperations kGenericOperations, kAvx2Operations, kAvx512Operations;
 
 }  // namespace maml_fast

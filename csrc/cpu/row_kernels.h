@@ -1,4 +1,4 @@
-// The kernels on rows, in an instruction set's vectors.
+// The row kernels of rows.h, with an instruction set's vectors.
 #pragma once
 
 #include "cpu/rows.h"

@@ -1,4 +1,4 @@
-// Arithmetic on rows of n scalars, such as parameters or features, by an instruction set's own kernels.
+// Arithmetic on rows of n scalars, such as parameters or features, with the kernels of an instruction set.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct RowKernels {
   void (*add_dots)(const Scalar* a, int64_t rows, const Scalar* b, int64_t columns, int64_t n, Scalar* products);
   // sums[r] += sum over c of coefficients[r][c] * b[c]
   void (*add_combinations)(const Coefficients<Scalar>& coefficients, const Scalar* b, int64_t n, Scalar* sums);
-  // sum = start + factor * a * b, where a null start is all 0 and a null b all 1; sum may be start
+  // sum = start + factor * a * b; a null start means 0, a null b means 1; sum may be start or a
   void (*add_product)(const Scalar* start, Scalar factor, const Scalar* a, const Scalar* b, int64_t n, Scalar* sum);
 
   Scalar Dot(const Scalar* a, const Scalar* b, int64_t n) const {

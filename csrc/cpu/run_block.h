@@ -1,4 +1,4 @@
-// The three passes of a conv block, ordinary or thin.
+// Runs the three passes of a conv block, ordinary or thin.
 #pragma once
 
 #include "core/conv_block.h"

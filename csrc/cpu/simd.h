@@ -1,4 +1,4 @@
-// Vectors of MF_VECTOR_BYTES, in the compiler's own vector extension: the same kernels compile to AVX-512, AVX2, SSE2
+// Vectors of MF_VECTOR_BYTES bytes, in the compiler's vector extension: the same kernels compile to AVX-512, AVX2, SSE2
 // or NEON. Included once per instruction set, after `#pragma GCC target`, so everything here has internal linkage.
 #pragma once
 
@@ -50,8 +50,8 @@ MF_INLINE void Store(Scalar* p, Vec<Scalar> v) {
   *reinterpret_cast<Vec<Scalar>*>(p) = v;
 }
 
-// The first n lanes only, fewer than all (the last vector of a channel count that is not a multiple of the lanes); the
-// rest reads 0.
+// Load or store only the first n lanes, for the last vector if the number of channels is not a multiple of the lanes. n
+// is less than the number of lanes; the other lanes read 0.
 #if MF_VECTOR_BYTES == 64
 MF_INLINE Vec<float> LoadFirst(const float* p, int64_t n) {
   return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << n) - 1), p);
@@ -66,7 +66,7 @@ MF_INLINE void StoreFirst(double* p, Vec<double> v, int64_t n) {
   _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1U << n) - 1), (__m512d)v);
 }
 #elif MF_VECTOR_BYTES == 32
-// All bits of the first n integers.
+// All bits set in the first n integers, none in the others.
 template <typename Integer>
 MF_INLINE __m256i FirstLanes(int64_t n) {
   constexpr int64_t kLane = 32 / static_cast<int64_t>(sizeof(Integer));
@@ -126,7 +126,7 @@ MF_INLINE Scalar SumOfLanes(Vec<Scalar> v) {
   return total;
 }
 
-// v with 0 in all lanes but the first n.
+// Returns v with 0 in all lanes but the first n.
 template <typename Scalar>
 MF_INLINE Vec<Scalar> KeepFirst(Vec<Scalar> v, int64_t n) {
   if (n >= kLanes<Scalar>) return v;
@@ -144,7 +144,7 @@ MF_INLINE void ForChannels(int64_t channels, const F& f) {
   }
 }
 
-// A vector that several products share stays in its register: GCC may prefer to load it again for each of them.
+// Keeps a vector that several products share in its register; GCC might otherwise load it again for each of them.
 template <typename Vector>
 MF_INLINE Vector InRegister(Vector v) {
 #if defined(__x86_64__)

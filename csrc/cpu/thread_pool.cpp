@@ -18,7 +18,7 @@ namespace maml_fast {
 namespace {
 
 constexpr int64_t kMostThreads = 256;
-constexpr int kSpins = 4000;  // some 50 microseconds
+constexpr int kSpins = 4000;  // about 50 microseconds
 
 void Pause() {
 #if defined(__x86_64__)
@@ -67,13 +67,13 @@ class ThreadPool {
     ~Release() { flag.clear(std::memory_order_release); }
   };
 
-  // A job is a number, which grows, and how many ranges it has, in one word, so that both are read at once.
+  // A job is an increasing number and its count of ranges, packed into one word so that both are read at once.
   static constexpr int kRangeBits = 16;
   static uint64_t Number(uint64_t job) { return job >> kRangeBits; }
   static int64_t Ranges(uint64_t job) { return static_cast<int64_t>(job & ((uint64_t{1} << kRangeBits) - 1)); }
 
-  // Claims ranges of the job, from this thread's own on. A claim succeeds only while the job is not done, for all of a
-  // done job's ranges are claimed: what it is about can be read after it.
+  // Claims ranges of the job, starting with this thread's own. A claim can succeed only while the job is unfinished,
+  // because all ranges of a finished job are claimed. So body_, context_ and count_ are valid after a successful claim.
   void Work(uint64_t job, int64_t thread) {
     const int64_t ranges = Ranges(job);
     for (int64_t i = 0; i < ranges; ++i) {
@@ -107,7 +107,7 @@ class ThreadPool {
     }
   }
 
-  // For another job than this one.
+  // Waits for a job other than `seen`.
   void Wait(uint64_t seen) {
     for (int spin = 0; spin < kSpins; ++spin) {
       if (job_.load(std::memory_order_acquire) != seen) return;
@@ -119,7 +119,7 @@ class ThreadPool {
     --sleeping_;
   }
 
-  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;  // set by who has a job
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;  // set while a caller has a job
   std::atomic<uint64_t> job_{0}, claims_[kMostThreads] = {};
   std::atomic<int64_t> left_{0}, sleeping_{0};
   Pool::Body body_ = nullptr;
@@ -130,7 +130,7 @@ class ThreadPool {
   std::condition_variable wake_, done_;
 };
 
-// Never destroyed: its threads live as long as the process. A fork's child has none of them, and begins anew.
+// Never destroyed: its threads live as long as the process. The child of a fork has none of them and makes a new pool.
 std::atomic<ThreadPool*> pool{nullptr};
 
 ThreadPool& ThePool() {

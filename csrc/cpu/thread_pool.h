@@ -1,8 +1,9 @@
-// Threads for the kernels, which the library keeps for itself.
+// The library's own threads for the kernels.
 //
-// A loop's ranges are claimed, not assigned: whoever is awake takes them, its own first. So nobody waits for a thread
-// that the system has not let run, as on a busy machine, and a loop of little work is done by its caller before others
-// have woken up. Idle threads spin for some microseconds, since one loop often follows another, and then sleep.
+// The ranges of a loop are claimed, not assigned: any thread that is awake takes them, starting with its own. So no
+// thread waits for one that the system has not scheduled, as happens on a busy machine, and the caller finishes a loop
+// of little work before the other threads wake up. Idle threads spin for some microseconds, because one loop often
+// follows another, and then sleep.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,9 @@
 
 namespace maml_fast {
 
-// Runs body on ranges that together are [0, count), at most `threads` of them, and waits for all. Within another such
-// call, or beside one of another thread, the caller runs all of it. Throws what the first range to throw threw.
+// Runs body on at most `threads` ranges that together cover [0, count), and waits for all of them. Within another such
+// call, or during a call from another thread, the caller runs all of it. Rethrows the exception of the first range that
+// throws.
 void RunOnThreads(int64_t threads, int64_t count, Pool::Body body, void* context);
 
 }  // namespace maml_fast

@@ -1,4 +1,4 @@
-// The half of clock.h for threads that wait for each other; apart, since <atomic> takes long to read.
+// The part of clock.h for threads that wait for each other; in a separate file because <atomic> takes long to compile.
 #pragma once
 
 #include <atomic>
@@ -6,7 +6,7 @@
 
 namespace maml_fast {
 
-// Counts how long the threads that are done, as each of them says, wait for the end of its own life.
+// Counts how long threads wait: from a thread's call to Done() until the end of this object's lifetime.
 class WaitingForAll {
  public:
   WaitingForAll();

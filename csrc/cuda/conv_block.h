@@ -1,4 +1,5 @@
-// The conv block on a GPU: the same arguments as on the CPU, all of them in the GPU's memory. No torch here.
+// The conv block's passes on a GPU. They take the same arguments as on the CPU, with all memory on the GPU. Independent
+// of torch.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +10,17 @@
 namespace maml_fast {
 namespace cuda {
 
-// How products are formed. All but the first are for float, on the tensor cores of sm_80 and later: factors are
-// rounded, sums are float's. Where rows of channels are no whole vectors of 16 bytes, as in a first layer, products are
-// plain all the same. Everything else, images and statistics, is in the type itself always.
+// The arithmetic of the convolutions' products. All but kPlain are for float, on the tensor cores of sm_80 and later:
+// factors are rounded to the format, sums are in float. If a pixel's channels do not fill whole vectors of 16 bytes, as
+// in a first layer, the products are plain regardless. Everything else, such as images and statistics, is always in the
+// scalar type itself.
 enum class Arithmetic { kPlain, kTf32, kBf16, kFp16 };
 
-// What the kernels can count: values of a task's images x, or y; an image's height or width, k and padding; strides.
-// All are less.
+// Exclusive limits of what the kernels can index with an int: the number of values in a task's x or y (kMostValues); an
+// image's height or width, the kernel size and the padding (kMostExtent); the stride (kMostStride).
 constexpr int64_t kMostValues = int64_t{1} << 30, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9;
 
-// Scalars of scratch memory that a pass needs; it must lie at a multiple of 8 bytes.
+// The scratch memory that a pass needs, in scalars. It must be aligned to 8 bytes.
 template <typename Scalar>
 int64_t ForwardScratch(const ConvBlockForwardArgs<Scalar>& args);
 template <typename Scalar>
@@ -26,7 +28,7 @@ int64_t BackwardScratch(const ConvBlockBackwardArgs<Scalar>& args);
 template <typename Scalar>
 int64_t DoubleBackwardScratch(const ConvBlockDoubleBackwardArgs<Scalar>& args);
 
-// For float and double. The kernels are queued on the stream; what they may write is valid once it has run them.
+// Defined for float and double. The kernels are queued on the stream; results are valid once the stream has run them.
 template <typename Scalar>
 cudaError_t Forward(const ConvBlockForwardArgs<Scalar>& args, Arithmetic arithmetic, Scalar* scratch,
                     cudaStream_t stream);

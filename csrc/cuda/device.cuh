@@ -1,5 +1,5 @@
-// What the kernels ask of the machine: a GPU, or a host that plays one (tests/csrc/cuda/host_gpu.h). Nowhere else do
-// the two differ.
+// The machine primitives of the kernels, for a GPU and for a host that emulates one in tests
+// (tests/csrc/cuda/host_gpu.h). The code of the kernels is the same for both.
 #pragma once
 
 #include <cstdint>
@@ -26,11 +26,11 @@ constexpr int kWarp = 32;
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                     \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #else
-#define MF_MULTIPLY(instruction)  // RequireTensorCores()
+#define MF_MULTIPLY(instruction)  // not reached: RequireTensorCores() traps first
 #endif
 
-// Ends a kernel on a GPU older than sm_80, of which conv_block.h says that it is not asked for the tensor cores: so
-// nothing of such a kernel is compiled for it.
+// Traps on a GPU older than sm_80, which must not be asked for the tensor cores (see conv_block.h). Code after the call
+// is unreachable there, so the compiler drops the rest of the kernel.
 MF_DEVICE void RequireTensorCores() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   __trap();
@@ -38,27 +38,28 @@ MF_DEVICE void RequireTensorCores() {
 #endif
 }
 
-// The block's shared memory, as many bytes as it was launched with.
+// The thread block's shared memory, of the size that was given at the launch.
 MF_DEVICE void* Shared() {
   extern __shared__ __align__(16) unsigned char shared[];
   return shared;
 }
 
-// The same address, but for the compiler, which shall keep it rather than find it anew for every use.
+// Returns the same address, but hides its origin from the compiler, which then keeps it in registers instead of
+// recomputing it for every use.
 template <typename T>
 MF_DEVICE const T* Kept(const T* address) {
   asm volatile("" : "+l"(address));
   return address;
 }
 
-// As many numbers as lie side by side, in one access.
+// COUNT adjacent numbers, read in one access.
 template <typename T, int COUNT>
 struct alignas(COUNT * sizeof(T)) Vector {
   T of[COUNT];
 };
 
-// COUNT numbers, of 4, 8 or 16 bytes together, on whose multiples both addresses lie, from global to shared memory: on
-// their way until they are waited for. Where they are not `present`, zeros, and no memory is read.
+// Starts to copy COUNT numbers from global to shared memory; WaitForCopies waits for the copy. The numbers take 4, 8 or
+// 16 bytes, to which both addresses are aligned. If not `present`, zeros are written and no global memory is read.
 template <int COUNT, typename T>
 MF_DEVICE void CopyAsync(T* to, const T* first, int at, bool present) {
   const T* from = first + at;
@@ -83,8 +84,8 @@ MF_DEVICE Vector<T, COUNT> ReadVector(const T* from) {
   return *reinterpret_cast<const Vector<T, COUNT>*>(from);
 }
 
-// Of four 8 x 4 matrices in shared memory, value [lane / 4][lane % 4] of each. Lane l says where row l % 8 of matrix l
-// / 8 begins, on a multiple of 16 bytes. Called by a whole warp.
+// Reads four 8 x 4 matrices from shared memory and returns value [lane / 4][lane % 4] of each. Lane l passes the
+// address of row l % 8 of matrix l / 8, which is aligned to 16 bytes. All lanes of a warp must call it.
 MF_DEVICE Vector<float, 4> ReadMatrices(const float* row) {
   Vector<float, 4> read;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -94,14 +95,14 @@ MF_DEVICE Vector<float, 4> ReadMatrices(const float* row) {
   return read;
 }
 
-// The copies since the last commit become one group ...
+// Makes one group of the copies since the last commit.
 MF_DEVICE void CommitCopies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 
-// ... and all groups but the last PENDING of this thread have arrived.
+// Waits until all but the last PENDING groups of this thread have arrived.
 template <int PENDING>
 MF_DEVICE void WaitForCopies() {
 #if __CUDA_ARCH__ >= 800
@@ -109,11 +110,14 @@ MF_DEVICE void WaitForCopies() {
 #endif
 }
 
-// Formats of the tensor cores' factors; kPack of them lie in a register. c [16][8] += a [16][8 kPack] b [8 kPack][8] by
-// a whole warp: with g = lane / 4 and t = lane % 4 a lane's registers hold, from k = kPack t or kPack (t + 4) on,
-//   a: rows g, g + 8 at the former k, then at the latter; b: column g at the former, at the latter;
-//   c: (g, 2t), (g, 2t + 1), and those 8 below.
-struct Tf32 {  // 10 bits after the point, of float's range; of two that are as near, either
+// Formats of the tensor cores' factors; a register holds kPack of them. Multiply computes c [16][8] += a [16][8 kPack]
+// b [8 kPack][8] with a whole warp. With g = lane / 4, t = lane % 4, k0 = kPack t and k1 = kPack (t + 4), the registers
+// of a lane hold
+//   a: (g, k0), (g + 8, k0), (g, k1), (g + 8, k1)
+//   b: (k0, g), (k1, g)
+//   c: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+// where each register of a and b holds kPack values along k, from the given k on.
+struct Tf32 {  // 10 bits of mantissa, range of float; ties round to even or away from zero, depending on the GPU
   static constexpr int kPack = 1;
 
   MF_DEVICE static uint32_t Pack(const float (&values)[kPack]) {
@@ -130,7 +134,7 @@ struct Tf32 {  // 10 bits after the point, of float's range; of two that are as 
   }
 };
 
-struct Bf16 {  // 7 bits after the point, of float's range
+struct Bf16 {  // 7 bits of mantissa, range of float
   static constexpr int kPack = 2;
 
   MF_DEVICE static uint32_t Pack(const float (&values)[kPack]) {
@@ -145,7 +149,7 @@ struct Bf16 {  // 7 bits after the point, of float's range
   }
 };
 
-struct Fp16 {  // 10 bits after the point, up to 65504
+struct Fp16 {  // 10 bits of mantissa, up to 65504
   static constexpr int kPack = 2;
 
   MF_DEVICE static uint32_t Pack(const float (&values)[kPack]) {
@@ -162,7 +166,7 @@ struct Fp16 {  // 10 bits after the point, up to 65504
 
 #undef MF_MULTIPLY
 
-#else  // the same, played by the host
+#else  // the same primitives, emulated on the host
 
 inline void RequireTensorCores() {}
 

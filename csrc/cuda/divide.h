@@ -1,4 +1,4 @@
-// Division of counts by a divisor that is known before a kernel starts: a multiplication and a shift on the GPU.
+// Division by a divisor that is known before the kernel starts: one multiplication and one shift on the GPU.
 #pragma once
 
 #include <cstdint>

@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kPickThreads = 64, kGatherThreads = 256;
 
-// The first k places of a shuffle of 0..n-1 (see sampler/draws.h), without room for n: what a place holds is what the
-// last swap wrote there, or its own number. places, values: [k], scratch.
+// Writes the first k places of a shuffle of 0..n-1 (see sampler/draws.h) without memory for n places: a place holds
+// what the last swap wrote there, or its own number if there was no such swap. places, values: scratch [k].
 MF_DEVICE void ShuffleFirst(const EpisodeDraws& draws, uint32_t stream, int n, int k, int* places, int* values,
                             int* out) {
   auto held = [&](int place, int swaps) {
@@ -28,7 +28,7 @@ MF_DEVICE void ShuffleFirst(const EpisodeDraws& draws, uint32_t stream, int n, i
   }
 }
 
-// All of a shuffle of 0..n-1.
+// Writes a complete shuffle of 0..n-1.
 MF_DEVICE void ShuffleAll(const EpisodeDraws& draws, uint32_t stream, int n, int* out) {
   for (int i = 0; i < n; ++i) out[i] = i;
   for (int i = 0; i < n; ++i) {
@@ -39,8 +39,8 @@ MF_DEVICE void ShuffleAll(const EpisodeDraws& draws, uint32_t stream, int n, int
   }
 }
 
-// A block for every episode. Its threads take a shuffle each: the classes and the two orders, then every class's
-// images.
+// One thread block per episode, and one thread per shuffle: first the classes and the two orders, then the images of
+// every class.
 __global__ void PickEpisodes(const EpisodePlan plan, const EpisodeBuffers to) {
   const int images = plan.k_shot + plan.k_query, n_support = plan.n_way * plan.k_shot;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
@@ -76,7 +76,7 @@ __global__ void PickEpisodes(const EpisodePlan plan, const EpisodeBuffers to) {
   }
 }
 
-// A thread for every pixel of every image; turned counter-clockwise, as np.rot90 does.
+// One thread per value (pixel and channel) of all images. Rotation is counter-clockwise, like np.rot90.
 __global__ void GatherImages(const EpisodePlan plan, const EpisodeBuffers from, int64_t pixels) {
   const int64_t at = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (at >= pixels) return;

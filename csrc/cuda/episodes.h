@@ -1,4 +1,4 @@
-// Episodes drawn and gathered on a GPU: the same as csrc/sampler makes, to the bit. No torch here.
+// Draws episodes and gathers their images on a GPU, bit for bit as csrc/sampler does. Independent of torch.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 namespace maml_fast {
 namespace cuda {
 
-// What an episode is; see sampler/episode.h. The caller has checked all counts.
+// The parameters of an episode; see sampler/episode.h. The caller has checked all counts.
 struct EpisodePlan {
   uint64_t seed;
   int n_way, k_shot, k_query;
@@ -18,13 +18,13 @@ struct EpisodePlan {
   int channels, height, width;
 };
 
-// In the GPU's memory.
+// All of these are in GPU memory.
 struct EpisodeBuffers {
   const uint8_t* images;   // [M, C, H, W]
   const int64_t* starts;   // [n_classes]
   const int64_t* counts;   // [n_classes]
-  const float* table;      // [256], what a byte becomes
-  const int64_t* episode;  // the first one's number, so that a replayed graph can draw others
+  const float* table;      // [256], the float for each byte
+  const int64_t* episode;  // number of the first episode; in memory, so that a replayed CUDA graph can draw others
   float* x_spt;            // [T, n_way * k_shot, C, H, W]
   int64_t* y_spt;          // [T, n_way * k_shot]
   float* x_qry;            // [T, n_way * k_query, C, H, W]
@@ -33,7 +33,7 @@ struct EpisodeBuffers {
   int* scratch;            // [T, PickInts(plan)]
 };
 
-// Ints of scratch memory that an episode takes.
+// The scratch memory of one episode, in ints.
 MF_HD inline int64_t PickInts(const EpisodePlan& plan) {
   return int64_t{plan.n_way} * (3 + 4 * (plan.k_shot + plan.k_query));
 }

@@ -1,4 +1,4 @@
-// How kernels are started.
+// Launches kernels, on a GPU or on a host that emulates one.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace maml_fast {
 namespace cuda {
 
 #if defined(__CUDACC__)
-// Two for every multiprocessor of a large GPU.
+// Thread blocks that keep a large GPU busy: about two for every multiprocessor.
 constexpr int64_t kEnoughBlocks = 256;
 
 template <typename... Params, typename... Args>
@@ -30,7 +30,7 @@ cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t sh
 }
 #endif
 
-// The first error of several launches; after it none is made.
+// Keeps the first error of several launches and skips the launches after it.
 class Launches {
  public:
   explicit Launches(cudaStream_t stream) : stream_(stream) {}

@@ -1,5 +1,5 @@
-// Sums over a task's rows [rows][channels], in two steps and always in the same order: parts of the rows first, then
-// the parts, in double.
+// Sums over a task's rows [rows][channels], in two steps of fixed order: first over parts of the rows, then over the
+// parts, in double.
 #pragma once
 
 #include <cmath>
@@ -9,13 +9,13 @@
 namespace maml_fast {
 namespace cuda {
 
-constexpr int kLanes = 32, kPlies = 8;  // of a block: channels side by side, rows in turn
+constexpr int kLanes = 32, kPlies = 8;  // a thread block has kLanes adjacent channels and kPlies rows at a time
 constexpr int kRowsOfPart = 256;
 
 inline int PartsOf(int64_t rows) { return static_cast<int>((rows + kRowsOfPart - 1) / kRowsOfPart); }
 
-// What a block of kLanes x kPlies threads works on: one part of one task's rows, and some channels. x: parts, y: groups
-// of channels, z: tasks.
+// The work of a block of kLanes x kPlies threads: one part of one task's rows, for kLanes channels. Grid: x over parts,
+// y over groups of channels, z over tasks.
 struct PartOfRows {
   int task, part, parts, channel;
   int begin, end;
@@ -31,7 +31,8 @@ struct PartOfRows {
   }
 };
 
-// partial[task][part][i][channel] = sum over the part's rows of term(task, row, channel)[i].
+// partial[task][part][i][channel] = the sum of term i over the part's rows. term(task, row, channel, sums) adds one
+// row's terms to sums [COUNT].
 template <int COUNT, typename T, class Term>
 MF_DEVICE void SumPart(int rows, int channels, T* partial, const Term& term) {
   auto* shared = static_cast<T*>(Shared());  // [kPlies][COUNT][kLanes]
@@ -51,8 +52,8 @@ MF_DEVICE void SumPart(int rows, int channels, T* partial, const Term& term) {
   }
 }
 
-// Calls finish(task, channel, totals) once for every channel of every task, with totals[i] the sum over parts.
-// Blocks: x over channels, y over tasks.
+// Calls finish(task, channel, totals) once for every channel of every task, with totals[i] the sum over parts. Grid: x
+// over channels, y over tasks.
 template <int COUNT, typename T, class Finish>
 MF_DEVICE void JoinParts(int parts, int channels, const T* partial, const Finish& finish) {
   auto* shared = static_cast<double*>(Shared());  // [kPlies][COUNT][kLanes]

@@ -1,4 +1,4 @@
-// The CUDA runtime, or, for tests, a host that plays a GPU.
+// The CUDA runtime or, in tests, a host that emulates a GPU.
 #pragma once
 
 #ifdef MF_HOST_GPU

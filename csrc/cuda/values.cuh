@@ -1,4 +1,4 @@
-// What is done to values one by one, wherever they stand.
+// Elementwise kernels on flat arrays.
 #pragma once
 
 #include <cstdint>

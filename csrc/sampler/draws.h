@@ -1,22 +1,22 @@
-// How the random numbers of an episode are laid out, for host and device alike.
+// The layout of the random numbers that make up an episode, shared by the CPU and GPU samplers.
 //
-// Draw `index` of stream `stream` of an episode is one Philox block with key = seed and
-// counter = (episode low 32, episode high 32, index, stream). The streams of an episode:
+// Draw `index` of stream `stream` of an episode is one Philox block with key = seed and counter = (episode low 32,
+// episode high 32, index, stream). The streams of an episode:
 //
-//   0      classes: index i = 0..n_way-1 is swap i of a partial Fisher-Yates shuffle of all classes; those that end up
-//          first to n_way-th are class slots 0..n_way-1, and the slot is the label
-//   1      rotation: index c gives the quarter turns of class slot c (read only where rotation is asked for)
+//   0      classes: index i = 0..n_way-1 is swap i of a partial Fisher-Yates shuffle of all classes; the first n_way
+//          classes of the result are class slots 0..n_way-1, and the slot is the label
+//   1      rotation: index c gives the quarter turns of class slot c (read only if images are rotated)
 //   2      support order: index i is swap i of a Fisher-Yates shuffle of the n_way * k_shot support items
 //   3      query order: the same for the n_way * k_query query items
 //   4 + c  images of slot c: index i = 0..k_shot+k_query-1 is swap i of a partial Fisher-Yates shuffle of the class's
-//          images; the first k_shot are its support, the rest its query
+//          images; the first k_shot are its support images, the rest its query images
 //
-// Item s of slot c has number c * k + s before the order is shuffled. Swap i exchanges place i with place
-// i + UniformBelow(draw, n - i). Streams do not depend on one another: the same seed and episode give the same classes
-// and support images whatever k_query or rotation is.
+// Item s of slot c has number c * k + s before the order is shuffled. Swap i exchanges the places i and i +
+// UniformBelow(draw, n - i). The streams are independent of one another: the same seed and episode give the same
+// classes and support images, whatever k_query and rotation are.
 //
-// A kernel without room for n places per shuffle can look a place up among the swaps made so far: what place p holds is
-// what the last swap with p wrote there, or p itself. maml_fast/data/_philox.py is the NumPy twin.
+// A kernel that has no room for the n places of a shuffle can keep the swaps instead: place p holds what the last swap
+// with p wrote there, or p itself if there was none. maml_fast/data/_philox.py is the same code in NumPy.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,6 @@ enum Stream : std::uint32_t {
   kImageStream = 4,
 };
 
-// The random numbers of one episode.
 struct EpisodeDraws {
   std::uint64_t seed;
   std::uint64_t episode;

@@ -24,7 +24,8 @@ void Shuffler::Shuffle(const EpisodeDraws& draws, std::uint32_t stream, std::int
     std::swap(places_[i], places_[other]);
     out[i] = places_[i];
   }
-  // A value that left its place went to the front, so the values in front name every place beyond it that was touched.
+  // Reset the touched places. A value that left its place moved to the front, so the first k values name every place
+  // beyond them that was touched.
   for (std::int64_t i = 0; i < k; ++i) {
     places_[out[i]] = out[i];
     places_[i] = i;

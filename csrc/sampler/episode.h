@@ -1,4 +1,4 @@
-// Which images make up an episode, in which order, under which label and turned how far.
+// Draws episodes: which images, in which order, with which labels and rotations.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace maml_fast {
 
-// What an episode is. The caller has checked that all counts are at least 1.
+// The parameters of an episode. The caller has checked that all counts are at least 1.
 struct EpisodeSpec {
   std::uint64_t seed;
   std::int64_t n_way;
@@ -17,8 +17,8 @@ struct EpisodeSpec {
   bool rotate;
 };
 
-// The images of all classes, flat, in somebody else's memory. Class i has images[starts[i]] and the counts[i] - 1 after
-// it.
+// A view of the images of all classes, in one flat array that the caller owns. Class i has the counts[i] images from
+// images[starts[i]] on.
 struct BankView {
   const std::uint8_t* images;  // [M, C, H, W]
   const std::int64_t* starts;  // [n_classes]
@@ -38,10 +38,10 @@ struct Pick {
   std::int32_t quarter_turns;  // 0..3, counter-clockwise
 };
 
-// Shuffles 0..n-1 without preparing n places each time: after a shuffle the places it touched are put back.
+// Shuffles 0..n-1 without initializing n places each time: after a shuffle it resets only the places that it touched.
 class Shuffler {
  public:
-  // `max_n` is the largest n that Shuffle will be asked for.
+  // `max_n` is the largest n that Shuffle accepts.
   explicit Shuffler(std::int64_t max_n);
 
   // Writes the first `k` of a shuffle of 0..n-1 to `out`; 1 <= k <= n <= max_n.
@@ -51,12 +51,12 @@ class Shuffler {
   std::vector<std::int64_t> places_;  // places_[p] == p between calls
 };
 
-// Draws the episodes of one spec and bank. Not for use by two threads at once; everything is allocated up front.
+// Draws the episodes of one spec and bank. Not thread-safe. The constructor allocates all memory.
 class EpisodePicker {
  public:
   EpisodePicker(const EpisodeSpec& spec, const BankView& bank);
 
-  // Draws the episode with this number; support() and query() hold it until the next call.
+  // Draws episode number `episode`; support() and query() return it until the next call.
   void PickEpisode(std::uint64_t episode);
 
   const std::vector<Pick>& support() const { return support_; }  // [n_way * k_shot]
@@ -70,8 +70,8 @@ class EpisodePicker {
   BankView bank_;
   Shuffler shuffler_;
   std::vector<std::int64_t> classes_;              // [n_way]
-  std::vector<std::int64_t> chosen_;               // [largest n * k]: one shuffle's outcome
-  std::vector<Pick> support_items_, query_items_;  // by slot, before they are ordered
+  std::vector<std::int64_t> chosen_;               // the result of one shuffle, long enough for the largest
+  std::vector<Pick> support_items_, query_items_;  // ordered by slot, before their order is shuffled
   std::vector<Pick> support_, query_;
 };
 

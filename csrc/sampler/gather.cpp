@@ -3,7 +3,7 @@
 namespace maml_fast {
 namespace {
 
-// The byte that output pixel (row, column) reads is first + row * row_step + column * column_step.
+// Output pixel (row, column) reads the byte at offset first + row * row_step + column * column_step.
 struct Walk {
   std::int64_t first;
   std::int64_t row_step;

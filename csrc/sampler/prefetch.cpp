@@ -13,7 +13,8 @@
 
 namespace maml_fast {
 
-// The threads of one process and the queue they share. Threads take single episodes, oldest batch first.
+// The threads of one process and the queue that they share. Each thread takes one episode at a time, of the oldest
+// batch.
 class Prefetcher::Pool {
  public:
   Pool(const SamplerConfig& config, int threads) {
@@ -38,7 +39,7 @@ class Prefetcher::Pool {
     work_.notify_all();
   }
 
-  // Waits for the oldest job and takes it out.
+  // Waits for the oldest job and removes it from the queue.
   void Wait() {
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [this] { return jobs_.front().finished == jobs_.front().request.n_episodes; });
@@ -65,13 +66,13 @@ class Prefetcher::Pool {
 
   void Work(EpisodeWriter* writer) noexcept {
 #ifdef __linux__
-    pthread_setname_np(pthread_self(), "maml-prefetch");  // what top -H and debuggers show
+    pthread_setname_np(pthread_self(), "maml-prefetch");  // shown by top -H and debuggers
 #endif
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       work_.wait(lock, [this] { return stopping_ || next_job_ < jobs_.size(); });
       if (stopping_) return;
-      Job& job = jobs_[next_job_];  // stays where it is while the deque changes at its ends
+      Job& job = jobs_[next_job_];  // the reference stays valid while the deque grows or shrinks at its ends
       const std::int64_t t = job.started++;
       if (job.started == job.request.n_episodes) ++next_job_;
       lock.unlock();
@@ -87,7 +88,7 @@ class Prefetcher::Pool {
   std::condition_variable work_;  // there is an episode to write, or it is time to stop
   std::condition_variable done_;  // a job is complete
   std::deque<Job> jobs_;          // oldest first
-  std::size_t next_job_ = 0;      // the first job with episodes that nobody has taken
+  std::size_t next_job_ = 0;      // the first job with episodes that no thread has taken
   bool stopping_ = false;
 };
 
@@ -116,7 +117,7 @@ void Prefetcher::Close() noexcept {
 
 void Prefetcher::RestartAfterFork() {
   if (owner_ == getpid()) return;
-  (void)pool_.release();  // its threads live in the parent, and one may hold the lock for ever: leave it all as it is
+  (void)pool_.release();  // its threads exist only in the parent, and its lock may be held forever: leak it
   pool_ = std::make_unique<Pool>(config_, threads_);
   owner_ = getpid();
   for (const Request& request : pending_) pool_->Submit(request);

@@ -1,4 +1,4 @@
-// Whole episodes, written into the caller's memory.
+// Writes whole episodes into the caller's memory.
 #pragma once
 
 #include <array>
@@ -8,7 +8,7 @@
 
 namespace maml_fast {
 
-// A meta-batch in the caller's memory, T episodes one after another.
+// A meta-batch of T episodes in the caller's memory.
 struct BatchBuffers {
   float* x_support;         // [T, n_way * k_shot, C, H, W]
   std::int64_t* y_support;  // [T, n_way * k_shot]
@@ -16,19 +16,19 @@ struct BatchBuffers {
   std::int64_t* y_query;    // [T, n_way * k_query]
 };
 
-// All that is needed to make any episode: plain values and pointers that the caller keeps alive.
+// Everything that determines the episodes: plain values, and pointers to memory that the caller keeps alive.
 struct SamplerConfig {
   EpisodeSpec spec;
   BankView bank;
-  std::array<float, 256> table;  // what a byte becomes
+  std::array<float, 256> table;  // the float for each byte
 };
 
-// Makes episodes, one at a time. Each thread has its own writer; all writers of a config make the same episodes.
+// Makes one episode at a time. Each thread has its own writer; all writers of a config make the same episodes.
 class EpisodeWriter {
  public:
   explicit EpisodeWriter(const SamplerConfig& config) : config_(config), picker_(config.spec, config.bank) {}
 
-  // Writes episode number `episode` as episode `t` of `batch`. Allocates nothing.
+  // Writes episode number `episode` as element `t` of `batch`. Allocates nothing.
   void Write(std::uint64_t episode, std::int64_t t, const BatchBuffers& batch);
 
  private:

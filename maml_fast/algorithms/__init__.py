@@ -1,6 +1,6 @@
-"""Meta-learners beside MAML itself: one small file each, all on the same episodes, models, kernels and trainer.
+"""Meta-learners besides MAML itself: one small file each, all with the same episodes, models, kernels and trainer.
 
-A new one is a file with a subclass of :class:`maml_fast.Learner`, and an entry in ``_registry.ALGORITHMS``.
+To add one, write a file with a subclass of :class:`maml_fast.Learner`, and add an entry to ``_registry.ALGORITHMS``.
 """
 
 from maml_fast.algorithms._anil import ANIL

@@ -1,4 +1,4 @@
-"""Almost no inner loop: only the head adapts."""
+"""ANIL (almost no inner loop): only the head adapts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["ANIL"]
 
 
 class ANIL(MAML):
-    """MAML whose inner loop adapts the last layer alone; features are meta-learned and shared (Raghu et al. 2020).
+    """MAML whose inner loop adapts only the last layer; features are meta-learned and shared (Raghu et al. 2020).
 
-    Arguments are those of :class:`maml_fast.MAML`, but ``adapted``.
+    Arguments are those of :class:`maml_fast.MAML`, except ``adapted``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Body only in the inner loop: everything but the head adapts."""
+"""BOIL (body only in the inner loop): everything except the head adapts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["BOIL"]
 class BOIL(MAML):
     """MAML whose inner loop adapts all but the last layer, which is meta-learned and shared (Oh et al. 2021).
 
-    Arguments are those of :class:`maml_fast.MAML`, but ``adapted``.
+    Arguments are those of :class:`maml_fast.MAML`, except ``adapted``.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""An LSTM layer that all coordinates share, each with a state of its own.
+"""An LSTM layer that all coordinates share, each with its own state.
 
-Coordinates stand last, [H, N]: gates then lie one after another in memory, and elementary operations go through whole
-rows. The operations are plain ones, which autograd differentiates as often as asked.
+Coordinates are the last dimension, [H, N], so that each gate is contiguous in memory and elementwise operations run
+over whole rows. Only plain operations are used, which autograd differentiates any number of times.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ["CoordinateLSTM", "affine", "lstm_parameters", "uniform"]
 
 
 def uniform(*shape: int, bound: float) -> nn.Parameter:
-    """A parameter drawn between ±bound by torch's generator."""
+    """Return a parameter drawn uniformly within ±bound from torch's generator."""
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
 def lstm_parameters(inputs: int, hidden: int) -> nn.ParameterDict:
-    """weight_ih [4H, I], weight_hh [4H, H] and bias [4H], drawn between ±1/√H; gates: input, forget, output, cell."""
+    """Return weight_ih [4H, I], weight_hh [4H, H], bias [4H], uniform in ±1/√H; gates input, forget, output, cell."""
     shapes: Mapping[str, tuple[int, ...]] = {
         "weight_ih": (4 * hidden, inputs),
         "weight_hh": (4 * hidden, hidden),
@@ -31,12 +31,12 @@ def lstm_parameters(inputs: int, hidden: int) -> nn.ParameterDict:
 
 
 def affine(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    """Outputs [O, N] of inputs [I, N]; bias [O], weight [O, I]."""
+    """Return ``weight @ x + bias`` [O, N] for bias [O], weight [O, I] and x [I, N]."""
     return torch.addmm(bias[:, None], weight, x)
 
 
 class CoordinateLSTM:
-    """The layer on its way, from a state of zeros on; ``rule`` holds its parameters under ``name``."""
+    """The layer during one adaptation, from a zero state; ``rule`` holds its parameters under ``name``."""
 
     def __init__(self, rule: Mapping[str, Any], name: str) -> None:
         self._weight_ih, self._weight_hh = rule[f"{name}.weight_ih"], rule[f"{name}.weight_hh"]
@@ -44,7 +44,7 @@ class CoordinateLSTM:
         self._state: tuple[Tensor, Tensor] | None = None
 
     def step(self, x: Tensor) -> Tensor:
-        """The next hidden states [H, N], from inputs [I, N]."""
+        """Return the next hidden states [H, N] for inputs x [I, N]."""
         size = self._weight_hh.shape[1]
         hidden, cell = self._state or (x.new_zeros(size, x.shape[1]),) * 2
         gates = torch.addmm(affine(self._bias, self._weight_ih, x), self._weight_hh, hidden)  # [4H, N]

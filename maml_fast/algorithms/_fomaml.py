@@ -12,10 +12,10 @@ __all__ = ["FOMAML"]
 
 
 class FOMAML(MAML):
-    """MAML that takes the inner gradients as constants (Finn et al. 2017, section 5.2).
+    """MAML that treats the inner gradients as constants (Finn et al. 2017, section 5.2).
 
-    The meta-gradient is the query loss's gradient at the adapted weights. Arguments are those of
-    :class:`maml_fast.MAML`, but ``order``.
+    The meta-gradient is the gradient of the query loss at the adapted weights. Arguments are those of
+    :class:`maml_fast.MAML`, except ``order``.
     """
 
     def __init__(self, model: nn.Module, *, inner_lr: Any = 0.4, inner_steps: int = 1, **options: Any) -> None:

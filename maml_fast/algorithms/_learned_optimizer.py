@@ -1,4 +1,4 @@
-"""A learned optimizer: an LSTM reads the gradient of a weight and puts out its update."""
+"""A learned optimizer: an LSTM reads the gradient of a weight and outputs its update."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maml_fast._arguments import choice, flag, number, takes, whole
+from maml_fast._arguments import choice, flag, int_from, number, takes
 from maml_fast.algorithms._coordinate_lstm import CoordinateLSTM, affine, lstm_parameters, uniform
 from maml_fast.algorithms._coordinates import CoordinateOptimizer, preprocessed
 from maml_fast.maml import MAML
@@ -24,21 +24,23 @@ OBJECTIVES = ("trajectory", "last")
 class LearnedOptimizer(MAML):
     """MAML whose inner step is ``w + scale * m(g)``, with m a two-layer LSTM (Andrychowicz et al. 2016, section 2).
 
-    All weights share the LSTM, and every weight of every task has a state of its own. It sees gradients as
-    :func:`maml_fast.algorithms._coordinates.preprocessed` has them. Its parameters are meta-learned.
+    All weights share the LSTM, and every weight of every task has its own LSTM state. The LSTM reads gradients as
+    :func:`maml_fast.algorithms._coordinates.preprocessed` returns them. Its parameters are meta-learned.
 
     Args:
         model: as for :class:`maml_fast.MAML`.
         inner_lr: scale of the LSTM's output.
-        inner_steps: steps on the support set.
-        order: 1 takes the inner gradients as constants, as in the paper; 2 differentiates through them.
-        hidden: of each LSTM layer.
-        objective: ``"trajectory"``, the mean of the query losses after every inner step: the paper's sum, which gives
-            early steps a signal that has not come through all later ones; or ``"last"``, that after the last step.
-        learn_start: meta-learn the weights that adaptation starts from, as few-shot learning wants it. Else training
-            begins from random ones, drawn for every meta-batch (in the paper: for every task): the values that the
-            model came with, each parameter's in a new random order. Evaluation begins from these values as they are.
-        options: others of :class:`maml_fast.MAML`, but what has to do with its learning rates. The loss along the
+        inner_steps: gradient steps on the support set.
+        order: 1 treats the inner gradients as constants, as in the paper; 2 differentiates through them.
+        hidden: hidden size of each LSTM layer.
+        objective: ``"trajectory"`` is the mean of the query losses after every inner step (the paper's sum up to a
+            factor), which gives early steps a gradient that does not pass through all later steps; ``"last"`` is the
+            query loss after the last step.
+        learn_start: whether to meta-learn the weights that adaptation starts from, as is usual in few-shot learning.
+            If not, training starts from random weights, drawn anew for every meta-batch (in the paper: for every
+            task): the model's own initial values, those of each parameter in a new random order. Evaluation then
+            starts from the initial values in their original order.
+        options: other arguments of :class:`maml_fast.MAML`, except those about its learning rates. The loss along the
             trajectory is not annealed.
 
     Raises:
@@ -48,7 +50,7 @@ class LearnedOptimizer(MAML):
     objective: str
     learn_start: bool = True
 
-    @takes(inner_lr=number(above=0), hidden=whole(1), objective=choice(*OBJECTIVES), learn_start=flag)
+    @takes(inner_lr=number(above=0), hidden=int_from(1), objective=choice(*OBJECTIVES), learn_start=flag)
     def __init__(
         self,
         model: nn.Module,
@@ -75,23 +77,23 @@ class LearnedOptimizer(MAML):
     def problem(
         self, parameters: Mapping[str, nn.Parameter], inner_steps: int | None, *, objective: bool = False
     ) -> InnerProblem:
-        """MAML's own, from the weights and with the objective that were chosen."""
+        """Return MAML's problem with the chosen initial weights and objective."""
         problem = super().problem(parameters, inner_steps, objective=objective)
         if not self.learn_start:
-            problem = _started(problem, _shuffled if objective else Tensor.detach)
+            problem = _with_start(problem, _shuffled if objective else Tensor.detach)
         if not objective or self.objective == "last" or not problem.steps:
             return problem
         return replace(problem, step_weights=(1 / problem.steps,) * problem.steps)
 
 
-def _started(problem: InnerProblem, start: Callable[[Tensor], Tensor]) -> InnerProblem:
-    """The problem from other weights, which are nobody's parameters."""
+def _with_start(problem: InnerProblem, start: Callable[[Tensor], Tensor]) -> InnerProblem:
+    """Return the problem with initial weights ``start(weight)``, as new leaves of the autograd graph."""
     adapted = {name: start(weight).detach().requires_grad_() for name, weight in problem.theta.adapted.items()}
     return replace(problem, theta=problem.theta._replace(adapted=adapted))
 
 
 def _shuffled(weight: Tensor) -> Tensor:
-    """The same values in a random order."""
+    """Return the same values in a random order."""
     return weight.flatten()[torch.randperm(weight.numel(), device=weight.device)].view_as(weight)
 
 
@@ -115,7 +117,7 @@ class _Updates(CoordinateOptimizer):
         self._weight, self._bias = rule["weight"], rule["bias"]
         self._scale = scale
 
-    def moved(self, weights: Tensor, gradients: Tensor, losses: Tensor) -> Tensor:
+    def next_weights(self, weights: Tensor, gradients: Tensor, losses: Tensor) -> Tensor:
         hidden = preprocessed(gradients)  # [2, N]
         for layer in self._layers:
             hidden = layer.step(hidden)

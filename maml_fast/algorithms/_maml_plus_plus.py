@@ -1,4 +1,4 @@
-"""MAML++: MAML made stable."""
+"""MAML++: additions to MAML that stabilize its training."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ __all__ = ["MAMLPlusPlus"]
 
 
 class MAMLPlusPlus(MAML):
-    """MAML with what Antoniou, Edwards & Storkey 2019 (section 4) add to it, each a choice of MAML's own.
+    """MAML with the additions of Antoniou, Edwards & Storkey 2019 (section 4), each also available in MAML itself.
 
-    - inner rates for every parameter and every step, meta-learned from ``inner_lr`` on: ``learn_inner_lr="per_step"``;
-    - batch norm with a scale and a shift for every step, which do not adapt: ``batch_norm="per_step"``, as in the
-      authors' code, or ``"per_step_running"`` with every step's running statistics, as in the paper;
-    - the multi-step loss, annealed over ``multi_step_iterations``: by default so many as 10 of the authors' epochs;
-    - derivative-order annealing over ``first_order_iterations``: by default none, as in the authors' configurations.
+    - A learning rate for every parameter and inner step, meta-learned from ``inner_lr``:
+      ``learn_inner_lr="per_step"``.
+    - Batch norm with a separate scale and shift for every step, which do not adapt: ``batch_norm="per_step"``, as in
+      the authors' code, or ``"per_step_running"`` with separate running statistics too, as in the paper.
+    - The multi-step loss, annealed over ``multi_step_iterations``: by default as many as 10 epochs of the authors.
+    - Derivative-order annealing over ``first_order_iterations``: none by default, as in the authors' configurations.
 
-    The paper's cosine schedule of the outer rate is the outer optimizer's: ``meta_schedule`` of a training run. Other
-    arguments are those of :class:`maml_fast.MAML`, but ``learn_inner_lr``.
+    The paper's cosine schedule of the outer learning rate belongs to the outer optimizer: see ``meta_schedule`` of a
+    training run. Other arguments are those of :class:`maml_fast.MAML`, except ``learn_inner_lr``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""An LSTM whose cell state is the learner's weights: its gates decide what of a weight stays, and how far it moves."""
+"""An LSTM whose cell state is the learner's weights: gates set how much of a weight is kept and how far it moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maml_fast._arguments import number, takes, whole
+from maml_fast._arguments import int_from, number, takes
 from maml_fast.algorithms._coordinate_lstm import CoordinateLSTM, affine, lstm_parameters, uniform
 from maml_fast.algorithms._coordinates import CoordinateOptimizer, preprocessed
 from maml_fast.maml import MAML
@@ -17,32 +17,34 @@ from maml_fast.maml._inner_optimizers import LearnedRule, Rule
 
 __all__ = ["MetaLSTM"]
 
-FORGET_BIAS = 5.0  # a weight keeps 99.3 % of itself: the middle of what the authors' code draws from, 4 to 6
-GATE_BOUND = 0.01  # of the gates' weights, drawn between ±: as in the authors' code
+FORGET_BIAS = 5.0  # sigmoid(5) = 99.3 % of a weight is kept; the authors' code draws the bias from 4 to 6
+GATE_BOUND = 0.01  # the gates' weights are drawn within ±GATE_BOUND, as in the authors' code
 
 
 class MetaLSTM(MAML):
     """MAML whose inner step is ``f * w - i * g``, with gates f and i of an LSTM (Ravi & Larochelle 2017, eq. 2 and 3).
 
-    An ordinary LSTM reads gradient and loss, both as :func:`maml_fast.algorithms._coordinates.preprocessed` has them.
-    The gates are ``sigmoid(W [h, w, gate before] + b)`` of its hidden state h, the weight, and the gate's value at the
-    step before, 0 at first. All weights share both LSTMs, and every weight of every task has a state of its own. What
-    they start from, the first cell state, is the model, meta-learned like the LSTMs' parameters.
+    An ordinary LSTM reads the gradient and the loss, both as
+    :func:`maml_fast.algorithms._coordinates.preprocessed` returns them. Each gate is
+    ``sigmoid(W [h, w, previous gate] + b)``, from the LSTM's hidden state h, the weight w, and the gate's value at the
+    previous step, which is 0 at first. All weights share both LSTMs, and every weight of every task has its own state.
+    The initial cell state is the model's weights, which are meta-learned like the LSTMs' parameters.
 
     Args:
         model: as for :class:`maml_fast.MAML`.
-        inner_lr: where the input gate begins, between 0 and 1: first steps are about gradient descent at this rate,
-            but for weights that shrink by 0.7 % a step. The authors' code draws it between 0.007 and 0.018.
-        inner_steps: steps on the support set.
-        order: 1 takes the inner gradients as constants, as in the paper; 2 differentiates through them.
-        hidden: of the LSTM that reads gradients.
-        options: others of :class:`maml_fast.MAML`, but what has to do with its learning rates.
+        inner_lr: initial value of the input gate, between 0 and 1. Before training, a step is close to gradient
+            descent at this rate, except that weights shrink by 0.7 % per step. The authors' code draws it between
+            0.007 and 0.018.
+        inner_steps: gradient steps on the support set.
+        order: 1 treats the inner gradients as constants, as in the paper; 2 differentiates through them.
+        hidden: hidden size of the LSTM that reads gradients.
+        options: other arguments of :class:`maml_fast.MAML`, except those about its learning rates.
 
     Raises:
         TypeError, ValueError: for an argument out of its range.
     """
 
-    @takes(inner_lr=number(above=0, below=1), hidden=whole(1))
+    @takes(inner_lr=number(above=0, below=1), hidden=int_from(1))
     def __init__(
         self,
         model: nn.Module,
@@ -75,26 +77,26 @@ class _GateLSTM(LearnedRule):
 
 
 def _gate(hidden: int, bias: float) -> nn.ParameterDict:
-    """weight [1, H + 2], of hidden state, weight and gate, and bias [1]."""
+    """Return weight [1, H + 2], for hidden state, weight and previous gate, and bias [1]."""
     return nn.ParameterDict(
         {"weight": uniform(1, hidden + 2, bound=GATE_BOUND), "bias": nn.Parameter(torch.tensor([bias]))}
     )
 
 
 class _Gate:
-    """A gate on its way, from 0 on."""
+    """A gate during one adaptation, 0 at first."""
 
     def __init__(self, rule: Mapping[str, Any], name: str) -> None:
         self._weight, self._bias = rule[f"{name}.weight"], rule[f"{name}.bias"]
-        self._before: Tensor | None = None
+        self._previous: Tensor | None = None
 
     def step(self, hidden: Tensor, cell: Tensor) -> Tensor:
-        """The gate [N] at hidden states [H, N] and cells [N]."""
-        before = torch.zeros_like(cell) if self._before is None else self._before
-        of_hidden, of_cell, of_gate = self._weight.split([len(hidden), 1, 1], dim=1)
-        logits = affine(self._bias, of_hidden, hidden)[0] + of_cell[0] * cell + of_gate[0] * before
-        self._before = logits.sigmoid()
-        return self._before
+        """Return the next value [N] of the gate, from hidden states [H, N] and cells [N]."""
+        previous = torch.zeros_like(cell) if self._previous is None else self._previous
+        hidden_weight, cell_weight, gate_weight = self._weight.split([len(hidden), 1, 1], dim=1)
+        logits = affine(self._bias, hidden_weight, hidden)[0] + cell_weight[0] * cell + gate_weight[0] * previous
+        self._previous = logits.sigmoid()
+        return self._previous
 
 
 class _Cell(CoordinateOptimizer):
@@ -103,6 +105,6 @@ class _Cell(CoordinateOptimizer):
         self._lstm = CoordinateLSTM(rule, "lstm")
         self._forget, self._input = _Gate(rule, "forget"), _Gate(rule, "input")
 
-    def moved(self, weights: Tensor, gradients: Tensor, losses: Tensor) -> Tensor:
+    def next_weights(self, weights: Tensor, gradients: Tensor, losses: Tensor) -> Tensor:
         hidden = self._lstm.step(torch.cat([preprocessed(gradients), preprocessed(losses)]))  # [H, N]
         return self._forget.step(hidden, weights) * weights - self._input.step(hidden, weights) * gradients

@@ -15,10 +15,10 @@ __all__ = ["MetaSGD"]
 
 
 class MetaSGD(MAML):
-    """MAML with θ' = θ - α ∘ ∇L(θ), where α, one number per weight, is meta-learned beside θ (Li et al. 2017, eq. 3).
+    """MAML with θ' = θ - α ∘ ∇L(θ), where α, one number per weight, is meta-learned with θ (Li et al. 2017, eq. 3).
 
-    α may turn negative, as in the paper. All of it starts at ``inner_lr``, which may not. Other arguments are those of
-    :class:`maml_fast.MAML`, but ``learn_inner_lr``.
+    All of α starts at ``inner_lr``, which must not be negative; training may make it negative, as in the paper. Other
+    arguments are those of :class:`maml_fast.MAML`, except ``learn_inner_lr``.
     """
 
     @takes(inner_lr=number(least=0))

@@ -21,12 +21,12 @@ __all__ = ["DISTANCES", "ProtoNet"]
 
 
 def squared_euclidean(queries: Tensor, prototypes: Tensor) -> Tensor:
-    """Distances [T, M, n_way] of queries [T, M, D] to prototypes [T, n_way, D]."""
+    """Return squared distances [T, M, n_way] of queries [T, M, D] to prototypes [T, n_way, D]."""
     return (queries[:, :, None] - prototypes[:, None]).square().sum(dim=3)
 
 
 def cosine(queries: Tensor, prototypes: Tensor) -> Tensor:
-    """The same, one minus the cosine of the angle between them."""
+    """Return cosine distances (one minus the cosine) [T, M, n_way]; arguments as for :func:`squared_euclidean`."""
     return 1 - F.normalize(queries, dim=2) @ F.normalize(prototypes, dim=2).mT
 
 
@@ -37,20 +37,21 @@ DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class ProtoNet(Learner):
-    """Logits are minus the distances to the classes' prototypes, the means of their support embeddings.
+    """Prototypical networks (Snell, Swersky & Zemel 2017, eq. 1 and 2).
 
-    Snell, Swersky & Zemel 2017, eq. 1 and 2; nothing adapts, so there are no inner steps. Training episodes may have
-    more classes than those it is tested on. Support and query images of a task go through the model as one batch, as in
-    the authors' code, so that batch norm normalizes them alike (transductive, where the policy is ``"batch"``).
+    The logits are the negative distances to the classes' prototypes, which are the means of their support embeddings.
+    Nothing adapts, so there are no inner steps. Training episodes may have more classes than test episodes. Support and
+    query images of a task go through the model in one batch, as in the authors' code, so that batch norm normalizes
+    them alike (transductive if the policy is ``"batch"``).
 
     Args:
         model: any module from images [N, ...] to embeddings [N, ...], such as ``models.Conv4(n_way=None)``.
-        distance: ``"euclidean"``, squared, or ``"cosine"``.
+        distance: ``"euclidean"`` (squared) or ``"cosine"``.
         batch_norm, fused: as for :class:`maml_fast.MAML`.
 
     Raises:
-        TypeError, ValueError: for what is no module, another distance or policy; from calls, for episodes that are not
-            of classes, or a class without a support image.
+        TypeError, ValueError: for a model that is not a module, an unknown distance or an unknown policy; calls raise
+            them for targets that are not class labels, or a class without a support image.
     """
 
     never_captured = "ProtoNet counts the classes of its support sets on the CPU"
@@ -70,27 +71,27 @@ class ProtoNet(Learner):
     def results_and_loss(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> tuple[TaskResults, Tensor]:
-        """The query results of every single task, without a graph, and their mean loss."""
+        """Return the query results of every task, without a graph, and their mean loss."""
         results = self.task_results(episodes, per_step=per_step, inner_steps=inner_steps)
         return results.detached(), results.losses[-1].mean()
 
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> TaskResults:
-        """The query results of every single task; there is one step only, whatever is asked for."""
+        """Return the query results of every task, at a single step whatever ``per_step`` and ``inner_steps`` say."""
         check_per_step(per_step)
         optional(STEPS)("inner_steps", inner_steps)
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
         return score_classes(self._logits(x_spt, y_spt, x_qry), y_qry, "y_qry")
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> dict[str, Tensor]:
-        """The support set itself: its embeddings depend on the queries that share their batch."""
+        """Return the support set itself, as its embeddings depend on the queries in the same batch."""
         optional(STEPS)("inner_steps", inner_steps)
         self._check_support(x_spt, y_spt)
         return {"x_spt": x_spt, "y_spt": y_spt}
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
-        """Logits [T, M, n_way] of images [T, M, ...]."""
+        """Return logits [T, M, n_way] of images [T, M, ...]; ``fast`` is what :meth:`adapt` returned."""
         x_spt, y_spt = self._support_of(fast)
         self._check_support(x_spt, y_spt)
         self._check_queries(x_spt, x_qry)
@@ -110,22 +111,22 @@ class ProtoNet(Learner):
             raise ValueError(f"x_qry must be {wanted}, got {got} of {x_qry.dtype}")
 
     def predict_by_support(self, fast: Mapping[str, Tensor], x_spt: Tensor, x_qry: Tensor) -> Tensor:
-        """:meth:`predict`, each query by itself: batch norm takes the statistics of the support images [T, N, ...]."""
+        """Like :meth:`predict`, but independently for each query: batch norm uses the statistics of ``x_spt``."""
         if not self.is_transductive:
             return self.predict(fast, x_qry)
         y_spt = self._support_of(fast)[1]
         self._check_support(x_spt, y_spt)
         self._check_queries(x_spt, x_qry)
         support, queries = self._forward_tasks.by_support({}, self._current_parameters(), x_spt, x_qry)
-        return self._compared(support.flatten(2), queries.flatten(2), y_spt)
+        return self._logits_from_embeddings(support.flatten(2), queries.flatten(2), y_spt)
 
     def for_classes(self, n_classes: int) -> ProtoNet:
-        """Itself: there is no classifier."""
+        """Return the learner itself: it has no classifier to resize."""
         N_CLASSES("n_classes", n_classes)
         return self
 
     def extra_repr(self) -> str:
-        """The settings; PyTorch adds the model."""
+        """Return the settings; PyTorch adds the model."""
         return f"distance={self.distance}, batch_norm={self.batch_norm}"
 
     def _check_support(self, x_spt: Tensor, y_spt: Tensor) -> None:
@@ -139,17 +140,17 @@ class ProtoNet(Learner):
         images = torch.cat([x_spt, x_qry], dim=1)
         embeddings = self._forward_tasks({}, self._current_parameters(), images).flatten(2)  # [T, N + M, D]
         support, queries = embeddings.split([x_spt.shape[1], x_qry.shape[1]], dim=1)
-        return self._compared(support, queries, y_spt)
+        return self._logits_from_embeddings(support, queries, y_spt)
 
-    def _compared(self, support: Tensor, queries: Tensor, y_spt: Tensor) -> Tensor:
-        """Logits [T, M, n_way] of embeddings [T, N, D] and [T, M, D]."""
+    def _logits_from_embeddings(self, support: Tensor, queries: Tensor, y_spt: Tensor) -> Tensor:
+        """Return logits [T, M, n_way] from embeddings [T, N, D] of the support set and [T, M, D] of the queries."""
         return -DISTANCES[self.distance](queries, prototypes(support, y_spt, _count_classes(y_spt)))
 
 
 def _count_classes(y_spt: Tensor) -> int:
-    """Of labels [T, N]; one more than can have an image where there are gaps."""
+    """Return the number of classes of labels [T, N], capped at N + 1: N images cover at most N classes."""
     least, most = (int(label) for label in torch.aminmax(y_spt))
     if least < 0:
         raise ValueError(f"y_spt holds label {least}; labels are class numbers from 0")
-    # So many classes at most can have an image: a larger label, of whatever size, is not to be made room for.
+    # The cap keeps a huge label from allocating memory; for N + 1 classes prototypes() raises anyway.
     return min(most, y_spt.shape[1]) + 1

@@ -1,4 +1,4 @@
-"""All algorithms by name: the one door for training runs and the command line."""
+"""All algorithms by name, for training runs and the command line."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ["ALGORITHMS", "Algorithm", "Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training run says about its learner; each algorithm takes what it knows, as arguments of these names.
+    """The settings of a training run for its learner; an algorithm takes some of them, as arguments of these names.
 
-    Where ``None`` may stand, it leaves the choice to the algorithm.
+    ``None``, where it is allowed, stands for the algorithm's own default.
     """
 
     inner_lr: float
@@ -49,25 +49,32 @@ class Settings:
 
 
 class Algorithm(NamedTuple):
-    """A learner's class, and which of the settings it takes."""
+    """A learner's class and the settings that it takes.
+
+    Attributes:
+        title: name of the algorithm in text.
+        learner: the learner's class.
+        takes: names of the :class:`Settings` that are passed to it.
+        embeds: whether its model returns embeddings, so that it has no classifier.
+    """
 
     title: str
     learner: Callable[..., Learner]
     takes: tuple[str, ...]
-    embeds: bool = False  # its model has no classifier
+    embeds: bool = False
 
     def make(self, model: nn.Module, settings: Settings) -> Learner:
-        """The learner with these settings."""
-        given = {name: getattr(settings, name) for name in self.takes}
-        return self.learner(model, **{name: value for name, value in given.items() if value is not None})
+        """Return the learner of ``model`` with the settings that it takes."""
+        values = {name: getattr(settings, name) for name in self.takes}
+        return self.learner(model, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def ignores(self) -> tuple[str, ...]:
-        """The settings that mean nothing to it: a run must leave them at their defaults."""
-        return tuple(each.name for each in fields(Settings) if each.name not in (*self.takes, *_OF_THE_MACHINE))
+        """Names of the settings without a meaning for it, which a run must leave at their defaults."""
+        return tuple(each.name for each in fields(Settings) if each.name not in (*self.takes, *_ALWAYS_ALLOWED))
 
 
-_OF_THE_MACHINE = ("task_chunk",)  # changes no result: a run may set it whatever the algorithm
+_ALWAYS_ALLOWED = ("task_chunk",)  # changes no results: a run may set it with any algorithm
 _FIRST_ORDER = ("inner_lr", "inner_steps", "inner_optimizer", "batch_norm", "multi_step_iterations", "task_chunk")
 _LOOP = (*_FIRST_ORDER, "order", "first_order_iterations")
 _LEARNED_LOOP = ("inner_lr", "inner_steps", "order", "adapted", "head", "batch_norm", "task_chunk")

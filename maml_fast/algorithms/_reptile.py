@@ -1,4 +1,4 @@
-"""Reptile: move towards where plain training on a task leads."""
+"""Reptile: move toward the weights that plain training on a task leads to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast import ops
-from maml_fast._arguments import number, takes, whole
+from maml_fast._arguments import int_from, number, takes
 from maml_fast.algorithms._inner_adam import AdamMemory, InnerAdam
 from maml_fast.data._episodes import Episodes
 from maml_fast.maml import Learner, TaskResults
@@ -18,8 +18,8 @@ from maml_fast.maml._arguments import (
     check_images,
     check_per_step,
     check_support,
+    resolve_steps,
     scored_steps,
-    steps_asked,
 )
 from maml_fast.maml._gradient import loss_with_gradient
 from maml_fast.maml._heads import Classifier
@@ -34,16 +34,17 @@ __all__ = ["Reptile"]
 class Reptile(Learner):
     """θ ← θ + ε · mean(φ - θ), with φ the weights after ``inner_steps`` of training on a task (Nichol et al. 2018).
 
-    Its "gradient" is θ - mean φ, for plain SGD with ε as its rate: :meth:`make_optimizer`. In training there is no
-    query set: a task trains on all of its images, in minibatches. ``loss`` and ``query_accuracy`` are then those of the
-    last minibatch, before its step. The inner optimizer is Adam with β1 = 0, as in the authors' code, and as there it
-    remembers beyond a task: theirs from task to task, ours from meta-batch to meta-batch, by the mean over tasks.
+    The meta-gradient is θ - mean φ, for plain SGD with learning rate ε: see :meth:`make_optimizer`. There is no query
+    set in training: a task trains on all of its images, in minibatches, and ``loss`` and ``query_accuracy`` are those
+    of the last minibatch before its step. The inner optimizer is Adam with β1 = 0, as in the authors' code. Adam's
+    state is carried on: in the authors' code from task to task, here from meta-batch to meta-batch, as the mean over
+    tasks.
 
     Args:
         model: any module from images [N, ...] to logits [N, n_way].
-        inner_lr: step size of the inner Adam.
-        inner_steps: minibatches of a task.
-        inner_batch: images of a minibatch; all of a task's where there are fewer.
+        inner_lr: learning rate of the inner Adam.
+        inner_steps: number of minibatches, and so of inner steps, per task.
+        inner_batch: images per minibatch; all images of the task if it has fewer.
         batch_norm, fused: as for :class:`maml_fast.MAML`.
 
     Raises:
@@ -52,7 +53,7 @@ class Reptile(Learner):
 
     never_captured = "Reptile draws its minibatches and counts its steps on the CPU"
 
-    @takes(inner_lr=number(above=0), inner_steps=STEPS, inner_batch=whole(1))
+    @takes(inner_lr=number(above=0), inner_steps=STEPS, inner_batch=int_from(1))
     def __init__(
         self,
         model: nn.Module,
@@ -72,27 +73,27 @@ class Reptile(Learner):
     def results_and_loss(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> tuple[TaskResults, Tensor]:
-        """The results on the last minibatch, and their mean loss, whose gradient is θ - mean φ."""
+        """Return the results on the last minibatch and their mean loss, whose gradient is θ - mean φ."""
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
         check_per_step(per_step)
         x, y = torch.cat([x_spt, x_qry], dim=1), torch.cat([y_spt, y_qry], dim=1)  # [T, N, ...]
-        *_, training = self._train(x, y, steps_asked(inner_steps, self.inner_steps), torch.randperm)
+        *_, training = self._train(x, y, resolve_steps(inner_steps, self.inner_steps), torch.randperm)
         if training.last is None:
-            raise ValueError("Reptile trains by at least 1 inner step, got inner_steps=0")
-        self.adam.take(training.adam)
+            raise ValueError("Reptile needs at least 1 inner step, got inner_steps=0")
+        self.adam.update_from(training.adam)
         theta = self._trained()
-        ahead: dict[Tensor, Tensor] = {
+        gradients: dict[Tensor, Tensor] = {
             weight: (weight - training.fast[name].mean(dim=0)).detach() for name, weight in theta.items()
         }
-        return training.last, loss_with_gradient(training.last.losses[-1].mean(), ahead)
+        return training.last, loss_with_gradient(training.last.losses[-1].mean(), gradients)
 
     @torch.no_grad()
     def task_results(
         self, episodes: Episodes, *, per_step: bool | Collection[int] = False, inner_steps: int | None = None
     ) -> TaskResults:
-        """The query results after training on the support set, without a graph; what Adam remembers stays as it was."""
+        """Return the query results after training on the support set, without a graph; Adam's state is not changed."""
         x_spt, y_spt, x_qry, y_qry = self._checked_classes(episodes)
-        steps = steps_asked(inner_steps, self.inner_steps)
+        steps = resolve_steps(inner_steps, self.inner_steps)
         scored = scored_steps(per_step, steps)
         trainings = enumerate(self._train(x_spt, y_spt, steps))
         scores = [self._score(training.fast, x_qry, y_qry, "y_qry") for step, training in trainings if step in scored]
@@ -100,33 +101,33 @@ class Reptile(Learner):
         return TaskResults(torch.cat([score.losses for score in scores]), torch.cat(correct), scores[-1].predictions)
 
     def adapt(self, x_spt: Tensor, y_spt: Tensor, inner_steps: int | None = None) -> FastWeights:
-        """Every task's weights after training on its support set; plain tensors."""
+        """Return every task's weights after training on its support set, without a graph."""
         check_support(x_spt, y_spt)
         check_images("x_spt", x_spt, self._current_parameters())
-        *_, training = self._train(x_spt, y_spt, steps_asked(inner_steps, self.inner_steps))
+        *_, training = self._train(x_spt, y_spt, resolve_steps(inner_steps, self.inner_steps))
         return training.fast
 
     def predict(self, fast: Mapping[str, Tensor], x_qry: Tensor) -> Tensor:
-        """Logits [T, M, n_way] of images [T, M, ...] under every task's weights."""
+        """Return logits [T, M, n_way] of images [T, M, ...] under each task's weights."""
         parameters = self._current_parameters()
         check_images("x_qry", x_qry, parameters)
         check_fast_weights(fast, x_qry, parameters)
         return self._logits(fast, x_qry)
 
     def moved_to_means(self) -> list[Tensor]:
-        """What the inner Adam remembers."""
+        """Return the mean squared gradients of the inner Adam."""
         return self.adam.squares()
 
     @takes(meta_lr=number(least=0))
     def make_optimizer(self, meta_lr: float) -> torch.optim.Optimizer:
-        """Plain SGD, which makes Reptile's step of Reptile's gradient."""
+        """Return plain SGD, which turns Reptile's meta-gradient into Reptile's step."""
         return torch.optim.SGD(self.parameters(), lr=meta_lr, fused=True)
 
     def _resize_rows(self, classifier: Classifier, n_classes: int) -> None:
         self.adam.resize(classifier.names, n_classes)
 
     def extra_repr(self) -> str:
-        """The settings; PyTorch adds the model."""
+        """Return the settings; PyTorch adds the model."""
         return f"inner_lr={self.inner_lr}, inner_steps={self.inner_steps}, inner_batch={self.inner_batch}"
 
     def _trained(self) -> dict[str, nn.Parameter]:
@@ -135,9 +136,10 @@ class Reptile(Learner):
     def _train(
         self, x: Tensor, y: Tensor, steps: int, order: Callable[[int], Tensor] = torch.arange
     ) -> Iterator[_Training]:
-        """The tasks before training on x [T, N, ...], and after every step of it: always the same object.
+        """Yield the tasks before training on x [T, N, ...] and after every step, always as the same object.
 
-        Images come in this order, again and again: as they lie in evaluation, which draws no random numbers.
+        ``order(N)`` gives the order of a pass over the images. Evaluation keeps the default, the order that they are
+        in, so that it draws no random numbers.
         """
         fast = {name: ops.over_tasks(weight.detach(), len(x)) for name, weight in self._trained().items()}
         training = _Training(fast, InnerAdam(self.adam))
@@ -164,7 +166,7 @@ class Reptile(Learner):
 
 
 class _Training:
-    """All tasks on their way: their weights [T, ...], their Adam, and the last minibatch's results."""
+    """The state of training: the tasks' weights [T, ...], their Adam, and the results on the last minibatch."""
 
     def __init__(self, fast: FastWeights, adam: InnerAdam) -> None:
         self.fast, self.adam = fast, adam
@@ -172,7 +174,7 @@ class _Training:
 
 
 def _minibatches(n_images: int, size: int, steps: int, order: Callable[[int], Tensor]) -> Iterator[Tensor]:
-    """Indices of so many minibatches, from as many orders of all images as it takes."""
+    """Yield the indices of ``steps`` minibatches, drawing a new order of all images whenever one is used up."""
     left = order(n_images)
     for _ in range(steps):
         if len(left) < size:

@@ -1,7 +1,7 @@
-"""Drop-in replacements for well-known MAML code, to be imported in its place.
+"""Drop-in replacements for well-known MAML code: only the import changes.
 
-``tutorial`` holds the classes of a tutorial's notebook, which can be had from here; ``learn2learn`` is the library's
-name: ``from maml_fast.compat import learn2learn as l2l``.
+``MetaLearner`` and ``TutorialBaseNet`` replace the classes of a widely copied tutorial's notebook. ``learn2learn``
+replaces the library of that name: ``from maml_fast.compat import learn2learn as l2l``.
 """
 
 from maml_fast.compat import learn2learn

@@ -1,4 +1,4 @@
-"""The classes of a widely copied MAML tutorial, to be imported in their place."""
+"""Drop-in replacements for the classes of a widely copied MAML tutorial."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["MetaLearner", "TutorialBaseNet"]
 class TutorialBaseNet(TutorialNet):
     """:class:`maml_fast.models.TutorialNet` with the interface of the tutorial's ``BaseNet``.
 
-    ``parameters()`` and ``vars`` are the 18 parameters as a list, ``net(x, params=fast_weights)`` runs with others in
-    their place, and state dicts of the original (``vars.0``, ...) load; its running statistics, which nothing ever
-    read, are left out.
+    ``parameters()`` and ``vars`` are the 18 parameters as a list, and ``net(x, params=fast_weights)`` runs with other
+    parameters. State dicts of the original (``vars.0``, ...) load, without its running statistics, which the original
+    never reads.
     """
 
     def __init__(self) -> None:
@@ -31,18 +31,18 @@ class TutorialBaseNet(TutorialNet):
         self.register_load_state_dict_pre_hook(_rename_tutorial_keys)
 
     def forward(self, x: Tensor, params: Iterable[Tensor] | None = None, bn_training: bool = True) -> Tensor:
-        """Logits [B, 5] of images [B, 1, 28, 28]."""
+        """Return logits [B, 5] of images [B, 1, 28, 28], computed with ``params`` if they are given."""
         if not flag("bn_training", bn_training):
-            raise ValueError("bn_training=False needs running statistics, which are not kept: normalize by the batch")
+            raise ValueError("bn_training=False needs running statistics, which are not kept; leave bn_training=True")
         if params is None:
             return super().forward(x)
-        names, given = [name for name, _ in self.named_parameters()], many(tensor)("params", params)
-        if len(given) != len(names):
-            raise ValueError(f"params must hold {len(names)} tensors, as parameters() does, got {len(given)}")
-        return functional_call(self, dict(zip(names, given, strict=True)), (x,))
+        names, tensors = [name for name, _ in self.named_parameters()], many(tensor)("params", params)
+        if len(tensors) != len(names):
+            raise ValueError(f"params must hold {len(names)} tensors, as parameters() does, got {len(tensors)}")
+        return functional_call(self, dict(zip(names, tensors, strict=True)), (x,))
 
     def parameters(self, recurse: bool = True) -> nn.ParameterList:  # type: ignore[override]
-        """The 18 parameters: weight and bias of convolution and batch norm four times, then of the linear layer."""
+        """The 18 parameters: weight and bias of convolution and batch norm, four times, then of the linear layer."""
         return nn.ParameterList(super().parameters(recurse))
 
     @property
@@ -52,13 +52,15 @@ class TutorialBaseNet(TutorialNet):
 
 
 class MetaLearner(nn.Module):
-    """The tutorial's ``MetaLearner``: first-order MAML by five inner steps of SGD, and an Adam step on the result.
+    """The tutorial's ``MetaLearner``: first-order MAML with five inner steps of SGD and Adam as outer optimizer.
 
     The attributes may be changed at any time, as in the original: ``update_step`` and ``update_step_test`` (inner steps
-    of training and of :meth:`finetunning`), ``base_lr`` (their learning rate), ``net``, ``meta_optim``. ``meta_lr`` is
-    what ``meta_optim`` was made with; ``inner_lr`` and ``outer_lr`` are not used, there as here.
+    of training and of :meth:`finetunning`), ``base_lr`` (learning rate of these steps), ``net`` and ``meta_optim``.
+    ``meta_lr`` is the learning rate that ``meta_optim`` was made with. ``inner_lr`` and ``outer_lr`` are not used, as
+    in the original.
 
-    Arrays hold a number for every inner step from step 0 on. The original leaves index 1 at zero; here it is filled.
+    The returned arrays hold one number per inner step, from step 0 on. The original leaves index 1 at zero; here it is
+    filled.
     """
 
     def __init__(self) -> None:
@@ -76,7 +78,11 @@ class MetaLearner(nn.Module):
     def forward(
         self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor
     ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
-        """Train on one meta-batch: x [T, N, C, H, W], y [T, N]; query accuracies and losses, both [update_step+1]."""
+        """Train on one meta-batch of images [T, N, C, H, W] and labels [T, N].
+
+        Returns:
+            The query accuracies and the query losses, both [update_step + 1].
+        """
         episodes = Episodes(x_spt, y_spt, x_qry, y_qry)
         results, loss = self._current_maml().results_and_loss(episodes, per_step=True, inner_steps=self.update_step)
         self.meta_optim.zero_grad()
@@ -88,7 +94,14 @@ class MetaLearner(nn.Module):
     def finetunning(
         self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor
     ) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Adapt to one task, x [N, C, H, W], y [N], changing nothing; query accuracies [update_step_test+1]."""
+        """Adapt to one task of images [N, C, H, W] and labels [N], without changing the network.
+
+        Returns:
+            The query accuracies [update_step_test + 1].
+
+        Raises:
+            ValueError: if ``x_spt`` does not hold the images of one task.
+        """
         if x_spt.dim() != 4:
             raise ValueError(f"finetunning takes the images of one task, [N, C, H, W], got x_spt {list(x_spt.shape)}")
         with torch.no_grad():
@@ -110,7 +123,7 @@ def _accuracies(results: TaskResults) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _rename_tutorial_keys(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Give the entries of the tutorial's state dict the names that they have here."""
+    """Rename the entries of a tutorial's state dict to the names used here; drop its running statistics."""
     for index, (name, _parameter) in enumerate(net.named_parameters()):
         old = f"{prefix}vars.{index}"
         if old in state_dict:

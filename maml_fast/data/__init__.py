@@ -1,4 +1,4 @@
-"""From images on disk to episodes: image banks, data sets and the episode sampler."""
+"""Data sets, image banks and episode samplers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What students answered, in order; and a reader of tables such as ASSISTments publishes."""
+"""Answer logs of students, and a reader for CSV tables such as those of ASSISTments."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maml_fast._arguments import array, function, integer, location, many, settle, shown, takes, text, whole
-from maml_fast.data._dataset import Say, say_on_stderr
+from maml_fast._arguments import array, check_fields, function, int_from, integer, location, many, shown, takes, text
+from maml_fast.data._dataset import MessageCallback, print_to_stderr
 
 __all__ = ["AnswerLog", "read_answers"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnswerLog:
-    """The answers of every student, oldest first, one student after another.
+    """The answers of all students: grouped by student, and oldest first for each of them.
 
     Attributes:
-        student_names: of the students.
-        skill_names: of the skills.
-        skills: int64 ``[answers]``, the number of the skill that was asked.
-        correct: bool ``[answers]``.
+        student_names: names of the students.
+        skill_names: names of the skills.
+        skills: int64 ``[answers]``, the number of the skill that each question tests.
+        correct: bool ``[answers]``, whether each answer is right.
         starts: int64 ``[students + 1]``: student `i` gave answers ``starts[i]`` to ``starts[i + 1] - 1``.
 
     Raises:
-        TypeError: an attribute is of another type.
-        ValueError: the arrays do not fit one another, a skill is out of range, or a student has no answers.
+        TypeError: an attribute has the wrong type.
+        ValueError: there are no students, the lengths of the arrays disagree, a skill is out of range, or a student has
+            no answers.
     """
 
     student_names: tuple[str, ...]
@@ -41,15 +42,15 @@ class AnswerLog:
     starts: np.ndarray
 
     def __post_init__(self) -> None:
-        settle(self, student_names=many(text), skill_names=many(text))
-        settle(self, skills=_vector("iu", "int64"), correct=_vector("b", "bool"), starts=_vector("iu", "int64"))
+        check_fields(self, student_names=many(text), skill_names=many(text))
+        check_fields(self, skills=_vector("iu", "int64"), correct=_vector("b", "bool"), starts=_vector("iu", "int64"))
         if not self.student_names:
             raise ValueError("a log needs at least one student")
         n_answers = len(self.skills)
         fit = len(self.starts) == self.n_students + 1 and self.starts[-1] == n_answers
         if len(self.correct) != n_answers or not fit:
             raise ValueError(
-                f"{self.n_students} students need as many starts and one more, ending at the number of answers; "
+                f"{self.n_students} students need {self.n_students + 1} starts, ending at the number of answers; "
                 f"got {len(self.starts)} starts, {n_answers} skills and {len(self.correct)} answers"
             )
         if (self.counts < 1).any():
@@ -71,37 +72,37 @@ class AnswerLog:
 
     @property
     def counts(self) -> np.ndarray:
-        """The number of every student's answers, ``[students]``."""
+        """The number of answers of each student, ``[students]``."""
         return np.diff(self.starts)
 
     def answers_of(self, student: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the skills and whether the answers were right, ``[n]`` each, of one student."""
-        its = self._place_of(student)
-        return self.skills[its], self.correct[its]
+        """Return one student's skills, and whether each answer is right, ``[n]`` each."""
+        answers = self._slice_of(student)
+        return self.skills[answers], self.correct[answers]
 
     def select(self, students: Sequence[int] | np.ndarray) -> AnswerLog:
-        """Return the log of these students alone, in this order, with all skills; raise ValueError for none."""
+        """Return the log of only these students, in this order, with all skills; raise ValueError if there are none."""
         students = many(integer)("students", students)
-        places = [self._place_of(i) for i in students]
-        rows = np.concatenate([np.arange(its.start, its.stop) for its in places] or [np.empty(0, np.int64)])
-        starts = np.cumsum([0, *(its.stop - its.start for its in places)])
+        slices = [self._slice_of(i) for i in students]
+        rows = np.concatenate([np.arange(each.start, each.stop) for each in slices] or [np.empty(0, np.int64)])
+        starts = np.cumsum([0, *(each.stop - each.start for each in slices)])
         names = tuple(self.student_names[i] for i in students)
         return AnswerLog(names, self.skill_names, self.skills[rows], self.correct[rows], starts)
 
-    @takes(n_answers=whole(0))
+    @takes(n_answers=int_from(0))
     def with_at_least(self, n_answers: int) -> AnswerLog:
-        """Return the log of the students who gave so many answers; raise ValueError if nobody did."""
+        """Return the log of the students with at least ``n_answers`` answers; raise ValueError if there are none."""
         students = np.flatnonzero(self.counts >= n_answers)
         if len(students) == 0:
             raise ValueError(f"no student gave {n_answers} answers; the most is {self.counts.max()}")
         return self.select(students)
 
     def check_student(self, student: int) -> None:
-        """Raise IndexError unless there is such a student."""
+        """Raise IndexError unless ``student`` is the number of a student."""
         if not 0 <= integer("student", student) < self.n_students:
             raise IndexError(f"there is no student {student}; there are {self.n_students}, counted from 0")
 
-    def _place_of(self, student: int) -> slice:
+    def _slice_of(self, student: int) -> slice:
         self.check_student(student)
         return slice(int(self.starts[student]), int(self.starts[student + 1]))
 
@@ -110,7 +111,7 @@ class AnswerLog:
 
 
 def _vector(kinds: str, wanted: str) -> Any:
-    """A one-dimensional array whose dtype is of one of these kinds, as NumPy letters them."""
+    """Accept a one-dimensional array whose ``dtype.kind`` is in ``kinds``."""
 
     def kind(name: str, value: Any) -> np.ndarray:
         if array(name, value).ndim != 1 or value.dtype.kind not in kinds:
@@ -144,28 +145,29 @@ def read_answers(
     correct: str = "correct",
     order: str = "order",
     encoding: str = "utf-8-sig",
-    say: Say = say_on_stderr,
+    say: MessageCallback = print_to_stderr,
 ) -> AnswerLog:
-    """Read a log from a CSV file with a header, one answer a row, in any order.
+    """Read an answer log from a CSV file with a header and one answer per row, in any order.
 
-    ASSISTments' "skill builder" tables (Feng, Heffernan & Koedinger 2009) take ``student="user_id", skill="skill_id",
-    order="order_id"`` and, most of them, ``encoding="latin-1"``. Students are numbered as they come up in the file,
-    skills by their sorted names. Answers of one student with the same order stay in the order of the file. Rows that
-    name no skill are left out and counted in a line to the user, for such tables hold many.
+    ASSISTments' "skill builder" tables (Feng, Heffernan & Koedinger 2009) need ``student="user_id", skill="skill_id",
+    order="order_id"`` and, in most cases, ``encoding="latin-1"``. Students are numbered in the order in which they
+    first appear in the file, skills in the order of their sorted names. A student's answers with equal values of
+    ``order`` keep the order of the file. Such tables contain many rows without a skill; these rows are skipped, and
+    ``say`` reports how many.
 
     Args:
-        path: the file.
-        student: the column that tells students apart.
+        path: the CSV file.
+        student: the column that identifies the student.
         skill: the column that names the skill.
-        correct: the column that holds 1 for a right answer and 0 for a wrong one.
-        order: the column of numbers by which a student's answers are sorted.
-        encoding: of the file.
-        say: called with a line for the user.
+        correct: the column with 1 for a right answer and 0 for a wrong one.
+        order: the column of numbers by which each student's answers are sorted.
+        encoding: the text encoding of the file.
+        say: called with each message for the user, one line.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a column is missing, a row is bad (names the line and the value), no row is left, or the file is in
-            another encoding.
+        FileNotFoundError: the file does not exist.
+        ValueError: a column is missing, a row is invalid (the message names the line and the value), no row is left, or
+            the file has another encoding.
     """
     path = Path(path)
     if path.is_dir() or not path.exists():

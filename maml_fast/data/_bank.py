@@ -1,4 +1,4 @@
-"""ImageBank: the images of many classes, as bytes in one flat array."""
+"""ImageBank: the images of many classes, as uint8 pixels in one flat array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maml_fast import _arguments as arguments
-from maml_fast._arguments import instance, integer, location, many, optional, settle, shown, takes, text
+from maml_fast._arguments import check_fields, instance, integer, location, many, optional, shown, takes, text
 from maml_fast.data._npy import MappedFile, map_npy
 
 __all__ = ["ImageBank"]
@@ -22,19 +22,20 @@ __all__ = ["ImageBank"]
 class ImageBank:
     """Images of ``n_classes`` classes; class ``i`` owns ``images[starts[i] : starts[i] + counts[i]]``.
 
-    Pixels stay uint8 (Omniglot: 25 MB); the sampler scales them to float. Banks made by `select` share one array, and a
-    memory-mapped file is never copied, not even by pickling: the copy opens the file again.
+    Pixels stay uint8 (Omniglot: 25 MB); the sampler scales them to float. Banks made by `select` share one array. A
+    memory-mapped file is never copied, not even by pickling: unpickling maps the file again.
 
     Attributes:
         images: uint8 ``[M, C, H, W]``, C-contiguous; may be a read-only ``np.memmap``.
-        starts: int64 ``[n_classes]``, the first image of every class.
-        counts: int64 ``[n_classes]``, at least 1; classes need not be equally large, and may overlap.
+        starts: int64 ``[n_classes]``, the index of each class's first image.
+        counts: int64 ``[n_classes]``, the number of images of each class, at least 1. Classes may differ in size and
+            may overlap.
         class_names: one distinct name per class.
-        name: what messages and records call this bank.
-        file: the .npy file that `images` maps, whole, if it maps one.
+        name: the bank's name in messages and records.
+        file: the .npy file that `images` maps in full; None if it maps no file.
 
     Raises:
-        TypeError, ValueError: where one of these does not hold.
+        TypeError, ValueError: an attribute is not as described.
     """
 
     images: np.ndarray
@@ -45,7 +46,7 @@ class ImageBank:
     file: MappedFile | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        settle(self, name=text, file=optional(instance(MappedFile)))
+        check_fields(self, name=text, file=optional(instance(MappedFile)))
         _check_images(self.images, self.name)
         object.__setattr__(self, "starts", _frozen_integers("starts", self.starts))
         object.__setattr__(self, "counts", _frozen_integers("counts", self.counts))
@@ -72,12 +73,16 @@ class ImageBank:
     @classmethod
     @takes(class_names=optional(many(text)), name=text)
     def from_array(cls, array: np.ndarray, class_names: Sequence[str] | None = None, name: str = "array") -> ImageBank:
-        """Make a bank from uint8 ``[n_classes, n_images, C, H, W]``: a view where the array is C-contiguous.
+        """Make a bank from uint8 ``[n_classes, n_images, C, H, W]``, without a copy if the array is C-contiguous.
 
         Args:
-            array: the pixels, 0-255.
-            class_names: one per class; "class 0", "class 1", ... if None.
-            name: what messages and records call this bank.
+            array: the pixels, 0 to 255.
+            class_names: one distinct name per class; "class 0", "class 1", ... if None.
+            name: the bank's name in messages and records.
+
+        Raises:
+            TypeError: `array` is not a NumPy array of uint8, or another argument has the wrong type.
+            ValueError: `array` does not have five dimensions, one of them is 0, or the names do not fit the classes.
         """
         arguments.array("array", array)
         if array.ndim != 5 or 0 in array.shape:
@@ -101,10 +106,15 @@ class ImageBank:
     ) -> ImageBank:
         """Map a .npy file, uint8 ``[n_classes, n_images, C, H, W]``, without reading it into memory.
 
+        Args:
+            path: the .npy file.
+            class_names: one distinct name per class; "class 0", "class 1", ... if None.
+            name: the bank's name in messages and records; the file name without its suffix if None.
+
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a .npy file, cut short, or of another shape.
-            TypeError: not uint8.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a .npy file, is truncated, or holds an array of another shape.
+            TypeError: the array is not uint8.
         """
         path = Path(path)
         array, file = map_npy(path)
@@ -117,12 +127,12 @@ class ImageBank:
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are; ``len(bank)`` says the same."""
+        """The number of classes; ``len(bank)`` is the same."""
         return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)``."""
+        """The shape of every image, ``(C, H, W)``."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
@@ -130,7 +140,7 @@ class ImageBank:
         return self.n_classes
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Return the images of class `i`: a view ``[counts[i], C, H, W]``."""
+        """Return the images of class `i`, a view ``[counts[i], C, H, W]``; a negative `i` counts from the end."""
         i = integer("i", i)
         if not -self.n_classes <= i < self.n_classes:
             raise IndexError(f"class {i} of bank {self.name!r}, which has {self.n_classes} classes")
@@ -138,11 +148,15 @@ class ImageBank:
 
     @takes(name=optional(text))
     def select(self, classes: slice | Sequence[int] | np.ndarray, name: str | None = None) -> ImageBank:
-        """Return a bank of these classes, in this order, that shares the images.
+        """Return a bank of these classes, in this order, that shares the images with this bank.
 
         Args:
-            classes: a slice, or distinct class numbers.
-            name: the new bank's name; this bank's if None.
+            classes: a slice, or distinct class numbers; negative ones count from the end.
+            name: the new bank's name; this bank's name if None.
+
+        Raises:
+            TypeError: `classes` is neither a slice nor a sequence of integers.
+            ValueError: no class is selected, a number is out of range, or a class is selected more than once.
         """
         numbers = self._class_numbers(classes)
         if len(numbers) == 0:
@@ -199,7 +213,7 @@ def _check_images(images: np.ndarray, name: str) -> None:
 
 
 def _dtype_message(array: np.ndarray) -> str:
-    """Say that pixels must be bytes, and what turns these into bytes."""
+    """Return the error message for pixels that are not uint8; it suggests code that converts them."""
     if array.dtype.kind not in "biuf" or not array.size:
         return f"pixels must be uint8, numbers from 0 to 255; got {array.dtype}"
     least, most = float(array.min()), float(array.max())
@@ -209,12 +223,12 @@ def _dtype_message(array: np.ndarray) -> str:
 
 
 def _to_bytes(least: float, most: float) -> str:
-    """Code that makes bytes of pixels of this range: of the usual range that holds it, else from end to end."""
+    """Return code that converts pixels to uint8, from the usual range that contains them, else from their own range."""
     if least >= 0:
         if 1 < most <= 255:
             return "array.round().astype(np.uint8)"
-        full = 1.0 if most <= 1 else 2.0 ** math.ceil(math.log2(most + 1)) - 1  # of so many bits
-        return f"(array * {255 / full!r}).round().astype(np.uint8)"
+        white = 1.0 if most <= 1 else 2.0 ** math.ceil(math.log2(most + 1)) - 1  # the largest integer of that many bits
+        return f"(array * {255 / white!r}).round().astype(np.uint8)"
     if least >= -1 and most <= 1:
         return "(array * 127.5 + 127.5).round().astype(np.uint8)"
     scale = 255 / (max(most, 0.0) - least)
@@ -225,14 +239,14 @@ def _frozen_integers(what: str, values: np.ndarray) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"{what} must be a one-dimensional array of integers, got {array.dtype} of shape {array.shape}")
-    array = array.astype(np.int64)  # a copy of our own, so that nobody can move the ranges after they were checked
+    array = array.astype(np.int64)  # a private copy, so that the ranges can't change after they are checked
     array.setflags(write=False)
     return array
 
 
-def _checked_names(what: str, given: Any) -> tuple[str, ...]:
-    names = many(text)(what, given)
+def _checked_names(what: str, values: Any) -> tuple[str, ...]:
+    names = many(text)(what, values)
     if len(set(names)) != len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"class name {twice!r} occurs more than once; names must be distinct")
+        repeated = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"class name {repeated!r} occurs more than once; names must be distinct")
     return names

@@ -1,4 +1,4 @@
-"""What can be wrong with four tensors that are said to be episodes; each function raises one error that names it."""
+"""Validation of the four tensors of episodes; each function raises one error that names the fault."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_tensors(parts: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Raise TypeError unless these are tensors, a tuple or list of them, one for every name."""
+    """Raise TypeError unless ``parts`` is a tuple or list of tensors, one for each name."""
     if not isinstance(parts, tuple | list) or len(parts) != len(names):
         got = f"{len(parts)} of them" if isinstance(parts, tuple | list) else type(parts).__name__
         raise TypeError(f"episodes must be four tensors, ({', '.join(names)}), got {got}")
@@ -25,7 +25,7 @@ def check_tensors(parts: Sequence[Tensor], names: Sequence[str]) -> None:
 
 
 def check_shapes(episodes: Episodes, classification: bool) -> None:
-    """Raise ValueError where the shapes do not fit one another."""
+    """Raise ValueError if the shapes disagree."""
     wrong = _wrong_shapes(episodes, classification)
     if wrong is not None:
         shapes = ", ".join(f"{n} {list(x.shape)}" for n, x in zip(episodes._fields, episodes, strict=True))
@@ -49,11 +49,11 @@ def _wrong_shapes(episodes: Episodes, classification: bool) -> str | None:
     return None
 
 
-_INDICES = (torch.int64, torch.int32)  # that a model looks up, as an embedding does
+_INDICES = (torch.int64, torch.int32)  # inputs of models that look them up, such as embeddings
 
 
 def check_types(episodes: Episodes, classification: bool) -> None:
-    """Raise TypeError or ValueError where dtypes are wrong, or dtypes or devices disagree."""
+    """Raise TypeError if a dtype is wrong, ValueError if dtypes or devices disagree."""
     for name, tensor in zip(episodes._fields, episodes, strict=True):
         if name.startswith("x") and not tensor.is_floating_point() and tensor.dtype not in _INDICES:
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}; {_as_floats(name, tensor)}")
@@ -68,7 +68,7 @@ def check_types(episodes: Episodes, classification: bool) -> None:
 
 
 def _as_floats(name: str, tensor: Tensor) -> str:
-    """What makes of these values what they stand for."""
+    """Return the advice how to convert ``tensor`` to a valid input."""
     if tensor.dtype == torch.uint8:
         return f"scale images, as in {name}.float() / 255; tokens and other indices are {name}.long()"
     if tensor.dtype == torch.bool:
@@ -85,7 +85,7 @@ def _as_classes(name: str, tensor: Tensor) -> str:
 
 
 def check_values(episodes: Episodes, n_way: int | None, classification: bool, ignored: int | None = None) -> None:
-    """Raise ValueError where a value is NaN or infinite, or a label out of range and not the one that is ignored."""
+    """Raise ValueError if a value is NaN or infinite, or a label other than ``ignored`` is out of range."""
     for name, tensor in zip(episodes._fields, episodes, strict=True):
         if tensor.is_floating_point():
             check_finite(name, tensor)
@@ -94,9 +94,9 @@ def check_values(episodes: Episodes, n_way: int | None, classification: bool, ig
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise ValueError where a value of [T, N, ...] is NaN or infinite."""
+    """Raise ValueError if a value of ``tensor`` [T, N, ...] is NaN or infinite."""
     tensor = tensor.detach()
-    if math.isfinite(tensor.sum().item()):  # far cheaper than a look at every value; it may overflow: hence the second
+    if math.isfinite(tensor.sum().item()):  # much faster than isfinite on every value, but the sum may overflow
         return
     finite = torch.isfinite(tensor)
     if not finite.all():

@@ -1,4 +1,4 @@
-"""Turning pictures, wherever they come from, into a bank: in memory, or in a .npy in the cache folder, mapped."""
+"""Conversion of pictures from any source into an image bank: in memory, or in a memory-mapped .npy in the cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maml_fast._arguments import choice, function, optional, settle, whole
+from maml_fast._arguments import check_fields, choice, function, int_from, optional
 from maml_fast.data._bank import ImageBank
-from maml_fast.data._dataset import Progress, Say, say_on_stderr
+from maml_fast.data._dataset import MessageCallback, Progress, print_to_stderr
 from maml_fast.data._files import fingerprint, stamps, write_atomically
 from maml_fast.data._npy import MappedFile, map_npy
 from maml_fast.data._pictures import decode, has_more_frames
@@ -23,7 +23,7 @@ from maml_fast.native import cache_folder
 
 __all__ = ["Conversion", "Pictures"]
 
-MOST_SIZE = 4096  # pixels per side
+MAX_SIZE = 4096  # pixels per side
 CHANNELS = choice("L", "RGB", said="'L' or 'RGB'")
 
 
@@ -31,47 +31,47 @@ _MAY_HAVE_FRAMES = {".gif", ".tif", ".tiff", ".webp", ".png"}
 
 
 class Pictures(NamedTuple):
-    """Pictures class after class, each made into pixels when it is asked for."""
+    """Pictures, ordered by class; each is decoded on request."""
 
     class_names: Sequence[str]
-    counts: Sequence[int]
+    counts: Sequence[int]  # pictures of each class
     image: Callable[[int], np.ndarray]  # number of the picture -> uint8 [C, H, W]
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the images of a bank shall be, and whom to tell about the work.
+    """Size and channels of a bank's images, and the callbacks that report on the conversion.
 
     Attributes:
         size: pixels per side.
         channels: "L" (gray) or "RGB".
-        progress: called with (pictures done, pictures in all).
-        say: called with a line for the user.
+        progress: called with (pictures done, pictures in total).
+        say: called with each message for the user, one line.
 
     Raises:
-        TypeError, ValueError: an attribute is none of these.
+        TypeError, ValueError: an attribute is not as described.
     """
 
     size: int
     channels: str
     progress: Progress | None = None
-    say: Say = say_on_stderr
-    _told: list[Path] = field(default_factory=list, init=False, compare=False)  # the file of several frames, told once
+    say: MessageCallback = print_to_stderr
+    _reported: list[Path] = field(default_factory=list, init=False, compare=False)  # the file with several frames
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", whole(1, MOST_SIZE)("image_size", self.size))
-        settle(self, channels=CHANNELS, progress=optional(function()), say=function())
+        object.__setattr__(self, "size", int_from(1, MAX_SIZE)("image_size", self.size))
+        check_fields(self, channels=CHANNELS, progress=optional(function()), say=function())
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)``."""
+        """The shape of every image, ``(C, H, W)``."""
         return len(self.channels), self.size, self.size  # "L" is one channel, "RGB" three
 
     def decode(self, file: Path) -> np.ndarray:
-        """Make pixels of a picture file, as `pictures.decode` does: uint8 ``[C, H, W]``."""
-        if not self._told and file.suffix.lower() in _MAY_HAVE_FRAMES and has_more_frames(file):
-            self._told.append(file)
-            self.say(f"{file} has several frames: of such pictures the first frame is taken")
+        """Decode a picture file into uint8 ``[C, H, W]``; report the first file that has several frames."""
+        if not self._reported and file.suffix.lower() in _MAY_HAVE_FRAMES and has_more_frames(file):
+            self._reported.append(file)
+            self.say(f"{file} has several frames; only the first frame of such pictures is used")
         return decode(file, str(file), self.channels, self.size)
 
     def hold(self, pictures: Pictures, name: str) -> ImageBank:
@@ -87,20 +87,20 @@ class Conversion:
     def keep(
         self, sources: Sequence[Path], read: Callable[[], Pictures], name: str, folder: Path | None = None
     ) -> ImageBank:
-        """Map the bank that was made of `sources`; make it first if nobody has, or if a source has changed since.
+        """Map the bank made from `sources`; make it first if it does not exist or a source has changed since.
 
-        A .npy of the pixels and a .json of the classes are kept, named after what they are made of, and sealed: where
-        either was damaged, or another user could have written it, both are made again. A conversion that was killed
-        goes on where it was.
+        The bank is kept as a .npy of the pixels and a .json of the classes. Their names depend on everything that they
+        are made from, and both are sealed: if either is damaged, or another user could have written it, both are made
+        again. A conversion that was killed resumes where it stopped.
 
         Args:
-            sources: the files that decide everything in the bank.
-            read: reads them, if need be.
-            name: the bank's.
-            folder: where to keep it; ``banks`` in the cache folder (``MAML_FAST_CACHE``) if None.
+            sources: the files that determine the contents of the bank.
+            read: reads them; called only if the bank has to be made.
+            name: the bank's name.
+            folder: where to keep the bank; ``banks`` in the cache folder (``MAML_FAST_CACHE``) if None.
 
         Raises:
-            RuntimeError: `folder` cannot be written.
+            RuntimeError: `folder` is not writable.
         """
         folder = folder or cache_folder() / "banks"
         stem = f"{name.replace(os.sep, '-')}-{fingerprint(stamps(sources), self.image_shape)}"

@@ -1,4 +1,4 @@
-"""Fetching a file from the net, and trusting it only once its checksum is right."""
+"""Downloads of files, verified by checksum."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _BLOCK = 1 << 16
 
 
 def download(url: str, path: Path, md5: str, *, progress: Progress | None = None, timeout: float = 30.0) -> None:
-    """Fetch `url` into `path`, which appears only when the whole file is there and is the one expected.
+    """Download `url` to `path`, which appears only once the file is complete and its checksum is right.
 
     Args:
-        url: where from.
+        url: the address of the file.
         path: the file to write.
-        md5: its published checksum, in hexadecimal.
-        progress: called with (bytes done, bytes in all).
-        timeout: seconds without any answer after which to give up.
+        md5: the published MD5 checksum, in hexadecimal.
+        progress: called with (bytes done, bytes in total).
+        timeout: seconds without a response after which the download fails.
 
     Raises:
-        RuntimeError: no connection, an answer that is not the file, or `path` cannot be written.
+        RuntimeError: the connection fails, the response is not the expected file, or `path` is not writable.
     """
     digest, done = hashlib.md5(usedforsecurity=False), 0
     with replacing(path) as file:

@@ -1,4 +1,4 @@
-"""Episodes for meta-learning: what they are, and the sampler that draws them from an image bank."""
+"""Episodes, and the sampler that draws them from an image bank."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from maml_fast import _arguments as arguments
 from maml_fast import native
-from maml_fast._arguments import choice, flag, instance, optional, settle, takes, whole
+from maml_fast._arguments import check_fields, choice, flag, instance, int_from, optional, takes
 from maml_fast.data import _checks as checks
 from maml_fast.data import _numpy_sampler as numpy_sampler
 from maml_fast.data._bank import ImageBank
-from maml_fast.data._gpu_sampler import GpuSampler, can_draw, check_device, check_is_here
+from maml_fast.data._gpu_sampler import GpuSampler, can_draw, check_available, check_device
 from maml_fast.data._numbered import NumberedEpisodes
 
 __all__ = ["EpisodeSampler", "Episodes", "check_episodes"]
 
-MAX_SHUFFLE = 2**31  # places that one shuffle of the sampler can have
+MAX_SHUFFLE = 2**31  # items that the sampler can shuffle at once
 
 
 class Episodes(NamedTuple):
-    """``T`` episodes of ``N`` classes: ``K`` labeled images per class to adapt to, ``Q`` to be judged on.
+    """``T`` episodes of ``N`` classes, with ``K`` labeled support images and ``Q`` labeled query images per class.
 
-    A plain tuple of tensors in this order; ``Episodes(x_spt, y_spt, x_qry, y_qry)`` makes one from tensors of your own.
-    Images may have any shape beyond the first two dimensions.
+    This is a plain tuple of tensors; ``Episodes(x_spt, y_spt, x_qry, y_qry)`` makes one from your own tensors. Images
+    may have any shape after the first two dimensions.
     """
 
     x_spt: Tensor  # [T, N*K, C, H, W], float
@@ -52,18 +52,24 @@ class Episodes(NamedTuple):
         *,
         non_blocking: bool = False,
     ) -> Episodes:
-        """Move to a device, a dtype, or both; either may come first or alone. Integer labels keep their dtype.
+        """Move the episodes to a device, convert them to a dtype, or both; integer tensors keep their dtype.
+
+        Args:
+            device: the target device; None leaves the tensors where they are. A dtype may take its place, as in
+                ``episodes.to(torch.float64)``.
+            dtype: the dtype of floating-point tensors; None keeps it.
+            non_blocking: as in ``torch.Tensor.to``.
 
         Raises:
-            TypeError, ValueError: for what is no device and no dtype, or four parts that are not tensors.
-            RuntimeError: for a GPU where there is none.
+            TypeError, ValueError: an argument is neither a device nor a dtype, or the four parts are not tensors.
+            RuntimeError: ``device`` is a GPU, and there is none.
         """
         checks.check_tensors(self, self._fields)
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         place = None if device is None else arguments.device("device", device)
         if place is not None and place.type == "cuda":
-            check_is_here(place)
+            check_available(place)
 
         def move(tensor: Tensor) -> Tensor:
             kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
@@ -80,20 +86,23 @@ def check_episodes(
     values: bool | None = None,
     ignored: int | None = None,
 ) -> Episodes:
-    """Return these four tensors as `Episodes`, or say what is wrong with them.
+    """Return four tensors as `Episodes`, or raise an error that says what is wrong with them.
 
     Args:
         episodes: x_spt, y_spt, x_qry, y_qry.
-        n_way: labels must be below it, where it is given.
-        classification: labels must be int64 class numbers ``[T, N*K]``; if False, `y_spt` and `y_qry` may hold any
-            targets ``[T, N*K, ...]``, and what is support and query may differ in shape, as sequences do in length.
-        values: whether to look for labels out of range, NaN and infinity. None looks where the tensors are on the CPU:
-            elsewhere a look makes the program wait for the accelerator, so there it takes a True.
-        ignored: a label that may stand for none, as -100 does under cross-entropy.
+        n_way: the number of classes, which labels must be below; None for no upper bound.
+        classification: whether labels must be int64 class numbers ``[T, N*K]``. If False, `y_spt` and `y_qry` may hold
+            any targets ``[T, N*K, ...]``, and support and query inputs may differ in shape, as sequences of different
+            length do.
+        values: whether to check for labels out of range, NaN and infinity. None checks tensors on the CPU only, because
+            on an accelerator this check makes the program wait for the device.
+        ignored: a label that is valid though it is no class, such as -100 for cross-entropy.
 
     Raises:
-        TypeError: not four tensors, images that are not floating point, labels that are not int64.
-        ValueError: shapes, devices or dtypes that disagree, no images, labels out of range, NaN or infinity.
+        TypeError: the argument is not four tensors, inputs are neither floating point nor int32 or int64 indices, or
+            labels are not int64.
+        ValueError: shapes, devices or dtypes disagree, there are no images, a label is out of range, or a value is NaN
+            or infinite.
     """
     checks.check_tensors(episodes, Episodes._fields)
     checked = Episodes(*episodes)
@@ -106,37 +115,40 @@ def check_episodes(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EpisodeSampler(NumberedEpisodes):
-    """Draws few-shot episodes from an image bank, a meta-batch at a time.
+    """Draws few-shot episodes from an image bank, one meta-batch at a time.
 
-    An episode has ``n_way`` distinct classes, labeled 0 to ``n_way - 1`` in the order they were drawn, and of each
-    ``k_shot`` support and ``k_query`` query images, all distinct; support and query are each shuffled. Episode number
-    ``e`` of a seed is always the same, bit for bit, whatever the meta-batch size, threads, prefetching or backend: its
-    random numbers come from Philox4x32-10, keyed by the seed and counted by the episode.
+    An episode has ``n_way`` distinct classes, labeled 0 to ``n_way - 1`` in the order in which they are drawn. Each
+    class has ``k_shot`` support images and ``k_query`` query images, all distinct. The support set and the query set
+    are each shuffled. Episode number ``e`` of a seed is always the same, bit for bit, whatever the meta-batch size,
+    threads, prefetching or backend: its random numbers come from Philox4x32-10, with the seed as the key and the
+    episode number in the counter.
 
-    Iterate over it (every ``iter`` starts anew at `start_episode`), or take any meta-batch by `batch`. Iteration
-    prefetches in native threads. With `batches` given it is a map-style data set too, so that
+    Iterate over the sampler (every ``iter`` starts again at `start_episode`), or get any meta-batch by `batch`.
+    Iteration prefetches in native threads. If `batches` is set, the sampler is also a map-style data set:
     ``DataLoader(sampler, batch_size=None, num_workers=2)`` yields the same meta-batches in the same order.
 
     Args:
-        bank: where the images come from; they stay uint8 and are not copied.
+        bank: the bank of images; they stay uint8 and are not copied.
         n_way: classes per episode.
         k_shot: support images per class.
         k_query: query images per class.
         meta_batch_size: episodes per meta-batch, ``T``.
         seed: 0 to 2**64 - 1.
-        scale: what a pixel ``x`` becomes: "unit" x / 255, "raw" x (0 to 255), "inverted" 1 - x / 255; float32.
-        rotate: turn each class of an episode by 0, 90, 180 or 270 degrees, drawn per class and episode.
+        scale: how a pixel ``x`` is converted to float32: "unit" gives x / 255, "raw" gives x (0 to 255), "inverted"
+            gives 1 - x / 255.
+        rotate: whether to rotate the images by 0, 90, 180 or 270 degrees, drawn for each class of each episode.
         start_episode: number of the first episode; to resume, the number of episodes already seen.
-        batches: meta-batches in one iteration; None for no end.
-        stride: from the first episode of a meta-batch to that of the next; None for `meta_batch_size`. What is left out
-            between them is another process's part (:func:`maml_fast.distributed.shard`).
-        prefetch: meta-batches made ahead of the one in use; 0 makes each when asked for.
+        batches: meta-batches per iteration; None for an endless sampler.
+        stride: how many episodes lie between the first episodes of successive meta-batches; None for `meta_batch_size`.
+            The episodes that a larger stride skips belong to other processes (:func:`maml_fast.distributed.shard`).
+        prefetch: meta-batches prepared ahead of the one in use; 0 makes each on request.
         threads: prefetching threads; None for one.
-        device: where episodes are wanted. On a CUDA device the images lie there as bytes, and kernels draw, scale and
-            turn them; the episodes are the CPU's, bit for bit. Where there are no such kernels they are copied there.
+        device: the device of the episodes. On a CUDA device the images are kept in device memory as bytes, and kernels
+            draw, scale and rotate them; the episodes equal those of the CPU bit for bit. Without such kernels, episodes
+            are made on the CPU and copied to the device.
 
     Raises:
-        TypeError, ValueError: a parameter is of the wrong type, out of range, or more than the bank has.
+        TypeError, ValueError: a parameter has the wrong type, is out of range, or exceeds what the bank contains.
     """
 
     bank: ImageBank
@@ -156,14 +168,14 @@ class EpisodeSampler(NumberedEpisodes):
     device: torch.device | str | int = "cpu"
 
     def __post_init__(self) -> None:
-        settle(self, bank=instance(ImageBank, "use ImageBank.from_array"))
-        settle(self, n_way=whole(1), k_shot=whole(1), k_query=whole(1))
+        check_fields(self, bank=instance(ImageBank, "use ImageBank.from_array"))
+        check_fields(self, n_way=int_from(1), k_shot=int_from(1), k_query=int_from(1))
         self._check_numbering()
-        settle(self, scale=choice(*numpy_sampler.SCALES), rotate=flag)
-        settle(self, prefetch=whole(0), threads=optional(whole(1, 1024)))
+        check_fields(self, scale=choice(*numpy_sampler.SCALES), rotate=flag)
+        check_fields(self, prefetch=int_from(0), threads=optional(int_from(1, 1024)))
         object.__setattr__(self, "device", check_device(self.device))
         self._check_bank()
-        native.library()  # builds here, if it must, rather than in the middle of training
+        native.library()  # builds the library now if necessary, not in the middle of training
 
     def _check_bank(self) -> None:
         bank = self.bank
@@ -198,13 +210,13 @@ class EpisodeSampler(NumberedEpisodes):
 
     @cached_property
     def gpu_sampler(self) -> GpuSampler | None:
-        """What draws on the device itself, if anything can."""
+        """The sampler that draws on the device; None if no kernels for it were compiled."""
         device = torch.device(self.device)
         return GpuSampler(self, self._table(), device) if can_draw(device) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        own = "gpu_sampler"  # which another process makes for itself
-        return {name: value for name, value in vars(self).items() if name != own}
+        # Another process makes its own gpu_sampler.
+        return {name: value for name, value in vars(self).items() if name != "gpu_sampler"}
 
     def __iter__(self) -> Iterator[Episodes]:
         library = native.library() if self.prefetch and self.gpu_sampler is None else None
@@ -245,7 +257,7 @@ class EpisodeSampler(NumberedEpisodes):
         return Episodes(*half(self.k_shot), *half(self.k_query))
 
     def _prefetched(self, library: ModuleType) -> Iterator[Episodes]:
-        """Keep `prefetch` meta-batches under way in native threads, which end when this generator does."""
+        """Yield meta-batches, `prefetch` of which are in progress in native threads; these end with the generator."""
         prefetcher = library.Prefetcher(self._native(library), self.threads or 1)
         pending: deque[Episodes] = deque()
         try:

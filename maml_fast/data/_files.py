@@ -1,4 +1,4 @@
-"""Writing files so that an interrupted write is never mistaken for a result; where to keep what can be made again."""
+"""Atomic file writes, and names for cached files that depend on what the files are made from."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ __all__ = [
     "write_npy",
 ]
 
-_MAKING = 2  # raise it when pixels are made differently, so that older caches are left alone
+_PIXEL_VERSION = 2  # increment when decoding gives other pixels, so that older cached files are not used
 
 
 @contextmanager
 def replacing(path: Path, *, make_folders: bool = True) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Open a new file that replaces `path` if the block succeeds and is deleted if it raises.
 
-    The file is written beside `path` under a hidden name, brought to disk, and renamed. What killed processes left of
-    such files is removed. Missing folders are made, unless their absence tells that something is wrong.
+    The file is written next to `path` under a hidden name, synced to disk and renamed. Such files left behind by
+    killed processes are removed. Missing folders are made if `make_folders` is set.
 
     Raises:
-        RuntimeError: the file cannot be made, brought to disk or renamed.
+        RuntimeError: the file cannot be created, synced or renamed.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     with naming_disk_errors(path):
@@ -55,7 +55,7 @@ def replacing(path: Path, *, make_folders: bool = True) -> Iterator[BinaryIO]:
         _remove_leftovers(path)
         file = temporary.open("xb")
     try:
-        _hold(file)
+        _lock(file)
         yield file
         with naming_disk_errors(path):
             file.flush()
@@ -64,14 +64,14 @@ def replacing(path: Path, *, make_folders: bool = True) -> Iterator[BinaryIO]:
             os.replace(temporary, path)
             sync_folder(path.parent)
     finally:
-        with suppress(OSError):  # a full disk fails again here, and would hide what failed first
+        with suppress(OSError):  # on a full disk this fails again, and would hide the first error
             file.close()
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def _hold(file: BinaryIO) -> bool:
-    """Lock a file for as long as it is open; return False if somebody else does. The lock dies with its holder."""
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed or the process ends; return False if another process holds the lock."""
     if fcntl is None:
         return True
     try:
@@ -82,15 +82,15 @@ def _hold(file: BinaryIO) -> bool:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the hidden files of writers of `path` that were killed: nobody holds them."""
+    """Remove the hidden files of killed writers of `path`: those that no process has locked."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part") if fcntl else ():
         with suppress(OSError), leftover.open("r+b") as file:
-            if _hold(file):
+            if _lock(file):
                 leftover.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable; a file system that cannot sync folders is left as it is."""
+    """Make a rename in this folder durable, if the file system can sync folders."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -100,14 +100,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes, *, make_folders: bool = True) -> None:
-    """Replace `path` by these bytes, through `replacing`: a kill leaves the old file or the new one, never a part."""
+    """Replace `path` by these bytes; if the process is killed, the old file or the complete new one remains."""
     with replacing(path, make_folders=make_folders) as file, naming_disk_errors(path):
         file.write(content)
 
 
 @contextmanager
 def naming_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a RuntimeError that names the file."""
+    """Turn an OSError in the block into a RuntimeError that names the file and a remedy."""
     try:
         yield
     except OSError as error:
@@ -121,7 +121,7 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
 def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) -> None:
     """Write uint8 arrays, one after another, as one .npy file of this shape, through `replacing`.
 
-    The first array is asked for when the file is open, so that an unwritable folder is told before any work.
+    The file is opened before the first array is requested, so that an unwritable folder raises before any work is done.
     """
     with replacing(path) as file:
         with naming_disk_errors(path):
@@ -133,17 +133,17 @@ def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) 
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:
-    """Return what a .npy of uint8 in this shape begins with."""
+    """Return the header of a uint8 .npy file of this shape."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return buffer.getvalue()
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Return where every file lies, its size and when it was written: facts for `fingerprint`."""
+    """Return the path, size and modification time of each file, for `fingerprint`."""
     return [(os.path.abspath(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
 
 
 def fingerprint(*facts: object) -> str:
-    """Return a name for what is made from these plain facts, so that other facts never find it in the cache."""
-    return hashlib.sha256(repr((_MAKING, *facts)).encode()).hexdigest()[:16]
+    """Return the name of a cached file that is made from these facts; other facts give another name."""
+    return hashlib.sha256(repr((_PIXEL_VERSION, *facts)).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A folder of class folders of pictures, of any sizes."""
+"""Data sets made of picture files, with one folder per class."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from maml_fast._arguments import location, optional, takes, text
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._conversion import Conversion, Pictures
-from maml_fast.data._dataset import DataSet, Options, Progress, Say, check_seed, say_on_stderr
+from maml_fast.data._dataset import DataSet, MessageCallback, Options, Progress, check_seed, print_to_stderr
 from maml_fast.data._splits import Split, find_parts, read_split, shuffled
 
-__all__ = ["PICTURE_SUFFIXES", "list_pictures", "load_folder", "name_what_is_left", "read_folder"]
+__all__ = ["PICTURE_SUFFIXES", "list_pictures", "load_folder", "read_folder", "report_unused"]
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-_MOST_IN_MEMORY = 1 << 28  # bytes of pixels; more are kept on disk and mapped
+_MAX_IN_MEMORY = 1 << 28  # bytes of pixels; larger banks are kept on disk and mapped
 
 
 class _Class(NamedTuple):
@@ -33,64 +33,65 @@ def read_folder(
     name: str | None = None,
     cache: Path | str | None = None,
     progress: Progress | None = None,
-    say: Say = say_on_stderr,
+    say: MessageCallback = print_to_stderr,
 ) -> ImageBank:
-    """Read ``root/<class>/<picture>`` into a bank: classes and pictures sorted by name, classes as large as they are.
+    """Read ``root/<class>/<picture>`` into a bank, classes and pictures sorted by name; classes may differ in size.
 
-    Hidden files are left out; other files that are not pictures are left out and counted in a line to the user.
+    Hidden files are skipped. Other files that are not pictures are skipped too, and `say` reports how many.
 
     Args:
-        root: the folder of class folders.
-        image_size: pixels per side; pictures are resized, without regard to their proportions.
+        root: the folder that contains one folder of pictures per class.
+        image_size: pixels per side; pictures are resized without keeping their proportions.
         channels: "L" (gray) or "RGB".
-        name: the bank's; the folder's if None.
-        cache: a folder to keep the pixels in, as a .npy that is mapped, and found again until a picture is added,
-            removed or written; reading that was killed goes on where it was. If None they stay in memory, but more than
-            256 MiB go to ``MAML_FAST_CACHE``.
-        progress: called with (pictures done, pictures in all).
-        say: called with a line for the user.
+        name: the bank's name; the folder's name if None.
+        cache: a folder in which to keep the pixels, as a .npy that is memory-mapped. It is used again until a picture
+            is added, removed or written; if reading is killed, the next call resumes where it stopped. If None, the
+            pixels stay in memory, but more than 256 MiB of them go to ``MAML_FAST_CACHE``.
+        progress: called with (pictures done, pictures in total).
+        say: called with each message for the user, one line.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        TypeError: an argument is of another type.
-        ValueError: there are no class folders, a class is empty, or a picture cannot be read; names it.
-        RuntimeError: `cache` cannot be written.
+        FileNotFoundError: `root` does not exist.
+        TypeError: an argument has the wrong type.
+        ValueError: there are no class folders, a class is empty, or a picture cannot be read; the message names it.
+        RuntimeError: `cache` is not writable.
     """
     conversion = Conversion(image_size, channels, progress, say)
     root = Path(root)
     name = name or root.resolve().name
     files, pictures = list_pictures(root, conversion)
-    if cache is None and len(files) * math.prod(conversion.image_shape) <= _MOST_IN_MEMORY:
+    if cache is None and len(files) * math.prod(conversion.image_shape) <= _MAX_IN_MEMORY:
         return conversion.hold(pictures, name)
     return conversion.keep(files, lambda: pictures, name, None if cache is None else Path(cache))
 
 
 def list_pictures(root: Path, conversion: Conversion) -> tuple[list[Path], Pictures]:
-    """Return the picture files of class folders, class after class, and what makes pixels of them.
+    """Return the picture files in the class folders, ordered by class, and the pictures to be decoded from them.
 
     Raises:
         FileNotFoundError, ValueError: as `read_folder`.
     """
     classes = _listing(root, conversion.say)
-    files = [file for one in classes for file in one.files]
-    names, counts = [one.name for one in classes], [len(one.files) for one in classes]
+    files = [file for each in classes for file in each.files]
+    names, counts = [each.name for each in classes], [len(each.files) for each in classes]
     return files, Pictures(names, counts, lambda i: conversion.decode(files[i]))
 
 
 def load_folder(options: Options) -> DataSet:
     """Load data set "folder".
 
-    Where `root` holds the folders ``train`` and ``test`` (and perhaps ``val``) of class folders, by any of their usual
-    names (``training``, ``valid``, ``validation``, ``dev``, ``testing``), they are its parts. Otherwise its classes are
-    split: by the split files in folder `split`, or by chance, four fifths for training, as `seed` says.
+    If `root` contains the folders ``train`` and ``test`` (and optionally ``val``) of class folders, these are the parts
+    of the data set. They may have any of their usual names (``training``, ``valid``, ``validation``, ``dev``,
+    ``testing``). Otherwise the classes in `root` are split: by the split files in the folder `split`, or at random by
+    `seed`, with four fifths for training.
     """
     options.allow("folder", "root", "split", "image_size", "channels", "seed")
-    root = options.the_root("folder", "a folder of class folders of pictures")
+    root = options.required_root("folder", "a folder of class folders of pictures")
     parts = find_parts(root) if root.is_dir() else {}
     if {"train", "test"} <= parts.keys():
         if options.split is not None or options.seed is not None:
             raise ValueError(f"{root} is split by its folders train and test; give neither split nor seed")
-        name_what_is_left(root, parts.values(), options.say)
+        report_unused(root, parts.values(), options.say)
         banks = {part: _bank(path, options) for part, path in parts.items()}
         return DataSet(root.resolve().name, banks, Split("folders", {p: b.class_names for p, b in banks.items()}))
     if options.split is not None:
@@ -102,8 +103,8 @@ def load_folder(options: Options) -> DataSet:
     return DataSet.of(bank, shuffled(bank.class_names, seed))
 
 
-def name_what_is_left(root: Path, taken: Collection[Path], say: Say) -> None:
-    """Tell the user what lies beside the parts of a data set and is not taken."""
+def report_unused(root: Path, taken: Collection[Path], say: MessageCallback) -> None:
+    """Tell the user which entries of ``root`` are not used, besides the parts of the data set in ``taken``."""
     kinds = {path.suffix for path in taken}
     left = [path for path in _visible(root) if path not in taken and path.suffix in kinds and path.name != "images"]
     if left:
@@ -117,8 +118,8 @@ def _bank(root: Path, options: Options) -> ImageBank:
     return read_folder(root, size, channels, progress=options.progress, say=options.say)
 
 
-def _listing(root: Path, say: Say) -> list[_Class]:
-    """List the classes and their pictures; tell the user what is left out."""
+def _listing(root: Path, say: MessageCallback) -> list[_Class]:
+    """List the classes and their pictures; tell the user how many other files there are."""
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
     classes, left_out = [], []
@@ -137,7 +138,7 @@ def _listing(root: Path, say: Say) -> list[_Class]:
     if not classes:
         raise ValueError(f"{root} holds no class folders; put the pictures of every class into a folder of its own")
     if left_out:
-        say(f"left out {len(left_out)} entries of {root} that are no pictures, such as {left_out[0]}")
+        say(f"left out {len(left_out)} entries of {root} that are not pictures, such as {left_out[0]}")
     return classes
 
 
@@ -150,4 +151,4 @@ def _what_instead(others: list[Path]) -> str:
         return "; remove it, or put some there"
     if others[0].is_dir():
         return f" but folders, such as {others[0].name}; is {others[0].parent} the root?"
-    return f" that are known by their extension, but {others[0].name}; known are {', '.join(sorted(PICTURE_SUFFIXES))}"
+    return f" with a known extension ({', '.join(sorted(PICTURE_SUFFIXES))}), only {others[0].name}"

@@ -1,4 +1,4 @@
-"""Parts of a data set in one file: a pickled cache of mini-ImageNet, or a .npz of images and labels."""
+"""Readers for parts of a data set in one file: a pickled cache of mini-ImageNet, or a .npz of images and labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maml_fast.data._safe_pickle import read_pickle
 
 __all__ = ["read_image_cache", "read_npz"]
 
-MOST_TIMES = 200  # as large as its file may become what a .npz holds
+MAX_EXPANSION = 200  # how many times larger than its file the contents of a .npz may be
 
 _CACHE = "a cache of mini-ImageNet is a dict of image_data, uint8 [N, H, W, C], and class_dict, {class: [numbers]}"
 _NPZ = "it needs images, uint8 [N, H, W, C] or [N, C, H, W], and labels, integers [N]"
@@ -25,17 +25,17 @@ _NPZ = "it needs images, uint8 [N, H, W, C] or [N, C, H, W], and labels, integer
 def read_image_cache(path: Path, conversion: Conversion, name: str) -> ImageBank:
     """Read a pickled ``{"image_data": uint8 [N, H, W, C], "class_dict": {class: [numbers of its images]}}``.
 
-    This is the form of Ren et al. (2018), which torchmeta and learn2learn read. Nothing in the pickle is run. Classes
-    are sorted by name; images keep their order.
+    This is the format of Ren et al. (2018), which torchmeta and learn2learn also read. No code in the pickle is run.
+    Classes are sorted by name; images keep their order.
 
     Args:
-        path: the file; it is read whole, once.
-        conversion: what the images shall be.
-        name: the bank's.
+        path: the file; it is read once, in full.
+        conversion: size and channels of the bank's images.
+        name: the bank's name.
 
     Raises:
-        ValueError: the file is damaged or of another form, or asks for what arrays have no need of.
-        RuntimeError: the cache folder cannot be written.
+        ValueError: the file is damaged, has another format, or needs functions that arrays do not need.
+        RuntimeError: the cache folder is not writable.
     """
 
     def read() -> Pictures:
@@ -51,17 +51,17 @@ def read_image_cache(path: Path, conversion: Conversion, name: str) -> ImageBank
 def read_npz(path: Path, conversion: Conversion, name: str) -> ImageBank:
     """Read a .npz of ``images``, uint8 ``[N, H, W, C]`` or ``[N, C, H, W]``, and ``labels``, integers ``[N]``.
 
-    C is 1 or 3, and stands last where both could be. Classes are sorted by label and named after the file, as
-    ``train/7``: labels that another part uses too are other classes. Images keep their order.
+    C is 1 or 3; if both dimensions could be the channels, the last one is. Classes are sorted by label and named after
+    the file, as in ``train/7``: the same label in another part means another class. Images keep their order.
 
     Args:
-        path: the file; it is read whole, once.
-        conversion: what the images shall be.
-        name: the bank's.
+        path: the file; it is read once, in full.
+        conversion: size and channels of the bank's images.
+        name: the bank's name.
 
     Raises:
-        ValueError: the file is damaged, or its arrays are missing, of another type or shape.
-        RuntimeError: the cache folder cannot be written.
+        ValueError: the file is damaged, or an array is missing or has another type or shape.
+        RuntimeError: the cache folder is not writable.
     """
 
     def read() -> Pictures:
@@ -80,7 +80,7 @@ def _cached_pictures(content: Any, conversion: Conversion) -> Pictures:
         raise ValueError(f"it holds {held}")
     classes = content["class_dict"]
     if not isinstance(classes, dict) or not all(isinstance(name, str) for name in classes):
-        raise ValueError("class_dict is no dict of class names")
+        raise ValueError("class_dict is not a dict of class names")
     images = _channels_last("image_data", content["image_data"])
     numbers = {name: _numbers(name, classes[name], len(images)) for name in sorted(classes)}
     return _pictures(images, numbers, conversion)
@@ -100,10 +100,10 @@ def _arrays(path: Path) -> Mapping[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             size = sum(member.file_size for member in archive.zip.infolist())
-            if size > MOST_TIMES * path.stat().st_size:
-                raise ValueError(f"it asks for {size:,} bytes, which no pictures are packed into so small a file")
+            if size > MAX_EXPANSION * path.stat().st_size:
+                raise ValueError(f"it unpacks to {size:,} bytes, too many for pictures in so small a file")
             return {name: archive[name] for name in archive.files if name in ("images", "labels")}
-    except Exception as error:  # damaged archives raise errors of many kinds
+    except Exception as error:  # damaged archives raise many kinds of errors
         raise ValueError(f"{path} cannot be read as a .npz: {error or type(error).__name__}; {_NPZ}") from error
 
 
@@ -131,7 +131,7 @@ def _channels_last(what: str, images: Any) -> np.ndarray:
 
 
 def _pictures(images: np.ndarray, numbers: Mapping[str, np.ndarray], conversion: Conversion) -> Pictures:
-    """Put the images ``[N, H, W, C]`` into the order of the classes."""
+    """Order the images ``[N, H, W, C]`` by class."""
     if not numbers:
         raise ValueError("there are no classes")
     order = np.concatenate(list(numbers.values()))
@@ -141,7 +141,7 @@ def _pictures(images: np.ndarray, numbers: Mapping[str, np.ndarray], conversion:
     if (owners == 0).any():
         conversion.say(f"left out {(owners == 0).sum():,} images that are in no class")
     if images.shape[3] == 1:
-        images = images[..., 0]  # [N, H, W], as Pillow has gray pictures
+        images = images[..., 0]  # [N, H, W], Pillow's layout for gray pictures
 
     def image(i: int) -> np.ndarray:
         return fitted(Image.fromarray(images[order[i]]), conversion.channels, conversion.size)

@@ -1,4 +1,4 @@
-"""Parts of a data set as lists of picture files: ``images/`` and a .csv of file names and labels."""
+"""Reader for parts of a data set given as a .csv of file names and labels, next to a folder ``images``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _COLUMNS = ("filename", "label")
 
 
 def read_image_list(path: Path, conversion: Conversion, name: str) -> ImageBank:
-    """Read the pictures that a .csv of the columns ``filename`` and ``label`` names in the folder ``images`` beside it.
+    """Read the pictures that a .csv (columns ``filename`` and ``label``) lists, from the folder ``images`` next to it.
 
-    This is the form of Ravi & Larochelle (2017). Classes and their pictures are sorted by name, as in class folders.
-    Blanks around names and labels, a byte-order mark and either kind of line ends mean nothing.
+    This is the format of Ravi & Larochelle (2017). Classes and their pictures are sorted by name, as in class folders.
+    Blanks around names and labels, a byte-order mark and the kind of line endings do not matter.
 
     Args:
         path: the .csv.
-        conversion: what the images shall be.
-        name: the bank's.
+        conversion: size and channels of the bank's images.
+        name: the bank's name.
 
     Raises:
         FileNotFoundError: a picture is missing.
-        ValueError: the .csv has other columns, no rows, a name twice, or a name of something outside of ``images``; or
+        ValueError: the .csv has other columns or no rows, or names a picture twice or a file outside of ``images``; or
             a picture cannot be read.
-        RuntimeError: the cache folder cannot be written.
+        RuntimeError: the cache folder is not writable.
     """
     classes = _read_classes(path)
     files = [path.parent / "images" / file for names in classes.values() for file in names]
@@ -41,7 +41,7 @@ def read_image_list(path: Path, conversion: Conversion, name: str) -> ImageBank:
 
 
 def _read_classes(path: Path) -> dict[str, list[str]]:
-    """Return label -> file names, both sorted."""
+    """Return the file names of each label, both sorted."""
     classes: dict[str, list[str]] = {}
     seen: set[str] = set()
     try:

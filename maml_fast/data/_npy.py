@@ -1,4 +1,4 @@
-"""Mapping a .npy file, with errors that say what is wrong with it."""
+"""Memory-mapping of .npy files, with precise errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["MappedFile", "map_npy"]
 
 
 class MappedFile(NamedTuple):
-    """The file behind a mapped array, so that another process can map the same one, and not a later one of its name."""
+    """The identity of a mapped file: another process can map the same file again, but not a newer one of its name."""
 
     path: Path
     n_bytes: int
     mtime_ns: int
 
     def map_again(self) -> np.ndarray:
-        """Map the file; raise RuntimeError if it has been replaced or changed."""
+        """Map the file again; raise RuntimeError if it has been replaced or changed."""
         array, now = map_npy(self.path)
         if now != self:
             raise RuntimeError(f"{self.path} has changed since it was mapped; open the new file instead")
@@ -31,8 +31,8 @@ def map_npy(path: Path) -> tuple[np.ndarray, MappedFile]:
     """Map a .npy file read-only.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a .npy file, holds Python objects, is in Fortran order, is empty or cut short.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a .npy file, holds Python objects, is in Fortran order, is empty or is truncated.
     """
     path = path.absolute()
     if path.is_dir():
@@ -76,5 +76,5 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.
         if any(type(n) is not int or n < 0 for n in header[0]):
             raise ValueError(f"shape {header[0]}")
         return header
-    except Exception as error:  # damaged headers raise errors of many kinds, of Python's parser too
+    except Exception as error:  # damaged headers raise many kinds of errors, Python's parser's among them
         raise ValueError(f"{path} has a damaged .npy header: {error or type(error).__name__}") from None

@@ -1,4 +1,4 @@
-"""What all samplers of episodes have in common: their episodes are numbered, and a meta-batch is a run of numbers."""
+"""The base class of all episode samplers: episodes are numbered, and a meta-batch is a range of numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Dataset
 
-from maml_fast._arguments import integer, optional, settle, whole
+from maml_fast._arguments import check_fields, int_from, integer, optional
 
 if TYPE_CHECKING:
     from maml_fast.data._episodes import Episodes
@@ -19,32 +19,34 @@ __all__ = ["NumberedEpisodes"]
 
 
 class NumberedEpisodes(Dataset["Episodes"]):
-    """The meta-batches of a sampler whose episode ``e`` of a seed is always the same.
+    """Base class of samplers in which episode ``e`` of a seed is always the same.
 
-    Iterate over it (every ``iter`` starts anew at ``start_episode``), or take any meta-batch by `batch`. With
-    ``batches`` given it is a map-style data set too: ``DataLoader(sampler, batch_size=None)``.
+    Iterate over it (every ``iter`` starts again at ``start_episode``), or get any meta-batch by `batch`. If ``batches``
+    is set, it is also a map-style data set: ``DataLoader(sampler, batch_size=None)``.
 
-    What derives from it is a frozen dataclass with the attributes below, and makes the episodes.
+    A subclass is a frozen dataclass with the attributes below, and implements ``_episodes_from``.
     """
 
-    meta_batch_size: int  # episodes of a meta-batch, T
+    meta_batch_size: int  # episodes per meta-batch, T
     start_episode: int
-    batches: int | None  # meta-batches in one iteration; None for no end
-    stride: int | None  # from the first episode of a meta-batch to that of the next; None for meta_batch_size
+    batches: int | None  # meta-batches per iteration; None for an endless sampler
+    stride: int | None  # episodes between the first ones of successive meta-batches; None for meta_batch_size
 
     @abstractmethod
     def _episodes_from(self, first: int) -> Episodes:
-        """The ``meta_batch_size`` episodes from number `first` on. Safe in many threads."""
+        """Return the ``meta_batch_size`` episodes from number `first` on; thread-safe."""
 
     def batch(self, i: int) -> Episodes:
-        """Return meta-batch `i`: the episodes from ``start_episode + i * stride`` on. Safe in many threads.
+        """Return meta-batch `i`: the episodes from ``start_episode + i * stride`` on. Thread-safe.
 
-        Raises IndexError where `i` is negative or beyond `batches`, TypeError where it is no whole number.
+        Raises:
+            IndexError: `i` is negative, or not below `batches`.
+            TypeError: `i` is not an integer.
         """
         return self._episodes_from(self._first_episode(i))
 
     def __getitem__(self, i: int) -> Episodes:
-        """Return ``batch(i)``: what a DataLoader calls."""
+        """Return ``batch(i)``, for DataLoader."""
         return self.batch(i)
 
     def __len__(self) -> int:
@@ -56,12 +58,14 @@ class NumberedEpisodes(Dataset["Episodes"]):
         return map(self.batch, self._numbers())
 
     def _check_numbering(self) -> None:
-        settle(self, meta_batch_size=whole(1), seed=whole(0, 2**64 - 1), start_episode=whole(0, 2**63 - 1))
-        settle(self, batches=optional(whole(1)), stride=optional(whole(1)))
+        check_fields(
+            self, meta_batch_size=int_from(1), seed=int_from(0, 2**64 - 1), start_episode=int_from(0, 2**63 - 1)
+        )
+        check_fields(self, batches=optional(int_from(1)), stride=optional(int_from(1)))
 
     @property
     def numbers_per_batch(self) -> int:
-        """How far the numbers go on from one meta-batch to the next."""
+        """The distance between the first episodes of successive meta-batches."""
         return self.meta_batch_size if self.stride is None else self.stride
 
     def _numbers(self) -> Iterable[int]:
@@ -77,6 +81,5 @@ class NumberedEpisodes(Dataset["Episodes"]):
             raise IndexError(f"meta-batch {i} needs episode numbers beyond 2**64 - 1, the last")
         return first
 
-    def _run_of_numbers(self, first: int) -> np.ndarray:
-        """Return the episodes' numbers, uint64 ``[T]``."""
-        return np.uint64(first) + np.arange(self.meta_batch_size, dtype=np.uint64)
+    def _episode_numbers(self, first: int) -> np.ndarray:
+        return np.uint64(first) + np.arange(self.meta_batch_size, dtype=np.uint64)  # [T]

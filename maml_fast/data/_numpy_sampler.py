@@ -1,4 +1,4 @@
-"""The NumPy twin of ``csrc/sampler``: bit-identical meta-batches, where no native library runs."""
+"""The NumPy counterpart of ``csrc/sampler``: makes bit-identical meta-batches without the native library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCALES = ("unit", "raw", "inverted")
 
 
 def scale_table(scale: str) -> np.ndarray:
-    """Return what each byte becomes, float32 ``[256]``: the one definition of scaling, for native code too.
+    """Return the scaled value of each byte, float32 ``[256]``; native code uses this table too.
 
     ``unit`` is ``x / 255``, ``raw`` is ``x``, ``inverted`` is ``1 - x / 255``, all in float32 arithmetic.
     """
@@ -49,7 +49,7 @@ def make_batch(
 
 
 def _turned(images: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Turn every image ``[T, B, C, H, W]`` counter-clockwise by its number of quarter turns ``[T, B]``, in place."""
+    """Rotate each image ``[T, B, C, H, W]`` counterclockwise by its number of quarter turns ``[T, B]``, in place."""
     for quarter_turns in (1, 2, 3):
         chosen = turns == quarter_turns
         if chosen.any():

@@ -1,4 +1,4 @@
-"""Omniglot, prepared once into a .npy of bytes and mapped from there."""
+"""Omniglot, converted once into a .npy of bytes and memory-mapped from there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from maml_fast._arguments import flag, function, instance, location, optional, takes, whole
+from maml_fast._arguments import flag, function, instance, int_from, location, optional, takes
 from maml_fast.data._bank import ImageBank
-from maml_fast.data._dataset import DataSet, Options, Progress, Say, say_on_stderr
+from maml_fast.data._dataset import DataSet, MessageCallback, Options, Progress, print_to_stderr
 from maml_fast.data._download import download as fetch
 from maml_fast.data._files import fingerprint, stamps, write_npy
 from maml_fast.data._omniglot_layout import OMNIGLOT, SPLITS, Layout
@@ -25,7 +25,9 @@ __all__ = ["load_omniglot", "prepare_omniglot", "read_omniglot"]
 
 _TUTORIALS_NAMES = ("omniglot.npy", "omniglot_data.npy")
 
-_checked = takes(root=location, size=whole(1), progress=optional(function()), say=function(), layout=instance(Layout))
+_checked = takes(
+    root=location, size=int_from(1), progress=optional(function()), say=function(), layout=instance(Layout)
+)
 
 
 @_checked
@@ -37,32 +39,34 @@ def prepare_omniglot(
     size: int = 28,
     download: bool = False,
     progress: Progress | None = None,
-    say: Say = say_on_stderr,
+    say: MessageCallback = print_to_stderr,
     layout: Layout = OMNIGLOT,
 ) -> Path:
-    """Make one .npy of Omniglot: uint8 ``(1623, 20, 1, size, size)``, ink black on white.
+    """Write Omniglot to one .npy file: uint8 ``(1623, 20, 1, size, size)``, black ink on white.
 
-    Order and pixels are the tutorial's: background before evaluation, then alphabets, characters and files sorted;
-    turned into gray, then resized by Pillow's bicubic filter. The .npy appears under its name only when it is complete.
+    Order and pixels are those of the tutorial: background before evaluation, then alphabets, characters and files
+    sorted; pictures are converted to gray and then resized with Pillow's bicubic filter. The .npy appears under its
+    name only when it is complete.
 
     Args:
-        root: the folder of ``images_background.zip`` and ``images_evaluation.zip``, or of the folders unpacked from
-            them; torchvision's ``omniglot-py`` and a clone of the official repository will do too.
+        root: the folder that contains ``images_background.zip`` and ``images_evaluation.zip``, or the folders unpacked
+            from them; torchvision's ``omniglot-py`` and a clone of the official repository work too.
         out: the file to write, or a folder for it; ``root/omniglot.npy`` if None (``omniglot_84.npy`` for size 84).
         size: pixels per side.
-        download: fetch archives that `root` lacks, and verify them.
-        progress: called with (characters done, 1623); while fetching, with (bytes done, bytes in all).
-        say: called with a line for the user at the end.
-        layout: what must be there.
+        download: whether to download archives that are missing from `root`, and verify them.
+        progress: called with (characters done, 1623), and during downloads with (bytes done, bytes in total).
+        say: called with a message for the user at the end.
+        layout: the archives, alphabets and characters that must exist.
 
     Returns:
-        The file written.
+        The path of the file written.
 
     Raises:
         FileNotFoundError: an archive is missing.
-        TypeError: an argument is of another type.
-        ValueError: a number is out of range, an archive or drawing is missing, short, damaged or not Omniglot's.
-        RuntimeError: fetching or writing failed.
+        TypeError: an argument has the wrong type.
+        ValueError: a number is out of range, `out` is neither a folder nor a .npy, or an archive or drawing is missing,
+            incomplete, damaged or not part of Omniglot.
+        RuntimeError: a download or a write fails.
     """
     root = Path(root)
     path = root if out is None else Path(out)
@@ -86,23 +90,23 @@ def read_omniglot(
     *,
     size: int = 28,
     progress: Progress | None = None,
-    say: Say = say_on_stderr,
+    say: MessageCallback = print_to_stderr,
     layout: Layout = OMNIGLOT,
 ) -> ImageBank:
-    """Map Omniglot, all 1623 characters in the tutorial's order; prepare it first if nobody has.
+    """Map Omniglot, all 1623 characters in the tutorial's order; prepare it first if there is no .npy yet.
 
-    The .npy is looked for in `root`, under the tutorial's names too. Where it must be made it goes into the cache
-    folder (``MAML_FAST_CACHE``), for `root` is the user's; `prepare_omniglot` writes there.
+    The .npy is looked for in `root`, also under the tutorial's file names. If it has to be made, it is written to the
+    cache folder (``MAML_FAST_CACHE``), because `root` is the user's; only `prepare_omniglot` writes to `root`.
 
     Args:
         root: as for `prepare_omniglot`.
         size: pixels per side.
-        progress: called with (characters done, 1623) while preparing.
-        say: called with lines for the user before and after preparing.
-        layout: what must be there.
+        progress: called with (characters done, 1623) during preparation.
+        say: called with messages for the user before and after preparation.
+        layout: the archives, alphabets and characters that must exist.
 
     Raises:
-        FileNotFoundError, ValueError, RuntimeError: as `prepare_omniglot`, or the .npy is damaged or of another shape.
+        FileNotFoundError, ValueError, RuntimeError: as `prepare_omniglot`, or the .npy is damaged or has another shape.
     """
     path = _prepared(Path(root), size, progress, say, layout)
     bank = ImageBank.from_npy(path)
@@ -117,9 +121,9 @@ def read_omniglot(
 
 
 def load_omniglot(options: Options) -> DataSet:
-    """Load data set "omniglot", split "tutorial" (default), "vinyals" or "finn", or by the split files of a folder."""
+    """Load data set "omniglot" with split "tutorial" (default), "vinyals" or "finn", or the split files of a folder."""
     options.allow("omniglot", "root", "split", "image_size")
-    root = options.the_root("omniglot", "the folder of images_background.zip and images_evaluation.zip")
+    root = options.required_root("omniglot", "the folder of images_background.zip and images_evaluation.zip")
     asked = options.split or "tutorial"
     if asked in SPLITS:
         split = SPLITS[asked]()
@@ -135,8 +139,8 @@ def _file_name(size: int) -> str:
     return "omniglot.npy" if size == 28 else f"omniglot_{size}.npy"
 
 
-def _prepared(root: Path, size: int, progress: Progress | None, say: Say, layout: Layout) -> Path:
-    """Return the prepared .npy: from `root`, else from the cache, where it is made now if need be."""
+def _prepared(root: Path, size: int, progress: Progress | None, say: MessageCallback, layout: Layout) -> Path:
+    """Return the path of the prepared .npy: in `root`, else in the cache, where it is made if necessary."""
     names = _TUTORIALS_NAMES if size == 28 else (_file_name(size),)
     for name in names:
         for path in (root / name, root / "omniglot" / name):
@@ -153,7 +157,7 @@ def _prepared(root: Path, size: int, progress: Progress | None, say: Say, layout
 
 
 def _sources(root: Path, layout: Layout, download: bool = False, progress: Progress | None = None) -> list[Source]:
-    """Find every archive; with `download`, fetch those that are missing."""
+    """Find every archive; if `download` is set, download those that are missing."""
     sources = []
     for archive in layout.archives:
         source = find_source(root, archive)

@@ -1,4 +1,4 @@
-"""What Omniglot holds (Lake, Salakhutdinov & Tenenbaum, 2015): its alphabets and their number of characters."""
+"""The alphabets and characters of Omniglot (Lake, Salakhutdinov & Tenenbaum 2015), and the usual splits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["OMNIGLOT", "SPLITS", "Archive", "Layout", "finn_split", "tutorial_sp
 
 @dataclass(frozen=True)
 class Archive:
-    """One of the two archives, ``name``.zip, which holds ``name/<alphabet>/characterNN/*.png``."""
+    """One of the two archives: ``name``.zip contains ``name/<alphabet>/characterNN/*.png``."""
 
     name: str
     alphabets: Mapping[str, int]  # alphabet -> number of characters
@@ -23,21 +23,21 @@ class Archive:
 
 @dataclass(frozen=True)
 class Layout:
-    """All that must be there. Knowing it by name, we can say what is missing, and a bare .npy needs no names."""
+    """Everything that Omniglot contains, so that errors can name what is missing, and a .npy needs no class names."""
 
     archives: tuple[Archive, ...]
     url: str  # the official archives are at url/<name>.zip
-    drawings: int = 20  # of every character
+    drawings: int = 20  # per character
     drawing_size: int = 105  # pixels per side
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """``Alphabet/characterNN``, in the tutorial's order: archive by archive, alphabets and characters sorted."""
+        """All ``Alphabet/characterNN``, in the tutorial's order: by archive, then by sorted alphabet and character."""
         return tuple(name for archive in self.archives for name in class_names(archive))
 
 
 def class_names(archive: Archive) -> list[str]:
-    """Return the ``Alphabet/characterNN`` of one archive, sorted."""
+    """Return all ``Alphabet/characterNN`` of one archive, sorted."""
     return [f"{name}/character{i:02d}" for name, n in sorted(archive.alphabets.items()) for i in range(1, n + 1)]
 
 
@@ -115,7 +115,7 @@ _VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Ge
 
 
 def tutorial_split() -> Split:
-    """Return the split of the tutorial, and of many others: the first 1200 characters for training, 423 for testing."""
+    """Return the split of the tutorial and of many papers: the first 1200 characters for training, 423 for testing."""
     return first_and_rest("tutorial", OMNIGLOT.class_names, _N_TRAIN)
 
 
@@ -123,7 +123,8 @@ def vinyals_split() -> Split:
     """Return the split of Vinyals et al. (2016): 1028 characters for training, 172 for validation, 423 for testing.
 
     Its test classes are the tutorial's; its validation classes are five alphabets of the tutorial's training classes.
-    So say the split files of jakesnell/prototypical-networks and tristandeleu/pytorch-meta, which `read_split` reads.
+    It equals the split files of jakesnell/prototypical-networks and tristandeleu/pytorch-meta, which `read_split`
+    reads.
     """
     first, rest = OMNIGLOT.class_names[:_N_TRAIN], OMNIGLOT.class_names[_N_TRAIN:]
     val = tuple(name for name in first if name.split("/")[0] in _VINYALS_VAL)
@@ -132,10 +133,10 @@ def vinyals_split() -> Split:
 
 
 def finn_split() -> Split:
-    """Return a split like that of Finn et al. (2017): 1100 characters for training, 100 for validation, 423 to test on.
+    """Return a split like that of Finn et al. (2017): 1100 characters for training, 100 for validation, 423 to test.
 
-    They are shuffled by seed 1, so that training and testing share all alphabets. It is not class by class his, which
-    hangs on the order of a directory listing.
+    Characters are shuffled with seed 1, so that training and testing share all alphabets. The classes of each part are
+    not those of Finn et al., which depend on the order of a directory listing.
     """
     names = OMNIGLOT.class_names
     shuffled = [names[i] for i in RandomState(1).permutation(len(names))]

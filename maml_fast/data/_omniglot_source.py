@@ -1,4 +1,4 @@
-"""Reading Omniglot's drawings from an archive, which is never unpacked, or from a folder that somebody unpacked."""
+"""Reads the drawings of Omniglot from a .zip archive, without unpacking it, or from a folder unpacked from it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,20 @@ from maml_fast.data._pictures import decode
 
 __all__ = ["Source", "find_source", "read_drawings"]
 
-_SUBFOLDERS = ("", "omniglot", "omniglot-py", "python", "omniglot/python")  # ours, torchvision's, the repository's
-_LARGEST_DRAWING = 1 << 16  # bytes; the real ones have some 300
+_SUBFOLDERS = ("", "omniglot", "omniglot-py", "python", "omniglot/python")  # ours, torchvision's, Omniglot's repository
+_LARGEST_DRAWING = 1 << 16  # bytes; a real drawing has about 300
 _LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 
 
 class Source(NamedTuple):
-    """Where the drawings of one archive are: its .zip, or the folder that came out of it."""
+    """The location of one archive's drawings: its .zip, or the folder unpacked from it."""
 
     archive: Archive
     path: Path
 
 
 class Drawing(NamedTuple):
-    """One picture file."""
-
-    where: str  # what errors call it
+    where: str  # its name in error messages
     read: Callable[[], bytes]
 
 
@@ -43,7 +41,7 @@ Drawings = dict[str, list[Drawing]]  # "Alphabet/characterNN" -> its drawings, s
 
 
 def find_source(root: Path, archive: Archive) -> Source | None:
-    """Look for an archive, then for its folder, in `root` and in the subfolders where others keep them."""
+    """Look for an archive, or the folder unpacked from it, in `root` and in the subfolders that other tools use."""
     for folder in (root / subfolder for subfolder in _SUBFOLDERS):
         if (zipped := folder / f"{archive.name}.zip").is_file():
             return Source(archive, zipped)
@@ -53,13 +51,13 @@ def find_source(root: Path, archive: Archive) -> Source | None:
 
 
 def read_drawings(sources: Sequence[Source], layout: Layout, size: int) -> Iterator[np.ndarray]:
-    """Yield the drawings of one character after the other: uint8 ``[drawings, 1, size, size]``.
+    """Yield the drawings of each character in turn: uint8 ``[drawings, 1, size, size]``.
 
-    The names of all drawings are checked before the first is decoded.
+    The names of all drawings are checked before the first drawing is decoded.
 
     Raises:
-        ValueError: a character, or one of its drawings, is missing, unexpected or damaged, or a member of an archive
-            would leave its folder.
+        ValueError: a character or one of its drawings is missing, unexpected or damaged, or unpacking a member of an
+            archive would write outside the target folder.
     """
 
     def check(image: Image.Image) -> None:
@@ -79,7 +77,7 @@ def read_drawings(sources: Sequence[Source], layout: Layout, size: int) -> Itera
 def _check_complete(drawings: Drawings, source: Source, layout: Layout) -> None:
     expected = set(class_names(source.archive))
     faults = [f"{name} is missing or empty" for name in sorted(expected - drawings.keys())]
-    faults += [f"{name} is no character of {source.archive.name}" for name in sorted(drawings.keys() - expected)]
+    faults += [f"{name} is not a character of {source.archive.name}" for name in sorted(drawings.keys() - expected)]
     faults += [
         f"{name} has {len(files)} drawings, not {layout.drawings}"
         for name, files in drawings.items()
@@ -98,7 +96,7 @@ def _listing(source: Source) -> AbstractContextManager[Drawings]:
 def _zip_listing(source: Source) -> Iterator[Drawings]:
     try:
         archive = zipfile.ZipFile(source.path)
-    except Exception as error:  # on damaged archives zipfile raises errors of many kinds
+    except Exception as error:  # zipfile raises many kinds of errors for damaged archives
         raise ValueError(
             f"{source.path} cannot be read as a zip archive ({error}); remove it and fetch it again"
         ) from error
@@ -120,7 +118,7 @@ def _zip_listing(source: Source) -> Iterator[Drawings]:
 
 
 def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
-    """Return a member's path; refuse one that would leave the folder that the archive were unpacked into."""
+    """Return a member's path; raise ValueError if unpacking it would write outside the target folder."""
     name, path = info.filename, PurePosixPath(info.filename)
     outside = not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]
     if outside or stat.S_ISLNK(info.external_attr >> 16):
@@ -135,7 +133,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         raise ValueError(f"{path}: {info.filename} has {info.file_size:,} bytes, too many for a drawing of Omniglot")
     try:
         return archive.read(info)  # checks the CRC
-    except Exception as error:  # and so do its decompressors
+    except Exception as error:  # zipfile's decompressors raise many kinds of errors
         raise ValueError(
             f"{path}: {info.filename} is damaged ({error}); remove the archive and fetch it again"
         ) from error
@@ -144,7 +142,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
 @contextmanager
 def _folder_listing(source: Source) -> Iterator[Drawings]:
     top = source.path
-    if (top / top.name).is_dir():  # unpacked into a folder of its own name
+    if (top / top.name).is_dir():  # unpacked into a folder of the same name
         top = top / top.name
     files = (Path(folder, name) for folder, _, names in os.walk(top) for name in names)
     yield _sorted_drawings(
@@ -157,12 +155,12 @@ def _folder_listing(source: Source) -> Iterator[Drawings]:
 
 
 def _sorted_drawings(top: str, files: Iterable[tuple[PurePosixPath, Drawing]]) -> Drawings:
-    """Sort ``<top>/<alphabet>/<character>/<file>`` by character and file name; leave out what systems litter."""
+    """Group ``<top>/<alphabet>/<character>/<file>`` by character, sorted; skip files that operating systems add."""
     drawings: Drawings = {}
     for path, drawing in sorted(files, key=lambda pair: pair[0].parts):
         if any(part.startswith(".") or part in _LITTER for part in path.parts):
             continue
         if len(path.parts) != 4 or path.parts[0] != top or path.suffix.lower() != ".png":
-            raise ValueError(f"{drawing.where} does not belong into Omniglot; remove it")
+            raise ValueError(f"{drawing.where} does not belong to Omniglot; remove it")
         drawings.setdefault("/".join(path.parts[1:3]), []).append(drawing)
     return drawings

@@ -1,4 +1,4 @@
-"""Data sets that come parted into train, val and test, in the layouts that people have them in."""
+"""Data sets that come already split into train, val and test, in their usual layouts on disk."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import NamedTuple
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._conversion import Conversion
 from maml_fast.data._dataset import DataSet, Options
-from maml_fast.data._folder import list_pictures, name_what_is_left
+from maml_fast.data._folder import list_pictures, report_unused
 from maml_fast.data._image_arrays import read_image_cache, read_npz
 from maml_fast.data._image_lists import read_image_list
 from maml_fast.data._splits import Split, find_parts
 
-__all__ = ["PARTED"]
+__all__ = ["PRESPLIT"]
 
 
 class _Layout(NamedTuple):
-    """How the parts of a data set may lie in a folder."""
+    """A layout of the parts of a data set in a folder."""
 
-    name: str  # of the split that it makes
-    entry: str  # a part's file or folder; {} is the part
-    beside: str  # what else belongs to it, in words
+    name: str  # also the name of the split
+    entry: str  # the file or folder of a part; {} stands for the part
+    beside: str  # rest of the description for error messages
     read: Callable[[Path, Conversion, str], ImageBank]
 
     def __str__(self) -> str:
@@ -42,10 +42,8 @@ _ARRAYS = _Layout("arrays", "{}.npz", " of images and labels", read_npz)
 
 
 class _Kind(NamedTuple):
-    """A data set: pixels per side if nobody says, and where more than one layout is there, which goes first."""
-
-    image_size: int
-    layouts: tuple[_Layout, ...]
+    image_size: int  # default, in pixels per side
+    layouts: tuple[_Layout, ...]  # the first one that is found is read
 
 
 _KINDS: Mapping[str, _Kind] = {
@@ -58,12 +56,12 @@ _KINDS: Mapping[str, _Kind] = {
 
 
 def _load(name: str, options: Options) -> DataSet:
-    """Load a data set from whichever of its layouts lies in its root; its bytes are kept in the cache folder."""
+    """Load a data set from the first of its layouts that is found in its root; its pixels are kept in the cache."""
     options.allow(name, "root", "image_size", "channels")
     kind = _KINDS[name]
-    root = options.the_root(name, f"a folder that holds {_alternatives(kind)}")
+    root = options.required_root(name, f"a folder that holds {_alternatives(kind)}")
     layout, paths = _recognize(name, kind, root)
-    name_what_is_left(root, paths.values(), options.say)
+    report_unused(root, paths.values(), options.say)
     conversion = Conversion(
         kind.image_size if options.image_size is None else options.image_size,
         "RGB" if options.channels is None else options.channels,
@@ -93,4 +91,4 @@ def _alternatives(kind: _Kind) -> str:
     return ", or ".join(map(str, kind.layouts))
 
 
-PARTED: Mapping[str, Callable[[Options], DataSet]] = {name: partial(_load, name) for name in _KINDS}
+PRESPLIT: Mapping[str, Callable[[Options], DataSet]] = {name: partial(_load, name) for name in _KINDS}

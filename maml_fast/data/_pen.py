@@ -1,4 +1,4 @@
-"""Drawing strokes with a round pen, in integers once the points of a stroke are known."""
+"""Draws strokes with a round pen, in integer arithmetic once the points of a stroke are known."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 
 __all__ = ["draw"]
 
-_SAMPLES = 32  # dots between two knots, closer to each other than the pen is wide
-_OVERSAMPLE = 4  # ink is laid on a grid this much finer than the image
+_SAMPLES = 32  # dots per interval between knots, closer together than the pen is wide
+_OVERSAMPLE = 4  # how many times finer the grid of ink is than the image
 
 
 def draw(knots: np.ndarray, widths: np.ndarray, size: int) -> np.ndarray:
     """Draw `n` characters, black on white.
 
     Args:
-        knots: float64 ``[n, strokes, K, 2]``, the (x, y) that the pen passes through, y downwards; the paper is the
-            unit square, and ink outside it is lost.
-        widths: float64 ``[n]``, how far the ink reaches from the pen's path, in units of the paper's side.
+        knots: float64 ``[n, strokes, K, 2]``, the points (x, y) that the pen passes through, with y pointing down; the
+            paper is the unit square, and ink outside it is cut off.
+        widths: float64 ``[n]``, how far the ink reaches from the pen's path, as a fraction of the paper's side.
         size: pixels per side.
 
     Returns:
@@ -30,13 +30,13 @@ def draw(knots: np.ndarray, widths: np.ndarray, size: int) -> np.ndarray:
     reach = np.maximum(np.floor(widths * grid).astype(np.int64), 1)
     for step in range(reach.max()):
         growing = reach > step
-        ink[growing] = _thicker(ink[growing], diagonally=step % 2 == 1)  # in turn, which makes the pen an octagon
+        ink[growing] = _thicker(ink[growing], diagonally=step % 2 == 1)  # alternating, for an octagonal pen
     covered = ink.reshape(n, size, _OVERSAMPLE, size, _OVERSAMPLE).sum(axis=(2, 4), dtype=np.int64)
     return (255 - covered * 255 // _OVERSAMPLE**2).astype(np.uint8)
 
 
 def _curve(knots: np.ndarray) -> np.ndarray:
-    """Join knots ``[..., K, 2]`` by a Catmull-Rom spline: ``[..., (K - 1) * _SAMPLES, 2]``."""
+    """Interpolate knots ``[..., K, 2]`` by a Catmull-Rom spline: ``[..., (K - 1) * _SAMPLES, 2]``."""
     before, after = 2 * knots[..., :1, :] - knots[..., 1:2, :], 2 * knots[..., -1:, :] - knots[..., -2:-1, :]
     padded = np.concatenate([before, knots, after], axis=-2)
     a, b, c, d = (padded[..., i : i + knots.shape[-2] - 1, None, :] for i in range(4))
@@ -46,7 +46,7 @@ def _curve(knots: np.ndarray) -> np.ndarray:
 
 
 def _thicker(ink: np.ndarray, diagonally: bool) -> np.ndarray:
-    """Grow ink ``[n, grid, grid]`` by one cell to each side."""
+    """Grow ink ``[n, grid, grid]`` by one cell to each side, and to each corner if ``diagonally`` is set."""
     upright = ink.copy()
     upright[:, 1:] |= ink[:, :-1]
     upright[:, :-1] |= ink[:, 1:]

@@ -1,6 +1,6 @@
-"""The NumPy twin of the episode sampler's random numbers: Philox4x32-10, and the draws that make up an episode.
+"""The NumPy version of the episode sampler's random numbers: Philox4x32-10, and the draws that make up an episode.
 
-The layout of the draws is described in ``csrc/sampler/draws.h``; the two are bit-identical.
+The layout of the draws is described in ``csrc/sampler/draws.h``; the two versions are bit-identical.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CLASS_STREAM = 0
 ROTATION_STREAM = 1
 SUPPORT_ORDER_STREAM = 2
 QUERY_ORDER_STREAM = 3
-IMAGE_STREAM = 4  # and one more for each further class of the episode
+IMAGE_STREAM = 4  # of the episode's first class; each further class has the next stream
 
 _WORD = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -26,7 +26,7 @@ Integers = np.ndarray | int
 
 
 def philox4x32(counter: tuple[Integers, Integers, Integers, Integers], key: int) -> tuple[np.ndarray, ...]:
-    """Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+    """Compute Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 
     Args:
         counter: four 32-bit words, each an integer or an array of integers; they broadcast.
@@ -39,7 +39,7 @@ def philox4x32(counter: tuple[Integers, Integers, Integers, Integers], key: int)
     for i in range(10):
         key0 = np.uint64(((key & 0xFFFFFFFF) + i * _WEYL[0]) & 0xFFFFFFFF)
         key1 = np.uint64(((key >> 32) + i * _WEYL[1]) & 0xFFFFFFFF)
-        product0, product1 = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # 32 x 32 bits: never above 64
+        product0, product1 = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # 32 x 32 bits fit into 64
         a, b = (product1 >> _SHIFT) ^ b ^ key0, product1 & _WORD
         c, d = (product0 >> _SHIFT) ^ d ^ key1, product0 & _WORD
     return a, b, c, d
@@ -48,8 +48,8 @@ def philox4x32(counter: tuple[Integers, Integers, Integers, Integers], key: int)
 def below(seed: int, episode: Integers, stream: Integers, index: Integers, n: Integers) -> np.ndarray:
     """Draw integers in ``[0, n)``: draw number `index` of `stream` of `episode`. The arguments broadcast.
 
-    The result is ``floor(u * n / 2**64)`` for 64 random bits ``u``: no rejection, and each probability is off by less
-    than ``2**-64``.
+    The result is ``floor(u * n / 2**64)`` for 64 random bits ``u``. There is no rejection, and each probability is off
+    by less than ``2**-64``.
     """
     episode = np.asarray(episode, dtype=np.uint64)
     low, high, _, _ = philox4x32((episode & _WORD, episode >> _SHIFT, index, stream), seed)
@@ -60,7 +60,7 @@ def below(seed: int, episode: Integers, stream: Integers, index: Integers, n: In
 def uniform(seed: int, episode: Integers, stream: Integers, index: Integers) -> np.ndarray:
     """Draw float64 numbers in [0, 1), multiples of ``2**-53``: draw number `index` of `stream` of `episode`.
 
-    The arguments broadcast. The bits are the uppermost of those that `below` takes for the same draw.
+    The arguments broadcast. The random bits are the upper 53 of the 64 that `below` uses for the same draw.
     """
     episode = np.asarray(episode, dtype=np.uint64)
     low, high, _, _ = philox4x32((episode & _WORD, episode >> _SHIFT, index, stream), seed)
@@ -68,19 +68,19 @@ def uniform(seed: int, episode: Integers, stream: Integers, index: Integers) -> 
 
 
 class EpisodeDraws(NamedTuple):
-    """What is drawn for ``T`` episodes; all int64."""
+    """The draws of ``T`` episodes; all int64."""
 
-    classes: np.ndarray  # [T, n_way], class numbers; the place in this list is the label
+    classes: np.ndarray  # [T, n_way], class numbers, at the index that is the class's label
     images: np.ndarray  # [T, n_way, k_shot + k_query], image numbers within the class: support first, then query
     turns: np.ndarray  # [T, n_way], quarter turns 0..3
-    support_order: np.ndarray  # [T, n_way * k_shot], item label * k_shot + s stands at the place that names it
-    query_order: np.ndarray  # [T, n_way * k_query]
+    support_order: np.ndarray  # [T, n_way * k_shot], which item, numbered label * k_shot + s, is at each position
+    query_order: np.ndarray  # [T, n_way * k_query], the same for query items
 
 
 def draw_episodes(
     seed: int, episodes: np.ndarray, counts: np.ndarray, n_way: int, k_shot: int, k_query: int, rotate: bool
 ) -> EpisodeDraws:
-    """Draw the episodes with these numbers (``[T]``) from classes with `counts` images (``[n_classes]``)."""
+    """Draw the episodes with the numbers `episodes` (``[T]``) from classes of `counts` images (``[n_classes]``)."""
     slots = np.arange(n_way)
     by_slot = np.repeat(episodes, n_way)  # [T * n_way]
     classes = _shuffle(seed, episodes, CLASS_STREAM, len(counts), n_way)  # [T, n_way]
@@ -98,7 +98,7 @@ def draw_episodes(
 
 
 def _shuffle(seed: int, episodes: np.ndarray, streams: Integers, n: Integers, k: int) -> np.ndarray:
-    """Return the first `k` of a Fisher-Yates shuffle of ``0..n-1``: ``[R, k]``, a row for every episode and stream."""
+    """Return the first `k` items of Fisher-Yates shuffles of ``0..n-1``: ``[R, k]``, one row per episode and stream."""
     n = np.broadcast_to(n, episodes.shape)  # [R]
     steps = np.arange(k)
     streams = np.broadcast_to(streams, episodes.shape)[:, None]

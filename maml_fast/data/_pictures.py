@@ -1,4 +1,4 @@
-"""Decoding picture files into pixels of one size."""
+"""Decodes picture files into pixels of one size."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["MOST_PIXELS", "decode", "fitted", "has_more_frames"]
+__all__ = ["MAX_PIXELS", "decode", "fitted", "has_more_frames"]
 
-# Pillow knows others too, some of which start programs, whatever a file is called.
+# Pillow reads other formats too, whatever the file's extension; for some of them it starts external programs.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-MOST_PIXELS = 64_000_000  # of a picture: it takes up to 12 bytes for each of them
+MAX_PIXELS = 64_000_000  # per picture; decoding takes up to 12 bytes for each
 
 
 def decode(
@@ -27,29 +27,30 @@ def decode(
 ) -> np.ndarray:
     """Decode a picture into uint8 ``[C, size, size]``.
 
-    It is turned as its EXIF orientation says, made gray ("L") or "RGB", and resized then, by Pillow's bicubic filter,
-    which averages where it shrinks. Transparent parts show white paper. Of several frames the first is taken, of 16
-    bits of gray the upper 8.
+    The picture is rotated according to its EXIF orientation, converted to gray ("L") or "RGB", and then resized with
+    Pillow's bicubic filter, which averages when it shrinks. Transparent parts become white. Only the first of several
+    frames, and only the upper 8 of 16 bits of gray are used.
 
     Args:
-        source: the file, or its open content.
-        where: what errors call it.
+        source: the file, or an open file.
+        where: the picture's name in error messages.
         channels: "L" or "RGB".
         size: pixels per side.
-        check: called with the picture before its pixels are decoded; raises ValueError to refuse it.
+        check: called with the picture before its pixels are decoded; raises ValueError to reject it.
 
     Raises:
-        ValueError: not a picture, damaged, refused, of numbers beyond 16 bits, or of too many pixels.
+        ValueError: the file is not a picture, is damaged, is rejected by `check`, has pixels of more than 16 bits, or
+            has too many pixels.
     """
     with _naming(where), _opened(source) as image:
         if check:
             check(image)
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; shrink it")
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; shrink it")
         if image.mode in ("I", "F"):
             raise ValueError(f"has pixels of kind {image.mode!r}, whose white is unknown; save it with 8 bits")
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # which Pillow would clip, not scale
+        if image.mode.startswith("I;16"):  # Pillow would clip these, not scale them
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -57,15 +58,15 @@ def decode(
 
 
 def fitted(image: Image.Image, channels: str, size: int) -> np.ndarray:
-    """Return the pixels of an opaque picture in these channels and at this size, as `decode` does."""
+    """Return the pixels of an opaque picture, converted and resized as in `decode`: uint8 ``[C, size, size]``."""
     pixels = np.asarray(image.convert(channels).resize((size, size), Image.Resampling.BICUBIC))
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def has_more_frames(source: Path) -> bool:
-    """Whether a file holds an animation or several pages, of which `decode` takes the first.
+    """Return whether a file contains several frames or pages, of which `decode` uses the first.
 
-    A camera's JPEG may hold smaller copies of its picture (MPO), which nobody misses. Damaged files are not judged.
+    A camera's JPEG may contain smaller copies of its picture (MPO); these do not count. False for damaged files.
     """
     try:
         with _opened(source) as image:
@@ -76,7 +77,7 @@ def has_more_frames(source: Path) -> bool:
 
 def _opened(source: Path | BinaryIO) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a limit of our own
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode has its own limit
         return Image.open(source, formats=FORMATS)
 
 
@@ -86,5 +87,5 @@ def _naming(where: str) -> Iterator[None]:
         yield
     except Image.UnidentifiedImageError:
         raise ValueError(f"{where} is not a picture that Pillow can read") from None
-    except Exception as error:  # on damaged files Pillow's decoders raise errors of many kinds
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
         raise ValueError(f"{where} cannot be used: {error}") from error

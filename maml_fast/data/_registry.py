@@ -1,4 +1,4 @@
-"""All data sets by name: the one door for the command line, and for whoever adds a data set."""
+"""All data sets by name."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from maml_fast._arguments import function, location, optional, takes, text, whole
-from maml_fast.data._conversion import CHANNELS, MOST_SIZE
-from maml_fast.data._dataset import SEED, DataSet, Options, Progress, Say, say_on_stderr
+from maml_fast._arguments import function, int_from, location, optional, takes, text
+from maml_fast.data._conversion import CHANNELS, MAX_SIZE
+from maml_fast.data._dataset import SEED, DataSet, MessageCallback, Options, Progress, print_to_stderr
 from maml_fast.data._folder import load_folder
 from maml_fast.data._noise import load_noise
 from maml_fast.data._omniglot import load_omniglot
-from maml_fast.data._parted import PARTED
+from maml_fast.data._parted import PRESPLIT
 from maml_fast.data._strokes import load_strokes
 
 __all__ = ["DATA_SETS", "load"]
@@ -22,7 +22,7 @@ DATA_SETS: Mapping[str, Callable[[Options], DataSet]] = {
     "omniglot": load_omniglot,
     "folder": load_folder,
     "random": load_noise,
-    **PARTED,
+    **PRESPLIT,
 }
 
 
@@ -30,7 +30,7 @@ DATA_SETS: Mapping[str, Callable[[Options], DataSet]] = {
     name=text,
     root=optional(location),
     split=optional(location),
-    image_size=optional(whole(1, MOST_SIZE)),
+    image_size=optional(int_from(1, MAX_SIZE)),
     channels=optional(CHANNELS),
     seed=optional(SEED),
     progress=optional(function()),
@@ -45,35 +45,37 @@ def load(
     channels: str | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
-    say: Say = say_on_stderr,
+    say: MessageCallback = print_to_stderr,
 ) -> DataSet:
-    """Load a data set by name, parted into classes for meta-training and for meta-testing.
+    """Load a data set by name, split into classes for meta-training and for meta-testing.
 
     Args:
-        name: "strokes" (embedded), "omniglot", "folder" (class folders of pictures), "random" (noise); or
-            "mini-imagenet", "tiered-imagenet", "cub", "cifar-fs", "fc100", which come parted.
-        root: folder of the data, for all that are read from disk. Those that come parted are recognized by what lies in
-            it: folders ``train``, ``val`` and ``test`` of class folders of pictures; but for mini-imagenet
-            ``{train,val,test}.npz`` of ``images``, uint8 ``[N, H, W, C]``, and ``labels``; for mini-imagenet
-            ``mini-imagenet-cache-{train,val,test}.pkl``, of which nothing is run, or ``images`` and
-            ``{train,val,test}.csv`` of the columns filename, label. val may be missing, or be called valid, validation
-            or dev. Their split is named after the layout.
+        name: "strokes" (embedded), "omniglot", "folder" (class folders of pictures) or "random" (noise); or
+            "mini-imagenet", "tiered-imagenet", "cub", "cifar-fs" or "fc100", which come already split.
+        root: folder of the data, for data sets that are read from disk. A data set that comes already split may have
+            one of several layouts. All of them may consist of folders ``train``, ``val`` and ``test`` of class folders
+            of pictures. All except mini-imagenet may consist of ``{train,val,test}.npz`` with ``images``, uint8
+            ``[N, H, W, C]``, and ``labels``. Mini-imagenet may consist of ``mini-imagenet-cache-{train,val,test}.pkl``
+            (no code in them is run), or of a folder ``images`` and ``{train,val,test}.csv`` with the columns filename
+            and label. In every layout, val may be missing, or be called valid, validation or dev. The split is named
+            after the layout.
         split: for omniglot "tutorial" (default), "vinyals" or "finn"; for omniglot and folder also a folder of split
             files, see `read_split`.
-        image_size: pixels per side; if None 28, but 84 for mini-imagenet, tiered-imagenet and cub, and 32 for cifar-fs
-            and fc100.
-        channels: "L" (default of folder) or "RGB" (default of those that come parted); the others are gray.
-        seed: of the characters of strokes, of the pixels of random, of the split of folder; 0 if None.
-        progress: called with (done, total) in long work.
-        say: called with a line that the user should see, such as what was left out.
+        image_size: pixels per side; if None, 84 for mini-imagenet, tiered-imagenet and cub, 32 for cifar-fs and fc100,
+            and 28 for all others.
+        channels: "L" (default of folder) or "RGB" (default of data sets that come already split); the others are gray.
+        seed: seed of the characters of strokes, the pixels of random, or the split of folder; 0 if None.
+        progress: called with (done, total) during long work.
+        say: called with each message for the user, one line, such as the number of files skipped.
 
     Returns:
-        Banks by part, ``data_set["train"]``, ``data_set["test"]``, perhaps ``data_set["val"]``, and ``data_set.split``.
+        The banks by part, ``data_set["train"]``, ``data_set["test"]`` and, if it exists, ``data_set["val"]``; and the
+        split, ``data_set.split``.
 
     Raises:
-        TypeError: an argument is of another type.
-        ValueError: no such data set; an option that it does not take; or data that are damaged.
-        FileNotFoundError: the data are not there; says how to get them.
+        TypeError: an argument has the wrong type.
+        ValueError: there is no such data set, it does not take one of the options, or the data are damaged.
+        FileNotFoundError: the data are missing; the message says how to get them.
     """
     if name not in DATA_SETS:
         raise ValueError(f"there is no data set {name!r}; there are {', '.join(DATA_SETS)}")

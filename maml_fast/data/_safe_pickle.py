@@ -1,8 +1,8 @@
-"""Reading pickled NumPy arrays without running anything that the pickle asks for.
+"""Reads pickled NumPy arrays without running any code that the pickle asks for.
 
-A pickle is a program: it names functions, which Python's own reader imports and calls. Here every name stands for a
-class of this file, or is refused. Not even NumPy's own functions are called, for made-up dtypes can make those read
-memory that is not theirs.
+A pickle is a program: it names functions, which Python's own unpickler imports and calls. Here every name either maps
+to a class in this file or is rejected. Not even NumPy's own functions are called, because a forged dtype can make them
+read memory outside the array.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ _INTEGERS = re.compile(r"[iu][1248]")
 def read_pickle(path: Path) -> Any:
     """Read a pickle of plain values (dict, list, tuple, text, numbers) and NumPy arrays of integers.
 
-    Pickles of Python 2 and 3, of any protocol and of any NumPy are read; text and bytes of Python 2 both become text.
+    Pickles of Python 2 and 3, of any protocol and any NumPy version are read; text and bytes of Python 2 both become
+    str.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or asks for anything else, which is named and was not run.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or asks for anything else; the message names it, and it was not run.
     """
     with path.open("rb") as file:
         try:
             return _finished(_Reader(file, encoding="latin1").load(), {})
-        except Exception as error:  # a damaged pickle raises errors of many kinds
+        except Exception as error:  # damaged pickles raise many kinds of errors
             raise ValueError(f"{path} cannot be read as a pickle: {str(error) or type(error).__name__}") from error
 
 
 class _Reader(pickle._Unpickler):
-    """Python's own reader in Python: that in C makes room for as many values as a pickle says that it numbers."""
+    """The unpickler written in Python: the one in C allocates memory for as many values as a pickle claims to have."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return our stand-in for a name that pickled arrays need."""
+        """Return the stand-in for a name that pickled arrays need; raise UnpicklingError for any other name."""
         stand_in = _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name))
         if stand_in is None:
             raise pickle.UnpicklingError(
@@ -51,14 +52,14 @@ class _Reader(pickle._Unpickler):
 
 
 class _StandIn:
-    """What a pickle may name. Its state is taken here, so that no pickle can set attributes of ours."""
+    """Base class of what a pickle may name. It rejects any state, so that a pickle can't set attributes."""
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError(f"it sets attributes of {type(self).__name__.strip('_')}; refused")
 
 
 class _Type(_StandIn):
-    """numpy.dtype, of integers alone."""
+    """Stands for numpy.dtype; integers only."""
 
     def __init__(self, code: str, align: Any = False, copy: Any = True) -> None:
         if not _INTEGERS.fullmatch(code):
@@ -72,7 +73,7 @@ class _Type(_StandIn):
         self._code = byte_order + self._code[-2:]
 
     def array(self, content: bytes | bytearray | str, shape: tuple[int, ...], order: Any) -> np.ndarray:
-        """Return these bytes as an array; raise ValueError unless they are as many as it needs."""
+        """Return these bytes as an array; raise ValueError if their number does not fit shape and dtype."""
         if isinstance(content, str):  # Python 2
             content = content.encode("latin1")
         dtype = np.dtype(self._code)
@@ -82,7 +83,7 @@ class _Type(_StandIn):
 
 
 class _Array(_StandIn):
-    """numpy.ndarray, and the function that makes an empty one for a pickle to fill."""
+    """Stands for numpy.ndarray, and for the function that makes an empty one for a pickle to fill."""
 
     def __init__(self, *_: Any) -> None:
         self.content: np.ndarray | None = None
@@ -93,21 +94,21 @@ class _Array(_StandIn):
 
 
 class _FromBuffer(_StandIn):
-    """How protocol 5 makes arrays."""
+    """Stands for the function that makes arrays in protocol 5."""
 
     def __new__(cls, content: bytes, dtype: _Type, shape: tuple[int, ...], order: str) -> Any:
         return dtype.array(content, shape, order)
 
 
 class _Scalar(_StandIn):
-    """One number of NumPy."""
+    """Stands for the function that makes NumPy scalars."""
 
     def __new__(cls, dtype: _Type, content: bytes) -> Any:
         return int(dtype.array(content, (), "C"))
 
 
 class _Latin1(_StandIn):
-    """How protocols below 3 write the bytes of Python 3."""
+    """Stands for the function that makes bytes of Python 3 in protocols below 3."""
 
     def __new__(cls, text: str, encoding: str) -> Any:
         if encoding != "latin1":
@@ -126,7 +127,7 @@ _STAND_INS: Mapping[tuple[str, str], Callable[..., Any]] = {
 
 
 def _finished(value: Any, known: dict[int, Any]) -> Any:
-    """Put arrays in the place of our stand-ins for them. What is shared stays so: copies could be endlessly many."""
+    """Replace stand-ins by their arrays. Shared values stay shared: copies could be exponentially many."""
     if isinstance(value, _Array):
         if value.content is None:
             raise ValueError("it makes an array and does not fill it")

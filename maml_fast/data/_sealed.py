@@ -1,4 +1,4 @@
-"""Files that were made once and are trusted later, if they are still what was written, by this user or by root."""
+"""Seals of cached files, which show whether a file is unchanged and was written by this user or by root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["is_sound", "seal"]
 
 
 def seal(path: Path) -> None:
-    """Keep beside a file what it is known by: size, time and digest.
+    """Write the seal of a file next to it: size, modification time and SHA-256 digest.
 
     Raises:
         RuntimeError: the seal cannot be written.
@@ -20,9 +20,9 @@ def seal(path: Path) -> None:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a file is what was sealed; False where there is none, or another user could have written it.
+    """Return whether a file matches its seal; False if either is missing, or another user could have written it.
 
-    Its digest is taken only where size or time have changed, as a copy's have: a bank may hold many gigabytes.
+    The digest is computed only if size or time differ, as for a copy of the file: a bank may have many gigabytes.
     """
     try:
         if not (is_ours(path) and is_ours(_seal_of(path))):

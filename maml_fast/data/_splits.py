@@ -1,4 +1,4 @@
-"""Splits: which classes are for meta-training, for validation and for meta-testing, by name."""
+"""Splits: which classes are used for meta-training, for validation and for meta-testing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.random import RandomState
 
-from maml_fast._arguments import location, many, settle, shown, takes, text
+from maml_fast._arguments import check_fields, location, many, shown, takes, text
 from maml_fast.data._bank import ImageBank
 
 __all__ = ["PARTS", "Split", "find_parts", "first_and_rest", "read_split", "shuffled"]
@@ -30,12 +30,12 @@ class Split:
     """A named partition of class names.
 
     Attributes:
-        name: what records call it.
-        classes: part ("train", "test", perhaps "val") -> its class names; their order is the order of the bank's
-            classes, and so decides which episodes a seed draws.
+        name: the split's name in records.
+        classes: the class names of each part: "train", "test" and optionally "val". Their order becomes the order of
+            the bank's classes, so it determines which episodes a seed draws.
 
     Raises:
-        TypeError: the name is no string, or the classes are no mapping to strings.
+        TypeError: `name` is not a string, or `classes` is not a mapping to sequences of strings.
         ValueError: a part is unknown, missing or empty, or a class occurs twice.
     """
 
@@ -43,7 +43,7 @@ class Split:
     classes: Mapping[str, tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        settle(self, name=text)
+        check_fields(self, name=text)
         if not isinstance(self.classes, Mapping):
             raise TypeError(f"classes must map the parts train and test to class names, got {shown(self.classes)}")
         unknown = set(self.classes) - set(PARTS)
@@ -64,16 +64,16 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Digest of the parts and their class names in order: equal digests mean equal splits."""
+        """The digest of the parts and their class names in order; equal digests mean equal splits."""
         parts = [[part, list(self.classes[part])] for part in PARTS if part in self.classes]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record should keep: name, number of classes of every part, digest."""
+        """Return the entries for a record: name, number of classes of each part, digest."""
         return {"name": self.name, **{part: len(names) for part, names in self.classes.items()}, "sha256": self.sha256}
 
     def apply(self, bank: ImageBank) -> dict[str, ImageBank]:
-        """Return one bank per part, all sharing the images of `bank`."""
+        """Return one bank per part, all sharing the images of `bank`; raise ValueError if `bank` lacks a class."""
         number = {name: i for i, name in enumerate(bank.class_names)}
         banks = {}
         for part, names in self.classes.items():
@@ -92,14 +92,14 @@ class Split:
 
 
 def find_parts(folder: Path, entry: str = "{}") -> dict[str, Path]:
-    """Return the parts whose files or folders lie in a folder, by any of their usual names, in upper or lower case.
+    """Return the files or folders of the parts found in a folder, under any of their usual names, ignoring case.
 
     Args:
-        folder: where they lie.
-        entry: a part's name on disk, where "{}" is the part: a folder unless it has a suffix.
+        folder: the folder to search.
+        entry: the name of a part's file or folder, with "{}" for the part; a name without a suffix is a folder's.
 
     Raises:
-        ValueError: a part is there under two names.
+        ValueError: a part exists under two names.
     """
     found: dict[str, Path] = {}
     wanted = {entry.format(spelling).lower(): part for part in PARTS for spelling in SPELLINGS[part]}
@@ -114,12 +114,12 @@ def find_parts(folder: Path, entry: str = "{}") -> dict[str, Path]:
 
 
 def first_and_rest(name: str, class_names: Sequence[str], n_train: int) -> Split:
-    """Split into the first `n_train` classes for training and the rest for testing."""
+    """Return the split into the first `n_train` classes for training and the rest for testing."""
     return Split(name, {"train": tuple(class_names[:n_train]), "test": tuple(class_names[n_train:])})
 
 
 def shuffled(class_names: Sequence[str], seed: int = 0, *, test_share: float = 0.2) -> Split:
-    """Split at random, as the seed says: every part keeps the order of `class_names`."""
+    """Return a random split, determined by `seed`; every part keeps the order of `class_names`."""
     n_classes = len(class_names)
     if n_classes < 2:
         raise ValueError(f"a split needs at least 2 classes, got {n_classes}")
@@ -133,20 +133,20 @@ def shuffled(class_names: Sequence[str], seed: int = 0, *, test_share: float = 0
 
 @takes(folder=location)
 def read_split(folder: Path | str) -> Split:
-    """Read a split from files of class names in `folder`, which gives it its name.
+    """Read a split from files of class names in `folder`; the split is named after the folder.
 
-    Two forms are known, and both are in use for Vinyals' split of Omniglot:
+    Two formats are supported, both of which are in use for Vinyals' split of Omniglot:
 
     - ``train.txt``, ``val.txt`` (or ``valid``, ``validation``, ``dev``), ``test.txt``: one class per line,
-      ``Alphabet/characterNN``; a turn after it (``/rot090``) is dropped, since rotations are drawn by the sampler
+      ``Alphabet/characterNN``; a rotation after it (``/rot090``) is dropped, because the sampler draws rotations
       (jakesnell/prototypical-networks);
     - ``train.json``, ``val.json``, ``test.json``: ``{"background": {"Alphabet": ["characterNN", ...]}, "evaluation":
       ...}`` (tristandeleu/pytorch-meta).
 
     Raises:
         FileNotFoundError: the folder, or a file for train or test, is missing.
-        TypeError: ``folder`` is no path.
-        ValueError: a file is in neither form, or a class is in two parts.
+        TypeError: ``folder`` is not a path.
+        ValueError: a file has neither format, or a class is in two parts.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -179,6 +179,6 @@ def _read_json(file: Path) -> list[str]:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")  # which a byte-order mark may begin
+        return file.read_text(encoding="utf-8-sig")  # accepts a byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not a text file: {error}") from None

@@ -1,4 +1,4 @@
-"""Writing a large .npy image after image, so that work that was stopped goes on where it was."""
+"""Writes a large .npy image by image, so that interrupted work can resume where it stopped."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from maml_fast.data._dataset import Progress, Say, say_on_stderr
+from maml_fast.data._dataset import MessageCallback, Progress, print_to_stderr
 from maml_fast.data._files import naming_disk_errors, npy_header, sync_folder, write_atomically
 from maml_fast.data._sealed import is_sound, seal
 
 __all__ = ["write_npy_in_stages"]
 
-_STAGE = 1 << 24  # bytes: what a kill may cost
+_STAGE = 1 << 24  # bytes between two syncs to disk: the most that is lost if the process is killed
 
 
 def write_npy_in_stages(
@@ -24,23 +24,23 @@ def write_npy_in_stages(
     shape: tuple[int, ...],
     image: Callable[[int], np.ndarray],
     progress: Progress | None = None,
-    say: Say = say_on_stderr,
+    say: MessageCallback = print_to_stderr,
 ) -> None:
-    """Write ``image(0)``, ``image(1)``, ... as one uint8 .npy of this shape; do nothing where `path` is sound.
+    """Write ``image(0)``, ``image(1)``, ... as one uint8 .npy of this shape; do nothing if `path` is sound.
 
-    They go into a hidden file beside `path`, which takes that name, and is sealed, when it is whole. What a killed
-    process had brought to disk is taken over; an error in `image` removes it, for then the pictures must change. One
-    process writes, others wait for it.
+    The images are written to a hidden file next to `path`, which is renamed to `path` and sealed when it is complete.
+    If a process is killed, the next one continues from what was synced to disk. An error in `image` deletes the hidden
+    file, because the pictures must then change. One process writes; others wait for it.
 
     Args:
         path: the .npy to make.
-        shape: of the whole; ``shape[0]`` is the number of images.
-        image: makes the image of a number, uint8 of shape ``shape[1:]``; called for each in turn.
-        progress: called with (images done, images in all).
-        say: called with a line for the user where work goes on, or waits.
+        shape: the shape of the array; ``shape[0]`` is the number of images.
+        image: returns an image by its number, uint8 of shape ``shape[1:]``; called for each in order.
+        progress: called with (images done, images in total).
+        say: called with a message for the user when work resumes or has to wait.
 
     Raises:
-        RuntimeError: the file cannot be written.
+        RuntimeError: the file is not writable.
     """
     with naming_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +68,12 @@ def _write(
     shape: tuple[int, ...],
     image: Callable[[int], np.ndarray],
     progress: Progress | None,
-    say: Say,
+    say: MessageCallback,
 ) -> None:
     header, image_bytes = npy_header(shape), math.prod(shape[1:])
     done = _images_done(part, done_file, header, image_bytes)
     if done:
-        say(f"going on after {done:,} of {shape[0]:,} pictures, which an earlier run left")
+        say(f"resuming after {done:,} of {shape[0]:,} pictures from an earlier run")
     per_stage = max(_STAGE // image_bytes, 1)
     with naming_disk_errors(part):
         file = part.open("r+b" if done else "w+b")
@@ -94,7 +94,7 @@ def _write(
 
 
 def _images_done(part: Path, done_file: Path, header: bytes, image_bytes: int) -> int:
-    """Return how many images of the file are known to be whole; 0 where the two files do not fit each other."""
+    """Return how many images in the file are complete; 0 if the two files do not match."""
     try:
         done = int(done_file.read_bytes())
         with part.open("rb") as file:
@@ -105,8 +105,8 @@ def _images_done(part: Path, done_file: Path, header: bytes, image_bytes: int) -
 
 
 @contextlib.contextmanager
-def _only_writer(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock of `path`; it is the operating system's, so a killed process frees it."""
+def _only_writer(path: Path, say: MessageCallback) -> Iterator[None]:
+    """Hold the lock of `path`. The operating system releases it if the process is killed."""
     import filelock
 
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))

@@ -1,11 +1,11 @@
-"""The embedded data set: invented characters, drawn from random pen strokes with the jitter of a hand.
+"""The embedded data set: invented characters made of random pen strokes, with the variation of handwriting.
 
-An alphabet is a small vocabulary of strokes. Its characters combine a few of them and so look alike, as real ones do.
-Every drawing of a character moves the strokes and their bends, turns, slants, stretches and shifts the whole, and takes
-another pen.
+An alphabet is a small vocabulary of strokes. Its characters combine a few of them and therefore look alike, as those of
+real alphabets do. Every drawing of a character moves the strokes and their knots; it rotates, slants, stretches and
+shifts the character, and uses a pen of another width.
 
-The same seed gives the same bytes on every machine: random numbers come from NumPy's RandomState, whose streams are
-frozen, and from there to the pixels there are only operations that IEEE 754 rounds exactly (no sine, no logarithm, no
+The same seed gives the same bytes on every machine. Random numbers come from NumPy's RandomState, whose streams are
+frozen, and pixels are computed from them only by operations that IEEE 754 rounds exactly (no sine, no logarithm, no
 matrix product).
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import RandomState
 
-from maml_fast._arguments import function, optional, takes, whole
+from maml_fast._arguments import function, int_from, optional, takes
 from maml_fast.data import _pen as pen
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._dataset import SEED, DataSet, Options, Progress, check_seed
@@ -23,11 +23,11 @@ from maml_fast.data._splits import first_and_rest
 __all__ = ["CHARACTERS_PER_ALPHABET", "draw_strokes", "load_strokes"]
 
 CHARACTERS_PER_ALPHABET = 20
-_VOCABULARY = 8  # strokes of an alphabet
-_KNOTS = 6  # points of a stroke that the pen passes through
+_VOCABULARY = 8  # strokes per alphabet
+_KNOTS = 6  # points per stroke that the pen passes through
 _EXTENT = 0.68  # longer side of a character, in units of the paper's side
 
-# How far a drawing strays from its character: standard deviations, in units of the paper's side or as ratios.
+# Variation of the drawings of a character: standard deviations, in units of the paper's side or as ratios.
 _KNOT_JITTER = 0.018
 _STROKE_JITTER = 0.02
 _SHIFT = 0.06
@@ -37,19 +37,19 @@ _STRETCH = 0.08
 _THINNEST, _THICKEST = 0.0178, 0.0446  # reach of the ink: pens 1.2 to 2.2 pixels wide at 28 x 28
 
 
-@takes(n_classes=whole(1), n_images=whole(1), size=whole(8), seed=SEED, progress=optional(function()))
+@takes(n_classes=int_from(1), n_images=int_from(1), size=int_from(8), seed=SEED, progress=optional(function()))
 def draw_strokes(
     n_classes: int = 400, n_images: int = 20, *, size: int = 28, seed: int = 0, progress: Progress | None = None
 ) -> ImageBank:
     """Draw `n_images` of each of `n_classes` invented characters, black on white as in Omniglot.
 
-    Classes are named ``alphabetNN/characterNN``, 20 characters to an alphabet; class `i` looks the same however many
-    classes there are.
+    Classes are named ``alphabetNN/characterNN``, with 20 characters per alphabet. Class `i` is the same for every
+    `n_classes`.
 
     Args:
-        n_classes: how many characters.
-        n_images: drawings of each.
-        size: pixels per side, from 8 on.
+        n_classes: number of characters.
+        n_images: drawings per character.
+        size: pixels per side, at least 8.
         seed: 0 to 2**32 - 1.
         progress: called with (classes done, n_classes).
 
@@ -57,7 +57,7 @@ def draw_strokes(
         A bank of ``n_classes * n_images`` images of shape ``(1, size, size)``.
 
     Raises:
-        TypeError, ValueError: a number is not whole or out of range, or ``progress`` is no function.
+        TypeError, ValueError: a number is not an integer or is out of range, or ``progress`` is not a function.
     """
     images = np.empty((n_classes, n_images, 1, size, size), np.uint8)
     names = []
@@ -74,7 +74,7 @@ def draw_strokes(
 
 
 def load_strokes(options: Options) -> DataSet:
-    """Load data set "strokes": 400 characters, the first 15 alphabets for training and 5 others for testing."""
+    """Load data set "strokes": 400 characters, the first 15 alphabets for training and the other 5 for testing."""
     options.allow("strokes", "image_size", "seed")
     bank = draw_strokes(
         size=28 if options.image_size is None else options.image_size,
@@ -89,21 +89,22 @@ def _random(seed: int, alphabet: int, character: int) -> RandomState:
 
 
 def _bell(random: RandomState, *shape: int) -> np.ndarray:
-    """Return nearly normal numbers of variance 1: the sum of three uniform ones, which needs no logarithm."""
+    """Return approximately normal numbers of variance 1: sums of three uniform ones, which need no logarithm."""
     a, b, c = random.random_sample((3, *shape))
     return 2.0 * (a + b + c - 1.5)
 
 
 def _turned(x: np.ndarray, y: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn (x, y) by the angle whose half has tangent `t`: without sin and cos, which differ between machines."""
+    """Rotate (x, y) by the angle whose half has tangent `t`, without sin and cos, which differ between machines."""
     cos, sin = (1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)
     return x * cos - y * sin, x * sin + y * cos
 
 
 def _vocabulary(random: RandomState) -> np.ndarray:
-    """Return the strokes of an alphabet ``[_VOCABULARY, _KNOTS, 2]``, centered on 0, their longer side 1.
+    """Return the strokes of an alphabet ``[_VOCABULARY, _KNOTS, 2]``, centered at 0, with longer side 1.
 
-    A pen walks with steady steps: straight on or along an arc, and after some step may turn a corner or bend back.
+    The pen moves in steps of equal length, straight or along an arc; at one knot it may turn a corner, or reverse the
+    arc's curvature.
     """
     n = _VOCABULARY
     path = np.zeros((n, _KNOTS, 2))
@@ -122,17 +123,17 @@ def _vocabulary(random: RandomState) -> np.ndarray:
 
 
 def _character(random: RandomState, vocabulary: np.ndarray) -> np.ndarray:
-    """Return a character's strokes ``[S, _KNOTS, 2]``, centered on 0, its longer side `_EXTENT`."""
+    """Return a character's strokes ``[S, _KNOTS, 2]``, centered at 0, with longer side `_EXTENT`."""
     while True:
         knots = _composed(random, vocabulary)
         low, high = knots.min(axis=(0, 1)), knots.max(axis=(0, 1))
         sides = high - low
-        if sides.min() > 0.4 * sides.max():  # a bare line is no character
+        if sides.min() > 0.4 * sides.max():  # reject characters that are almost a line
             return (knots - 0.5 * (low + high)) * (_EXTENT / sides.max())
 
 
 def _composed(random: RandomState, vocabulary: np.ndarray) -> np.ndarray:
-    """Choose two to four strokes and put them together."""
+    """Choose two to four strokes and place them: ``[S, _KNOTS, 2]``."""
     n_strokes = (2, 2, 3, 3, 3, 4)[random.randint(0, 6)]
     placed: list[np.ndarray] = []
     for number in random.permutation(len(vocabulary))[:n_strokes]:
@@ -147,7 +148,7 @@ def _composed(random: RandomState, vocabulary: np.ndarray) -> np.ndarray:
 
 
 def _drawings(random: RandomState, knots: np.ndarray, n: int) -> np.ndarray:
-    """Draw strokes ``[S, _KNOTS, 2]`` `n` times by an unsteady hand: ``[n, S, _KNOTS, 2]`` in the unit square."""
+    """Vary the strokes ``[S, _KNOTS, 2]`` of a character `n` times: ``[n, S, _KNOTS, 2]`` in the unit square."""
     tremor = _bell(random, n, len(knots), _KNOTS + 1, 2)
     tremor = 0.7 * (tremor[:, :, 1:] + tremor[:, :, :-1])  # neighbors move together
     points = knots + _KNOT_JITTER * tremor + _STROKE_JITTER * _bell(random, n, len(knots), 1, 2)

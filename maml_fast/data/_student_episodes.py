@@ -1,4 +1,4 @@
-"""A student is a task: the first answers to adapt to, the later ones to predict, as deep knowledge tracing has it."""
+"""Deep knowledge tracing as meta-learning: a student is a task, whose first answers predict the later ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maml_fast._arguments import instance, integer, many, settle, takes, tensor, whole
+from maml_fast._arguments import check_fields, instance, int_from, integer, many, takes, tensor
 from maml_fast.data._answers import AnswerLog
 from maml_fast.data._episodes import Episodes
 from maml_fast.data._numbered import NumberedEpisodes
@@ -18,32 +18,34 @@ from maml_fast.data._philox import below
 
 __all__ = ["NO_ANSWER", "StudentSampler", "answer_loss", "student_episodes"]
 
-NO_ANSWER = -1.0  # the target of a skill that was not asked, or not to be scored; right is 1, wrong is 0
+NO_ANSWER = -1.0  # target of a skill that was not asked or is not scored; right answers are 1, wrong ones 0
 
 _log = instance(AnswerLog, "see mf.data.read_answers")
 
 
-@takes(log=_log, students=many(integer), n_support=whole(1), n_answers=whole(1))
+@takes(log=_log, students=many(integer), n_support=int_from(1), n_answers=int_from(1))
 def student_episodes(
     log: AnswerLog, students: Sequence[int] | np.ndarray, *, n_support: int, n_answers: int
 ) -> Episodes:
-    """Return an episode of one sequence, N = 1, for each of these T students; all float32.
+    """Return one episode for each of these T students; it consists of one sequence (N = 1), in float32.
 
-    * x_spt [T, 1, n_support, 2 * n_skills]: at every step the answer *before* it (Piech et al. 2015, section 3.1): one
-      at place ``skill`` if it was wrong, at place ``n_skills + skill`` if it was right; zeros at the first step.
-    * y_spt [T, 1, n_support, n_skills]: at every step 1 or 0 for the skill asked, right or wrong, and `NO_ANSWER` for
-      all others.
-    * x_qry [T, 1, n_answers, 2 * n_skills]: the same from the first step on, so that a network has read a student's
-      first answers when it comes to the later ones.
-    * y_qry [T, 1, n_answers, n_skills]: `NO_ANSWER` throughout the first ``n_support`` steps; they are not scored.
+    * x_spt [T, 1, n_support, 2 * n_skills]: at every step the answer *before* it (Piech et al. 2015, section 3.1): a
+      one at index ``skill`` if it was wrong, at index ``n_skills + skill`` if it was right; zeros at the first step.
+    * y_spt [T, 1, n_support, n_skills]: at every step 1 (right) or 0 (wrong) for the skill asked, and `NO_ANSWER` for
+      all other skills.
+    * x_qry [T, 1, n_answers, 2 * n_skills]: like x_spt, also from the first step on, so that a network has read a
+      student's first answers before it predicts the later ones.
+    * y_qry [T, 1, n_answers, n_skills]: like y_spt, but `NO_ANSWER` in the first ``n_support`` steps, which are not
+      scored.
 
-    Answers beyond ``n_answers`` are left out. Students who gave fewer have zeros and `NO_ANSWER` at the end.
+    Answers beyond ``n_answers`` are dropped. The sequences of students with fewer answers end with zeros in x and
+    `NO_ANSWER` in y.
 
     Raises:
-        TypeError: an argument is of another type.
-        ValueError: a student gave no answers beyond the first ``n_support``, ``n_answers`` leaves none, or there are no
-            students.
-        IndexError: there is no such student.
+        TypeError: an argument has the wrong type.
+        ValueError: a student has no answers beyond the first ``n_support``, ``n_answers`` is not above ``n_support``,
+            or there are no students.
+        IndexError: a student's number is out of range.
     """
     if n_support >= n_answers:
         raise ValueError(f"n_support must be below n_answers, got {n_support} and {n_answers}")
@@ -67,7 +69,7 @@ def student_episodes(
 
 
 def check_counts(log: AnswerLog, students: Sequence[int] | np.ndarray, n_support: int) -> None:
-    """Raise a ValueError that names a student who gave no more than ``n_support`` answers."""
+    """Raise a ValueError that names a student if any has no more than ``n_support`` answers."""
     counts = log.counts[np.asarray(students)]
     if (counts <= n_support).any():
         student = int(students[int(np.argmin(counts))])
@@ -79,24 +81,24 @@ def check_counts(log: AnswerLog, students: Sequence[int] | np.ndarray, n_support
 
 @dataclass(frozen=True, eq=False)
 class StudentSampler(NumberedEpisodes):
-    """Draws students from a log, a meta-batch at a time, as :func:`student_episodes` gives them.
+    """Draws students from a log, one meta-batch at a time, as episodes of :func:`student_episodes`.
 
-    Episode ``e`` of a seed is always the same student, whatever the meta-batch size; students are drawn evenly and may
-    come again.
+    Episode ``e`` of a seed is always the same student, whatever the meta-batch size. Students are drawn uniformly, with
+    replacement.
 
     Args:
-        log: the answers.
-        n_support: answers to adapt to, the first ones of a student.
-        n_answers: answers in all, those to predict included.
-        meta_batch_size: students of a meta-batch, ``T``.
+        log: the students' answers.
+        n_support: how many of a student's first answers are the support set.
+        n_answers: answers per student in total, including those to predict.
+        meta_batch_size: students per meta-batch, ``T``.
         seed: 0 to 2**64 - 1.
         start_episode: number of the first episode.
-        batches: meta-batches in one iteration; None for no end.
-        stride: from the first episode of a meta-batch to that of the next; None for `meta_batch_size`. What is left out
-            between them is another process's part (:func:`maml_fast.distributed.shard`).
+        batches: meta-batches per iteration; None for an endless sampler.
+        stride: how many episodes lie between the first episodes of successive meta-batches; None for `meta_batch_size`.
+            The episodes that a larger stride skips belong to other processes (:func:`maml_fast.distributed.shard`).
 
     Raises:
-        TypeError, ValueError: a parameter is of the wrong type or out of range, or a student gave too few answers.
+        TypeError, ValueError: a parameter has the wrong type or is out of range, or a student has too few answers.
     """
 
     log: AnswerLog
@@ -110,22 +112,27 @@ class StudentSampler(NumberedEpisodes):
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        settle(self, log=_log, n_support=whole(1))
-        settle(self, n_answers=whole(self.n_support + 1))
+        check_fields(self, log=_log, n_support=int_from(1))
+        check_fields(self, n_answers=int_from(self.n_support + 1))
         self._check_numbering()
         check_counts(self.log, np.arange(self.log.n_students), self.n_support)
 
     def _episodes_from(self, first: int) -> Episodes:
-        students = below(self.seed, self._run_of_numbers(first), 0, 0, self.log.n_students)
+        students = below(self.seed, self._episode_numbers(first), 0, 0, self.log.n_students)
         return student_episodes(self.log, students, n_support=self.n_support, n_answers=self.n_answers)
 
 
 @takes(logits=tensor, answers=tensor)
 def answer_loss(logits: Tensor, answers: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits [N, L, n_skills] at the answers that there are (Piech et al. 2015, eq. 3).
+    """Mean binary cross-entropy of logits [N, L, n_skills] over the existing answers (Piech et al. 2015, eq. 3).
 
-    ``answers`` [N, L, n_skills] are 1, 0 or `NO_ANSWER`; one at least must be there, or the loss is NaN. A ValueError
-    says so if the two differ in shape, a TypeError if one of them is not floating-point.
+    Args:
+        logits: [N, L, n_skills].
+        answers: [N, L, n_skills], each 1, 0 or `NO_ANSWER`. If all are `NO_ANSWER`, the loss is NaN.
+
+    Raises:
+        ValueError: the shapes differ.
+        TypeError: an argument is not a floating-point tensor.
     """
     if logits.shape != answers.shape:
         raise ValueError(f"answers must be {list(logits.shape)} as logits are, got {list(answers.shape)}")

@@ -1,9 +1,10 @@
-"""From a trained run and a folder of photos to a model that names others.
+"""Adapt a trained run to a folder of photos, and save the result as a model that classifies other photos.
 
-``support`` reads the photos by the ``preprocessing`` of training. ``module`` adapts a meta-learner to them and writes
-it as an ordinary module, with ``plain`` layers. ``judgement`` tells how good that is, leaving each photo out in turn.
-``adapted`` is the model with its classes, ``file`` keeps it, by a description of its ``layers``, and ``formats`` are
-for other programs. ``adapting`` does all of this for a run, ``sheet`` draws it, and ``tables`` print what a model says.
+``support`` reads the photos with the ``preprocessing`` of training. ``module`` adapts a meta-learner to them and
+returns an ordinary module; ``plain`` replaces its layers by PyTorch's own. ``judgement`` estimates the accuracy by
+leaving each photo out in turn. ``adapted`` is the model together with its class names. ``file`` saves and opens it,
+with its ``layers`` described as plain values, and ``formats`` exports it for other programs. ``adapting`` does all of
+this for a run, ``sheet`` draws the photos, and ``tables`` writes predictions as CSV and JSON.
 """
 
 from maml_fast.deployment._adapted import Adapted, Prediction

@@ -1,4 +1,4 @@
-"""A model that was adapted to a folder of pictures, with all that is needed to show it others."""
+"""A model adapted to a folder of pictures, with everything needed to classify other picture files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maml_fast._arguments import function, instance, location, many, nn_module, settle, takes, text
-from maml_fast.data._dataset import Say, say_on_stderr
+from maml_fast._arguments import check_fields, function, instance, location, many, nn_module, takes, text
+from maml_fast.data._dataset import MessageCallback, print_to_stderr
 from maml_fast.deployment._preprocessing import Preprocessing
 
 __all__ = ["Adapted", "Prediction"]
 
 
 class Prediction(NamedTuple):
-    """What a model says of a picture.
+    """A model's prediction for one picture.
 
-    picture: its path, as it was given.
-    class_name, probability: of the most probable class.
-    probabilities: of every class, by name; they add up to 1.
+    Attributes:
+        picture: path of the picture, as passed in.
+        class_name: name of the most probable class.
+        probability: probability of that class.
+        probabilities: probability of every class, by class name; they add up to 1.
     """
 
     picture: str
@@ -34,17 +36,20 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """An adapted model.
+    """A model adapted to a set of classes, with its preprocessing and provenance.
 
     Attributes:
-        module: from images [N, C, H, W] to logits [N, n_classes], each image by itself; of PyTorch's own layers.
-        class_names: in the order of the logits.
-        preprocessing: from a picture to what the module takes.
-        estimate: how well it knows its classes, as :class:`maml_fast.deployment._judgement.Judgement` describes it.
-        provenance: what it was made of, and by what.
+        module: maps images [N, C, H, W] to logits [N, n_classes], each image independently of the others; it is made
+            of PyTorch's own layers.
+        class_names: names of the classes, in the order of the logits.
+        preprocessing: turns a picture file into the module's input.
+        estimate: leave-one-out estimate of the accuracy, as ``described()`` of
+            :class:`maml_fast.deployment._judgement.Judgement` returns it; empty if it was not made.
+        provenance: the run, pictures and software versions that the model was made from.
 
     Raises:
-        TypeError, ValueError: an attribute is of another kind.
+        TypeError, ValueError: if an attribute has the wrong type, or ``class_names`` holds fewer than two names or a
+            name twice.
     """
 
     module: nn.Module
@@ -54,40 +59,45 @@ class Adapted:
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        settle(self, module=nn_module, class_names=many(text), preprocessing=instance(Preprocessing))
-        settle(self, estimate=instance(Mapping), provenance=instance(Mapping))
+        check_fields(self, module=nn_module, class_names=many(text), preprocessing=instance(Preprocessing))
+        check_fields(self, estimate=instance(Mapping), provenance=instance(Mapping))
         if len(set(self.class_names)) < max(2, len(self.class_names)):
             raise ValueError(f"class_names must be two or more, all different, got {self.class_names}")
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of every class, [N, n_classes], for images [N, C, H, W] as preprocessing scales them.
+        """Return class probabilities [N, n_classes] of images [N, C, H, W], scaled as by :attr:`preprocessing`.
 
-        One goes through after another, so that not even rounding depends on which others there are.
+        Images go through the module one at a time, so that a prediction does not depend on the other images, not even
+        by rounding.
         """
         return torch.cat([self.module(image[None]) for image in images]).softmax(dim=1)
 
     @takes(pictures=many(location), say=function())
-    def predict(self, pictures: Iterable[Path | str], say: Say = say_on_stderr) -> list[Prediction]:
-        """What the pictures in these files are.
+    def predict(self, pictures: Iterable[Path | str], say: MessageCallback = print_to_stderr) -> list[Prediction]:
+        """Classify the pictures in these files.
+
+        Args:
+            pictures: paths of the picture files.
+            say: called with a line for the user.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: one is no picture, or can't be used; names it.
+            FileNotFoundError: if a file does not exist, or there are no files.
+            ValueError: if a file is not a picture or can't be used; the message names it.
         """
         files = [Path(picture) for picture in pictures]
         return self.predictions(files, self.pixels(files, say))
 
-    def pixels(self, files: Sequence[Path], say: Say = say_on_stderr) -> np.ndarray:
-        """The pictures in these files as the model sees them, but not yet scaled: uint8 [N, C, H, W]."""
+    def pixels(self, files: Sequence[Path], say: MessageCallback = print_to_stderr) -> np.ndarray:
+        """Return the pictures in these files as the model sees them, before scaling: uint8 [N, C, H, W]."""
         missing = [file for file in files if not file.is_file()]
         if missing or not files:
             raise FileNotFoundError(f"there is no picture {missing[0]}" if missing else "there are no pictures")
-        conversion = self.preprocessing.conversion(say=say)  # one, which tells of several frames once
+        conversion = self.preprocessing.conversion(say=say)  # a single one: it reports multi-frame files only once
         return np.stack([conversion.decode(file) for file in files])
 
     def predictions(self, pictures: Iterable[Path], pixels: np.ndarray) -> list[Prediction]:
-        """What pictures are that have become pixels already."""
+        """Classify pictures from their pixels, uint8 [N, C, H, W]; ``pictures`` are the N paths to report."""
         rows = self.probabilities(self.preprocessing.scaled(pixels)).tolist()
         found = []
         for picture, row in zip(pictures, rows, strict=True):
@@ -97,7 +107,7 @@ class Adapted:
         return found
 
     def described(self) -> dict[str, Any]:
-        """All but the module, as plain values."""
+        """Return everything except the module as plain values."""
         return {
             "class_names": list(self.class_names),
             "preprocessing": self.preprocessing.described(),

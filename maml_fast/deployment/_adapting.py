@@ -1,4 +1,4 @@
-"""From a training run and a folder of pictures to an adapted model."""
+"""Adapt the checkpoint of a training run to a folder of pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from maml_fast._arguments import choice, flag, function, location, optional, takes
 from maml_fast.algorithms import ALGORITHMS
-from maml_fast.data._dataset import Progress, Say, say_on_stderr
+from maml_fast.data._dataset import MessageCallback, Progress, print_to_stderr
 from maml_fast.data._files import write_atomically
 from maml_fast.deployment._adapted import Adapted
 from maml_fast.deployment._formats import FORMATS, check_format, save_as
@@ -30,12 +30,14 @@ __all__ = ["AdaptedRun", "adapt_run"]
 
 
 class AdaptedRun(NamedTuple):
-    """What came of a run and a folder of pictures.
+    """The result of :func:`adapt_run`.
 
-    model: the adapted model.
-    support: the pictures that it was adapted to.
-    judgement: what was said of those left out; ``None`` where that was not asked for.
-    path, sheet: the files that were written.
+    Attributes:
+        model: the adapted model.
+        support: the pictures that it was adapted to.
+        judgement: the leave-one-out predictions for these pictures; ``None`` with ``judged=False``.
+        path: the model file that was written.
+        sheet: the sheet of pictures that was written, a PNG.
     """
 
     model: Adapted
@@ -64,30 +66,31 @@ def adapt_run(
     inner_steps: int | None = None,
     judged: bool = True,
     progress: Progress | None = None,
-    say: Say = say_on_stderr,
+    say: MessageCallback = print_to_stderr,
 ) -> AdaptedRun:
-    """Adapt a run's checkpoint to ``folder/<class>/<picture>``, judge it, and write it into one file.
+    """Adapt a run's checkpoint to ``folder/<class>/<picture>``, estimate its accuracy, and write the model to a file.
 
-    Classes and their pictures may be of any number, pictures of any size and mode; a class with more pictures does not
-    weigh more. Beside ``out`` a sheet of the pictures is drawn, under the same name with ``.png``. The data that the
-    run was trained on are not needed.
+    There may be any number of classes and of pictures per class, and pictures of any size and mode. A class with more
+    pictures does not weigh more. A sheet of the pictures is written next to ``out``, under the same name with the
+    suffix ``.png``. The data that the run was trained on are not needed.
 
     Args:
         run: a run folder.
-        folder: of class folders of pictures.
-        out: the new file.
-        format: "torch" for :func:`open_adapted`, "onnx", or "export" for ``torch.export.load``.
-        inner_steps: in place of those that the run evaluates with.
-        judged: adapt anew without each picture, to tell how good the model is.
+        folder: a folder with a subfolder of pictures for each class.
+        out: the model file to write.
+        format: "torch", which :func:`open_adapted` reads; "onnx"; or "export", which ``torch.export.load`` reads.
+        inner_steps: number of inner steps; by default the number that the run evaluates with.
+        judged: whether to estimate the accuracy, by adapting anew without each picture.
         progress: called with (pictures judged, pictures to be judged).
         say: called with a line for the user.
 
     Raises:
-        FileNotFoundError: there is no run, checkpoint or folder.
-        FileExistsError: ``out`` or its sheet is there already.
-        ValueError: files are damaged, a picture can't be read, there are fewer than two classes, or the run can't serve
-            so many; names it.
-        RuntimeError: what the format needs is not installed, or a file can't be written.
+        FileNotFoundError: if there is no run, checkpoint or folder of pictures, or no folder to write ``out`` into.
+        FileExistsError: if ``out`` or its sheet exists already.
+        PermissionError: if the folder of ``out`` is not writable.
+        ValueError: if a file is damaged, a picture can't be read, there are fewer than two classes, or the run can't be
+            used for that many; the message names what is wrong.
+        RuntimeError: if a package that the format needs is not installed, or a file can't be written.
     """
     out = Path(out)
     sheet = out.with_suffix(".png") if out.suffix in _SUFFIXES else out.with_name(f"{out.name}.png")
@@ -96,11 +99,11 @@ def adapt_run(
     source = _Source.of(Path(run))
     support = read_support(Path(folder), source.preprocessing, say=say)
     steps = source.config.steps_in_evaluation if inner_steps is None else inner_steps
-    learner = _serving(len(support.class_names), source, say)
+    learner = _learner_for(len(support.class_names), source, say)
     judgement = judge(learner, support.x, support.y, steps, progress) if judged else None
     with balanced(learner, support.y):
         module = deploy(learner, support.x, support.y, inner_steps=steps)
-    provenance = {**source.provenance, "inner_steps": steps, **_described(support, Path(folder))}
+    provenance = {**source.provenance, "inner_steps": steps, **_support_provenance(support, Path(folder))}
     estimate = {} if judgement is None else judgement.described()
     model = Adapted(module, support.class_names, source.preprocessing, estimate, provenance)
     save_as(format, model, out)
@@ -113,7 +116,7 @@ _SUFFIXES = (".pt", ".pth", ".onnx", ".pt2")
 
 
 def _check_free(*files: Path) -> None:
-    """Raise before any work unless these can be written, and are not there."""
+    """Raise unless all files can be created; called before any work is done."""
     for file in files:
         if file.exists():
             raise FileExistsError(f"{file} is there already; choose another --out, or remove it")
@@ -123,26 +126,27 @@ def _check_free(*files: Path) -> None:
             raise PermissionError(f"{file.parent} can't be written; choose another --out")
 
 
-def _serving(n_classes: int, source: _Source, say: Say) -> Learner:
-    """The run's learner for so many classes."""
+def _learner_for(n_classes: int, source: _Source, say: MessageCallback) -> Learner:
+    """Return the run's learner for ``n_classes`` classes; tell the user if it reuses learned classifier rows."""
     config, learner = source.config, source.learner
     served = for_classes(learner, n_classes)
     if served is not learner and "head" not in ALGORITHMS[config.algorithm].ignores and config.head == "learned":
         say(
-            f"the run has a learned row for each of {config.n_way} classes, and these {n_classes} start from them in "
-            "turn; a run trained with --head zero or proto serves any number as it was trained"
+            f"the run learned one classifier row for each of {config.n_way} classes, and the {n_classes} classes here "
+            "start from these rows in order, repeated where there are too few; a run trained with --head zero or proto "
+            "starts any number of classes as in training"
         )
     return served
 
 
 def _draw(sheet: Path, support: SupportSet, judgement: Judgement | None, title: str) -> None:
-    from maml_fast.deployment._sheet import draw_support  # here, for it imports matplotlib
+    from maml_fast.deployment._sheet import draw_support  # not at the top: it imports matplotlib
 
     write_atomically(sheet, draw_support(support, judgement, title), make_folders=False)
 
 
 class _Source(NamedTuple):
-    """What a run has learned."""
+    """The configuration, trained learner and preprocessing of a run, and where they come from."""
 
     config: TrainConfig
     learner: Learner
@@ -153,8 +157,8 @@ class _Source(NamedTuple):
     def of(path: Path) -> _Source:
         folder = RunFolder.open(path)
         record = folder.read_config()
-        here = {"device": "cpu", "cuda_graph": None, "threads": None}
-        config = TrainConfig.from_arguments({**record["arguments"], **here})
+        overrides = {"device": "cpu", "cuda_graph": None, "threads": None}
+        config = TrainConfig.from_arguments({**record["arguments"], **overrides})
         shape = record.get("data", {}).get("image_shape")
         state = folder.load_checkpoint()
         with folder.fitting_checkpoint():
@@ -173,14 +177,14 @@ class _Source(NamedTuple):
         return _Source(config, learner, preprocessing, provenance)
 
 
-def _described(support: SupportSet, folder: Path) -> Row:
+def _support_provenance(support: SupportSet, folder: Path) -> Row:
     machine = describe_machine()
-    of_classes: dict[str, list[str]] = {name: [] for name in support.class_names}
+    files_by_class: dict[str, list[str]] = {name: [] for name in support.class_names}
     for file, label in zip(support.files, support.labels, strict=True):
-        of_classes[support.class_names[label]].append(file.name)
+        files_by_class[support.class_names[label]].append(file.name)
     return {
         "folder": folder.resolve().name,
-        "pictures": of_classes,
+        "pictures": files_by_class,
         "pictures_sha256": support.sha256,
         "adapted": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": {name: str(machine[name]) for name in ("maml_fast", "torch", "python")},

@@ -1,4 +1,4 @@
-"""The file of an adapted model: tensors and plain values, which opening it can't make run anything."""
+"""The file format of adapted models: tensors and plain values only, so that opening a file can't run code from it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ENTRIES = {"kind", "format", "layers", "tensors", "class_names", "preprocessing
 
 @takes(adapted=instance(Adapted), path=location)
 def save_adapted(adapted: Adapted, path: Path | str) -> None:
-    """Write an adapted model into one file, atomically; :func:`open_adapted` reads it.
+    """Write an adapted model to one file, atomically; :func:`open_adapted` reads it.
 
     Raises:
-        ValueError: its module is of other layers than a file can name.
-        RuntimeError: the file can't be written.
+        ValueError: if its module has a layer that the file format can't store.
+        RuntimeError: if the file can't be written.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in adapted.module.state_dict().items()}
     content = {"layers": describe(adapted.module), "tensors": tensors, **adapted.described()}
@@ -40,11 +40,11 @@ def save_adapted(adapted: Adapted, path: Path | str) -> None:
 
 @takes(path=location)
 def open_adapted(path: Path | str) -> Adapted:
-    """Read what :func:`save_adapted` wrote, on the CPU; nothing in the file is run.
+    """Read a model that :func:`save_adapted` wrote, onto the CPU; no code from the file is run.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or no adapted model of this format.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged, is not an adapted model, or has another format version.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +52,7 @@ def open_adapted(path: Path | str) -> Adapted:
     try:
         content = load_tensors(path)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read, it is truncated, damaged or no adapted model ({error})") from error
+        raise ValueError(f"{path} can't be read: truncated, damaged or not an adapted model ({error})") from error
     if not isinstance(content, dict) or content.get("kind") != _KIND:
         raise ValueError(f"{path} holds no adapted model; give a file that maml-fast adapt wrote")
     if content.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""Adapted models for other programs: ONNX and PyTorch's own export, each with the description inside."""
+"""Export adapted models to ONNX and ``torch.export``, with their description inside the file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from maml_fast.deployment._file import save_adapted
 
 __all__ = ["FORMATS", "check_format", "save_as"]
 
-_NEEDED = ("onnx", "onnxscript")  # for ONNX
-ENTRY = "maml_fast.json"  # the description, in a file of torch.export; in ONNX it is the metadata "maml_fast"
+_NEEDED = ("onnx", "onnxscript")  # packages that the ONNX export needs
+ENTRY = "maml_fast.json"  # the description in a torch.export file; in ONNX it is the metadata entry "maml_fast"
 
 
 def save_onnx(adapted: Adapted, path: Path) -> None:
-    """Write an ONNX model: input ``images`` [N, C, H, W], float32 as preprocessing scales them, output ``logits``."""
+    """Write an ONNX model: input ``images`` [N, C, H, W], float32, scaled by preprocessing; output ``logits``."""
     import onnx
     import torch.onnx
 
@@ -47,8 +47,8 @@ def save_onnx(adapted: Adapted, path: Path) -> None:
 
 
 def save_exported(adapted: Adapted, path: Path) -> None:
-    """Write a ``.pt2`` for ``torch.export.load``, from images [N, C, H, W], float32 and scaled, to logits."""
-    import torch.export  # which imports much else
+    """Write a ``.pt2`` file for ``torch.export.load``: from images [N, C, H, W], float32 and scaled, to logits."""
+    import torch.export  # not at the top: it imports much else
 
     with _quiet():
         program = torch.export.export(adapted.module, (_example(adapted),), dynamic_shapes=_any_batch())
@@ -65,7 +65,7 @@ FORMATS: Mapping[str, Callable[[Adapted, Path], None]] = {
 
 
 def check_format(name: str) -> None:
-    """Raise RuntimeError where what a format needs is not installed."""
+    """Raise RuntimeError if a package that the format needs is not installed."""
     missing = [each for each in _NEEDED if importlib.util.find_spec(each) is None] if name == "onnx" else []
     if missing:
         raise RuntimeError(f"--format onnx needs {' and '.join(missing)}: pip install 'maml_fast[onnx]'")
@@ -89,7 +89,7 @@ def _example(adapted: Adapted) -> torch.Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PyTorch's exporters warn of their own insides, and log what they do."""
+    """Disable gradients, and silence the exporters' warnings and logs: they concern PyTorch's internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

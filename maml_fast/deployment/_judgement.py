@@ -1,4 +1,4 @@
-"""How well an adapted model knows its classes: each picture judged by one that was adapted without it."""
+"""Leave-one-out estimate of accuracy: each picture is classified by a model that was adapted without it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from maml_fast.maml._evaluation import evaluation_mode
 
 __all__ = ["Judgement", "balanced", "judge"]
 
-PIXELS_AT_ONCE = 2**19  # of the support images that are adapted to together
+PIXELS_AT_ONCE = 2**19  # most pixels of support images in one call of adapt()
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What was said of each picture by a model that had not seen it.
+    """Predictions for each picture by a model that was adapted to all other pictures.
 
     Attributes:
-        labels: int64 [N].
+        labels: class numbers, int64 [N].
         probabilities: float32 [N, n_classes]; NaN for the only picture of a class, which can't be left out.
     """
 
@@ -36,34 +36,34 @@ class Judgement:
 
     @property
     def is_judged(self) -> Tensor:
-        """Whether a picture could be left out, bool [N]."""
+        """Whether each picture could be left out, bool [N]."""
         return ~self.probabilities[:, 0].isnan()
 
     @property
     def predicted(self) -> Tensor:
-        """The class that was said, int64 [N]; -1 where nothing was."""
+        """The predicted classes, int64 [N]; -1 for pictures that were not judged."""
         return torch.where(self.is_judged, self.probabilities.nan_to_num().argmax(dim=1), -1)
 
     @property
     def counts(self) -> list[tuple[int, int]]:
-        """Of each class: how many pictures were told right, and how many were judged."""
+        """For each class, the number of pictures classified correctly and the number judged."""
         right, judged = self.predicted == self.labels, self.is_judged
         of_class = [self.labels == label for label in range(self.probabilities.shape[1])]
         return [(int((right & each).sum()), int((judged & each).sum())) for each in of_class]
 
     @property
     def right(self) -> int:
-        """How many pictures were told right."""
+        """The number of pictures classified correctly."""
         return sum(right for right, _ in self.counts)
 
     @property
     def judged(self) -> int:
-        """How many pictures could be left out."""
+        """The number of pictures that could be left out."""
         return sum(judged for _, judged in self.counts)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy, Wilson's (1927), which takes the pictures as independent of each other."""
+        """The 95 % interval of the accuracy (Wilson 1927), which assumes that the pictures are independent."""
         n, z = self.judged, 1.96
         share = self.right / n
         center, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -72,14 +72,15 @@ class Judgement:
     def __str__(self) -> str:
         alone = len(self.labels) - self.judged
         if not self.judged:
-            return "accuracy unknown: every class has one picture alone, so that none can be left out"
+            return "accuracy unknown: every class has only one picture, so none can be left out"
         low, high = self.interval
-        told = f"{self.right} of {self.judged} pictures told right by what was adapted without them"
-        rest = f"; {alone} {'is' if alone == 1 else 'are'} alone in a class, and not judged" if alone else ""
-        return f"accuracy {self.right / self.judged:.0%}, {low:.0%} to {high:.0%} (95 % interval): {told}{rest}"
+        correct = f"{self.right} of {self.judged} pictures classified correctly by models adapted without them"
+        whose = "picture of its class" if alone == 1 else "pictures of their classes"
+        rest = f"; {alone} not judged, the only {whose}" if alone else ""
+        return f"accuracy {self.right / self.judged:.0%}, {low:.0%} to {high:.0%} (95 % interval): {correct}{rest}"
 
     def described(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the counts and the interval as plain values."""
         summary = {"right": self.right, "judged": self.judged, "pictures": len(self.labels)}
         return {**summary, "interval": list(self.interval)} if self.judged else summary
 
@@ -91,19 +92,20 @@ def judge(
     inner_steps: int | None = None,
     progress: Progress | None = None,
 ) -> Judgement:
-    """Adapt anew without each of the pictures x [N, C, H, W], and ask what it is.
+    """Classify each of the pictures x [N, C, H, W] with the learner adapted to all the others.
 
-    Statistics of batch norm, too, are of the others alone. The learner must be for the classes of the labels y [N].
+    Batch norm's statistics, too, come from the other pictures alone. The learner must have as many classes as the
+    labels y [N]. The only picture of a class is not judged.
     """
     n_classes = int(y.max()) + 1
     probabilities = torch.full((len(x), n_classes), torch.nan)
     counts = y.bincount()
     todo = [i for i, label in enumerate(y.tolist()) if counts[label] > 1]
     done = 0
-    for label in range(n_classes):  # pictures of one class leave the same labels behind
+    for label in range(n_classes):  # whichever picture of a class is left out, the same labels remain
         of_class = [i for i in todo if y[i] == label]
         for part in _parts(of_class, x):
-            probabilities[part] = _said_of(learner, x, y, part, inner_steps)
+            probabilities[part] = _predict_left_out(learner, x, y, part, inner_steps)
             done += len(part)
             if progress:
                 progress(done, len(todo))
@@ -116,8 +118,8 @@ def _parts(numbers: list[int], x: Tensor) -> Iterator[list[int]]:
         yield numbers[begin : begin + at_once]
 
 
-def _said_of(learner: Learner, x: Tensor, y: Tensor, part: list[int], inner_steps: int | None) -> Tensor:
-    """Probabilities [t, n_classes] of t pictures of one class, each a task that all others are the support set of."""
+def _predict_left_out(learner: Learner, x: Tensor, y: Tensor, part: list[int], inner_steps: int | None) -> Tensor:
+    """Return probabilities [t, n_classes] of t pictures of one class; all others are the support set of each."""
     others = torch.stack([torch.tensor([j for j in range(len(x)) if j != i]) for i in part])  # [t, N - 1]
     x_spt, y_spt = x[others], y[others]
     with torch.no_grad(), evaluation_mode(learner), balanced(learner, y_spt[0]):
@@ -127,16 +129,17 @@ def _said_of(learner: Learner, x: Tensor, y: Tensor, part: list[int], inner_step
 
 @contextmanager
 def balanced(learner: Learner, y: Tensor) -> Iterator[None]:
-    """Inside this context a class weighs the same however many of the labels [N] are its own.
+    """Inside this context, all classes weigh the same in the learner's loss, whatever their share of the labels [N].
 
-    Training episodes have as many images of every class, and so a mean over images is one over classes there.
+    In training episodes every class has equally many images, so that the mean over images is the mean over classes.
+    Nothing changes for a learner that is not a MAML, or has another loss than ``F.cross_entropy`` itself.
     """
     counts = y.bincount()
     if not isinstance(learner, MAML) or learner.loss_fn is not F.cross_entropy or counts.min() == counts.max():
         yield
         return
-    like = next(learner.model.parameters())
-    learner.loss_fn = partial(F.cross_entropy, weight=(1 / counts).to(like.device, like.dtype))
+    parameter = next(learner.model.parameters())
+    learner.loss_fn = partial(F.cross_entropy, weight=(1 / counts).to(parameter.device, parameter.dtype))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""maml_fast's own layers and networks as layers of PyTorch's own, which need no maml_fast."""
+"""Convert maml_fast's layers and networks to PyTorch's own layers, which do not need maml_fast."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ __all__ = ["plain"]
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """The module with PyTorch's own layers in the place of maml_fast's; they share its parameters.
+    """Replace maml_fast's layers in a module by PyTorch's own; return the changed module, or the module replacing it.
 
-    A user's own classes stay, as do the names of parameters wherever there is a layer of the same kind.
+    The replacements share the module's parameters. A user's own classes stay. Parameter names stay wherever a layer is
+    replaced by one of the same kind.
 
     Raises:
-        ValueError: a layer of maml_fast has no such form.
+        ValueError: if there is no replacement for a layer of maml_fast.
     """
-    form = _FORMS.get(type(module))
-    if form is not None:
-        return form(module)
+    convert = _CONVERSIONS.get(type(module))
+    if convert is not None:
+        return convert(module)
     if type(module).__module__.partition(".")[0] == __name__.partition(".")[0]:
-        raise ValueError(f"{type(module).__name__} of maml_fast has no form of PyTorch's own layers yet")
+        raise ValueError(f"maml_fast's {type(module).__name__} can't be converted to PyTorch's own layers yet")
     for name, part in module.named_children():
-        form_of_part = plain(part)
-        if form_of_part is not part:
-            setattr(module, name, form_of_part)
+        converted = plain(part)
+        if converted is not part:
+            setattr(module, name, converted)
     return module
 
 
@@ -83,7 +84,7 @@ def _fused(model: FusedModel) -> nn.Module:
     return plain(model.original)
 
 
-_FORMS: Mapping[type, Callable[[Any], nn.Module]] = {
+_CONVERSIONS: Mapping[type, Callable[[Any], nn.Module]] = {
     BatchStatNorm2d: _batch_norm,
     ConvBlock: _conv_block,
     FusedModel: _fused,

@@ -1,4 +1,4 @@
-"""What is done to a picture before a model sees it: in training and in deployment the same, by the same code."""
+"""The preprocessing of pictures, which training and deployment share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_fast._arguments import choice, settle, shown, whole
-from maml_fast.data._conversion import MOST_SIZE, Conversion
-from maml_fast.data._dataset import Progress, Say, say_on_stderr
+from maml_fast._arguments import check_fields, choice, int_from, shown
+from maml_fast.data._conversion import MAX_SIZE, Conversion
+from maml_fast.data._dataset import MessageCallback, Progress, print_to_stderr
 from maml_fast.data._numpy_sampler import SCALES, scale_table
 
 __all__ = ["Preprocessing"]
@@ -20,18 +20,18 @@ __all__ = ["Preprocessing"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture file to what the model takes.
+    """How a picture file becomes the input of a model.
 
-    The picture is turned as its EXIF orientation says, made gray or RGB, and resized by Pillow's bicubic filter without
-    regard to its proportions; then its bytes are scaled.
+    The picture is rotated by its EXIF orientation, converted to gray or RGB, and resized to a square with Pillow's
+    bicubic filter, without keeping its aspect ratio. Its bytes are then scaled.
 
     Attributes:
         size: pixels per side.
         channels: "L" (gray) or "RGB".
-        scale: what a byte ``x`` becomes: "unit" x / 255, "raw" x, "inverted" 1 - x / 255.
+        scale: what a byte ``x`` becomes: x / 255 for "unit", x for "raw", 1 - x / 255 for "inverted".
 
     Raises:
-        TypeError, ValueError: an attribute is none of these.
+        TypeError, ValueError: if an attribute is not one of these.
     """
 
     size: int
@@ -39,28 +39,32 @@ class Preprocessing:
     scale: str
 
     def __post_init__(self) -> None:
-        settle(self, size=whole(1, MOST_SIZE), channels=choice("L", "RGB"), scale=choice(*SCALES))
+        check_fields(self, size=int_from(1, MAX_SIZE), channels=choice("L", "RGB"), scale=choice(*SCALES))
 
     @staticmethod
     def read(content: Any) -> Preprocessing:
-        """Back from :meth:`described`; ValueError where it is something else."""
+        """Make the preprocessing that :meth:`described` returned as plain values.
+
+        Raises:
+            TypeError, ValueError: if ``content`` is anything else.
+        """
         if not isinstance(content, Mapping) or content.keys() != {"size", "channels", "scale"}:
             raise ValueError(f"preprocessing must be size, channels and scale, got {shown(content)}")
         return Preprocessing(**content)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)``."""
+        """Shape ``(C, H, W)`` of an image."""
         return len(self.channels), self.size, self.size
 
-    def conversion(self, progress: Progress | None = None, say: Say = say_on_stderr) -> Conversion:
-        """What makes bytes of pictures, as it does for training."""
+    def conversion(self, progress: Progress | None = None, say: MessageCallback = print_to_stderr) -> Conversion:
+        """Return the conversion from picture files to bytes, the same as in training."""
         return Conversion(self.size, self.channels, progress, say)
 
     def scaled(self, pixels: np.ndarray) -> Tensor:
-        """What the model takes, float32, of bytes of any shape."""
+        """Scale bytes of any shape to the model's input, float32."""
         return torch.from_numpy(scale_table(self.scale)[pixels])
 
     def described(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the attributes as plain values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Sheets of pictures as the model sees them, with what it made of them."""
+"""Draw sheets of pictures as the model sees them, with its predictions."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_predictions", "draw_support"]
 
-MOST_CLASSES, MOST_PICTURES = 40, 12  # of a sheet: classes, and pictures of each
+MOST_CLASSES, MOST_PICTURES = 40, 12  # on a sheet: classes, and pictures of each class
 MOST_TILES, TILES_IN_A_ROW = 120, 8
-NAME = 24  # signs of a class name beside a row
-LEAST_COLUMNS = 6  # that the text has room for
+NAME = 24  # most characters of a class name beside a row
+LEAST_COLUMNS = 6  # columns of tiles that the text needs as room
 TOP = 0.6  # inches, for the title
 
 
 def draw_support(support: SupportSet, judgement: Judgement | None, title: str) -> bytes:
-    """PNG of the support set, a row per class: what the model was shown, and how it judged what was left out.
+    """Return a PNG of the support set, one row per class, with the leave-one-out predictions.
 
-    A green frame is a picture told right by a model that was adapted without it, a red one a wrong answer, with the
-    number of the class that was said.
+    A green frame marks a picture that a model adapted without it classified correctly. A red frame marks a wrong
+    prediction; the number in it is that of the predicted class.
     """
     classes = range(min(len(support.class_names), MOST_CLASSES))
     columns = min(max(support.counts), MOST_PICTURES)
@@ -49,13 +49,13 @@ def draw_support(support: SupportSet, judgement: Judgement | None, title: str) -
 
 
 def draw_predictions(predictions: Sequence[Prediction], pixels: np.ndarray, title: str) -> bytes:
-    """PNG of pictures, uint8 [N, C, H, W], each with the class that it was taken for and how sure that is."""
+    """Return a PNG of pictures, uint8 [N, C, H, W], each with its predicted class and that class's probability."""
     shown = min(len(predictions), MOST_TILES)
     columns, rows = min(shown, TILES_IN_A_ROW), -(-shown // TILES_IN_A_ROW)
     caption = "class and probability" + (
         f"; {shown} of {len(predictions)} pictures" if shown < len(predictions) else ""
     )
-    height = 1.6  # of a row in tiles, with two lines of text
+    height = 1.6  # of a row with its two lines of text, in tiles
     figure, axes = tile_canvas(max(columns, 4), rows * height, title, caption, tile=1.1, top=TOP)
     for i, prediction in enumerate(predictions[:shown]):
         row, column = divmod(i, TILES_IN_A_ROW)
@@ -73,7 +73,7 @@ def _write_below(axes: Axes, x: float, y: float, prediction: Prediction) -> None
 def _caption(support: SupportSet, judgement: Judgement | None) -> str:
     sentences = ["Pictures as the model sees them."]
     if judgement is not None:
-        sentences.append(f"{str(judgement).capitalize()}. Green: told right; red: wrong, with the class that was said.")
+        sentences.append(f"{str(judgement).capitalize()}. Green: correct; red: wrong, with the predicted class.")
     n_classes, most = len(support.class_names), max(support.counts)
     if n_classes > MOST_CLASSES or most > MOST_PICTURES:
         sentences.append(

@@ -1,4 +1,4 @@
-"""The support set: a folder with a folder of pictures for each class."""
+"""Read a support set: a folder with a subfolder of pictures for each class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_fast.data._dataset import Progress, Say, say_on_stderr
+from maml_fast.data._dataset import MessageCallback, Progress, print_to_stderr
 from maml_fast.data._folder import list_pictures
 from maml_fast.deployment._preprocessing import Preprocessing
 
@@ -20,7 +20,7 @@ __all__ = ["SupportSet", "read_support"]
 
 @dataclass(frozen=True, eq=False)
 class SupportSet:
-    """Pictures, those of the classes in turn: some algorithms learn from a few at a time, in this order."""
+    """Pictures in an order in which classes alternate: some algorithms learn from a few at a time, in this order."""
 
     class_names: tuple[str, ...]
     files: tuple[Path, ...]  # [N]
@@ -30,7 +30,7 @@ class SupportSet:
 
     @property
     def x(self) -> Tensor:
-        """The images as the model takes them, float32 [N, C, H, W]."""
+        """The images as input of the model, float32 [N, C, H, W]."""
         return self.preprocessing.scaled(self.pixels)
 
     @property
@@ -40,47 +40,47 @@ class SupportSet:
 
     @property
     def counts(self) -> list[int]:
-        """Pictures of each class."""
+        """The number of pictures of each class."""
         return np.bincount(self.labels, minlength=len(self.class_names)).tolist()
 
     @property
     def sha256(self) -> str:
-        """Of the bytes that the model was shown, and their labels."""
+        """Digest of the pixels that the model sees, and of their labels."""
         return hashlib.sha256(self.pixels.tobytes() + self.labels.tobytes()).hexdigest()
 
 
 def read_support(
-    root: Path, preprocessing: Preprocessing, progress: Progress | None = None, say: Say = say_on_stderr
+    root: Path, preprocessing: Preprocessing, progress: Progress | None = None, say: MessageCallback = print_to_stderr
 ) -> SupportSet:
-    """Read ``root/<class>/<picture>``: any number of pictures of a class, of any size and mode.
+    """Read ``root/<class>/<picture>``: any number of pictures per class, of any size and mode.
 
-    A picture that is another's copy is left out, with a line to the user: what is learned from one says nothing of how
-    well the other is known.
+    A picture that is a copy of another is left out, with a line to the user: a model that was adapted to one of them
+    classifies the other too easily for an estimate of the accuracy.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: there are fewer than two classes, a class is empty, a picture cannot be read, or two classes have
-            the same one; names it.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if there are fewer than two classes, a class is empty, a picture can't be read, or two classes hold
+            the same picture; the message names it.
     """
     files, pictures = list_pictures(root, preprocessing.conversion(progress, say))
     if len(pictures.class_names) < 2:
-        raise ValueError(f"{root} holds one class, {pictures.class_names[0]}; there is nothing to tell it from")
+        raise ValueError(f"{root} holds only one class, {pictures.class_names[0]}; at least two are needed")
     labels = np.repeat(np.arange(len(pictures.counts)), pictures.counts)
     pixels = preprocessing.conversion(progress, say).hold(pictures, "support").images
-    kept = _in_turn(_without_copies(files, pixels, labels, say), labels)
+    kept = _alternating(_without_copies(files, pixels, labels, say), labels)
     return SupportSet(
         tuple(pictures.class_names), tuple(files[i] for i in kept), labels[kept], pixels[kept], preprocessing
     )
 
 
-def _in_turn(numbers: list[int], labels: np.ndarray) -> list[int]:
-    """The first picture of every class, then the second of those that have one, and so on."""
-    of_classes = [[i for i in numbers if labels[i] == label] for label in range(labels.max() + 1)]
-    return [i for row in zip_longest(*of_classes) for i in row if i is not None]
+def _alternating(indices: list[int], labels: np.ndarray) -> list[int]:
+    """Reorder indices: the first picture of every class, then the second of every class that has one, and so on."""
+    by_class = [[i for i in indices if labels[i] == label] for label in range(labels.max() + 1)]
+    return [i for row in zip_longest(*by_class) for i in row if i is not None]
 
 
-def _without_copies(files: list[Path], pixels: np.ndarray, labels: np.ndarray, say: Say) -> list[int]:
-    """Numbers of the pictures that are no earlier one's copy."""
+def _without_copies(files: list[Path], pixels: np.ndarray, labels: np.ndarray, say: MessageCallback) -> list[int]:
+    """Return the indices of the pictures that are not copies of an earlier one."""
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []
     for i, image in enumerate(pixels):
@@ -88,9 +88,7 @@ def _without_copies(files: list[Path], pixels: np.ndarray, labels: np.ndarray, s
         if earlier == i:
             continue
         if labels[earlier] != labels[i]:
-            raise ValueError(
-                f"{files[earlier]} and {files[i]} are the same picture, of two classes; leave it in the one it is of"
-            )
+            raise ValueError(f"{files[earlier]} and {files[i]} are the same picture in two classes; remove one of them")
         copies.append((i, earlier))
     if copies:
         i, earlier = copies[0]

@@ -1,4 +1,4 @@
-"""Predictions as text that other programs read."""
+"""Write predictions as CSV and JSON, for other programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["as_csv", "as_json"]
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
-    """A row for each picture: picture, class, probability, then the probability of every class under its name."""
+    """One row per picture: picture, class, probability, then one column per class with its probability."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["picture", "class", "probability", *predictions[0].probabilities])
@@ -23,7 +23,7 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
-    """A list of an object for each picture: picture, class, probability, and probabilities by class."""
+    """A list with one object per picture: picture, class, probability, and probabilities by class."""
     rows = [
         {
             "picture": each.picture,

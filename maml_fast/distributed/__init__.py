@@ -1,6 +1,6 @@
-"""Many processes, one run: who they are, what each of them takes, how sums are made, and what becomes of one that dies.
+"""One training run on many processes: sharding of meta-batches, reductions, and errors about lost or failed peers.
 
-On PyTorch's own engine: ``torchrun`` starts the processes, ``torch.distributed`` connects them.
+``torchrun`` starts the processes and ``torch.distributed`` connects them.
 """
 
 from maml_fast.distributed._errors import PeerFailedError, PeerLostError, PeerStopped

@@ -1,4 +1,4 @@
-"""What a process raises because of another one."""
+"""Exceptions that one process raises because of what happened to another process of its group."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ __all__ = ["PeerFailedError", "PeerLostError", "PeerStopped"]
 
 
 class PeerLostError(RuntimeError):
-    """A process died, or its machine no longer answers."""
+    """Another process died, or its machine no longer answers."""
 
 
 class PeerFailedError(RuntimeError):
-    """Another process ended with an error, which it tells itself."""
+    """Another process ended with an error, which that process reports itself."""
 
 
 class PeerStopped(KeyboardInterrupt):
-    """Another process was stopped by a signal."""
+    """Another process was stopped by a signal.
+
+    Attributes:
+        signal_number: number of the signal that stopped it.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

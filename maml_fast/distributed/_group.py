@@ -1,4 +1,4 @@
-"""The processes of one run, as the run sees them. One process is a group, too: this one."""
+"""The group of processes that work on one run. A single process is a group of size 1."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from maml_fast.distributed._shards import share_of
 
-__all__ = ["Group", "add_up"]
+__all__ = ["Group", "sum_rows"]
 
 T = TypeVar("T")
 
 
 class Group:
-    """A single process; :class:`maml_fast.distributed._ranks.Ranks` is several.
+    """A group of one process. The subclass :class:`maml_fast.distributed._ranks.Ranks` is a group of several.
 
-    What is called on one process must be called on all, in the same order.
+    Methods are collective: all processes must call the same methods in the same order.
 
     Attributes:
-        rank: this process's number; 0 leads, and alone writes the record.
-        size: the number of processes.
-        local_size: of them, those on this machine.
-        restarts: how often torchrun has started all of them anew.
+        rank: number of this process. Rank 0 is the leader; only it writes the run folder.
+        size: number of processes.
+        local_size: number of processes on this machine.
+        restarts: how many times torchrun has restarted the processes.
     """
 
     rank = 0
@@ -38,52 +38,52 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the record."""
+        """Whether this process is the leader, which writes the run folder."""
         return self.rank == 0
 
     def describe(self) -> str:
-        """How many processes there are, and what connects them."""
+        """Return the number of processes and the backend that connects them, for people to read."""
         return "1"
 
     def share(self, n: int) -> range:
-        """This process's part of n things in a row; parts differ by one at most."""
+        """Return this process's part of ``range(n)``. The sizes of the parts differ by at most one."""
         return share_of(n, self.rank, self.size)
 
-    def together(self) -> AbstractContextManager[None]:
-        """A part of the program that an error on any process ends on all of them."""
+    def fail_together(self) -> AbstractContextManager[None]:
+        """Return a context in which an error on one process raises on all processes."""
         return contextlib.nullcontext()
 
-    def gathered(self, value: T) -> list[T]:
-        """Every process's value, by rank; anything that can be pickled."""
+    def all_gather(self, value: T) -> list[T]:
+        """Return the values of all processes, ordered by rank. Values must be picklable."""
         return [value]
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """What the leading process makes, on all of them; its error is an error on all."""
+    def broadcast(self, make: Callable[[], T]) -> T:
+        """Call ``make`` on the leader and return its result on all processes. An error in ``make`` raises on all."""
         return make()
 
     def check_same(self, what: str, value: object) -> None:
-        """Raise ValueError unless all processes have the same."""
+        """Raise ValueError unless ``value`` is equal on all processes."""
 
-    def add(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the processes, in the order that is fastest."""
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace ``tensor`` by its sum over the processes, added in whatever order is fastest."""
 
-    def add_in_order(self, rows: Tensor, n_rows: int) -> Tensor:
-        """The sum [P] of the rows [t, P] of all processes' shares of ``n_rows``, added one after another.
+    def sum_in_order(self, rows: Tensor, n_rows: int) -> Tensor:
+        """Return the sum [P] of the rows [t, P] that make up all processes' shares of ``n_rows``.
 
-        The bits are the same for any number of processes.
+        Rows are added one after another, so the result is bitwise the same for any number of processes.
         """
-        return add_up(rows)
+        return sum_rows(rows)
 
-    def join_rows(self, rows: Tensor, n_rows: int) -> Tensor:
-        """The rows [t, P] of all processes' shares of ``n_rows``: [n_rows, P]."""
+    def all_gather_rows(self, rows: Tensor, n_rows: int) -> Tensor:
+        """Concatenate the rows [t, P] that make up all processes' shares of ``n_rows``: [n_rows, P]."""
         return rows
 
-    def check_all_are_there(self) -> None:
-        """Raise PeerLostError if a process has died. May take seconds: for when this one is being stopped."""
+    def check_all_alive(self) -> None:
+        """Raise PeerLostError if a process has died. May take seconds, so call it only when this one is stopping."""
 
 
-def add_up(rows: Tensor) -> Tensor:
-    """The sum [P] of rows [t, P], one after another; the native engine adds tasks up in the same way."""
+def sum_rows(rows: Tensor) -> Tensor:
+    """Return the sum [P] of rows [t, P], added one after another as the native engine adds up tasks."""
     total = torch.zeros_like(rows[0])
     for row in rows:
         total += row

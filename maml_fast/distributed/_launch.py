@@ -1,4 +1,4 @@
-"""Starting the processes of a run on this machine, by torchrun's own launcher."""
+"""Starts the processes of a run on this machine with torchrun's launcher."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 import socket
 from collections.abc import Sequence
 
-from maml_fast._arguments import many, takes, text, whole
+from maml_fast._arguments import int_from, many, takes, text
 from maml_fast.distributed._errors import PeerLostError
 from maml_fast.distributed._machine import cores_each
 
 __all__ = ["is_first", "is_told_by_another", "launch", "launch_id"]
 
 
-@takes(processes=whole(1, 1024), module=text, arguments=many(text))
+@takes(processes=int_from(1, 1024), module=text, arguments=many(text))
 def launch(processes: int, module: str, arguments: Sequence[str]) -> int:
-    """Run ``python -m module arguments`` in so many processes that form a group; return their exit status.
+    """Run ``python -m module arguments`` in ``processes`` processes that form a group, and return their exit status.
 
-    Each has its share of the cores, unless ``OMP_NUM_THREADS`` says how many threads it may have.
+    Each process gets an equal share of the cores, unless ``OMP_NUM_THREADS`` sets its number of threads.
 
     Raises:
-        ValueError: this process is one of such a group itself.
+        ValueError: torchrun started this process, so it belongs to a group already.
     """
     if "RANK" in os.environ:
         raise ValueError("torchrun has started this process already; leave processes out")
@@ -41,17 +41,17 @@ def launch(processes: int, module: str, arguments: Sequence[str]) -> int:
 
 
 def launch_id() -> str | None:
-    """What tells apart the launches that this process may belong to; the same after torchrun has restarted it."""
+    """Return an id of the torchrun launch that this process belongs to; restarts keep it. ``None`` without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     return f"{os.environ['TORCHELASTIC_RUN_ID']} by process {os.getppid()} on {socket.gethostname()}"
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks for all that were started with it."""
+    """Whether this process has rank 0, which prints for all processes that were started together."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def is_told_by_another(error: BaseException) -> bool:
-    """Whether the first process says what is to be said of an error: all, unless it is the one that died."""
+    """Whether rank 0 reports ``error`` for this process. Every process reports a lost peer, which may be rank 0."""
     return not is_first() and not isinstance(error, PeerLostError)

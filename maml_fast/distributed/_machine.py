@@ -1,4 +1,4 @@
-"""What a process may take of its machine where others are on it: cores, and a GPU."""
+"""Divides the cores and GPUs of a machine among the processes on it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ __all__ = ["cores_each", "take_gpu", "threads_of"]
 
 
 def cores_each(processes: int) -> int:
-    """The cores of this machine that each of so many processes has for itself, one at least."""
+    """Return how many cores each of ``processes`` processes on this machine has for itself, at least one."""
     return max(1, usable_cores() // processes)
 
 
 def threads_of(group: Group, asked: int | None) -> int:
-    """Threads for this process, so that all on this machine have no more than there are cores.
+    """Return the number of threads for this process, so that the processes of a machine do not exceed its cores.
 
-    None is as PyTorch has it, as far as cores last. A single process may ask for any number.
+    ``asked=None`` is PyTorch's current number, at most this process's share of the cores. A single process may ask for
+    any number.
 
     Raises:
-        ValueError: more are asked for than there are cores.
+        ValueError: the processes ask for more threads than the machine has cores.
     """
     cores = usable_cores()
     if group.size == 1:
@@ -42,15 +43,15 @@ def threads_of(group: Group, asked: int | None) -> int:
 
 
 def take_gpu(group: Group) -> None:
-    """Make the GPU of this process's local rank the current one; a single process stays where it is.
+    """Make the GPU of this process's local rank the current one. A single process keeps its current GPU.
 
     Raises:
         ValueError: the machine has fewer GPUs than processes.
     """
-    there = torch.cuda.device_count()
-    if group.size == 1 or there == 0:  # what wants a GPU says that there is none
+    n_gpus = torch.cuda.device_count()
+    if group.size == 1 or n_gpus == 0:  # a missing GPU is reported where the device is used
         return
     local = int(os.environ.get("LOCAL_RANK", group.rank))
-    if local >= there:
-        raise ValueError(f"local rank {local} has no GPU: there are {there} here; start at most one process for each")
+    if local >= n_gpus:
+        raise ValueError(f"local rank {local} has no GPU: there are {n_gpus} here; start at most one process for each")
     torch.cuda.set_device(local)

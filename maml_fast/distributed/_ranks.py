@@ -1,4 +1,4 @@
-"""Several processes, connected by ``torch.distributed``."""
+"""A group of several processes, connected by ``torch.distributed``."""
 
 from __future__ import annotations
 
@@ -16,146 +16,140 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
 from maml_fast.distributed._errors import PeerFailedError
-from maml_fast.distributed._group import Group, add_up
-from maml_fast.distributed._roll import Roll
+from maml_fast.distributed._group import Group, sum_rows
+from maml_fast.distributed._heartbeats import Heartbeats
 from maml_fast.distributed._shards import share_of
 
 __all__ = ["Ranks"]
 
 T = TypeVar("T")
 
-STORE_TIMEOUT = datetime.timedelta(seconds=20)  # of a question to the store: its machine may be the one that is gone
+STORE_TIMEOUT = datetime.timedelta(seconds=20)  # of a store operation: the lost machine may be the one with the store
 
 
 class Ranks(Group):
     """The processes of the initialized default group.
 
     Args:
-        name: of this use of the store; another one for each group of a process, the same on all processes.
+        name: prefix of this group's keys in the store. It must be unique among the groups of a process, and the same
+            on all processes.
         restarts: see :class:`Group`.
-        on_cpus: the group that takes what lies on CPUs; None for the default one.
+        cpu_group: the ``torch.distributed`` group for CPU tensors; None for the default one.
     """
 
-    def __init__(self, name: str, restarts: int, on_cpus: Any = None) -> None:
+    def __init__(self, name: str, restarts: int, cpu_group: Any = None) -> None:
         super().__init__(restarts)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._on_cpus = on_cpus
+        self._cpu_group = cpu_group
         host = socket.gethostname()
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, (host, os.getpid()), group=on_cpus)
+        dist.all_gather_object(found, (host, os.getpid()), group=cpu_group)
         hosts = [each for each, _ in found]
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", hosts.count(host)))
         self._machines = int(os.environ.get("GROUP_WORLD_SIZE", len(set(hosts))))
         self.places = [f"process {process} on {host}" for host, process in found]
         store = _get_default_store().clone()
         store.set_timeout(STORE_TIMEOUT)
-        self.roll = Roll(dist.PrefixStore(name, store), self.rank, self.places)
+        self.heartbeats = Heartbeats(dist.PrefixStore(name, store), self.rank, self.places)
 
     def describe(self) -> str:
-        """How many processes there are, and what connects them."""
         machines = f"{self._machines} machine{'s' if self._machines > 1 else ''}"
         return f"{self.size} on {machines}, by {dist.get_backend()}"
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """A part of the program that an error on any process ends on all of them.
+    def fail_together(self) -> Iterator[None]:
+        """Enter a context in which an error on one process raises on all processes.
 
         Raises:
-            PeerFailedError: on the processes that got through it.
+            PeerFailedError: on the processes that had no error of their own.
         """
         own: Exception | None = None
         try:
             yield
         except Exception as error:
             own = error
-        told = self.gathered(None if own is None else str(own) or type(own).__name__)
+        messages = self.all_gather(None if own is None else str(own) or type(own).__name__)
         if own is not None:
             raise own
-        for rank, text in enumerate(told):
+        for rank, text in enumerate(messages):
             if text is not None:
                 raise PeerFailedError(f"rank {rank} ({self.places[rank]}): {text}")
 
-    def gathered(self, value: T) -> list[T]:
-        """Every process's value, by rank; anything that can be pickled."""
+    def all_gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.size
-        with self._naming_the_lost():
-            dist.all_gather_object(values, value, group=self._on_cpus)
+        with self._naming_lost_peers():
+            dist.all_gather_object(values, value, group=self._cpu_group)
         return values
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """What the leading process makes, on all of them; its error is an error on all."""
+    def broadcast(self, make: Callable[[], T]) -> T:
         made: list[Any] = [None]
-        with self.together():
+        with self.fail_together():
             if self.leads:
                 made = [make()]
-        with self._naming_the_lost():
-            dist.broadcast_object_list(made, src=0, group=self._on_cpus)
+        with self._naming_lost_peers():
+            dist.broadcast_object_list(made, src=0, group=self._cpu_group)
         return made[0]
 
     def check_same(self, what: str, value: object) -> None:
-        """Raise ValueError unless all processes have the same."""
-        values = self.gathered(value)
-        others = [rank for rank, its in enumerate(values) if its != values[0]]
+        values = self.all_gather(value)
+        others = [rank for rank, other in enumerate(values) if other != values[0]]
         if others:
             ranks = f"rank{'s' if len(others) > 1 else ''} {', '.join(map(str, others))}"
             raise ValueError(f"{what} on {ranks} ({self.places[others[0]]}) differ from those on rank 0")
 
-    def add(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the processes, in the order that is fastest."""
-        with self._naming_the_lost():
-            self._meet(tensor)
+    def all_reduce(self, tensor: Tensor) -> None:
+        with self._naming_lost_peers():
+            self._wait_for_all(tensor)
             dist.all_reduce(tensor, group=self._group(tensor))
 
-    def add_in_order(self, rows: Tensor, n_rows: int) -> Tensor:
-        """The sum [P] of the rows [t, P] of all processes' shares, added one after another.
+    def sum_in_order(self, rows: Tensor, n_rows: int) -> Tensor:
+        """Return the sum [P] of the rows [t, P] of all processes' shares, added one after another.
 
-        Each process adds up its part of the columns, for all rows, and hands it round: it receives ``t * P + P``
-        numbers, however many processes there are.
+        Each process sums all rows of its part of the columns, and then the parts are gathered. A process receives
+        ``t * P + P`` numbers, whatever the number of processes.
         """
         counts = self._shares(n_rows)
         n_columns = rows.shape[1]
-        width = -(-n_columns // self.size)  # of a process's part
+        width = -(-n_columns // self.size)  # columns of a process
         parts = F.pad(rows, (0, width * self.size - n_columns)).view(len(rows), self.size, width)
         sent = parts.transpose(0, 1).reshape(-1, width)  # [size * t, width]
         mine = rows.new_empty(n_rows, width)
         sums = rows.new_empty(self.size, width)
         group = self._group(rows)
-        with self._naming_the_lost():
-            self._meet(rows)
+        with self._naming_lost_peers():
+            self._wait_for_all(rows)
             dist.all_to_all_single(mine, sent, counts, [len(rows)] * self.size, group=group)
-            dist.all_gather(list(sums), add_up(mine), group=group)
+            dist.all_gather(list(sums), sum_rows(mine), group=group)
         return sums.view(-1)[:n_columns]
 
-    def join_rows(self, rows: Tensor, n_rows: int) -> Tensor:
-        """The rows [t, P] of all processes' shares: [n_rows, P]."""
+    def all_gather_rows(self, rows: Tensor, n_rows: int) -> Tensor:
         counts = self._shares(n_rows)
         padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows)))
-        joined = [torch.empty_like(padded) for _ in counts]
-        with self._naming_the_lost():
-            self._meet(rows)
-            dist.all_gather(joined, padded, group=self._group(rows))
-        return torch.cat([part[:count] for part, count in zip(joined, counts, strict=True)])
+        gathered = [torch.empty_like(padded) for _ in counts]
+        with self._naming_lost_peers():
+            self._wait_for_all(rows)
+            dist.all_gather(gathered, padded, group=self._group(rows))
+        return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
-    def check_all_are_there(self) -> None:
-        """Raise PeerLostError if a process has died. May take seconds: for when this one is being stopped."""
-        self.roll.check_pulses()
+    def check_all_alive(self) -> None:
+        self.heartbeats.check_alive()
 
     def _shares(self, n: int) -> list[int]:
         return [len(share_of(n, rank, self.size)) for rank in range(self.size)]
 
     def _group(self, tensor: Tensor) -> Any:
-        return self._on_cpus if tensor.device.type == "cpu" else None
+        return self._cpu_group if tensor.device.type == "cpu" else None
 
-    def _meet(self, tensor: Tensor) -> None:
-        """Wait on the CPU for all processes, before something is queued on GPUs that would wait for a dead one."""
+    def _wait_for_all(self, tensor: Tensor) -> None:
+        """For GPU tensors, first wait for all processes on the CPU: a queued NCCL kernel would hang if one died."""
         if tensor.device.type != "cpu":
-            dist.all_reduce(torch.zeros(1), group=self._on_cpus)
+            dist.all_reduce(torch.zeros(1), group=self._cpu_group)
 
     @contextlib.contextmanager
-    def _naming_the_lost(self) -> Iterator[None]:
-        """Where a collective fails, tell which process is the cause."""
+    def _naming_lost_peers(self) -> Iterator[None]:
+        """If a collective fails inside, raise an error that names the process that caused it."""
         try:
             yield
         except RuntimeError:
-            self.roll.check()
+            self.heartbeats.check()
             raise

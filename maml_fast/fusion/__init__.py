@@ -1,6 +1,7 @@
-"""``fuse(model)``: an ordinary module's conv-BN-ReLU-pool runs on the fused operation, its parameters shared.
+"""``fuse(model)``: runs the conv-BN-ReLU-pool sequences of an ordinary module as fused operations.
 
-``runner`` runs a module by its recorded programs, or as it is written; ``model`` is what users hold.
+- ``_model`` has :func:`fuse` and the :class:`FusedModel` that it returns, which shares the module's parameters.
+- ``_runner`` runs a module through its recorded programs, or as it is written.
 """
 
 from maml_fast.fusion._model import FusedModel, fuse

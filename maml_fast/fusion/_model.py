@@ -1,4 +1,4 @@
-"""The fused model: what is called in the place of a user's own."""
+"""The fused model, which is called in place of the user's own."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ __all__ = ["FusedModel", "fuse"]
 
 
 def fuse(model: nn.Module, *, batch_norm: FusionPolicy = "batch") -> FusedModel:
-    """Return a module that computes what ``model`` does, its conv-BN-ReLU-pool runs as one operation each.
+    """Return a module that computes what ``model`` does, with each conv-BN-ReLU-pool sequence as one operation.
 
-    The model is recorded at the first call with inputs of a kind (shape, type, device), and anew when anything but its
-    tensors changes: training modes, attributes, hooks, layers. The runs are found however they are written, batch norm
-    before or after ReLU, with or without a pool. A recording is compared with the model itself, outputs and gradients,
-    before it is used. Where there is none (control flow that depends on data, outputs that are not one tensor,
-    arguments that are not tensors by place, transforms of ``torch.func``, ...) or nothing to fuse, the model runs as it
-    is written, under the same batch-norm policy. ``str(result.report)`` says what the last call did.
+    The model is recorded at its first call on each kind of inputs (shape, dtype, device), and again whenever anything
+    other than its tensors changes: training modes, attributes, hooks, layers. Sequences are found however they are
+    written, with batch norm before or after ReLU, and with or without a pool. Before a recording is used, its outputs
+    and gradients are compared with those of the model itself. If a model can't be recorded (control flow that depends
+    on data, an output that is not a single tensor, arguments that are not positional tensors, transforms of
+    ``torch.func``, ...) or has nothing to fuse, it runs as it is written, under the same batch-norm policy.
+    ``str(result.report)`` says what the last call did.
 
-    The result shares the model's parameters, buffers, layers and training modes: whatever is done to one of the two
-    (``.to()``, ``eval()``, ``load_state_dict``, an optimizer's step, ``torch.func.functional_call``) is done to both.
+    The result shares the model's parameters, buffers, layers and training modes: any change to one of the two
+    (``.to()``, ``eval()``, ``load_state_dict``, an optimizer's step, ``torch.func.functional_call``) changes both.
 
     Args:
-        model: any ``nn.Module`` of one task.
-        batch_norm: where every batch norm takes its statistics from, fused or not, in ``train()`` and ``eval()`` alike.
-            ``"batch"``: from the batch (transductive, as in Finn's code); running statistics are neither read nor
-            written. ``"running"``: from the running statistics, which are not updated; nothing that holds a batch norm
-            is fused then. ``"as_written"``: from where PyTorch takes them, which ``train()`` and ``eval()`` decide, and
-            running statistics are updated as PyTorch does; what takes the batch's statistics is fused.
+        model: any ``nn.Module`` that computes one task.
+        batch_norm: the statistics that every batch norm uses, whether it is fused or not.
+
+            - ``"batch"``: the batch's own (transductive, as in Finn's code), in ``train()`` and ``eval()`` alike.
+              Running statistics are neither read nor written.
+            - ``"running"``: the running statistics, in ``train()`` and ``eval()`` alike. They are not updated.
+              Nothing that contains a batch norm is fused.
+            - ``"as_written"``: as in PyTorch, ``train()`` and ``eval()`` decide, and running statistics are updated.
+              Sequences that use the batch's statistics are fused.
+
+    Returns:
+        The fused model. A model that is already fused is returned as it is, or fused again under the new policy.
 
     Raises:
-        TypeError: if ``model`` is not a module, or a scripted or compiled one.
-        ValueError: for another policy, ``"running"`` on layers that keep no running statistics, a part that is fused
-            with the other policy, or lazy layers whose parameters are not there yet.
+        TypeError: if ``model`` is not a module, or if it contains a scripted or compiled one.
+        ValueError: for an unknown policy, ``"running"`` on layers without running statistics, a part that is already
+            fused under a different policy, or lazy layers without initialized parameters.
     """
     choice(*get_args(FusionPolicy), said="'batch', 'running' or 'as_written'")("batch_norm", batch_norm)
     if isinstance(model, FusedModel):
@@ -50,10 +57,10 @@ def fuse(model: nn.Module, *, batch_norm: FusionPolicy = "batch") -> FusedModel:
 
 
 class FusedModel(nn.Module):
-    """What :func:`fuse` returns.
+    """A module that runs another one with fused operations; made by :func:`fuse`.
 
     Attributes:
-        original: the model it was made from.
+        original: the model that it was made from.
     """
 
     original: nn.Module
@@ -64,17 +71,18 @@ class FusedModel(nn.Module):
         vars(self).update(original=model, _runner=Runner(model, batch_norm))  # not submodules
         super().__init__()
         model.training = mode
-        # The model's own dictionaries: its tree is this one's, and functional_call reaches it by the same names.
+        # Share the model's own dictionaries, so that both have the same submodules and parameters under the same names,
+        # also for functional_call.
         shared = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
         vars(self).update({name: vars(model)[name] for name in shared})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model; takes and returns what the original takes and returns."""
+        """Run the model. Arguments and results are those of the original."""
         return self._runner(self.original, args, kwargs)
 
     @property
     def report(self) -> FusionReport:
-        """What was fused in the last call, and what was left and why; empty before the first."""
+        """What was fused in the last call, and what was not and why; empty before the first call."""
         return self._runner.report
 
     @property
@@ -94,15 +102,15 @@ class FusedModel(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """List every module once, under its first name, whatever is asked for.
+        """Yield every module once, under its first name, whatever ``remove_duplicate`` says.
 
-        ``torch.func.functional_call`` looks for shared parameters by all names, would put those of a module that has
-        two names in place twice, and leave them there.
+        ``torch.func.functional_call`` looks up shared parameters under all names. It would replace those of a module
+        with two names twice, and then not restore them.
         """
         return super().named_modules(memo, prefix, remove_duplicate=True)
 
     def extra_repr(self) -> str:
-        """Say the policy."""
+        """Show the batch-norm policy."""
         return f"batch_norm={self.report.batch_norm!r}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FusedModel:
@@ -110,7 +118,7 @@ class FusedModel(nn.Module):
         return self
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.original._save_to_state_dict(*args, **kwargs)  # with its extra state, if its class has any
+        self.original._save_to_state_dict(*args, **kwargs)  # this includes the extra state of its class
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.original._load_from_state_dict(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Running a module by itself: by its recorded program where that has conv blocks, else as it is written."""
+"""Runs a single module: through its recorded program if that has conv blocks, else as it is written."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["Runner"]
 class Runner:
     """Calls a model under a batch-norm policy: ``runner(model, args, kwargs)``.
 
-    It also calls twins: modules that are like the model but for their tensors and training modes.
+    It also calls twins of the model: modules that differ from it only in their tensors and training modes.
 
     Attributes:
-        report: what was fused in the last call, and what was left and why; empty before the first.
+        report: what was fused in the last call, and what was not and why; empty before the first call.
     """
 
     report: FusionReport
@@ -44,9 +44,9 @@ class Runner:
         self.report = FusionReport(policy)
 
     def __call__(self, twin: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """What ``twin(*args, **kwargs)`` returns under the policy."""
+        """Return ``twin(*args, **kwargs)`` under the policy, and update the report."""
         if any(isinstance(mode, BatchNormMode) for mode in _get_current_function_mode_stack()):
-            return twin(*args, **kwargs)  # as a part of what somebody records, or has a policy for
+            return twin(*args, **kwargs)  # part of a larger model that is being recorded, or runs under its own policy
         if torch._C._len_torch_dispatch_stack() > 0 or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._as_written(twin, args, kwargs)
         with with_its_own_tensors(twin):
@@ -63,7 +63,7 @@ class Runner:
         self, twin: nn.Module, places: Sequence[Place], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Program | str:
         if kwargs or not args or not all(map(_is_plain, args)):
-            return "called with other arguments than ordinary tensors by place"
+            return "called with arguments other than ordinary positional tensors"
         with with_its_own_tensors(self._model):
             if twin is not self._model:
                 for part, other in zip(self._model.modules(), twin.modules(), strict=True):
@@ -81,17 +81,18 @@ class Runner:
 
 
 def _is_plain(argument: Any) -> bool:
-    """Whether it is an ordinary tensor."""
+    """Whether an argument is an ordinary strided tensor, not a subclass other than ``Parameter``."""
     return type(argument) in (Tensor, nn.Parameter) and argument.layout is torch.strided and not argument.is_nested
 
 
 def _run(program: Program, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
-    """Run a program for the one task that a module is, and write to its buffers."""
+    """Run a program on a single task, and write to the module's buffers."""
     left: dict[str, Tensor] = {}
     output = program({}, tensors, *(x[None] for x in inputs), left=left).squeeze(0)
     with torch.no_grad():
         for name, value in left.items():
-            # F.batch_norm does not tell autograd of running statistics either, which a graph may hold but never reads.
+            # Like F.batch_norm, write to running statistics without increasing their version counter: an autograd graph
+            # may hold them, but never reads them.
             buffer = tensors[name].data if name in program.unversioned else tensors[name]
             buffer.copy_(value.squeeze(0))
-    return output.contiguous()  # callers may take views that native kernels' order in memory does not allow
+    return output.contiguous()  # native kernels return channels last, of which callers could not take every view

@@ -1,8 +1,11 @@
-"""A recorded model as the native kernels run it: a list of operations on flat buffers.
+"""Lowers a recorded model to what the native kernels run: a list of operations on flat buffers.
 
-``numbers`` has the kernels' vocabulary (``csrc/core/program.h``). ``views`` says how a tensor of PyTorch lies in a
-buffer; ``writer`` writes operations, and copies where one needs its operand in another order. ``rows`` tells how each
-operation of PyTorch is written, and ``lowered`` puts a whole program together.
+- ``_numbers`` defines the kernels' vocabulary (``csrc/core/program.h``).
+- ``_views`` describes how a PyTorch tensor lies in a buffer.
+- ``_writer`` appends operations, and copies an operand if an operation needs it in another memory order.
+- ``_rows`` defines how each PyTorch operation is lowered.
+- ``_fusing`` merges norms with the activations and pools after them.
+- ``_lowered`` assembles the programs of a model and its loss.
 """
 
 from maml_fast.lowering._lowered import OF_LOSS, Lowered, Scored, lower

@@ -1,4 +1,4 @@
-"""A model and its loss, for support inputs and for queries, written for the native kernels."""
+"""Lowers a model and its loss, on support inputs and on query inputs, for the native kernels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from maml_fast.program._operations import Value
 __all__ = ["OF_LOSS", "Lowered", "Scored", "lower"]
 
 aten = torch.ops.aten
-OF_LOSS = "loss_fn: "  # before the names of the loss's own tensors
+OF_LOSS = "loss_fn: "  # prefix of the names of the loss's own tensors
 
 
 class Scored(NamedTuple):
-    """A model's program for inputs of a kind, and its loss's for the logits and targets that go with them."""
+    """A model's program for one kind of inputs, and its loss's program for the resulting logits and their targets."""
 
     model: Program
     loss: Program
@@ -34,10 +34,12 @@ class Scored(NamedTuple):
 class Lowered(NamedTuple):
     """A model and its loss that the native kernels can run.
 
-    names: the tensors of the model that it reads, in the kernels' order; the loss's own begin with :data:`OF_LOSS`.
-    model: the rest of it.
-    takes_whole: whether the inputs must be whole numbers; below ``entries``, if that is not ``None``.
-    scalars: that a pass over a task's support set computes, and over its queries.
+    names: names of the tensors that it reads, in the kernels' order; those of the loss begin with :data:`OF_LOSS`.
+    model: the layouts and programs that the kernels take.
+    takes_whole: whether the inputs must be integers.
+    entries: if not ``None``, integer inputs must be below this.
+    scalars: the number of scalars computed by one forward pass over a task's support set, and over its query set.
+    is_random: whether it draws random numbers.
     """
 
     names: tuple[str, ...]
@@ -45,14 +47,18 @@ class Lowered(NamedTuple):
     takes_whole: bool
     entries: int | None
     scalars: tuple[int, int]
+    is_random: bool
 
 
 @lru_cache(maxsize=32)
 def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
-    """Write both programs, or return why one has no native form. ``judged``: predictions are compared with labels."""
+    """Lower both programs, or return why one has no native form.
+
+    judged: whether predictions are compared with labels.
+    """
     tensors = {**_named(support), **_named(query)}
-    if whole := [name for name, value in tensors.items() if not value.dtype.is_floating_point]:
-        return f"{whole[0]} holds whole numbers, which have no native form"
+    if integers := [name for name, value in tensors.items() if not value.dtype.is_floating_point]:
+        return f"{integers[0]} holds integers, which have no native form"
     orders = {**_orders(query.model), **_orders(support.model)}
     layouts = [number for name, value in tensors.items() for number in _layout(value, orders.get(name))]
     try:
@@ -60,35 +66,36 @@ def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
     except NotNativeError as why:
         return str(why)
     writers = [w for w, *_ in written]
-    judging = [_judging(w, logits, judged) for w, logits, _ in written]
+    predicted = [_prediction_buffer(w, logits, judged) for w, logits, _ in written]
     fused = [
-        fuse_norms(w.operations, {loss.buffer, logits.buffer, of_judge[0]})
-        for (w, logits, loss), of_judge in zip(written, judging, strict=True)
+        fuse_norms(w.operations, {loss.buffer, logits.buffer, predictions[0]})
+        for (w, logits, loss), predictions in zip(written, predicted, strict=True)
     ]
     of_support, of_queries = (
-        _in_numbers(w, operations, loss, of_judge, len(tensors))
-        for (w, _, loss), operations, of_judge in zip(written, fused, judging, strict=True)
+        _encode(w, operations, loss, predictions, len(tensors))
+        for (w, _, loss), operations, predictions in zip(written, fused, predicted, strict=True)
     )
-    picks = [w.picks_of for w in writers if w.picks_of is not None]
+    n_choices = [w.n_choices for w in writers if w.n_choices is not None]
     entries = [w.entries for w in writers if w.entries is not None]
-    model = LoweredModel(layouts, of_support, of_queries, min(picks, default=0))
+    model = LoweredModel(layouts, of_support, of_queries, min(n_choices, default=0))
     takes_whole = any(w.takes_whole for w in writers)
     scalars = [
         sum(w.sizes[buffer] for buffer in {operation.result for operation in operations})
         for w, operations in zip(writers, fused, strict=True)
     ]
-    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None), (scalars[0], scalars[1]))
+    is_random = any(w.n_draws for w in writers)
+    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None), (scalars[0], scalars[1]), is_random)
 
 
 def _named(scored: Scored) -> dict[str, Value]:
-    """The tensors of the model and of the loss that they read, by their names."""
+    """The tensors that the model and the loss read, by name."""
     found = {value.name: value for line in scored.model.lines for value in line.call.operands if value.name}
     of_loss = {value.name: value for line in scored.loss.lines for value in line.call.operands if value.name}
     return {**found, **{OF_LOSS + name: value for name, value in of_loss.items()}}
 
 
 def _orders(program: Program) -> dict[str, tuple[int, ...]]:
-    """The order of filters and of linear layers' weights: such that the kernels read them as they lie."""
+    """The memory order of filters and of linear layers' weights, in which the kernels read them without copies."""
     orders: dict[str, tuple[int, ...]] = {}
     transposed = {
         line.call.result: line.call.operands[0] for line in program.lines if line.call.operation is aten.t.default
@@ -107,7 +114,7 @@ def _orders(program: Program) -> dict[str, tuple[int, ...]]:
 
 
 def _layout(value: Value, order: Sequence[int] | None) -> tuple[int, int, int, int]:
-    """``csrc/core/inner_loop.h``: PyTorch's [a][b][c] is [c][b][a] to the kernels."""
+    """The ``Layout`` (``csrc/core/inner_loop.h``) of a parameter: PyTorch's [a][b][c] is [c][b][a] to the kernels."""
     if order is None:
         return 1, value.shape.numel(), 1, 1
     out_channels, in_channels, *kernel = value.shape
@@ -117,7 +124,7 @@ def _layout(value: Value, order: Sequence[int] | None) -> tuple[int, int, int, i
 def _write(
     scored: Scored, tensors: Mapping[str, Value], orders: Mapping[str, Sequence[int]]
 ) -> tuple[Writer, View, View]:
-    """The programs as one; the logits, and the loss."""
+    """Write model and loss as one program; return it with the views of the logits and of the loss."""
     model, loss = scored
     if len(model.inputs) != 1 or model.updates or loss.updates:
         raise NotNativeError("a model that takes several inputs, or updates buffers, has no native form")
@@ -130,18 +137,18 @@ def _write(
     inputs, targets = w.new(model.input.shape), w.new(loss.inputs[1].shape)
     w.input, w.targets = inputs.buffer, targets.buffer
     logits = _write_program(w, model, {model.input: inputs}, named)
-    result = _write_program(w, loss, dict(zip(loss.inputs, (logits, targets), strict=True)), _without_mark(named))
+    result = _write_program(w, loss, dict(zip(loss.inputs, (logits, targets), strict=True)), _loss_tensors(named))
     if result.buffer not in w.depends or result.buffer <= w.targets:
         raise NotNativeError("a loss that depends on no parameter has no native form")
-    return w, logits, w.lying(result)
+    return w, logits, w.contiguous(result)
 
 
-def _without_mark(named: Mapping[str, View]) -> dict[str, View]:
+def _loss_tensors(named: Mapping[str, View]) -> dict[str, View]:
     return {name.removeprefix(OF_LOSS): view for name, view in named.items() if name.startswith(OF_LOSS)}
 
 
 def _write_program(w: Writer, program: Program, views: dict[Value, View], named: Mapping[str, View]) -> View:
-    """One program, from the views of its inputs to that of its result."""
+    """Write one program, given the views of its inputs; return the view of its result."""
     _check_types(program)
 
     def view_of(argument: Any) -> Any:
@@ -160,25 +167,25 @@ def _write_program(w: Writer, program: Program, views: dict[Value, View], named:
 
 
 def _check_types(program: Program) -> None:
-    """All numbers must be of one type, but whole ones and what is true or false, and what nobody uses."""
+    """Require one floating-point dtype of all values that are used, apart from int64 and bool ones."""
     used = {value for line in program.lines for value in line.call.operands} | {program.result}
     types = {value.dtype for value in used} - {torch.int64, torch.bool}
     if len(types) != 1 or not types <= {torch.float32, torch.float64}:
-        raise NotNativeError(f"numbers of {', '.join(sorted(map(str, types)))} have no native form")
+        raise NotNativeError(f"tensors of {', '.join(sorted(map(str, types)))} have no native form")
 
 
-def _judging(w: Writer, logits: View, judged: bool) -> tuple[int, int]:
-    """The buffer of the predictions that are compared with labels, and of how many classes they are."""
+def _prediction_buffer(w: Writer, logits: View, judged: bool) -> tuple[int, int]:
+    """The buffer of the logits, channels last, and their number of classes; ``ABSENT`` and 0 unless ``judged``."""
     if not judged:
         return ABSENT, 0
-    return w.lying(logits, channels_last(len(logits.shape))).buffer, logits.shape[1]
+    return w.contiguous(logits, channels_last(len(logits.shape))).buffer, logits.shape[1]
 
 
-def _in_numbers(
-    w: Writer, operations: Sequence[Operation], loss: View, judging: tuple[int, int], parameters: int
+def _encode(
+    w: Writer, operations: Sequence[Operation], loss: View, predictions: tuple[int, int], parameters: int
 ) -> tuple[list[int], list[float]]:
-    """As ``csrc/bindings/program_loop.cpp`` reads it."""
-    numbers = [parameters, loss.buffer, *judging, len(w.sizes), *w.sizes, len(operations)]
+    """Encode a program as ``csrc/bindings/program_loop.cpp`` reads it: integers, and all factors."""
+    numbers = [parameters, loss.buffer, *predictions, len(w.sizes), *w.sizes, len(operations)]
     for operation in operations:
-        numbers += operation.in_numbers()
+        numbers += operation.encode()
     return numbers, [factor for operation in operations for factor in operation.factors]

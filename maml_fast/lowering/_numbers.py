@@ -1,4 +1,4 @@
-"""The kernels' vocabulary in numbers; ``csrc/core/program.h`` and ``csrc/cpu/operations`` say what they mean."""
+"""The kernels' vocabulary; ``csrc/core/program.h`` and ``csrc/cpu/operations`` define what the numbers mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_OPERANDS = 3
 
 
 class Kind(IntEnum):
-    """Operations, in the order of ``OperationKind``."""
+    """The kinds of operations, in the order of ``OperationKind`` in ``csrc/core/program.h``."""
 
     COPY = 0
     ADD = auto()
@@ -27,10 +27,11 @@ class Kind(IntEnum):
     SOFTMAX = auto()
     EMBEDDING = auto()
     PICK = auto()
+    DRAW = auto()
 
 
 class Function(IntEnum):
-    """Functions of pointwise operations, in the order of ``FunctionKind``."""
+    """The functions of pointwise operations, in the order of ``FunctionKind`` in ``csrc/core/program.h``."""
 
     AFFINE = 0
     LEAKY_RELU = auto()
@@ -58,7 +59,11 @@ class Function(IntEnum):
 
 
 class Operation(NamedTuple):
-    """One operation on buffers; operands may be :data:`ABSENT`."""
+    """One operation on buffers.
+
+    operands: buffers, or :data:`ABSENT`.
+    numbers, factors: integer and floating-point parameters; the operation's file in ``csrc/cpu/operations`` lists them.
+    """
 
     kind: Kind
     operands: tuple[int, ...]
@@ -66,7 +71,7 @@ class Operation(NamedTuple):
     numbers: tuple[int, ...]
     factors: tuple[float, ...]
 
-    def in_numbers(self) -> list[int]:
-        """As the kernels read it; the factors are given apart."""
+    def encode(self) -> list[int]:
+        """The operation as the kernels read it. Factors are passed separately; only their count is included."""
         operands = [*self.operands, *(ABSENT,) * (MOST_OPERANDS - len(self.operands))]
         return [self.kind, *operands, self.result, len(self.numbers), *self.numbers, len(self.factors)]

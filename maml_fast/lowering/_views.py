@@ -1,4 +1,4 @@
-"""How a tensor of PyTorch lies in a buffer: PyTorch's own strides, without the data."""
+"""Describes how a tensor lies in a buffer, by PyTorch's own strides and without data."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["NotNativeError", "View", "channels_last", "dense", "identity"]
 
 
 class NotNativeError(Exception):
-    """An operation has no native form; the message says which and why."""
+    """An operation has no native form; the message says which one and why."""
 
 
 class View(NamedTuple):
     """A tensor of one task.
 
-    buffer: where its numbers are.
-    tensor: on the meta device: its shape, and its strides and offset in the buffer.
+    buffer: the buffer that holds its values.
+    tensor: a meta tensor with its shape, and with its strides and offset in the buffer.
     """
 
     buffer: int
@@ -27,15 +27,14 @@ class View(NamedTuple):
 
     @property
     def shape(self) -> torch.Size:
-        """Of the tensor."""
         return self.tensor.shape
 
     def map(self, function: Callable[[Tensor], Tensor]) -> View:
-        """The view that a function of PyTorch makes of it."""
+        """Apply a PyTorch function that returns a view; the result lies in the same buffer."""
         return View(self.buffer, function(self.tensor))
 
-    def lies(self, order: Sequence[int], size: int) -> bool:
-        """Whether it is all of a buffer of so many numbers, its dimensions in this order from the outermost on."""
+    def is_contiguous(self, order: Sequence[int], size: int) -> bool:
+        """Whether the view covers a buffer of ``size`` elements, with its dimensions in ``order``, outermost first."""
         if self.tensor.storage_offset() != 0 or self.tensor.numel() != size:
             return False
         strides = [(self.shape[dim], self.tensor.stride(dim)) for dim in order if self.shape[dim] > 1]
@@ -48,7 +47,7 @@ class View(NamedTuple):
 
 
 def dense(buffer: int, shape: Sequence[int], order: Sequence[int]) -> View:
-    """All of a buffer, its dimensions in this order from the outermost on."""
+    """A view of a whole buffer, with its dimensions in ``order``, outermost first."""
     strides, expected = [0] * len(shape), 1
     for dim in reversed(order):
         strides[dim] = expected
@@ -57,10 +56,10 @@ def dense(buffer: int, shape: Sequence[int], order: Sequence[int]) -> View:
 
 
 def identity(rank: int) -> tuple[int, ...]:
-    """The order in which PyTorch makes tensors."""
+    """PyTorch's default memory order of dimensions."""
     return tuple(range(rank))
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
-    """[N, C, ...] with the channels of a pixel side by side."""
+    """The memory order of [N, C, ...] in which the channels of a pixel are adjacent."""
     return (0, *range(2, rank), 1) if rank > 1 else identity(rank)

@@ -1,4 +1,4 @@
-"""Writes native operations, and what must be copied for them."""
+"""Appends native operations to a program, and the copies that they need."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ __all__ = ["Writer"]
 
 
 class Writer:
-    """A program that is being written.
+    """A program under construction.
 
     Attributes:
-        sizes: numbers in every buffer.
-        operations: so far.
+        sizes: the number of elements of every buffer.
+        operations: the operations so far.
         depends: the buffers that depend on parameters.
         input, targets: the buffers of the inputs and of the targets.
-        counts: buffers that would hold 0, 1, 2, ..., and are not computed.
-        picks_of: of how many the targets pick one.
-        takes_whole: whether the input's numbers must be whole.
-        entries: of the smallest table that they are indices of.
+        aranges: buffers that stand for 0, 1, 2, ...; no operation computes them.
+        n_choices: the smallest dimension that is indexed by labels; labels must be below it.
+        takes_whole: whether the inputs must be integers.
+        entries: the size of the smallest embedding table that the inputs index.
+        n_draws: the number of operations that draw random numbers.
     """
 
     def __init__(self) -> None:
         self.input = self.targets = ABSENT
-        self.counts: set[int] = set()
-        self.picks_of: int | None = None
+        self.aranges: set[int] = set()
+        self.n_choices: int | None = None
         self.takes_whole = False
         self.entries: int | None = None
+        self.n_draws = 0
         self.sizes: list[int] = []
         self.operations: list[Operation] = []
         self.depends: set[int] = set()
         self._copies: dict[tuple[object, ...], View] = {}
 
     def new(self, shape: Sequence[int], order: Sequence[int] | None = None) -> View:
-        """A buffer for a result of this shape."""
+        """Add a buffer for a result of this shape, with its dimensions in ``order``."""
         self.sizes.append(prod(shape))
         return dense(len(self.sizes) - 1, shape, identity(len(shape)) if order is None else order)
 
@@ -49,10 +51,10 @@ class Writer:
         numbers: Sequence[int],
         factors: Sequence[float] = (),
     ) -> View:
-        """Append an operation whose operands are whole buffers; return its result."""
+        """Append an operation on whole buffers; return ``result``."""
         buffers = tuple(ABSENT if each is None else each.buffer for each in operands)
-        if self.counts.intersection(buffers):
-            raise NotNativeError("arange has a native form as an index alone")
+        if self.aranges.intersection(buffers):
+            raise NotNativeError("arange has a native form only as an index")
         self.operations.append(
             Operation(kind, buffers, result.buffer, tuple(map(int, numbers)), tuple(map(float, factors)))
         )
@@ -60,10 +62,10 @@ class Writer:
             self.depends.add(result.buffer)
         return result
 
-    def lying(self, view: View, order: Sequence[int] | None = None) -> View:
-        """The same tensor as all of a buffer, in this order; a copy if it does not lie so yet."""
+    def contiguous(self, view: View, order: Sequence[int] | None = None) -> View:
+        """The same tensor as a whole buffer with its dimensions in ``order``; copied only if it lies differently."""
         order = identity(len(view.shape)) if order is None else tuple(order)
-        if view.lies(order, self.sizes[view.buffer]):
+        if view.is_contiguous(order, self.sizes[view.buffer]):
             return view
         key = (view.buffer, view.shape, view.tensor.stride(), view.tensor.storage_offset(), order)
         if key not in self._copies:
@@ -73,13 +75,13 @@ class Writer:
         return self._copies[key]
 
     def order_of(self, view: View) -> tuple[int, ...] | None:
-        """The order in which it is all of its buffer; ``None`` if it is not."""
+        """The order of dimensions in which the view covers its whole buffer; ``None`` if it does not."""
         strides = view.tensor.stride()
         order = tuple(sorted(identity(len(view.shape)), key=lambda dim: (-strides[dim], dim)))
-        return order if view.lies(order, self.sizes[view.buffer]) else None
+        return order if view.is_contiguous(order, self.sizes[view.buffer]) else None
 
     def copy(self, source: View, dest: View, *, clear: bool = False) -> None:
-        """Copy a tensor to one of its shape in another buffer; with ``clear`` all else there becomes 0."""
+        """Copy a tensor to a view of the same shape in another buffer; ``clear`` sets the rest of that buffer to 0."""
         dims = _dims(source, dest)
         is_all = self.order_of(source) is not None
         offsets = int(source.tensor.storage_offset()), int(dest.tensor.storage_offset())
@@ -87,15 +89,18 @@ class Writer:
         self.write(Kind.COPY, [source], dest, numbers + [number for dim in dims for number in dim])
 
     def pointwise(self, function: Function, x: View, *parameters: float) -> View:
-        """``function`` of every number, in the order in which x lies."""
+        """Apply ``function`` to every element of x; the result keeps the memory order of x."""
         order = self.order_of(x)
-        x = self.lying(x, order)
+        x = self.contiguous(x, order)
         result = self.new(x.shape, order)
         return self.write(Kind.POINTWISE, [x], result, [function, x.shape.numel()], parameters)
 
 
 def _dims(source: View, dest: View) -> list[tuple[int, int, int]]:
-    """Sizes and strides of a copy, as few dimensions as possible, by the order of the destination."""
+    """Size, source stride and destination stride of a copy's dimensions, merged where possible.
+
+    The dimensions are in the order of the destination, outermost first.
+    """
     dims = zip(source.shape, source.tensor.stride(), dest.tensor.stride(), strict=True)
     merged: list[tuple[int, int, int]] = []
     for size, source_stride, dest_stride in sorted((dim for dim in dims if dim[0] != 1), key=lambda dim: -dim[2]):

@@ -1,4 +1,4 @@
-"""MAML itself: the inner loop over all tasks of a batch, the meta-gradient through it, and its evaluation."""
+"""The MAML algorithm: inner loops over all tasks of a meta-batch, their meta-gradient, and evaluation."""
 
 from maml_fast.maml._engines import use_engine
 from maml_fast.maml._evaluation import EvaluationResult, evaluate

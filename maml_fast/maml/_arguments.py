@@ -1,4 +1,4 @@
-"""Arguments of a meta-learner: what is said about bad ones before any work is done, and parameters chosen by name."""
+"""Argument checks of meta-learners, and selection of parameters by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from maml_fast._arguments import choice, many, nn_module, shown, tensor, whole
+from maml_fast._arguments import choice, int_from, many, nn_module, shown, tensor
 from maml_fast.data._checks import check_finite
 
 __all__ = [
@@ -28,42 +28,45 @@ __all__ = [
     "check_per_step",
     "check_support",
     "matching_names",
+    "resolve_steps",
     "scored_steps",
     "select_parameters",
-    "steps_asked",
 ]
 
 
 def check_model(model: Any, batch_norm: Any, policies: Collection[str]) -> None:
-    """Raise unless a meta-learner that can follow these policies can be made of this model under this one."""
+    """Raise unless ``model`` is a module that supports the policy ``batch_norm``, which must be one of ``policies``."""
     nn_module("model", model)
     choice(*policies, said=f"one of {', '.join(map(repr, policies))}")("batch_norm", batch_norm)
     if batch_norm == "running":
         _check_keeps_statistics(model)
 
 
-MOST_STEPS = 1_000_000  # of one inner loop: more is a slip of the hand
-STEPS = whole(0, MOST_STEPS)
+MOST_STEPS = 1_000_000  # of one inner loop; a larger number is most likely a typo
+STEPS = int_from(0, MOST_STEPS)
 
 
-def steps_asked(inner_steps: Any, default: int) -> int:
-    """The steps of one call: ``inner_steps``, or the learner's own where that is ``None``."""
+def resolve_steps(inner_steps: Any, default: int) -> int:
+    """Return the checked ``inner_steps`` of a call, or ``default`` if it is ``None``."""
     return default if inner_steps is None else STEPS("inner_steps", inner_steps)
 
 
 def check_per_step(per_step: Any, inner_steps: int = MOST_STEPS) -> bool | tuple[int, ...]:
-    """Return ``per_step`` if it is True, False, or some of the steps from 0 to ``inner_steps``."""
+    """Return ``per_step`` as a bool or as a tuple of steps; raise unless these are in 0 to ``inner_steps``."""
     if isinstance(per_step, bool | np.bool_):
         return bool(per_step)
     try:
-        return many(whole(0, inner_steps))("per_step", [*per_step] if isinstance(per_step, AnySet) else per_step)
+        return many(int_from(0, inner_steps))("per_step", [*per_step] if isinstance(per_step, AnySet) else per_step)
     except (TypeError, ValueError):
         wanted = f"True, False or steps from 0 to {inner_steps:,}"
         raise ValueError(f"per_step must be {wanted}, got {shown(per_step)}") from None
 
 
 def scored_steps(per_step: Any, inner_steps: int) -> tuple[int, ...]:
-    """The steps after which queries are scored, in order: the last one, and besides it all, none, or those given."""
+    """Return the steps after which the query set is scored, sorted.
+
+    The last step is always among them; ``per_step`` adds all steps, none, or those that it lists.
+    """
     asked = check_per_step(per_step, inner_steps)
     if isinstance(asked, bool):
         return tuple(range(inner_steps + 1)) if asked else (inner_steps,)
@@ -71,7 +74,7 @@ def scored_steps(per_step: Any, inner_steps: int) -> tuple[int, ...]:
 
 
 def check_support(x_spt: Any, y_spt: Any) -> None:
-    """Raise unless these are images [T, N, ...] and as many targets [T, N, ...]."""
+    """Raise unless ``x_spt`` are images [T, N, ...] and ``y_spt`` targets [T, N, ...] on the same device."""
     tensor("x_spt", x_spt)
     tensor("y_spt", y_spt)
     if x_spt.dim() < 3 or y_spt.dim() < 2 or x_spt.shape[:2] != y_spt.shape[:2] or 0 in x_spt.shape:
@@ -95,9 +98,10 @@ def check_like_model(name: str, x: Any, parameters: Mapping[str, Tensor]) -> Non
 
 
 def check_images(name: str, x: Any, parameters: Mapping[str, Tensor]) -> None:
-    """Raise unless ``x``, which is no part of checked episodes, is like the model and finite.
+    """Raise unless ``x`` has the model's device and dtype and is finite.
 
-    On a GPU a look at the values would make the program wait.
+    For images that have not been checked as part of episodes. Values are checked on the CPU only: on a GPU the check
+    would synchronize.
     """
     check_like_model(name, x, parameters)
     if x.device.type == "cpu" and x.is_floating_point() and not torch._C._are_functorch_transforms_active():
@@ -112,7 +116,7 @@ def check_fast_weights(fast: Any, x_qry: Tensor, parameters: Mapping[str, Tensor
         raise ValueError(f"x_qry must be images [T, N, ...] of T tasks, got {list(x_qry.shape)}")
     for name, weight in fast.items():
         if name not in parameters:
-            raise ValueError(f"fast holds {name!r}, which is no parameter of the model: {', '.join(parameters)}")
+            raise ValueError(f"fast holds {name!r}, which is not a parameter of the model: {', '.join(parameters)}")
         wanted = [x_qry.shape[0], *parameters[name].shape]
         if not isinstance(weight, Tensor) or list(weight.shape) != wanted:
             got = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
@@ -129,13 +133,18 @@ AdaptedChoice: TypeAlias = str | Sequence[str] | Callable[[str], bool] | None
 
 
 def select_parameters(model: nn.Module, adapted: AdaptedChoice) -> tuple[str, ...]:
-    """Names of the parameters that ``adapted`` chooses, in the model's order; frozen ones are included.
+    """Return the names of the parameters that ``adapted`` selects, in the model's order, frozen ones included.
 
-    ``None`` chooses all; ``"head"`` those of the last module that holds parameters (ANIL, Raghu et al. 2020) and
-    ``"body"`` all others (BOIL, Oh et al. 2021); a list of names, prefixes (``"features.3"``) and globs (``"*.bias"``)
-    those that any entry matches; a function ``name -> bool`` those for which it is true. An entry that matches nothing,
-    and a choice without a trainable parameter, are errors. Whether the last module is the head, :func:`check_head`
-    tells when the model has run.
+    - ``None`` selects all parameters.
+    - ``"head"`` selects those of the last module that holds parameters (ANIL, Raghu et al. 2020). Once the model has
+      been recorded, :func:`check_head` verifies that this module is the head.
+    - ``"body"`` selects all others (BOIL, Oh et al. 2021).
+    - A list selects whatever any of its entries matches: names, prefixes (``"features.3"``) or globs (``"*.bias"``).
+    - A function ``name -> bool`` selects those for which it is true.
+
+    Raises:
+        TypeError: an entry is not a string.
+        ValueError: an entry matches nothing, or no trainable parameter is selected.
     """
     parameters = dict(model.named_parameters())
     names = tuple(parameters)
@@ -156,7 +165,13 @@ def select_parameters(model: nn.Module, adapted: AdaptedChoice) -> tuple[str, ..
 
 
 def check_head(model: nn.Module, part: str, computed_last: Collection[str]) -> None:
-    """Raise if ``adapted="head"`` or ``"body"`` took another head than what the output is ``computed_last`` with."""
+    """Raise unless the head that ``adapted="head"`` or ``"body"`` assumed is the one that computes the output.
+
+    Args:
+        model: the model.
+        part: ``"head"`` or ``"body"``.
+        computed_last: names of the parameters that the output is computed from last.
+    """
     chosen = _names_of_last_module(model)
     found = tuple(name for name, _ in model.named_parameters() if name in computed_last)
     if set(found) != set(chosen):
@@ -169,12 +184,12 @@ def check_head(model: nn.Module, part: str, computed_last: Collection[str]) -> N
 
 
 def matching_names(entry: str, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are ``entry``, lie below it (``entry + "."``), or match it as a glob."""
+    """Return those of ``names`` that equal ``entry``, begin with ``entry + "."``, or match it as a glob."""
     return [name for name in names if name == entry or name.startswith(f"{entry}.") or fnmatchcase(name, entry)]
 
 
 def as_attribute(name: str) -> str:
-    """A parameter's name in a state dict of what belongs to it: PyTorch reserves the dot."""
+    """Return a parameter's name as an attribute name, with slashes for dots: PyTorch reserves the dot."""
     return name.replace(".", "/")
 
 
@@ -191,11 +206,11 @@ def _names_of_entries(entries: Any, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _names_of_last_module(model: nn.Module) -> tuple[str, ...]:
-    """As the model lists them: a tied one by the name of its first place."""
+    """Return the names as the model lists them: a tied parameter has the name of its first occurrence."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     last: tuple[str, ...] = ()
     for path, module in model.named_modules():
-        if ".parametrizations." not in f".{path}.":  # whose parameters are those of the module that they are part of
+        if ".parametrizations." not in f".{path}.":  # these count as parameters of the parametrized module
             own = [*module.parameters(recurse=False)]
             if parametrize.is_parametrized(module):
                 own += cast("nn.Module", module.parametrizations).parameters()

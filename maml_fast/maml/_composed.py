@@ -1,4 +1,4 @@
-"""The engines ``batched`` and ``loop``: inner loops of PyTorch's operations, of all tasks together or one by one."""
+"""The engines ``batched`` and ``loop``: inner loops in PyTorch operations, for all tasks at once or one by one."""
 
 from __future__ import annotations
 
@@ -14,78 +14,87 @@ from torch.autograd.grad_mode import set_multithreading_enabled
 from maml_fast import ops
 from maml_fast.data._episodes import Episodes
 from maml_fast.maml._problem import InnerProblem, step_of_queries
-from maml_fast.maml._values import FastWeights, TaskResults, at_step
-from maml_fast.maml._walk import AllTasks, OneTask, Scores, Walk, of_steps
+from maml_fast.maml._values import FastWeights, TaskResults, values_at_step
+from maml_fast.maml._walk import AllTasks, OneTask, QueryScores, Walk, per_step_parameters
 
-__all__ = ["Outcome", "adapt", "numbered_here", "outcome_of", "parts_of", "run", "scored_walk", "usable_by_autograd"]
+__all__ = [
+    "Outcome",
+    "adapt",
+    "chunks_of",
+    "outcome_of",
+    "run",
+    "scored_walk",
+    "single_threaded_autograd",
+    "usable_by_autograd",
+]
 
 
 class Outcome(NamedTuple):
-    """Query results, and every task's objective [T], which carries the graph."""
+    """Query results, and every task's objective [T] with its graph."""
 
     results: TaskResults
     objectives: Tensor
 
 
 def adapt(problem: InnerProblem, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
-    """Every task's own parameters: the adapted ones, and those of the last step where each has its own."""
-    with _outside_inference_mode(), numbered_here():
+    """Return every task's adapted parameters, and the last step's values of the per-step parameters, by name."""
+    with _outside_inference_mode(), single_threaded_autograd():
         x_spt, y_spt = usable_by_autograd(x_spt), usable_by_autograd(y_spt)
-        if problem.together:
+        if problem.is_batched:
             fast = _adapted(AllTasks(problem, x_spt, y_spt), x_spt, y_spt)
         else:
             each = [_adapted(OneTask(problem, *task), *task) for task in zip(x_spt, y_spt, strict=True)]
-            fast = {name: torch.stack([of_task[name] for of_task in each]) for name in each[0]}
-    last = at_step(of_steps(problem.theta), step_of_queries(problem.steps))
+            fast = {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+    last = values_at_step(per_step_parameters(problem.theta), step_of_queries(problem.steps))
     return {**fast, **{name: ops.over_tasks(value, len(x_spt)) for name, value in last.items()}}
 
 
 def run(problem: InnerProblem, episodes: Episodes, scored: Collection[int], number: int | None = None) -> Outcome:
-    """Every task's query results after the ``scored`` steps, the last among them, and its objective.
+    """Return every task's query results after the ``scored`` steps, which include the last, and its objective.
 
-    So many tasks go together, where tasks do.
+    The batched engine takes ``number`` tasks at once; ``None`` means all.
     """
-    with _outside_inference_mode(), numbered_here():
+    with _outside_inference_mode(), single_threaded_autograd():
         episodes = Episodes(*map(usable_by_autograd, episodes))
-        parts = parts_of(problem, episodes, number)
-        return outcome_of([scored_walk(begin(), part, scored) for begin, part in parts])
+        chunks = chunks_of(problem, episodes, number)
+        return outcome_of([scored_walk(make_walk(), chunk, scored) for make_walk, chunk in chunks])
 
 
-def parts_of(
+def chunks_of(
     problem: InnerProblem, episodes: Episodes, number: int | None
 ) -> Iterator[tuple[Callable[[], Walk], Sequence[Tensor]]]:
-    """What begins the walks of so many tasks together, or of one alone, with their episodes."""
-    if not problem.together:
+    """Yield, for every chunk of ``number`` tasks or for every single task, a factory of its walk and its episodes."""
+    if not problem.is_batched:
         yield from ((partial(OneTask, problem, *task[:2]), task) for task in zip(*episodes, strict=True))
         return
     number = number or episodes.meta_batch_size
     for start in range(0, episodes.meta_batch_size, number):
-        part = [tensor[start : start + number] for tensor in episodes]
-        yield partial(AllTasks, problem, *part[:2]), part
+        chunk = [tensor[start : start + number] for tensor in episodes]
+        yield partial(AllTasks, problem, *chunk[:2]), chunk
 
 
-def scored_walk(walk: Walk, episodes: Sequence[Tensor], scored: Collection[int]) -> Scores:
-    """What the queries say on a walk through all steps."""
-    scores = Scores(walk.problem, episodes, scored)
+def scored_walk(walk: Walk, episodes: Sequence[Tensor], scored: Collection[int]) -> QueryScores:
+    """Take all inner steps and return the query scores."""
+    scores = QueryScores(walk.problem, episodes, scored)
     walk.take_steps(0, walk.problem.steps, scores)
     scores.add(walk, walk.problem.steps)
     return scores
 
 
-def outcome_of(scores: Sequence[Scores]) -> Outcome:
-    """That of all tasks, from their parts'."""
-    losses = [_joined(of_step) for of_step in zip(*(part.losses for part in scores), strict=True)]
-    objectives = _joined([part.objective for part in scores])
-    counts = list(zip(*(part.counts for part in scores), strict=True))
-    if any(count is None for of_step in counts for count in of_step):
+def outcome_of(scores: Sequence[QueryScores]) -> Outcome:
+    """Return the outcome of all tasks from the scores of their chunks."""
+    losses = [_concatenate(chunks) for chunks in zip(*(chunk.losses for chunk in scores), strict=True)]
+    objectives = _concatenate([chunk.objective for chunk in scores])
+    counts = list(zip(*(chunk.counts for chunk in scores), strict=True))  # [S][chunks]
+    if any(count is None for chunks in counts for count in chunks):
         return Outcome(TaskResults(torch.stack(losses)), objectives)
-    right = [_joined([count and count.right for count in of_step]) for of_step in counts]
-    predictions = _joined([count and count.predictions for count in counts[-1]])
-    return Outcome(TaskResults(torch.stack(losses), torch.stack(right), predictions), objectives)
+    correct = [_concatenate([count and count.correct for count in chunks]) for chunks in counts]
+    predictions = _concatenate([count and count.predictions for count in counts[-1]])
+    return Outcome(TaskResults(torch.stack(losses), torch.stack(correct), predictions), objectives)
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor:
-    """[T], from parts [t] or single tasks []."""
+def _concatenate(parts: Sequence[Tensor | None]) -> Tensor:
+    """Return values [T] from those of chunks [t] or of single tasks []."""
     present = [part for part in parts if part is not None]
     if present[0].dim() == 0:
         return torch.stack(present)
@@ -100,7 +109,7 @@ def _adapted(walk: Walk, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
 
 @contextmanager
 def _outside_inference_mode() -> Iterator[None]:
-    """Inside ``torch.inference_mode`` no gradient can be taken at all: run as under ``torch.no_grad`` there."""
+    """Replace ``torch.inference_mode`` by ``torch.no_grad``: no gradient can be computed in inference mode."""
     if not torch.is_inference_mode_enabled():
         yield
         return
@@ -108,15 +117,15 @@ def _outside_inference_mode() -> Iterator[None]:
         yield
 
 
-def numbered_here() -> AbstractContextManager[None]:
-    """A context, in which this thread numbers all nodes of autograd's graph.
+def single_threaded_autograd() -> AbstractContextManager[None]:
+    """Return a context in which this thread creates, and thereby numbers, all nodes of the autograd graph.
 
-    On a GPU another thread would number those that gradients of gradients make. Their numbers decide in which order the
-    meta-gradient is summed, and so on its last bits.
+    On a GPU, the nodes of double backward would otherwise be created by another thread. Node numbers decide the order
+    in which the meta-gradient is summed, and so its last bits.
     """
     return set_multithreading_enabled(False)
 
 
 def usable_by_autograd(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of one that was made in inference mode, which autograd refuses to save."""
+    """Return the tensor, or a copy if it was created in inference mode: autograd can't save such tensors."""
     return tensor.clone() if tensor.is_inference() else tensor

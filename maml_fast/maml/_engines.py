@@ -1,11 +1,12 @@
-"""What can compute an inner loop, and the choice between them.
+"""The engines that compute inner loops, and the choice between them.
 
-``native``: the whole loop as one call, each task in one core's cache (:mod:`maml_fast.maml._native`).
-``batched``: the model's program in PyTorch's operations, all tasks of a chunk at once
-    (:mod:`maml_fast.maml._composed`).
-``loop``: the model as it is written, one task after another (there too).
+- ``native`` runs the whole inner loop in one call, each task in one core's cache (:mod:`maml_fast.maml._native`).
+- ``batched`` runs the model's program in PyTorch operations, for all tasks of a chunk at once
+  (:mod:`maml_fast.maml._composed`).
+- ``loop`` runs the model as it is written, one task after another (also :mod:`maml_fast.maml._composed`).
 
-The first that can run a problem runs it. That follows from the problem and the machine alone, never from a measurement.
+The first engine in this order that can run a problem runs it. The choice depends only on the problem and the machine,
+never on a measurement.
 """
 
 from __future__ import annotations
@@ -23,80 +24,83 @@ from maml_fast.maml._chunks import TaskChunk, tasks_at_once
 from maml_fast.maml._native import NativeLoop
 from maml_fast.maml._native_form import native_loop
 from maml_fast.maml._problem import InnerProblem
-from maml_fast.maml._task_forward import asked_engine
+from maml_fast.maml._task_forward import requested_engine
 
-__all__ = ["ENGINES", "Ran", "choose", "use_engine"]
+__all__ = ["ENGINES", "ChosenEngine", "choose", "use_engine"]
 
 ENGINES = ("native", "batched", "loop")
 
 
 @contextmanager
 def use_engine(name: str) -> Iterator[None]:
-    """Inside this context, and in this thread, MAML computes inner loops by one engine.
+    """Context manager that makes MAML compute inner loops with the given engine, in this thread.
 
     Args:
-        name: ``"native"``, ``"batched"`` or ``"loop"``.
+        name: ``"native"`` runs the whole inner loop in one native call, ``"batched"`` runs all tasks at once in PyTorch
+            operations, and ``"loop"`` runs the model as it is written, one task after another.
 
     Raises:
         ValueError: there is no such engine.
-        RuntimeError: from calls inside, where the engine can't compute what is asked for; the message says why.
+        RuntimeError: raised by a call inside the context that the engine can't compute; the message says why.
     """
     choice(*ENGINES)("engine", name)
-    token = asked_engine.set(name)
+    token = requested_engine.set(name)
     try:
         yield
     finally:
-        asked_engine.reset(token)
+        requested_engine.reset(token)
 
 
-class Ran(NamedTuple):
-    """What computed a problem.
+class ChosenEngine(NamedTuple):
+    """The engine that computes a problem.
 
-    engine: one of :data:`ENGINES`.
-    not_native: why the native engine did not; empty if it did.
-    tasks: in memory at once; ``None`` for all.
+    Attributes:
+        name: one of :data:`ENGINES`.
+        why_not_native: why it is not the native engine; empty if it is.
+        tasks_at_once: tasks in memory at once; ``None`` means all.
     """
 
-    engine: str
-    not_native: str
-    tasks: int | None
+    name: str
+    why_not_native: str
+    tasks_at_once: int | None
 
     def describe(self) -> list[str]:
-        """A line each for engine and memory."""
-        held = "all tasks" if self.tasks is None else f"{self.tasks} task{'s' if self.tasks > 1 else ''} at a time"
-        if self.engine == "native":
-            shared = self.tasks == 1 and torch.get_num_threads() > 1
+        """Return one line about the engine and one about memory."""
+        n = self.tasks_at_once
+        held = "all tasks" if n is None else f"{n} task{'s' if n > 1 else ''} at a time"
+        if self.name == "native":
+            shared = n == 1 and torch.get_num_threads() > 1
             where = "all threads on one task" if shared else "each task in one core's cache"
             return [f"inner loop: native, {where}", f"in memory: {held}"]
-        return [f"inner loop: operation by operation ({self.not_native})", f"in memory: {held}"]
+        return [f"inner loop: operation by operation ({self.why_not_native})", f"in memory: {held}"]
 
 
 def choose(
     problem: InnerProblem, episodes: Episodes, chunk: TaskChunk, why_not_native: str | None = None
-) -> tuple[NativeLoop | None, Ran]:
-    """The first engine that can run a problem; its native form, if it is that one."""
-    asked = asked_engine.get()
+) -> tuple[NativeLoop | None, ChosenEngine]:
+    """Return the first engine that can run a problem, and the problem's native form if it is the native engine."""
+    requested = requested_engine.get()
     n_tasks = episodes.meta_batch_size
     form: NativeLoop | str
-    if asked in ("batched", "loop"):
-        form = f"use_engine({asked!r})"
+    if requested in ("batched", "loop"):
+        form = f"use_engine({requested!r})"
     else:
         form = why_not_native or _native_form(problem, episodes, chunk)
     if not isinstance(form, str):
-        problem.forward.note(problem.recorded[-1])  # type: ignore[arg-type]
-        return form, Ran("native", "", form.tasks_at_once if form.tasks_at_once < n_tasks else None)
-    if asked == "native" and why_not_native is None:
+        problem.forward.record_run(problem.recorded[-1])  # type: ignore[arg-type]
+        return form, ChosenEngine("native", "", form.tasks_at_once if form.tasks_at_once < n_tasks else None)
+    if requested == "native" and why_not_native is None:
         raise RuntimeError(f"the native engine can't run this: {form}")
     number = None if torch._C._are_functorch_transforms_active() else tasks_at_once(problem, chunk)
-    return None, Ran("batched" if problem.together else "loop", form, _some(number, n_tasks))
+    return None, ChosenEngine("batched" if problem.is_batched else "loop", form, _even_chunk(number, n_tasks))
 
 
 def _native_form(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:
-    """The problem's native form, or why it has none."""
+    """Return the problem's native form, or the reason why it has none."""
     with_rows = problem.with_rows()
     return with_rows if isinstance(with_rows, str) else native_loop(with_rows, episodes, chunk)
 
 
-def _some(number: int | None, n_tasks: int) -> int | None:
-    """A number of tasks, such that all parts are of like size; ``None`` if it is all of them."""
+def _even_chunk(number: int | None, n_tasks: int) -> int | None:
+    """Reduce ``number`` so that all chunks have about the same size; ``None`` if one chunk holds all tasks."""
     return math.ceil(n_tasks / math.ceil(n_tasks / number)) if number is not None and number < n_tasks else None

@@ -1,4 +1,4 @@
-"""Accuracy of a meta-learned model on many episodes, with its interval, after every inner step."""
+"""Evaluation on many episodes: accuracies and losses after every inner step, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from maml_fast._arguments import choice, optional, takes, whole
+from maml_fast._arguments import choice, int_from, optional, takes
 from maml_fast.data import _checks as checks
 from maml_fast.data._episodes import Episodes, check_episodes
 from maml_fast.maml._arguments import STEPS
@@ -28,22 +28,33 @@ Statistics: TypeAlias = Literal["own", "support"]
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Means over episodes, as shares of 1, and the half-width of their 95 % interval.
+    """Means over episodes, with the half-widths of their 95 % confidence intervals. Accuracies are fractions of 1.
 
-    An interval is 1.96 * s / sqrt(n) for n episodes of sample standard deviation s (``ddof=1``), as in Finn et al.
-    2017; it is NaN for a single episode. Accuracies and their intervals are ``None`` where the targets are not classes.
-    By the support set's statistics there are those after the last step alone.
+    An interval is 1.96 * s / sqrt(n) for n episodes with sample standard deviation s (``ddof=1``), as in Finn et al.
+    2017. It is NaN for a single episode. Accuracies and their intervals are ``None`` if the targets are not classes.
+    With ``evaluate(..., batch_norm="support")`` the sequences hold only the values after the last inner step.
+
+    Attributes:
+        accuracy: accuracy after the last inner step.
+        interval: its interval.
+        accuracies: accuracy after every inner step, from step 0 (before adaptation) on, [inner_steps + 1].
+        intervals: their intervals, [inner_steps + 1].
+        losses: mean query loss after every inner step, [inner_steps + 1].
+        loss_intervals: their intervals, [inner_steps + 1].
+        n_episodes: number of episodes.
+        inner_steps: number of inner steps.
+        batch_norm: the batch-norm policy in words.
     """
 
-    accuracy: float | None  # after the last inner step
+    accuracy: float | None
     interval: float | None
-    accuracies: tuple[float, ...] | None  # after every step from step 0 on, [inner_steps+1]
+    accuracies: tuple[float, ...] | None
     intervals: tuple[float, ...] | None
-    losses: tuple[float, ...]  # mean query loss after every step
+    losses: tuple[float, ...]
     loss_intervals: tuple[float, ...]
     n_episodes: int
     inner_steps: int
-    batch_norm: str  # the policy in words
+    batch_norm: str
 
     def __str__(self) -> str:
         return f"{self._score()}, {self.inner_steps} inner steps, batch norm: {self.batch_norm}"
@@ -58,7 +69,7 @@ class EvaluationResult:
         return f"{score} ± {half_width}{unit} (95 % interval, 1.96 s/√n), {self.n_episodes} episodes"
 
 
-@takes(n_episodes=whole(1), inner_steps=optional(STEPS), batch_norm=choice("own", "support"))
+@takes(n_episodes=int_from(1), inner_steps=optional(STEPS), batch_norm=choice("own", "support"))
 def evaluate(
     maml: Learner,
     sampler: Iterable[Episodes],
@@ -69,16 +80,27 @@ def evaluate(
 ) -> EvaluationResult:
     """Adapt to exactly ``n_episodes`` episodes of ``sampler`` and score their query sets after every inner step.
 
-    Neither the model's state nor its gradients nor its mode change; dropout is off meanwhile. Batches are moved to the
-    model's device and floating-point type. ``inner_steps`` may differ from the training's (Finn tests with more).
+    The learner is in ``eval()`` mode during the evaluation, so dropout is off. Its state, gradients and mode are
+    unchanged afterwards.
 
-    Queries are normalized as the learner's own policy says, or with ``batch_norm="support"`` by the statistics of the
-    support set alone: every query is predicted as if it were the only one, which is how a deployed model sees it. That
-    is for classes, and for learners whose own policy is transductive.
+    Args:
+        maml: a MAML or another meta-learner.
+        sampler: an iterable of episodes. Batches are moved to the model's device and floating-point dtype.
+        n_episodes: number of episodes; surplus episodes of the last batch are not used.
+        inner_steps: number of inner steps; the learner's own by default. It may differ from the number in training
+            (Finn et al. 2017 test with more).
+        batch_norm: ``"own"`` normalizes queries by the learner's own policy. ``"support"`` normalizes them by the
+            statistics of the support set alone, so that every query is predicted as if it were the only one, which is
+            how a deployed model predicts. It needs targets that are classes, and a learner whose own policy is
+            transductive.
+
+    Returns:
+        Means over the episodes, with confidence intervals.
 
     Raises:
-        TypeError, ValueError: for what is no meta-learner or no sampler, fewer than one episode, or a sampler that ends
-            early; for ``batch_norm="support"``, where batch norm has running statistics already.
+        TypeError, ValueError: ``maml`` is not a meta-learner, ``sampler`` is not an iterable of episodes or ends early,
+            ``n_episodes`` is below 1, or ``batch_norm="support"`` for a learner whose batch norm has running
+            statistics.
     """
     if not isinstance(maml, Learner):
         kind = type(maml).__name__
@@ -94,12 +116,15 @@ def evaluate(
 
 
 class Scores(NamedTuple):
-    """Of some episodes, after every step from 0 on, or after the last alone: float64 [steps, episodes] on the CPU."""
+    """Scores of single episodes after every inner step from 0 on, or after the last one only.
+
+    Tensors are float64 [steps, episodes], on the CPU. ``batch_norm`` is the policy in words.
+    """
 
     losses: Tensor
     accuracies: Tensor | None
     inner_steps: int
-    batch_norm: str  # the policy in words
+    batch_norm: str
 
 
 def scores_of(
@@ -109,12 +134,12 @@ def scores_of(
     inner_steps: int | None,
     batch_norm: Statistics = "own",
 ) -> Scores:
-    """Those of exactly so many episodes of a sampler, as :func:`evaluate` says."""
+    """Return the scores of exactly ``n_episodes`` episodes of a sampler; arguments are those of :func:`evaluate`."""
     by_support = batch_norm == "support"
     losses, accuracies = [], []
     with torch.no_grad(), evaluation_mode(maml):
-        for batch in _exactly(n_episodes, sampler):
-            batch = _like_the_model(batch, maml)
+        for batch in _take_episodes(n_episodes, sampler):
+            batch = _to_model(batch, maml)
             if by_support:
                 results = _by_support(maml, batch, inner_steps)
             else:
@@ -131,7 +156,7 @@ def scores_of(
 
 
 def result_of(parts: Sequence[Scores]) -> EvaluationResult:
-    """The means over all episodes of these parts, in their order; the parts differ in nothing but their episodes."""
+    """Return the means over the episodes of all ``parts``, which must differ only in their episodes."""
     accuracies = [part.accuracies for part in parts if part.accuracies is not None]
     mean_accuracies, intervals = _means(accuracies) if accuracies else (None, None)
     mean_losses, loss_intervals = _means([part.losses for part in parts])
@@ -149,20 +174,20 @@ def result_of(parts: Sequence[Scores]) -> EvaluationResult:
 
 
 def _by_support(maml: Learner, batch: Episodes, inner_steps: int | None) -> TaskResults:
-    """The query results after the last step, each query by itself."""
+    """Return the query results after the last step, with queries normalized by the support set's statistics."""
     x_spt, y_spt, x_qry, y_qry = check_episodes(batch, ignored=IGNORED)
     fast = maml.adapt(x_spt, y_spt, inner_steps=inner_steps)
     return score_classes(maml.predict_by_support(fast, x_spt, x_qry), y_qry, "y_qry")
 
 
 def _steps_of(maml: Learner, inner_steps: int | None) -> int:
-    """0 for what has none."""
+    """Return the number of inner steps; 0 for a learner without inner steps."""
     own = getattr(maml, "inner_steps", None)
     return 0 if own is None else own if inner_steps is None else inner_steps
 
 
 def _means(parts: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and half-width of the 95 % interval over the episodes, for every step."""
+    """Return the mean over episodes and the half-width of its 95 % interval, for every step."""
     values = torch.cat(list(parts), dim=1)  # [steps, episodes]
     n = values.shape[1]
     if n == 1:
@@ -170,10 +195,10 @@ def _means(parts: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(values.mean(dim=1).tolist()), tuple((1.96 * values.std(dim=1) / math.sqrt(n)).tolist())
 
 
-def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
-    left, batches = episodes, iter(sampler)
+def _take_episodes(n_episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
+    left, batches = n_episodes, iter(sampler)
     with ExitStack() as stack:
-        if isinstance(batches, Generator):  # left to the collector, its end would swallow a Ctrl-C
+        if isinstance(batches, Generator):  # if the garbage collector closed it, a Ctrl-C might be swallowed
             stack.callback(batches.close)
         for batch in batches:
             if not isinstance(batch, (tuple, list)) or len(batch) != 4:
@@ -184,17 +209,17 @@ def _exactly(episodes: int, sampler: Iterable[Episodes]) -> Iterator[Episodes]:
             yield taken
             if left == 0:
                 return
-    raise ValueError(f"the sampler ended after {episodes - left} of {episodes} episodes")
+    raise ValueError(f"the sampler ended after {n_episodes - left} of {n_episodes} episodes")
 
 
-def _like_the_model(batch: Episodes, maml: Learner) -> Episodes:
+def _to_model(batch: Episodes, maml: Learner) -> Episodes:
     like = next(parameter for _, parameter in maml.model.named_parameters() if parameter.is_floating_point())
     return batch.to(like.device, like.dtype)
 
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Inside this context a module is in ``eval()`` mode, and afterwards each part in its own again."""
+    """Context in which a module is in ``eval()`` mode; afterwards the mode of every submodule is restored."""
     modes = [(each, each.training) for each in module.modules()]
     module.eval()
     try:

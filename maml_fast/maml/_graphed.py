@@ -1,4 +1,4 @@
-"""Whole meta-iterations as one CUDA graph: captured once and replayed, without Python between its kernels."""
+"""CUDA graphs: meta-iterations captured once and replayed without Python between their kernels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["WARM_UP", "CudaGraph", "GraphedLoss", "check_capturable", "waits_for
 
 Result = TypeVar("Result")
 
-WARM_UP = 3  # calls before the capture, as PyTorch's manual has it: libraries set themselves up in them
-_SYNCHRONIZING = "called a synchronizing CUDA operation"  # PyTorch's warning
+WARM_UP = 3  # calls before the capture, as PyTorch's manual recommends: libraries initialize in them
+_SYNCHRONIZING = "called a synchronizing CUDA operation"  # text of PyTorch's warning
 
 logger = logging.getLogger("maml_fast")
 
@@ -35,15 +35,15 @@ class _Captured(Generic[Result]):
 
 
 class CudaGraph(Generic[Result]):
-    """Calls a function of no arguments, and replays it from the call on that is the fourth of its kind.
+    """Calls a function without arguments, captures it at the fourth call of a kind, and replays it from then on.
 
-    The function reads and writes memory that stays where it is, and its result, too, is always the same tensors: each
-    replay overwrites them. What it does in Python happens in the first calls alone. Calls are of one kind while their
-    ``key`` and PyTorch's own settings are equal; with another kind all begins anew.
+    The function must read and write memory at fixed addresses. A replay returns the same result tensors every time and
+    overwrites their values. Python code in the function runs only in the first calls. Calls are of the same kind while
+    their ``key`` and PyTorch's global settings are equal; a call of another kind starts over.
 
     Args:
-        what: is captured; for the log and for errors.
-        remedy: what to do where it can't be.
+        what: name of what is captured, for the log and for errors.
+        remedy: what to do if the capture fails, for errors.
     """
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -54,10 +54,10 @@ class CudaGraph(Generic[Result]):
         self._captured: _Captured[Result] | None = None
 
     def __call__(self, key: Hashable, device: torch.device, function: Callable[[], Result]) -> Result:
-        """The function's result; ``device`` is where it works.
+        """Return the function's result; ``device`` is the device that it runs on.
 
         Raises:
-            RuntimeError: the function waits for the GPU, or moves data to or from it.
+            RuntimeError: the function synchronizes with the GPU, or copies data to or from it.
         """
         kind = (key, device, _settings())
         if kind != self._kind:
@@ -65,7 +65,7 @@ class CudaGraph(Generic[Result]):
         with torch.cuda.device(device):
             if self._captured is None and self._calls < WARM_UP:
                 self._calls += 1
-                return self._run_watched(function) if self._calls == WARM_UP else self._run_aside(function)
+                return self._run_watched(function) if self._calls == WARM_UP else self._run_on_side_stream(function)
             if self._captured is None:
                 self._captured = self._capture(function)
             self._captured.graph.replay()
@@ -73,23 +73,23 @@ class CudaGraph(Generic[Result]):
 
     @property
     def is_captured(self) -> bool:
-        """Whether the last call was replayed."""
+        """Whether the last call was a replay."""
         return self._captured is not None
 
     def _run_watched(self, function: Callable[[], Result]) -> Result:
-        """Run it in the last call before the capture, and refuse it if it waited for the GPU.
+        """Run the last call before the capture, and raise if it synchronized with the GPU.
 
-        A capture would find that out too, but before PyTorch 2.12 one that breaks off leaves the process unable to make
-        another (pytorch #180395).
+        The capture would detect this too, but before PyTorch 2.12 a failed capture leaves the process unable to start
+        another one (pytorch #180395).
         """
         with waits_for_gpu() as waits:
-            result = self._run_aside(function)
+            result = self._run_on_side_stream(function)
         if waits:
-            raise self._refusal(f"{_SYNCHRONIZING} at {waits[0]}")
+            raise self._capture_error(f"{_SYNCHRONIZING} at {waits[0]}")
         return result
 
-    def _run_aside(self, function: Callable[[], Result]) -> Result:
-        """Run it on the stream that it is going to be captured on."""
+    def _run_on_side_stream(self, function: Callable[[], Result]) -> Result:
+        """Run the function on the stream that it will be captured on."""
         if self._stream is None:
             self._stream = torch.cuda.Stream()
         current = torch.cuda.current_stream()
@@ -102,19 +102,19 @@ class CudaGraph(Generic[Result]):
     def _capture(self, function: Callable[[], Result]) -> _Captured[Result]:
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, such as a DataLoader's, may go on with what only a captured stream must not do.
+            # "thread_local": other threads, such as a DataLoader's, may still make calls that a capture forbids.
             with (
-                torch.cuda.stream(torch.cuda.current_stream()),  # comes back also where a capture breaks off
+                torch.cuda.stream(torch.cuda.current_stream()),  # restores the stream if the capture fails
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 result = function()
         except RuntimeError as error:
-            cause = error.__context__ or error  # the former is what broke it off
-            raise self._refusal((str(cause).splitlines() or [type(cause).__name__])[0]) from error
+            cause = error.__context__ or error  # the context is what made the capture fail
+            raise self._capture_error((str(cause).splitlines() or [type(cause).__name__])[0]) from error
         logger.info("%s: captured as a CUDA graph, which is replayed from now on", self._what)
         return _Captured(graph, result)
 
-    def _refusal(self, why: str) -> RuntimeError:
+    def _capture_error(self, why: str) -> RuntimeError:
         return RuntimeError(
             f"{self._what} can't be captured as a CUDA graph: {why}; nothing in it may wait for the GPU or copy to or "
             "from it (.item(), print, torch.tensor, masks as indices), and no result of an earlier call may be alive "
@@ -129,7 +129,7 @@ def check_capturable(what: str, device: torch.device) -> None:
 
 
 def _settings() -> Hashable:
-    """Of PyTorch those that change which kernels run."""
+    """Return PyTorch's global settings that affect which kernels run."""
     return (
         torch.is_grad_enabled(),
         torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
@@ -141,10 +141,10 @@ def _settings() -> Hashable:
 
 @contextmanager
 def waits_for_gpu() -> Iterator[list[str]]:
-    """Collect the places, as ``file:line``, where this thread waits for the GPU inside the block.
+    """Context that collects, as ``file:line``, the places where this thread synchronizes with the GPU.
 
-    PyTorch's debug mode holds for the whole process. It is set to warn rather than to raise, so that other threads,
-    such as a prefetcher's, may go on waiting for the GPU.
+    PyTorch's debug mode applies to the whole process. It is set to warn rather than to raise, so that other threads,
+    such as a prefetcher's, may still synchronize.
     """
     places: list[str] = []
     thread = threading.get_ident()
@@ -165,7 +165,7 @@ def waits_for_gpu() -> Iterator[list[str]]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch says once in a process that this mode is a prototype
+            warnings.simplefilter("ignore")  # PyTorch warns once per process that this mode is a prototype
             torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings():
             warnings.filterwarnings("always", message=_SYNCHRONIZING)
@@ -183,70 +183,71 @@ LossOf: TypeAlias = Callable[[Episodes, StandIn], tuple[TaskResults, Tensor]]
 
 
 class GraphedLoss:
-    """Replays ``loss_of(episodes, stand_in) -> (results, loss)`` with the loss's gradient, on episodes of its own.
+    """Replays ``loss_of(episodes, stand_in) -> (results, loss)`` and the loss's gradient, on a copy of the episodes.
 
-    The loss must depend on ``stand_in(parameter)`` in the place of every parameter. A parameter's own node in
-    autograd's graph lives as long as any loss of the caller's does, and belongs to the stream of its first use: work
-    that met it in a capture would make the caller's stream wait for the captured one, which breaks the capture off.
+    The loss must use ``stand_in(parameter)`` instead of every parameter. The autograd node of a parameter itself lives
+    as long as any of the caller's losses, and belongs to the stream of its first use. If the captured work reached it,
+    the caller's stream would have to wait for the captured stream, which makes the capture fail.
     """
 
     def __init__(self) -> None:
-        self._graph: CudaGraph[_Answer] = CudaGraph("MAML's loss and meta-gradient", REMEDY)
+        self._graph: CudaGraph[_Outputs] = CudaGraph("MAML's loss and meta-gradient", REMEDY)
         self._held: Episodes | None = None
 
     def __call__(self, key: Hashable, episodes: Episodes, loss_of: LossOf) -> tuple[TaskResults, Tensor]:
-        """The results without a graph, and the loss, which carries the gradient; both are the caller's to keep.
+        """Return the results without a graph, and the loss with its gradient; later replays do not overwrite them.
 
         Raises:
-            RuntimeError: not on a GPU, or what can't be captured; :class:`CudaGraph` says what that is.
+            RuntimeError: the episodes are not on a GPU, a gradient of the episodes or a transform of ``torch.func`` is
+                requested, or the work can't be captured (see :class:`CudaGraph`).
         """
         device = episodes.x_spt.device
         check_capturable("cuda_graph=True", device)
         if torch._C._are_functorch_transforms_active() or any(x.requires_grad for x in episodes):
             raise RuntimeError(
-                "cuda_graph=True gives the gradient of parameters alone: neither that of images nor what torch.func "
-                f"asks for; {REMEDY}"
+                "cuda_graph=True computes the gradient of parameters only, not that of images or under transforms of "
+                f"torch.func; {REMEDY}"
             )
-        held = self._hold(episodes)
-        places = tuple((_kind(x), x.data_ptr()) for x in held)
-        answer = self._graph((key, places), device, lambda: _answer(loss_of, held))
-        results = answer.results._replace(
-            losses=answer.results.losses.clone(),
-            correct=None if answer.results.correct is None else answer.results.correct.clone(),
+        held = self._copy_in(episodes)
+        places = tuple((_layout(x), x.data_ptr()) for x in held)
+        outputs = self._graph((key, places), device, lambda: _compute(loss_of, held))
+        results = outputs.results._replace(
+            losses=outputs.results.losses.clone(),
+            correct=None if outputs.results.correct is None else outputs.results.correct.clone(),
         )
-        return results, loss_with_gradient(answer.loss, {source: g.clone() for source, g in answer.gradients.items()})
+        return results, loss_with_gradient(outputs.loss, {source: g.clone() for source, g in outputs.gradients.items()})
 
     @property
     def is_captured(self) -> bool:
-        """Whether the last call was replayed."""
+        """Whether the last call was a replay."""
         return self._graph.is_captured
 
-    def _hold(self, episodes: Episodes) -> Episodes:
-        """The episodes where the graph reads them."""
-        if self._held is None or [_kind(x) for x in self._held] != [_kind(x) for x in episodes]:
+    def _copy_in(self, episodes: Episodes) -> Episodes:
+        """Copy the episodes to the memory that the graph reads."""
+        if self._held is None or [_layout(x) for x in self._held] != [_layout(x) for x in episodes]:
             self._held = Episodes(*(torch.empty_like(x) for x in episodes))
         for held, x in zip(self._held, episodes, strict=True):
             held.copy_(x)
         return self._held
 
 
-class _Answer(NamedTuple):
+class _Outputs(NamedTuple):
     results: TaskResults
     loss: Tensor
     gradients: Mapping[Tensor, Tensor]
 
 
-def _answer(loss_of: LossOf, episodes: Episodes) -> _Answer:
+def _compute(loss_of: LossOf, episodes: Episodes) -> _Outputs:
     gradient = ChunkedGradient(1)
-    with set_multithreading_enabled(False):  # so that all nodes are numbered by this thread
+    with set_multithreading_enabled(False):  # this thread numbers all nodes: see _composed.single_threaded_autograd
         gradient.begin_chunk()
         results, loss = loss_of(episodes, gradient.stand_in)
         try:
             gradient.add(loss)
         except OutsideGraphError as error:
             raise RuntimeError(f"cuda_graph=True: {error}; {REMEDY}") from error
-    return _Answer(results, loss.detach(), gradient.gradients)
+    return _Outputs(results, loss.detach(), gradient.gradients)
 
 
-def _kind(x: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+def _layout(x: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
     return x.shape, x.dtype, x.device

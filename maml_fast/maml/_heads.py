@@ -1,4 +1,4 @@
-"""The classifier a model ends with, and what its rows, one for each class, are when a task begins."""
+"""A model's classifier, and the values that its rows (one per class) have at the beginning of a task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from maml_fast._arguments import choice, whole
+from maml_fast._arguments import choice, int_from
 
 __all__ = [
     "HEAD",
@@ -21,28 +21,28 @@ __all__ = [
     "SharedRows",
     "Start",
     "TiedRow",
+    "cycle_rows",
     "prototypes",
-    "rows_in_turn",
     "start_of",
 ]
 
 Head: TypeAlias = Literal["learned", "zero", "tied", "proto"]
 
 HEADS: Mapping[str, str] = {
-    "learned": "every class has a learned row of its own",
+    "learned": "every class has its own learned row",
     "zero": "all rows start at zero (zeroing trick, Kao et al. 2022)",
-    "tied": "all rows start from one that is learned (UNICORN-MAML, Ye & Chao 2022)",
-    "proto": "rows start from the classes' prototypes (ProtoMAML, Triantafillou et al. 2020)",
+    "tied": "all rows start from one learned row (UNICORN-MAML, Ye & Chao 2022)",
+    "proto": "rows start from the class prototypes (ProtoMAML, Triantafillou et al. 2020)",
 }
 HEAD = choice(*HEADS)
-N_CLASSES = whole(2)
+N_CLASSES = int_from(2)
 
-IDENTITY_ERROR = 1e-3  # relative; a model that ends otherwise is off by far more
+IDENTITY_ERROR = 1e-3  # relative; the error is far larger if the model does not end in its classifier
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The linear layer that a model registers last: names of its parameters, and its size."""
+    """The linear layer that a model registers last: the names of its parameters, and its size."""
 
     weight: str  # [n_classes, n_features]
     bias: str | None  # [n_classes]
@@ -51,10 +51,10 @@ class Classifier:
 
     @staticmethod
     def of(model: nn.Module, wanted_by: str) -> Classifier:
-        """Find it.
+        """Return the classifier of ``model``.
 
         Raises:
-            ValueError: the last module with parameters is no linear layer; says who wanted one.
+            ValueError: the last module with parameters is not an ``nn.Linear``; the message begins with ``wanted_by``.
         """
         path, layer = _last_module(model)
         if not isinstance(layer, nn.Linear) or "weight" not in layer._parameters:
@@ -69,16 +69,15 @@ class Classifier:
 
     @property
     def dimensions(self) -> dict[str, int]:
-        """Of its parameters, by name; the first is that of the classes."""
+        """Number of dimensions of each parameter, by name; the first dimension is that of the classes."""
         return {self.weight: 2} if self.bias is None else {self.weight: 2, self.bias: 1}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its parameters."""
         return tuple(self.dimensions)
 
     def check_computed_last(self, head: str, computed_last: Collection[str]) -> None:
-        """Raise ValueError unless the model's output is computed last with this layer."""
+        """Raise ValueError unless this layer is the one that computes the model's output."""
         if set(computed_last) != set(self.names):
             raise ValueError(
                 f"head={head!r} took {', '.join(self.names)} for the classifier, which the model registers last, but "
@@ -86,25 +85,25 @@ class Classifier:
             )
 
     def resize(self, model: nn.Module, n_classes: int) -> None:
-        """Give the layer in ``model`` another number of rows: those that it has, in turn."""
+        """Set the number of rows of the layer in ``model``; see :func:`cycle_rows`."""
         _, layer = _last_module(model)
         assert isinstance(layer, nn.Linear)
         for name in ("weight", "bias"):
             rows = layer._parameters[name]
             if rows is not None:
-                setattr(layer, name, nn.Parameter(rows_in_turn(rows.detach(), n_classes), rows.requires_grad))
+                setattr(layer, name, nn.Parameter(cycle_rows(rows.detach(), n_classes), rows.requires_grad))
         layer.out_features = n_classes
 
 
-def rows_in_turn(rows: Tensor, n_classes: int, dim: int = 0) -> Tensor:
-    """So many rows along a dimension: the first of those given, and from the first on again where there are too few."""
+def cycle_rows(rows: Tensor, n_classes: int, dim: int = 0) -> Tensor:
+    """Return ``n_classes`` rows along ``dim``: the first of ``rows``, repeated cyclically if there are too few."""
     return rows.index_select(dim, torch.arange(n_classes, device=rows.device) % rows.shape[dim])
 
 
 class TiedRow(nn.Module):
-    """The row that every class's starts from: ``weight`` [n_features], and ``bias`` [1] where there is one.
+    """The learned row that all classes start from: ``weight`` [n_features], and ``bias`` [1] if the layer has one.
 
-    Its first values are those of the model's first row.
+    It is initialized with the model's first row.
     """
 
     def __init__(self, model: nn.Module, classifier: Classifier) -> None:
@@ -115,38 +114,38 @@ class TiedRow(nn.Module):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
     def by_name(self, classifier: Classifier) -> dict[str, Tensor]:
-        """The row, by the names of the parameters that start from it."""
+        """Return the row by the names of the classifier parameters that start from it."""
         return dict(zip(classifier.names, self.parameters(), strict=True))
 
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Rows that are the same for every task: all zero, or all equal to one row."""
+    """Initial rows that all tasks share: all zero, or all equal to the tied row."""
 
     classifier: Classifier
     head: Literal["zero", "tied"]
 
     def rows(self, adapted: Mapping[str, Tensor], row: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The classifier's parameters [n_classes, ...], from the model's own and the tied row."""
+        """Return the classifier's initial parameters [n_classes, ...], given the model's own and the tied row."""
         if self.head == "tied":
             return {name: row[name].expand(adapted[name].shape).contiguous() for name in self.classifier.names}
-        # A product, unlike new zeros, belongs to the graph, also under torch.func's transforms.
+        # Unlike new zeros, a product is part of the graph, also under transforms of torch.func.
         return {name: adapted[name] * 0 for name in self.classifier.names}
 
 
 @dataclass(frozen=True)
 class PrototypeRows:
-    """Rows that are each task's own: as linear layer, its nearest-prototype classifier.
+    """Initial rows that differ between tasks: the task's nearest-prototype classifier, written as a linear layer.
 
-    Minus the squared distance to a class's mean embedding c is ``2 c x - |c|^2``, up to what all classes share (Snell
-    et al. 2017, eq. 8), so the row is 2c and the bias -|c|^2. Their graph leads back to the embeddings (Triantafillou
-    et al. 2020, section 3.2).
+    The negative squared distance of x to a class's mean embedding c equals ``2 c x - |c|^2``, up to a term that all
+    classes share (Snell et al. 2017, eq. 8). So the row is 2c and the bias is -|c|^2. Gradients flow through both to
+    the embeddings (Triantafillou et al. 2020, section 3.2).
     """
 
     classifier: Classifier
 
-    def looking_through(self, like: Tensor) -> dict[str, Tensor]:
-        """Values of the classifier's parameters under which its output is its input, the embeddings."""
+    def identity_parameters(self, like: Tensor) -> dict[str, Tensor]:
+        """Return parameters that make the classifier the identity, so that the model returns its embeddings."""
         n_features = self.classifier.n_features
         assert self.classifier.bias is not None
         return {
@@ -155,16 +154,16 @@ class PrototypeRows:
         }
 
     def check_labels(self, labels: Tensor) -> None:
-        """Raise unless every class has an image among those of tasks' labels [T, N]."""
+        """Raise unless every class occurs among the support labels [T, N] of every task."""
         if labels.is_floating_point() or labels.dim() != 2:
             got = f"{labels.dtype} {list(labels.shape)}"
             raise TypeError(f"head='proto' takes support labels [T, N], whole numbers, got {got}")
         _check_every_class(_members_of(labels, self.classifier.n_classes).sum(dim=-2))
 
     def rows(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The classifier's parameters [..., n_classes, D] and [..., n_classes], of [..., N, D] and labels [..., N].
+        """Return weight [..., n_classes, D] and bias [..., n_classes] for embeddings [..., N, D], labels [..., N].
 
-        Nothing here looks at values, which would make the program wait for a GPU: a class that has no image gets zeros.
+        A class without an image gets zeros. Labels are not checked here, because that would synchronize with a GPU.
         """
         members = _members_of(labels, self.classifier.n_classes).to(embeddings.dtype)
         means = members.mT @ embeddings / members.sum(dim=-2)[..., None].clamp(min=1)
@@ -172,7 +171,7 @@ class PrototypeRows:
         return {self.classifier.weight: 2 * means, self.classifier.bias: -means.square().sum(dim=-1)}
 
     def check(self, through: Tensor, logits: Tensor, parameters: Mapping[str, Tensor]) -> None:
-        """Raise ValueError unless logits are the classifier's, of what comes ``through`` when its input does."""
+        """Raise ValueError unless ``logits`` are the classifier's output for the embeddings ``through``."""
         assert self.classifier.bias is not None
         weight, bias = parameters[self.classifier.weight], parameters[self.classifier.bias]
         wanted = through @ weight.mT + bias
@@ -187,17 +186,17 @@ Start: TypeAlias = SharedRows | PrototypeRows
 
 
 def start_of(head: Head, model: nn.Module, adapting: Collection[str]) -> Start | None:
-    """How every task's classifier starts; ``None`` where that is the model's own.
+    """Return how every task's classifier starts; ``None`` if it starts from the model's own rows.
 
     Raises:
-        ValueError: the model does not end in a linear layer as the choice needs it, or the layer does not adapt.
+        ValueError: the model does not end in a linear layer that suits ``head``, or that layer does not adapt.
     """
     if head == "learned":
         return None
     classifier = Classifier.of(model, f"head={head!r}")
     missing = [name for name in classifier.names if name not in adapting]
     if missing:
-        raise ValueError(f"head={head!r} needs a classifier that adapts, but {missing[0]} does not; widen adapt")
+        raise ValueError(f"head={head!r} needs a classifier that adapts, but {missing[0]} does not; widen adapted")
     if head != "proto":
         return SharedRows(classifier, head)
     if classifier.bias is None:
@@ -206,19 +205,21 @@ def start_of(head: Head, model: nn.Module, adapting: Collection[str]) -> Start |
 
 
 def _members_of(labels: Tensor, n_classes: int) -> Tensor:
-    """Whether an image is of a class, bool [..., N, n_classes], by labels [..., N]; other labels are of none."""
+    """Return whether each image belongs to each class, bool [..., N, n_classes], for labels [..., N]."""
     return labels[..., None] == torch.arange(n_classes, device=labels.device)
 
 
 def _check_every_class(counts: Tensor) -> None:
-    """Raise ValueError unless each class of each task has an image, of numbers of images [T, n_classes]."""
+    """Raise ValueError unless all ``counts``, numbers of images [T, n_classes], are positive."""
     if not bool(counts.all()):
         task, label = (counts == 0).nonzero()[0].tolist()
         raise ValueError(f"class {label} of task {task} has no support image; number the classes from 0 without gaps")
 
 
 def prototypes(embeddings: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Each class's mean [T, n_classes, D] of embeddings [T, N, D] under labels [T, N]; other labels are left out.
+    """Return the class means [T, n_classes, D] of embeddings [T, N, D] with labels [T, N].
+
+    Images with labels outside 0..n_classes-1 are left out.
 
     Raises:
         ValueError: a class has no image.
@@ -230,7 +231,7 @@ def prototypes(embeddings: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 
 
 def _last_module(model: nn.Module) -> tuple[str, nn.Module]:
-    """The last that holds parameters, and where."""
+    """Return the path of the last module that holds parameters, and that module."""
     holders = [
         (path, each) for path, each in model.named_modules() if any(True for _ in each.parameters(recurse=False))
     ]

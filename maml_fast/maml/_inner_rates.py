@@ -1,4 +1,4 @@
-"""Learning rates of the inner loop: one number, one per parameter, fixed or meta-learned."""
+"""Learning rates of the inner loop: one for all parameters or one per parameter, fixed or meta-learned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maml_fast._arguments import number, shown
 from maml_fast.maml._arguments import as_attribute, matching_names
-from maml_fast.maml._heads import rows_in_turn
+from maml_fast.maml._heads import cycle_rows
 from maml_fast.maml._values import MaybePerStep, PerStep
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "check_learn_inner_lr",
     "check_rate",
     "make_inner_lr",
-    "of_steps",
+    "per_step_rate",
 ]
 
 Rate: TypeAlias = float | Tensor
@@ -31,7 +31,7 @@ LearnInnerLR: TypeAlias = bool | Literal["per_step"]
 
 
 def check_learn_inner_lr(learn: Any) -> LearnInnerLR:
-    """Return ``learn`` if it is one of the ways to learn inner rates."""
+    """Return ``learn`` if it is a bool or ``"per_step"``, else raise ValueError."""
     if isinstance(learn, bool | np.bool_):
         return bool(learn)
     if isinstance(learn, str) and learn == "per_step":
@@ -40,7 +40,7 @@ def check_learn_inner_lr(learn: Any) -> LearnInnerLR:
 
 
 def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
-    """Return ``rate`` as a float or a floating-point tensor, or say what is wrong with it."""
+    """Return ``rate`` as a float or a floating-point tensor; raise if its type or its values are not allowed."""
     if isinstance(rate, Tensor):
         if not rate.is_floating_point():
             raise TypeError(f"{what} must be a floating-point tensor, got {rate.dtype}")
@@ -53,7 +53,7 @@ def check_rate(rate: Rate, what: str = "inner_lr") -> Rate:
 
 
 def _check_values(rate: Tensor, what: str) -> None:
-    """Rates of single weights may be negative, as those that Meta-SGD learns are; one for all of them may not."""
+    """Raise unless the rates are finite. Elementwise rates may be negative (Meta-SGD learns such); a scalar may not."""
     if rate.is_meta or torch._C._are_functorch_transforms_active():
         return
     if not rate.isfinite().all():
@@ -63,7 +63,7 @@ def _check_values(rate: Tensor, what: str) -> None:
 
 
 def check_broadcasts(rate: Rate, parameters: Mapping[str, Tensor], what: str = "inner_lr") -> None:
-    """Raise unless ``rate`` can multiply each of ``parameters`` without changing its shape."""
+    """Raise ValueError unless ``rate`` broadcasts to the shape of each of ``parameters``."""
     shape = rate.shape if isinstance(rate, Tensor) else ()
     for name, parameter in parameters.items():
         trailing = parameter.shape[parameter.dim() - len(shape) :] if len(shape) <= parameter.dim() else None
@@ -74,23 +74,30 @@ def check_broadcasts(rate: Rate, parameters: Mapping[str, Tensor], what: str = "
 
 
 def learnable_rate(rate: Rate, like: Tensor, steps: int | None) -> nn.Parameter:
-    """A meta-learned rate that starts at ``rate``, in the dtype and on the device of ``like``; one for every step."""
+    """Return a meta-learned rate that starts at ``rate``, with the dtype and device of ``like``.
+
+    With ``steps`` it is [steps, ...], one rate for every step.
+    """
     start = torch.as_tensor(rate, dtype=like.dtype, device=like.device).detach()
     return nn.Parameter(start.clone() if steps is None else start.expand(steps, *start.shape).clone())
 
 
-def of_steps(rate: Rate, steps: int | None) -> MaybePerStep[Rate]:
-    """A rate as the inner loop takes it, [steps, ...] if there are steps."""
+def per_step_rate(rate: Rate, steps: int | None) -> MaybePerStep[Rate]:
+    """Return a rate in the form that the inner loop takes: a tensor [steps, ...] as :class:`PerStep`."""
     return PerStep(rate) if steps is not None and isinstance(rate, Tensor) else rate
 
 
 class InnerRates(nn.Module):
     """Inner learning rates by parameter name, prefix or glob; a later key overrides an earlier one.
 
-    A rate is a number or a tensor that broadcasts to its parameter (element-wise rates as in Meta-SGD). It is also that
-    of parameters that are ``frozen`` now, should they adapt later. With ``learnable`` every key has one
-    ``nn.Parameter``, shared by the parameters that the key stands for; with ``steps`` it is [steps, ...], each step's
-    own. In the state dict a key's dots are written as slashes, because PyTorch reserves the dot.
+    In the state dict, slashes replace the dots of a key, because PyTorch reserves the dot.
+
+    Args:
+        rates: by key, a number or a tensor that broadcasts to the parameters (elementwise rates, as in Meta-SGD).
+        adapted: the parameters that adapt, by name.
+        frozen: parameters that are frozen now. A key also applies to them, in case they adapt later.
+        learnable: make one ``nn.Parameter`` per key, shared by all parameters that the key matches.
+        steps: with ``learnable``, the number of rates per key: [steps, ...], one for every inner step.
     """
 
     def __init__(
@@ -126,29 +133,31 @@ class InnerRates(nn.Module):
         missing = [name for name in adapted if name not in self._key_of]
         if missing:
             raise ValueError(
-                f"inner_lr has no rate for {', '.join(missing)}; add them, or '*' first for all the others"
+                f"inner_lr has no rate for {', '.join(missing)}; add keys for them, or '*' as the first key"
             )
 
     def rate_of(self, name: str) -> MaybePerStep[Rate]:
-        """The rate of the parameter called ``name``."""
+        """Return the rate of the parameter ``name``."""
         if name not in self._key_of:
             raise RuntimeError(
-                f"{name} was frozen when the inner rates were given, and has none; set inner_lr again with one for it, "
-                "or make a new learner"
+                f"{name} was frozen when inner_lr was set, and has no rate; set inner_lr again with a rate for it, or "
+                "make a new learner"
             )
-        return of_steps(self[self._key_of[name]], self._steps)
+        return per_step_rate(self[self._key_of[name]], self._steps)
 
     def resize(self, dimensions: Mapping[str, int], n_rows: int) -> None:
-        """Give rates of single weights so many rows: those that they have, in turn.
+        """Resize the elementwise rates of the classifier to ``n_rows`` rows; see :func:`cycle_rows`.
 
-        ``dimensions``: of the parameters that have so many rows now, by name.
+        Args:
+            dimensions: number of dimensions of each classifier parameter, by name.
+            n_rows: the new number of rows.
         """
         first = 0 if self._steps is None else 1
         for name, of_parameter in dimensions.items():
             key = self._key_of.get(name)
             rate = None if key is None else self[key]
             if isinstance(rate, Tensor) and rate.dim() - first == of_parameter and rate.shape[first] > 1:
-                resized = rows_in_turn(rate.detach(), n_rows, first)
+                resized = cycle_rows(rate.detach(), n_rows, first)
                 kept = nn.Parameter(resized, rate.requires_grad) if isinstance(rate, nn.Parameter) else resized
                 setattr(self, as_attribute(str(key)), kept)
 
@@ -159,7 +168,7 @@ class InnerRates(nn.Module):
         return iter(dict.fromkeys(self._key_of.values()))
 
     def extra_repr(self) -> str:
-        """The fixed numbers; tensors are listed by PyTorch itself."""
+        """Return the rates that are plain numbers; PyTorch lists the tensors itself."""
         return ", ".join(f"{key}={rate}" for key, rate in self._numbers.items())
 
 
@@ -170,7 +179,15 @@ def make_inner_lr(
     learnable: bool,
     steps: int | None,
 ) -> Rate | InnerRates:
-    """What MAML keeps as its ``inner_lr``, for parameters that adapt, or would if they were not frozen; see there."""
+    """Return the value of MAML's attribute ``inner_lr``: one rate, or :class:`InnerRates` for a mapping or function.
+
+    Args:
+        inner_lr: as for MAML.
+        adapted: the parameters that adapt, by name.
+        frozen: parameters that were selected to adapt but are frozen now, by name.
+        learnable: whether rates are meta-learned.
+        steps: number of rates per parameter or key, for rates per step; ``None`` for one.
+    """
     if callable(inner_lr) and not isinstance(inner_lr, Tensor | type | nn.Module):
         inner_lr = {name: inner_lr(parameter) for name, parameter in adapted.items()}
     if isinstance(inner_lr, Mapping):

@@ -1,4 +1,4 @@
-"""The losses of tasks, and what classification says of its labels and predictions."""
+"""Losses of tasks, and checks of classification labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
-    """Losses [T] of logits [T, N, ...] and targets [T, N, ...]; ``what`` names the targets that are to be checked."""
+    """Return the losses [T] for logits [T, N, ...] and targets [T, N, ...].
+
+    Labels of cross-entropy are checked if ``what`` is their name, and not if it is ``None``.
+    """
     if loss_fn is F.cross_entropy:
         if what is not None:
             check_labels(logits, targets, what)
@@ -35,7 +38,7 @@ def losses_of_tasks(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what
 
 
 def loss_of_task(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: str | None = None) -> Tensor:
-    """The loss of logits [N, ...] and targets [N, ...]; ``what`` names the targets that are to be checked."""
+    """Return one task's loss for logits [N, ...] and targets [N, ...]; ``what`` names the targets in errors."""
     try:
         loss = loss_fn(logits, targets)
     except (IndexError, RuntimeError, ValueError):
@@ -49,7 +52,7 @@ def loss_of_task(loss_fn: LossFunction, logits: Tensor, targets: Tensor, what: s
 
 
 def cross_entropy_of_tasks(logits: Tensor, targets: Tensor) -> Tensor:
-    """``F.cross_entropy`` of every task, [T]; logits are [T, N, C, ...], targets as for :func:`check_labels`."""
+    """Return ``F.cross_entropy`` of every task, [T], for logits [T, N, C, ...] and targets as in ``check_labels``."""
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")  # [T * N, ...]
     losses = losses.view(len(logits), -1)
     if targets.is_floating_point():
@@ -58,17 +61,17 @@ def cross_entropy_of_tasks(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def score_classes(logits: Tensor, labels: Tensor, what: str) -> TaskResults:
-    """Cross-entropy and right predictions of every task, from logits [T, N, n_way] and labels [T, N], at one step."""
+    """Return every task's cross-entropy and correct predictions for logits [T, N, n_way] and labels [T, N]."""
     check_labels(logits, labels, what)
-    counts = count_of_tasks(Accuracy(IGNORED, must=False), logits, labels)
+    counts = count_of_tasks(Accuracy(IGNORED, required=False), logits, labels)
     losses = cross_entropy_of_tasks(logits, labels)[None]
-    return TaskResults(losses) if counts is None else TaskResults(losses, counts.right[None], counts.predictions)
+    return TaskResults(losses) if counts is None else TaskResults(losses, counts.correct[None], counts.predictions)
 
 
 def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
-    """Raise unless ``targets`` are what cross-entropy takes for these logits.
+    """Raise unless ``targets`` are valid for cross-entropy with these logits.
 
-    The range of labels is looked at on the CPU alone: on an accelerator that would wait for the device.
+    The range of labels is checked on the CPU only: on an accelerator the check would synchronize.
     """
     if targets.is_floating_point() and targets.shape == logits.shape:
         return  # class probabilities
@@ -81,7 +84,7 @@ def check_labels(logits: Tensor, targets: Tensor, what: str) -> None:
 
 
 def check_range(targets: Tensor, n_classes: int, what: str) -> None:
-    """Raise unless labels on the CPU are classes 0 to ``n_classes - 1``, or :data:`IGNORED`."""
+    """Raise unless labels are in 0 to ``n_classes - 1`` or :data:`IGNORED`; labels on a GPU are not checked."""
     if targets.device.type != "cpu" or targets.numel() == 0:
         return
     targets = targets[targets != IGNORED] if (targets == IGNORED).any() else targets

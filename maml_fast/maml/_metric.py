@@ -1,4 +1,4 @@
-"""Which predictions are right, and how many there are."""
+"""Metrics: counts of predictions and of correct predictions."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ __all__ = [
     "IGNORED",
     "Accuracy",
     "Counts",
-    "Judge",
     "Metric",
+    "MetricFunction",
     "are_classes",
     "check_metric",
     "count_of_task",
     "count_of_tasks",
-    "judge_of",
+    "resolve_metric",
 ]
 
-IGNORED = -100  # the label that F.cross_entropy leaves out
+IGNORED = -100  # the label that F.cross_entropy ignores
 
-# Which predictions of one task are right: metric(logits [N, ...], targets [N, ...]) -> bool [...].
-Judge: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-Metric: TypeAlias = str | Judge | None  # "auto", "accuracy"; None: nothing is judged
+# Tells which predictions of one task are correct: metric(logits [N, ...], targets [N, ...]) -> bool [...].
+MetricFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Metric: TypeAlias = str | MetricFunction | None  # "auto", "accuracy"; None: no metric
 
 
 class Counts(NamedTuple):
-    """int64, [T] of tasks or [] of one: right predictions, and predictions."""
+    """Numbers of correct predictions and of all predictions, int64: [T] for tasks or [] for one task."""
 
-    right: Tensor
+    correct: Tensor
     predictions: Tensor
 
 
 def check_metric(name: str, metric: Any) -> Metric:
-    """The kind of ``metric``."""
+    """Kind of MAML's argument ``metric``."""
     known = isinstance(metric, str) and metric in ("auto", "accuracy")
     if metric is None or known or (callable(metric) and not isinstance(metric, type)):
         kept: Metric = metric
@@ -52,33 +52,33 @@ def check_metric(name: str, metric: Any) -> Metric:
 
 
 class Accuracy:
-    """Predicted classes that are the labels: the largest logit along dimension 1 of a task's.
+    """Counts predictions whose largest logit, along the class dimension, is that of the label.
 
     Attributes:
-        ignored: the label of what does not count.
-        must: whether targets that are no classes are an error.
+        ignored: predictions with this label do not count.
+        required: whether targets that are not classes are an error.
     """
 
-    def __init__(self, ignored: int, must: bool) -> None:
-        self.ignored, self.must = ignored, must
+    def __init__(self, ignored: int, required: bool) -> None:
+        self.ignored, self.required = ignored, required
 
-    def __call__(self, logits: Tensor, targets: Tensor, classes: int = 1) -> Counts | None:
-        """Of one task, or of tasks where ``classes`` is dimension 2."""
-        if not are_classes(logits, targets, classes):
-            if not self.must:
+    def __call__(self, logits: Tensor, targets: Tensor, class_dim: int = 1) -> Counts | None:
+        """Return the counts of one task (``class_dim=1``) or all tasks (2); ``None`` if targets are not classes."""
+        if not are_classes(logits, targets, class_dim):
+            if not self.required:
                 return None
             raise ValueError(
                 f"metric='accuracy' takes logits [N, classes, ...] and whole labels [N, ...], got {list(logits.shape)} "
                 f"and {targets.dtype} {list(targets.shape)}; give a function that tells which predictions are right"
             )
         counts = targets != self.ignored
-        right = (logits.detach().argmax(classes) == targets) & counts
-        kept = targets.shape[: classes - 1]  # [T] or []
-        return Counts(*(each.reshape(*kept, -1).sum(dim=-1) for each in (right, counts)))
+        correct = (logits.detach().argmax(class_dim) == targets) & counts
+        kept = targets.shape[: class_dim - 1]  # [T] or []
+        return Counts(*(each.reshape(*kept, -1).sum(dim=-1) for each in (correct, counts)))
 
 
-def judge_of(metric: Metric, loss_fn: Callable[..., Any]) -> Accuracy | Judge | None:
-    """What judges predictions under a loss; ``"auto"`` counts classes under cross-entropy, and nothing else."""
+def resolve_metric(metric: Metric, loss_fn: Callable[..., Any]) -> Accuracy | MetricFunction | None:
+    """Return the metric for a loss function: ``"auto"`` is accuracy for cross-entropy, ``None`` for other losses."""
     if callable(metric) or metric is None:
         return metric
     inner = loss_fn
@@ -90,30 +90,30 @@ def judge_of(metric: Metric, loss_fn: Callable[..., Any]) -> Accuracy | Judge | 
         ignored = inner.ignore_index
     elif inner is not F.cross_entropy and metric == "auto":
         return None
-    return Accuracy(ignored, must=metric == "accuracy")
+    return Accuracy(ignored, required=metric == "accuracy")
 
 
-def count_of_task(judge: Accuracy | Judge | None, logits: Tensor, targets: Tensor) -> Counts | None:
-    """Of one task's logits [N, ...] and targets [N, ...]."""
-    if judge is None or isinstance(judge, Accuracy):
-        return None if judge is None else judge(logits, targets)
-    right = judge(logits.detach(), targets)
-    if not isinstance(right, Tensor) or right.dtype != torch.bool:
-        got = f"{right.dtype} {list(right.shape)}" if isinstance(right, Tensor) else type(right).__name__
+def count_of_task(metric: Accuracy | MetricFunction | None, logits: Tensor, targets: Tensor) -> Counts | None:
+    """Return the counts for one task's logits [N, ...] and targets [N, ...]; ``None`` if there is no metric."""
+    if metric is None or isinstance(metric, Accuracy):
+        return None if metric is None else metric(logits, targets)
+    correct = metric(logits.detach(), targets)
+    if not isinstance(correct, Tensor) or correct.dtype != torch.bool:
+        got = f"{correct.dtype} {list(correct.shape)}" if isinstance(correct, Tensor) else type(correct).__name__
         raise TypeError(f"metric must tell which predictions are right, in a tensor of torch.bool; it returned {got}")
-    return Counts(right.sum(), torch.full((), right.numel(), device=right.device))
+    return Counts(correct.sum(), torch.full((), correct.numel(), device=correct.device))
 
 
-def count_of_tasks(judge: Accuracy | Judge | None, logits: Tensor, targets: Tensor) -> Counts | None:
-    """Of every task's logits [T, N, ...] and targets [T, N, ...]."""
-    if judge is None or isinstance(judge, Accuracy):
-        return None if judge is None else judge(logits, targets, classes=2)
-    counts = [count_of_task(judge, *task) for task in zip(logits, targets, strict=True)]
+def count_of_tasks(metric: Accuracy | MetricFunction | None, logits: Tensor, targets: Tensor) -> Counts | None:
+    """Return the counts for all tasks' logits [T, N, ...] and targets [T, N, ...]; ``None`` if there is no metric."""
+    if metric is None or isinstance(metric, Accuracy):
+        return None if metric is None else metric(logits, targets, class_dim=2)
+    counts = [count_of_task(metric, *task) for task in zip(logits, targets, strict=True)]
     return Counts(*(torch.stack(list(each)) for each in zip(*filter(None, counts), strict=True)))
 
 
-def are_classes(logits: Tensor, targets: Tensor, classes: int = 2) -> bool:
-    """Whether targets [T, N, ...] are classes of logits [T, N, C, ...], which ``classes`` is the dimension of."""
+def are_classes(logits: Tensor, targets: Tensor, class_dim: int = 2) -> bool:
+    """Whether targets [T, N, ...] can be class labels of logits [T, N, C, ...], with C at dimension ``class_dim``."""
     integral = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     shape = logits.shape
-    return integral and len(shape) > classes and targets.shape == shape[:classes] + shape[classes + 1 :]
+    return integral and len(shape) > class_dim and targets.shape == shape[:class_dim] + shape[class_dim + 1 :]

@@ -1,4 +1,4 @@
-"""Whether a problem has a native form, and which: conv blocks and a linear classifier, or a recorded model."""
+"""Native forms of inner problems: conv blocks with a linear classifier, or any recorded model."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from maml_fast.program import ConvNet, Program, read_conv_net
 
 __all__ = ["native_loop"]
 
-# Bytes of tasks that each thread takes by itself. Up to here conv nets of the zoo hold less than a plain loop does.
-OF_ALL_THREADS = 108 * 2**20
-OF_A_CORE = 16 * 2**20  # however many threads there are
+# Each thread takes its own task up to these sizes in bytes; all threads share a larger one. With this budget for all
+# threads together, the conv nets of the benchmark's zoo need less memory than a plain loop does.
+ALL_THREADS_BUDGET = 108 * 2**20
+CORE_BUDGET = 16 * 2**20  # of one task, for any number of threads
 
 
 def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> NativeLoop | str:
-    """Return the native form of a problem on checked episodes, or what keeps it from having one."""
+    """Return the native form of a problem on checked episodes, or the reason why it has none."""
     if problem.theta.device.type != "cpu":
-        return f"on {problem.theta.device.type}, where all tasks of an operation run at once"
+        return f"on {problem.theta.device.type}, where each operation runs for all tasks at once"
     if native.library() is None:
         return "there are no native kernels"
     if isinstance(problem.recorded, str):
         return problem.recorded
-    if problem.judge is not None and not isinstance(problem.judge, Accuracy):
+    if problem.metric is not None and not isinstance(problem.metric, Accuracy):
         return "metric is a function of your own"
-    if problem.judge is not None and problem.judge.ignored != IGNORED:
-        return f"the label {problem.judge.ignored} does not count"
+    if problem.metric is not None and problem.metric.ignored != IGNORED:
+        return f"the label {problem.metric.ignored} does not count"
     if problem.optimizer is not SGD:
         return "inner steps are not plain gradient descent"
     if problem.blocks is not None:
@@ -52,14 +53,16 @@ def native_loop(problem: InnerProblem, episodes: Episodes, chunk: TaskChunk) -> 
         parameters = {**_other_tensors(problem), **parameters}
     theta = [parameters[name] for name in net.names]
     rates = [problem.theta.rule.get(name, 0.0) for name in net.names]
-    weights = problem.weights_of_steps()
+    weights = problem.objective_weights()
     held = _tasks_at_once(chunk, episodes.meta_batch_size, _bytes_of_task(net, problem, theta))
-    judged = problem.judge is not None and net.n_classes is not None
-    return NativeLoop(net, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, judged)
+    counts_correct = problem.metric is not None and net.n_classes is not None
+    return NativeLoop(
+        net, theta, rates, problem.steps, problem.order, weights, held, problem.steps_kept, counts_correct
+    )
 
 
 def _other_tensors(problem: InnerProblem) -> dict[str, Tensor]:
-    """The model's buffers, and the loss's."""
+    """Return the buffers of the model and of the loss function, by name."""
     assert not isinstance(problem.recorded, str)
     assert problem.watched_loss is not None
     of_loss = problem.watched_loss.tensors(problem.loss_fn)
@@ -68,24 +71,24 @@ def _other_tensors(problem: InnerProblem) -> dict[str, Tensor]:
 
 
 def _tasks_at_once(chunk: TaskChunk, n_tasks: int, bytes_of_task: int) -> int:
-    """In memory: by themselves as many as there are threads, or one that all threads share if tasks are too large."""
+    """Return the number of tasks in memory; "auto" is one per thread, or one that all threads share if it is large."""
     if isinstance(chunk, int):
         return chunk
     if chunk is None:
         return n_tasks
     threads = torch.get_num_threads()
-    return threads if bytes_of_task <= max(OF_A_CORE, OF_ALL_THREADS // threads) else 1
+    return threads if bytes_of_task <= max(CORE_BUDGET, ALL_THREADS_BUDGET // threads) else 1
 
 
 def _bytes_of_task(net: NativeNet, problem: InnerProblem, theta: Sequence[Any]) -> int:
-    """About what a thread holds of a recorded model's task; 0 for a net of blocks, whose threads share phases."""
+    """Estimate the memory of one task of a recorded model; 0 for a net of blocks, whose threads share phases."""
     if isinstance(net, BlockNet):
         return 0
     kept = min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
     support, query = net.lowered.scalars
     tensors = [tensor_of(each) for each in theta]
     weights = sum(tensor.numel() for tensor in tensors)
-    # A pass has values and gradients; a step that is kept also has weights.
+    # A pass holds values and their gradients; a step that is kept also holds its weights.
     return (kept * (2 * support + weights) + 2 * query + 2 * weights) * tensors[0].element_size()
 
 
@@ -110,11 +113,11 @@ def _obstacle_in_modes() -> str | None:
         return "a transform of torch.func is active"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
-    return "torch.compile is at work" if torch.compiler.is_compiling() else None
+    return "torch.compile is tracing" if torch.compiler.is_compiling() else None
 
 
 def _native_net(problem: InnerProblem, episodes: Episodes) -> NativeNet | str:
-    """What the native kernels take of a problem whose model is recorded, or why they can't."""
+    """Return the native net of a problem whose model is recorded, or the reason why there is none."""
     blocks = _block_net(problem, episodes)
     return _program_net(problem, episodes) if isinstance(blocks, str) else blocks
 
@@ -130,8 +133,8 @@ def _block_net(problem: InnerProblem, episodes: Episodes) -> BlockNet | str:
     assert isinstance(spt, ConvNet)
     assert isinstance(qry, ConvNet)
     if not spt.is_like(qry):
-        return "it is another net for query images"
-    if found := _still_filters(problem, spt):
+        return "the net differs between support and query images"
+    if found := _frozen_filters(problem, spt):
         return found
     for y in (episodes.y_spt, episodes.y_qry):
         if y.dtype != torch.int64 or y.dim() != 2:
@@ -139,14 +142,14 @@ def _block_net(problem: InnerProblem, episodes: Episodes) -> BlockNet | str:
     return BlockNet(spt, qry)
 
 
-def _still_filters(problem: InnerProblem, net: ConvNet) -> str | None:
-    """Where filters stay as they are but the blocks change, most of what the blocks' loop does would be for nothing."""
+def _frozen_filters(problem: InnerProblem, net: ConvNet) -> str | None:
+    """Return why the loop for blocks is not worthwhile: frozen filters in changing blocks waste most of its work."""
     theta = problem.theta
     changing = [
         name for name in net.names_of_blocks() if name in theta.adapted or isinstance(theta.shared[name], PerStep)
     ]
-    still = [block.weight for block in net.blocks if block.weight not in theta.adapted]
-    return f"{still[0]} does not adapt, but {changing[0]} changes" if changing and still else None
+    frozen = [block.weight for block in net.blocks if block.weight not in theta.adapted]
+    return f"{frozen[0]} does not adapt, but {changing[0]} changes" if changing and frozen else None
 
 
 def _program_net(problem: InnerProblem, episodes: Episodes) -> ProgramNet | str:
@@ -162,17 +165,17 @@ def _program_net(problem: InnerProblem, episodes: Episodes) -> ProgramNet | str:
         if isinstance(loss, str):
             return loss
         scored.append(Scored(model, loss))
-    judges = problem.judge is not None and are_classes(_shaped(scored[1].model), episodes.y_qry[:1])
-    if isinstance(problem.judge, Accuracy) and not judges and problem.judge.must:
-        return "its targets are no classes"
-    lowered = lower(*scored, judges)
+    counts_correct = problem.metric is not None and are_classes(_meta_logits(scored[1].model), episodes.y_qry[:1])
+    if isinstance(problem.metric, Accuracy) and not counts_correct and problem.metric.required:
+        return "its targets are not classes"
+    lowered = lower(*scored, counts_correct)
     if isinstance(lowered, str):
         return lowered
     if unused := [name for name in problem.theta.adapted if name not in lowered.names]:
         return f"{unused[0]} is not part of it"
-    return ProgramNet(lowered, scored[1].model.result.shape[1] if judges else None)
+    return ProgramNet(lowered, scored[1].model.result.shape[1] if counts_correct else None)
 
 
-def _shaped(program: Program) -> Tensor:
-    """Logits [1, N, ...] without numbers."""
+def _meta_logits(program: Program) -> Tensor:
+    """Return the program's logits [1, N, ...] on the meta device."""
     return torch.empty((1, *program.result.shape), device="meta")

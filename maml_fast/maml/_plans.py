@@ -1,4 +1,4 @@
-"""What a call computes and what computes it, kept for the next call of its kind."""
+"""Plans: what a call computes and on which engine, cached for later calls of the same kind."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from maml_fast import native
 from maml_fast.data._episodes import Episodes
 from maml_fast.maml._chunks import TaskChunk, with_gradient
 from maml_fast.maml._composed import run
-from maml_fast.maml._engines import Ran, choose
+from maml_fast.maml._engines import ChosenEngine, choose
 from maml_fast.maml._gradient import OutsideGraphError, loss_with_gradient
 from maml_fast.maml._native import NativeLoop
 from maml_fast.maml._problem import InnerProblem
-from maml_fast.maml._task_forward import LastCall, asked_engine
-from maml_fast.maml._third_derivatives import ThirdDerivatives
+from maml_fast.maml._task_forward import LastCall, requested_engine
+from maml_fast.maml._third_derivatives import ThirdDerivativeGuard
 from maml_fast.maml._values import TaskResults
 
-__all__ = ["Plan", "Plans", "kinds", "plan_of", "results_of", "surroundings"]
+__all__ = ["Plan", "Plans", "global_modes", "plan_of", "results_of", "tensor_kinds"]
 
 
 class Plan(NamedTuple):
-    """What computes the results and the loss of episodes of a kind.
+    """How the results and the loss are computed for one kind of episodes.
 
-    problem: on their images.
-    scored: the steps after which queries are scored.
-    native: the problem's native form, if that engine runs it.
-    ran: the engine, and why.
-    forward: how the model runs.
+    Attributes:
+        problem: the inner problem, for images of these shapes.
+        scored: the steps after which queries are scored.
+        native: the problem's native form, if the native engine runs it.
+        engine: the engine, and why it was chosen.
+        forward: how the model runs.
     """
 
     problem: InnerProblem
     scored: tuple[int, ...]
     native: NativeLoop | None
-    ran: Ran
+    engine: ChosenEngine
     forward: LastCall
 
     def loss(self, episodes: Episodes) -> tuple[TaskResults, Tensor]:
-        """The results without a graph, and the tasks' mean objective, which carries a ready gradient.
+        """Return the results without a graph, and the tasks' mean objective with its gradient.
 
-        Under the transforms of ``torch.func`` the objective carries a graph: they have no other way.
+        Under transforms of ``torch.func``, which need it, the objective has a graph instead.
         """
         if self.native is not None:
             return self.native.loss(episodes, self.scored)
-        tasks = self.ran.tasks
+        tasks = self.engine.tasks_at_once
         transformed = torch._C._are_functorch_transforms_active()
         if transformed or not torch.is_grad_enabled():
             outcome = run(self.problem, episodes, self.scored, tasks)
@@ -62,7 +63,7 @@ class Plan(NamedTuple):
 
 
 def plan_of(problem: InnerProblem, episodes: Episodes, scored: tuple[int, ...], chunk: TaskChunk) -> Plan:
-    """By the first engine that can run it."""
+    """Return the plan of a problem, on the first engine that can run it."""
     forward = problem.forward.last
     assert forward is not None
     return Plan(problem, scored, *choose(problem, episodes, chunk), forward)
@@ -70,51 +71,54 @@ def plan_of(problem: InnerProblem, episodes: Episodes, scored: tuple[int, ...], 
 
 def results_of(
     problem: InnerProblem, episodes: Episodes, scored: tuple[int, ...], chunk: TaskChunk
-) -> tuple[TaskResults, Ran]:
-    """Every task's query results; with gradients, their graph, of all tasks at once."""
+) -> tuple[TaskResults, ChosenEngine]:
+    """Return every task's query results; if gradients are enabled, with the graph of all tasks."""
     if torch.is_grad_enabled():
-        _, ran = choose(problem, episodes, chunk, why_not_native="the graph of all tasks is kept")
-        third = ThirdDerivatives()
-        results = run(third.of(problem), episodes, scored).results
-        third.look([results.losses])
-        return results, ran._replace(tasks=None)
-    native_form, ran = choose(problem, episodes, chunk)
+        _, engine = choose(problem, episodes, chunk, why_not_native="the graph of all tasks is kept")
+        guard = ThirdDerivativeGuard()
+        results = run(guard.watch(problem), episodes, scored).results
+        guard.inspect([results.losses])
+        return results, engine._replace(tasks_at_once=None)
+    native_form, engine = choose(problem, episodes, chunk)
     if native_form is not None:
-        return native_form.results(episodes, scored), ran
-    return run(problem, episodes, scored, ran.tasks).results, ran
+        return native_form.results(episodes, scored), engine
+    return run(problem, episodes, scored, engine.tasks_at_once).results, engine
 
 
 class Plans(dict[Hashable, Plan]):
-    """The last plans, by all that they follow from. Keys hold the identities of objects that their plans keep alive."""
+    """The most recent plans, by everything that they depend on.
+
+    A plan keeps alive all objects whose ids are part of its key.
+    """
 
     MOST = 8
 
     def keep(self, key: Hashable, plan: Plan) -> None:
-        """Keep it in the place of the oldest."""
+        """Add a plan, and drop the oldest ones beyond :attr:`MOST`."""
         for oldest in list(self)[: max(0, len(self) - self.MOST + 1)]:
-            self.pop(oldest, None)  # other threads may keep theirs meanwhile
+            self.pop(oldest, None)  # another thread may have dropped it already
         self[key] = plan
 
     def __reduce__(self) -> Any:
-        """Copies belong to other objects, and begin empty."""
+        """A copy starts empty, because it belongs to another learner."""
         return Plans, ()
 
 
-def kinds(tensors: Iterable[Tensor | None]) -> tuple[Hashable, ...]:
-    """What a plan may know of tensors; their values may change."""
+def tensor_kinds(tensors: Iterable[Tensor | None]) -> tuple[Hashable, ...]:
+    """Return the properties of tensors that a plan may depend on: all but their values."""
     return tuple(
         None if x is None else (type(x), x.shape, x.dtype, x.device, x.layout, x.requires_grad) for x in tensors
     )
 
 
-def surroundings() -> tuple[Hashable, ...]:
-    """What else decides on an engine: PyTorch's modes, and what the user asks for."""
+def global_modes() -> tuple[Hashable, ...]:
+    """Return the global state that affects the choice of an engine: PyTorch's modes and the user's request."""
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled("cpu"),
         torch.is_autocast_enabled("cuda"),
         torch.get_num_threads(),
-        asked_engine.get(),
+        requested_engine.get(),
         native.library(),
     )

@@ -1,4 +1,4 @@
-"""What is remembered from one step to the next: objects that hold tensors, and random numbers."""
+"""State that is carried between inner steps: weights, optimizers, buffers and random number generators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["State", "get_randomness", "map_state", "set_randomness"]
 
 
 class State(NamedTuple):
-    """Where a walk stands before a step."""
+    """State of a :class:`maml_fast.maml._walk.Walk` before an inner step, without a graph."""
 
     fast: FastWeights
     optimizer: InnerOptimizer
@@ -26,9 +26,10 @@ class State(NamedTuple):
 
 
 def map_state(it: Any, function: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:
-    """A copy of an object with other tensors in its attributes, lists, tuples and dictionaries.
+    """Return a copy of ``it`` with ``function`` applied to every tensor in its attributes and containers.
 
-    ``known``: what stays as it is, by id; other objects that occur several times are copied once.
+    Containers are lists, tuples and dictionaries. ``known`` maps the ids of objects that are not copied to these
+    objects. An object that occurs several times is copied once.
     """
     if id(it) in known:
         return known[id(it)]
@@ -49,13 +50,12 @@ def map_state(it: Any, function: Callable[[Tensor], Tensor], known: dict[int, An
 
 
 def get_randomness(device: torch.device) -> list[Tensor]:
-    """The states of PyTorch's generators that work on this device draws from."""
+    """Return the states of PyTorch's random number generators that operations on ``device`` use."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def set_randomness(states: list[Tensor]) -> None:
-    """Put the generators into these states."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1])

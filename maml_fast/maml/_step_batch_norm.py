@@ -1,4 +1,4 @@
-"""Batch norm that every inner step has of its own."""
+"""Per-step batch norm: parameters and running statistics of every inner step (MAML++)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["Collector", "StepNorms", "StepStatistics"]
 
 
 class StepNorms(nn.Module):
-    """Scale and shift of a model's batch norms, [K, C] for K inner steps, meta-learned in place of the model's own.
+    """Meta-learned scales and shifts of a model's batch norms for K inner steps, [K, C], which replace the model's own.
 
-    Antoniou, Edwards & Storkey 2019, section 4 (per-step batch normalization weights and biases). All start from the
-    model's.
+    They are initialized with the model's (Antoniou, Edwards & Storkey 2019, section 4, per-step batch normalization
+    weights and biases).
 
     Raises:
         ValueError: the model has no batch norm layer with a scale or a shift.
@@ -38,26 +38,26 @@ class StepNorms(nn.Module):
             raise ValueError("per-step batch norm needs a layer with a scale or a shift, and the model has none")
         for name, parameter in model.named_parameters():
             if parameter in parameters:
-                of_steps = torch.stack([parameter.detach()] * steps)
-                self.register_parameter(as_attribute(name), nn.Parameter(of_steps, parameter.requires_grad))
+                rows = torch.stack([parameter.detach()] * steps)  # [K, C]
+                self.register_parameter(as_attribute(name), nn.Parameter(rows, parameter.requires_grad))
 
     def values(self) -> dict[str, PerStep]:
-        """By the names of the model's parameters that they stand in for."""
+        """Return the values by the names of the model's parameters that they replace."""
         return {name: PerStep(getattr(self, as_attribute(name))) for name in self.names}
 
 
-MOMENTUM = 0.1  # of a meta-batch, as in torch.nn.BatchNorm2d of a batch
+MOMENTUM = 0.1  # per meta-batch; the value that torch.nn.BatchNorm2d uses per batch
 
 
 class StepStatistics(nn.Module):
-    """Mean and variance of every conv block's channels at every inner step, [K, C], to normalize by in evaluation.
+    """Running mean and variance of every conv block at every inner step, [K, C], for evaluation.
 
-    Antoniou, Edwards & Storkey 2019, section 4 (per-step batch normalization running statistics). Step s has those of
-    the support images as they take step s, and of the queries after it. They start at 0 and 1; the variance is the
-    biased one, by which training normalizes.
+    Step s holds the statistics of the support images at step s and of the queries scored after it (Antoniou, Edwards &
+    Storkey 2019, section 4, per-step batch normalization running statistics). The means start at 0 and the variances at
+    1. The variance is the biased one, which training normalizes with.
 
     Raises:
-        ValueError: the model has no batch norm of images.
+        ValueError: the model has no ``nn.BatchNorm2d``.
     """
 
     def __init__(self, model: nn.Module, steps: int) -> None:
@@ -74,7 +74,7 @@ class StepStatistics(nn.Module):
             self.register_buffer(f"variance{block}", torch.ones_like(empty))
 
     def check(self, programs: Sequence[Program] | str) -> None:
-        """Raise ValueError unless every batch norm belongs to a conv block, in the order of the model's modules."""
+        """Raise ValueError unless the programs run every batch norm in a conv block, in the order of its modules."""
         why = programs if isinstance(programs, str) else None
         for program in () if isinstance(programs, str) else programs:
             channels = [line.call.result.shape[1] for line in program.blocks()]
@@ -83,34 +83,34 @@ class StepStatistics(nn.Module):
         if why is not None:
             raise ValueError(f"batch_norm='per_step_running' needs a model of conv blocks, run step by step: {why}")
 
-    def of(self, block: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of a block, [K, C]."""
+    def mean_and_variance(self, block: int) -> tuple[Tensor, Tensor]:
+        """Return the running mean and variance of a block, each [K, C]."""
         return getattr(self, f"mean{block}"), getattr(self, f"variance{block}")
 
     def row(self, step: int) -> int:
-        """Where a step's are."""
+        """Return the row that holds a step's statistics; later steps use the last row."""
         return min(step, self.steps - 1)
 
-    def given(self, step: int) -> RunBlock:
-        """What runs the blocks of a forward pass by a step's statistics."""
+    def block_runner(self, step: int) -> RunBlock:
+        """Return a function that runs the conv blocks of one forward pass with the running statistics of ``step``."""
         block = count()
 
         def run_block(geometry: Mapping[str, Any], *operands: Any) -> Tensor:
-            mean, variance = (each[self.row(step)] for each in self.of(next(block)))
+            mean, variance = (each[self.row(step)] for each in self.mean_and_variance(next(block)))
             return ops.conv_block_by_statistics(*operands, mean=mean, variance=variance, **geometry)
 
         return run_block
 
 
 class Collector:
-    """What one meta-iteration's passes say of the statistics: their mean over tasks and passes, whatever the chunks."""
+    """Collects the batch statistics of one meta-iteration and averages them over all tasks and passes."""
 
     def __init__(self, statistics: StepStatistics) -> None:
         self._statistics = statistics
-        self._passes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)  # of (step, block): [T, 2, C] each
+        self._passes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)  # by (row, block); [T, 2, C] each
 
-    def taking(self, step: int) -> RunBlock:
-        """What runs the blocks of a forward pass by the batch's statistics, and takes them down as a step's."""
+    def block_runner(self, step: int) -> RunBlock:
+        """Return a function that runs the conv blocks of one forward pass with batch statistics, and records these."""
         row, block = self._statistics.row(step), count()
 
         def run_block(geometry: Mapping[str, Any], *operands: Any) -> Tensor:
@@ -122,8 +122,8 @@ class Collector:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the running statistics."""
+        """Move the running statistics toward the collected means."""
         for (row, block), passes in self._passes.items():
             new = torch.cat(passes).mean(dim=0)  # [2, C]
-            for running, value in zip(self._statistics.of(block), new, strict=True):
+            for running, value in zip(self._statistics.mean_and_variance(block), new, strict=True):
                 running[row].lerp_(value.to(running.dtype), MOMENTUM)

@@ -1,4 +1,4 @@
-"""Batch norm by the support set's statistics: what a query is predicted to be then depends on no other query."""
+"""Batch norm by the support set's statistics, so that a prediction does not depend on the other queries."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from maml_fast.program import BatchNormMode
 
 __all__ = ["SUPPORT_POLICY", "SupportNorms"]
 
-SUPPORT_POLICY = "the support set's statistics (not transductive)"  # in words, to be printed beside an accuracy
+SUPPORT_POLICY = "the support set's statistics (not transductive)"  # printed next to accuracies
 
 
 class _Statistics(NamedTuple):
     mean: Tensor  # [C]
-    variance: Tensor  # [C], biased: by which a batch is normalized
+    variance: Tensor  # [C], biased
 
 
 class SupportNorms(BatchNormMode):
-    """Inside this context a model's batch norms normalize by statistics of the support set.
+    """Context in which a model's batch norms normalize by statistics of the support set.
 
-    The first pass, of the support images, takes them down, batch norm by batch norm. A pass inside of :meth:`given`
-    takes them in the same order.
+    The first pass, on the support images, records the statistics of every batch norm. A pass on queries, inside
+    :meth:`for_queries`, uses them in the same order.
     """
 
     def __init__(self) -> None:
         super().__init__("batch")
-        self._taken: list[_Statistics] = []
-        self._left: Iterator[_Statistics] | None = None
+        self._recorded: list[_Statistics] = []
+        self._remaining: Iterator[_Statistics] | None = None
 
     @contextmanager
-    def given(self) -> Iterator[None]:
-        """Inside this context images are normalized by what was taken down.
+    def for_queries(self) -> Iterator[None]:
+        """Context in which images are normalized by the recorded statistics.
 
         Raises:
-            RuntimeError: the model has called more, or fewer, batch norms than with the support images.
+            RuntimeError: the model calls more or fewer batch norms than for the support images.
         """
-        self._left = iter(self._taken)
+        self._remaining = iter(self._recorded)
         with self:
             yield
-        if next(self._left, None) is not None:
-            raise _another_number()
-        self._left = None
+        if next(self._remaining, None) is not None:
+            raise _mismatch_error()
+        self._remaining = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -70,25 +70,25 @@ class SupportNorms(BatchNormMode):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        """Of the support images, or by their statistics."""
+        """Normalize the support images, and record their statistics; or normalize queries by these."""
         mean, variance = self._statistics(input)
         shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
-        # In elementary operations, for PyTorch's own does not differentiate through the statistics.
+        # Elementary operations: PyTorch's own batch norm does not differentiate through statistics passed to it.
         z = (input - mean.view(shape)) * torch.rsqrt(variance + eps).view(shape)
         if weight is not None:
             z = z * weight.view(shape)
         return z if bias is None else z + bias.view(shape)
 
     def _statistics(self, x: Tensor) -> _Statistics:
-        if self._left is not None:
-            found = next(self._left, None)
+        if self._remaining is not None:
+            found = next(self._remaining, None)
             if found is None or found.mean.shape != x.shape[1:2]:
-                raise _another_number()
+                raise _mismatch_error()
             return found
         dims = [dim for dim in range(x.dim()) if dim != 1]
         variance, mean = torch.var_mean(x, dims, correction=0)
-        self._taken.append(_Statistics(mean, variance))
-        return self._taken[-1]
+        self._recorded.append(_Statistics(mean, variance))
+        return self._recorded[-1]
 
     def _batch_stat_norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: tuple[int, ...] | None = None
@@ -117,7 +117,7 @@ class SupportNorms(BatchNormMode):
         return y if pool is None else F.max_pool2d(y, pool)
 
 
-def _another_number() -> RuntimeError:
+def _mismatch_error() -> RuntimeError:
     return RuntimeError(
         "the model calls other batch norms for the queries than for the support images, whose statistics they should "
         "take; its forward must not depend on the number or the values of the images"

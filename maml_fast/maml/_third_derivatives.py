@@ -1,4 +1,4 @@
-"""Third derivatives that PyTorch computes wrongly, in silence: those of its own batch and layer norm."""
+"""Guard against third derivatives of batch norm and layer norm, which PyTorch silently computes wrongly."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maml_fast.maml._gradient import final
+from maml_fast.maml._gradient import not_differentiable
 from maml_fast.maml._problem import InnerProblem
 
-__all__ = ["ThirdDerivatives"]
+__all__ = ["ThirdDerivativeGuard"]
 
-# Nodes of autograd's graph whose double backward has no right derivative of its own (pytorch#175754, #186256).
-_WRONG = {
+# Autograd nodes whose double backward has a wrong derivative (pytorch#175754, #186256).
+_WRONG_DOUBLE_BACKWARD = {
     "NativeBatchNormBackward0": "batch norm",
     "CudnnBatchNormBackward0": "batch norm",
     "MiopenBatchNormBackward0": "batch norm",
@@ -27,33 +27,33 @@ _WHY = (
 )
 
 
-class ThirdDerivatives:
-    """Refuses to differentiate a meta-gradient where a task's graph holds such a norm.
+class ThirdDerivativeGuard:
+    """Raises when a meta-gradient is differentiated whose graph contains such a norm.
 
-    Theta goes through :meth:`of` on its way into the inner loops, so that all gradients come by here on their way out.
+    :meth:`watch` wraps theta before the inner loops, so that all gradients with respect to it pass through the guard.
     """
 
     def __init__(self) -> None:
         self.norm: str | None = None
         self._watches = False
 
-    def of(self, problem: InnerProblem) -> InnerProblem:
-        """The problem with theta's stand-ins, where gradients of gradients are part of it and tasks run as written."""
-        if problem.together or problem.order == 1 or problem.steps == 0 or not torch.is_grad_enabled():
+    def watch(self, problem: InnerProblem) -> InnerProblem:
+        """Return the problem with theta wrapped, if it is of second order and tasks run as written."""
+        if problem.is_batched or problem.order == 1 or problem.steps == 0 or not torch.is_grad_enabled():
             return problem
         if torch._C._are_functorch_transforms_active():
             return problem
         self._watches = True
-        return problem.at(lambda tensor: _Watched.apply(tensor, self) if tensor.requires_grad else tensor)
+        return problem.with_theta(lambda tensor: _Watched.apply(tensor, self) if tensor.requires_grad else tensor)
 
-    def look(self, results: Iterable[Tensor]) -> None:
-        """Look for such norms in the graph that led to these results."""
+    def inspect(self, results: Iterable[Tensor]) -> None:
+        """Search the graph of ``results`` for such norms."""
         roots = [result.grad_fn for result in results] if self._watches else []
         todo: list[Any] = [root for root in roots if root is not None]
         seen = set(todo)
         while todo:
             node = todo.pop()
-            self.norm = _WRONG.get(node.name())
+            self.norm = _WRONG_DOUBLE_BACKWARD.get(node.name())
             if self.norm is not None:
                 return
             new = {each for each, _ in node.next_functions if each is not None} - seen
@@ -62,15 +62,15 @@ class ThirdDerivatives:
 
 
 class _Watched(torch.autograd.Function):
-    """Theta itself; a gradient of it that has a graph can't be differentiated if there is a reason."""
+    """Identity on theta; if the guard found a norm, the gradient can't be differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, third: ThirdDerivatives) -> Tensor:
-        ctx.third = third
+    def forward(ctx: Any, theta: Tensor, guard: ThirdDerivativeGuard) -> Tensor:
+        ctx.guard = guard
         return theta.view_as(theta)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled() and ctx.third.norm is not None:  # create_graph=True
-            gradient = final(gradient, _WHY.format(norm=ctx.third.norm))
+        if torch.is_grad_enabled() and ctx.guard.norm is not None:  # create_graph=True
+            gradient = not_differentiable(gradient, _WHY.format(norm=ctx.guard.norm))
         return gradient, None

@@ -1,4 +1,4 @@
-"""What goes into an inner loop and comes out of it: values of every step, weights of every task, results."""
+"""Data types of inner loops: per-step values, fast weights, and results."""
 
 from __future__ import annotations
 
@@ -9,48 +9,57 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["FastWeights", "Gradients", "MAMLOutput", "MaybePerStep", "PerStep", "TaskResults", "at_step", "map_tensors"]
+__all__ = [
+    "FastWeights",
+    "Gradients",
+    "MAMLOutput",
+    "MaybePerStep",
+    "PerStep",
+    "TaskResults",
+    "map_tensors",
+    "values_at_step",
+]
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
 class PerStep:
-    """One value for each of K steps, [K, ...]; what goes beyond them, as evaluation may, takes the last."""
+    """One value for each of K steps, [K, ...]; steps beyond K, which evaluation may take, use the last value."""
 
     values: Tensor
 
     def at(self, step: int) -> Tensor:
-        """The value [...] of a step, counted from 0."""
+        """Return the value [...] of a step, counted from 0."""
         return self.values[min(step, len(self.values) - 1)]
 
     def rows(self, steps: int) -> Tensor:
-        """The values of so many steps, [steps, ...]."""
-        return self.values if steps == len(self.values) else self.values[self._places(steps)]
+        """Return the values of the first ``steps`` steps, [steps, ...]."""
+        return self.values if steps == len(self.values) else self.values[self._row_indices(steps)]
 
-    def of_rows(self, gradient: Tensor) -> Tensor:
-        """The gradient of the values from one of :meth:`rows`."""
+    def gradient_of_values(self, gradient: Tensor) -> Tensor:
+        """Return the gradient with respect to the values, given that with respect to :meth:`rows`."""
         if len(gradient) == len(self.values):
             return gradient
-        places = self._places(len(gradient)).to(gradient.device)
-        return torch.zeros_like(self.values, requires_grad=False).index_add(0, places, gradient)
+        indices = self._row_indices(len(gradient)).to(gradient.device)
+        return torch.zeros_like(self.values, requires_grad=False).index_add(0, indices, gradient)
 
-    def _places(self, steps: int) -> Tensor:
+    def _row_indices(self, steps: int) -> Tensor:
         return torch.arange(steps).clamp(max=len(self.values) - 1)
 
 
-MaybePerStep: TypeAlias = Value | PerStep  # the same at every step, or each step's own
+MaybePerStep: TypeAlias = Value | PerStep  # the same at every step, or one value per step
 FastWeights: TypeAlias = dict[str, Tensor]  # parameter name -> [T, ...]
-Gradients: TypeAlias = dict[str, Tensor]  # the same, of those that a loss depends on
+Gradients: TypeAlias = dict[str, Tensor]  # the same, for the weights that a loss depends on
 
 
-def at_step(values: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """What holds at a step."""
+def values_at_step(values: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Return the values at a step."""
     return {name: value.at(step) if isinstance(value, PerStep) else value for name, value in values.items()}
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with other tensors in the place of these; what is no tensor stays."""
+    """Apply ``function`` to every tensor; leave other values unchanged."""
 
     def mapped(value: Any) -> Any:
         if isinstance(value, PerStep):
@@ -61,13 +70,15 @@ def map_tensors(function: Callable[[Tensor], Tensor], values: Mapping[str, Any])
 
 
 class MAMLOutput(NamedTuple):
-    """What one meta-batch gives.
+    """Result of one meta-batch.
 
-    loss: mean query loss of the tasks after the last inner step, a differentiable scalar.
-    query_accuracy: share of right query predictions of all tasks after the last step, by MAML's ``metric``; ``None``
-        where nothing judges them.
-    query_losses, query_accuracies: [S], after every recorded step, the last one last, or ``None`` unless asked for;
-    they are records and carry no graph.
+    Attributes:
+        loss: mean query loss of the tasks after the last inner step; a differentiable scalar.
+        query_accuracy: fraction of correct query predictions of all tasks after the last inner step, according to
+            MAML's ``metric``; ``None`` if there is no metric.
+        query_losses: mean query loss after every recorded step, [S], without a graph. The last entry is that of the
+            last inner step. ``None`` unless requested with ``per_step``.
+        query_accuracies: query accuracy after every recorded step, [S], likewise.
     """
 
     loss: Tensor
@@ -77,11 +88,13 @@ class MAMLOutput(NamedTuple):
 
 
 class TaskResults(NamedTuple):
-    """Query results of every task after the S recorded steps, of which the last inner step is the last.
+    """Query results of every task after S recorded steps; the last of these is the last inner step.
 
-    losses: [S, T]; the last row carries the graph.
-    correct: [S, T] int64, right predictions; ``None`` where nothing judges them.
-    predictions: [T] int64, how many there are; ignored labels do not count.
+    Attributes:
+        losses: mean query losses, [S, T]; the last row carries the graph.
+        correct: numbers of correct predictions, [S, T] int64; ``None`` if there is no metric.
+        predictions: numbers of predictions, [T] int64, without those for ignored labels; ``None`` if there is no
+            metric.
     """
 
     losses: Tensor
@@ -90,11 +103,14 @@ class TaskResults(NamedTuple):
 
     @property
     def accuracies(self) -> Tensor | None:
-        """The share of right predictions of every task, [S, T] float64; NaN where there are none."""
+        """Fraction of correct predictions of every task, [S, T] float64; NaN for a task without predictions.
+
+        ``None`` if there is no metric.
+        """
         if self.correct is None or self.predictions is None:
             return None
         return self.correct.double() / self.predictions
 
     def detached(self) -> TaskResults:
-        """The same without a graph."""
+        """Return the results without a graph."""
         return self._replace(losses=self.losses.detach())

@@ -1,4 +1,4 @@
-"""What is known of a loss function: whether it has parameters of its own, and its program."""
+"""Inspection of loss functions: whether they have parameters, and their programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["WatchedLoss"]
 
 
 class _Criterion(nn.Module):
-    """A loss function as a module of logits and targets; if it is a module, it is a part."""
+    """A module that computes a loss function of logits and targets; a loss that is a module becomes its submodule."""
 
     def __init__(self, loss_fn: LossFunction) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class _Criterion(nn.Module):
 
 
 class WatchedLoss:
-    """The loss function that was asked of last."""
+    """Inspects loss functions, and caches the programs of the last one."""
 
     def __init__(self) -> None:
         self._last: tuple[LossFunction, Programs] | None = None
@@ -34,28 +34,29 @@ class WatchedLoss:
     def __getstate__(self) -> dict[str, Any]:
         return {"_last": None}
 
-    def seen(self, loss_fn: LossFunction) -> tuple[Watch | None, bool]:
-        """What it is and reads, and whether it is known to have no tensors that take gradients, now.
+    def inspect(self, loss_fn: LossFunction) -> tuple[Watch | None, bool]:
+        """Return the watch of the loss's current state, and whether the loss is known to be closed.
 
-        The first is the same object as long as all that is the same, and ``None`` if it can't be told.
+        A closed loss reads no tensors that require gradients, except its arguments. The watch stays the same object as
+        long as the state is unchanged. It is ``None`` if the state can't be watched.
         """
         watch = self._programs(loss_fn).watch()
         return watch, watch is not None and not watch.sees_leaves()
 
     def is_closed(self, loss_fn: LossFunction) -> bool:
-        """Whether it is known to have no tensors that take gradients, now."""
-        return loss_fn is F.cross_entropy or self.seen(loss_fn)[1]
+        """Return whether the loss is currently known to be closed; see :meth:`inspect`."""
+        return loss_fn is F.cross_entropy or self.inspect(loss_fn)[1]
 
     def program(self, loss_fn: LossFunction, logits: torch.Size, dtype: torch.dtype, targets: Tensor) -> Program | str:
-        """Its program for logits of this shape and one task's targets, or why there is none."""
+        """Return the loss's program for logits of this shape and one task's targets, or why there is none."""
         example = torch.linspace(0, 9, logits.numel(), dtype=dtype).cos().view(1, *logits)
         program = self._programs(loss_fn).of(example, targets[:1])
         if isinstance(program, str):
             return f"the loss: {program}"
-        return program if not program.result.shape else "the loss is no scalar"
+        return program if not program.result.shape else "the loss is not a scalar"
 
     def tensors(self, loss_fn: LossFunction) -> dict[str, Tensor]:
-        """Its own, by the names that its program has for them."""
+        """Return the loss's own tensors, by their names in its program."""
         return dict(_Criterion(loss_fn).named_buffers())
 
     def _programs(self, loss_fn: LossFunction) -> Programs:

@@ -1,8 +1,8 @@
-"""The networks of the meta-learning literature, as ordinary modules of one task.
+"""Networks of the meta-learning literature, as ordinary modules of one task.
 
 ``Conv4`` and ``TutorialNet`` map images [N, C, H, W] to logits [N, n_way], ``MLP`` vectors [N, ...] to outputs
 [N, sizes[-1]], ``LSTM`` sequences [N, L, inputs] to outputs [N, L, outputs]. They are written with the layers of
-``torch.nn``; :func:`maml_fast.fuse` puts their blocks on the fused operation.
+``torch.nn``; :func:`maml_fast.fuse` runs their blocks on the fused operation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the networks say about sizes and inputs that they can't take."""
+"""Checks of the networks' inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["checked_images", "checked_sequences", "checked_vectors"]
 
 
 def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
-    """Return x if it is [B, channels, size, size]; raise a ``ValueError`` that says what it is otherwise."""
+    """Return x [B, channels, size, size]; raise ValueError if it has another shape."""
     if tensor("x", x).dim() != 4 or tuple(x.shape[1:]) != (channels, size, size):
         raise ValueError(
             f"the model was made for images [B, {channels}, {size}, {size}], got {list(x.shape)}; "
@@ -22,14 +22,14 @@ def checked_images(x: Tensor, channels: int, size: int) -> Tensor:
 
 
 def checked_vectors(x: Tensor, features: int) -> Tensor:
-    """Return x [B, ...] as [B, features]; raise a ``ValueError`` that says what it is if it has other than so many."""
+    """Return x [B, ...] as [B, features]; raise ValueError if it has another number of features."""
     if tensor("x", x).dim() < 2 or math.prod(x.shape[1:]) != features:
         raise ValueError(f"the model was made for inputs [B, ...] of {features} features each, got {list(x.shape)}")
     return x.flatten(1)
 
 
 def checked_sequences(x: Tensor, features: int) -> Tensor:
-    """Return x if it is [N, L, features] with steps; raise a ``ValueError`` that says what it is otherwise."""
+    """Return x [N, L, features] with L > 0; raise ValueError if it has another shape."""
     if tensor("x", x).dim() != 3 or x.shape[1] == 0 or x.shape[2] != features:
         raise ValueError(
             f"the model was made for sequences [N, L, {features}] of at least one step, got {list(x.shape)}; "

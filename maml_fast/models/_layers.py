@@ -1,4 +1,4 @@
-"""Layers that several networks are made of."""
+"""Layers that several networks share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ __all__ = ["conv3x3", "zero_bias"]
 
 
 def conv3x3(in_channels: int, out_channels: int, *, stride: int, padding: int) -> nn.Module:
-    """A 3x3 convolution whose initial values are yet to be drawn."""
+    """Return a 3x3 convolution with uninitialized parameters."""
     return nn.utils.skip_init(nn.Conv2d, in_channels, out_channels, 3, stride=stride, padding=padding)
 
 
 def zero_bias(module: nn.Module) -> None:
-    """Set the bias of a layer to zero."""
     nn.init.zeros_(module.get_parameter("bias"))

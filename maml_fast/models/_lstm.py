@@ -1,4 +1,4 @@
-"""A recurrent network of one layer, for sequences."""
+"""A recurrent network with one LSTM layer, for sequences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from maml_fast._arguments import takes, whole
+from maml_fast._arguments import int_from, takes
 from maml_fast._recurrent import lstm
 from maml_fast.models._inputs import checked_sequences
 
@@ -17,25 +17,25 @@ __all__ = ["LSTM"]
 class LSTM(nn.Module):
     """One LSTM layer (Hochreiter & Schmidhuber 1997; Gers et al. 2000), then a linear output at every step.
 
-    The layer's parameters are those of ``torch.nn.LSTM(inputs, hidden, batch_first=True)`` without the ``_l0`` of their
-    names: ``weight_ih`` [4*hidden, inputs], ``weight_hh`` [4*hidden, hidden], ``bias_ih`` and ``bias_hh`` [4*hidden],
-    gates in the order input, forget, cell, output. So are the initial values, draw for draw from one
-    ``torch.manual_seed``: all uniform within 1/sqrt(hidden). ``output`` is a ``torch.nn.Linear``, with its initial
-    values. Every sequence starts from a state of zeros.
+    The layer's parameters are those of ``torch.nn.LSTM(inputs, hidden, batch_first=True)``, with names that lack the
+    suffix ``_l0``: ``weight_ih`` [4*hidden, inputs], ``weight_hh`` [4*hidden, hidden], ``bias_ih`` and ``bias_hh``
+    [4*hidden], with gates in the order input, forget, cell, output. Their initial values are the same too, draw for
+    draw after the same ``torch.manual_seed``: all uniform within ±1/sqrt(hidden). ``output`` is a ``torch.nn.Linear``
+    with its usual initial values. Every sequence starts from a zero state.
 
-    Unlike ``torch.nn.LSTM`` it has a second derivative on every device, and runs for all tasks at once.
+    Unlike ``torch.nn.LSTM``, it has second derivatives on every device and runs for all tasks at once.
 
     Args:
-        inputs: features of a step.
-        hidden: size of the state.
-        outputs: outputs of a step.
+        inputs: number of input features per step.
+        hidden: size of the hidden state.
+        outputs: number of outputs per step.
 
     Raises:
-        TypeError, ValueError: for a size that is no whole number from 1 on; from ``forward``, for
-            sequences that are not [N, L, inputs].
+        TypeError, ValueError: if a size is not a whole number of at least 1; ``forward`` raises them for sequences that
+            are not [N, L, inputs].
     """
 
-    @takes(inputs=whole(1), hidden=whole(1), outputs=whole(1))
+    @takes(inputs=int_from(1), hidden=int_from(1), outputs=int_from(1))
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.inputs = inputs
@@ -48,7 +48,7 @@ class LSTM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values anew from torch's generator."""
+        """Draw new initial values from torch's generator."""
         bound = 1 / math.sqrt(self.hidden)
         for parameter in (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh):
             nn.init.uniform_(parameter, -bound, bound)
@@ -60,5 +60,5 @@ class LSTM(nn.Module):
         return self.output(lstm(x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh))
 
     def extra_repr(self) -> str:
-        """The sizes that the linear layer printed below does not say."""
+        """Return the sizes that the printed ``output`` layer does not show."""
         return f"inputs={self.inputs}, hidden={self.hidden}"

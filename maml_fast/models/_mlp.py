@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from maml_fast._arguments import flag, many, number, takes, whole
+from maml_fast._arguments import flag, int_from, many, number, takes
 from maml_fast.models._inputs import checked_vectors
 from maml_fast.models._layers import zero_bias
 
@@ -15,21 +15,21 @@ __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them, for vectors [B, sizes[0]] or images that flatten to as many numbers.
+    """Linear layers with ReLU between them, for vectors [B, sizes[0]] or images that flatten to such vectors.
 
     Args:
-        sizes: features of the input, of every hidden layer, and of the output: ``(784, 64, 64, 5)``.
+        sizes: features of the input, of every hidden layer, and of the output, such as ``(784, 64, 64, 5)``.
         init_std: standard deviation of the initial weights, which are normal; biases start at zero.
-        relu_output: a ReLU on the output too, as a tutorial has it. Off by default: it leaves every class whose logit
-            falls below zero without a gradient.
+        relu_output: whether the output has a ReLU too, as in a tutorial. Off by default, because a class whose logit
+            falls below zero then gets no gradient.
 
     Raises:
-        TypeError: for another type.
-        ValueError: for fewer than two sizes, a size below 1, or a negative ``init_std``; from ``forward``, for inputs
-            of another number of features.
+        TypeError: if an argument has the wrong type.
+        ValueError: if there are fewer than two sizes, a size is below 1, or ``init_std`` is negative; ``forward``
+            raises it for inputs with another number of features.
     """
 
-    @takes(sizes=many(whole(1)), init_std=number(least=0), relu_output=flag)
+    @takes(sizes=many(int_from(1)), init_std=number(least=0), relu_output=flag)
     def __init__(self, sizes: Sequence[int], *, init_std: float = 0.01, relu_output: bool = False) -> None:
         super().__init__()
         if len(sizes) < 2:
@@ -43,7 +43,7 @@ class MLP(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values anew from torch's generator."""
+        """Draw new initial values from torch's generator."""
         for module in self.layers:
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=self.init_std)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from maml_fast._arguments import takes, whole
+from maml_fast._arguments import int_from, takes
 from maml_fast.models._inputs import checked_images
 from maml_fast.models._layers import conv3x3, zero_bias
 from maml_fast.nn import BatchStatNorm2d
@@ -16,26 +16,26 @@ __all__ = ["TutorialNet"]
 
 
 class TutorialNet(nn.Module):
-    """The 28x28 network of a widely copied tutorial on MAML, with its 18 parameters in its order, shapes and values.
+    """The 28x28 network of a widely copied tutorial on MAML, with the same 18 parameters in order, shape and value.
 
-    Three blocks of [3x3 convolution with stride 2 and padding 2, batch norm, 2x2 max-pool, ReLU], a fourth of
-    [convolution, ReLU, batch norm, max-pool], 64 channels each, and a linear classifier whose weights all start at
-    one. Batch norm takes the batch's statistics, always. From one ``torch.manual_seed`` the initial values are the
-    tutorial's own, draw for draw.
+    It has three blocks of [3x3 convolution with stride 2 and padding 2, batch norm, 2x2 max-pool, ReLU], a fourth block
+    of [convolution, ReLU, batch norm, max-pool], each with 64 channels, and a linear classifier whose weights all start
+    at one. Batch norm always uses the batch's statistics. After the same ``torch.manual_seed``, the initial values are
+    the tutorial's own, draw for draw.
 
     Args:
-        n_way: classes of an episode.
+        n_way: number of classes of an episode.
         in_channels: channels of the images.
 
     Raises:
-        TypeError, ValueError: for a size that is no whole number from 1 on; from ``forward``, for
-            images that are not [B, in_channels, 28, 28].
+        TypeError, ValueError: if a size is not a whole number of at least 1; ``forward`` raises them for images that
+            are not [B, in_channels, 28, 28].
     """
 
     hidden = 64
     image_size = 28
 
-    @takes(n_way=whole(1), in_channels=whole(1))
+    @takes(n_way=int_from(1), in_channels=int_from(1))
     def __init__(self, n_way: int = 5, in_channels: int = 1) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -55,7 +55,7 @@ class TutorialNet(nn.Module):
         return nn.Sequential(OrderedDict((name, layers[name]) for name in order))
 
     def reset_parameters(self) -> None:
-        """Draw the initial values anew from torch's generator."""
+        """Draw new initial values from torch's generator."""
         for module in self.features.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)

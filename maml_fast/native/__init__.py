@@ -1,10 +1,10 @@
-"""The compiled kernels: which backend runs and why, and the only door to the library.
+"""The compiled kernels: loads the library and selects the backend.
 
-The library is compiled for the torch that is installed, on first need or by :func:`build`, never at import. Where that
-fails everything runs on pure PyTorch, after one warning. ``MAML_FAST_BACKEND`` is read once, at first need:
+The library is compiled for the installed torch, at first use or by :func:`build`, never at import. If that fails,
+everything runs on pure PyTorch, after one warning. ``MAML_FAST_BACKEND`` is read once, at first use:
 
-- ``auto`` (default): native kernels, else pure PyTorch;
-- ``native``: native kernels, else an error;
+- ``auto`` (default): native kernels if they are available, else pure PyTorch;
+- ``native``: native kernels, or an error if they are not available;
 - ``reference``: pure PyTorch; nothing is compiled.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-import torch  # also because the library links against torch's, which must be in the process before it
+import torch  # also because the library links against torch's libraries, which must be loaded first
 
 from maml_fast._arguments import flag, takes
 from maml_fast.native import _build
@@ -48,7 +48,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Backend:
-    """Which kernels run here, and why."""
+    """The backend that runs, and why.
+
+    Attributes:
+        name: "native" (compiled kernels) or "reference" (pure PyTorch).
+        reason: which kernels run, or why there are none.
+    """
 
     name: Literal["native", "reference"]
     reason: str
@@ -60,18 +65,18 @@ class Backend:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What came of the one attempt to get the library."""
+    """The outcome of the one attempt to load the library."""
 
     library: ModuleType | None
     reason: str
 
 
-class _Forced(threading.local):  # rather than a ContextVar, which torch.compile can't trace
+class _Forced(threading.local):  # not a ContextVar, which torch.compile can't trace
     name: str | None = None
 
 
 _forced = _Forced()
-_default: str | None = None  # what MAML_FAST_BACKEND asks for, once read
+_default: str | None = None  # the value of MAML_FAST_BACKEND, once read
 _attempt: _Attempt | None = None
 _warned = False
 _callbacks: list[Callable[[], None]] = []
@@ -79,9 +84,11 @@ _lock = threading.Lock()
 
 
 def library() -> ModuleType | None:
-    """Return the compiled module, built and loaded at the first call; None where pure PyTorch runs.
+    """Return the compiled module; None if pure PyTorch runs. The first call builds and loads the module.
 
-    Raises RuntimeError where native kernels are demanded but can't be built, ValueError for a bad MAML_FAST_BACKEND.
+    Raises:
+        RuntimeError: native kernels are required but can't be built.
+        ValueError: MAML_FAST_BACKEND or MAML_FAST_CPU is invalid.
     """
     choice = _forced.name or _default or _read_default()
     if choice == "reference":
@@ -93,19 +100,24 @@ def library() -> ModuleType | None:
 
 
 def give_back_memory() -> None:
-    """Return what is free on the heap to the system, where the C library would keep it for itself."""
+    """Return free heap memory to the operating system, which the C library would otherwise keep."""
     if (module := library()) is not None:
         module.give_back_memory()
 
 
 def has_cuda_kernels() -> bool:
-    """Return whether the library holds kernels for GPUs."""
+    """Return whether the library contains GPU kernels."""
     module = library()
     return module is not None and bool(module.has_cuda())
 
 
 def backend() -> Backend:
-    """Return which kernels run in this thread now, and why. Builds them where :func:`library` would."""
+    """Return the backend of the current thread, and why it runs; the first call may build the native kernels.
+
+    Raises:
+        RuntimeError: native kernels are required but can't be built.
+        ValueError: MAML_FAST_BACKEND or MAML_FAST_CPU is invalid.
+    """
     if _forced.name == "reference":
         return Backend("reference", "asked for by use_backend")
     if _forced.name is None and (_default or _read_default()) == "reference":
@@ -116,16 +128,22 @@ def backend() -> Backend:
 
 @contextlib.contextmanager
 def use_backend(name: Literal["native", "reference"]) -> Iterator[None]:
-    """Run the block's code, in this thread, on the named backend, whatever MAML_FAST_BACKEND says.
+    """Run the code in the block, in this thread, on the named backend, whatever MAML_FAST_BACKEND says.
 
-    Blocks nest; threads started inside have the process's default. Raises RuntimeError where ``"native"`` can't be
-    built, ValueError for another name.
+    Blocks nest. Threads started inside the block use the process's default.
+
+    Args:
+        name: "native" or "reference".
+
+    Raises:
+        RuntimeError: ``name`` is "native", and native kernels can't be built.
+        ValueError: ``name`` is unknown.
     """
     if not isinstance(name, str) or name not in ("native", "reference"):
         raise ValueError(f"backend {name!r} is unknown: use 'native' or 'reference'")
     before, _forced.name = _forced.name, name
     try:
-        library()  # raises here and now rather than in the middle of the block
+        library()  # raises now, not in the middle of the block
         yield
     finally:
         _forced.name = before
@@ -133,10 +151,19 @@ def use_backend(name: Literal["native", "reference"]) -> Iterator[None]:
 
 @takes(verbose=flag, force=flag)
 def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
-    """Compile the library unless the cache holds it (``force``: anyhow), whatever MAML_FAST_BACKEND says.
+    """Compile the library unless it is in the cache, whatever MAML_FAST_BACKEND says.
 
-    ``verbose`` shows the compiler's output on stderr. Raises RuntimeError, naming what is missing, where it fails; a
-    success after an earlier failure in this process takes effect.
+    If an earlier attempt in this process failed and this one succeeds, the process uses the library from now on.
+
+    Args:
+        verbose: whether to show the compiler's output on stderr.
+        force: whether to compile even if the library is in the cache.
+
+    Returns:
+        The path of the library, and how long compiling took.
+
+    Raises:
+        RuntimeError: the build fails; the message names what is missing.
     """
     global _attempt
     report = _build.ensure(_build.find_csrc(), cache_folder(), fresh=force, verbose=verbose)
@@ -147,7 +174,7 @@ def build(verbose: bool = False, *, force: bool = False) -> BuildReport:
 
 
 def when_loaded(callback: Callable[[], None]) -> Callable[[], None]:
-    """Have ``callback`` called once the library is loaded (a decorator, for modules that build on its operators)."""
+    """Call ``callback`` once the library is loaded; a decorator for modules that use its operators."""
     with _lock:
         loaded = _attempt is not None and _attempt.library is not None
         if not loaded:
@@ -172,7 +199,7 @@ def _read_default() -> str:
 
 @not_compiled
 def _try() -> _Attempt:
-    """Get the library, once in the life of this process, whatever comes of it."""
+    """Try to load the library, once per process, and return the outcome."""
     global _attempt
     with _lock:
         if _attempt is None:
@@ -195,7 +222,7 @@ def _load() -> tuple[ModuleType, BuildReport]:
     except ImportError as error:
         if not report.cached:
             raise BuildError(f"the compiled library does not load: {error}") from error
-    report = _build.ensure(csrc, cache, fresh=True)  # damaged in the cache, or the system changed under it
+    report = _build.ensure(csrc, cache, fresh=True)  # the cached file is damaged, or the system has changed
     return _import(report.path), report
 
 
@@ -214,7 +241,7 @@ def _import(path: Path) -> ModuleType:
 def _fall_back(choice: str, reason: str) -> None:
     global _warned
     if choice == "native":
-        raise RuntimeError(f"native kernels are demanded but can't be had: {reason}. See `maml-fast doctor`.")
+        raise RuntimeError(f"native kernels are required but not available: {reason}. See `maml-fast doctor`.")
     with _lock:
         first, _warned = not _warned, True
     if first:

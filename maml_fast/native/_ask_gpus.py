@@ -1,7 +1,7 @@
-"""Prints the compute capability of every GPU that this process may use, a line each; nothing where there is no driver.
+"""Prints the compute capability of each GPU that this process may use, one per line; nothing if there is no driver.
 
-It is run by itself, as ``python _ask_gpus.py``: a process that has asked CUDA's driver can't use a GPU in those that it
-forks, such as a DataLoader's workers, and a driver that is broken breaks nothing else.
+It runs in a separate process, as ``python _ask_gpus.py``. Once a process has called CUDA's driver, the processes that
+it forks, such as DataLoader workers, can't use a GPU. Nor does a broken driver affect the calling process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
 def main() -> None:
-    """Ask the driver, without torch."""
+    """Query the driver directly, without torch."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,12 +1,12 @@
-"""One compiled library per torch, compiler, sources and flags: found in the cache, or compiled once and put there.
+"""Finds the compiled library in the cache, or compiles it: one per torch, compiler, sources and flags.
 
-Killed processes leave nothing behind that a later one trips over:
+A killed process leaves nothing behind that breaks a later one:
 
-- one builder at a time works, under a file lock that the operating system releases when its holder dies;
-- it compiles in a private ``partial-*`` folder, which the next builder sweeps away;
-- a finished library appears in the cache by one atomic rename, its digest written beside it.
+- only one builder works at a time, under a file lock that the operating system releases when its holder dies;
+- it compiles in a private ``partial-*`` folder, which the next builder deletes;
+- a finished library appears in the cache by one atomic rename, together with its digest.
 
-A library is loaded only if it is what was written, and nobody else could have written it.
+A library is loaded only if it matches its digest and no other user could have written it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from maml_fast.native._toolchain import (
 __all__ = ["NAME", "BuildError", "BuildReport", "cache_folder", "ensure", "find_csrc", "is_ours", "sha256_of"]
 
 NAME = "maml_fast_native"
-# In csrc. What takes longest comes first, so that no core is left alone with it at the end.
+# In csrc. The files that take longest come first, so that they do not run alone on one core at the end.
 SOURCES = ("cpu/kernels_*.cpp", "cpu/operations_*.cpp", "bindings/*.cpp", "cpu/**/*.cpp", "sampler/*.cpp")
-GPU_SOURCES = ("cuda/**/*.cu", "bindings/*_cuda.cpp")  # with CUDA, before all others
-# One set for every file: kernels choose their instruction set in the file, by pragma, and are dispatched at run time.
-# -O3 would take half as long again and make nothing faster: kernels are unrolled by hand, and what GCC should vectorize
-# they ask it to.
+GPU_SOURCES = ("cuda/**/*.cu", "bindings/*_cuda.cpp")  # only with CUDA, before all others
+# The same flags for every file: kernels select their instruction set in the file, by pragma, and are dispatched at run
+# time. -O3 would take 1.5 times as long and make nothing faster: the kernels are unrolled by hand, and request
+# vectorization from GCC where it pays off.
 FLAGS = ("-O2", "-DNDEBUG", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
 LINK_FLAGS = ("-pthread",)
 GPU_FLAGS = ("-O3", "-DNDEBUG")
@@ -59,20 +59,27 @@ _MARKER = "complete"
 
 @dataclass(frozen=True)
 class BuildReport:
-    """Where the compiled library lies, and what it cost to get it."""
+    """Where the compiled library is, and how long compiling took.
+
+    Attributes:
+        path: the library.
+        seconds: time to compile it; 0 if it was in the cache.
+        cached: whether it was in the cache.
+        no_gpu: why the library has no GPU kernels although there is a CUDA toolkit; None otherwise.
+    """
 
     path: Path
-    seconds: float  # 0 if it was in the cache
+    seconds: float
     cached: bool
-    no_gpu: str | None = None  # why kernels for GPUs, though there is a toolkit, are not in it
+    no_gpu: str | None = None
 
 
 class _CompileError(BuildError):
-    """The compiler's own failure, with all that it needs at hand."""
+    """The compiler failed although everything that it needs was found."""
 
 
 def find_csrc() -> Path:
-    """Return the folder of the C++ sources: inside an installed package, beside the package in a checkout."""
+    """Return the folder of the C++ sources: inside an installed package, next to the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "csrc", package.parent / "csrc"):
         if (folder / "bindings" / "module.cpp").is_file():
@@ -81,7 +88,7 @@ def find_csrc() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what can be made again: ``MAML_FAST_CACHE``, else the user's; it may not exist yet."""
+    """Return the cache folder: ``MAML_FAST_CACHE``, else the user's cache folder; it may not exist yet."""
     if asked := os.environ.get("MAML_FAST_CACHE"):
         return Path(asked).expanduser().absolute()
     import platformdirs
@@ -93,11 +100,11 @@ def cache_folder() -> Path:
 
 
 def ensure(csrc: Path, cache: Path, *, fresh: bool = False, verbose: bool = False) -> BuildReport:
-    """Return the library of these sources, compiled unless the cache holds it; ``fresh`` compiles it anyhow.
+    """Return the library of these sources; compile it if it is not in the cache, or if ``fresh`` is set.
 
-    Where only its kernels for GPUs do not compile, the library goes without them, and the failure is remembered: no
-    later process spends that time again unless ``fresh`` asks for it. Says on stderr that it builds, and for how long;
-    nothing when cached. Raises BuildError where it can't be done.
+    If only the GPU kernels fail to compile, the library is built without them, and the failure is recorded, so that
+    later processes do not try again unless ``fresh`` is set. A build is reported on stderr, with the time it takes.
+    Raises BuildError if the library can't be built.
     """
     cuda = _cuda_toolkit()
     if cuda is None:
@@ -107,7 +114,7 @@ def ensure(csrc: Path, cache: Path, *, fresh: bool = False, verbose: bool = Fals
         try:
             return _ensure(csrc, cache, cuda, fresh, verbose)
         except _CompileError as error:
-            report = _ensure(csrc, cache, None, fresh, verbose)  # raises where the failure was not the GPU's
+            report = _ensure(csrc, cache, None, fresh, verbose)  # raises if the GPU kernels were not the cause
             failure.parent.mkdir(parents=True, exist_ok=True)
             failure.write_text(str(error), encoding="utf8")
             _say(f"maml_fast: there are no kernels for GPUs: {error}; `maml-fast build --force` tries again\n")
@@ -121,20 +128,20 @@ def _ensure(csrc: Path, cache: Path, cuda: CudaToolkit | None, fresh: bool, verb
     try:
         compiler = find_compiler()
     except BuildError:
-        # What was compiled before the compiler was taken away (from a slim container, say) still serves.
-        made = None if fresh else next(filter(None, map(_published, sorted(family.glob("*")))), None)
-        if made is None:
+        # A library that was compiled before the compiler was removed (from a slim container, say) is still usable.
+        library = None if fresh else next(filter(None, map(_published, sorted(family.glob("*")))), None)
+        if library is None:
             raise
-        return BuildReport(made, 0.0, cached=True)
+        return BuildReport(library, 0.0, cached=True)
     kernels = instruction_set()
     entry = family / f"{_slug(compiler)}-{kernels}"
-    if not fresh and (made := _published(entry)):
-        return BuildReport(made, 0.0, cached=True)
+    if not fresh and (library := _published(entry)):
+        return BuildReport(library, 0.0, cached=True)
     order = _order(csrc, compiler, kernels, cuda, verbose)
     try:
         with _only_builder(cache):
-            if not fresh and (made := _published(entry)):  # by another process, while this one waited
-                return BuildReport(made, 0.0, cached=True)
+            if not fresh and (library := _published(entry)):  # by another process, while this one waited
+                return BuildReport(library, 0.0, cached=True)
             return _build(order, cache, entry)
     except (OSError, NotImplementedError) as error:  # NotImplementedError: no file locks on this file system
         raise BuildError(f"the cache folder {cache} can't be used ({error}): set MAML_FAST_CACHE to another") from error
@@ -156,12 +163,12 @@ class _Order:
 
 
 def _order(csrc: Path, compiler: Compiler, kernels: str, cuda: CudaToolkit | None, verbose: bool) -> _Order:
-    """Gather what a build needs, or raise BuildError, before anything is locked or said."""
+    """Collect what a build needs, or raise BuildError, before anything is locked or printed."""
     find_python_headers()
     gpu = _sources(csrc, GPU_SOURCES)
-    of_sets = [path for path in csrc.glob("cpu/*_*.cpp") if path.stem.startswith(("kernels_", "operations_"))]
-    others = {path for path in of_sets if not path.stem.endswith(("_generic", f"_{kernels}"))}
-    sources = [path for path in _sources(csrc, SOURCES) if path not in {*gpu, *others}]
+    per_instruction_set = [p for p in csrc.glob("cpu/*_*.cpp") if p.stem.startswith(("kernels_", "operations_"))]
+    unused = {path for path in per_instruction_set if not path.stem.endswith(("_generic", f"_{kernels}"))}
+    sources = [path for path in _sources(csrc, SOURCES) if path not in {*gpu, *unused}]
     if cuda:
         sources = [*gpu, *sources]
     environment = {
@@ -178,7 +185,7 @@ def _order(csrc: Path, compiler: Compiler, kernels: str, cuda: CudaToolkit | Non
 
 
 def _sources(csrc: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Return the files that any of the patterns matches, in the patterns' order, each once."""
+    """Return the files that match any of the patterns, in the order of the patterns, without duplicates."""
     return list(dict.fromkeys(path for pattern in patterns for path in sorted(csrc.glob(pattern))))
 
 
@@ -188,12 +195,12 @@ def _cuda_toolkit() -> CudaToolkit | None:
 
 
 def _family(csrc: Path, cache: Path, cuda: CudaToolkit | None) -> Path:
-    """Return the folder of the libraries that differ in their compiler and instruction set alone."""
+    """Return the cache folder of the libraries that differ only in compiler and instruction set."""
     return cache / f"torch-{torch.__version__}-{_digest(csrc, cuda)}"
 
 
 def _failure(family: Path) -> Path:
-    """Return the file that says why there is no library with kernels for GPUs by this compiler."""
+    """Return the file that records why GPU kernels could not be built with the current compiler."""
     try:
         return family / f"failed-{_slug(find_compiler())}"
     except BuildError:
@@ -201,7 +208,7 @@ def _failure(family: Path) -> Path:
 
 
 def _digest(csrc: Path, cuda: CudaToolkit | None) -> str:
-    """Hash all that the library depends on but the compiler: torch, Python, machine, pybind11, flags, sources."""
+    """Hash all that the library depends on except the compiler: torch, Python, machine, pybind11, flags, sources."""
     import pybind11
 
     target = (torch.version.git_version, sysconfig.get_config_var("SOABI"), platform.machine(), _libc())
@@ -228,18 +235,18 @@ def _slug(compiler: Compiler) -> str:
 
 
 def _published(entry: Path) -> Path | None:
-    """The library of a folder in the cache, if it is whole and only this user, or root, can have put it there."""
+    """Return the library in a folder of the cache if it is complete, and only this user or root can have written it."""
     library = entry / f"{NAME}.so"
     try:
-        whole = sha256_of(library) == (entry / _MARKER).read_text()
+        complete = sha256_of(library) == (entry / _MARKER).read_text()
         trusted = all(map(is_ours, (entry, library, entry / _MARKER)))
     except (OSError, ValueError):
         return None
-    return library if whole and trusted else None
+    return library if complete and trusted else None
 
 
 def sha256_of(path: Path) -> str:
-    """The digest of a file, which may be larger than memory."""
+    """Return the SHA-256 digest of a file, which may be larger than memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):
@@ -248,7 +255,7 @@ def sha256_of(path: Path) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file belongs to this user or to root, and not everybody may write to it."""
+    """Return whether a file belongs to this user or to root, and is not writable by everybody."""
     if not hasattr(os, "getuid"):  # not a POSIX system
         return True
     status = path.stat()
@@ -274,56 +281,56 @@ def _only_builder(cache: Path) -> Iterator[None]:
 
 def _build(order: _Order, cache: Path, entry: Path) -> BuildReport:
     """Compile in a private folder and publish; the caller holds the lock."""
-    for leftover in cache.glob(f"{_PARTIAL}*"):  # of builders that were killed: a living one would hold the lock
+    for leftover in cache.glob(f"{_PARTIAL}*"):  # from killed builders: a running one would hold the lock
         shutil.rmtree(leftover, ignore_errors=True)
-    workshop = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=cache))
+    build_folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=cache))
     started = time.monotonic()
     outcome = "failed after"
     _say(f"maml_fast: building native kernels for torch {torch.__version__} with {order.tools} ... ")
     try:
-        _compile(order, workshop)
-        _publish(workshop, entry)
+        _compile(order, build_folder)
+        _publish(build_folder, entry)
         outcome = "done in"
     finally:
         seconds = time.monotonic() - started
         _say(f"{outcome} {seconds:.1f} s\n")
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(build_folder, ignore_errors=True)
     return BuildReport(entry / f"{NAME}.so", seconds, cached=False)
 
 
-def _compile(order: _Order, workshop: Path) -> None:
+def _compile(order: _Order, build_folder: Path) -> None:
     import pybind11
 
     arguments = {  # of torch.utils.cpp_extension.load
         "name": NAME,
-        "sources": [_stand_in(path, order.csrc, workshop) for path in order.sources],
+        "sources": [_stand_in(path, order.csrc, build_folder) for path in order.sources],
         "extra_cflags": [*FLAGS, f"-DMF_{order.kernels.upper()}", *(["-DMF_WITH_CUDA"] if order.cuda else [])],
         "extra_cuda_cflags": GPU_FLAGS,
         "with_cuda": order.cuda is not None,
         "extra_ldflags": [*LINK_FLAGS, *runtime_of_torch(order.compiler)],
         "extra_include_paths": [str(order.csrc), pybind11.get_include()],  # before torch's own, older pybind11
-        "build_directory": str(workshop),
+        "build_directory": str(build_folder),
     }
-    job = workshop / "job.json"
+    job = build_folder / "job.json"
     job.write_text(json.dumps({"sys_path": sys.path, "arguments": arguments}), encoding="utf8")
     script = Path(__file__).with_name("_compile.py")
     command = [sys.executable, "-W", "ignore", str(script), str(job)]
     status, log = _run(command, order.environment, order.verbose)
     if status != 0:
-        kept = workshop.parent / "last-failure.log"
+        kept = build_folder.parent / "last-failure.log"
         kept.write_text(log, encoding="utf8")
         raise _CompileError(f"compiling failed: {_gist(log) or f'exit status {status}'} (the whole log: {kept})")
 
 
-def _stand_in(source: Path, csrc: Path, workshop: Path) -> str:
-    """Write a file that includes the source, under a name of its own: torch names objects by the bare file name."""
-    stand_in = workshop / "-".join(source.relative_to(csrc).parts)
+def _stand_in(source: Path, csrc: Path, build_folder: Path) -> str:
+    """Write a file of unique name that includes the source, because torch names objects after the file name alone."""
+    stand_in = build_folder / "-".join(source.relative_to(csrc).parts)
     stand_in.write_text(f'#include "{source}"\n', encoding="utf8")
     return str(stand_in)
 
 
 def _run(command: list[str], environment: dict[str, str], verbose: bool) -> tuple[int, str]:
-    """Run to the end, also when interrupted; return the exit status and what it printed, shown as it comes if asked."""
+    """Return a command's exit status and output, printing it live if ``verbose``; kill the command on an interrupt."""
     log: list[str] = []
     with subprocess.Popen(
         command,
@@ -347,32 +354,32 @@ def _run(command: list[str], environment: dict[str, str], verbose: bool) -> tupl
 
 
 def _gist(log: str) -> str:
-    """Return the line that tells most: the compiler's first error, else the last line."""
+    """Return the most informative line: the compiler's first error, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return next((line for line in lines if "error:" in line), lines[-1] if lines else "")
 
 
-def _publish(workshop: Path, entry: Path) -> None:
-    staged = workshop / "staged"
+def _publish(build_folder: Path, entry: Path) -> None:
+    staged = build_folder / "staged"
     staged.mkdir()
-    library = (workshop / f"{NAME}.so").rename(staged / f"{NAME}.so")
+    library = (build_folder / f"{NAME}.so").rename(staged / f"{NAME}.so")
     marker = staged / _MARKER
     marker.write_text(sha256_of(library))
     for path, mode in ((library, 0o755), (marker, 0o644), (staged, 0o755)):
         path.chmod(mode)
         _sync(path)
     entry.parent.mkdir(exist_ok=True)
-    if entry.exists():  # torn, not trusted, or to be replaced
-        entry.rename(workshop / "replaced")
+    if entry.exists():  # damaged, not trusted, or to be replaced
+        entry.rename(build_folder / "replaced")
     staged.rename(entry)
     _sync(entry.parent)
 
 
 def _sync(path: Path) -> None:
-    """Bring a file or folder to disk, so that after a power cut it is there whole or not at all."""
+    """Sync a file or folder to disk, so that after a power failure it is complete or absent."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system may not sync folders
+        with contextlib.suppress(OSError):  # some file systems can't sync folders
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
-"""Compiles the library in a process of its own, as ``python _compile.py JOB.json``, and tries whether it loads.
+"""Compiles the library in a separate process, as ``python _compile.py JOB.json``, and checks that it loads.
 
-A process of its own keeps the user's environment variables, warnings, output and, should the library be broken, life.
+A separate process leaves the user's environment variables, warnings and output alone, and a broken library can't crash
+the user's process.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import sys
 
 
 def main() -> None:
-    """Hand the job to torch; whatever goes wrong ends as a log on stdout and a non-zero exit status."""
+    """Pass the job to torch; any failure results in a log on stdout and a non-zero exit status."""
     with open(sys.argv[1], encoding="utf8") as order:
         job = json.load(order)
-    sys.path[:] = job["sys_path"]  # the parent's: its torch, and not this file's folder, whose names would shadow
+    sys.path[:] = job["sys_path"]  # the parent's, with its torch, and without this folder, whose modules may shadow
 
     from torch.utils import cpp_extension
 

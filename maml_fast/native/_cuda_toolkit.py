@@ -1,4 +1,4 @@
-"""What compiling kernels for GPUs needs besides: nvcc, a torch that can run them, and GPUs to compile for."""
+"""Finds what GPU kernels need to be compiled: nvcc, a torch that can run them, and the architectures of the GPUs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import torch
 
 __all__ = ["CudaToolkit", "find_cuda_toolkit", "find_home"]
 
-LEAST_CAPABILITY = (7, 5)  # of a GPU: the kernels read shared memory by ldmatrix
-_NUMBER = re.compile(r"\d+\.\d+")  # of an architecture, such as 9.0 of 9.0a+PTX; others have names
+MIN_CAPABILITY = (7, 5)  # compute capability that the kernels need: they read shared memory by ldmatrix
+_NUMBER = re.compile(r"\d+\.\d+")  # in an architecture, such as 9.0 in 9.0a+PTX; some architectures are names
 
 
 @dataclass(frozen=True)
 class CudaToolkit:
-    """CUDA's compiler, and what it is to compile for."""
+    """CUDA's compiler, and the architectures to compile for."""
 
     nvcc: str
     version: str  # such as 13.0
-    architectures: str  # as TORCH_CUDA_ARCH_LIST names them, such as 8.0;9.0
+    architectures: str  # in the format of TORCH_CUDA_ARCH_LIST, such as 8.0;9.0
 
     @property
     def home(self) -> str:
-        """The folder that torch looks for as CUDA_HOME."""
+        """The toolkit's folder, as in CUDA_HOME."""
         return find_home(self.nvcc)
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class CudaToolkit:
 
 
 def find_cuda_toolkit() -> CudaToolkit | str:
-    """Return the toolkit that GPU kernels are compiled with, or why there will be none and what would change that."""
+    """Return the toolkit to compile GPU kernels with, or a text that says why there is none and how to change that."""
     if os.environ.get("MAML_FAST_CUDA") == "0":
         return "MAML_FAST_CUDA=0 leaves them out"
     if torch.version.cuda is None:
@@ -47,7 +47,7 @@ def find_cuda_toolkit() -> CudaToolkit | str:
     if not wanted:
         return "there is no CUDA device here; to compile for others, name them in TORCH_CUDA_ARCH_LIST"
     if not architectures:
-        least = ".".join(map(str, LEAST_CAPABILITY))
+        least = ".".join(map(str, MIN_CAPABILITY))
         return f"the kernels need a GPU of compute capability {least} or later, not {', '.join(wanted)}"
     nvcc = _find_nvcc()
     if nvcc is None:
@@ -59,7 +59,7 @@ def find_cuda_toolkit() -> CudaToolkit | str:
 
 
 def _architectures_wanted() -> list[str]:
-    """Those that TORCH_CUDA_ARCH_LIST names, and of the GPUs here those that it leaves out, as an image's may."""
+    """Return the architectures in TORCH_CUDA_ARCH_LIST, and those of GPUs here that a container's list may lack."""
     named = re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
     covered = {number[0] for each in named if (number := _NUMBER.match(each))}
     return named + [each for each in _architectures_here() if each not in covered]
@@ -67,15 +67,15 @@ def _architectures_wanted() -> list[str]:
 
 def _is_too_old(architecture: str) -> bool:
     number = _NUMBER.match(architecture)
-    return number is not None and tuple(map(int, number[0].split("."))) < LEAST_CAPABILITY
+    return number is not None and tuple(map(int, number[0].split("."))) < MIN_CAPABILITY
 
 
 @functools.cache
 def _architectures_here() -> list[str]:
-    """Those of the GPUs that this process may use; asked in another, which is why this one may still be forked."""
+    """Return the architectures of the GPUs that this process may use; a subprocess asks, so that this one can fork."""
     script = Path(__file__).with_name("_ask_gpus.py")
-    told = subprocess.run([sys.executable, "-I", "-S", str(script)], capture_output=True, text=True, errors="replace")
-    return sorted(set(told.stdout.split()), key=lambda each: tuple(map(int, each.split("."))))
+    result = subprocess.run([sys.executable, "-I", "-S", str(script)], capture_output=True, text=True, errors="replace")
+    return sorted(set(result.stdout.split()), key=lambda each: tuple(map(int, each.split("."))))
 
 
 def _find_nvcc() -> str | None:
@@ -86,7 +86,7 @@ def _find_nvcc() -> str | None:
 
 
 def find_home(nvcc: str) -> str:
-    """Return the folder of bin/, include/ and lib64/, also where ``nvcc`` on PATH is a script that calls another."""
+    """Return the folder of bin/, include/ and lib64/, even if ``nvcc`` on PATH is a script that calls another nvcc."""
     here = re.search(r"_HERE_=(.*)/bin$", _ask(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull), re.MULTILINE)
     return here[1] if here else str(Path(nvcc).resolve().parents[1])
 
@@ -98,7 +98,7 @@ def _version(nvcc: str) -> str:
 
 def _ask(*command: str) -> str:
     try:
-        told = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except OSError as error:
         return str(error)
-    return told.stdout + told.stderr
+    return result.stdout + result.stderr

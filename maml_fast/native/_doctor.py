@@ -1,4 +1,4 @@
-"""What this machine offers, which backend runs and why, and what would mend what is missing."""
+"""Reports what this machine offers, which backend runs and why, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _EXTENSIONS = ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512v
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about this machine; ``amiss`` where something is missing: the text then names the remedy."""
+    """One fact about this machine; if it is a problem, the text names the remedy."""
 
     subject: str
     text: str
-    amiss: bool = False
+    is_problem: bool = False
 
 
 def report() -> str:
-    """Return the findings as lines of text, what wants mending marked with ``!``. Builds the kernels if need be."""
+    """Return the findings as text, one per line, with problems marked by ``!``. Builds the kernels if necessary."""
     findings = examine()
     width = max(len(finding.subject) for finding in findings)
-    lines = [f"{'!' if finding.amiss else ' '} {finding.subject:<{width}}  {finding.text}" for finding in findings]
-    n_amiss = sum(finding.amiss for finding in findings)
-    lines.append(f"\n{n_amiss} to mend, marked with !" if n_amiss else "\nNothing is amiss.")
+    lines = [f"{'!' if finding.is_problem else ' '} {finding.subject:<{width}}  {finding.text}" for finding in findings]
+    n_problems = sum(finding.is_problem for finding in findings)
+    lines.append(f"\nProblems: {n_problems}, marked with !" if n_problems else "\nNo problems found.")
     return "\n".join(lines)
 
 
 def examine() -> list[Finding]:
-    """Return all findings, first what others need. Builds the kernels if need be; raises nothing that is amiss here."""
+    """Return all findings, prerequisites first. Builds the kernels if necessary; a problem is a finding, no error."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say is found below
+        warnings.simplefilter("ignore")  # the findings below report the same
         return [
             _find("maml_fast", _package),
             _find("python", lambda: f"{platform.python_version()}, {sys.executable}"),
@@ -59,11 +59,11 @@ def examine() -> list[Finding]:
         ]
 
 
-def _find(subject: str, tell: Callable[[], str]) -> Finding:
+def _find(subject: str, describe: Callable[[], str]) -> Finding:
     try:
-        return Finding(subject, tell())
+        return Finding(subject, describe())
     except (RuntimeError, OSError) as error:
-        return Finding(subject, str(error), amiss=True)
+        return Finding(subject, str(error), is_problem=True)
 
 
 def _package() -> str:
@@ -92,21 +92,21 @@ def _backend() -> Finding:
     try:
         backend = native.backend()
     except (RuntimeError, ValueError) as error:
-        return Finding("backend", str(error), amiss=True)
+        return Finding("backend", str(error), is_problem=True)
     wanted = backend.name == "native" or os.environ.get("MAML_FAST_BACKEND") == "reference"
-    return Finding("backend", str(backend), amiss=not wanted)
+    return Finding("backend", str(backend), is_problem=not wanted)
 
 
 def _cpu() -> str:
-    """Model, cores, and the vector extensions that decide which kernels run."""
+    """Return the CPU's model, its cores, and its vector extensions, which decide which kernels run."""
     cores = f"{_toolchain.usable_cores()} of {os.cpu_count()} cores"
     try:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:  # not Linux
         lines = []
-    told = {key.strip(): value.strip() for key, _, value in lines}
-    extensions = " ".join(name for name in _EXTENSIONS if name in told.get("flags", "").split())
-    return ", ".join([told.get("model name", platform.machine()), cores, extensions or "no AVX"])
+    entries = {key.strip(): value.strip() for key, _, value in lines}
+    extensions = " ".join(name for name in _EXTENSIONS if name in entries.get("flags", "").split())
+    return ", ".join([entries.get("model name", platform.machine()), cores, extensions or "no AVX"])
 
 
 def _cache() -> str:

@@ -1,4 +1,4 @@
-"""Functions that torch.compile must leave alone."""
+"""Excludes functions from torch.compile."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Result = TypeVar("Result")
 
 
 def not_compiled(function: Callable[[], Result]) -> Callable[[], Result]:
-    """Do what torch.compiler.disable does, without its import of the whole compiler, which takes a second."""
+    """Do what torch.compiler.disable does, without importing the whole compiler, which takes a second."""
 
     @functools.wraps(function)
     def call() -> Result:
-        # Code that is being compiled has imported the compiler already.
+        # When code is being compiled, the compiler is already imported.
         return torch.compiler.disable(function)() if torch.compiler.is_compiling() else function()
 
     return call

@@ -1,4 +1,4 @@
-"""What compiling needs of this machine: a C++ compiler, Python's headers, ninja, cores."""
+"""Finds what compiling needs on this machine: a C++ compiler, Python's headers, ninja, cores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class BuildError(RuntimeError):
-    """Why there is no compiled library, and what would mend it: one line without a full stop."""
+    """The library can't be built; the message says why and how to fix it, in one line without a final period."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Compiler:
     version: str  # first line of --version
 
     def __str__(self) -> str:
-        """Family and number, such as ``g++ 12.2.0``."""
-        number = re.search(r"\d+(\.\d+)+", re.sub(r"\(.*?\)", "", self.version))  # (...): the packager's own numbers
+        """Return family and version, such as ``g++ 12.2.0``."""
+        number = re.search(r"\d+(\.\d+)+", re.sub(r"\(.*?\)", "", self.version))  # without the packager's (...)
         return f"{'clang++' if 'clang' in self.version else 'g++'} {number[0] if number else '?'}"
 
 
 def find_compiler() -> Compiler:
-    """Return the compiler that ``CXX`` names, else the first of c++, g++ and clang++; BuildError if there is none."""
+    """Return the compiler in ``CXX``, else the first of c++, g++ and clang++; raise BuildError if there is none."""
     asked = os.environ.get("CXX")
     for command in [asked] if asked else ["c++", "g++", "clang++"]:
         if path := shutil.which(command):
@@ -55,23 +55,23 @@ def find_compiler() -> Compiler:
 
 def _version(path: str) -> str:
     try:
-        told = subprocess.run(
+        result = subprocess.run(
             [path, "--version"], capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}
         )
     except OSError as error:
         raise BuildError(f"the C++ compiler {path} does not run: {error}") from error
-    if told.returncode != 0 or not told.stdout.strip():
-        raise BuildError(f"the C++ compiler {path} does not answer --version: {told.stderr.strip() or 'no output'}")
-    return told.stdout.strip().splitlines()[0]
+    if result.returncode != 0 or not result.stdout.strip():
+        raise BuildError(f"the C++ compiler {path} does not answer --version: {result.stderr.strip() or 'no output'}")
+    return result.stdout.strip().splitlines()[0]
 
 
 def runtime_of_torch(compiler: Compiler) -> list[str]:
-    """Return the C++ runtime to link with where the compiler has a static one only: that which torch has loaded.
+    """Return the C++ runtime that torch has loaded, to link with if the compiler itself has only a static one.
 
-    Of two runtimes in a process neither can catch what the other throws: an operator's error would end the process.
+    With two runtimes in a process, neither can catch the other's exceptions: an operator's error would end the process.
     """
-    told = subprocess.run([compiler.path, "-print-file-name=libstdc++.so"], capture_output=True, text=True)
-    if os.path.isabs(told.stdout.strip()):
+    result = subprocess.run([compiler.path, "-print-file-name=libstdc++.so"], capture_output=True, text=True)
+    if os.path.isabs(result.stdout.strip()):
         return []
     try:
         maps = Path("/proc/self/maps").read_text()
@@ -81,17 +81,17 @@ def runtime_of_torch(compiler: Compiler) -> list[str]:
 
 
 def instruction_set() -> str:
-    """Return the instruction set whose kernels are compiled beside the generic ones; "generic" for no other.
+    """Return the instruction set to compile kernels for in addition to the generic ones; "generic" for none.
 
-    It is this machine's best, or the lower one that ``MAML_FAST_CPU`` asks for: others would not run here, and take as
-    long to compile.
+    It is the best one of this machine, or the lower one that ``MAML_FAST_CPU`` requests. Others would not run here, and
+    would take as long to compile.
     """
     here = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "generic")
     return "avx2" if here == "avx512" and os.environ.get("MAML_FAST_CPU") == "avx2" else here
 
 
 def find_python_headers() -> Path:
-    """Return the folder of Python.h; BuildError where Python came without it, as a system's own Python often does."""
+    """Return the folder of Python.h; raise BuildError if Python comes without it, as a system's Python often does."""
     folder = Path(sysconfig.get_path("include"))
     if not (folder / "Python.h").is_file():
         raise BuildError(f"Python's own headers are missing from {folder}: install python3-dev, or the like")
@@ -99,7 +99,7 @@ def find_python_headers() -> Path:
 
 
 def find_ninja() -> str:
-    """Return the path of ninja: on PATH, or as pip installed it, which an environment not activated has off PATH."""
+    """Return the path of ninja: on PATH, or in its pip package (not on PATH if the environment is not activated)."""
     if path := shutil.which("ninja"):
         return path
     try:
@@ -113,15 +113,15 @@ def find_ninja() -> str:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def job_count(n_sources: int) -> int:
-    """Return how many files to compile at once: ``MAX_JOBS``, else at most the cores that this process may use."""
+    """Return how many files to compile at once: ``MAX_JOBS``, else one per usable core."""
     asked = os.environ.get("MAX_JOBS")
     if not asked:
         return max(1, min(usable_cores(), n_sources))
-    if not asked.isdecimal() or int(asked) == 0:  # ninja would take 0 for as many as it likes
+    if not asked.isdecimal() or int(asked) == 0:  # for ninja, 0 means no limit
         raise BuildError(f"MAX_JOBS={asked!r} is not a positive whole number")
     return int(asked)

@@ -1,10 +1,11 @@
-"""A model as a program: its ``forward`` recorded once as operations of PyTorch's core, each done for all tasks at once.
+"""Programs: a model's ``forward``, recorded once as ATen operations, each of which runs for all tasks at once.
 
-``recording`` takes down what ``forward`` does, on a ``tape``, and leaves its ``surroundings`` as they were; ``watch``
-notices when what it depends on changes. ``operations`` is the table of forms, and ``conv_blocks`` finds the fused
-block. ``program`` runs a recording; ``programs`` keeps those of a model and compares each with the model itself.
-``conv_net`` reads the nets that have a native inner loop, and ``head`` tells the parameters of a net's head.
-``as_written`` is the module itself, task by task: what has no program runs by that.
+- ``_recording`` runs ``forward`` once and records it on a ``_tape``; ``_surroundings`` restores global state after it.
+- ``_watch`` detects changes of the Python state that ``forward`` depends on.
+- ``_operations`` is the table of operations with their batched forms; ``_conv_blocks`` finds the fused conv blocks.
+- ``_program`` runs a recording; ``_programs`` keeps a model's programs and compares each with the model itself.
+- ``_conv_net`` recognizes the nets that have a native inner loop; ``_head`` finds the parameters of a net's head.
+- ``_as_written`` runs the module itself, task by task; it serves models that have no program.
 """
 
 from maml_fast.program._as_written import AsWritten, Place, counters_of, places_of, swapped, with_its_own_tensors

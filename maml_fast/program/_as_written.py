@@ -1,4 +1,4 @@
-"""The user's own module, run as it is written, with a task's tensors in the place of its own."""
+"""Runs the user's own module as it is written, with a task's tensors in place of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from maml_fast.program._batch_norm import BATCH_NORMS, BatchNormMode, BatchNormPolicy
-from maml_fast.program._watch import RENEWED, Watch, is_library
+from maml_fast.program._watch import FLAT_WEIGHTS, Watch, is_library
 
 __all__ = ["AsWritten", "Place", "counters_of", "places_of", "swapped", "with_its_own_tensors"]
 
-# By part of a model, whichever models and learners share it: it holds the tensors of one thread at a time.
+# The lock of every submodule. Models and learners that share a submodule share its lock, because it can hold the
+# tensors of only one thread at a time.
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _MAKING_LOCKS = threading.Lock()
 
@@ -28,18 +29,18 @@ _RUNNING = ("running_mean", "running_var")
 
 
 def with_its_own_tensors(model: nn.Module) -> AbstractContextManager[Any]:
-    """A context, in which no other thread runs a part of the model with a task's tensors in the place of its own."""
+    """A context in which no other thread runs a part of the model with a task's tensors in place of its own."""
     with _MAKING_LOCKS:
         parts = list(model.modules())
         found = {id(lock): lock for lock in map(_LOCKS.get, parts) if lock is not None}
         locks = [found[each] for each in sorted(found)] or [threading.RLock()]
         for part in parts:
             _LOCKS.setdefault(part, locks[0])
-    return locks[0] if len(locks) == 1 else _AllOf(locks)
+    return locks[0] if len(locks) == 1 else _LockGroup(locks)
 
 
-class _AllOf:
-    """Locks of models that became parts of one. Everyone takes them in the same order."""
+class _LockGroup:
+    """The locks of several models that became parts of one; always acquired in the same order, to avoid deadlock."""
 
     def __init__(self, locks: Sequence[Any]) -> None:
         self._locks = locks
@@ -54,11 +55,11 @@ class _AllOf:
 
 
 class AsWritten:
-    """Runs a module by a task's tensors: ``as_written.begin_task()(parameters, x) -> logits``.
+    """Runs a module with a task's tensors: ``as_written.begin_task()(parameters, x) -> logits``.
 
-    Whatever else ``forward`` does, it does to the module itself: attributes, containers and hooks are the user's own.
-    Only the parameters are those given, and the buffers are copies that the task keeps from call to call. Another
-    thread's call of the same model waits meanwhile.
+    ``forward`` runs on the module itself, so that its attributes, containers and hooks are the user's own. Only the
+    parameters are the given ones, and the buffers are copies that the task keeps between its calls. Calls of the same
+    model from other threads wait.
     """
 
     def __init__(self, model: nn.Module, policy: BatchNormPolicy, watch: Watch | None) -> None:
@@ -70,15 +71,15 @@ class AsWritten:
             buffers = [part._buffers for part in model.modules()]
             self._buffers = [place for place in self._places if any(place.holder is each for each in buffers)]
             norms = [name for name, part in model.named_modules() if isinstance(part, _BatchNorm)]
-        self._needs_mode = not _normalizes_by_layers(model, watch) or (norms != [] and policy != "batch")
-        # A batch norm without running statistics takes the batch's.
+        self._needs_mode = not _only_layers_normalize(model, watch) or (norms != [] and policy != "batch")
+        # Without running statistics, a batch norm normalizes by the batch's own.
         left_out = [] if self._needs_mode else [f"{name}.{key}" if name else key for name in norms for key in _RUNNING]
         self._left_out = frozenset(left_out)
 
     def begin_task(self, buffers: Mapping[str, Tensor | None] | None = None) -> partial[Tensor]:
-        """A task's calls: logits [N, ...] of all of the module's parameters [...] and x [N, ...].
+        """Return one task's function ``(parameters, x)`` from all parameters [...] and x [N, ...] to logits [N, ...].
 
-        The task has copies of the module's buffers, or of these.
+        The task starts from copies of ``buffers``, or of the module's own buffers if there are none.
         """
         if buffers is None:
             with self._lock:
@@ -87,9 +88,9 @@ class AsWritten:
         return partial(self._run, {name: _clone(buffer) for name, buffer in buffers.items()})
 
     def _run(self, buffers: dict[str, Tensor | None], parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        with self._lock, swapped(self._places, {**parameters, **buffers}) as left:
+        with self._lock, swapped(self._places, {**parameters, **buffers}) as final:
             logits = self._call(x)
-        buffers.update((name, left.get(name, buffer)) for name, buffer in buffers.items())
+        buffers.update((name, final.get(name, buffer)) for name, buffer in buffers.items())
         if not isinstance(logits, Tensor):
             raise TypeError(f"the model must return one tensor of logits, got {type(logits).__name__}")
         return logits
@@ -103,41 +104,41 @@ class AsWritten:
 
 @contextmanager
 def swapped(places: Sequence[Place], tensors: Mapping[str, Tensor | None]) -> Iterator[dict[str, Any]]:
-    """Inside this context a model holds these tensors; afterwards the dictionary says what it held at the end."""
+    """Put tensors into a model inside this context; on exit, the yielded dictionary holds the tensors it ended with."""
     own: list[Any] = []
-    left: dict[str, Any] = {}
-    recurrent = {id(told): vars(told) for *_, told in places if isinstance(told, nn.RNNBase)}
-    lists = [(attributes, {name: attributes[name] for name in RENEWED}) for attributes in recurrent.values()]
+    final: dict[str, Any] = {}
+    recurrent = {id(owner): vars(owner) for *_, owner in places if isinstance(owner, nn.RNNBase)}
+    lists = [(attributes, {name: attributes[name] for name in FLAT_WEIGHTS}) for attributes in recurrent.values()]
     try:
         for holder, key, name, _ in places:
             own.append(holder[key])
             holder[key] = tensors[name]
-        yield left
+        yield final
     finally:
-        for (holder, key, name, told), tensor in zip(places, own, strict=False):
-            left[name] = holder.get(key)
+        for (holder, key, name, owner), tensor in zip(places, own, strict=False):
+            final[name] = holder.get(key)
             holder[key] = tensor
-            if told is None or id(told) in recurrent:
+            if owner is None or id(owner) in recurrent:
                 continue
-            if holder is told._buffers or isinstance(tensor, nn.Parameter):
-                setattr(told, key, tensor)  # which takes no other tensors
+            if holder is owner._buffers or isinstance(tensor, nn.Parameter):
+                setattr(owner, key, tensor)  # raises for any other value of a parameter
         for attributes, before in lists:
             attributes.update(before)
 
 
-def _normalizes_by_layers(model: nn.Module, watch: Watch | None) -> bool:
-    """Whether all batch norm is that of ``torch.nn``'s layers, and nothing is checkpointed, as far as code tells.
+def _only_layers_normalize(model: nn.Module, watch: Watch | None) -> bool:
+    """Whether the user's code shows that only layers of ``torch.nn`` do batch norm, and that nothing is checkpointed.
 
-    That of other libraries is not looked at, and where nothing is watched no code is.
+    ``False`` if the model contains layers of other libraries, whose code is not inspected, or if there is no watch.
     """
     known = ("torch.nn.modules.", "torch.nn.utils.parametriz", "maml_fast.")
     parts = {type(part).__module__ for part in model.modules()}
-    strangers = [name for name in parts if is_library(name) and not name.startswith(known)]
-    return watch is not None and not strangers and watch.names.isdisjoint(_MODES)
+    unknown = [name for name in parts if is_library(name) and not name.startswith(known)]
+    return watch is not None and not unknown and watch.names.isdisjoint(_MODE_TRIGGERS)
 
 
-# What user code names that normalizes by itself, or has a part of it run again later.
-_MODES = frozenset(("batch_norm", "native_batch_norm", "checkpoint", "checkpoint_sequential", "getattr"))
+# Names in user code that may call batch norm as a function, or checkpoint a part.
+_MODE_TRIGGERS = frozenset(("batch_norm", "native_batch_norm", "checkpoint", "checkpoint_sequential", "getattr"))
 
 
 def _clone(buffer: Tensor | None) -> Tensor | None:
@@ -145,11 +146,12 @@ def _clone(buffer: Tensor | None) -> Tensor | None:
 
 
 class _Mode(BatchNormMode):
-    """The batch-norm policy, and no checkpoints.
+    """The batch-norm policy, with checkpointing disabled.
 
     Non-reentrant checkpointing runs parts of ``forward`` again in the backward pass, when the module holds its own
-    tensors. Here what it would drop is kept, so that nothing has to run again. What a custom ``autograd.Function``
-    saves is out of reach: PyTorch then finds that the second run, which must not stop early, saved other tensors.
+    tensors. This mode keeps the tensors that a checkpoint would drop, so that nothing has to run again. It can't keep
+    the tensors that a custom ``autograd.Function`` saves. PyTorch then raises, because the second run saves other
+    tensors; for this check, the second run must not stop early.
     """
 
     def __torch_function__(
@@ -160,11 +162,11 @@ class _Mode(BatchNormMode):
             if func not in BATCH_NORMS:
                 return func(*args, **(kwargs or {}))
             return super().__torch_function__(func, types, args, kwargs)
-        with saved_tensors_hooks(_same, _same):
+        with saved_tensors_hooks(_identity, _identity):
             return super().__torch_function__(func, types, args, kwargs)
 
 
-def _same(tensor: Tensor) -> Tensor:
+def _identity(tensor: Tensor) -> Tensor:
     return tensor
 
 
@@ -173,26 +175,26 @@ class Place(NamedTuple):
 
     holder: dict[str, Any]
     key: str
-    name: str  # the first one that the model lists the tensor by: tied ones have several places
-    told: nn.Module | None  # that keeps account of what it holds, as recurrent layers do by a list of their weights
+    name: str  # the first name that the model lists the tensor under; a tied tensor has several places
+    owner: nn.Module | None  # the module, if its __setattr__ tracks its tensors, as that of recurrent layers does
 
 
 def places_of(model: nn.Module) -> list[Place]:
-    """All places of a model's parameters and buffers."""
+    """All places of a model's parameters and buffers, those of tied tensors included."""
     first_names: dict[Tensor, str] = {}
     found = []
     for prefix, part in model.named_modules():
-        told = None if type(part).__setattr__ is nn.Module.__setattr__ else part
+        owner = None if type(part).__setattr__ is nn.Module.__setattr__ else part
         for holder in (part._parameters, part._buffers):
             for key, tensor in holder.items():
                 if tensor is not None:
                     name = first_names.setdefault(tensor, f"{prefix}.{key}" if prefix else key)
-                    found.append(Place(holder, key, name, told))
+                    found.append(Place(holder, key, name, owner))
     return found
 
 
 def counters_of(model: nn.Module) -> list[Place]:
-    """Where batch norms count the batches of their running statistics."""
+    """The places of ``num_batches_tracked`` of all batch norms."""
     norms = ((name, part._buffers) for name, part in model.named_modules() if isinstance(part, _BatchNorm))
     found = ((f"{name}.{_COUNTER}" if name else _COUNTER, buffers) for name, buffers in norms)
     return [Place(buffers, _COUNTER, name, None) for name, buffers in found if buffers.get(_COUNTER) is not None]

@@ -1,4 +1,4 @@
-"""The batch-norm policy, enforced on every batch norm that a module may call."""
+"""The batch-norm policies, and the mode that enforces one on every batch norm that a module calls."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from maml_fast.program._report import FusionPolicy
 __all__ = ["BATCH_NORMS", "BATCH_NORM_POLICIES", "BatchNormMode", "BatchNormPolicy", "InnerBatchNorm", "is_per_step"]
 
 BatchNormPolicy: TypeAlias = Literal["batch", "running"]
-InnerBatchNorm: TypeAlias = BatchNormPolicy | Literal["per_step", "per_step_running"]  # of what has inner steps
+InnerBatchNorm: TypeAlias = BatchNormPolicy | Literal["per_step", "per_step_running"]  # for inner loops
 
-# What is printed beside every accuracy.
+# The descriptions printed beside every accuracy.
 BATCH_NORM_POLICIES: dict[InnerBatchNorm, str] = {
     "batch": "batch statistics (transductive, as in Finn's code)",
     "running": "the model's running statistics (read, never updated; not transductive)",
@@ -26,19 +26,22 @@ BATCH_NORM_POLICIES: dict[InnerBatchNorm, str] = {
     "per_step_running": "running statistics, scale and shift of every inner step (not transductive)",
 }
 
-BATCH_NORMS = (F.batch_norm, torch.batch_norm)  # what a mode has to step in for
+BATCH_NORMS = (F.batch_norm, torch.batch_norm)  # the functions that the mode intercepts
 
 
 def is_per_step(policy: InnerBatchNorm) -> bool:
-    """Whether every inner step has a batch norm of its own."""
+    """Whether every inner step has its own batch-norm parameters."""
     return policy.startswith("per_step")
 
 
 class BatchNormMode(TorchFunctionMode):
-    """Inside this context every ``nn.BatchNorm*d`` and ``F.batch_norm`` obeys the policy, not train() or eval().
+    """Make every ``nn.BatchNorm*d`` and ``F.batch_norm`` inside this context follow a policy, not train() or eval().
 
-    ``"batch"`` normalizes by the batch's own statistics, and the running ones are neither read nor written;
-    ``"running"`` reads the running ones and never updates them; ``"as_written"`` changes nothing.
+    ``"batch"`` normalizes by the batch's own statistics; running statistics are neither read nor written.
+    ``"running"`` reads running statistics and never updates them. ``"as_written"`` leaves the choice to the module.
+
+    Raises:
+        ValueError: under ``"running"``, when a batch norm without running statistics is called.
     """
 
     def __init__(self, policy: FusionPolicy) -> None:
@@ -101,9 +104,9 @@ class BatchNormMode(TorchFunctionMode):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        """``F.batch_norm`` as the policy wants it."""
+        """Run ``F.batch_norm`` on arguments that already follow the policy."""
         if training and running_mean is None and torch._C._are_functorch_transforms_active():
-            return batch_stat_norm(input, weight, bias, eps)  # PyTorch's own has a wrong second derivative there
+            return batch_stat_norm(input, weight, bias, eps)  # PyTorch's second derivative is wrong under torch.func
         if weight is None and bias is not None and training:
             weight = torch.ones_like(bias)  # PyTorch's double backward fails on a shift without a scale
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)

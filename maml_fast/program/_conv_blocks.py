@@ -1,4 +1,4 @@
-"""Replacing convolution, batch norm, ReLU and max-pool, in this order or another of equal result, by one block."""
+"""Replaces convolution, batch norm, ReLU and max-pool, in this or an equivalent order, by one fused block."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ aten = torch.ops.aten
 
 
 def with_blocks(calls: list[Call], results: Collection[Value]) -> list[Call]:
-    """The same calls with every run of these four as one call of :func:`maml_fast.nn.conv_block`.
+    """Replace every run of conv, batch norm, ReLU and pool by one call of :func:`maml_fast.nn.conv_block`.
 
-    Where batch norm keeps running statistics, it is one of :func:`maml_fast.nn.tracking_conv_block`.
+    A run whose batch norm updates running statistics becomes a call of :func:`maml_fast.nn.tracking_conv_block`.
     """
     users = _users(calls, results)
     replaced: dict[Call, Call | None] = {}
     for call in calls:
         if call.operation is aten.convolution.default and isinstance(run := _read_run(call, users), _Run):
             replaced.update(dict.fromkeys(run.calls))
-            replaced[run.norm] = run.block  # what it needs is there, and nobody has needed its results yet
+            replaced[run.norm] = run.block  # here all operands exist, and no result has been read yet
     kept = (replaced.get(call, call) for call in calls)
     return [call for call in kept if call is not None]
 
 
 def block_obstacles(calls: list[Call], results: Collection[Value]) -> list[str]:
-    """For every convolution that is in no block, why not."""
+    """One line per convolution outside of a block, ``"where: why"``."""
     users = _users(calls, results)
     convolutions = (call for call in calls if call.operation is aten.convolution.default)
     found = ((call.arguments["weight"].name, _read_run(call, users)) for call in convolutions)
@@ -40,7 +40,7 @@ def block_obstacles(calls: list[Call], results: Collection[Value]) -> list[str]:
 
 
 def describe_block(block: Call) -> str:
-    """Where a block's filters come from, and what it does."""
+    """One line for a block, ``"where: what"``: the name of its filters, and its operations."""
     arguments = block.arguments
     out_channels, in_channels, side, _ = arguments["weight"].shape
     conv = f"conv {in_channels}->{out_channels} k{side} s{arguments['stride']} p{arguments['padding']}"
@@ -51,11 +51,11 @@ def describe_block(block: Call) -> str:
 
 class _Run(NamedTuple):
     calls: list[Call]
-    norm: Call  # among them
-    block: Call
+    norm: Call  # one of the calls
+    block: Call  # the call that replaces them
 
 
-Users = dict[Value, list[Call | None]]  # None: it is a result
+Users = dict[Value, list[Call | None]]  # None stands for the program's own result
 
 
 def _users(calls: list[Call], results: Collection[Value]) -> Users:
@@ -69,7 +69,7 @@ def _users(calls: list[Call], results: Collection[Value]) -> Users:
 
 
 def _read_run(conv: Call, users: Users) -> _Run | str:
-    """The block that begins with a convolution, or why there is none."""
+    """The run that begins with a convolution, or why it can't be fused."""
     if (why := _obstacle_in(conv)) is not None:
         return why
     chain = [conv, *_chain(conv, users)]
@@ -87,7 +87,7 @@ def _read_run(conv: Call, users: Users) -> _Run | str:
     return "no ReLU follows its batch norm"
 
 
-_PATTERNS = (  # longest first; ReLU and the maximum commute
+_PATTERNS = (  # longest first; ReLU and max-pool commute
     ("conv", "norm", "relu", "pool"),
     ("conv", "norm", "pool", "relu"),
     ("conv", "relu", "norm", "pool"),
@@ -97,12 +97,12 @@ _PATTERNS = (  # longest first; ReLU and the maximum commute
 
 
 def _chain(call: Call, users: Users) -> Iterator[Call]:
-    """The calls that follow, each the only user of the one before, and reading it as its first operand."""
+    """The calls after this one, as long as each is the only user of the previous one and reads it as first operand."""
     while True:
         following = users.get(call.result, [])
         others = [value for value in call.results[1:] if value is not None and users.get(value)]
         if _kind(call) == "norm":
-            others = []  # running statistics
+            others = []  # the other results are running statistics
         if len(following) != 1 or following[0] is None or others or following[0].operands[0] is not call.result:
             return
         call = following[0]
@@ -125,7 +125,7 @@ def _kind(call: Call) -> str:
 
 
 def _obstacle_in(conv: Call) -> str | None:
-    """What the block's convolution does not have."""
+    """Why a convolution can't be part of a block; ``None`` if it can."""
     arguments = conv.arguments
     shape = arguments["weight"].shape
     if len(shape) != 4 or len(arguments["input"].shape) != 4:
@@ -141,32 +141,32 @@ def _obstacle_in(conv: Call) -> str | None:
     if _square(arguments["stride"]) not in (1, 2, 3):
         return f"convolution with stride {arguments['stride']}; 1, 2 and 3 can be fused"
     if _square(arguments["padding"]) is None:
-        return f"convolution with padding {arguments['padding']}; only the same on every side can be fused"
+        return f"convolution with padding {arguments['padding']}; only equal paddings can be fused"
     return None
 
 
 def _block(run: list[Call], norm: Call, kinds: Sequence[str]) -> Call:
-    conv, of_norm = run[0].arguments, norm.arguments
+    conv, norm_arguments = run[0].arguments, norm.arguments
     arguments = {
         "x": conv["input"],
         "weight": conv["weight"],
         "bias": conv["bias"],
-        "gamma": of_norm["weight"],
-        "beta": of_norm["bias"],
+        "gamma": norm_arguments["weight"],
+        "beta": norm_arguments["bias"],
         "stride": _square(conv["stride"]),
         "padding": _square(conv["padding"]),
         "pool": 2 if "pool" in kinds else None,
-        "eps": of_norm["eps"],
+        "eps": norm_arguments["eps"],
         "relu_first": kinds[1] == "relu",
     }
     kept = norm.results[1:]
     if not kept:
         return Call(conv_block, arguments, (run[-1].result,))
-    arguments.update({name: of_norm[name] for name in ("running_mean", "running_var", "momentum")})
+    arguments.update({name: norm_arguments[name] for name in ("running_mean", "running_var", "momentum")})
     return Call(tracking_conv_block, arguments, (run[-1].result, *kept))
 
 
 def _square(values: Collection[Any]) -> int | None:
-    """n for [n] or [n, n]."""
+    """n for [n] or [n, n]; ``None`` if the values differ."""
     first, *others = values or [None]
     return first if all(other == first for other in others) else None

@@ -1,4 +1,4 @@
-"""Recognizes a net of conv blocks and a linear classifier, whose whole inner loop has a native form."""
+"""Recognizes programs that are conv blocks and a linear classifier; their whole inner loop has a native form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 class Block(NamedTuple):
-    """One conv block: its parameters' names and its geometry, as :func:`maml_fast.ops.conv_block` takes it."""
+    """One conv block: the names of its parameters, and its geometry as :func:`maml_fast.ops.conv_block` takes it."""
 
     weight: str
     bias: str | None
@@ -34,10 +34,12 @@ class Block(NamedTuple):
 
 
 class ConvNet(NamedTuple):
-    """images [T, N, C, H, W] -> ``before`` -> blocks -> the pixels, or their mean -> linear classifier.
+    """A net: images [T, N, C, H, W] -> ``before`` -> ``blocks`` -> all pixels, or their mean -> linear classifier.
 
-    names: all parameters, in the order in which the native kernels take them, the blocks' first.
-    description: the net in numbers.
+    before: lines without parameters, which run before the blocks.
+    mean_over_pixels: whether the classifier sees the mean over the pixels of the last block's output.
+    names: all parameters in the order of the native kernels: first the blocks', then the classifier's.
+    description: the net's geometry as the native kernels take it.
     """
 
     before: tuple[Line, ...]
@@ -47,27 +49,27 @@ class ConvNet(NamedTuple):
     description: ops.NetDescription
 
     def is_like(self, other: ConvNet) -> bool:
-        """Whether the same parameters mean the same."""
+        """Whether both nets use the same parameters in the same way; ``before`` may differ."""
         return self[1:] == other[1:]
 
     def names_of_blocks(self) -> list[str]:
-        """The blocks' parameters."""
+        """The names of all parameters of the blocks."""
         return [name for block in self.blocks for name in block[:4] if name is not None]
 
 
 @lru_cache(maxsize=16)
 def read_conv_net(program: Program) -> ConvNet | str:
-    """Return the net that a program is, or why it is none."""
+    """Return the net that a program computes, or why it is not such a net."""
     transposed = _results_of(aten.t.default, program)
     copies = _results_of(aten.clone.default, program)
     chain = [line for line in program.lines if line.call.operation not in (aten.t.default, aten.clone.default)]
-    taken = program.input
+    current = program.input
     for line in chain:
-        if _origin(_input_of(line.call), copies) is not taken:
-            return "its operations are no chain"
-        taken = line.call.result
-    if _origin(program.result, copies) is not taken:
-        return "its operations are no chain"
+        if _origin(_input_of(line.call), copies) is not current:
+            return "its operations do not form a chain"
+        current = line.call.result
+    if _origin(program.result, copies) is not current:
+        return "its operations do not form a chain"
     before = list(takewhile(_has_no_parameters, chain))
     blocks = list(takewhile(_is_block, chain[len(before) :]))
     head = [line.call for line in chain[len(before) + len(blocks) :]]
@@ -106,7 +108,7 @@ def _filters(line: Line) -> Value:
 
 
 def _obstacle(x: Value, line: Line) -> str | None:
-    """What keeps a block from the native kernels of a CPU."""
+    """Why the native CPU kernels can't run a block; ``None`` if they can."""
     geometry = geometry_of_block(line.step) or {}
     images = SimpleNamespace(device=torch.device("cpu"), dtype=x.dtype)
     filters = SimpleNamespace(shape=(1, *_filters(line).shape))
@@ -117,7 +119,7 @@ _RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.squeeze.dim, ate
 
 
 def _results_of(operation: Any, program: Program) -> dict[Value, Value]:
-    """What calls of an operation give, with what they are given."""
+    """The first operand of every call of an operation, by the call's result."""
     calls = (line.call for line in program.lines if line.call.operation is operation)
     return {call.result: call.operands[0] for call in calls}
 
@@ -129,7 +131,7 @@ def _origin(value: Value | None, copies: Mapping[Value, Value]) -> Value | None:
 
 
 def _input_of(call: Call) -> Value | None:
-    """The operand that the chain goes through."""
+    """The operand that carries the activations."""
     return call.arguments["mat1"] if call.operation is aten.addmm.default else next(iter(call.operands), None)
 
 
@@ -143,19 +145,19 @@ def _is_block(line: Line) -> bool:
 
 
 def _flattens(call: Call, images: Value) -> bool:
-    """Whether what comes out is [N, features], or on its way there."""
+    """Whether a call reshapes images without touching dimension N, as flattening to [N, features] does."""
     return call.operation in _RESHAPES and call.result.shape[:1] == images.shape[:1]
 
 
 def _averages(call: Call) -> bool:
-    """``x.mean(dim=(2, 3))``, dimensions of one kept or not."""
+    """Whether a call is ``x.mean(dim=(2, 3))``, with or without ``keepdim``."""
     if call.operation is not aten.mean.dim or call.arguments["dtype"] is not None:
         return False
     return sorted(dim % 4 for dim in call.arguments["dim"]) == [2, 3] and len(call.operands[0].shape) == 4
 
 
 def _linear(call: Call, transposed: Mapping[Value, Value]) -> tuple[Value, Value | None] | None:
-    """Weight and bias of ``F.linear`` on vectors."""
+    """Weight and bias of a call that is ``F.linear`` on vectors; else ``None``."""
     arguments = call.arguments
     if call.operation is aten.mm.default:
         weight = transposed.get(arguments["mat2"])

@@ -1,4 +1,4 @@
-"""The head of a recorded net: the parameters that its output is computed with last."""
+"""Finds the head of a recorded net: the parameters of the last layer before its output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from maml_fast.program._program import Line, Program
 __all__ = ["names_of_head"]
 
 aten = torch.ops.aten
-_PRODUCTS = {  # that mix features; what scales, shifts or normalizes them belongs to the product before it
+_PRODUCTS = {  # operations that mix features; those that scale, shift or normalize belong to the product before them
     *(aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.dot, aten.convolution, aten.embedding),
     *(aten.mkldnn_rnn_layer, conv_block, tracking_conv_block),
 }
@@ -21,9 +21,9 @@ _PRODUCTS = {  # that mix features; what scales, shifts or normalizes them belon
 
 @lru_cache(maxsize=16)
 def names_of_head(program: Program) -> frozenset[str]:
-    """The tensors of the model in the last product with parameters, and in all that follows it.
+    """The names of the model's tensors in the last product with parameters, and in everything after it.
 
-    Where the output is a sum of several branches, each has a last product.
+    If the output is a sum of several branches, each branch has its own last product.
     """
     makers = {result: line for line in program.lines for result in line.call.results if result is not None}
     reached, names = _origins(program)
@@ -44,7 +44,7 @@ def names_of_head(program: Program) -> frozenset[str]:
 
 
 def _origins(program: Program) -> tuple[set[Value], dict[Value, set[str]]]:
-    """What depends on the inputs, and, of all else, the names of the model's tensors that it is computed from."""
+    """The values that depend on the inputs; for every other value, the names of the tensors it is computed from."""
     reached, names = set(program.inputs), dict[Value, set[str]]()
     for line in program.lines:
         operands = [each for each in line.step.operands if each is not None]

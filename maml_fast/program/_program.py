@@ -1,4 +1,4 @@
-"""A recorded ``forward`` of one task, run for all tasks at once: one call of each operation, on [T, ...]."""
+"""Runs a ``forward`` recorded on one task for all tasks at once: one call per operation, on tensors [T, ...]."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from maml_fast.nn import conv_block_of_tasks, tracking_conv_block
 from maml_fast.program._conv_blocks import block_obstacles, describe_block, with_blocks
 from maml_fast.program._operations import Call, Step, Value, step_of
 from maml_fast.program._recording import Recording
-from maml_fast.program._tape import DoubtError
+from maml_fast.program._tape import RecordingError
 
 __all__ = ["Line", "Program", "RunBlock", "geometry_of_block"]
 
-# run_block(geometry, x, weight, bias, gamma, beta) in the place of nn.conv_block_of_tasks.
+# run_block(geometry, x, weight, bias, gamma, beta) replaces nn.conv_block_of_tasks.
 RunBlock: TypeAlias = Callable[..., Tensor]
 
 
 class Line(NamedTuple):
-    """One operation of a program, and what can be let go of after it."""
+    """One operation of a program, and the values that can be freed after it."""
 
     call: Call
     step: Step
-    done: list[Value]  # that no later line needs
+    done: list[Value]  # no later line needs these
 
 
 class Program:
-    """``program(fast, shared, x) -> [T, N, ...]`` of x [T, N, ...], or of several inputs.
+    """A recorded model: ``program(fast, shared, x)`` maps x [T, N, ...], or several inputs, to [T, N, ...].
 
-    Parameters and buffers are looked up by name at every call: in ``fast`` [T, ...], else in ``shared`` [...].
+    Every call looks parameters and buffers up by name: first in ``fast`` [T, ...], then in ``shared`` [...].
 
     Attributes:
-        inputs, result: of a task.
-        updates: what buffers hold afterwards, by name; ``unversioned`` are those that autograd is not told of.
-        names: of the model's tensors that it reads.
-        fused: one line for every conv block, ``"where: what"``.
-        convolutions_left: one line for every other convolution, ``"where: why"``.
+        inputs, result: the values of one task.
+        updates: the value that each updated buffer holds after the call, by the buffer's name.
+        unversioned: names of the updated buffers whose version counter PyTorch does not increase.
+        names: names of the model's tensors that the program reads.
+        fused: one line per conv block, ``"where: what"``.
+        convolutions_left: one line per convolution outside of a block, ``"where: why"``.
 
     Raises:
-        DoubtError: an operation has no form for all tasks at once.
+        RecordingError: an operation has no batched form.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -59,7 +60,6 @@ class Program:
 
     @property
     def input(self) -> Value:
-        """The first input."""
         return self.inputs[0]
 
     def __call__(
@@ -70,9 +70,14 @@ class Program:
         run_block: RunBlock | None = None,
         left: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Run it; its conv blocks, in their order, by ``run_block`` if that is given.
+        """Run the program for all tasks.
 
-        What buffers hold afterwards, [T, ...], is put in ``left`` by their names; nothing is written to them.
+        Args:
+            fast: tensors of each task [T, ...], by name.
+            shared: tensors that all tasks share [...], by name.
+            inputs: one tensor [T, N, ...] per input of the model.
+            run_block: called for each conv block without running statistics, in order, in place of the default.
+            left: receives the new values [T, ...] of updated buffers, by name. The buffers themselves are not written.
         """
         n_tasks = len(inputs[0])
         values: dict[Value | None, Any] = {None: None, **dict(zip(self.inputs, inputs, strict=True))}
@@ -101,7 +106,7 @@ class Program:
 
     @cached_property
     def bytes_computed(self) -> int:
-        """What its operations give for one task, together; views take no memory, blocks keep their convolution too."""
+        """Bytes of all results for one task. Views count as zero; a conv block also counts its convolution's output."""
         total = 0
         for line in self.lines:
             results = () if line.call.is_view else line.call.results
@@ -112,22 +117,22 @@ class Program:
 
     @property
     def has_onednn_lstm(self) -> bool:
-        """Whether ``torch.nn.LSTM`` would run it by oneDNN's own kernels, if one task were alone."""
+        """Whether the program contains a ``torch.nn.LSTM`` layer that oneDNN runs when called for a single task."""
         return any(line.call.operation is torch.ops.aten.mkldnn_rnn_layer.default for line in self.lines)
 
     def blocks(self) -> list[Line]:
-        """The conv blocks, in their order."""
+        """The lines that are conv blocks, in program order."""
         return [line for line in self.lines if _is_partial_of(line.step, conv_block_of_tasks, tracking_conv_block)]
 
     def filters(self) -> list[str]:
-        """The names of the conv blocks' filters, as far as they are the model's own."""
+        """The names of the conv blocks' filters; filters computed in ``forward`` are left out."""
         weights = (line.step.operands[1] for line in self.blocks())
         return [weight.name for weight in weights if weight is not None and weight.name is not None]
 
     def _step(self, call: Call) -> Step:
         step = step_of(call, self.input)
         if not isinstance(step, Step):
-            raise DoubtError(step or f"{_described(call)} has no form for all tasks at once")
+            raise RecordingError(step or f"{_described(call)} has no form for all tasks at once")
         return step
 
     def _note_last_uses(self) -> None:
@@ -141,7 +146,7 @@ class Program:
 
 
 def geometry_of_block(step: Step) -> dict[str, Any] | None:
-    """The keyword arguments of a step that is a conv block without running statistics."""
+    """The keyword arguments of a conv block without running statistics; ``None`` for any other step."""
     return step.run.keywords if _is_partial_of(step, conv_block_of_tasks) else None  # type: ignore[attr-defined]
 
 

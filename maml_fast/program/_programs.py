@@ -1,4 +1,4 @@
-"""The programs of a model: recorded when first needed, compared with the model itself, kept while it is the same."""
+"""Keeps a model's programs by its Python state: records them on demand and checks them against the model."""
 
 from __future__ import annotations
 
@@ -11,68 +11,73 @@ from torch import Tensor, nn
 
 from maml_fast.program._as_written import Place, counters_of, places_of, with_its_own_tensors
 from maml_fast.program._program import Program
-from maml_fast.program._recording import DRAWS, Held, outcome, record
+from maml_fast.program._recording import DRAWS, ModelTensors, outcome, record
 from maml_fast.program._report import FusionPolicy
 from maml_fast.program._surroundings import fresh_state
-from maml_fast.program._tape import DoubtError
+from maml_fast.program._tape import RecordingError
 from maml_fast.program._watch import UnwatchableError, Watch
 
 __all__ = ["NoForm", "Programs"]
 
-MOST_STATES = 32  # of a model's Python state; a model that has more runs as it is written
-KEPT_STATES = 8
-MOST_KINDS = 64  # of inputs of a model that is called by itself: each costs a recording
-TRIES = 4
-CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}  # relative differences; other types are rounder
+MAX_STATES = 32  # after this many changes of its Python state, a model runs as it is written
+MAX_KEPT_STATES = 8
+MAX_KINDS = 64  # kinds of inputs of one fused model; each costs a recording
+MAX_ATTEMPTS = 4
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # relative; 3e-2 for other dtypes
 
 
 class NoForm(str):
-    """Why a recording can't run for all tasks at once; but it is true: ``forward`` uses no tensors but the model's."""
+    """Why a recording can't run for all tasks at once.
+
+    The recording itself is valid, so ``forward`` uses no tensors other than its inputs and the model's.
+    """
 
 
 class _State(NamedTuple):
-    """A model while its Python state is one, with what runs it by the kind of its inputs."""
+    """One Python state of a model, with its programs (or the reason why there is none) by kind of inputs."""
 
     watch: Watch
     programs: dict[Hashable, Program | str]
 
 
 class Programs:
-    """What runs a model for all tasks at once, by the kind of its inputs and the state that the model is in.
+    """A model's programs, by the model's Python state and the kind (shape, dtype, device) of its inputs.
 
-    With ``updates`` a program also says what buffers hold afterwards: all that ``forward`` writes to, but for running
-    statistics under the policies that keep them as they are.
+    With ``updates``, programs also compute the new values of the buffers that ``forward`` writes to. Running statistics
+    and their batch counters are among these only under the policy ``"as_written"``.
     """
 
     def __init__(self, model: nn.Module, policy: FusionPolicy, *, updates: bool = False) -> None:
         self._model = model
         self._policy = policy
         self._updates = updates
-        self._states: list[_State] = []  # the last used first
+        self._states: list[_State] = []  # most recently used first
         self._seen = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_states": [], "_seen": 0}
 
     def watch(self) -> Watch | None:
-        """What the model is now, and reads; ``None`` if that can't be told."""
+        """The watch of the model's current state; ``None`` if the state can't be watched."""
         state = self._state()
         return None if isinstance(state, str) else state.watch
 
     def of_each(self, inputs: Sequence[Tensor]) -> list[Program | str]:
-        """The programs for several kinds of a single input [T, N, ...]; nothing may change the model between them."""
+        """One program for each of these single inputs [T, N, ...]. Nothing may change the model during the call."""
         state = self._state()
-        return [self._of(state, (x,)) for x in inputs]
+        return [self._find(state, (x,)) for x in inputs]
 
     def of(self, *inputs: Tensor, places: Sequence[Place] | None = None) -> Program | str:
         """The program for inputs [T, N, ...], or why the model runs as it is written.
 
-        ``places`` hold the tensors of a twin of the model, by which the program is recorded if it must be. If they are
-        given, the program is for tensors like these.
+        Args:
+            inputs: one tensor per input of the model.
+            places: the places of a twin of the model (same structure, its own tensors). A new program is recorded with
+                the twin's tensors, and is used only for tensors of the same shapes, dtypes and devices.
         """
-        return self._of(self._state(), inputs, places)
+        return self._find(self._state(), inputs, places)
 
-    def _of(
+    def _find(
         self, state: _State | str, inputs: Sequence[Tensor], places: Sequence[Place] | None = None
     ) -> Program | str:
         if isinstance(state, str):
@@ -81,11 +86,11 @@ class Programs:
         if places is not None:
             tensors = [(place.name, place.holder[place.key]) for place in places]
             key = key, tuple((name, each.shape, each.dtype, each.device.type) for name, each in tensors)
-            if key not in state.programs and len(state.programs) == MOST_KINDS:
-                return f"it has been called with {MOST_KINDS} kinds of inputs"
+            if key not in state.programs and len(state.programs) == MAX_KINDS:
+                return f"it has been called with {MAX_KINDS} kinds of inputs"
         if key not in state.programs:
             with with_its_own_tensors(self._model):
-                state.programs[key] = self._made([x[0].detach() for x in inputs], state.watch, places)
+                state.programs[key] = self._find_program([x[0].detach() for x in inputs], state.watch, places)
         return state.programs[key]
 
     def _state(self) -> _State | str:
@@ -97,8 +102,8 @@ class Programs:
                 if state is not states[0]:
                     self._keep(state)
                 return state
-        if self._seen == MOST_STATES:
-            return f"what it holds has changed {MOST_STATES} times"
+        if self._seen == MAX_STATES:
+            return f"its Python state has changed {MAX_STATES} times"
         self._seen += 1
         try:
             state = _State(Watch(self._model), {})
@@ -108,36 +113,36 @@ class Programs:
         return state
 
     def _keep(self, state: _State) -> None:
-        """A new list: other threads may be reading the one before."""
-        self._states = [state, *(other for other in self._states if other is not state)][:KEPT_STATES]
+        # A new list, because other threads may be reading the old one.
+        self._states = [state, *(other for other in self._states if other is not state)][:MAX_KEPT_STATES]
 
-    def _made(self, inputs: Sequence[Tensor], watch: Watch, places: Sequence[Place] | None) -> Program | str:
+    def _find_program(self, inputs: Sequence[Tensor], watch: Watch, places: Sequence[Place] | None) -> Program | str:
         own = places_of(self._model)
         places = own if places is None else places
         if [place.name for place in own] != [place.name for place in places]:
-            return "other tensors are tied than in the model"
+            return "its parameters are tied differently than in the model"
         with torch.inference_mode(False):
-            held, inputs = self._held(places), [_known_to_autograd(x) for x in inputs]
-        for attempt in range(TRIES):
-            found = self._compared(inputs, watch, held)
+            held, inputs = self._model_tensors(places), [_outside_inference_mode(x) for x in inputs]
+        for attempt in range(MAX_ATTEMPTS):
+            found = self._record_and_compare(inputs, watch, held)
             if found == DRAWS and threading.active_count() > 1:
-                continue  # it may have been another thread
-            if isinstance(found, Program) or not found.startswith(_UNLIKE):
+                continue  # another thread may have drawn them
+            if isinstance(found, Program) or not found.startswith(_DIFFERS):
                 break
-            # A maximum or a ReLU may have been within rounding of choosing otherwise: it will not be for others.
-            held = Held({name: _nudged(each, attempt) for name, each in held.parameters.items()}, held.buffers)
+            # Rounding may have flipped a maximum or a ReLU. Slightly different parameters avoid the tie.
+            held = ModelTensors({name: _nudged(each, attempt) for name, each in held.parameters.items()}, held.buffers)
         return found
 
-    def _compared(self, inputs: Sequence[Tensor], watch: Watch, held: Held) -> Program | str:
+    def _record_and_compare(self, inputs: Sequence[Tensor], watch: Watch, held: ModelTensors) -> Program | str:
         x = inputs[0]
         try:
-            recording, wanted = record(self._model, self._policy, held, inputs, watch, self._kept(held))
-        except DoubtError as doubt:
-            return str(doubt)
+            recording, expected = record(self._model, self._policy, held, inputs, watch, self._updated_buffers(held))
+        except RecordingError as error:
+            return str(error)
         try:
             program = Program(recording)
-        except DoubtError as doubt:
-            return NoForm(doubt)
+        except RecordingError as error:
+            return NoForm(error)
         shared = {**held.buffers, **held.parameters}
         left: dict[str, Tensor] = {}
         try:
@@ -146,38 +151,38 @@ class Programs:
                 found = outcome(logits.squeeze(0), held.parameters, left.values())
         except RuntimeError as error:
             return f"its recording fails: {error}"
-        for what, a, b in zip(wanted._fields, wanted, found, strict=True):
+        for what, a, b in zip(expected._fields, expected, found, strict=True):
             if not x.is_meta and not _are_close(a, b):
-                return f"{_UNLIKE} {what} than the model itself"
+                return f"{_DIFFERS} {what} than the model itself"
         return program
 
-    def _held(self, places: Sequence[Place]) -> Held:
-        tensors = {place.name: _known_to_autograd(place.holder[place.key]) for place in places}
+    def _model_tensors(self, places: Sequence[Place]) -> ModelTensors:
+        tensors = {place.name: _outside_inference_mode(place.holder[place.key]) for place in places}
         names = {name for name, _ in self._model.named_parameters()}
         parameters = {name: _leaf(each) for name, each in tensors.items() if name in names}
-        return Held(parameters, {name: each for name, each in tensors.items() if name not in names})
+        return ModelTensors(parameters, {name: each for name, each in tensors.items() if name not in names})
 
-    def _kept(self, held: Held) -> set[str]:
-        """Names of the buffers that a program says something of."""
+    def _updated_buffers(self, held: ModelTensors) -> set[str]:
+        """Names of the buffers whose new values a program returns."""
         if not self._updates:
             return set()
         counters = [] if self._policy == "as_written" else counters_of(self._model)
         return set(held.buffers).difference(place.name for place in counters)
 
 
-_UNLIKE = "its recording gives other"
+_DIFFERS = "its recording gives different"
 
 
 def _nudged(leaf: Tensor, attempt: int) -> Tensor:
-    """Up to a per cent larger or smaller."""
+    """Scale each number by a factor within 1% of one."""
     if not leaf.requires_grad:
         return leaf
-    by = torch.arange(attempt, attempt + leaf.numel(), device=leaf.device).cos().view(leaf.shape)
-    return _leaf(leaf * (1 + 0.01 * by.to(leaf.dtype)))
+    steps = torch.arange(attempt, attempt + leaf.numel(), device=leaf.device).cos().view(leaf.shape)
+    return _leaf(leaf * (1 + 0.01 * steps.to(leaf.dtype)))
 
 
-def _known_to_autograd(tensor: Tensor) -> Tensor:
-    """It, or a copy of one that was made in inference mode."""
+def _outside_inference_mode(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy if it was created in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 
@@ -186,9 +191,9 @@ def _leaf(parameter: Tensor) -> Tensor:
 
 
 def _are_close(a: Tensor, b: Tensor) -> bool:
-    """By their norms: where values are within rounding of each other, maxima and ReLUs may choose differently."""
+    """Compare by norm rather than element by element, because rounding may flip single maxima and ReLUs."""
     if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a.isfinite(), b.isfinite()):
         return False
     a, b = (each.nan_to_num(0.0, 0.0, 0.0) for each in (a, b))
-    tolerance = CLOSE.get(a.dtype, 3e-2)
+    tolerance = TOLERANCES.get(a.dtype, 3e-2)
     return bool((a - b).norm() <= tolerance * a.norm() + torch.finfo(a.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What was fused, what was left as it is, and why."""
+"""The report of a fused model: what was fused, what was not, and why."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ __all__ = ["FusionPolicy", "FusionReport"]
 FusionPolicy = Literal["batch", "running", "as_written"]
 
 POLICIES: dict[FusionPolicy, str] = {
-    "batch": "the batch's own statistics (transductive) in train() and eval() alike; running ones not read or written",
+    "batch": "the batch's own statistics (transductive) in train() and eval() alike; running statistics are neither "
+    "read nor written",
     "running": "the running statistics, read only",
-    "as_written": "PyTorch's own: train() and eval() decide, and running statistics are kept",
+    "as_written": "PyTorch's own: train() and eval() decide, and running statistics are updated",
 }
 
 
 @dataclass(frozen=True)
 class FusionReport:
-    """The lines of ``str(report)``.
+    """What a fused model did in its last call; ``str(report)`` prints it line by line.
 
     Attributes:
-        batch_norm: the policy, ``"batch"``, ``"running"`` or ``"as_written"``.
-        fused: one line for every run that is one operation now, ``"where: what"``.
-        left: one line for every convolution that is not, or one that says why the model ran as it is written,
-            ``"where: why"``.
+        batch_norm: the policy: ``"batch"``, ``"running"`` or ``"as_written"``.
+        fused: one line per sequence of layers that ran as one operation, ``"where: what"``.
+        left: one line per convolution that was not fused, or a single line that says why the model ran as it is
+            written, ``"where: why"``.
     """
 
     batch_norm: FusionPolicy

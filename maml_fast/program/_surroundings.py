@@ -1,4 +1,4 @@
-"""What is around a recording: PyTorch's state before it, and what it must leave as it was."""
+"""Global state around a recording: PyTorch's modes before it, and what it must restore afterwards."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maml_fast.program._tape import DoubtError
+from maml_fast.program._tape import RecordingError
 from maml_fast.program._watch import is_library
 
-__all__ = ["check_hooks", "fresh_state", "noticing_questions", "remove", "unchanged_randomness"]
+__all__ = ["check_hooks", "fresh_state", "preserving_rng_state", "refusing_grad_mode_queries", "remove_references"]
 
 
 def check_hooks(model: nn.Module) -> None:
-    """Raise DoubtError where more runs than ``forward``."""
+    """Raise RecordingError if anything other than ``forward`` would run: global or backward hooks, or compiled code."""
     if torch.nn.modules.module._has_any_global_hook():
-        raise DoubtError("hooks are registered for all modules")
+        raise RecordingError("hooks are registered for all modules")
     for name, part in model.named_modules():
         if part._backward_hooks or part._backward_pre_hooks:
-            raise DoubtError(f"{name or 'the model'} has backward hooks")
+            raise RecordingError(f"{name or 'the model'} has backward hooks")
         if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
-            raise DoubtError(f"{name or 'the model'} is a {type(part).__name__}, which runs compiled code")
+            raise RecordingError(f"{name or 'the model'} is a {type(part).__name__}, which runs compiled code")
 
 
 @contextmanager
 def fresh_state() -> Iterator[None]:
-    """PyTorch as it is where nobody has changed it: gradients on, no inference mode, no autocast, no torch.func.
+    """Enter PyTorch's default state: gradients on; inference mode, autocast and transforms of torch.func off.
 
-    Hooks on saved tensors are off as well: a checkpoint around the caller counts the tensors that it sees.
+    Hooks on saved tensors are off as well, because a checkpoint around the caller counts the tensors that it sees.
     """
     with ExitStack() as stack:
         stack.enter_context(torch._C._DisableFuncTorch())
@@ -64,8 +64,11 @@ def _without_saved_tensors_hooks() -> Iterator[None]:
 
 
 @contextmanager
-def unchanged_randomness(device: torch.device) -> Iterator[list[str]]:
-    """Put the states of random numbers back; the list then names the generators that were not PyTorch's."""
+def preserving_rng_state(device: torch.device) -> Iterator[list[str]]:
+    """Restore the states of all random number generators on exit.
+
+    Afterwards the list names the generators outside of PyTorch that were used (``"random"``, ``"numpy"``).
+    """
     drawn: list[str] = []
     of_python = random.getstate()
     of_numpy: Any = np.random.get_state()  # noqa: NPY002
@@ -81,29 +84,29 @@ def unchanged_randomness(device: torch.device) -> Iterator[list[str]]:
 
 
 @contextmanager
-def noticing_questions() -> Iterator[None]:
-    """Raise DoubtError where the user's own code asks whether gradients are on, in this thread."""
-    answer, here = torch.is_grad_enabled, threading.get_ident()
+def refusing_grad_mode_queries() -> Iterator[None]:
+    """Raise RecordingError if the user's own code calls ``torch.is_grad_enabled()`` in this thread."""
+    original, here = torch.is_grad_enabled, threading.get_ident()
 
-    def asked() -> bool:
+    def refuse() -> bool:
         if threading.get_ident() == here and not is_library(sys._getframe(1).f_globals.get("__name__")):
-            raise DoubtError("forward asks whether gradients are on")
-        return answer()
+            raise RecordingError("forward asks whether gradients are on")
+        return original()
 
-    torch.is_grad_enabled = asked
+    torch.is_grad_enabled = refuse
     try:
         yield
     finally:
-        torch.is_grad_enabled = answer
+        torch.is_grad_enabled = original
 
 
-def remove(known: list[weakref.ref[Tensor]]) -> bool:
-    """Take tensors that somebody still holds out of all lists, sets and dictionaries; return whether there are any."""
-    if all(each() is None for each in known):
+def remove_references(tensors: list[weakref.ref[Tensor]]) -> bool:
+    """Remove tensors that are still alive from all lists, sets and dictionaries; return whether there were any."""
+    if all(each() is None for each in tensors):
         return False
     gc.collect()
     found = False
-    for each in known:
+    for each in tensors:
         tensor = each()
         if tensor is None:
             continue

@@ -1,4 +1,4 @@
-"""What a model calls on tensors while it is recorded, taken down call by call."""
+"""The tape of a recording: the calls that a model makes on tensors, in order."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maml_fast.program._batch_norm import BatchNormMode
-from maml_fast.program._operations import Call, Value, bind, is_whole
+from maml_fast.program._operations import Call, Value, bind, is_recorded_as_one
 from maml_fast.program._report import FusionPolicy
 
-__all__ = ["DoubtError", "Functions", "Operations", "Tape"]
+__all__ = ["Functions", "Operations", "RecordingError", "Tape"]
 
 # fmt: off
-# What asks for, or changes, what autograd or memory know of a tensor, or takes its values to Python.
-_UNSEEN = frozenset({
+# Functions that a record can't represent: they query or change a tensor's autograd state or memory, or move its values
+# to Python.
+_FORBIDDEN = frozenset({
     "requires_grad_", "backward", "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "set_",
     "data_ptr", "storage", "numpy", "untyped_storage", "tolist", "item", "share_memory_", "is_shared",
     "resize_", "is_set_to", "__array__", "__deepcopy__", "__reduce_ex__", "_set_grad_enabled",
 })
-# Attributes that do not.
-_SEEN = frozenset({
+# Attributes that forward may read.
+_ALLOWED_ATTRIBUTES = frozenset({
     "shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "layout", "is_cuda", "is_cpu", "itemsize",
     "nbytes", "is_sparse", "is_quantized", "is_mkldnn", "is_nested", "is_sparse_csr", "is_meta", "real",
 })
 # fmt: on
 
 
-class DoubtError(Exception):
-    """A record would not say all that ``forward`` does; the message names what it would miss."""
+class RecordingError(Exception):
+    """A record would miss something that ``forward`` does; the message names it."""
 
 
 class Tape:
-    """What was called so far. Tensors are known by their ids, and kept alive as long as these are needed."""
+    """The calls so far. Tensors are identified by ``id``, and the tape keeps them alive so that ids stay unique."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -46,13 +47,13 @@ class Tape:
         self.autocast = _autocast()
         self._values: dict[int, Value] = {}
         self._kept: list[Tensor] = []
-        self._sharing: dict[int, list[int]] = {}  # ids of tensors by their memory
-        self._parts: set[int] = set()  # ids of tensors that share memory with what they are parts of, but not together
-        self._names: dict[int, str] = {}  # of the model's tensors, by their memory
-        self._protected: set[int] = set()  # memory that is not the tape's own
+        self._sharing: dict[int, list[int]] = {}  # ids of tensors, by their memory
+        self._parts: set[int] = set()  # ids of results of unsafe_split and the like, which share no elements
+        self._names: dict[int, str] = {}  # names of the model's tensors, by their memory
+        self._protected: set[int] = set()  # memory of inputs and parameters, which forward must not write to
 
-    def know(self, tensor: Tensor, value: Value) -> Value:
-        """Take a tensor for a value from now on."""
+    def register(self, tensor: Tensor, value: Value) -> Value:
+        """Let a tensor stand for a value from now on; return the value."""
         if id(tensor) not in self._values:
             self._kept.append(tensor)
             if id(tensor) not in self._parts:
@@ -63,41 +64,46 @@ class Tape:
         return value
 
     def protect(self, tensors: Iterable[Tensor]) -> None:
-        """Refuse what would write to these tensors."""
+        """Refuse calls that write to these tensors."""
         self._protected.update(map(_memory, tensors))
 
     def value_of(self, tensor: Tensor) -> Value:
-        """What a tensor is known as."""
         value = self._values.get(id(tensor))
         if value is None:
-            raise DoubtError("forward uses a tensor that does not come from its input")
+            raise RecordingError("forward uses a tensor that does not come from its input")
         if value is _STALE:
-            raise DoubtError("forward writes to a tensor that it sees in another view")
+            raise RecordingError("forward writes to a tensor that it sees in another view")
         return value
 
     def begin(
         self, operation: Any, args: Any, kwargs: Any, written: Sequence[Tensor] = ()
     ) -> tuple[Any, dict[str, Any], Sequence[Tensor]]:
-        """A call that is about to be made: what it comes to without writing, its arguments, what it writes to."""
+        """Prepare the record of a call before it is made.
+
+        Returns:
+            The functional variant of the operation, its arguments with values in place of tensors, and the tensors that
+            the call writes to.
+        """
         if operation in _CONSTANTS and id(args[0]) not in self._values:
             return operation, {"constant": args[0].clone()}, ()
-        arguments = _mapped(self.value_of, bind(operation, args, kwargs))
+        arguments = _map_tensors(self.value_of, bind(operation, args, kwargs))
         operation, overwritten = _functional(operation, args)
         written = (*written, *overwritten)
         if any(_memory(tensor) in self._protected for tensor in written):
-            raise DoubtError("forward writes to its input or to parameters")
+            raise RecordingError("forward writes to its input or to parameters")
         if any(isinstance(value, torch.Generator) for value in arguments.values()):
-            raise DoubtError("forward draws from a generator of its own")
+            raise RecordingError("forward draws from a generator of its own")
         return operation, arguments, written
 
     def end(self, operation: Any, arguments: dict[str, Any], written: Sequence[Tensor], output: Any) -> None:
-        """Note a call that was made, and know its results."""
+        """Record a call after it was made, and register its results."""
         tensors = output if isinstance(output, (tuple, list)) else (output,)
-        if not all(each is None or isinstance(each, Tensor) for each in tensors) or _tells_values(operation, arguments):
-            raise DoubtError("forward depends on the values of tensors")
+        only_tensors = all(each is None or isinstance(each, Tensor) for each in tensors)
+        if not only_tensors or _reveals_values(operation, arguments):
+            raise RecordingError("forward depends on the values of tensors")
         results = [Value(each.shape, each.dtype) if isinstance(each, Tensor) else None for each in tensors]
         self.calls.append(Call(operation, arguments, tuple(results)))
-        if getattr(operation, "__name__", "").startswith("unsafe_"):  # recurrent layers write to the parts
+        if getattr(operation, "__name__", "").startswith("unsafe_"):  # recurrent layers write to the parts in place
             self._parts.update(map(id, tensors))
         for tensor in written:
             memory = _memory(tensor)
@@ -107,10 +113,10 @@ class Tape:
                 self._values[other] = _STALE
         for tensor, value in zip(tensors, results, strict=True):
             if value is not None:
-                self.know(tensor, value)
+                self.register(tensor, value)
 
     def needed_for(self, results: Collection[Value]) -> list[Call]:
-        """The calls that values depend on."""
+        """The calls that these values depend on, in order."""
         needed, calls = {*results}, []
         for call in reversed(self.calls):
             if any(value in needed for value in call.results):
@@ -118,11 +124,11 @@ class Tape:
                 needed.update(call.operands)
         return calls[::-1]
 
-    def let_go(self) -> list[weakref.ref[Tensor]]:
-        """Forget all tensors; whoever holds one of those that were made is not the tape."""
-        known = [weakref.ref(tensor) for tensor in self._kept if _memory(tensor) not in self._protected]
+    def release(self) -> list[weakref.ref[Tensor]]:
+        """Drop all tensors; return weak references to those that ``forward`` made, of which none should stay alive."""
+        made = [weakref.ref(tensor) for tensor in self._kept if _memory(tensor) not in self._protected]
         self._values, self._kept = {}, []
-        return known
+        return made
 
 
 _STALE = Value(torch.Size(), torch.float32)
@@ -130,11 +136,11 @@ _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.
 
 
 class Operations(TorchDispatchMode):
-    """Takes down the operations of PyTorch's core."""
+    """Records ATen operations on a tape."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False, so that PyTorch puts no wrapper around the mode, which would take a second to import torch._dynamo."""
+        """False keeps PyTorch from wrapping the mode, which would import torch._dynamo and take a second."""
         return False
 
     def __init__(self, tape: Tape) -> None:
@@ -146,10 +152,10 @@ class Operations(TorchDispatchMode):
         tape = self._tape
         if tape.is_paused:
             return func(*args, **kwargs)
-        if not torch._C.is_grad_enabled():  # no_grad, or an autograd.Function, which has a backward of its own
-            raise DoubtError("forward switches gradients off, or has a backward of its own")
+        if not torch._C.is_grad_enabled():  # in no_grad, or in an autograd.Function with its own backward
+            raise RecordingError("forward switches gradients off, or has a backward of its own")
         if _autocast() != tape.autocast:
-            raise DoubtError("forward switches autocast")
+            raise RecordingError("forward switches autocast")
         begun = tape.begin(func, args, kwargs)
         output = func(*args, **kwargs)
         tape.end(*begun, output)
@@ -157,7 +163,11 @@ class Operations(TorchDispatchMode):
 
 
 class Functions(BatchNormMode):
-    """Takes down whole functions of Python, batch norm by the policy among them; refuses what can't be taken down."""
+    """Records some Python functions as a single call, among them batch norm under the policy.
+
+    Raises:
+        RecordingError: a function or attribute can't be recorded.
+    """
 
     def __init__(self, tape: Tape, policy: FusionPolicy) -> None:
         super().__init__(policy)
@@ -167,20 +177,20 @@ class Functions(BatchNormMode):
         kwargs = kwargs or {}
         if self._tape.is_paused:
             return func(*args, **kwargs)
-        _check_seen(func)
-        if is_whole(func):
-            return self._whole(func, args, kwargs)
+        _check_recordable(func)
+        if is_recorded_as_one(func):
+            return self._record_as_one(func, args, kwargs)
         return super().__torch_function__(func, types, args, kwargs)
 
     def normalized(self, input: Tensor, *statistics: Tensor | None, **options: Any) -> Tensor:
-        """A batch norm by the policy; its running statistics are written to in training."""
+        """Record a batch norm under the policy as one call that writes to its running statistics in training."""
         kept = [each for each in statistics[:2] if each is not None and options["training"]]
-        return self._whole(super().normalized, (input, *statistics), options, F.batch_norm, kept)
+        return self._record_as_one(super().normalized, (input, *statistics), options, F.batch_norm, kept)
 
-    def _whole(
+    def _record_as_one(
         self, function: Callable[..., Any], args: Any, kwargs: Any, name: Any = None, written: Sequence[Tensor] = ()
     ) -> Any:
-        """Call a function, and take it down under its own name or another, with what it writes as further results."""
+        """Call a function and record it as one call, of ``name`` if given; tensors it writes to are further results."""
         tape = self._tape
         begun = tape.begin(name or function, args, kwargs, written)
         tape.is_paused = True
@@ -192,19 +202,19 @@ class Functions(BatchNormMode):
         return output
 
 
-def _check_seen(function: Any) -> None:
+def _check_recordable(function: Any) -> None:
     name = getattr(function, "__name__", "")
     if name in ("__get__", "__set__", "__delete__"):
         attribute = getattr(function.__self__, "__name__", "")
-        if name != "__get__" or attribute not in _SEEN:
-            raise DoubtError(f"forward asks for a tensor's .{attribute}, or sets it")
-    elif name in _UNSEEN or getattr(function, "__module__", "") == "torch.autograd":
-        raise DoubtError(f"forward calls {name}()")
+        if name != "__get__" or attribute not in _ALLOWED_ATTRIBUTES:
+            raise RecordingError(f"forward asks for a tensor's .{attribute}, or sets it")
+    elif name in _FORBIDDEN or getattr(function, "__module__", "") == "torch.autograd":
+        raise RecordingError(f"forward calls {name}()")
 
 
-def _tells_values(operation: Any, arguments: dict[str, Any]) -> bool:
-    """Whether Python learns something of a tensor's values from the shape of what comes out."""
-    if operation is torch.ops.aten.index.Tensor:  # by numbers, it has the shape of the indices
+def _reveals_values(operation: Any, arguments: dict[str, Any]) -> bool:
+    """Whether the shape of the result depends on a tensor's values, and so reveals them to Python."""
+    if operation is torch.ops.aten.index.Tensor:  # with integer indices the result's shape follows from theirs
         return any(value is not None and value.dtype in _MASKS for value in arguments["indices"])
     return torch.Tag.dynamic_output_shape in getattr(operation, "tags", ())
 
@@ -213,7 +223,7 @@ _MASKS = (torch.bool, torch.uint8)
 
 
 def _functional(operation: Any, args: Any) -> tuple[Any, Sequence[Tensor]]:
-    """An operation that writes to nothing, and the tensor, if any, that the one called writes its result to."""
+    """The functional variant of an operation, and the tensor, if any, that the called one writes its result to."""
     schema = getattr(operation, "_schema", None)
     if schema is None or not schema.is_mutable:
         return operation, ()
@@ -223,7 +233,7 @@ def _functional(operation: Any, args: Any) -> tuple[Any, Sequence[Tensor]]:
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
     out_of_place = _OUT_OF_PLACE.get(operation, getattr(packet, overload, None) if name.endswith("_") else None)
     if not alone or out_of_place is None:
-        raise DoubtError(f"forward calls {name}, which writes to a tensor")
+        raise RecordingError(f"forward calls {name}, which writes to a tensor")
     return out_of_place, args[:1]
 
 
@@ -233,14 +243,14 @@ _OUT_OF_PLACE = {
 }
 
 
-def _mapped(function: Callable[[Tensor], Value], value: Any) -> Any:
-    """Values in the place of tensors, in lists and dictionaries too."""
+def _map_tensors(function: Callable[[Tensor], Value], value: Any) -> Any:
+    """Apply ``function`` to every tensor in nested lists, tuples and dictionaries; leave other objects unchanged."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (list, tuple)):
-        return [_mapped(function, each) for each in value]
+        return [_map_tensors(function, each) for each in value]
     if isinstance(value, dict):
-        return {name: _mapped(function, each) for name, each in value.items()}
+        return {name: _map_tensors(function, each) for name, each in value.items()}
     return value
 
 

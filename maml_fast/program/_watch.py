@@ -1,4 +1,4 @@
-"""The Python state that a model's ``forward`` may read: changes are noticed, and undone after a recording."""
+"""Watches the Python state that a model's ``forward`` may read, and undoes changes after a recording."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RENEWED", "UnwatchableError", "Watch", "is_library"]
+__all__ = ["FLAT_WEIGHTS", "UnwatchableError", "Watch", "is_library"]
 
-MOST_OBJECTS = 10_000
-MOST_BYTES = 1 << 16  # of a NumPy array
+MAX_OBJECTS = 10_000
+MAX_ARRAY_BYTES = 1 << 16  # of a watched NumPy array
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_TENSORS = ("_parameters", "_buffers")  # looked up anew at every call
-RENEWED = ("_flat_weights", "_flat_weight_refs")  # by recurrent layers, when they are told what they hold
+_TENSORS = ("_parameters", "_buffers")  # may change freely: every call looks them up again
+FLAT_WEIGHTS = ("_flat_weights", "_flat_weight_refs")  # nn.RNNBase.__setattr__ updates these
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...), Enum)
 _OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
@@ -33,13 +33,17 @@ _LIBRARY_FOLDERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "plats
 
 
 class UnwatchableError(Exception):
-    """There is state whose changes would not be noticed; the message names it."""
+    """Some state can't be watched, so its changes would go unnoticed; the message names it."""
 
 
 class _Container(NamedTuple):
-    """Something that holds other objects: ``read(it)`` lists them, ``write(it, objects)`` puts them back."""
+    """An object that holds others: ``read(holder)`` lists them, and ``write(holder, objects)`` puts them back.
 
-    it: Any
+    before: the held objects when the watch was made.
+    ids: their ids.
+    """
+
+    holder: Any
     read: Callable[[Any], Sequence[Any]]
     write: Callable[[Any, Sequence[Any]], None]
     before: Sequence[Any]
@@ -47,29 +51,30 @@ class _Container(NamedTuple):
 
 
 class Watch:
-    """What a model, or a function, held besides tensors when this was made, and what it reads from outside of it.
+    """A snapshot of the Python state that a model or function depends on, apart from tensors.
 
-    Attributes of all modules and of the objects that they hold, lists, dictionaries and sets; global variables,
-    closures and class attributes that the code of the user's own classes and functions names. The code of libraries is
-    taken not to change, and neither do objects of their types, except for modules and plain containers.
+    It covers the attributes of all modules and of the objects that they hold, lists, dictionaries and sets, and the
+    global variables, closures and class attributes that are named in the code of the user's own classes and functions.
+    The code of libraries is assumed not to change, and neither are objects of their types, except for modules and plain
+    containers.
 
     Attributes:
-        names: of the global variables and attributes that this code uses.
+        names: names of the global variables and attributes that the user's code uses.
 
     Raises:
-        UnwatchableError: there is too much to look at.
+        UnwatchableError: there are too many objects, or a NumPy array that is too large or holds Python objects.
     """
 
     names: set[str]
 
     def __init__(self, watched: Any) -> None:
         self.names = set()
-        self._tensors: list[Tensor] = []  # that are not in modules
-        self._of_modules: list[_Container] = []  # their attributes
-        self._containers: list[_Container] = []  # all others
-        self._empty: list[dict[Any, Any]] = []  # dictionaries that held nothing
-        self._parameters: list[dict[str, nn.Parameter | None]] = []  # of modules
-        self._seen: dict[int, Any] = {}  # by id; kept alive, so that no other object gets it
+        self._tensors: list[Tensor] = []  # held outside of modules
+        self._of_modules: list[_Container] = []  # the attributes of modules
+        self._containers: list[_Container] = []  # everything else
+        self._empty: list[dict[Any, Any]] = []  # dictionaries that were empty
+        self._parameters: list[dict[str, nn.Parameter | None]] = []  # the ``_parameters`` of modules
+        self._seen: dict[int, Any] = {}  # by id; keeps the objects alive, so that ids are not reused
         todo: list[Any] = [watched]
         while todo:
             each = todo.pop()
@@ -78,31 +83,32 @@ class Watch:
             if isinstance(each, (*_PLAIN, *_OF_TORCH, Tensor)) or id(each) in self._seen:
                 continue
             self._seen[id(each)] = each
-            if len(self._seen) > MOST_OBJECTS:
-                raise UnwatchableError(f"it holds more than {MOST_OBJECTS:,} objects")
+            if len(self._seen) > MAX_OBJECTS:
+                raise UnwatchableError(f"it holds more than {MAX_OBJECTS:,} objects")
             for kind, visit in _VISITS:
                 if isinstance(each, kind):
                     todo += visit(self, each)
                     break
             else:
                 todo += self._visit_object(each)
-        self._modules = [each.it for each in self._of_modules]
+        self._modules = [each.holder for each in self._of_modules]
         self._ids = list(map(id, chain.from_iterable(map(dict.values, self._modules))))
 
     def holds(self) -> bool:
-        """Whether all is as it was. It is asked at every call, and most of what is held are hooks that nobody has."""
+        """Whether nothing has changed. This runs at every call; most watched containers are empty hook dictionaries."""
         attributes = list(map(id, chain.from_iterable(map(dict.values, self._modules))))
         containers = self._containers if attributes == self._ids else [*self._of_modules, *self._containers]
         return not any(self._empty) and all(
-            list(map(id, read(it))) == ids or _are_equal(read(it), before) for it, read, _, before, ids in containers
+            list(map(id, read(holder))) == ids or _are_equal(read(holder), before)
+            for holder, read, _, before, ids in containers
         )
 
     def parameters(self) -> list[nn.Parameter | None]:
-        """What all modules hold as parameters now, in the order of their places."""
+        """The current parameters of all modules, in the order of their places."""
         return list(chain.from_iterable(map(dict.values, self._parameters)))
 
     def sees_leaves(self) -> bool:
-        """Whether a tensor was met that takes gradients now."""
+        """Whether any watched parameter or tensor currently requires gradients."""
         return any(each is not None and each.requires_grad for each in (*self.parameters(), *self._tensors))
 
     def restore(self) -> bool:
@@ -110,24 +116,26 @@ class Watch:
         changed = any(self._empty)
         for held in self._empty:
             held.clear()
-        for it, read, write, before, ids in (*self._of_modules, *self._containers):
-            if list(map(id, now := read(it))) != ids and not _are_equal(now, before):
-                write(it, before)
+        for holder, read, write, before, ids in (*self._of_modules, *self._containers):
+            if list(map(id, now := read(holder))) != ids and not _are_equal(now, before):
+                write(holder, before)
                 changed = True
         return changed
 
-    def _add(self, it: Any, read: Callable[[Any], Sequence[Any]], write: Callable[[Any, Any], None]) -> Sequence[Any]:
-        self._containers.append(_held(it, read, write))
+    def _add(
+        self, holder: Any, read: Callable[[Any], Sequence[Any]], write: Callable[[Any, Any], None]
+    ) -> Sequence[Any]:
+        self._containers.append(_container(holder, read, write))
         return self._containers[-1].before
 
     def _visit_module(self, module: nn.Module) -> Iterator[Any]:
         held = vars(module)
         self._parameters.append(module._parameters)
         write = partial(_write_values, dict(held))
-        if RENEWED[0] in held:
+        if FLAT_WEIGHTS[0] in held:
             self._add(held, _read_recurrent, write)
         else:
-            self._of_modules.append(_held(held, _read_values, write))
+            self._of_modules.append(_container(held, _read_values, write))
         for name in ("_modules", *_HOOKS):
             yield from self._visit_dict(held[name])
         yield from (value for name, value in held.items() if name not in (*_TENSORS, *_HOOKS, "_modules"))
@@ -184,7 +192,7 @@ class Watch:
         return held
 
     def _visit_array(self, array: np.ndarray[Any, Any]) -> Iterable[Any]:
-        if array.nbytes > MOST_BYTES or array.dtype.hasobject:
+        if array.nbytes > MAX_ARRAY_BYTES or array.dtype.hasobject:
             raise UnwatchableError(
                 f"the model holds a NumPy array {list(array.shape)}, whose changes would not be noticed"
             )
@@ -194,15 +202,15 @@ class Watch:
     def _visit_nothing(self, _: Any) -> Iterable[Any]:
         return ()
 
-    def _visit_object(self, it: Any) -> Iterator[Any]:
-        kind = type(it)
-        if is_library(kind.__module__) and not isinstance(it, _NAMESPACES):
+    def _visit_object(self, obj: Any) -> Iterator[Any]:
+        kind = type(obj)
+        if is_library(kind.__module__) and not isinstance(obj, _NAMESPACES):
             return
-        if hasattr(it, "__dict__"):
-            yield from self._add(vars(it), _read_dict, _write_dict)
-        slots = [name for cls in kind.__mro__ for name in _slots(cls) if hasattr(it, name)]
+        if hasattr(obj, "__dict__"):
+            yield from self._add(vars(obj), _read_dict, _write_dict)
+        slots = [name for cls in kind.__mro__ for name in _slots(cls) if hasattr(obj, name)]
         if slots:
-            yield from self._add(it, partial(_read_slots, names=slots), partial(_write_slots, names=slots))
+            yield from self._add(obj, partial(_read_slots, names=slots), partial(_write_slots, names=slots))
         yield kind
 
 
@@ -222,13 +230,13 @@ _VISITS: tuple[tuple[Any, Callable[[Watch, Any], Iterable[Any]]], ...] = (
 )
 
 
-def _held(it: Any, read: Callable[[Any], Sequence[Any]], write: Callable[[Any, Any], None]) -> _Container:
-    before = read(it)
-    return _Container(it, read, write, before, list(map(id, before)))
+def _container(holder: Any, read: Callable[[Any], Sequence[Any]], write: Callable[[Any, Any], None]) -> _Container:
+    before = read(holder)
+    return _Container(holder, read, write, before, list(map(id, before)))
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """All global variables and attributes that a function's code names, those of functions inside it too."""
+    """The names of all global variables and attributes in a function's code, nested functions included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -236,7 +244,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def is_library(module_name: str | None) -> bool:
-    """Whether a module's code is not the user's own."""
+    """Whether a module is not the user's own: torch, NumPy, maml_fast, the standard library, an installed package."""
     if module_name is None or module_name.partition(".")[0] in _LIBRARIES or module_name in sys.stdlib_module_names:
         return True
     file = getattr(sys.modules.get(module_name), "__file__", None)
@@ -249,7 +257,7 @@ def _slots(cls: type) -> Iterable[str]:
 
 
 def _are_equal(now: Sequence[Any], before: Sequence[Any]) -> bool:
-    """Whether what are other objects now are equal plain values."""
+    """Whether all objects are the same as before, or plain values that are equal."""
     return len(now) == len(before) and all(
         a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b) for a, b in zip(now, before, strict=True)
     )
@@ -270,14 +278,14 @@ def _read_values(attributes: dict[str, Any]) -> list[Any]:
 
 
 def _read_recurrent(attributes: dict[str, Any]) -> list[Any]:
-    return [value for name, value in attributes.items() if name not in RENEWED]
+    return [value for name, value in attributes.items() if name not in FLAT_WEIGHTS]
 
 
 def _write_values(before: dict[str, Any], attributes: dict[str, Any], _: Sequence[Any]) -> None:
-    """Put a module's attributes back, in their order; what recurrent layers renew is their own."""
-    renewed = {name: attributes[name] for name in RENEWED if name in attributes}
+    """Put a module's attributes back in their order, except for those that recurrent layers rebuild themselves."""
+    rebuilt = {name: attributes[name] for name in FLAT_WEIGHTS if name in attributes}
     attributes.clear()
-    attributes.update({**before, **renewed})
+    attributes.update({**before, **rebuilt})
 
 
 def _write_items(held: Any, before: Sequence[Any]) -> None:
@@ -306,19 +314,19 @@ def _write_class(cls: type, before: Sequence[Any], names: Sequence[str]) -> None
             setattr(cls, name, value)
 
 
-def _read_slots(it: Any, names: Sequence[str]) -> list[Any]:
-    return [getattr(it, name, None) for name in names]
+def _read_slots(obj: Any, names: Sequence[str]) -> list[Any]:
+    return [getattr(obj, name, None) for name in names]
 
 
-def _write_slots(it: Any, before: Sequence[Any], names: Sequence[str]) -> None:
+def _write_slots(obj: Any, before: Sequence[Any], names: Sequence[str]) -> None:
     for name, value in zip(names, before, strict=True):
-        setattr(it, name, value)
+        setattr(obj, name, value)
 
 
 def _read_cell(cell: types.CellType) -> list[Any]:
     try:
         return [cell.cell_contents]
-    except ValueError:  # nothing is in it yet
+    except ValueError:  # the cell is still empty
         return []
 
 

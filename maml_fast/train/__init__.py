@@ -1,4 +1,4 @@
-"""Training as a product: runs that are recorded, resumed bitwise and evaluated."""
+"""Training runs: recorded in a run folder, resumed bitwise, and evaluated."""
 
 from maml_fast.train._config import TrainConfig
 from maml_fast.train._runs import evaluate_run, resume, train

@@ -1,4 +1,4 @@
-"""TensorBoard, where it is installed."""
+"""Writes the scalars of a run for TensorBoard, if it is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Board"]
 
 
 class Board:
-    """Scalars of a run for TensorBoard, in the run folder; does nothing where tensorboard is not installed."""
+    """Writes scalars for TensorBoard into the run folder. Does nothing if tensorboard is not installed."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
         self._writer: Any = None
@@ -19,12 +19,12 @@ class Board:
             return
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TensorBoard's own, on import
+                warnings.simplefilter("ignore")  # raised by TensorBoard's own imports
                 from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             warnings.warn(f"tensorboard is installed but cannot be used: {error}", RuntimeWarning, stacklevel=2)
             return
-        # What an earlier session wrote after its checkpoint is taken back.
+        # Discard what an earlier session wrote after its last checkpoint.
         self._writer = SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)
 
     def append(self, row: dict[str, Any]) -> None:
@@ -37,6 +37,5 @@ class Board:
             self._writer.add_scalar(f"{group}/{name}", row[name], row["iteration"])
 
     def close(self) -> None:
-        """Write what is pending."""
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step, so that what is saved is whole."""
+"""Defers Ctrl-C to the end of a meta-iteration, so that the saved state is consistent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM raise KeyboardInterrupt: at once, or at the end of a :meth:`deferred` part.
+    """Context in which SIGINT and SIGTERM raise KeyboardInterrupt: at once, or at the end of a :meth:`deferred` block.
 
-    A second signal during a deferred part raises at once, for a user who cannot wait. Outside the main thread, where
-    Python allows no signal handlers, nothing is changed.
+    A second signal during a deferred block raises at once, for a user who cannot wait. Outside the main thread, where
+    Python does not allow signal handlers, entering changes nothing.
 
     Attributes:
-        received: number of the signal that came, or None.
+        received: number of the signal received last, or None.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            # A signal that our starter has us ignore (SIGINT in a shell's background job) stays ignored.
+            # A signal that the parent process set to be ignored (SIGINT in a shell's background job) stays ignored.
             for number in (n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -49,12 +49,12 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A part that a first signal does not break into; it raises when the part has ended."""
+        """Enter a block that a first signal does not interrupt; KeyboardInterrupt is raised at the end of the block."""
         self._waiting = False
         self._deferring = True
         try:
             yield
         finally:
             self._deferring = False
-        if self.received is not None:  # also where the KeyboardInterrupt before was raised in a __del__, and lost
+        if self.received is not None:  # also if an earlier KeyboardInterrupt was raised in a __del__, and lost
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The meta-gradient of a meta-batch: of one process, or of several that each take some of its tasks."""
+"""Computes the meta-gradient of a meta-batch on one process, or on several that share its tasks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["MetaGradient", "Outcome", "make_gradient"]
 
 
 class Outcome(NamedTuple):
-    """Of all tasks of a meta-batch: the mean loss, and the share of right query predictions; both []."""
+    """The mean loss of all tasks of a meta-batch, and their query accuracy; both are scalar tensors."""
 
     loss: Tensor
     query_accuracy: Tensor
 
 
 class MetaGradient(ABC):
-    """Leaves the gradient of the mean over all tasks in the parameters, the same on every process.
+    """A call writes the gradient of the mean loss over all tasks to ``.grad`` of the parameters of every process.
 
     Args:
-        learner: whose.
-        group: the processes.
-        n_tasks: of a whole meta-batch; a call gets this process's share of them.
+        learner: the learner whose parameters get the gradient.
+        group: the processes that share the meta-batch.
+        n_tasks: tasks of the complete meta-batch. A call takes the episodes of this process's share.
     """
 
     def __init__(self, learner: Learner, group: Group, n_tasks: int) -> None:
@@ -41,18 +41,17 @@ class MetaGradient(ABC):
 
     @abstractmethod
     def __call__(self, episodes: Episodes) -> Outcome:
-        """Of the episodes, which are on the learner's device."""
+        """Compute the gradient from this process's share of the episodes, which are on the learner's device."""
 
     @abstractmethod
     def describe(self) -> str:
-        """How the tasks' gradients are added up."""
+        """Return how the tasks' gradients are added up, for people to read."""
 
 
-class _AllAtOnce(MetaGradient):
-    """One process takes all tasks in one call."""
+class _SingleProcess(MetaGradient):
+    """One process computes all tasks in one call."""
 
     def __call__(self, episodes: Episodes) -> Outcome:
-        """Of all episodes."""
         results, loss = self._learner.results_and_loss(episodes)
         loss.backward()
         assert results.correct is not None
@@ -60,110 +59,108 @@ class _AllAtOnce(MetaGradient):
         return Outcome(loss.detach(), results.correct[-1].sum() / results.predictions.sum())
 
     def describe(self) -> str:
-        """How the tasks' gradients are added up."""
         return "by the engine"
 
 
-class _OfParts(MetaGradient):
-    """Gradients and what is told beside them, of some tasks, as numbers in a row."""
+class _FlatGradient(MetaGradient):
+    """Computes the gradient of some of the tasks as one flat vector, which processes can add up."""
 
     @contextlib.contextmanager
-    def _from_here(self) -> Iterator[Callable[[], None]]:
-        """What takes the learner's buffers and random numbers back to where they are now; an error does it, too.
+    def _snapshot(self) -> Iterator[Callable[[], None]]:
+        """Yield a function that restores the learner's current buffers and random state; an error does so too.
 
-        For another process may be lost or stopped in the middle of a meta-batch, and what is saved then is the last.
+        If another process is lost or stopped during a meta-batch, the state after the previous iteration is saved.
         """
         buffers = [(buffer, buffer.clone()) for buffer in self._learner.buffers()]
         randomness = get_randomness(self._parameters[0].device)
 
-        def go_back() -> None:
+        def restore() -> None:
             set_randomness(randomness)
             for buffer, value in buffers:
                 buffer.copy_(value)
 
         try:
-            yield go_back
+            yield restore
         except BaseException:
-            go_back()
+            restore()
             raise
 
-    def _row(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """The gradient of the tasks' mean loss with the means they move beside it [P]; loss, right, predictions [3]."""
+    def _flat_gradient(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """Return the gradient of the tasks' mean loss and the buffers that the call moved, flattened: [P].
+
+        Also return the loss, the number of correct predictions and the number of predictions: [3], float64.
+        """
         results, loss = self._learner.results_and_loss(episodes)
-        found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        self._taken = [p for p, g in zip(self._parameters, found, strict=True) if g is not None]
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        self._used = [p for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
         moved = self._learner.moved_to_means()
-        numbers = [*(g for g in found if g is not None), *moved]
+        tensors = [*(g for g in gradients if g is not None), *moved]
         assert results.correct is not None
         assert results.predictions is not None
-        told = [loss.detach(), results.correct[-1].sum(), results.predictions.sum()]
-        return torch.cat([each.flatten() for each in numbers]), torch.stack([each.double() for each in told])
+        scores = [loss.detach(), results.correct[-1].sum(), results.predictions.sum()]
+        return torch.cat([each.flatten() for each in tensors]), torch.stack([each.double() for each in scores])
 
-    def _put(self, row: Tensor) -> None:
-        """Numbers of :meth:`_row` back where they belong."""
+    def _write_back(self, flat: Tensor) -> None:
+        """Write the result of :meth:`_flat_gradient` to ``.grad`` of the parameters and to the moved buffers."""
         moved = self._learner.moved_to_means()
-        sizes = [each.numel() for each in (*self._taken, *moved)]
-        parts = row.split(sizes)
-        for parameter, part in zip(self._taken, parts, strict=False):
+        sizes = [each.numel() for each in (*self._used, *moved)]
+        parts = flat.split(sizes)
+        for parameter, part in zip(self._used, parts, strict=False):
             parameter.grad = part.view_as(parameter)
-        for mean, part in zip(moved, parts[len(self._taken) :], strict=True):
+        for mean, part in zip(moved, parts[len(self._used) :], strict=True):
             mean.copy_(part.view_as(mean))
 
 
-class _Shared(_OfParts):
-    """Every process takes its share in one call, and the sums of the shares are added in whatever order is fastest."""
+class _AllReduced(_FlatGradient):
+    """Each process computes its share in one call, and an all-reduce adds up the shares."""
 
     def __call__(self, episodes: Episodes) -> Outcome:
-        """Of all processes' episodes."""
-        with self._from_here():
-            row, told = self._row(episodes)
+        with self._snapshot():
+            flat, scores = self._flat_gradient(episodes)
             weight = episodes.meta_batch_size / self._n_tasks
-            told[0] *= weight
-            row *= weight
-            self._group.add(row)
-            self._group.add(told)
-        self._put(row)
-        return Outcome(told[0], (told[1] / told[2]).float())
+            scores[0] *= weight
+            flat *= weight
+            self._group.all_reduce(flat)
+            self._group.all_reduce(scores)
+        self._write_back(flat)
+        return Outcome(scores[0], (scores[1] / scores[2]).float())
 
     def describe(self) -> str:
-        """How the tasks' gradients are added up."""
-        return "by each process first: what one process has, but for rounding"
+        return "on each process, then across processes: as on one process, but for rounding"
 
 
-class _InOrder(_OfParts):
-    """Every process takes its tasks one by one, and their gradients are added up in the order of the episodes.
+class _InOrder(_FlatGradient):
+    """Each process computes its tasks one by one, and their gradients are added up in the order of the episodes.
 
-    No bit depends on the number of processes. Each task is computed from where the meta-batch began, random numbers
-    and running means included.
+    No bit depends on the number of processes. Every task starts from the random state and the running statistics that
+    the meta-batch started from.
     """
 
     def __call__(self, episodes: Episodes) -> Outcome:
-        """Of all processes' episodes."""
-        rows, told = [], []
-        with self._from_here() as go_back:
+        gradients, scores = [], []
+        with self._snapshot() as restore:
             for task in range(episodes.meta_batch_size):
-                go_back()
-                row, numbers = self._row(Episodes(*(part[task : task + 1] for part in episodes)))
-                rows.append(row)
-                told.append(numbers)
-            total = self._group.add_in_order(torch.stack(rows), self._n_tasks)
-            losses, right, predictions = self._group.join_rows(torch.stack(told), self._n_tasks).T.cpu()
-        self._put(total * (1 / self._n_tasks))
-        loss = _in_order(losses.tolist()) / self._n_tasks
-        return Outcome(total.new_tensor(loss), (right.sum() / predictions.sum()).float().to(total.device))
+                restore()
+                flat, score = self._flat_gradient(Episodes(*(part[task : task + 1] for part in episodes)))
+                gradients.append(flat)
+                scores.append(score)
+            total = self._group.sum_in_order(torch.stack(gradients), self._n_tasks)
+            losses, correct, predictions = self._group.all_gather_rows(torch.stack(scores), self._n_tasks).T.cpu()
+        self._write_back(total * (1 / self._n_tasks))
+        loss = _sum_in_order(losses.tolist()) / self._n_tasks
+        return Outcome(total.new_tensor(loss), (correct.sum() / predictions.sum()).float().to(total.device))
 
     def describe(self) -> str:
-        """How the tasks' gradients are added up."""
         return "one by one in the order of the episodes: the same bits on any number of processes"
 
 
-def _in_order(numbers: Sequence[float]) -> float:
+def _sum_in_order(numbers: Sequence[float]) -> float:
     *_, total = accumulate(numbers)
     return total
 
 
 def make_gradient(learner: Learner, group: Group, n_tasks: int, *, in_order: bool) -> MetaGradient:
-    """That of a learner which these processes train together, by meta-batches of ``n_tasks``."""
+    """Create the meta-gradient of ``learner`` on meta-batches of ``n_tasks`` tasks that ``group`` shares."""
     if in_order:
         return _InOrder(learner, group, n_tasks)
-    return (_AllAtOnce if group.size == 1 else _Shared)(learner, group, n_tasks)
+    return (_SingleProcess if group.size == 1 else _AllReduced)(learner, group, n_tasks)

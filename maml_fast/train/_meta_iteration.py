@@ -1,4 +1,4 @@
-"""One meta-iteration after another: episodes, loss, meta-gradient and outer step, all queued before anybody waits."""
+"""Runs meta-iterations: episodes, loss, meta-gradient and outer step, all queued before the CPU waits."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ WHAT = "the meta-iteration"
 
 
 class MetaIterations(ABC):
-    """The iterations of a run, one after another.
+    """The meta-iterations of a run.
 
     Attributes:
-        whole: False from when parameters begin to change until the caller says that all is written down.
+        consistent: whether the parameters and the record are of the same iteration. It becomes False just before the
+            parameters change; the caller sets it to True once the iteration is recorded.
     """
 
     def __init__(self, bench: Workbench, optimizer: torch.optim.Optimizer) -> None:
-        self.whole = True
+        self.consistent = True
         self._bench, self._config, self._learner, self._optimizer = bench, bench.config, bench.learner, optimizer
         self._parameters = list(bench.learner.parameters())
         self._gradient = make_gradient(
@@ -38,60 +39,60 @@ class MetaIterations(ABC):
 
     @abstractmethod
     def begin(self, iteration: int) -> None:
-        """From this one on."""
+        """Prepare to run iterations from ``iteration`` on."""
 
     @abstractmethod
     def fetch(self) -> None:
-        """Wait for the next one's episodes."""
+        """Wait for the episodes of the next iteration."""
 
     @abstractmethod
     def run(self, iteration: int) -> Tensor:
-        """Queue it; return loss, query accuracy, and 1 or 0 for whether parameters were updated: [3], float64."""
+        """Queue an iteration; return loss, query accuracy and whether it updates parameters (1 or 0): [3], float64."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the episodes that lie ready."""
+        """Release prepared episodes."""
 
     @abstractmethod
     def describe(self) -> str:
-        """How they run."""
+        """Return whether a CUDA graph is used, and why not, for people to read."""
 
     def describe_sum(self) -> str:
-        """How the tasks' gradients are added up."""
+        """Return how the tasks' gradients are added up, for people to read."""
         return self._gradient.describe()
 
     def _train_on(self, episodes: Episodes) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         out = self._gradient(episodes)
         finite = self._largest_gradient().isfinite() & out.loss.isfinite()
-        self.whole = False
+        self.consistent = False
         self._update_if(finite)
         return torch.stack([number.double() for number in (*out, finite)])
 
     def _largest_gradient(self) -> Tensor:
-        """In size, of all numbers; NaN if one of them is."""
+        """Return the largest absolute value in the gradient; NaN if one of its elements is NaN."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         return nn.utils.get_total_norm(gradients, norm_type=math.inf)
 
     def _update_if(self, finite: Tensor) -> None:
-        """The outer step where ``finite`` is true, which the program does not wait to learn."""
+        """Take the outer step if ``finite`` is true, without synchronizing with the device."""
         config = self._config
         if config.clip_value is not None:
             nn.utils.clip_grad_value_(self._parameters, config.clip_value)
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
-        # As torch.amp.GradScaler says it to a fused optimizer.
+        # torch.amp.GradScaler tells a fused optimizer to skip a step in the same way.
         self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self._optimizer.step()
 
     def _set_up_optimizer(self, meta_lr: float | Tensor, *, captured: bool) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = meta_lr
-            group["capturable"] = captured  # Adam demands it in a capture, and warns of it elsewhere
+            group["capturable"] = captured  # Adam requires it during capture, and warns about it otherwise
 
 
 class EagerIterations(MetaIterations):
-    """Operation by operation."""
+    """Iterations that run operation by operation, without a CUDA graph."""
 
     def __init__(self, bench: Workbench, optimizer: torch.optim.Optimizer, why: str) -> None:
         super().__init__(bench, optimizer)
@@ -99,37 +100,32 @@ class EagerIterations(MetaIterations):
         self._batches: Generator[Episodes, None, None]
         self._episodes: Episodes
         device = self._config.device
-        self._meta_lr = None if device == "cpu" else torch.zeros((), device=device)  # rounded as in a graph
+        self._meta_lr = None if device == "cpu" else torch.zeros((), device=device)  # in float32, as in a graph
 
     def begin(self, iteration: int) -> None:
-        """Have episodes made ahead."""
         self._batches = self._bench.training_batches(iteration)
 
     def fetch(self) -> None:
-        """Take the next ones."""
         self._episodes = next(self._batches)
 
     def run(self, iteration: int) -> Tensor:
-        """Train on them."""
         self._learner.begin_iteration(iteration)
         meta_lr = meta_lr_at(iteration, self._config)
-        there = meta_lr if self._meta_lr is None else self._meta_lr.fill_(meta_lr)
-        self._set_up_optimizer(there, captured=False)
+        on_device = meta_lr if self._meta_lr is None else self._meta_lr.fill_(meta_lr)
+        self._set_up_optimizer(on_device, captured=False)
         return self._train_on(self._episodes.to(self._config.device, non_blocking=True))
 
     def close(self) -> None:
-        """Make no more."""
         self._batches.close()
 
     def describe(self) -> str:
-        """That there is no graph, and why."""
         return f"none: {self._why}"
 
 
 class GraphedIterations(MetaIterations):
-    """Each one as the replay of a CUDA graph, which draws its episodes itself.
+    """Iterations that replay a CUDA graph, which draws its own episodes.
 
-    Two numbers in the GPU's memory differ from one to the next: that of the first episode, and the outer step size.
+    Between replays only two scalars in GPU memory change: the number of the first episode, and the outer step size.
     """
 
     def __init__(self, bench: Workbench, optimizer: torch.optim.Optimizer, sampler: GpuSampler) -> None:
@@ -141,36 +137,34 @@ class GraphedIterations(MetaIterations):
         self._graph: CudaGraph[Tensor] = CudaGraph(WHAT, "use --no-cuda-graph (cuda_graph=False)")
 
     def begin(self, iteration: int) -> None:
-        """There is nothing to make ready."""
+        """No-op: the graph draws its own episodes."""
 
     def fetch(self) -> None:
-        """Nor to wait for."""
+        """No-op: the graph draws its own episodes."""
 
     def run(self, iteration: int) -> Tensor:
-        """Set the two numbers, and replay."""
         self._learner.begin_iteration(iteration)
         self._first_episode.fill_(iteration * self._config.meta_batch_size)
         self._meta_lr.fill_(meta_lr_at(iteration, self._config))
-        self.whole = False
-        return self._graph(self._learner.signature(), self._device, self._whole)
+        self.consistent = False
+        return self._graph(self._learner.signature(), self._device, self._captured_iteration)
 
     def close(self) -> None:
-        """Nor to let go of."""
+        """No-op: there are no prepared episodes."""
 
     def describe(self) -> str:
-        """What is captured, and when."""
-        return f"{WHAT}, from episodes to outer step, after {WARM_UP} of a kind"
+        return f"{WHAT}, from episodes to outer step, after {WARM_UP} eager ones of the same kind"
 
-    def _whole(self) -> Tensor:
+    def _captured_iteration(self) -> Tensor:
         self._set_up_optimizer(self._meta_lr, captured=torch.cuda.is_current_stream_capturing())
         return self._train_on(Episodes(*self._sampler.draw_from(self._first_episode)))
 
 
 def make_iterations(bench: Workbench, optimizer: torch.optim.Optimizer) -> MetaIterations:
-    """Captured as ``cuda_graph`` says, or where it says nothing and that is possible.
+    """Create the iterations of a run, as a CUDA graph if ``cuda_graph`` is True, or if it is None and this is possible.
 
     Raises:
-        RuntimeError: it must be captured, and can't be.
+        RuntimeError: ``cuda_graph`` is True, but the iteration can't be captured.
     """
     asked = bench.config.cuda_graph
     if asked is False:
@@ -187,5 +181,5 @@ def make_iterations(bench: Workbench, optimizer: torch.optim.Optimizer) -> MetaI
 
 def _never_captured(bench: Workbench) -> str | None:
     if bench.group.size > 1:
-        return "several processes add up their gradients on the way"
-    return "fixed_order tells each task's loss on the CPU" if bench.config.fixed_order else bench.learner.never_captured
+        return "several processes add up their gradients within an iteration"
+    return "fixed_order adds up the losses on the CPU" if bench.config.fixed_order else bench.learner.never_captured

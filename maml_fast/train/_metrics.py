@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, appended while a run goes, cut where it is resumed."""
+"""Reads and writes ``metrics.jsonl``: one JSON object per line, appended during a run, truncated when it is resumed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from maml_fast.data._files import write_atomically
 from maml_fast.train._board import Board
 from maml_fast.train._record import Row
 
-__all__ = ["MetricsLog", "UnwrittenLog", "cut_metrics", "read_metrics"]
+__all__ = ["MetricsLog", "NullLog", "cut_metrics", "read_metrics"]
 
 
 class MetricsLog:
-    """Append-only ``metrics.jsonl``, one unbuffered write per row, so a kill loses at most the row being written."""
+    """Appends rows to ``metrics.jsonl``, each in one unbuffered write: a kill loses at most the row being written."""
 
     def __init__(self, path: Path, board: Board | None = None):
         self._path = path
@@ -23,7 +23,12 @@ class MetricsLog:
         self._board = board
 
     def append(self, row: Row) -> None:
-        """Write one row; ValueError for NaN or infinity, which JSON does not have, OSError on a full disk."""
+        """Write one row.
+
+        Raises:
+            ValueError: the row holds NaN or infinity, which JSON does not have.
+            OSError: the file can't be written, for example because the disk is full.
+        """
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         try:
             complete = self._file.write(line) == len(line)
@@ -36,21 +41,22 @@ class MetricsLog:
             self._board.append(row)
 
     def sync(self) -> None:
-        """Put the rows on disk: called before a checkpoint, which must never be newer than its metrics.
+        """Flush the rows to disk. Call it before every checkpoint, which must never be newer than its metrics.
 
         Raises:
-            OSError: the file is not the one that was opened, or not as long as what was written.
+            OSError: the path no longer leads to the file that was opened, or its size is not what was written.
         """
         os.fsync(self._file.fileno())
         opened = os.fstat(self._file.fileno())
         try:
-            there = os.stat(self._path)
+            current = os.stat(self._path)
         except OSError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
+            current = None
+        if current is None or (current.st_dev, current.st_ino) != (opened.st_dev, opened.st_ino):
             what = "moved or removed"
-        elif there.st_size != self._size:
-            what = f"cut from {self._size:,} to {there.st_size:,} bytes" if there.st_size < self._size else "written to"
+        elif current.st_size != self._size:
+            shorter = current.st_size < self._size
+            what = f"cut from {self._size:,} to {current.st_size:,} bytes" if shorter else "written to"
         else:
             return
         raise OSError(
@@ -59,33 +65,32 @@ class MetricsLog:
         )
 
     def close(self) -> None:
-        """Close the file and the board."""
         self._file.close()
         if self._board is not None:
             self._board.close()
 
 
-class UnwrittenLog(MetricsLog):
-    """That of a process that leaves the writing to another."""
+class NullLog(MetricsLog):
+    """The log of a process that does not lead: it writes nothing."""
 
     def __init__(self) -> None:
         pass
 
     def append(self, row: Row) -> None:
-        """Write nothing."""
+        """No-op: the leading process writes the row."""
 
     def sync(self) -> None:
-        """There is nothing to put on disk."""
+        """No-op: nothing was written."""
 
     def close(self) -> None:
-        """Nor to close."""
+        """No-op: no file is open."""
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Rows of a ``metrics.jsonl``; an unfinished last line, left by a kill, is dropped.
+    """Return the rows of a ``metrics.jsonl``. An incomplete last line, which a kill leaves behind, is dropped.
 
     Raises:
-        ValueError: another line is no JSON object; names file and line.
+        ValueError: another line is not a JSON object with an iteration; the message names file and line.
     """
     if not path.is_file():
         return []
@@ -99,16 +104,16 @@ def read_metrics(path: Path) -> list[Row]:
         except ValueError as error:
             if number == len(lines) and not line.endswith("\n"):
                 break
-            raise ValueError(f"{path}, line {number} is damaged ({error}); remove or mend that line") from None
+            raise ValueError(f"{path}, line {number} is damaged ({error}); remove or repair that line") from None
         rows.append(row)
     return rows
 
 
 def cut_metrics(path: Path, iteration: int) -> list[Row]:
-    """Drop the rows later than ``iteration``, which the checkpoint does not know; returns the rows kept.
+    """Remove the rows after ``iteration``, the checkpoint's, from the file, and return the remaining rows.
 
     Raises:
-        ValueError: these are not the rows of all iterations up to it, each once and in order.
+        ValueError: the remaining rows are not those of all iterations up to ``iteration``, each once and in order.
     """
     rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
     done = [row["iteration"] for row in rows if "accuracy" not in row]

@@ -18,14 +18,14 @@ from maml_fast.train._tiles import FAINT, INK, RIGHT, WRONG, draw_tile, drawable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["EpisodePicture", "draw_episode", "draw_learning_curve", "smooth"]
+__all__ = ["EpisodePicture", "draw_episode", "draw_learning_curve", "smooth", "style", "thinned"]
 
 GRID = "#e6eaf0"
 TRAIN = "#4c78a8"
 TEST = "#e4572e"
 
-MAX_POINTS = 2000  # more than the picture has columns; longer runs are binned
-MAX_QUERIES = 8  # per class, in the episode's picture
+MAX_POINTS = 2000  # more than the picture has pixel columns; longer runs are binned
+MAX_QUERIES = 8  # per class, in the picture of an episode
 MAX_SUPPORTS = 5
 MAX_CLASSES = 20
 
@@ -35,9 +35,10 @@ Row = dict[str, Any]
 def draw_learning_curve(
     rows: Sequence[Row], title: str, n_way: int, inner_steps: int, total_seconds: float | None = None
 ) -> bytes:
-    """PNG of accuracy (train, test with its 95 % band, chance) above loss, over the meta-iterations.
+    """Draw accuracy (train, test with its 95 % band, chance) above loss over the meta-iterations; return the PNG.
 
-    ``rows`` are those of ``metrics.jsonl``, trained with ``inner_steps``; rows of either kind may be missing.
+    ``rows`` are those of ``metrics.jsonl``; rows of training or of evaluations may be missing. ``inner_steps`` is the
+    number in training.
     """
     train = [row for row in rows if "loss" in row]
     tests = [row for row in rows if "accuracy" in row]
@@ -53,13 +54,13 @@ def draw_learning_curve(
     top.axhline(1.0 / n_way, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), label=f"chance {1.0 / n_way:.0%}")
     top.set_ylim(0.0, 1.02)
     top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    _style(top, "query accuracy")
+    style(top, "query accuracy")
 
     _draw_series(
         bottom, iterations, np.array([row["loss"] for row in train]), f"train, {_after(inner_steps)}", "{:.3f}"
     )
     bottom.set_ylim(bottom=0.0)
-    _style(bottom, "query loss")
+    style(bottom, "query loss")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     seconds = "" if total_seconds is None else f"   ({_duration(total_seconds)} of training)"
     bottom.set_xlabel(f"meta-iteration{seconds}", color=INK)
@@ -69,17 +70,17 @@ def draw_learning_curve(
 
 
 def _draw_series(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, number: str) -> None:
-    """One noisy series: the raw values faint, their running mean strong."""
+    """Draw one noisy series: the raw values faintly, their running mean strongly."""
     if len(x) == 0:
         return
-    x, y = _bin(x, y)
+    x, y = thinned(x, y)
     smoothed = smooth(y)
     axes.plot(x, y, color=TRAIN, alpha=0.22, linewidth=0.9)
     axes.plot(x, smoothed, color=TRAIN, linewidth=1.9, label=f"{label}  {number.format(smoothed[-1])}")
 
 
 def _draw_tests(axes: Axes, tests: Sequence[Row]) -> None:
-    """Accuracy on unseen classes, after the last inner step (with its 95 % band) and before the first."""
+    """Draw accuracy on unseen classes, after the last inner step (with its 95 % band) and before the first."""
     if not tests:
         return
     x = np.array([row["iteration"] for row in tests], dtype=float)
@@ -94,9 +95,10 @@ def _draw_tests(axes: Axes, tests: Sequence[Row]) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centered running mean over about a twentieth of the series, at the end over what of it exists.
+    """Return the centered running mean over about a twentieth of the series; at the end the window is cut off.
 
-    At the start it reaches no farther ahead than back, where curves are steep and a mean of what comes bends them.
+    At the start the window is symmetric and grows from one value: curves are steep there, and a one-sided mean would
+    distort them.
     """
     index = np.arange(len(values))
     half = np.minimum(max(1, len(values) // 40), index)
@@ -105,8 +107,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _bin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of equal runs of points, so that at most ``MAX_POINTS`` are drawn."""
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average bins of equal size, so that at most ``MAX_POINTS`` points are drawn."""
     size = -(-len(x) // MAX_POINTS)
     if size == 1:
         return x, y
@@ -115,7 +117,7 @@ def _bin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
 
 
-def _style(axes: Axes, ylabel: str) -> None:
+def style(axes: Axes, ylabel: str) -> None:
     axes.set_ylabel(ylabel, color=INK)
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -131,20 +133,21 @@ def _style(axes: Axes, ylabel: str) -> None:
 
 @dataclass(frozen=True)
 class EpisodePicture:
-    """One episode as arrays: pictures with values 0-1, labels and predictions 0..n_way-1."""
+    """One episode as arrays: images with values from 0 to 1, labels and predictions from 0 to n_way - 1."""
 
     support: np.ndarray  # [N·K, C, H, W]
     support_labels: np.ndarray  # [N·K]
     query: np.ndarray  # [Q, C, H, W]
     query_labels: np.ndarray  # [Q]
-    before: np.ndarray  # [Q] class predicted at the meta-learned start
+    before: np.ndarray  # [Q] class predicted with the meta-learned weights
     after: np.ndarray  # [Q] class predicted after the inner steps
 
 
 def draw_episode(episode: EpisodePicture, title: str, inner_steps: int) -> bytes:
-    """PNG of one episode: a row per class; its support, its queries as predicted before, and after adaptation.
+    """Draw one episode with a row per class: support images, and queries as predicted before and after adaptation.
 
-    A green frame is a right answer, a red frame a wrong one; the number in a tile is the class that was predicted.
+    A green frame is a correct prediction, a red frame a wrong one. The number in a tile is the predicted class. Returns
+    a PNG.
     """
     classes = np.unique(episode.support_labels)[:MAX_CLASSES]
     supports = min(MAX_SUPPORTS, int(np.bincount(episode.support_labels).max()))
@@ -176,7 +179,7 @@ def _head_panel(axes: Axes, x: float, text: str, accuracy: float | None = None) 
 def _draw_tiles(
     axes: Axes, start: float, row: int, images: np.ndarray, predicted: np.ndarray | None = None, label: int = 0
 ) -> None:
-    """A run of pictures in one row; with ``predicted`` each gets the color of its answer and the answer's number."""
+    """Draw images side by side in a row; with ``predicted``, framed and numbered by their predictions."""
     for column, image in enumerate(images):
         if predicted is None:
             draw_tile(axes, start + column, row, image)

@@ -1,6 +1,6 @@
-"""The run folder: what a training leaves on disk, written so that a kill at any moment leaves it whole.
+"""The run folder: the files of a training run, written so that a kill at any moment leaves them consistent.
 
-A run folder holds ``config.json`` (everything needed to repeat the run), ``metrics.jsonl`` (one JSON object a line),
+A run folder holds ``config.json`` (everything needed to repeat the run), ``metrics.jsonl`` (one JSON object per line),
 ``checkpoint.pt`` (tensors and plain types only), the pictures, and one ``evaluation-*.json`` per evaluation.
 """
 
@@ -25,18 +25,18 @@ import torch
 
 from maml_fast import native
 from maml_fast.data._files import write_atomically
-from maml_fast.train._earlier import arguments_of_today, state_of_today
+from maml_fast.train._earlier import state_with_current_names, with_current_names
 
 __all__ = ["CHECKPOINT_FORMAT", "RUNS", "RunFolder", "describe_machine", "load_tensors"]
 
 CHECKPOINT_FORMAT = 1
-RUNS = "runs"  # where runs go that are not told where
+RUNS = "runs"  # default parent folder of runs
 
 Row = dict[str, Any]
 
 
 def describe_machine(device: str = "cpu") -> Row:
-    """Versions and hardware, for ``config.json``; of a GPU where ``device`` is one, for asking initializes CUDA."""
+    """Return versions and hardware, for ``config.json``. Querying the GPU initializes CUDA, so a CPU run does not."""
     return {
         "maml_fast": _version(),
         "python": platform.python_version(),
@@ -59,16 +59,16 @@ def _version() -> str:
 
 
 def _checkout() -> str | None:
-    """The commit that is run from, and whether files differ from it; None where git does not tell."""
+    """Return the commit of the source checkout and whether files differ from it; None if git can't tell."""
     folder = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
     if not (folder / ".git").exists():
-        return None  # a repository further up is another project's
+        return None  # a repository in a parent folder belongs to another project
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        described = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return f"checkout {told.stdout.strip()}"
+    return f"checkout {described.stdout.strip()}"
 
 
 def _processor_name() -> str:
@@ -81,13 +81,13 @@ def _processor_name() -> str:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run, and the reading and writing of its files."""
+    """The files of one run: their paths, and functions that read and write them."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """What the run was asked to do, with what, and where."""
+        """Arguments of the run, its data, and the machine and versions of every session."""
         return self.path / "config.json"
 
     @property
@@ -97,12 +97,12 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest state that training can go on from."""
+        """The newest checkpoint, which training resumes from."""
         return self.path / "checkpoint.pt"
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The state before it, for when that file is damaged."""
+        """The checkpoint before the newest one, in case that is damaged."""
         return self.path / "checkpoint-previous.pt"
 
     @property
@@ -121,46 +121,46 @@ class RunFolder:
         return self.path / "summary.json"
 
     def evaluation(self, split: str, inner_steps: int, seed: int, n_way: int | None = None) -> Path:
-        """Result of one evaluation; repeating it with another split, step count, seed or ways writes another file."""
+        """Path of the result of one evaluation; each split, number of steps, seed and number of ways has its own."""
         ways = "" if n_way is None else f"-{n_way}way"
         return self.path / f"evaluation-{split}{ways}-{inner_steps}steps-seed{seed}.json"
 
     @staticmethod
     def create(out: Path | str | None, stem: str, parent: Path | str = RUNS) -> RunFolder:
-        """Claim a new folder: ``out``, which must be new or empty, or the first free ``parent/stem-001``, ``-002``, ...
+        """Create a run folder: ``out``, which must be new or empty, or the first free ``parent/stem-001``, ``-002``...
 
         Raises:
-            FileExistsError: ``out`` is a file, or a folder that holds something.
-            OSError: the folder cannot be made or written.
+            FileExistsError: ``out`` is a file, or a folder that is not empty.
+            OSError: the folder cannot be created or written.
         """
         folder = RunFolder(_claim_next(Path(parent), stem) if out is None else _claim(Path(out)))
-        with _naming(folder.path), tempfile.TemporaryFile(dir=folder.path):
+        with _naming_folder(folder.path), tempfile.TemporaryFile(dir=folder.path):
             return folder
 
     def take(self) -> None:
-        """Make the claimed folder this run's own: under the lock, where no other process can have written to it since.
+        """Claim the created folder for this run. The caller must hold the lock, so that no other process writes to it.
 
-        What a run left that was stopped before its first checkpoint is removed.
+        Removes the files of a run that was stopped before its first checkpoint.
 
         Raises:
-            FileExistsError: another run has begun in it.
+            FileExistsError: another run has started in the folder.
         """
         _refuse_if_occupied(self.path)
         for name in _BEFORE_THE_FIRST_CHECKPOINT:
             (self.path / name).unlink(missing_ok=True)
 
     def give_back(self) -> None:
-        """Remove the folder again, if nothing is in it but the lock."""
+        """Remove the folder again if it holds only the lock."""
         with contextlib.suppress(OSError):
             (self.path / _LOCK).unlink(missing_ok=True)
             self.path.rmdir()
 
     @staticmethod
     def open(path: Path | str) -> RunFolder:
-        """An existing run.
+        """Open the folder of an existing run.
 
         Raises:
-            FileNotFoundError: there is no folder, or it holds no config.json.
+            FileNotFoundError: the folder does not exist, or has no config.json.
         """
         folder = RunFolder(Path(path))
         if not folder.config.is_file():
@@ -171,7 +171,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for one process; the lock is the operating system's, so a killed process frees it."""
+        """Lock the run for this process. It is a lock of the operating system, which a killed process releases.
+
+        Raises:
+            RuntimeError: another process holds the lock.
+            OSError: the folder cannot be written.
+        """
         import filelock
 
         lock = filelock.FileLock(self.path / _LOCK)
@@ -187,12 +192,16 @@ class RunFolder:
             lock.release()
 
     def write_json(self, path: Path, content: Row) -> None:
-        """Write one JSON document atomically, for people to read."""
+        """Write an indented JSON document atomically."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(path, (text + "\n").encode(), make_folders=False)
 
     def read_config(self) -> Row:
-        """``config.json``; ValueError naming the file when it is damaged."""
+        """Return the content of ``config.json``, with arguments under their current names.
+
+        Raises:
+            ValueError: the file is damaged; the message names it.
+        """
         try:
             content = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -205,12 +214,12 @@ class RunFolder:
             or wrong
             or not all(isinstance(each, dict) for each in content.get("sessions", ()))
         ):
-            what = f"{wrong[0]} is of another kind" if wrong else "no arguments in it"
+            what = f"{wrong[0]} has the wrong type" if wrong else "no arguments in it"
             raise ValueError(f"{self.config} is damaged ({what}); restore it, or start a new run")
-        return {**content, "arguments": arguments_of_today(content["arguments"])}
+        return {**content, "arguments": with_current_names(content["arguments"])}
 
     def save_checkpoint(self, state: Row) -> None:
-        """Write ``state``, made of tensors and plain types, atomically; the one before it is kept."""
+        """Write ``state``, which holds only tensors and plain types, atomically. The previous checkpoint is kept."""
         buffer = io.BytesIO()
         torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
         if self.checkpoint.is_file():
@@ -218,15 +227,15 @@ class RunFolder:
         write_atomically(self.checkpoint, buffer.getvalue(), make_folders=False)
 
     def load_checkpoint(self) -> Row:
-        """The state that :meth:`save_checkpoint` wrote, on the CPU.
+        """Return the state that :meth:`save_checkpoint` wrote, with its tensors on the CPU.
 
         Raises:
-            FileNotFoundError: the run has none.
+            FileNotFoundError: the run has no checkpoint.
             ValueError: the file is truncated, corrupt, or of another format.
         """
         if not self.checkpoint.is_file():
             raise FileNotFoundError(
-                f"{self.checkpoint} is missing: the run stopped before its first checkpoint; start it again by --out "
+                f"{self.checkpoint} is missing: the run stopped before its first checkpoint; start it again with --out "
                 f"{self.path}"
             )
         try:
@@ -234,18 +243,18 @@ class RunFolder:
         except ValueError as error:
             remedy = "restore it from a copy, or start a new run"
             if self.previous_checkpoint.is_file():
-                remedy = f"put {self.previous_checkpoint.name} in its place, the one before it, and go on from there"
+                remedy = f"put {self.previous_checkpoint.name} in its place and resume from there"
             raise ValueError(
                 f"{self.checkpoint} cannot be read, it is truncated or damaged ({error}); {remedy}"
             ) from error
         known = isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT
         if not known or type(state.get("iteration")) is not int:
             raise ValueError(f"{self.checkpoint} is not a checkpoint of format {CHECKPOINT_FORMAT}; start a new run")
-        return state_of_today(state)
+        return state_with_current_names(state)
 
     @contextlib.contextmanager
     def fitting_checkpoint(self) -> Iterator[None]:
-        """Tell any trouble inside, where a checkpoint is taken up, as one ValueError about the checkpoint."""
+        """Turn any error inside, where a checkpoint is loaded, into a ValueError about the checkpoint."""
         try:
             yield
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
@@ -256,23 +265,23 @@ class RunFolder:
 
 
 def load_tensors(path: Path) -> Any:
-    """What ``torch.save`` wrote, tensors and plain values alone, on the CPU.
+    """Load a file that ``torch.save`` wrote, with its tensors on the CPU. It may hold only tensors and plain values.
 
     Raises:
-        ValueError: the file is truncated, corrupt, or holds anything else; says what.
+        ValueError: the file is truncated, corrupt, or holds other objects; the message says which.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at checksums
+        with zipfile.ZipFile(path) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
-                raise ValueError(f"{damaged} in it has another checksum")
+                raise ValueError(f"{damaged} in it has a wrong checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Any trouble inside is told as one error about the run folder ``path``."""
+def _naming_folder(path: Path) -> Iterator[None]:
+    """Turn any OSError inside into an error about the run folder ``path``."""
     try:
         yield
     except OSError as error:
@@ -284,32 +293,33 @@ def _naming(path: Path) -> Iterator[None]:
 def _claim(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file, not a folder; choose another --out")
-    with _naming(path):
+    with _naming_folder(path):
         path.mkdir(parents=True, exist_ok=True)
         _refuse_if_occupied(path)
     return path
 
 
 _LOCK = ".lock"
-_BEFORE_THE_FIRST_CHECKPOINT = ("config.json", "metrics.jsonl")  # what a run writes until then
+_BEFORE_THE_FIRST_CHECKPOINT = ("config.json", "metrics.jsonl")  # files that a run writes until then
 
 
 def _refuse_if_occupied(path: Path) -> None:
-    """Raise unless a run may begin in a folder: one that is empty, or was left before a first checkpoint."""
-    left = {entry.name for entry in path.iterdir()}
-    harmless = {_LOCK, *_BEFORE_THE_FIRST_CHECKPOINT} if _LOCK in left else set()  # without it they are somebody else's
-    if any(name not in harmless and not (name.startswith(".") and name.endswith(".part")) for name in left):
-        raise FileExistsError(f"{path} is not empty; choose another --out, or go on with that run by --resume {path}")
+    """Raise unless ``path`` is empty or holds only files of a run that stopped before its first checkpoint."""
+    names = {entry.name for entry in path.iterdir()}
+    # Without a lock the files are not those of a run.
+    harmless = {_LOCK, *_BEFORE_THE_FIRST_CHECKPOINT} if _LOCK in names else set()
+    if any(name not in harmless and not (name.startswith(".") and name.endswith(".part")) for name in names):
+        raise FileExistsError(f"{path} is not empty; choose another --out, or continue that run with --resume {path}")
 
 
 def _claim_next(parent: Path, stem: str) -> Path:
-    with _naming(parent):
+    with _naming_folder(parent):
         parent.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
             path = parent / f"{stem}-{number:03d}"
             try:
-                path.mkdir()  # atomic: two runs that start together get two folders
+                path.mkdir()  # atomic: two runs that start at the same time get different folders
                 return path
             except FileExistsError:
                 number += 1

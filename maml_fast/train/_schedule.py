@@ -1,4 +1,4 @@
-"""How the outer step size goes on: a function of the iteration, so that a resumed run needs no memory of it."""
+"""Schedules of the outer step size. They are functions of the iteration, so a resumed run needs no state for them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ HALVED_EVERY = 2000  # iterations
 
 
 class Schedule(NamedTuple):
-    """The outer step size's share of the way from its least, ``factor(iteration, iterations)``.
+    """A schedule of the outer step size.
 
-    ``to_the_end``: it depends on how long the run is.
+    Attributes:
+        factor: ``factor(iteration, iterations)`` goes from 1 (``meta_lr``) towards 0 (``least_meta_lr``).
+        depends_on_length: whether ``factor`` depends on ``iterations``, the length of the run.
     """
 
     factor: Callable[[int, int], float]
-    to_the_end: bool = False
+    depends_on_length: bool = False
 
 
 SCHEDULES: Mapping[str, Schedule] = {
     "constant": Schedule(lambda _, __: 1.0),
-    "linear": Schedule(lambda done, all_: 1 - done / all_, to_the_end=True),  # to 0: Reptile
-    "cosine": Schedule(lambda done, all_: (1 + math.cos(math.pi * done / all_)) / 2, to_the_end=True),  # to 0
-    "halving": Schedule(lambda done, _: 0.5 ** (done // HALVED_EVERY)),  # prototypical networks
+    "linear": Schedule(lambda i, n: 1 - i / n, depends_on_length=True),  # Reptile
+    "cosine": Schedule(lambda i, n: (1 + math.cos(math.pi * i / n)) / 2, depends_on_length=True),
+    "halving": Schedule(lambda i, _: 0.5 ** (i // HALVED_EVERY)),  # prototypical networks
 }
 
 
 def meta_lr_at(iteration: int, config: TrainConfig) -> float:
-    """The outer step size of an iteration, counted from 0."""
+    """Return the outer step size of an iteration, counted from 0."""
     factor = SCHEDULES[config.meta_schedule].factor(iteration, config.iterations)
     return config.least_meta_lr + (config.meta_lr - config.least_meta_lr) * factor

@@ -1,4 +1,4 @@
-"""What sheets of small pictures are made of: a canvas measured in tiles, framed pictures, text that can be drawn.
+"""Building blocks for sheets of small images: a canvas measured in tiles, framed images, and drawable text.
 
 Drawn on ``Figure`` objects with the Agg canvas: no window, no pyplot state, safe in any thread and without a display.
 """
@@ -37,7 +37,7 @@ def tile_canvas(
     left: float = 0.45,
     top: float = 1.05,
 ) -> tuple[Figure, Axes]:
-    """A figure with axes measured in tiles, y downwards, a title above and a caption below; sizes are in inches."""
+    """Create a figure with axes in units of tiles, y downwards, between title and caption; keywords are in inches."""
     tile = min(tile, 13.0 / columns)
     right, bottom = 0.2, 0.36 + 0.14 * len(caption.splitlines())
     width, height = left + columns * tile + right, top + rows * tile + bottom
@@ -54,7 +54,7 @@ def tile_canvas(
 def draw_tile(
     axes: Axes, column: float, row: float, image: np.ndarray, color: str | None = None, badge: str = ""
 ) -> None:
-    """A picture [C, H, W] with values 0-1 in its place; a color marks an answer, and a badge says it."""
+    """Draw an image [C, H, W] with values from 0 to 1 in a tile, with a colored frame and ``badge`` in a corner."""
     x, y, pad = column, float(row), 0.06
     pixels = np.clip(image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0), 0.0, 1.0).transpose(1, 2, 0)
     axes.imshow(pixels, extent=(x + pad, x + 1 - pad, y + 1 - pad, y + pad), aspect="auto", interpolation="antialiased")
@@ -68,10 +68,13 @@ def draw_tile(
 
 
 def drawable(text: str, most: int = 200) -> str:
-    """Text that the built-in font can draw, on one line and not too long: names of folders may hold any script."""
+    """Return one line of text that the built-in font can draw, of at most ``most`` characters.
+
+    Names of folders may be in any script. Characters that the font lacks become question marks.
+    """
     has_glyph = _font().get_char_index
-    signs = (sign if sign.isprintable() and has_glyph(ord(sign)) else "?" for sign in text)
-    return "".join(signs) if len(text) <= most else "".join(signs)[: most - 1] + "…"
+    characters = (each if each.isprintable() and has_glyph(ord(each)) else "?" for each in text)
+    return "".join(characters) if len(text) <= most else "".join(characters)[: most - 1] + "…"
 
 
 @cache
@@ -80,7 +83,6 @@ def _font() -> FT2Font:
 
 
 def png_of(figure: Figure) -> bytes:
-    """The figure as a PNG."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=130)

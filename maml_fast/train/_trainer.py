@@ -1,4 +1,4 @@
-"""The outer loop of one run, recorded so that it can go on bitwise as if it had never stopped."""
+"""The outer loop of a run, with a record from which it can be resumed bitwise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from maml_fast.train._integrity import (
 )
 from maml_fast.train._interrupts import Interrupts
 from maml_fast.train._meta_iteration import make_iterations
-from maml_fast.train._metrics import MetricsLog, UnwrittenLog
+from maml_fast.train._metrics import MetricsLog, NullLog
 from maml_fast.train._record import Row, RunFolder, describe_machine
 from maml_fast.train._workbench import Workbench
 
@@ -36,37 +36,66 @@ __all__ = ["Reporter", "RunResult", "Trainer", "TrainingInterrupted", "Unrecorde
 
 
 class Reporter:
-    """What a run tells while it goes; this one is silent. Overwrite what you want to hear."""
+    """Receives the progress of a run. This class ignores it; override the methods for the events of interest."""
 
     def preparing(self, done: int, total: int) -> None:
-        """The data are being made or read."""
+        """The data set is being prepared or read.
+
+        Args:
+            done: number of items that are finished.
+            total: number of all items.
+        """
 
     def started(self, folder: RunFolder, config: TrainConfig, facts: dict[str, str], iteration: int) -> None:
-        """The run is set up and goes on from ``iteration``; ``facts`` says with what."""
+        """The run is set up, and training starts.
+
+        Args:
+            folder: the run folder.
+            config: arguments of the run.
+            facts: backend, engine, data and other conditions of the run, by name, for people to read.
+            iteration: number of meta-iterations that earlier sessions have done.
+        """
 
     def stepped(self, row: Row) -> None:
-        """A meta-iteration is done; ``row`` is its row of metrics.jsonl."""
+        """A meta-iteration is done.
+
+        Args:
+            row: its row of metrics.jsonl.
+        """
 
     def evaluating(self, episodes: int) -> None:
-        """An evaluation begins."""
+        """An evaluation starts.
+
+        Args:
+            episodes: number of its episodes.
+        """
 
     def evaluated(self, row: Row) -> None:
-        """An evaluation is done."""
+        """An evaluation during training is done.
+
+        Args:
+            row: its row of metrics.jsonl.
+        """
 
     def finished(self, result: RunResult) -> None:
-        """The run is complete."""
+        """The run is complete.
+
+        Args:
+            result: the result of the run.
+        """
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A complete run.
+    """The result of a complete run.
 
     Attributes:
         path: the run folder.
-        iterations: meta-iterations done, over all sessions.
-        evaluation: the evaluation on the test classes at the end: accuracy, interval, and both after every inner step.
-        seconds: spent in meta-iterations, over all sessions.
-        waiting_share: part of `seconds` spent waiting for episodes.
+        iterations: number of meta-iterations, over all sessions.
+        evaluation: the evaluation on the test classes at the end: accuracy, 95 % interval, and both after every inner
+            step.
+        seconds: time spent in meta-iterations, over all sessions.
+        waiting_share: fraction of `seconds` spent waiting for episodes.
     """
 
     path: Path
@@ -77,7 +106,13 @@ class RunResult:
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, and its checkpoint is on disk."""
+    """Training was stopped by a signal. A checkpoint is on disk.
+
+    Attributes:
+        path: the run folder.
+        iteration: meta-iteration of the checkpoint.
+        signal_number: number of the signal.
+    """
 
     def __init__(self, path: Path, iteration: int, signal_number: int):
         super().__init__(
@@ -89,7 +124,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class UnrecordedError(RuntimeError):
-    """An evaluation's result could not be written; the error holds it."""
+    """The result of an evaluation could not be written. The error holds it in ``row``."""
 
     def __init__(self, message: str, row: Row):
         super().__init__(message)
@@ -97,7 +132,7 @@ class UnrecordedError(RuntimeError):
 
 
 class Trainer:
-    """One run while it goes: model, optimizer, position, and what is written about it."""
+    """A running training: learner, optimizer, position, and the record of the run."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, bench: Workbench, reporter: Reporter):
         self.config, self.folder, self.bench, self.reporter = config, folder, bench, reporter
@@ -107,17 +142,17 @@ class Trainer:
         self.iteration = self.saved_iteration = 0
         self.seconds = self.wait_seconds = 0.0
         self.saved_at = time.monotonic()
-        self.elapsed_before = 0.0  # in earlier sessions
+        self.elapsed_before = 0.0  # of earlier sessions
         self.started_at = time.monotonic()
         self.rows: list[Row] = []
 
     @property
     def elapsed_seconds(self) -> float:
-        """Wall time of training, evaluations included, over all sessions; what a kill undid is not in it."""
+        """Wall time of training and evaluations over all sessions, without the work that a kill undid."""
         return self.elapsed_before + time.monotonic() - self.started_at
 
     def facts(self) -> dict[str, str]:
-        """What is said at the start of the run."""
+        """Return the conditions of the run that are reported at its start, by name."""
         facts = self.bench.facts()
         if self.group.size > 1:
             threads = torch.get_num_threads()
@@ -129,7 +164,7 @@ class Trainer:
         return facts
 
     def describe(self, earlier: Row | None = None) -> Row:
-        """Content of ``config.json``; every session of a run adds one entry."""
+        """Return the content of ``config.json``. Every session of a run adds an entry to the ``earlier`` content."""
         session = {
             "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "from_iteration": self.iteration,
@@ -150,7 +185,7 @@ class Trainer:
         }
 
     def restore(self, state: Row, record: Row) -> None:
-        """Take up the state of a checkpoint."""
+        """Load the state of a checkpoint."""
         self.bench.check_data(record, self.folder)
         with self.folder.fitting_checkpoint():
             check_arguments(state, record["arguments"])
@@ -165,7 +200,7 @@ class Trainer:
             self.elapsed_before = state["elapsed_seconds"]
 
     def begin(self, earlier: Row | None = None) -> None:
-        """Write down with what this session trains, and where a new run starts from."""
+        """Write the conditions of this session to ``config.json``, and the first checkpoint of a new run."""
         record = self.describe(earlier)
         if self.group.leads:
             self.folder.write_json(self.folder.config, record)
@@ -173,7 +208,6 @@ class Trainer:
             self.save()
 
     def save(self) -> None:
-        """Write the checkpoint."""
         state = {
             "iteration": self.iteration,
             "seconds": self.seconds,
@@ -191,7 +225,12 @@ class Trainer:
         self.saved_at, self.saved_iteration = time.monotonic(), self.iteration
 
     def run(self) -> RunResult:
-        """Train to the last iteration, evaluate, draw."""
+        """Train to the last iteration, evaluate, and draw the pictures.
+
+        Raises:
+            TrainingInterrupted: a signal stopped this process or another one.
+            PeerLostError: another process died.
+        """
         self.started_at = time.monotonic()
         self.reporter.started(self.folder, self.config, self.facts(), self.iteration)
         self.log = self._open_log()
@@ -201,15 +240,15 @@ class Trainer:
                 return self._finish()
             except KeyboardInterrupt as stop:
                 number = getattr(stop, "signal_number", interrupts.received or signal.SIGINT)
-                with contextlib.suppress(KeyboardInterrupt), interrupts.deferred():  # we are stopping already
-                    self._keep()
-            if number == signal.SIGTERM:  # as torchrun stops the others when one has died
-                self.group.check_all_are_there()
+                with contextlib.suppress(KeyboardInterrupt), interrupts.deferred():  # already stopping
+                    self._save_on_interrupt()
+            if number == signal.SIGTERM:  # torchrun sends SIGTERM to the others when one has died
+                self.group.check_all_alive()
             raise TrainingInterrupted(self.folder.path, self.saved_iteration, number)
 
     def _open_log(self) -> MetricsLog:
         if not self.group.leads:
-            return UnwrittenLog()
+            return NullLog()
         return MetricsLog(self.folder.metrics, Board(self.folder.path, self.iteration))
 
     def _loop(self, interrupts: Interrupts) -> None:
@@ -218,7 +257,7 @@ class Trainer:
         self.iterations.begin(self.iteration)
         with contextlib.closing(self.iterations):
             while True:
-                # An evaluation that a stop cut off is made up for here.
+                # This also makes up for an evaluation that a signal interrupted.
                 if self.iteration % config.eval_every == 0 and self.iteration not in evaluated:
                     self._record(self._evaluate(config.eval_episodes))
                 if self.iteration == config.iterations:
@@ -232,8 +271,8 @@ class Trainer:
                         self._sync_and_save()
 
     def _step(self, started: float, waited: float) -> None:
-        """One meta-iteration; refuses to touch the parameters with anything that is not finite."""
-        # All work is queued first; then the program waits for the device, once.
+        """Run one meta-iteration; RuntimeError, with unchanged parameters, if loss or gradient is not finite."""
+        # All work is queued first. tolist() then waits for the device, once.
         loss, accuracy, updated = self.iterations.run(self.iteration).tolist()
         self._refuse_unless(math.isfinite(loss), f"the loss became {loss}")
         self._refuse_unless(bool(updated), "the meta-gradient is not finite")
@@ -251,7 +290,7 @@ class Trainer:
                 "episodes_per_second": round(self.config.meta_batch_size / seconds, 2),
             }
         )
-        self.iterations.whole = True
+        self.iterations.consistent = True
 
     def _refuse_unless(self, finite: bool, what: str) -> None:
         if not finite:
@@ -279,9 +318,8 @@ class Trainer:
         self.log.sync()  # a checkpoint is never newer than its metrics
         self.save()
 
-    def _keep(self) -> None:
-        """What is worth keeping when a signal stops the run."""
-        if self.iterations.whole:
+    def _save_on_interrupt(self) -> None:
+        if self.iterations.consistent:
             self._sync_and_save()
         if self.group.leads:
             self.bench.draw_curve(self.folder, self.rows, self.seconds)
@@ -301,22 +339,23 @@ class Trainer:
         return result
 
 
-_OF_ONE_PROCESS = {"processes": 1}  # what the sessions of older runs do not say
+_SESSION_DEFAULTS = {"processes": 1}  # for sessions of older versions, which do not record it
 
 
 def _warn_of_changes(sessions: list[Row], now: Row, same_bits: Collection[str]) -> None:
-    """A resumed run is bitwise the unbroken one only where the same code computes it, but for what gives the same bits.
+    """Warn if a resumed run may not be bitwise equal to an uninterrupted one, because its conditions changed.
 
-    The native engine's sums are the same on any number of threads; PyTorch's may not be.
+    A change of the conditions in ``same_bits`` is harmless. For example, sums of the native engine are bitwise the same
+    for any number of threads; PyTorch's may not be.
     """
     changes = []
     for name in ("backend", "torch", "processor", "threads", "processes"):
-        before = {**_OF_ONE_PROCESS, **sessions[-1]}.get(name) if sessions else now[name]
+        before = {**_SESSION_DEFAULTS, **sessions[-1]}.get(name) if sessions else now[name]
         if before != now[name] and name not in same_bits:
             changes.append(f"{name} {before} -> {now[name]}")
     if changes:
         warnings.warn(
-            f"from here on numbers may differ in rounding: {'; '.join(changes)}", RuntimeWarning, stacklevel=2
+            f"from here on results may differ in rounding: {'; '.join(changes)}", RuntimeWarning, stacklevel=2
         )
 
 
@@ -330,10 +369,12 @@ def record_evaluation(
     *,
     by_support: bool = False,
 ) -> Row:
-    """Evaluate, ``by_support`` on the same episodes by the support set's statistics too; write it into the run folder.
+    """Evaluate, and write the result to the run folder.
+
+    ``by_support`` evaluates the same episodes with the statistics of the support set as well.
 
     Raises:
-        UnrecordedError: the folder can't be written.
+        UnrecordedError: the folder can't be written. The error holds the result.
     """
     seed = bench.config.seed if seed is None else seed
     row = {

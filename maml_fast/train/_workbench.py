@@ -1,4 +1,4 @@
-"""What a run works with, made from its arguments (data, model, learner, samplers), and what is measured with it."""
+"""Data, model, learner and samplers of a run, created from its arguments, and evaluations with them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from maml_fast.train._record import Row, RunFolder
 
 __all__ = ["Workbench", "make_learner"]
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Workbench:
     group: Group
 
     @classmethod
-    def open(cls, config: TrainConfig, progress: Progress | None = None, group: Group = ALONE) -> Workbench:
-        """Load the data, make the model, and check that episodes as asked can be drawn from every part.
+    def open(cls, config: TrainConfig, progress: Progress | None = None, group: Group = SINGLE_PROCESS) -> Workbench:
+        """Load the data, create the learner, and check that the requested episodes can be drawn from every part.
 
         Raises:
             FileNotFoundError, ValueError: the data set is missing, damaged, too small, or not for this model.
@@ -55,23 +55,23 @@ class Workbench:
         )
         bench = cls(config, data, make_learner(config, data["train"].image_shape), group)
         for part in data:
-            bench.sampler(part)  # raises where the classes are too few or too small
+            bench.sampler(part)  # raises if there are too few classes, or too few images in one
         return bench
 
     @property
-    def tasks_together(self) -> int:
-        """How many tasks this process takes in one call."""
+    def tasks_per_call(self) -> int:
+        """Number of tasks that this process computes in one call."""
         return 1 if self.config.fixed_order else max(1, len(self.group.share(self.config.meta_batch_size)))
 
     def training_batches(self, iteration: int) -> Generator[Episodes, None, None]:
-        """This process's parts of the meta-batches of the iterations after ``iteration``: the same after any resume."""
+        """Yield this process's parts of the meta-batches after ``iteration``. They are the same after any resume."""
         if iteration < self.config.iterations:
             yield from self.training_sampler(iteration)
 
     def training_sampler(self, iteration: int) -> EpisodeSampler:
-        """What they come from; episode ``e`` of the run is in iteration ``e // meta_batch_size``."""
+        """Return the sampler of training batches. Episode ``e`` of the run is in iteration ``e // meta_batch_size``."""
         config, group = self.config, self.group
-        whole = self._sampler(
+        sampler = self._sampler(
             "train",
             config.seed,
             n_way=config.n_way,
@@ -80,12 +80,12 @@ class Workbench:
             start_episode=iteration * config.meta_batch_size,
             batches=config.iterations - iteration,
         )
-        return shard(whole, group.rank, group.size, uneven=True)
+        return shard(sampler, group.rank, group.size, uneven=True)
 
     def sampler(self, part: str, seed: int | None = None, start_episode: int = 0) -> EpisodeSampler:
-        """Episodes to evaluate on: endless, the same ones for a seed (default: the run's).
+        """Return an endless sampler of evaluation episodes, the same ones for the same seed (default: the run's).
 
-        As many go together as a process takes in training.
+        Its batches have as many episodes as a process computes per call in training.
         """
         config = self.config
         return self._sampler(
@@ -93,7 +93,7 @@ class Workbench:
             config.seed if seed is None else seed,
             n_way=config.n_way_in_evaluation,
             rotate=config.eval_rotate,
-            meta_batch_size=self.tasks_together,
+            meta_batch_size=self.tasks_per_call,
             start_episode=start_episode,
         )
 
@@ -113,19 +113,19 @@ class Workbench:
 
     @property
     def monitored(self) -> str:
-        """The part that is evaluated while training: validation classes where the split has them."""
+        """The part that is evaluated during training: the validation classes if there are any, else the test ones."""
         return "val" if "val" in self.data else "test"
 
     @property
-    def judged(self) -> Learner:
-        """The learner for the classes of an evaluation episode."""
+    def evaluation_learner(self) -> Learner:
+        """The learner, resized to the number of classes of an evaluation episode."""
         config = self.config
         same = config.n_way_in_evaluation == config.n_way
         return self.learner if same else self.learner.for_classes(config.n_way_in_evaluation)
 
     def evaluate(self, part: str, episodes: int, seed: int | None = None) -> Row:
-        """Accuracy on a part with its 95 % interval, after the last inner step and after every one."""
-        result = self._evaluated(self.judged, part, episodes, seed, "own")
+        """Return accuracy on a part and its 95 % interval, after the last inner step and after every one."""
+        result = self._evaluate(self.evaluation_learner, part, episodes, seed, "own")
         return {
             "split": part,
             "n_way": self.config.n_way_in_evaluation,
@@ -139,28 +139,31 @@ class Workbench:
         }
 
     def evaluate_by_support(self, part: str, episodes: int, seed: int | None = None) -> Row | None:
-        """The same after the last step, by the support set's statistics; ``None`` where queries are by themselves."""
-        learner = self.judged
+        """Return accuracy and interval after the last step, with batch-norm statistics of the support set.
+
+        ``None`` if the learner is not transductive: then a prediction does not depend on other queries.
+        """
+        learner = self.evaluation_learner
         if not learner.is_transductive:
             return None
-        result = self._evaluated(learner, part, episodes, seed, "support")
+        result = self._evaluate(learner, part, episodes, seed, "support")
         return {"accuracy": result.accuracy, "interval": result.interval, "batch_norm": result.batch_norm}
 
-    def _evaluated(
+    def _evaluate(
         self, learner: Learner, part: str, episodes: int, seed: int | None, batch_norm: Statistics
     ) -> EvaluationResult:
-        """Every process takes its share of the episodes."""
+        """Evaluate on ``episodes`` episodes, of which every process computes its share."""
         share = self.group.share(episodes)
         own = None
         if share:
             sampler = self.sampler(part, seed, share.start)
             own = scores_of(learner, sampler, len(share), self.config.steps_in_evaluation, batch_norm)
-        return result_of([each for each in self.group.gathered(own) if each is not None])
+        return result_of([each for each in self.group.all_gather(own) if each is not None])
 
     def facts(self) -> dict[str, str]:
-        """What is said at the start of a run: backend, engine, fusion, batch-norm policy, data and splits."""
+        """Return what is reported at the start of a run: backend, engine, fusion, batch-norm policy, data and split."""
         train = self.data["train"]
-        episodes = Episodes(*(part[: self.tasks_together] for part in self.training_sampler(0).batch(0)))
+        episodes = Episodes(*(part[: self.tasks_per_call] for part in self.training_sampler(0).batch(0)))
         return {
             **self._recipe_fact(),
             "algorithm": ALGORITHMS[self.config.algorithm].title,
@@ -179,7 +182,7 @@ class Workbench:
         return {"recipe": f"{self.config.recipe}, but {overrides}" if overrides else self.config.recipe}
 
     def describe_data(self) -> Row:
-        """Data set and split, with digests of the classes and of their pixels."""
+        """Return data set and split, with digests of the classes and of their pixels."""
         return {
             "name": self.data.name,
             "split": self.data.split.describe(),
@@ -188,17 +191,17 @@ class Workbench:
         }
 
     def check_data(self, record: Row, folder: RunFolder) -> None:
-        """Raise ValueError unless the data are those that ``config.json``'s content names, wherever they lie."""
+        """Raise ValueError unless the data are those that ``record`` (``config.json``) names, in whatever folder."""
         now, then = self.describe_data(), record.get("data", {})
         same_split = now["split"]["sha256"] == then.get("split", {}).get("sha256")
         if not same_split or any(now[name] != then.get(name) for name in ("image_shape", "pixels_sha256")):
             raise ValueError(
-                f"the data are not those of {folder.path}: other classes, split or pixels; give its data by root"
+                f"the data are not those of {folder.path}: other classes, split or pixels; give the root of its data"
             )
 
     def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float, last: Row | None = None) -> None:
-        """Write learning_curve.png; ``last``, the evaluation at the end, replaces one of the same moment."""
-        from maml_fast.train import _plots as plots  # here, for it imports matplotlib, which few processes need
+        """Write learning_curve.png. ``last``, the final evaluation, replaces an evaluation of the same iteration."""
+        from maml_fast.train import _plots as plots  # imports matplotlib, which few processes need
 
         if last is not None and last["split"] == self.monitored:
             rows = [*(row for row in rows if "loss" in row or row["iteration"] != last["iteration"]), last]
@@ -208,10 +211,10 @@ class Workbench:
         write_atomically(folder.learning_curve, picture)
 
     def draw_episode(self, folder: RunFolder) -> None:
-        """Write episode.png: the first test episode."""
+        """Write episode.png, which shows the first test episode."""
         from maml_fast.train import _plots as plots
 
-        config, learner = self.config, self.judged
+        config, learner = self.config, self.evaluation_learner
         episodes = self.sampler("test").batch(0).to(config.device)
         episode = Episodes(*(tensor[:1] for tensor in episodes))  # [1, ...]
         steps = config.steps_in_evaluation
@@ -225,24 +228,24 @@ class Workbench:
         tensors = (episode.x_spt, episode.y_spt, episode.x_qry, episode.y_qry, before, after)
         support, support_labels, query, query_labels, *predictions = (tensor[0].cpu().numpy() for tensor in tensors)
         picture = plots.EpisodePicture(
-            self._as_seen(support), support_labels, self._as_seen(query), query_labels, *predictions
+            self._to_unit_range(support), support_labels, self._to_unit_range(query), query_labels, *predictions
         )
         title = f"One test episode · {config.dataset} · {config.n_way_in_evaluation}-way {config.k_shot}-shot"
         write_atomically(folder.episode, plots.draw_episode(picture, title, steps))
 
-    def _as_seen(self, images: np.ndarray) -> np.ndarray:
-        """Scaled pixels back to 0-1 with their own black and white."""
+    def _to_unit_range(self, images: np.ndarray) -> np.ndarray:
+        """Undo ``config.scale``: return pixels from 0 (black) to 1 (white)."""
         return {"unit": images, "raw": images / 255, "inverted": 1 - images}[self.config.scale]
 
 
 def make_learner(config: TrainConfig, image_shape: tuple[int, int, int]) -> Learner:
-    """The learner that a run trains, around its model for images [C, H, W], before its first iteration."""
+    """Create the learner of a run, with a new model for images of shape [C, H, W]."""
     learner = ALGORITHMS[config.algorithm].make(make_model(config, image_shape), config.learner_settings)
     return learner.to(config.device)
 
 
 def _fusion_text(learner: Learner) -> str:
-    """What runs on the fused operation, a line each, and what does not and why."""
+    """List the convolutions that run on the fused operation, and those that do not, with the reason."""
     if learner.fusion is None:
         return "nothing"
     fused, left = learner.fusion.fused, learner.fusion.left
@@ -252,7 +255,7 @@ def _fusion_text(learner: Learner) -> str:
 
 
 def _digest(bank: ImageBank) -> str:
-    """SHA-256 of the number of images in every class, and of every class's first image."""
+    """Return the SHA-256 of the number of images in every class and of the first image of every class."""
     digest = hashlib.sha256(repr(bank.counts.tolist()).encode())
     for start in bank.starts:
         digest.update(bank.images[start].tobytes())

@@ -153,7 +153,7 @@ def test_reptile_predicts_from_what_it_adapted() -> None:
     learner = Reptile(net())
     with pytest.raises(TypeError, match="fast must map parameter names to tensors, as adapt"):
         learner.predict([], episodes().x_qry)
-    with pytest.raises(ValueError, match="fast holds 'x', which is no parameter of the model"):
+    with pytest.raises(ValueError, match="fast holds 'x', which is not a parameter of the model"):
         learner.predict({"x": torch.ones(3)}, episodes().x_qry)
 
 
@@ -217,7 +217,7 @@ def test_reptile_remembers_what_its_adam_saw_and_evaluation_does_not_add_to_it()
 def test_reptile_refuses_what_it_can_not_do() -> None:
     with pytest.raises(ValueError, match="inner_batch must be at least 1, got 0"):
         Reptile(net(), inner_batch=0)
-    with pytest.raises(ValueError, match="by at least 1 inner step"):
+    with pytest.raises(ValueError, match="needs at least 1 inner step"):
         Reptile(net(), inner_steps=0)(episodes())
 
 

@@ -185,7 +185,7 @@ def test_statistics_of_every_step(task_chunk: int | None) -> None:
     for block, passes in enumerate((of_first, of_second)):
         for step in (0, 1):
             mean, variance = torch.stack(passes[step]).mean(dim=0)
-            kept_mean, kept_variance = learner.step_statistics.of(block)
+            kept_mean, kept_variance = learner.step_statistics.mean_and_variance(block)
             torch.testing.assert_close(kept_mean[step], 0.1 * mean)
             torch.testing.assert_close(kept_variance[step], 0.9 + 0.1 * variance)
 
@@ -219,7 +219,7 @@ def test_evaluation_by_the_steps_statistics_is_not_transductive() -> None:
 
 def plain_forward(learner: MAML, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     for block, place in enumerate((0, 4)):
-        mean, variance = (each[1] for each in learner.step_statistics.of(block))
+        mean, variance = (each[1] for each in learner.step_statistics.mean_and_variance(block))
         y = F.conv2d(x, weights[f"{place}.weight"], weights[f"{place}.bias"], padding=1)
         norm = (weights[f"{place + 1}.weight"], weights[f"{place + 1}.bias"])
         x = F.max_pool2d(F.batch_norm(y, mean, variance, *norm).relu(), 2)

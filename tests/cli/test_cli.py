@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -8,17 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from tiny_run import assert_same_run
 
 from maml_fast import data, native
-from maml_fast.cli import HELP, main
+from maml_fast.cli import main
 from maml_fast.cli._console import ConsoleReporter
+from maml_fast.cli._run_options import as_arguments
 from maml_fast.native import BuildReport
 from maml_fast.train._config import TrainConfig
 from maml_fast.train._metrics import read_metrics
+from maml_fast.train._options import options_of
 from maml_fast.train._record import RunFolder
 
 TINY = shlex.split(
@@ -55,12 +59,59 @@ def run(trained) -> Path:
 
 
 def test_every_argument_of_a_run_has_an_option_and_its_help():
-    assert HELP.keys() == TrainConfig().arguments().keys()
+    text = " ".join(call("train", "--help-all").output.split())
+    for name, option in options_of(TrainConfig).items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert " ".join(option.help.split()) in text
+
+
+def test_help_of_train_fits_a_screen_and_names_every_option():
     text = call("train", "--help").output
-    assert all(f"--{name.replace('_', '-')}" in text for name in HELP)
+    assert len(text.splitlines()) <= 60
+    assert {f"--{name.replace('_', '-')}" for name in options_of(TrainConfig)} <= set(re.findall(r"--[a-z-]+", text))
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "adapt", "predict", "prepare", "build", "doctor", "bench"])
+def test_arguments_reach_another_process_as_they_were_given():
+    given = {"n_way": 3, "rotate": False, "inner_lr": 0.1, "root": None, "model_args": {"hidden": 5, "norm": "a,b"}}
+    got = {}
+    command = click.Command("train", params=main.commands["train"].params, callback=lambda **values: got.update(values))
+    command.main(as_arguments(given), standalone_mode=False)
+    assert {name: got[name] for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("hidden=64, norm=group", {"hidden": 64, "norm": "group"}),
+        ("rates=[0.1],deep=True,top=none", {"rates": [0.1], "deep": True, "top": "none"}),
+        ('{"sizes": [1, 2]}', {"sizes": [1, 2]}),
+    ],
+)
+def test_arguments_of_an_own_net(text, arguments):
+    (option,) = (each for each in main.commands["train"].params if each.name == "model_args")
+    assert option.type.convert(text, option, None) == arguments
+
+
+COMMANDS = [
+    "train",
+    "recipes",
+    "reproduce",
+    "evaluate",
+    "report",
+    "adapt",
+    "predict",
+    "prepare",
+    "build",
+    "doctor",
+    "bench",
+]
+
+
+def test_commands_are_listed_in_the_order_of_use():
+    assert list(main.commands) == COMMANDS == main.list_commands(click.Context(main))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command):
     result = call(command, "--help")
     assert result.exit_code == 0
@@ -110,6 +161,10 @@ def test_train_prints_a_line_now_and_then_without_a_terminal(tmp_path, monkeypat
         (["--n-way", "many"], "'many' is not a valid integer"),
         (["--order", "3"], "'--order'"),
         (["--task-chunk", "some"], "'some' is neither a whole number nor 'auto'"),
+        (["--model", "conv5"], "or a class of your own as package.module:Class or file.py:Class; got 'conv5'"),
+        (["--model", "no_such:Net"], "import no_such raises ModuleNotFoundError"),
+        (["--model-args", "hidden"], "'hidden' is not name=value"),
+        (["--model-args", "{1}"], "is no JSON object"),
         (["--task-chunk", "0"], "task_chunk must be a whole number of tasks from 1 to 2**31 - 1, 'auto', or None"),
         (["--dataset", "imagenet"], "'imagenet' is not one of"),
         (["--inner-lr", "nan"], "inner_lr must be finite"),
@@ -186,6 +241,15 @@ def test_evaluate_prints_the_accuracy_with_its_conditions(run):
 )
 def test_bad_evaluations(run, arguments, text):
     assert_one_line_error(call("evaluate", *(str(run) if a == "RUN" else a for a in arguments)), text)
+
+
+def test_report_of_runs(run, tmp_path):
+    result = call("report", run, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path / 'page.html'}\n"
+    assert run.name in (tmp_path / "page.html").read_text()
+    assert_one_line_error(call("report", run, "--out", tmp_path / "page.html"), "is there already")
+    assert_one_line_error(call("report"), "Missing argument 'RUNS...'")
 
 
 def test_prepare(tmp_path, monkeypatch):

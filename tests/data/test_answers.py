@@ -126,7 +126,7 @@ def test_selects_those_who_answered_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"starts": np.array([0, 3])}, "2 students need as many starts and one more"),
+        ({"starts": np.array([0, 3])}, "2 students need 3 starts"),
         ({"correct": np.ones(4, bool)}, "5 skills and 4 answers"),
         ({"starts": np.array([0, 5, 5])}, "student 'bob' has no answers"),
         ({"skills": np.array([0, 1, 2, 0, 0])}, "skills are numbered 0 to 1, got 0 to 2"),

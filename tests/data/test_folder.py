@@ -74,7 +74,7 @@ def test_what_is_no_picture_is_left_out_and_told(root):
     bank = read_folder(root, say=lines.append)
     assert bank.counts.tolist() == [3, 1]
     assert len(lines) == 1
-    assert lines[0].startswith(f"left out 3 entries of {root} that are no pictures, such as {root}/cats/")
+    assert lines[0].startswith(f"left out 3 entries of {root} that are not pictures, such as {root}/cats/")
 
 
 def test_cache_is_mapped_and_noticed_when_stale(root, tmp_path):
@@ -100,7 +100,7 @@ def test_cache_is_mapped_and_noticed_when_stale(root, tmp_path):
 
 
 def test_much_goes_to_the_cache_folder_by_itself(root, cache, monkeypatch):
-    monkeypatch.setattr(folder_module, "_MOST_IN_MEMORY", 4 * 16 * 16 - 1)
+    monkeypatch.setattr(folder_module, "_MAX_IN_MEMORY", 4 * 16 * 16 - 1)
     bank = read_folder(root, 16)
     assert bank.file.path.is_relative_to(cache)
     assert read_folder(root, 8).file is None
@@ -145,7 +145,7 @@ def make_flat(root):
 
 BAD = {
     "empty class": (make_empty_class, "class folder .*mice holds no pictures; remove it"),
-    "class of other files": (make_class_of_other_files, r"mice holds no pictures .* but m\.svg; known are .*\.png"),
+    "class of other files": (make_class_of_other_files, r"mice holds no pictures .*\.png.*, only m\.svg"),
     "class of folders": (
         make_class_of_folders,
         "wild holds no pictures but folders, such as wolves; is .*wild the root",

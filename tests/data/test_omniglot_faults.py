@@ -49,7 +49,7 @@ BAD_CONTENT = {
     "drawing too many": (add(members={ONE + "0009_09.png": png(9)}), "Beta/character01 has 4 drawings, not 3"),
     "alphabet too many": (
         add(members={"images_background/Z/character01/1.png": png(9)}),
-        "Z/character01 is no character",
+        "Z/character01 is not a character",
     ),
     "stray file": (add(members={"images_background/notes.txt": b"x"}), "notes.txt does not belong"),
     "stray file beside drawings": (add(members={ONE + "notes.txt": b"x"}), "notes.txt does not belong"),

@@ -165,7 +165,7 @@ def test_a_killed_conversion_goes_on(write, root, cache, tmp_path):
     assert list(cache.glob("banks/*.npy")) == []
     lines, told = [], []
     loaded = data.load("mini-imagenet", root, image_size=8, progress=lambda *c: told.append(c), say=lines.append)
-    assert lines[1] == "going on after 10 of 16 pictures, which an earlier run left"
+    assert lines[1] == "resuming after 10 of 16 pictures from an earlier run"
     assert told[0] == (11, 16)
     expected = np.concatenate(list(parts["train"].values())).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(loaded["train"].images, expected)
@@ -195,8 +195,8 @@ BAD_CACHES = {
     "no dict": ([1], "it holds list"),
     "other keys": ({"images": IMAGES, "labels": [0]}, "it holds a dict of images, labels; a cache of mini-ImageNet is"),
     "no classes": ({"image_data": IMAGES, "class_dict": {}}, "there are no classes"),
-    "classes as a list": ({"image_data": IMAGES, "class_dict": [0, 1]}, "class_dict is no dict of class names"),
-    "numbered classes": ({"image_data": IMAGES, "class_dict": {0: [1]}}, "class_dict is no dict of class names"),
+    "classes as a list": ({"image_data": IMAGES, "class_dict": [0, 1]}, "class_dict is not a dict of class names"),
+    "numbered classes": ({"image_data": IMAGES, "class_dict": {0: [1]}}, "class_dict is not a dict of class names"),
     "empty class": ({"image_data": IMAGES, "class_dict": {"a": []}}, "class 'a' has no list of image numbers"),
     "class of names": ({"image_data": IMAGES, "class_dict": {"a": ["x"]}}, "class 'a' has no list of image numbers"),
     "image too many": ({"image_data": IMAGES, "class_dict": {"a": [0, 4]}}, "class 'a' has image 4, but there are 4"),
@@ -348,7 +348,7 @@ def test_a_small_npz_that_asks_for_gigabytes(root):
     write_arrays(root, tiny_parts(8))
     with zipfile.ZipFile(root / "train.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", bytes(50_000_000))
-    with pytest.raises(ValueError, match=r"train\.npz cannot be read as a \.npz: it asks for 50,000,000 bytes"):
+    with pytest.raises(ValueError, match=r"train\.npz cannot be read as a \.npz: it unpacks to 50,000,000 bytes"):
         load("cub", root)
 
 

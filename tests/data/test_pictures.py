@@ -50,7 +50,9 @@ def test_frames_beyond_the_first_are_told_once(ending: str, tmp_path: Path) -> N
     lines: list[str] = []
     bank = read_folder(tmp_path, 28, say=lines.append)
     assert len(bank.images) == 2
-    assert lines == [f"{tmp_path / 'a' / f'x.{ending}'} has several frames: of such pictures the first frame is taken"]
+    assert lines == [
+        f"{tmp_path / 'a' / f'x.{ending}'} has several frames; only the first frame of such pictures is used"
+    ]
 
 
 def test_a_single_frame_is_nothing_to_tell(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def test_the_command_says_what_it_saw_and_how_good_it_is(adapted: tuple[Path, Re
     model = open_adapted(path)
     right, judged = model.estimate["right"], model.estimate["judged"]
     assert judged == 7
-    assert f"{right} of 7 pictures told right by what was adapted without them" in result.stdout
-    assert "1 is alone in a class, and not judged" in result.stdout
+    assert f"{right} of 7 pictures classified correctly by models adapted without them" in result.stdout
+    assert "1 not judged, the only picture of its class" in result.stdout
     rows = [line.split() for line in result.stdout.splitlines()]
     assert ["1", "box", "1", "-"] in rows
     assert any(row[:3] == ["2", "circle", "4"] and row[4:] == ["of", "4"] for row in rows)
@@ -139,7 +139,7 @@ def test_a_run_with_learned_rows_serves_other_numbers_and_says_how(whole, tmp_pa
     lines: list[str] = []
     done = adapt_run(whole.path, photos, out=tmp_path / "model.pt", say=lines.append)
     assert done.model.class_names == ("circle", "cross")
-    assert any("a learned row for each of 3 classes, and these 2 start from them" in line for line in lines)
+    assert any("for each of 3 classes, and the 2 classes here start from these rows" in line for line in lines)
 
 
 def test_names_of_any_kind_are_shown_as_they_are(zero_run: Path, photos: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_copies_are_left_out_and_contradictions_refused(zero_run: Path, photos: 
     assert any("copy.png, which is the same picture as 0.png" in line for line in lines)
     assert done.model.estimate == {}
     shutil.copy(photos / "circle" / "0.png", photos / "cross" / "copy.png")
-    with pytest.raises(ValueError, match=r"circle/0\.png and .*cross/copy\.png are the same picture, of two classes"):
+    with pytest.raises(ValueError, match=r"circle/0\.png and .*cross/copy\.png are the same picture in two classes"):
         adapt_run(zero_run, photos, out=tmp_path / "b.pt")
 
 
@@ -192,7 +192,7 @@ def flat(folder: Path) -> None:
     [
         (broken, "circle/broken.png cannot be used"),
         (emptied, "box holds no pictures; remove it, or put some there"),
-        (one_class, "holds one class, circle; there is nothing to tell it from"),
+        (one_class, "holds only one class, circle; at least two are needed"),
         (flat, "holds no class folders; put the pictures of every class into a folder of its own"),
         (shutil.rmtree, "there is no folder"),
     ],

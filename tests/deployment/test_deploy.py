@@ -179,10 +179,10 @@ class Convolved(nn.Module):
             "other logits than the meta-learner: does the model's forward call",
         ),
         (lambda: MAML(Twice(), inner_lr=0.1), Y[4], "norm normalizes twice in one forward"),
-        (lambda: MAML(Convolved(), inner_lr=0.1), Y[3], "y_spt has 3 classes, but the model 4 outputs"),
+        (lambda: MAML(Convolved(), inner_lr=0.1), Y[3], "y_spt has 3 classes, but the model has 4 outputs"),
         (lambda: MAML(conv4(), inner_lr=0.1), Y[3] * 2, "labels 0 to 4 without 1; number classes from 0 without gaps"),
         (lambda: MAML(conv4(), inner_lr=0.1), Y[3] - 1, "labels -1 to 1 without 0"),
-        (lambda: MAML(conv4(), inner_lr=0.1), Y[3] * 0, "one class alone"),
+        (lambda: MAML(conv4(), inner_lr=0.1), Y[3] * 0, "only one class"),
         (
             lambda: MAML(conv4(), inner_lr=0.1),
             Y[3][:5],

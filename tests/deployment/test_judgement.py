@@ -68,12 +68,12 @@ def test_the_summary_counts() -> None:
     assert (judgement.right, judgement.judged) == (2, 3)
     low, high = judgement.interval
     assert (low, high) == (pytest.approx(0.2077, abs=1e-4), pytest.approx(0.9385, abs=1e-4))  # Wilson, of 2 in 3
-    assert "2 of 3 pictures told right" in str(judgement)
-    assert "1 is alone in a class" in str(judgement)
+    assert "2 of 3 pictures classified correctly" in str(judgement)
+    assert "1 not judged, the only picture of its class" in str(judgement)
 
 
 def test_nothing_is_claimed_where_nothing_can_be_left_out() -> None:
     judgement = judge(learner(), X[:3], Y[:3])
     assert judgement.judged == 0
-    assert str(judgement).startswith("accuracy unknown: every class has one picture alone")
+    assert str(judgement).startswith("accuracy unknown: every class has only one picture")
     assert judgement.described() == {"right": 0, "judged": 0, "pictures": 3}

@@ -38,19 +38,19 @@ def test_shares_are_in_order_and_alike(size):
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_sums_and_rows(ranks, size):
-    in_order = Group().add_in_order(rows(), N_TASKS)
-    assert not torch.equal(in_order, Group().add_in_order(rows().flip(0), N_TASKS))
+    in_order = Group().sum_in_order(rows(), N_TASKS)
+    assert not torch.equal(in_order, Group().sum_in_order(rows().flip(0), N_TASKS))
 
     def task(rank):
         with joined() as group:
             assert (group.rank, group.size, group.leads) == (rank, size, rank == 0)
-            assert torch.equal(group.add_in_order(own(group), N_TASKS), in_order)
-            assert torch.equal(group.join_rows(own(group), N_TASKS), rows())
+            assert torch.equal(group.sum_in_order(own(group), N_TASKS), in_order)
+            assert torch.equal(group.all_gather_rows(own(group), N_TASKS), rows())
             total = own(group).sum(dim=0)
-            group.add(total)
+            group.all_reduce(total)
             torch.testing.assert_close(total, in_order)
-            assert group.gathered(rank) == list(range(size))
-            assert group.from_first(lambda: f"of {rank}") == "of 0"
+            assert group.all_gather(rank) == list(range(size))
+            assert group.broadcast(lambda: f"of {rank}") == "of 0"
             group.check_same("what is", 3)
             assert group.describe() == f"{size} on 1 machine, by gloo"
 
@@ -61,13 +61,13 @@ def test_a_process_may_join_again(ranks):
     def task(rank):
         for _ in range(3):
             with joined() as group:
-                assert group.gathered(rank) == [0, 1]
+                assert group.all_gather(rank) == [0, 1]
 
     ranks.succeed(2, task)
 
 
 def fail_on_one(group: Group) -> None:
-    with group.together():
+    with group.fail_together():
         if group.rank == 1:
             raise ValueError("no such disk")
 
@@ -79,7 +79,7 @@ def test_an_error_of_one_is_an_error_of_all(ranks):
                 fail_on_one(group)
             assert ("rank 1 (process" in str(told.value)) == (rank != 1)
             with pytest.raises(ZeroDivisionError if rank == 0 else PeerFailedError, match="division by zero"):
-                group.from_first(lambda: 1 / 0)
+                group.broadcast(lambda: 1 / 0)
             with pytest.raises(ValueError, match=r"the colors on ranks 1, 2 \(.*\) differ from those on rank 0"):
                 group.check_same("the colors", min(rank, 1))
 
@@ -93,7 +93,7 @@ def leaves(how):
         with joined() as group:
             if rank == 1:
                 how()
-            group.add(torch.ones(3))
+            group.all_reduce(torch.ones(3))
 
     return task
 
@@ -132,7 +132,7 @@ def test_the_machine_where_all_meet_may_be_lost_with_its_process(ranks):
         with joined() as group:
             if rank == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            group.add(torch.ones(3))
+            group.all_reduce(torch.ones(3))
 
     ends = ranks(2, task, {"MASTER_PORT": free_port()})
     assert f"{PeerLostError.__name__}: rank 0 (process " in ends[1].told
@@ -148,7 +148,7 @@ def test_half_an_address_is_refused(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     with (
-        pytest.raises(ValueError, match="RANK is set, but MASTER_PORT is not; start the processes by torchrun"),
+        pytest.raises(ValueError, match="RANK is set, but MASTER_PORT is not; start the processes with torchrun"),
         joined(),
     ):
         pass
@@ -157,4 +157,4 @@ def test_half_an_address_is_refused(monkeypatch):
 def test_without_torchrun_a_process_is_alone():
     with joined() as group:
         assert (group.rank, group.size, group.describe()) == (0, 1, "1")
-        assert group.gathered(3) == [3]
+        assert group.all_gather(3) == [3]

@@ -60,7 +60,7 @@ def test_processes_that_are_connected_already_stay_so(ranks):
         dist.init_process_group("gloo")
         for _ in range(2):
             with joined() as group:
-                assert group.gathered(rank) == [0, 1]
+                assert group.all_gather(rank) == [0, 1]
         assert dist.is_initialized()
         dist.destroy_process_group()
 

@@ -18,7 +18,7 @@ from ranks import kill_in_iteration
 from tiny_run import TINY, assert_same_run, state, untimed
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from maml_fast.cli import as_options
+from maml_fast.cli._run_options import as_arguments
 from maml_fast.train import resume, train
 from maml_fast.train._record import RunFolder
 
@@ -30,7 +30,7 @@ LONG = dataclasses.replace(TINY, fixed_order=True, iterations=100_000, eval_ever
 def test_started_stopped_and_gone_on_with(tmp_path, plain_pictures):
     """As ``maml-fast train --processes 2``, by Ctrl-C, and by one process."""
     run, told, errors = tmp_path / "run", tmp_path / "told", tmp_path / "errors"
-    arguments = as_options({**LONG.arguments(), "out": run, "processes": 2})
+    arguments = as_arguments({**LONG.arguments(), "out": run, "processes": 2})
     with told.open("w") as out, errors.open("w") as err:
         started = subprocess.Popen([sys.executable, "-m", "maml_fast", "train", *arguments], stdout=out, stderr=err)
         while started.poll() is None and len(untimed(run)) < 4:
@@ -57,7 +57,7 @@ def free_port() -> int:
 def test_restarted_after_a_death_it_goes_on(tmp_path, monkeypatch, whole, plain_pictures):
     """As by ``torchrun --max-restarts 1``, and without being told where to go; ``whole`` has imported all it takes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("maml_fast.distributed._roll.SILENCE", 3.0)
+    monkeypatch.setattr("maml_fast.distributed._heartbeats.HEARTBEAT_TIMEOUT", 3.0)
     monkeypatch.setattr("maml_fast.distributed._machine.usable_cores", lambda: 8)
     config = dataclasses.replace(TINY, fixed_order=True, checkpoint_seconds=0)
 

@@ -187,7 +187,7 @@ def test_a_twin_with_other_tied_parameters_runs_as_written() -> None:
     twin[3].weight = twin[0].weight
     runner = Runner(model, "batch")
     torch.testing.assert_close(runner(twin, (x,), {}), twin(x))
-    assert runner.report.left == ("forward: other tensors are tied than in the model",)
+    assert runner.report.left == ("forward: its parameters are tied differently than in the model",)
 
 
 def test_copies_keep_the_policy() -> None:

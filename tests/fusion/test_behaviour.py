@@ -108,7 +108,7 @@ def test_calls_with_other_arguments_run_as_written() -> None:
     torch.testing.assert_close(fused(x, torch.tensor(3.0)), 3 * plain)
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         fused()
-    assert fused.report.left == ("forward: called with other arguments than ordinary tensors by place",)
+    assert fused.report.left == ("forward: called with arguments other than ordinary positional tensors",)
     with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
         fused(x, y=1)
 
@@ -140,7 +140,7 @@ def test_what_forward_keeps_is_not_frozen() -> None:
     model, x = Counting(), images()
     fused = fuse(model)
     first = fused(x)
-    assert fused.report.left == ("forward: forward changes what it finds outside of its tensors",)
+    assert fused.report.left == ("forward: forward changes Python state",)
     torch.testing.assert_close(fused(x), 2 * first)
     assert model.calls == 2
 
@@ -254,7 +254,7 @@ def test_what_rounding_may_decide_is_compared_again(monkeypatch) -> None:
     assert len(fused.report.fused) == 1
     monkeypatch.setattr(programs, "_are_close", lambda a, b: False)
     fused(images(4, 2, 7, 7))
-    assert fused.report.left == ("forward: its recording gives other logits than the model itself",)
+    assert fused.report.left == ("forward: its recording gives different logits than the model itself",)
 
 
 def test_threads_share_a_model() -> None:

@@ -96,7 +96,7 @@ class TwoOutputs(SeenBetween):
         (block(kernel_size=7), "0.weight: convolution with kernel 7x7; 1x1, 3x3 and 5x5 can be fused"),
         (block(kernel_size=(3, 1)), "0.weight: convolution with kernel 3x1; 1x1, 3x3 and 5x5 can be fused"),
         (block(stride=4), "0.weight: convolution with stride [4, 4]; 1, 2 and 3 can be fused"),
-        (block(padding=(1, 0)), "0.weight: convolution with padding [1, 0]; only the same on every side can be fused"),
+        (block(padding=(1, 0)), "0.weight: convolution with padding [1, 0]; only equal paddings can be fused"),
         (nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)).double(), "0.weight: convolution in 2 groups"),
         (nn.Sequential(*layers("CPBR")).double(), "0.weight: max-pool comes before batch norm"),
         (nn.Sequential(*layers("CB")).double(), "0.weight: no ReLU follows its batch norm"),

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from forks import fork
 from tiny_run import TINY
 
-from maml_fast.distributed import _roll as roll
+from maml_fast.distributed import _heartbeats as heartbeats
 from maml_fast.train import RunResult, train
 from maml_fast.train._meta_iteration import EagerIterations
 
@@ -79,8 +79,8 @@ def _place(rank: int, size: int) -> dict[str, str]:
 def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: RunResult) -> Ranks:
     """``whole`` has imported what a training takes, so that no fork need do it again."""
     torch.testing.assert_close(torch.ones(()), torch.ones(()))  # and what this takes
-    monkeypatch.setattr(roll, "BEAT", 0.2)
-    monkeypatch.setattr(roll, "SILENCE", 3.0)
+    monkeypatch.setattr(heartbeats, "HEARTBEAT_INTERVAL", 0.2)
+    monkeypatch.setattr(heartbeats, "HEARTBEAT_TIMEOUT", 3.0)
     monkeypatch.setattr("maml_fast.distributed._machine.usable_cores", lambda: 8)  # or a warning says that they share
     return Ranks(tmp_path)
 

@@ -159,7 +159,7 @@ def test_a_model_that_does_something_else_the_second_time_is_refused() -> None:
             return super().forward(x.flatten(1)) * 0.9**Restless.calls
 
     model = Restless(36, 5).double()
-    with pytest.raises(RuntimeError, match=r"something else when steps were taken again.*inner_memory=None"):
+    with pytest.raises(RuntimeError, match=r"something else when inner steps were recomputed.*inner_memory=None"):
         MAML(model, inner_lr=0.5, inner_steps=4, inner_memory=1)(make_episodes(1, shape=(1, 6, 6)))
     MAML(model, inner_lr=0.5, inner_steps=4)(make_episodes(1, shape=(1, 6, 6)))
 

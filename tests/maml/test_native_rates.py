@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from maml_fast import MAML, Episodes, ops, use_engine
 from maml_fast.algorithms import MetaSGD
-from maml_fast.maml._native import images_of
+from maml_fast.maml._native import block_inputs
 from maml_fast.program import ConvNet, Programs, read_conv_net
 
 pytestmark = pytest.mark.native
@@ -108,7 +108,7 @@ def problem(
 
 def by_the_operator(p: Problem, tasks_at_once: int = 8, step_weights: list[float] | None = None) -> Outcome:
     x_spt, y_spt, x_qry, y_qry = p.episodes
-    images = (images_of(p.nets[0], x_spt), y_spt, images_of(p.nets[1], x_qry), y_qry)
+    images = (block_inputs(p.nets[0], x_spt), y_spt, block_inputs(p.nets[1], x_qry), y_qry)
     _, losses, _, _, *gradients = ops.inner_loops(
         p.net.description,
         [parameter.detach() for parameter in p.theta],

@@ -122,5 +122,5 @@ def test_fewer_batch_norms_are_noticed_too() -> None:
     norms, norm = SupportNorms(), nn.BatchNorm2d(1)
     with norms:
         norm(torch.rand(3, 1, 2, 2))
-    with pytest.raises(RuntimeError, match="calls other batch norms"), norms.given():
+    with pytest.raises(RuntimeError, match="calls other batch norms"), norms.for_queries():
         pass

@@ -328,7 +328,7 @@ def test_auto_is_what_fits_in_the_budget(episodes, monkeypatch):
         return maml.describe()
 
     assert "in memory: all tasks\n" in told()
-    images = chunks.GRAPH * episodes.x_spt.shape[1] + episodes.x_qry.shape[1]
+    images = chunks.GRAPH_FACTOR * episodes.x_spt.shape[1] + episodes.x_qry.shape[1]
     computed, weights = images * (6 + 6 + 5), 100 * 6 + 6 + 6 * 5 + 5  # by two layers and tanh
     monkeypatch.setattr(chunks, "BUDGET", 3 * 8 * (computed + 7 * weights))
     assert "in memory: 3 tasks at a time\n" in told()

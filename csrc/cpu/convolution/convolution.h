@@ -1,4 +1,4 @@
-// The three convolutions of a block, for one task's images and weights, each by the algorithm that suits its geometry.
+// The three convolutions of a block, for one task's images and weights, each with the algorithm that suits its shape.
 #pragma once
 
 #include "cpu/clock.h"
@@ -9,13 +9,13 @@
 namespace maml_fast {
 namespace {
 
-// As many images as stay in cache from one stage to the next.
+// The number of images that stay in cache from one stage to the next.
 inline int64_t ImagesAtOnce(const ConvBlockShape& s) {
   constexpr int64_t kPixels = 192;
   return (kPixels + s.ConvPixels() - 1) / s.ConvPixels();
 }
 
-// Calls f(first, past) for the images [begin, end), so many at once.
+// Calls f(first, past) for the images [begin, end), ImagesAtOnce at a time.
 template <typename F>
 void ForImagesAtOnce(const ConvBlockShape& s, int64_t begin, int64_t end, const F& f) {
   const int64_t at_once = ImagesAtOnce(s);
@@ -45,13 +45,13 @@ class Convolution {
     return transposed_ ? DataGradientPackedSize<Scalar>(shape_) : ForwardPackedSize<Scalar>(shape_);
   }
 
-  // The weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
+  // Returns the weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
   const Scalar* Prepare(const Scalar* weight, Scalar* buffer) const {
     PrepareParts(weight, buffer, 0, Parts());
     return Prepared(weight, buffer);
   }
 
-  // What Prepare writes comes in parts that are independent of each other.
+  // The number of independent parts in which Prepare writes.
   int64_t Parts() const { return winograd_ ? RoundUpToLanes<Scalar>(shape_.in_channels) / kLanes<Scalar> : 1; }
 
   void PrepareParts(const Scalar* weight, Scalar* buffer, int64_t begin, int64_t end) const {
@@ -69,12 +69,12 @@ class Convolution {
     }
   }
 
-  // Where Prepare left them.
+  // Returns the weights that Prepare left.
   const Scalar* Prepared(const Scalar* weight, const Scalar* buffer) const {
     return TakesWeightsAsTheyAre() ? weight : buffer;
   }
 
-  // dest images [begin, end). The sums start from the row `start` (see PackRow), or go on from dest where that is null.
+  // Computes dest images [begin, end). The sums start from the row `start` (see PackRow) or, if it is null, from dest.
   void Run(const Scalar* source, const Scalar* prepared, const Scalar* start, Scalar* dest, int64_t begin,
            int64_t end) const {
     const InConvolution timed;
@@ -97,8 +97,8 @@ class Convolution {
 
   const ConvBlockShape& shape_;
   const bool transposed_, winograd_;
-  const PixelPlan plan_;       // direct
-  const WinogradTiles tiles_;  // winograd
+  const PixelPlan plan_;       // of the direct algorithm
+  const WinogradTiles tiles_;  // of Winograd's algorithm
 };
 
 // grad_weight from x and grad_y, summed over images.
@@ -110,18 +110,19 @@ class WeightGradient {
         winograd_(WinogradPays(s, kLanes<Scalar>)),
         tiles_(winograd_ ? ForwardTiles(s, arena) : WinogradTiles{}) {}
 
-  // Scalars of a sum, whole vectors.
+  // Scalars of a sum, in whole vectors.
   int64_t SumSize() const {
     if (winograd_) return WinogradWeightsSize<Scalar>(shape_.in_channels, shape_.out_channels);
     return shape_.PatchSize() * RowPitch();
   }
 
-  // A sum comes in parts that are independent of each other: of input channels, or of output channels.
+  // The number of independent parts of a sum, which are ranges of input channels (Winograd) or output channels
+  // (direct).
   int64_t Parts() const {
     return winograd_ ? (shape_.in_channels + kTileRows - 1) / kTileRows : (RowPitch() + kPanel - 1) / kPanel;
   }
 
-  // sum += over `images` images.
+  // Adds the weight gradient over `images` images to `sum`.
   void Add(const Scalar* x, const Scalar* grad_y, int64_t images, Scalar* sum) const {
     AddParts(x, grad_y, images, sum, 0, Parts());
   }
@@ -140,7 +141,7 @@ class WeightGradient {
                          within(end * kPanel, outs));
   }
 
-  // grad_weight [k, k, Cin, Cout] from the sum of `count` sums that lie `apart` scalars apart, for the input channels
+  // grad_weight [k, k, Cin, Cout] from the sum of `count` sums that are `apart` scalars apart, for the input channels
   // [begin, end).
   void Finish(const Scalar* sums, int64_t count, int64_t apart, Scalar* grad_weight, int64_t begin, int64_t end) const {
     const InConvolution timed;
@@ -168,7 +169,7 @@ class WeightGradient {
     });
   }
 
-  // With few channels, a copy of x that has its zero padding written out.
+  // With few channels, a copy of x with its zero padding written out; otherwise x itself.
   WeightSource<Scalar> Source(const Scalar* x, int64_t images, ArenaScope& arena) const {
     const ConvBlockShape& s = shape_;
     if (s.padding == 0 || s.in_channels >= kTileRows) return {x, s.in_height, s.in_width, s.in_channels, s.padding};

@@ -1,5 +1,5 @@
-// The three convolutions of a block for one task's images and weights: forward, data-gradient, weight-gradient.
-// Direct, channels-last, on packed weights; taps on zero padding are never multiplied.
+// Direct convolutions for one task's images and weights: forward, data gradient and weight gradient. Images are
+// channels-last and weights are packed; taps on zero padding are never multiplied.
 #pragma once
 
 #include "core/conv_block.h"
@@ -11,7 +11,7 @@
 namespace maml_fast {
 namespace {
 
-// A row of channels padded to whole vectors, for the sums to start from; zeros where `values` is null.
+// A row of channels padded to whole vectors, which sums start from; zeros if `values` is null.
 template <typename Scalar>
 int64_t RowSize(int64_t channels) {
   return RoundUpToLanes<Scalar>(channels);
@@ -22,8 +22,8 @@ void PackRow(const Scalar* values, int64_t channels, Scalar* row) {
   for (int64_t c = 0; c < RowSize<Scalar>(channels); ++c) row[c] = values != nullptr && c < channels ? values[c] : 0;
 }
 
-// Weights as the tiles read them: one row per (tap, source channel), in the plan's order of taps, one column per
-// destination channel, rows padded to whole vectors. Forward needs no more than that padding ...
+// Weights as the tiles read them: one row per (tap, source channel), in the plan's order of taps, and one column per
+// destination channel; rows are padded to whole vectors. For the forward pass, only the padding is added.
 template <typename Scalar>
 int64_t ForwardPackedSize(const ConvBlockShape& s) {
   return s.PatchSize() * RoundUpToLanes<Scalar>(s.out_channels);
@@ -37,7 +37,7 @@ void PackForward(const Scalar* weight, const ConvBlockShape& s, Scalar* packed) 
   }
 }
 
-// ... and the data-gradient, where the channels change places, a transposition of every tap.
+// For the data gradient the channels are exchanged, so every tap is also transposed.
 template <typename Scalar>
 int64_t DataGradientPackedSize(const ConvBlockShape& s) {
   return s.kernel * s.kernel * s.out_channels * RoundUpToLanes<Scalar>(s.in_channels);
@@ -54,7 +54,7 @@ void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const Pixel
   }
 }
 
-// Whole vectors that stand in for destinations whose last vector is only partly theirs.
+// Buffers of whole vectors, used in place of destinations that own only a part of their last vector.
 template <typename Scalar>
 struct Staging {
   static constexpr int64_t kPitch = kTileVecs * kLanes<Scalar>;
@@ -77,7 +77,7 @@ struct Staging {
   }
 };
 
-// One tile of pixels; `channels` of the panel's vectors are the destination's.
+// Computes one tile of pixels; the destination has `channels` of the panel's channels.
 template <typename Scalar>
 MF_INLINE void ConvolveTile(const Scalar* const* source, const TapRuns& runs, const Scalar* weights, int64_t pitch,
                             const Scalar* start, Scalar* const* dest, int64_t rows, int64_t channels) {
@@ -93,8 +93,8 @@ MF_INLINE void ConvolveTile(const Scalar* const* source, const TapRuns& runs, co
   staging.Empty(dest, rows, channels);
 }
 
-// dest images [begin, end) from source images under `plan`, whole images apart. The sums start from the row `start`
-// (see PackRow), or go on from dest where that is null.
+// Computes dest images [begin, end) from the source images, according to `plan`; images are densely packed. The sums
+// start from the row `start` (see PackRow) or, if it is null, from dest.
 template <typename Scalar>
 void DirectConvolve(const PixelPlan& plan, const Scalar* source, int64_t source_channels, const Scalar* packed,
                     const Scalar* start, Scalar* dest, int64_t dest_channels, int64_t begin, int64_t end) {
@@ -131,7 +131,7 @@ void DirectConvolve(const PixelPlan& plan, const Scalar* source, int64_t source_
   }
 }
 
-// The output pixels [first, last) along one axis whose tap meets the image.
+// The output pixels [first, last) along one axis for which a tap lies inside the image.
 struct Span {
   int64_t first, last;
 };
@@ -144,8 +144,8 @@ inline Span SpanOfTap(int64_t tap, int64_t in_extent, int64_t out_extent, int64_
   return {first, last < out_extent ? last : out_extent};
 }
 
-// The weight gradient's input: x itself, or, with few channels, a copy with its zero padding written out, so that rows
-// of several taps share one tile.
+// The input of the weight gradient: x itself or, with few channels, a copy with its zero padding written out, so that
+// the rows of several taps share one tile.
 template <typename Scalar>
 struct WeightSource {
   const Scalar* images;
@@ -155,8 +155,8 @@ struct WeightSource {
   int64_t TapsAtOnce(int64_t kernel) const { return TapsShareTiles() ? kernel : 1; }
 };
 
-// All tiles of one tap (or of the taps that share tiles) for the output channels [out_begin, out_end), over `images`
-// images.
+// Runs all tiles of one tap (or of the taps that share tiles) for the output channels [out_begin, out_end), over
+// `images` images.
 template <typename Scalar>
 void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, Scalar* packed,
                        int64_t tap_h, int64_t tap_w, int64_t images, int64_t out_begin, int64_t out_end) {
@@ -191,7 +191,8 @@ void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, c
   }
 }
 
-// packed[tap, Cin][Cout] += over `images` images, for the output channels [out_begin, out_end), in whole panels.
+// packed[tap, Cin][Cout] += the weight gradient over `images` images, for the output channels [out_begin, out_end), in
+// whole panels.
 template <typename Scalar>
 void DirectWeightGradient(const ConvBlockShape& s, const WeightSource<Scalar>& x, const Scalar* grad, int64_t images,
                           Scalar* packed, int64_t out_begin, int64_t out_end) {

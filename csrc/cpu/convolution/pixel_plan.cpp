@@ -5,7 +5,8 @@
 namespace maml_fast {
 namespace {
 
-// One axis of one destination coordinate: the taps that meet it and the source coordinate under the first of them.
+// The taps that meet the image at one destination coordinate along one axis, and the source coordinate under the first
+// tap.
 struct AxisTaps {
   int32_t count, first_rank, source;
 
@@ -20,7 +21,7 @@ AxisTaps ForwardTaps(int64_t out, int64_t in_extent, const ConvBlockShape& s) {
   return {static_cast<int32_t>(last - first), static_cast<int32_t>(first), static_cast<int32_t>(origin + first)};
 }
 
-// in + padding = out * stride + tap. Going up in `out` goes down in `tap` by `stride`.
+// in + padding = out * stride + tap. When `out` increases by 1, `tap` decreases by `stride`.
 AxisTaps DataGradientTaps(int64_t in, int64_t out_extent, const ConvBlockShape& s, const int32_t* rank_of_tap) {
   const int64_t shifted = in + s.padding;
   const int64_t excess = shifted - (s.kernel - 1);
@@ -30,7 +31,7 @@ AxisTaps DataGradientTaps(int64_t in, int64_t out_extent, const ConvBlockShape& 
   return {static_cast<int32_t>(last - first + 1), rank_of_tap[shifted - first * s.stride], static_cast<int32_t>(first)};
 }
 
-// Groups the destination pixels of an image by the taps that meet them, as products of the two axes' classes.
+// Groups the destination pixels of an image by the taps that meet them, as products of the groups along the two axes.
 PixelPlan Group(const AxisTaps* rows, int64_t height, const AxisTaps* cols, int64_t width, int64_t source_width,
                 ArenaScope& arena) {
   auto* pixels = arena.Array<PlanPixel>(height * width);

@@ -1,10 +1,10 @@
-// Which taps of a convolution meet which pixels, worked out once per geometry, so that the kernels never multiply by
-// zero padding. Forward and data-gradient are the same computation under two plans:
+// Plans which taps of a convolution meet which pixels. A plan is made once per shape, so that the kernels never
+// multiply by zero padding. Forward and data gradient are the same computation under two plans:
 //
 //   dest[pixel] = sum over the pixel's taps of  source[pixel base + tap] * weights[tap]
 //
-// Pixels that meet the same taps form a group. Within a group the taps are `taps_h` runs, each of `taps_w` source
-// pixels that lie side by side in memory and meet `taps_w` weight rows that lie side by side in the packed weights.
+// Pixels that meet the same taps form a group. The taps of a group are `taps_h` runs. A run consists of `taps_w` source
+// pixels that are adjacent in memory, and meets `taps_w` weight rows that are adjacent in the packed weights.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,13 @@
 namespace maml_fast {
 
 struct PixelGroup {
-  int32_t taps_h, taps_w;    // may be 0: a pixel that no tap meets
+  int32_t taps_h, taps_w;    // may be 0: no tap meets the pixel
   int32_t first_h, first_w;  // rank of the first tap in the packed weights
-  int32_t begin, end;        // of the plan's pixels
+  int32_t begin, end;        // range of the plan's pixels
 };
 
 struct PlanPixel {
-  int32_t source;  // source pixel under the group's first tap
+  int32_t source;  // under the group's first tap
   int32_t dest;
 };
 
@@ -35,10 +35,9 @@ struct PixelPlan {
   const int32_t* tap_of_rank;  // [k]: the tap (row or column of the filter) packed at each rank
 };
 
-// y from x.
 PixelPlan ForwardPlan(const ConvBlockShape& shape, ArenaScope& arena);
 
-// grad_x from grad_y. With stride s a pixel meets every s-th tap: taps are ranked by their residue, then backwards.
+// With stride s, a pixel meets every s-th tap, so taps are ranked by their residue modulo s, then in decreasing order.
 PixelPlan DataGradientPlan(const ConvBlockShape& shape, ArenaScope& arena);
 
 }  // namespace maml_fast

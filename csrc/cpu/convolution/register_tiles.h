@@ -1,5 +1,5 @@
-// The register tiles that do the arithmetic. Each keeps ROWS x VECS vectors of sums in registers; one step loads VECS
-// vectors, broadcasts ROWS scalars and does ROWS * VECS fused multiply-adds.
+// Register tiles, which do the arithmetic of the convolutions. A tile keeps ROWS x VECS vectors of sums in registers.
+// One step loads VECS vectors, broadcasts ROWS scalars and does ROWS * VECS fused multiply-adds.
 #pragma once
 
 #include "cpu/simd.h"
@@ -10,14 +10,14 @@ namespace {
 constexpr int kTileRows = 6;
 constexpr int kTileVecs = MF_VECTOR_BYTES >= 64 ? 4 : 2;  // 24 of 32 registers, or 12 of 16
 
-// The taps that a tile of pixels shares: `count` runs of `length` scalars.
+// The taps that all pixels of a tile share: `count` runs of `length` scalars.
 struct TapRuns {
   int64_t count, length;
   int64_t source_step, weight_step;  // scalars from one run to the next
 };
 
 // dest[row][:] = start[:] + sum over runs of  source[row][i] * weights[i][:]
-// Everything that is indexed by [:] holds whole vectors. A null start continues from dest itself.
+// Arrays that are indexed by [:] hold whole vectors. If start is null, the sums start from dest.
 template <typename Scalar, int ROWS, int VECS>
 __attribute__((noinline)) void ConvTile(const Scalar* const* source, const TapRuns& runs, const Scalar* weights,
                                         int64_t weight_pitch, const Scalar* start, Scalar* const* dest) {
@@ -53,8 +53,8 @@ __attribute__((noinline)) void ConvTile(const Scalar* const* source, const TapRu
   }
 }
 
-// The same rectangle of pixels in several images, seen from the sources and from the gradients: counts, and scalars
-// from one image, row or column to the next.
+// The same rectangle of pixels in several images, in the source and in the gradient: counts, and scalars from one
+// image, row or column to the next.
 struct PixelRect {
   int64_t images, rows, cols;
   int64_t source_image, source_row, source_col;
@@ -63,8 +63,8 @@ struct PixelRect {
 
 // dest[row][:] += sum over pixels of  source[pixel][row] * grad[pixel][:]
 //
-// `grad` is read in whole vectors: lanes past the last channel hold the next pixel's values and end in the padding of
-// `dest`, so only the buffer's end needs a vector of slack.
+// `grad` is read in whole vectors: lanes past the last channel hold values of the next pixel and end up in the padding
+// of `dest`, so only the end of the buffer needs a vector of slack.
 template <typename Scalar, int ROWS, int VECS>
 __attribute__((noinline)) void WeightTile(const Scalar* source, const Scalar* grad, const PixelRect& rect, Scalar* dest,
                                           int64_t dest_pitch) {

@@ -1,4 +1,4 @@
-// Transposition, for weights whose input and output channels change places.
+// Transposition, for weights whose input and output channels are exchanged.
 #pragma once
 
 #include <utility>
@@ -8,13 +8,13 @@
 namespace maml_fast {
 namespace {
 
-// The lanes of two vectors in turn, from their first halves or their second.
+// Interleaves the lanes of two vectors, from their first halves or from their second halves.
 template <typename Scalar, int64_t FIRST, size_t... LANE>
 MF_INLINE Vec<Scalar> Interleave(Vec<Scalar> a, Vec<Scalar> b, std::index_sequence<LANE...>) {
   return Vec<Scalar>{(LANE % 2 == 0 ? a[FIRST + LANE / 2] : b[FIRST + LANE / 2])...};
 }
 
-// columns[i][j] = rows[j][i], for as many rows as there are lanes: each round interleaves the two halves of the rows.
+// columns[i][j] = rows[j][i], for as many rows as there are lanes. Each round interleaves the two halves of the rows.
 template <typename Scalar>
 MF_INLINE void Transpose(const Vec<Scalar>* rows, Vec<Scalar>* columns) {
   constexpr int64_t kLane = kLanes<Scalar>, kHalf = kLane / 2;
@@ -37,7 +37,7 @@ MF_INLINE void Transpose(const Vec<Scalar>* rows, Vec<Scalar>* columns) {
   for (int64_t i = 0; i < kLane; ++i) columns[i] = now[i];
 }
 
-// to[col][row] = from[row][col]; columns of `to` past the last row are zero up to `pitch`.
+// to[col][row] = from[row][col]; each row of `to` is filled up with zeros to `pitch`.
 template <typename Scalar>
 void TransposeMatrix(const Scalar* from, int64_t rows, int64_t cols, Scalar* to, int64_t pitch) {
   constexpr int64_t kLane = kLanes<Scalar>;

@@ -1,10 +1,11 @@
-// Convolutions with 3 x 3 filters and stride 1 in 16 multiplications for every 2 x 2 square of the result, not 36:
-// F(2x2, 3x3) of Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016. For one task's images.
+// Convolutions with 3 x 3 filters and stride 1 that take 16 multiplications, not 36, for every 2 x 2 square of the
+// result: F(2x2, 3x3) of Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016. For one task's
+// images.
 //
 //   square = A^T [(G filter G^T) * (B^T patch B)] A      patch: the 4 x 4 source pixels that the square depends on
 //
 // The products at each of the 16 positions, summed over channels, are a matrix product [tiles, Cs] [Cs, Cd]. The weight
-// gradient is the transposed computation, G^T [(B^T patch B) * (A grad A^T)] G, with a sum over tiles.
+// gradient is the transposed computation, G^T [(B^T patch B) * (A grad A^T)] G, summed over tiles.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,9 @@ namespace maml_fast {
 namespace {
 
 constexpr int kPositions = 16;
-constexpr int64_t kTilesAtOnce = 48;  // whose matrices stay in cache, together with the weights
+constexpr int64_t kTilesAtOnce = 48;  // tiles whose matrices stay in cache, together with the weights
 
-// The transforms along one axis, of values that lie `step` vectors apart.
+// The transforms along one axis, of values that are in_step or out_step vectors apart.
 struct PatchAxis {  // B^T
   static constexpr int kIn = 4, kOut = 4;
   template <typename Scalar>
@@ -89,8 +90,8 @@ MF_INLINE void BothAxes(const Vec<Scalar>* in, Vec<Scalar>* out) {
   for (int i = 0; i < Axis::kOut; ++i) Axis::template Run<Scalar>(half + i * Axis::kIn, 1, out + i * Axis::kOut, 1);
 }
 
-// A matrix [rows][channels] for each position. Rows are padded to whole vectors; a vector between two matrices keeps
-// them out of each other's cache sets.
+// One matrix [rows][channels] for each position. Rows are padded to whole vectors. One extra vector between two
+// matrices keeps them out of each other's cache sets.
 template <typename T>
 struct Positions {
   using Scalar = std::remove_const_t<T>;
@@ -115,7 +116,7 @@ struct Positions {
   }
 };
 
-// Scalars of transformed weights, or of the sums of their gradient.
+// Scalars of the transformed weights, or of the sums of their gradient.
 template <typename Scalar>
 int64_t WinogradWeightsSize(int64_t source_channels, int64_t dest_channels) {
   return Positions<Scalar>::Size(source_channels, dest_channels);
@@ -137,8 +138,8 @@ void TransformWeights(const Scalar* weight, int64_t in_channels, int64_t out_cha
   }
 }
 
-// weight [3, 3, Cin, Cout] -> transformed [16][Cout][Cin] of the filters turned by 180 degrees, for the input channels
-// [begin, end); `begin` starts a vector.
+// weight [3, 3, Cin, Cout] -> transformed [16][Cout][Cin] of the filters rotated by 180 degrees, for the input channels
+// [begin, end); `begin` is a multiple of the lanes.
 template <typename Scalar>
 void TransformWeightsForDataGradient(const Scalar* weight, int64_t in_channels, int64_t out_channels,
                                      Scalar* transformed, int64_t begin, int64_t end) {
@@ -166,12 +167,12 @@ void TransformWeightsForDataGradient(const Scalar* weight, int64_t in_channels, 
   });
 }
 
-// What one thread works on a group of tiles in.
+// The memory in which one thread works on a group of tiles.
 template <typename Scalar>
 struct WinogradWork {
   Positions<Scalar> source;  // [16][tiles][Cs]
   Positions<Scalar> dest;    // [16][tiles][Cd]
-  Scalar* zeros;             // [Cs or Cd, whichever is more]: a pixel of padding
+  Scalar* zeros;             // [max(Cs, Cd)]: a pixel of padding
 
   WinogradWork(Scalar* work, int64_t source_channels, int64_t dest_channels)
       : source(work, kTilesAtOnce, source_channels),
@@ -190,14 +191,14 @@ int64_t WinogradWorkSize(int64_t source_channels, int64_t dest_channels) {
          RoundUpToLanes<Scalar>(more);
 }
 
-// Tiles [first, past), counted through all images.
+// Tiles [first, past), counted across all images.
 struct TileGroup {
   const WinogradTiles& tiles;
   int64_t first, past;
 
   int64_t Count() const { return past - first; }
 
-  // Calls f(image, tile, rank in the group).
+  // Calls f(image, tile, index in the group).
   template <typename F>
   MF_INLINE void ForEach(const F& f) const {
     int64_t image = first / tiles.count, tile = first % tiles.count;
@@ -221,15 +222,15 @@ MF_INLINE void ForTileGroups(const WinogradTiles& tiles, int64_t begin, int64_t 
   }
 }
 
-// Images, of which the first channels are looked at.
+// Images of which the first `channels` channels are read.
 template <typename Scalar>
 struct ImageChannels {
   const Scalar* images;
-  int64_t pixels, pixel_size;  // of an image
+  int64_t pixels, pixel_size;  // pixels of an image, and scalars of a pixel
   int64_t channels;
 };
 
-// to [16][tiles][C] = the transforms of the pixels that pixels_of(tile) names
+// to [16][tiles][C] = the transforms of the pixels that pixels_of(tile) returns
 template <typename Axis, typename Scalar, typename PixelsOf>
 MF_INLINE void TransformPixels(const TileGroup& group, const PixelsOf& pixels_of, const ImageChannels<Scalar>& of,
                                const Scalar* zeros, Positions<Scalar> to) {
@@ -266,7 +267,7 @@ void TransformSquares(const TileGroup& group, const Scalar* grad, int64_t channe
   TransformPixels<SquareGradientAxis>(group, square, of, zeros, to);
 }
 
-// The squares of dest = start, or dest itself, + the transforms of products [16][tiles][C]
+// The squares of dest = start (or dest itself, if start is null) + the transforms of products [16][tiles][C]
 template <typename Scalar>
 void StoreSquares(const TileGroup& group, Positions<Scalar> products, const Scalar* start, int64_t channels,
                   Scalar* dest) {
@@ -309,9 +310,9 @@ void Multiply(int64_t tiles, Positions<Scalar> source, int64_t source_channels, 
   }
 }
 
-// Images [begin, end) of dest from those of source and transformed weights [16][Cs][Cd]. The sums start from the row
-// `start` (whole vectors), or go on from dest where that is null. An image comes out the same to the bit whichever
-// others are computed with it.
+// Computes images [begin, end) of dest from those of source and the transformed weights [16][Cs][Cd]. The sums start
+// from the row `start` (whole vectors) or, if it is null, from dest. An image's result is bitwise the same, whichever
+// other images are computed with it.
 template <typename Scalar>
 void WinogradConvolve(const WinogradTiles& tiles, const Scalar* source, int64_t source_channels,
                       const Scalar* transformed, const Scalar* start, Scalar* dest, int64_t dest_channels,
@@ -343,8 +344,8 @@ void AddOuterProducts(int64_t tiles, Positions<Scalar> x, int64_t in_channels, P
   }
 }
 
-// sums [16][Cin][Cout] += what images [begin, end) add to the weight gradient, before its transform, for the input
-// channels [in_begin, in_end). `tiles` are forward's.
+// sums [16][Cin][Cout] += the contributions of images [begin, end) to the weight gradient before its transform, for the
+// input channels [in_begin, in_end). `tiles` are those of the forward pass.
 template <typename Scalar>
 void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t in_channels, int64_t in_begin,
                             int64_t in_end, const Scalar* grad_y, int64_t out_channels, int64_t begin, int64_t end,
@@ -360,7 +361,7 @@ void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t
   });
 }
 
-// grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [16][Cin][Cout] that lie `apart` scalars apart, for the
+// grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [16][Cin][Cout] that are `apart` scalars apart, for the
 // input channels [begin, end).
 template <typename Scalar>
 void FinishWeightGradient(const Scalar* sums, int64_t count, int64_t apart, int64_t in_channels, int64_t out_channels,

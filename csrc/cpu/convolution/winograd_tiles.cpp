@@ -27,7 +27,7 @@ WinogradTiles MakeTiles(const Image& source, const Image& dest, int64_t padding,
   return {tiles, count, source.height * source.width, dest.height * dest.width};
 }
 
-// Along one axis, the pairs of an output pixel and a tap that meets the image.
+// Counts the pairs, along one axis, of an output pixel and a tap that lies inside the image.
 int64_t TapsThatMeet(int64_t in, int64_t out, const ConvBlockShape& s) {
   int64_t pairs = 0;
   for (int64_t tap = 0; tap < s.kernel; ++tap) {
@@ -47,11 +47,11 @@ WinogradTiles DataGradientTiles(const ConvBlockShape& s, ArenaScope& arena) {
   return MakeTiles({s.conv_height, s.conv_width}, {s.in_height, s.in_width}, s.kernel - 1 - s.padding, arena);
 }
 
-// In multiply-adds of one image. The constants say how many would take as long as the rest of the work; they are
-// measured (Zen 4; AVX-512 and AVX2 agree), for 8 to 128 channels and images of 3 x 3 to 84 x 84.
+// Costs are multiply-adds of one image. The constants say how many multiply-adds take as long as the rest of the work.
+// They were measured (Zen 4; AVX-512 and AVX2 agree) for 8 to 128 channels and images of 3 x 3 to 84 x 84.
 bool WinogradPays(const ConvBlockShape& s, int64_t lanes) {
-  constexpr double kPerTransform = 100;  // of a tile's channel, there or back
-  constexpr double kPerWeight = 75;      // once for all images
+  constexpr double kPerTransform = 100;  // for each channel of a tile, in either direction
+  constexpr double kPerWeight = 75;      // for each weight, once for all images
   if (s.kernel != 3 || s.stride != 1) return false;
   auto whole_vectors = [&](int64_t channels) { return static_cast<double>((channels + lanes - 1) / lanes * lanes); };
   auto transforms = [&](int64_t channels) { return kPerTransform * whole_vectors(channels); };

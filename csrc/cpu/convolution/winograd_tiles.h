@@ -1,5 +1,5 @@
-// The geometry of Winograd's convolutions (winograd.h), worked out once per shape, and when they are worth their
-// transforms. Forward and data-gradient are the same computation: stride 1, over other tiles.
+// The tiles of Winograd convolutions (winograd.h), computed once per shape, and the decision whether the transforms pay
+// off. Forward and data gradient are the same computation, with stride 1, over different tiles.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,10 @@
 
 namespace maml_fast {
 
-// Pixels of an image, row by row; -1 lies outside.
+// Pixels of an image, counted row by row; -1: outside of the image.
 struct WinogradTile {
-  int32_t patch[4 * 4];   // of the source: all that the square depends on
-  int32_t square[2 * 2];  // of the destination
+  int32_t patch[4 * 4];   // source pixels that the square depends on
+  int32_t square[2 * 2];  // destination pixels
 };
 
 // The tiles of one image, which cover every destination pixel once.
@@ -22,14 +22,12 @@ struct WinogradTiles {
   int64_t source_pixels, dest_pixels;
 };
 
-// y from x.
 WinogradTiles ForwardTiles(const ConvBlockShape& shape, ArenaScope& arena);
 
-// grad_x from grad_y.
 WinogradTiles DataGradientTiles(const ConvBlockShape& shape, ArenaScope& arena);
 
-// Whether a shape has Winograd's convolutions at all and they are faster than the direct ones (direct.h), which
-// skip the taps on zero padding. `lanes` is the number of scalars in a vector.
+// Whether Winograd convolutions apply to a shape and are faster than the direct ones (direct.h), which skip the taps on
+// zero padding. `lanes` is the number of scalars in a vector.
 bool WinogradPays(const ConvBlockShape& shape, int64_t lanes);
 
 }  // namespace maml_fast

@@ -1,9 +1,9 @@
-// The end of the net for one task: a linear classifier under mean cross-entropy, its gradient, and its part of a
-// Hessian product.
+// The end of the net for one task: a linear classifier with mean cross-entropy, its gradient, and its part of a
+// Hessian-vector product.
 //
 // z = f V^T + c,  p = softmax(z),  loss = mean of -log p[label],  dz = (p - onehot) / N
 //
-// Images whose label is kIgnored do not count: N is the number of the others.
+// Images with the label kIgnored are left out: N is the number of the others.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,8 @@ struct Classifier {
     int64_t correct;
   };
 
-  // Softmax probabilities and the loss's gradient at the logits, both [images][classes]: 0 where images are ignored.
+  // Writes softmax probabilities and the gradient of the loss at the logits, both [images][classes]; 0 for ignored
+  // images.
   Score Forward(const Scalar* f, Scalar* probabilities, Scalar* grad_logits) const {
     Scalar* logits = grad_logits;
     for (int64_t n = 0; n < images; ++n) {
@@ -70,8 +71,8 @@ struct Classifier {
     SumRows(grad_logits, grad_bias);
   }
 
-  // The derivative of <gg_f, grad_f> + <gg_weight, grad_weight> + <gg_bias, grad_bias>. gg_f and gg_bias may be null,
-  // which is 0, and product_bias too.
+  // The derivative of <gg_f, grad_f> + <gg_weight, grad_weight> + <gg_bias, grad_bias>. Null gg_f and gg_bias mean 0;
+  // product_bias may be null too.
   void HessianProduct(const Scalar* f, const Scalar* probabilities, const Scalar* grad_logits, const Scalar* gg_f,
                       const Scalar* gg_weight, const Scalar* gg_bias, Scalar* product_f, Scalar* product_weight,
                       Scalar* product_bias) const {
@@ -105,7 +106,7 @@ struct Classifier {
     return std::log(total) - (logits[label] - most);
   }
 
-  // A gradient at dz becomes one at z, in place.
+  // Turns a gradient at dz into one at z, in place.
   void ThroughSoftmax(const Scalar* probabilities, Scalar* g) const {
     const auto counted = static_cast<Scalar>(std::max<int64_t>(1, Counted()));
     for (int64_t n = 0; n < images; ++n, probabilities += classes, g += classes) {

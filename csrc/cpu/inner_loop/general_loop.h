@@ -1,8 +1,8 @@
 // Inner loops in which any parameter may adapt.
 //
-// The meta-gradient runs the steps backwards (Finn et al. 2017, eq. 1, and section 5.2 for order 1): with v = dL/dw at
-// the end of a step along g, dL/dw at its beginning is v - H (rate v), H the Hessian of the support loss there, and
-// dL/drate is -v g (Li et al. 2017).
+// The meta-gradient is computed from the last step to the first (Finn et al. 2017, eq. 1, and section 5.2 for first
+// order): with v = dL/dw after a step along the gradient g, dL/dw before the step is v - H (rate v), where H is the
+// Hessian of the support loss there, and dL/drate is -v g (Li et al. 2017).
 #pragma once
 
 #include <algorithm>
@@ -20,14 +20,14 @@
 namespace maml_fast {
 namespace {
 
-// Several tasks, from `first` on, side by side.
+// Runs several tasks side by side, from task `first` on.
 template <typename Scalar, typename Pass>
 class GeneralLoop {
   using Net = typename Pass::Net;
   using Inputs = typename Pass::Inputs;
 
  public:
-  // gradient: the tasks' own, as Weights has them; null: not asked for.
+  // gradient: the tasks' own gradients, in the layout of Weights; null: not wanted.
   GeneralLoop(const MetaBatch<Scalar>& batch, const Net& net, int64_t first, int64_t tasks, Scalar* gradient,
               const Pool& pool)
       : args_(batch.args),
@@ -54,28 +54,30 @@ class GeneralLoop {
   }
 
  private:
-  // Of a way that is too long to be kept. The weights at their beginnings are little beside the passes of a few steps.
+  // The most parts of a sequence of steps that is too long to be kept. The weights at the starts of the parts take
+  // little memory, compared with the passes of a few steps.
   static constexpr int64_t kMostParts = 16;
   static int64_t Ceil(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
   struct Step {
     Weights<Scalar> before;
-    const Pass* pass;          // null at order 1
-    Scalar* gradient;          // that it took; where no rate is learned, the next step writes over it
-    const Scalar* of_queries;  // the gradient of their weighted loss before it; null: of no weight
+    const Pass* pass;          // null at first order
+    Scalar* gradient;          // along which the step went; if no rate is learned, the next step overwrites it
+    const Scalar* of_queries;  // gradient of the weighted query loss before the step; null: its weight is 0
   };
 
-  // Before a step: the tasks' weights, and the row of the scores that come next.
+  // The state before a step: the tasks' weights, and the index of the next score.
   struct Position {
     Weights<Scalar> weights;
     int64_t row;
   };
 
-  // Steps [begin, end), and the way back over them if a gradient is asked for. Of the last step, the queries' scores.
+  // Takes steps [begin, end) and, if a gradient is wanted, backpropagates through them. Scores the query set after the
+  // last step of the inner loop.
   //
-  // At order 2 the way back needs every step's pass. Those of args.steps_kept steps are in memory at once. A longer way
-  // is divided into parts. The weights that each starts from are kept, and the parts before the last are walked again
-  // on the way back (checkpointing: Griewank & Walther 2000).
+  // At second order, backpropagation needs the pass of every step. At most args.steps_kept passes are in memory at
+  // once. A longer sequence is divided into parts: the weights at the start of each part are kept, and all parts but
+  // the last are run again for backpropagation (checkpointing: Griewank & Walther 2000).
   void WalkAndReturn(int64_t begin, int64_t end, Position at, Inputs& support, Inputs& query, Scalar* spare) const {
     const bool again = end < args_.steps;
     const int64_t steps = end - begin, kept = second_order_ ? args_.steps_kept : args_.steps;
@@ -100,8 +102,9 @@ class GeneralLoop {
     }
   }
 
-  // Steps [begin, end), with all that the way back needs: at order 2 every step's pass and weights, for learned rates
-  // its gradient. Where they are walked again, the queries have their scores.
+  // Takes steps [begin, end) and keeps everything that the backward pass needs: at second order the pass and the
+  // weights of every step; for learned rates, the gradient of every step. If the steps are taken `again`, their query
+  // scores are already known.
   Position Walk(int64_t begin, int64_t end, Position at, bool again, Inputs& support, Inputs& query, Step* steps,
                 Scalar* spare, ArenaScope& arena) const {
     const bool keeps_gradients = gradient_ != nullptr && rates_.Learned();
@@ -116,14 +119,15 @@ class GeneralLoop {
       if (s > 0) step_theta_.Enter(s, tasks_, after);
       if (s == 0 || second_order_) after = arena.Array<Scalar>(size_);
       if (s == begin || keeps_gradients) taken = arena.Array<Scalar>(size_);
-      steps[s - begin] = {at.weights, TakeStep(at.weights, support, {taken, tasks_, spare}, arena), taken, of_queries};
+      steps[s - begin] = {at.weights, TakeStep(s, at.weights, support, {taken, tasks_, spare}, arena), taken,
+                          of_queries};
       Descend(rates_, s, at.weights, taken, tasks_, after);
       at.weights = {after, tasks_};
     }
     return at;
   }
 
-  // The same, with nothing kept but where they end.
+  // Takes the same steps, but keeps only the state at their end.
   Position WalkOn(int64_t begin, int64_t end, Position at, bool again, Inputs& support, Inputs& query, Scalar* spare,
                   ArenaScope& arena) const {
     Scalar* after = begin == 0 ? arena.Array<Scalar>(size_) : Copy(at, arena);
@@ -136,14 +140,15 @@ class GeneralLoop {
       }
       if (s > 0) step_theta_.Enter(s, tasks_, after);
       ArenaScope of_step;
-      SupportPass(at.weights, support, {taken, tasks_, spare}, of_step);
+      SupportPass(s, at.weights, support, {taken, tasks_, spare}, of_step);
       Descend(rates_, s, at.weights, taken, tasks_, after);
       at.weights = {after, tasks_};
     }
     return at;
   }
 
-  // Makes the weights a part's own, which may change in place; before the first step all tasks share them.
+  // Copies the weights, so that a part can change them in place. Before the first step all tasks share theta, which
+  // needs no copy.
   Scalar* Copy(Position& at, ArenaScope& arena) const {
     if (at.weights.tasks == 0) return nullptr;
     auto* copy = arena.Array<Scalar>(size_);
@@ -152,7 +157,8 @@ class GeneralLoop {
     return copy;
   }
 
-  // From the gradient at the weights after steps [begin, end) to that before them, and the rates' on the way.
+  // Backpropagates from the weights after steps [begin, end) to the weights before them, and adds the gradients of the
+  // rates.
   void Backward(int64_t begin, int64_t end, const Step* steps, Scalar* spare, ArenaScope& arena) const {
     auto* direction = second_order_ ? arena.Array<Scalar>(size_) : nullptr;
     for (int64_t s = end - 1; s >= begin; --s) {
@@ -160,7 +166,7 @@ class GeneralLoop {
       AddRateGradients(rates_, s, step.gradient, gradient_, tasks_, gradient_);
       if (second_order_) {
         Scale(rates_, s, gradient_, tasks_, direction);
-        Scalar* product = step.gradient;  // which is done with
+        Scalar* product = step.gradient;  // no longer needed, so its memory is reused
         step.pass->HessianProduct(step.before, {direction, tasks_}, {product, tasks_, spare});
         kernels_.rows.AddTo(gradient_, product, size_);
       }
@@ -169,31 +175,31 @@ class GeneralLoop {
     }
   }
 
-  // The support loss's gradient. At order 2 the pass that it came from is kept.
-  const Pass* TakeStep(const Weights<Scalar>& weights, Inputs& support, const WeightGradients<Scalar>& gradient,
-                       ArenaScope& arena) const {
+  // Computes the gradient of the support loss. At second order, returns the pass that computed it.
+  const Pass* TakeStep(int64_t step, const Weights<Scalar>& weights, Inputs& support,
+                       const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
     if (second_order_) {
       auto* kept = arena.Array<Pass>(1);
-      return new (kept) Pass(SupportPass(weights, support, gradient, arena));
+      return new (kept) Pass(SupportPass(step, weights, support, gradient, arena));
     }
     ArenaScope of_step;
-    SupportPass(weights, support, gradient, of_step);
+    SupportPass(step, weights, support, gradient, of_step);
     return nullptr;
   }
-  Pass SupportPass(const Weights<Scalar>& weights, Inputs& support, const WeightGradients<Scalar>& gradient,
-                   ArenaScope& arena) const {
-    Pass pass(net_, kernels_, tasks_, support, true, pool_, arena);
+  Pass SupportPass(int64_t step, const Weights<Scalar>& weights, Inputs& support,
+                   const WeightGradients<Scalar>& gradient, ArenaScope& arena) const {
+    Pass pass(net_, kernels_, step, tasks_, support, true, pool_, arena);
     pass.Forward(weights, arena.Array<Scalar>(tasks_), arena.Array<int64_t>(tasks_));
     pass.Backward(weights, gradient);
     return pass;
   }
 
-  // The queries' results, and their weighted losses' gradient where there is a place for it.
+  // Scores the query set and, unless gradient.data is null, computes the gradient of its weighted loss.
   void Score(int64_t row, const Weights<Scalar>& weights, Inputs& query,
              const WeightGradients<Scalar>& gradient) const {
     ArenaScope arena;
     const bool has_backward = gradient.data != nullptr;
-    Pass pass(net_, kernels_, tasks_, query, has_backward, pool_, arena);
+    Pass pass(net_, kernels_, args_.steps + row, tasks_, query, has_backward, pool_, arena);
     const int64_t at = row * args_.tasks + first_;
     pass.Forward(weights, args_.losses + at, args_.correct + at);
     if (!has_backward) return;

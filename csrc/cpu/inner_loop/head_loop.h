@@ -1,9 +1,10 @@
-// Inner loops in which only the classifier adapts, as in ANIL (Raghu et al. 2020): the blocks are the same at every
-// step, so each image goes through them once, and back once.
+// Inner loops in which only the classifier adapts, as in ANIL (Raghu et al. 2020). The blocks are the same at every
+// step, so each image passes through them only once forward and once backward.
 //
-// With g(V, f) the support loss's gradient at the classifier V on the features f, a step is V' = V - rate g(V, f). On
-// the way back, with v = dL/dV', dL/dV is v - (dg/dV)^T (rate v), and -(dg/df)^T (rate v) is the step's share in the
-// gradient at the support images' features. Order 1 takes g for a constant: the support images then have no gradient.
+// With g(V, f) the gradient of the support loss at the classifier V on the features f, a step is V' = V - rate g(V, f).
+// In the backward pass, with v = dL/dV', dL/dV is v - (dg/dV)^T (rate v), and -(dg/df)^T (rate v) is the step's
+// contribution to the gradient at the support features. First order treats g as a constant, so the support images have
+// no gradient.
 #pragma once
 
 #include <algorithm>
@@ -20,11 +21,12 @@
 namespace maml_fast {
 namespace {
 
-// Several tasks, from `first` on, side by side. Vectors of classifiers are as Weights has them, without the blocks.
+// Runs several tasks side by side, from task `first` on. Vectors of classifiers have the layout of Weights, without the
+// blocks.
 template <typename Scalar>
 class HeadLoop {
  public:
-  // gradient: the tasks' own, as Weights has them; null: not asked for.
+  // gradient: the tasks' own gradients, in the layout of Weights; null: not wanted.
   HeadLoop(const MetaBatch<Scalar>& batch, const ConvNet& net, int64_t first, int64_t tasks, Scalar* gradient,
            const Pool& pool)
       : args_(batch.args),
@@ -44,8 +46,8 @@ class HeadLoop {
     ArenaScope arena;
     auto support = ImageSet<Scalar>::Support(net_, args_, first_, tasks_, pool_, arena);
     auto query = ImageSet<Scalar>::Queries(net_, args_, first_, tasks_, pool_, arena);
-    NetPass<Scalar> support_pass(net_, batch_.kernels, tasks_, support, second_order_, pool_, arena);
-    NetPass<Scalar> query_pass(net_, batch_.kernels, tasks_, query, gradient_ != nullptr, pool_, arena);
+    NetPass<Scalar> support_pass(net_, batch_.kernels, 0, tasks_, support, second_order_, pool_, arena);
+    NetPass<Scalar> query_pass(net_, batch_.kernels, 0, tasks_, query, gradient_ != nullptr, pool_, arena);
     const Rates<Scalar> rates = batch_.rates.Last(bias_.Present() ? 2 : 1, arena);
     auto* states = arena.Array<State>(args_.steps + 1);
     TakeSteps(rates, support, support_pass, states, arena);
@@ -58,19 +60,19 @@ class HeadLoop {
   }
 
  private:
-  // The classifiers before a step, or after the last, and that step.
+  // The classifiers before a step (or after the last step), and that step.
   struct State {
     Weights<Scalar> weights;
-    const Scalar* of_queries = nullptr;  // the gradient of their weighted loss at the weights; null: of no weight
+    const Scalar* of_queries = nullptr;  // gradient of the weighted query loss at the weights; null: its weight is 0
     Scalar *probabilities = nullptr, *grad_logits = nullptr;  // of the support images
-    Scalar* taken = nullptr;                                  // the gradient that the step goes along
+    Scalar* taken = nullptr;                                  // the gradient along which the step goes
   };
 
   Weights<Scalar> Theta() const { return {batch_.theta, 0}; }
   int64_t LogitsSize(int64_t images) const { return images * net_.classes; }       // of one task
   int64_t FeaturesSize(int64_t images) const { return images * net_.Features(); }  // of one task
 
-  // `labels` are those of all tasks here.
+  // `labels` are those of all tasks of this loop.
   Classifier<Scalar> ClassifierOf(const Weights<Scalar>& weights, const int64_t* labels, int64_t images,
                                   int64_t task) const {
     return {batch_.kernels.rows,       images,
@@ -106,7 +108,8 @@ class HeadLoop {
     classifier.Backward(f, state.grad_logits + logits, nullptr, taken.OfTask(weight_, task), taken.OfTask(bias_, task));
   }
 
-  // The queries' results, and their weighted losses' gradient at the scored classifiers and at the features.
+  // Scores the query set, and computes the gradient of its weighted losses at the scored classifiers and at the
+  // features.
   void Score(const ImageSet<Scalar>& query, NetPass<Scalar>& pass, State* states, ArenaScope& arena) const {
     pass.ForwardToFeatures(Theta());
     if (gradient_ != nullptr) std::fill_n(pass.FeatureGradient(), tasks_ * FeaturesSize(query.images), Scalar{0});
@@ -138,7 +141,7 @@ class HeadLoop {
     batch_.kernels.rows.AddTo(pass.FeatureGradient() + task * features, grad_f, features);
   }
 
-  // The gradient at theta's classifier, the rates' on the way, and at order 2 that at the support images' features.
+  // Computes the gradients at theta's classifier and at the rates and, at second order, at the support features.
   void Backward(const Rates<Scalar>& rates, const NetPass<Scalar>& support_pass, const State* states) const {
     Scalar* at_weights = gradient_ + begin_ * tasks_;
     std::fill(at_weights, gradient_ + tasks_ * batch_.GradientSize(), Scalar{0});
@@ -157,7 +160,7 @@ class HeadLoop {
     if (state.of_queries != nullptr) batch_.kernels.rows.AddTo(at_weights, state.of_queries, size_);
   }
 
-  // The support loss's Hessian times -rate v, both at the classifiers and at the features.
+  // Adds the Hessian of the support loss times -rate v, at the classifiers and at the features.
   void AddHessianProduct(const Rates<Scalar>& rates, int64_t step, const NetPass<Scalar>& pass, const State& state,
                          Scalar* at_weights) const {
     ArenaScope arena;
@@ -188,7 +191,7 @@ class HeadLoop {
   const InnerLoopArgs<Scalar>& args_;
   const ConvNet& net_;
   const MetaBatch<Scalar>& batch_;
-  const int64_t begin_;  // of the classifier in the flat vector, which ends with it
+  const int64_t begin_;  // where the classifier begins in the flat vector; nothing follows it
   const Place weight_, bias_;
   const int64_t first_, tasks_, size_;
   Scalar* gradient_;

@@ -1,4 +1,4 @@
-// Images and labels of several tasks, and what follows from the images alone, whatever the weights are.
+// Images and labels of several tasks, and results that depend on the images alone, not on the weights.
 #pragma once
 
 #include "core/inner_loop.h"
@@ -14,12 +14,13 @@ struct ImageSet {
   const int64_t* labels;
   int64_t images;
 
-  // Of a thin first block, null otherwise: its patch moments, and the same in double, once it has run.
+  // Patch moments of a thin first block, and the same in double, which are known after its first run. Null if the block
+  // is not thin.
   Scalar* kept = nullptr;
   double* moments = nullptr;
   bool moments_known = false;
 
-  // Those of the tasks from `first` on.
+  // `tasks` tasks, from task `first` on.
   static ImageSet Support(const ConvNet& net, const InnerLoopArgs<Scalar>& args, int64_t first, int64_t tasks,
                           const Pool& pool, ArenaScope& arena) {
     const int64_t begin = first * args.n_support, image = net.blocks[0].shape.InSize();

@@ -1,8 +1,8 @@
-// A task goes through all of its inner loop in one thread, so that what it needs stays in that thread's cache; tasks
-// that are left over, or too few for the threads, share all threads. Either way the arithmetic is the same, in the same
-// order.
+// Runs whole inner loops. A task stays in one thread for all of its inner loop, so that its working set stays in that
+// thread's cache. Tasks that are left over, or too few for the threads, share all threads. Either way the arithmetic is
+// the same, in the same order.
 //
-// Compiled once: whatever takes time in here is done by the kernels of an instruction set.
+// Compiled once, not for every instruction set: everything here that takes time is done by the kernels.
 #include "cpu/inner_loop/inner_loops.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@
 namespace maml_fast {
 namespace {
 
-// A net of conv blocks, and which of the two loops it takes.
+// The tasks of a conv net, which run in one of two kinds of loop.
 template <typename Scalar>
 struct ConvNetTasks {
   const ConvNet& net;
@@ -47,7 +47,7 @@ struct ProgramTasks {
   }
 };
 
-// Calls f(its place among the gradients, the caller's array) for everything that is differentiated.
+// Calls f(place among the gradients, the caller's array) for everything that is differentiated.
 template <typename Scalar, typename F>
 void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) {
   const InnerLoopArgs<Scalar>& args = batch.args;
@@ -58,7 +58,8 @@ void ForGradients(const MetaBatch<Scalar>& batch, const Pool& pool, const F& f) 
   });
 }
 
-// Every thread takes one task after another through everything, whichever is next: threads are not equally fast.
+// Every thread runs whole tasks, one after another, and always takes the next one, because threads are not equally
+// fast.
 template <typename Scalar, typename Tasks>
 void RunTaskByTask(const MetaBatch<Scalar>& batch, const Tasks& of_net, int64_t tasks, const Pool& pool) {
   const Pool alone = pool.Alone();
@@ -70,7 +71,7 @@ void RunTaskByTask(const MetaBatch<Scalar>& batch, const Tasks& of_net, int64_t 
       for (int64_t task; (task = sum.Begin()) < tasks; sum.End(task)) {
         of_net.Run(batch, task, 1, sum.ArrayOf(task), alone);
       }
-    } catch (...) {  // there is no memory
+    } catch (...) {  // out of memory
       sum.Fail();
       throw;
     }
@@ -116,7 +117,8 @@ void RunAll(const InnerLoopArgs<Scalar>& args, const Tasks& of_net, const Kernel
   ForGradients(batch, pool, [&](const Place& place, Scalar* to) { Unflatten(place, gradient, share, to); });
 }
 
-// About those of a forward pass; others than convolutions take the time of some.
+// An estimate for a forward pass. Operations other than convolutions count as kOfScalar multiply-adds for every scalar
+// of the result.
 int64_t MultiplyAdds(const Program& program) {
   constexpr int64_t kOfScalar = 32;
   int64_t sum = 0;
@@ -128,7 +130,7 @@ int64_t MultiplyAdds(const Program& program) {
   return sum;
 }
 
-// The parameters that steps may change.
+// Which parameters the steps may change.
 template <typename Scalar>
 std::vector<bool> Adapting(const InnerLoopArgs<Scalar>& args) {
   std::vector<bool> adapts(args.parameters.places.size());

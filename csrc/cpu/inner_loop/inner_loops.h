@@ -1,4 +1,4 @@
-// The inner loops of a meta-batch and their meta-gradient, for float and double.
+// The inner loops of a meta-batch and their meta-gradient. Defined for float and double.
 #pragma once
 
 #include "core/inner_loop.h"
@@ -8,7 +8,7 @@
 
 namespace maml_fast {
 
-// A recorded model: the same parameters, on support inputs and on queries.
+// A recorded model: programs with the same parameters, for support inputs and for query inputs.
 struct Model {
   const Program &support, &query;
 };

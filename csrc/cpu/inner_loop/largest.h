@@ -1,4 +1,4 @@
-// The predicted class.
+// Finds the predicted class.
 #pragma once
 
 #include <cmath>
@@ -7,7 +7,7 @@
 namespace maml_fast {
 namespace {
 
-// As torch.argmax: the first of the largest, and NaN above all.
+// Like torch.argmax: returns the first of the largest logits, and NaN counts as larger than any number.
 template <typename Scalar>
 int64_t Largest(const Scalar* logits, int64_t classes) {
   int64_t largest = 0;

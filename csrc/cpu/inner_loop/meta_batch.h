@@ -1,4 +1,4 @@
-// What all tasks of a call have in common.
+// What all tasks of a call share.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 namespace maml_fast {
 namespace {
 
-// Whether no step changes anything before the classifier, nor is a gradient at a rate there asked for.
+// Whether no step changes anything before the classifier, and no gradient of a learning rate there is wanted.
 template <typename Scalar>
 bool OnlyTheHeadAdapts(const InnerLoopArgs<Scalar>& args, const ConvNet& net) {
   for (size_t p = 0; p < net.places.size(); ++p) {
@@ -33,7 +33,7 @@ struct MetaBatch {
   const Scalar* theta;  // the flat vector
   const Rates<Scalar>& rates;
   const StepTheta<Scalar>& step_theta;
-  Scalar* gradient;  // [step_theta.gradients_end], the tasks' sum; null: not asked for
+  Scalar* gradient;  // [step_theta.gradients_end], summed over tasks; null: not wanted
 
   int64_t GradientSize() const { return gradient == nullptr ? 0 : step_theta.gradients_end; }
 };

@@ -1,5 +1,5 @@
-// One pass of several tasks' images through the net: forward, backward, and the product of the Hessian with a vector.
-// It keeps what the next of the three needs.
+// One pass of several tasks' images through the net: forward, backward, and Hessian-vector product. Each of the three
+// keeps what the next one needs.
 #pragma once
 
 #include <cstring>
@@ -20,12 +20,13 @@ class NetPass {
   using Net = ConvNet;
   using Inputs = ImageSet<Scalar>;
 
-  // Scalars that a gradient at a parameter which a block does not have may be written to.
+  // Scalars of the spare array, which receives the gradients of parameters that a block does not have.
   static int64_t SpareSize(const ConvNet& net) { return net.WidestBlock(); }
 
-  // What lasts as long as the pass is taken from `arena`; what backward passes need only if there will be any.
-  NetPass(const ConvNet& net, const KernelTable<Scalar>& kernels, int64_t tasks, ImageSet<Scalar>& set,
-          bool has_backward, const Pool& pool, ArenaScope& arena)
+  // Memory that has to last as long as the pass comes from `arena`. What only backward passes need is allocated only if
+  // `has_backward`.
+  NetPass(const ConvNet& net, const KernelTable<Scalar>& kernels, int64_t /*number*/, int64_t tasks,
+          ImageSet<Scalar>& set, bool has_backward, const Pool& pool, ArenaScope& arena)
       : net_(net), kernels_(kernels), tasks_(tasks), set_(set), pool_(pool), layers_(arena.Array<Layer>(Depth())) {
     for (int64_t l = 0; l < Depth(); ++l) {
       const ConvBlockShape s = ShapeOf(l);
@@ -75,7 +76,7 @@ class NetPass {
     if (net_.mean_over_pixels) AverageFeatures(layers_[Depth() - 1].out, features_);
   }
 
-  // The gradient of the tasks' losses at their weights.
+  // Computes the gradient of the tasks' losses at their weights.
   void Backward(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
     for (int64_t task = 0; task < tasks_; ++task) {
       ClassifierOf(weights, task)
@@ -85,7 +86,7 @@ class NetPass {
     BackwardFromFeatures(weights, gradients);
   }
 
-  // From what is in FeatureGradient() to the gradient at the blocks' weights.
+  // Propagates FeatureGradient() to the blocks' weights.
   void BackwardFromFeatures(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
     if (net_.mean_over_pixels) SpreadFeatures(grad_features_, layers_[Depth() - 1].grad_out);
     for (int64_t l = Depth() - 1; l >= 0; --l) {
@@ -93,7 +94,7 @@ class NetPass {
     }
   }
 
-  // product = the losses' Hessian, at the weights of the passes before, times `direction`.
+  // product = the Hessian of the losses, at the weights of the preceding passes, times `direction`.
   void HessianProduct(const Weights<Scalar>& weights, const Weights<Scalar>& direction,
                       const WeightGradients<Scalar>& product) const {
     ArenaScope arena;
@@ -117,7 +118,8 @@ class NetPass {
     Scalar* grad_out;
   };
 
-  // Gradients at what forward and backward computed, while the Hessian product goes back through both.
+  // Gradients with respect to the intermediate results of forward and backward, while the Hessian-vector product
+  // backpropagates through both.
   struct Cotangents {
     Scalar* grad_out;
     Scalar* out;
@@ -157,7 +159,8 @@ class NetPass {
                       pool_);
   }
 
-  // The derivative of <direction, gradient>, first through the blocks' backward passes, from the first to the last ...
+  // Step 1 of the Hessian-vector product, the derivative of <direction, gradient>: backpropagate through the blocks'
+  // backward passes, from the first block to the last.
   void ThroughBackward(const Weights<Scalar>& weights, const Weights<Scalar>& direction, const Cotangents* cotangents,
                        const WeightGradients<Scalar>& product) const {
     for (int64_t l = 0; l < Depth(); ++l) {
@@ -172,7 +175,7 @@ class NetPass {
     }
   }
 
-  // ... then through the classifier's backward and forward ...
+  // Step 2: backpropagate through the classifier's backward and forward passes.
   void ThroughClassifier(const Weights<Scalar>& weights, const Weights<Scalar>& direction, const Cotangents& last,
                          const WeightGradients<Scalar>& product, ArenaScope& arena) const {
     Scalar *gg_features = last.grad_out, *at_features = last.out;
@@ -191,7 +194,8 @@ class NetPass {
     if (net_.mean_over_pixels) SpreadFeatures(at_features, last.out);
   }
 
-  // ... and through the blocks' forward passes, where each input has a share from its block's backward already.
+  // Step 3: backpropagate through the blocks' forward passes. Every input already has a contribution from its block's
+  // backward pass.
   void ThroughForward(const Weights<Scalar>& weights, const Cotangents* cotangents,
                       const WeightGradients<Scalar>& product, ArenaScope& arena) const {
     int64_t widest = 0;
@@ -205,7 +209,8 @@ class NetPass {
     }
   }
 
-  // A block's backward pass does not depend on bias and beta.
+  // Adds a block's share to the product. For bias and beta the share is all of it, since the backward pass does not
+  // depend on them.
   void AddShares(const ConvNet::Block& block, const WeightGradients<Scalar>& share,
                  const WeightGradients<Scalar>& product) const {
     for (const Place* place : {&block.weight, &block.gamma}) {
@@ -216,7 +221,7 @@ class NetPass {
     }
   }
 
-  // Means over the pixels of the last block's output, or of a gradient there.
+  // Averages the last block's output, or a gradient there, over the pixels.
   void AverageFeatures(const Scalar* pixels, Scalar* features) const {
     const ConvBlockShape& s = net_.Last();
     const Scalar share = Scalar{1} / static_cast<Scalar>(s.OutPixels());
@@ -245,7 +250,7 @@ class NetPass {
   const Pool& pool_;
   Layer* layers_;
   Scalar* features_;
-  Scalar* grad_features_;  // null where there is no backward
+  Scalar* grad_features_;  // null if there is no backward pass
   Scalar* probabilities_;
   Scalar* grad_logits_;
 };

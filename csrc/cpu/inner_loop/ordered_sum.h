@@ -1,4 +1,4 @@
-// The sum of tasks' gradients, added up in the order of the tasks, whichever thread is done first.
+// Adds up the tasks' gradients in the order of the tasks, whichever thread finishes first.
 #pragma once
 
 #include <algorithm>
@@ -12,11 +12,11 @@ namespace maml_fast {
 namespace {
 
 // Hands out tasks in order, each with an array for its gradient. A few more arrays than threads are enough: a thread
-// that is far ahead of the slowest waits for it.
+// that is far ahead of the slowest one waits for it.
 template <typename Scalar>
 class OrderedSum {
  public:
-  // sum: [size], of `tasks` gradients.
+  // sum: [size], the sum of `tasks` gradients.
   OrderedSum(const RowKernels<Scalar>& rows, int64_t tasks, int64_t threads, int64_t size, Scalar* sum,
              ArenaScope& arena)
       : rows_(rows),
@@ -29,7 +29,7 @@ class OrderedSum {
     std::fill_n(is_done_, arrays_, false);
   }
 
-  // The next task, or `tasks` if there are no more. Its array is not cleared.
+  // Returns the next task, or `tasks` if there are no more. The task's array is not cleared.
   int64_t Begin() {
     std::unique_lock<std::mutex> lock(mutex_);
     const int64_t task = std::min(next_, tasks_);
@@ -39,7 +39,7 @@ class OrderedSum {
   }
   Scalar* ArrayOf(int64_t task) const { return size_ == 0 ? nullptr : gradients_ + task % arrays_ * size_; }
 
-  // A task will not end: nobody waits for it.
+  // Reports that a task will not end, so that no thread waits for it.
   void Fail() {
     const std::lock_guard<std::mutex> lock(mutex_);
     has_failed_ = true;
@@ -64,7 +64,7 @@ class OrderedSum {
 
  private:
   static int64_t Arrays(int64_t threads, int64_t size) {
-    constexpr int64_t kScalars = int64_t{1} << 20;  // in all of them, where more than the fewest are to be had
+    constexpr int64_t kScalars = int64_t{1} << 20;  // in all arrays together, within 2 to 16 arrays per thread
     return std::clamp(kScalars / std::max<int64_t>(1, size), 2 * threads, 16 * threads);
   }
 

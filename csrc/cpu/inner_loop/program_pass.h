@@ -1,5 +1,5 @@
-// One pass of several tasks' inputs through a program: forward, backward, and the product of the Hessian with a vector.
-// It keeps what the next of the three needs.
+// One pass of several tasks' inputs through a program: forward, backward, and Hessian-vector product. Each of the three
+// keeps what the next one needs.
 #pragma once
 
 #include <algorithm>
@@ -24,10 +24,12 @@ class ProgramPass {
 
   static int64_t SpareSize(const Net&) { return 0; }
 
-  // What lasts as long as the pass is taken from `arena`.
-  ProgramPass(const Net& net, const KernelTable<Scalar>&, int64_t tasks, Inputs& inputs, bool has_backward,
-              const Pool& pool, ArenaScope& arena)
+  // number: tells the passes of an inner loop apart; a pass that is run again has the same.
+  // Memory that has to last as long as the pass comes from `arena`.
+  ProgramPass(const Net& net, const KernelTable<Scalar>&, int64_t number, int64_t tasks, Inputs& inputs,
+              bool has_backward, const Pool& pool, ArenaScope& arena)
       : net_(net),
+        number_(number),
         inputs_(inputs),
         plan_(inputs.plan),
         memory_(has_backward ? inputs.returning : inputs.scoring),
@@ -48,7 +50,7 @@ class ProgramPass {
     });
   }
 
-  // The gradient of the tasks' losses at their weights.
+  // Computes the gradient of the tasks' losses at their weights.
   void Backward(const Weights<Scalar>& weights, const WeightGradients<Scalar>& gradients) const {
     ForTasks([&](const Pool& pool, int64_t task) {
       Task of{*this, pool, task, weights};
@@ -60,7 +62,7 @@ class ProgramPass {
     });
   }
 
-  // product = the losses' Hessian, at the weights of the passes before, times `direction`.
+  // product = the Hessian of the losses, at the weights of the preceding passes, times `direction`.
   void HessianProduct(const Weights<Scalar>& weights, const Weights<Scalar>& direction,
                       const WeightGradients<Scalar>& product) const {
     ForTasks([&](const Pool& pool, int64_t task) {
@@ -82,7 +84,7 @@ class ProgramPass {
   }
 
  private:
-  // Where one task's buffers are; null for what there is not, or not yet.
+  // Where one task's buffers are; null: there is no such array, or not yet.
   struct Task {
     const ProgramPass& pass;
     const Pool& pool;
@@ -105,7 +107,7 @@ class ProgramPass {
     Scalar* Written(int64_t buffer) const { return Own(pass.values_, pass.memory_.values, buffer); }
     const Scalar* Value(int64_t buffer) const {
       if (IsParameter(buffer)) return weights.At(PlaceOf(buffer)).Of(task);
-      return pass.plan_.IsLearned(buffer) ? Written(buffer) : pass.inputs_.Value(task, buffer);
+      return pass.plan_.Varies(buffer) ? Written(buffer) : pass.inputs_.Value(task, buffer);
     }
     Scalar* Gradient(int64_t buffer) const {
       if (!pass.has_backward_ || !pass.plan_.IsLearned(buffer)) return nullptr;
@@ -125,7 +127,8 @@ class ProgramPass {
 
     Frame<Scalar> FrameOf(const typename ProgramPlan<Scalar>::Step& step) const {
       const Operation& op = step.operation;
-      Frame<Scalar> frame{op, step.plan, pool, {}, {}, Own(pass.kept_, pass.memory_.kept, step.kept)};
+      Frame<Scalar> frame{op, step.plan, pool, {}, {}, Own(pass.kept_, pass.memory_.kept, step.kept), {}};
+      frame.random = {pass.inputs_.seed, pass.number_, pass.inputs_.first + task};
       for (int64_t i = 0; i < kMostOperands; ++i) {
         const int64_t b = op.operands[i];
         if (b == kAbsent) continue;
@@ -146,7 +149,7 @@ class ProgramPass {
     }
   }
 
-  // How many predictions are right.
+  // Counts correct predictions.
   int64_t Right(const Scalar* logits, int64_t task) const {
     const int64_t classes = plan_.program().classes;
     const int64_t rows = plan_.program().sizes[plan_.program().logits] / classes;
@@ -158,7 +161,7 @@ class ProgramPass {
     return right;
   }
 
-  // Calls f(the threads that share it, task) for all tasks. Threads share one task, or the tasks.
+  // Calls f(pool, task) for all tasks. The threads share a single task; with several tasks, each runs in one thread.
   template <typename F>
   void ForTasks(const F& f) const {
     if (tasks_ == 1) return f(pool_, 0);
@@ -168,6 +171,7 @@ class ProgramPass {
   }
 
   const Net& net_;
+  const int64_t number_;
   Inputs& inputs_;
   const ProgramPlan<Scalar>& plan_;
   const typename ProgramPlan<Scalar>::Memory& memory_;

@@ -1,5 +1,5 @@
-// What follows from a program and from what is asked of it, the same for all tasks and steps: which operations depend
-// on parameters, in what order gradients come together, and where everything lies in a task's memory.
+// What follows from a program and its purpose, the same for all tasks and steps: which operations depend on parameters,
+// in which order gradients accumulate, and where everything lies in a task's memory.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace maml_fast {
 
-// What a pass goes on to: nothing, backward, or backward and Hessian products.
+// What follows a forward pass: nothing, backward, or backward and Hessian-vector products.
 enum class Purpose { kScore, kGradient, kHessian };
 
 template <typename Scalar>
@@ -23,28 +23,34 @@ class ProgramPlan {
     const Operation& operation;
     const OperationKernels<Scalar>& kernels;
     const void* plan;
-    bool adds[kMostOperands];  // to a gradient that later operations have written
-    bool counts;               // whether the loss depends on its result
+    bool adds[kMostOperands];  // whether to add to a gradient that later operations have written
+    bool counts;               // whether its result has a gradient: it is learned, and the loss depends on it
     bool moves;                // whether its result has a tangent
-    int64_t kept;              // its number among the arrays of `kept`
+    int64_t kept;              // its index among the arrays of `kept`
   };
 
-  // Of a task's memory. Arrays of buffers go by their numbers.
+  // The layout of a task's memory. Arrays of buffers have the buffers' indices.
   struct Memory {
     MemoryPlan values, gradients, kept, tangents, gradient_tangents;
   };
 
-  // adapts: the parameters that steps may change.
+  // adapts: for each parameter, whether steps may change it.
   ProgramPlan(const Program& program, const OperationTable<Scalar>& table, const std::vector<bool>& adapts,
               ArenaScope& arena)
-      : program_(program), learned_(program.sizes.size()), moves_(program.sizes.size()), counts_(program.sizes.size()) {
+      : program_(program),
+        varies_(program.sizes.size()),
+        learned_(program.sizes.size()),
+        moves_(program.sizes.size()),
+        counts_(program.sizes.size()) {
     for (int64_t p = 0; p < program.parameters; ++p) {
-      learned_[p] = true;
+      varies_[p] = learned_[p] = true;
       moves_[p] = adapts[p];
     }
     for (const Operation& op : program.operations) {
+      if (op.kind == OperationKind::kDraw) varies_[op.result] = true;
       for (const int64_t buffer : op.operands) {
         if (buffer == kAbsent) continue;
+        varies_[op.result] = varies_[op.result] || varies_[buffer];
         learned_[op.result] = learned_[op.result] || learned_[buffer];
         moves_[op.result] = moves_[op.result] || moves_[buffer];
       }
@@ -58,8 +64,8 @@ class ProgramPlan {
     for (const Operation& op : program.operations) {
       const auto& kernels = table[op.kind];
       const void* plan = kernels.make_plan == nullptr ? nullptr : kernels.make_plan(op, arena);
-      auto& steps = learned_[op.result] ? steps_ : still_;
-      const bool counts = counts_[op.result];
+      auto& steps = varies_[op.result] ? steps_ : still_;
+      const bool counts = counts_[op.result] && learned_[op.result];
       steps.push_back({op, kernels, plan, {}, counts, counts && moves_[op.result], static_cast<int64_t>(steps.size())});
     }
     FindAdds();
@@ -67,10 +73,11 @@ class ProgramPlan {
   }
 
   const Program& program() const { return program_; }
-  const std::vector<Step>& Still() const { return still_; }  // what depends on no parameter, in order
-  const std::vector<Step>& Steps() const { return steps_; }  // all else
+  const std::vector<Step>& Still() const { return still_; }  // operations on the inputs alone, in order
+  const std::vector<Step>& Steps() const { return steps_; }  // all other operations, in order
   const Memory& StillMemory() const { return still_memory_; }
-  const std::vector<int64_t>& Unused() const { return unused_; }  // parameters, by the loss
+  const std::vector<int64_t>& Unused() const { return unused_; }  // parameters that the loss does not use
+  bool Varies(int64_t buffer) const { return varies_[buffer]; }
   bool IsLearned(int64_t buffer) const { return learned_[buffer]; }
   bool Moves(int64_t buffer) const { return moves_[buffer]; }
   bool IsParameter(int64_t buffer) const { return buffer < program_.parameters; }
@@ -80,7 +87,8 @@ class ProgramPlan {
  private:
   static constexpr int64_t kEver = std::numeric_limits<int64_t>::max();
 
-  // A gradient that several operations contribute to is written by the first of them on the way back.
+  // If several operations contribute to a gradient, the first of them in the backward pass writes it and the others add
+  // to it.
   void FindAdds() {
     std::vector<bool> written(program_.sizes.size());
     written[program_.output] = true;  // by the loss
@@ -98,7 +106,7 @@ class ProgramPlan {
     }
   }
 
-  // Step i runs at time i, and back at 2 n - i; the loss is at time n.
+  // Step i runs forward at time i and backward at time 2 n - i; the loss is at time n.
   Memory MemoryOf(const std::vector<Step>& steps, Purpose purpose, bool still) const {
     const auto n = static_cast<int64_t>(steps.size());
     std::vector<MemoryPlan::Array> values(program_.sizes.size()), gradients = values, tangents = values, kept(n);
@@ -116,7 +124,7 @@ class ProgramPlan {
       auto touch = [&](int64_t buffer, bool later, bool tangent_later, bool is_result) {
         if (buffer == kAbsent || buffer <= program_.Targets()) return;
         const int64_t size = program_.sizes[buffer];
-        if (!still && !learned_[buffer]) return;  // it lies with what is still
+        if (!still && !varies_[buffer]) return;  // it is in the memory of Still()
         use(values[buffer], size, i);
         if (still) use(values[buffer], size, kEver);
         if (later && returns && step.counts) use(values[buffer], size, curved ? kEver : back);
@@ -124,7 +132,7 @@ class ProgramPlan {
           use(tangents[buffer], size, i);
           if (tangent_later) use(tangents[buffer], size, kEver);
         }
-        if (returns && step.counts) {
+        if (returns && step.counts && learned_[buffer]) {
           use(gradients[buffer], size, back);
           if (is_result && traits.gradient && curved) use(gradients[buffer], size, kEver);
         }
@@ -139,7 +147,7 @@ class ProgramPlan {
       use(values[out], size, n);
       if (returns) use(gradients[out], size, n);
       const int64_t logits = program_.logits;
-      if (logits != kAbsent && learned_[logits] && !IsParameter(logits)) use(values[logits], program_.sizes[logits], n);
+      if (logits != kAbsent && varies_[logits] && !IsParameter(logits)) use(values[logits], program_.sizes[logits], n);
     }
     std::vector<MemoryPlan::Array> gradient_tangents = gradients;
     for (auto& array : gradient_tangents) array.last = std::min(array.last, 2 * n + 1);
@@ -150,8 +158,9 @@ class ProgramPlan {
   std::vector<MemoryPlan::Array> Nothing() const { return std::vector<MemoryPlan::Array>(program_.sizes.size()); }
 
   const Program& program_;
-  // Of buffers: whether a parameter, or one that adapts, reaches them, and whether the loss depends on them.
-  std::vector<bool> learned_, moves_, counts_;
+  // For each buffer: whether passes of one episode differ in it, whether it depends on a parameter, or on one that
+  // adapts, and whether the loss depends on it.
+  std::vector<bool> varies_, learned_, moves_, counts_;
   std::vector<Step> still_, steps_;
   std::vector<int64_t> unused_;
   Memory still_memory_;

@@ -1,4 +1,4 @@
-// The inner learning rates of all parameters, and what a step and the way back through it do with them.
+// The inner learning rates of all parameters, and how a step and its backward pass use them.
 #pragma once
 
 #include <algorithm>
@@ -16,13 +16,13 @@ namespace {
 template <typename Scalar>
 struct Rate {
   Scalar* values;   // [entries][size]
-  int64_t entries;  // 1: the same at every step
-  int64_t size;     // 1: a number for the whole parameter; else one for every weight, as the kernels order them
+  int64_t entries;  // 1: all steps use the same rate
+  int64_t size;     // 1: one number for the whole parameter; else one for every weight, in the kernels' order
   Place gradient;   // [entries][size] in the flat vector of gradients
 
   int64_t At(int64_t step) const { return entries == 1 ? 0 : step * size; }
 
-  // sum = start - rate * direction for the parameter's weights, where a null start is all 0.
+  // sum = start - rate * direction, for the weights of one parameter; a null start means 0.
   void SubtractProduct(const RowKernels<Scalar>& rows, int64_t step, const Scalar* start, const Scalar* direction,
                        int64_t n, Scalar* sum) const {
     const Scalar* rates = values + At(step);
@@ -31,14 +31,14 @@ struct Rate {
   }
 };
 
-// The flat vector of gradients holds the parameters' first, as they lie in their own vector, then the learned rates',
-// then those of parameters that have a value for every step.
+// The flat vector of gradients holds those of the parameters first, at the same places as the parameters in their
+// vector, then those of learned rates, then those of parameters that have a value for every step.
 template <typename Scalar>
 struct Rates {
   const RowKernels<Scalar>& rows;
   const Place* places;  // of the parameters
   int64_t parameters;
-  Rate<Scalar>* of;  // every one of them
+  Rate<Scalar>* of;  // [parameters]
   int64_t gradients_end;
 
   Rates(const InnerLoopArgs<Scalar>& args, const RowKernels<Scalar>& kernels, const Pool& pool, ArenaScope& arena)
@@ -61,7 +61,8 @@ struct Rates {
     });
   }
 
-  // Those of the last `count` parameters, for vectors of these alone; the rates' gradients stay where they are.
+  // The rates of the last `count` parameters, for vectors of only these; the places of the rates' gradients do not
+  // change.
   Rates Last(int64_t count, ArenaScope& arena) const {
     const int64_t first = parameters - count;
     auto* moved = arena.Array<Place>(count);
@@ -78,7 +79,7 @@ struct Rates {
   }
 };
 
-// after = before - rate * gradient; `before` may be shared, and may be `after`.
+// after = before - rate * gradient; all tasks may share `before`, and `before` may be `after`.
 template <typename Scalar>
 void Descend(const Rates<Scalar>& rates, int64_t step, const Weights<Scalar>& before, const Scalar* gradient,
              int64_t tasks, Scalar* after) {
@@ -103,7 +104,8 @@ void Scale(const Rates<Scalar>& rates, int64_t step, const Scalar* direction, in
   }
 }
 
-// The rates' gradients at a step along `taken`: minus its products with the gradients at the parameters `after` it.
+// Adds the rates' gradients for a step along `taken`: minus the products of `taken` with the gradients at the
+// parameters `after` the step.
 template <typename Scalar>
 void AddRateGradients(const Rates<Scalar>& rates, int64_t step, const Scalar* taken, const Scalar* after, int64_t tasks,
                       Scalar* gradients) {

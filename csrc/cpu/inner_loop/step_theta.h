@@ -1,4 +1,5 @@
-// Parameters that have a value of their own at every step, which no step changes: batch norm's in Antoniou et al. 2019.
+// Parameters with a separate value for every step, which no step changes, like those of batch norm in Antoniou et al.
+// 2019.
 #pragma once
 
 #include <algorithm>
@@ -20,10 +21,10 @@ struct StepTheta {
   };
 
   const Parameters& all;
-  Entries* of;  // every parameter
+  Entries* of;  // [parameters]
   int64_t gradients_end;
 
-  // gradients: where the flat vector of gradients has room for these.
+  // gradients: where the room for these parameters begins in the flat vector of gradients.
   StepTheta(const InnerLoopArgs<Scalar>& args, int64_t gradients, const Pool& pool, ArenaScope& arena)
       : all(args.parameters), of(arena.Array<Entries>(Count())), gradients_end(gradients) {
     for (int64_t p = 0; p < Count(); ++p) {
@@ -41,7 +42,7 @@ struct StepTheta {
 
   int64_t Count() const { return static_cast<int64_t>(all.places.size()); }
 
-  // Gives all tasks' weights the values of a step.
+  // Sets these parameters to the values of a step in all tasks' weights.
   void Enter(int64_t step, int64_t tasks, Scalar* weights) const {
     for (int64_t p = 0; p < Count(); ++p) {
       if (of[p].values == nullptr) continue;
@@ -53,7 +54,7 @@ struct StepTheta {
     }
   }
 
-  // Moves what has come together as the gradient at these parameters to the entries of a step.
+  // Moves the gradient that has accumulated at these parameters to the entries of a step.
   void MoveGradients(const RowKernels<Scalar>& rows, int64_t step, int64_t tasks, Scalar* gradients) const {
     for (int64_t p = 0; p < Count(); ++p) {
       if (of[p].values == nullptr) continue;

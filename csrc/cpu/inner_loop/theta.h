@@ -1,4 +1,4 @@
-// The parameters of all tasks, from PyTorch's layout to the kernels' and back.
+// Converts parameters from PyTorch's layout to the kernels' layout and back.
 #pragma once
 
 #include "core/inner_loop.h"

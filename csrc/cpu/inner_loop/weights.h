@@ -1,4 +1,4 @@
-// Parameters of several tasks, as the conv block takes them: parameter after parameter, each [tasks, ...].
+// Parameters of several tasks, in the conv block's layout: one parameter after another, each [tasks, ...].
 #pragma once
 
 #include "core/inner_loop.h"
@@ -9,7 +9,7 @@ namespace {
 template <typename Scalar>
 struct Weights {
   const Scalar* data;
-  int64_t tasks;  // 0: one flat vector that all share
+  int64_t tasks;  // 0: one flat vector that all tasks share
 
   TaskParam<Scalar> At(const Place& place) const {
     if (!place.Present()) return {};
@@ -18,7 +18,7 @@ struct Weights {
   }
 };
 
-// The same to write to. What the net does not have is written to a spare array.
+// The same layout, to write to. Gradients of parameters that the net does not have go to a spare array.
 template <typename Scalar>
 struct WeightGradients {
   Scalar* data;

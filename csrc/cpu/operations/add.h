@@ -1,4 +1,4 @@
-// y = alpha a + beta b, b repeated as broadcast.h has it; without b, y = alpha a.
+// y = alpha a + beta b, with b repeated as in broadcast.h; without b, y = alpha a.
 //
 // numbers: outer, middle, inner. factors: alpha, beta.
 #pragma once

@@ -1,7 +1,7 @@
-// Weighted sums over rectangles of channels-last images: average pools, adaptive ones too.
+// Weighted sums over rectangles of channels-last images: average pools, including adaptive ones.
 //
-// numbers: images, channels, height, width, output height, output width, then first and past-the-last row of every
-// output row's rectangles, and the same of columns. factors: of every output pixel.
+// numbers: images, channels, height, width, output height, output width, then the first and the past-the-last row of
+// every output row's rectangles, and the same for columns. factors: one for every output pixel.
 #pragma once
 
 #include <algorithm>
@@ -50,8 +50,8 @@ struct AveragePoolMap {
     ShareScalars(f.pool, f.Number(0), f.Number(0) * ImageSize(f.operation), g);
   }
 
-  // Calls f(channels, where the output pixel is, its factor, a function that calls another with every pixel of
-  // its rectangle).
+  // Calls f(channels, offset of the output pixel, its factor, for_pixels) for every output pixel; for_pixels(g) calls
+  // g(offset) for every input pixel of its rectangle.
   template <typename F>
   static void ForOutputs(const Operation& op, int64_t first, int64_t past, const F& f) {
     const int64_t *n = op.numbers.data(), *rows = n + 6, *cols = rows + 2 * n[4];

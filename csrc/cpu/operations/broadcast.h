@@ -1,4 +1,4 @@
-// Two operands, of which the second may be repeated: its scalars [middle] in the first one's [outer, middle, inner].
+// Two operands, of which the second may be repeated: its shape is [middle], that of the first [outer, middle, inner].
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,8 @@ struct Broadcasting {
   int64_t Size() const { return outer * middle * inner; }
 };
 
-// Calls f(where in the first operand, where in the second or, if that is one scalar, its place and `single`, lanes).
+// Calls f(offset in the first operand, offset in the second, single, lanes). `single`: all lanes use one scalar of the
+// second operand, the one at that offset.
 template <typename Scalar, typename F>
 MF_INLINE void ForBroadcast(const Frame<Scalar>& frame, const F& f) {
   const Broadcasting b = Broadcasting::Of(frame.operation);
@@ -47,7 +48,7 @@ MF_INLINE Vec<Scalar> LoadRepeated(const Scalar* p, int64_t at, bool single, int
   return single ? Broadcast(p[at]) : Load(p + at, lanes);
 }
 
-// sums[m] (+)= the sum over outer and inner of value(where in the first operand, m, single, lanes)
+// sums[m] (+)= the sum over outer and inner of value(offset in the first operand, m, single, lanes)
 template <typename Scalar, typename F>
 MF_INLINE void SumRepeated(const Frame<Scalar>& frame, bool adds, Scalar* sums, const F& value) {
   const Broadcasting b = Broadcasting::Of(frame.operation);

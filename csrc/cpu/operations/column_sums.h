@@ -1,4 +1,4 @@
-// Sums over the rows of [rows, columns]: of few rows at a time in the scalars' own type, of more in double.
+// Sums over the rows of [rows, columns]: over a few rows at a time in the scalar type, over more rows in double.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace maml_fast {
 namespace {
 
-// Rows in chunks, which are worked on while they are in cache, and chunks in units, which threads share.
+// Divides rows into chunks, each processed while it is in cache, and chunks into units, which threads share.
 struct RowChunks {
   static constexpr int64_t kRows = 128, kMostUnits = 32;
 
@@ -33,7 +33,7 @@ struct RowChunks {
 };
 
 // sums[k][c] = sum over rows of the K terms that terms(row, c, lanes, array of vectors) writes. Each thread makes its
-// own, by make(arena), and lets it know of every chunk of rows beforehand, by terms.Begin(first, past).
+// own `terms` with make(arena), and calls terms.Begin(first, past) before every chunk of rows.
 template <typename Scalar, int K, typename Make>
 MF_INLINE void ColumnSums(const Pool& pool, const RowChunks& of, int64_t columns, Scalar* sums, const Make& make) {
   ArenaScope arena;
@@ -67,7 +67,7 @@ MF_INLINE void ColumnSums(const Pool& pool, const RowChunks& of, int64_t columns
   std::copy_n(totals, size, sums);
 }
 
-// Terms that need to know nothing of chunks.
+// Terms that do not depend on chunks.
 template <typename F>
 struct PlainTerms {
   const F& f;
@@ -84,7 +84,7 @@ MF_INLINE void ColumnSums(const Pool& pool, int64_t rows, int64_t columns, Scala
   ColumnSums<Scalar, K>(pool, RowChunks(rows), columns, sums, [&](ArenaScope&) { return PlainTerms<F>{terms}; });
 }
 
-// sums (+)= the sums of the columns of g [rows, columns]; null: not asked for.
+// sums (+)= the column sums of g [rows, columns]; does nothing if sums is null.
 template <typename Scalar>
 void AddColumnSums(const Pool& pool, const Scalar* g, int64_t rows, int64_t columns, bool adds, Scalar* sums) {
   if (sums == nullptr) return;

@@ -1,10 +1,10 @@
-// Products with a matrix at every pixel of channels-last images: convolutions, and, on images of one pixel, linear
-// layers and products of matrices.
+// Products with a matrix at every pixel of channels-last images: convolutions and, on images of one pixel, linear
+// layers and matrix products.
 //
 //   y = conv(x, weight) + bias
 //
-// numbers: repetitions of all of it, each with operands of its own; images, channels, height, width, output channels,
-// kernel, stride, padding. operands: x, weight [k, k, Cin, Cout], bias [Cout].
+// numbers: repetitions, each with its own x and weight; images, channels, height, width, output channels, kernel,
+// stride, padding. operands: x, weight [k, k, Cin, Cout], bias [Cout].
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@ namespace {
 
 template <typename Scalar>
 struct ConvolutionPasses {
-  // What follows from the geometry.
+  // Everything that depends on the shape alone.
   struct Plan {
     ConvBlockShape shape;
     Convolution<Scalar> forward, data_gradient;
@@ -33,7 +33,7 @@ struct ConvolutionPasses {
           data_gradient(Convolution<Scalar>::DataGradient(shape, arena)),
           weight_gradient(shape, arena) {}
 
-    int64_t MultiplyAdds() const { return shape.batch * shape.ConvPixels() * shape.WeightSize(); }  // of a repetition
+    int64_t MultiplyAdds() const { return shape.batch * shape.ConvPixels() * shape.WeightSize(); }  // of one repetition
   };
 
   static const void* MakePlan(const Operation& op, ArenaScope& arena) {
@@ -147,7 +147,7 @@ struct ConvolutionPasses {
  private:
   static const Plan& PlanOf(const Frame<Scalar>& f) { return *static_cast<const Plan*>(f.plan); }
 
-  // The operands of a repetition; null stays null.
+  // The operands of a repetition; null if the operand is null.
   template <typename S>
   static S* Input(const Plan& p, S* x, int64_t r) {
     return x == nullptr ? nullptr : x + r * p.shape.InImage(1, 0);
@@ -161,7 +161,8 @@ struct ConvolutionPasses {
     return weight == nullptr ? nullptr : weight + r * p.shape.WeightSize();
   }
 
-  // Calls f(the threads that share it, repetition) for all repetitions. Threads share one, or them.
+  // Calls f(pool, repetition) for all repetitions. The threads share a single one; with several, each runs in one
+  // thread.
   template <typename F>
   static void ForRepetitions(const Frame<Scalar>& frame, const F& f) {
     const int64_t repetitions = frame.Number(0);
@@ -171,15 +172,15 @@ struct ConvolutionPasses {
     });
   }
 
-  // Calls f(first, past) for all images, so many at once.
+  // Calls f(first, past) for all images, ImagesAtOnce at a time.
   template <typename F>
   static void ShareImages(const Pool& pool, const Plan& p, const F& f) {
     ShareUnits(pool, p.shape.batch, p.MultiplyAdds(),
                [&](int64_t begin, int64_t end) { ForImagesAtOnce(p.shape, begin, end, f); });
   }
 
-  // Calls of_weight(parts of the sum, images) and of_images(images). One thread does both while it has the images in
-  // its cache; several share the parts of the sum, then the images.
+  // Calls of_weight(parts of the sum, images) and of_images(images). A single thread does both while the images are in
+  // its cache; several threads share first the parts of the sum, then the images.
   template <typename F, typename G>
   static void BothGradients(const Pool& pool, const Plan& p, const F& of_weight, const G& of_images) {
     const int64_t parts = p.weight_gradient.Parts();
@@ -196,7 +197,7 @@ struct ConvolutionPasses {
     ShareImages(pool, p, of_images);
   }
 
-  // The weights as a convolution reads them; null if there are none, or nothing that they would be multiplied by.
+  // Returns the weights as a convolution reads them; null if there are none, or nothing to multiply them by.
   static const Scalar* Prepared(const Pool& pool, const Convolution<Scalar>& convolution, const Scalar* weight,
                                 const Scalar* other, ArenaScope& arena) {
     if (weight == nullptr || other == nullptr) return nullptr;
@@ -226,11 +227,11 @@ struct ConvolutionPasses {
     }
   }
 
-  // A gradient at the weights of a repetition, summed over images.
+  // The gradient of a repetition's weights, summed over images.
   struct Sum {
     const Plan& plan;
     const bool adds;
-    Scalar* to;  // null: not asked for
+    Scalar* to;  // null: not wanted
     Scalar* sum;
 
     Sum(const Pool& pool, const Plan& p, const Operand<Scalar>& weight, Scalar* gradient, int64_t r, ArenaScope& arena)
@@ -242,7 +243,7 @@ struct ConvolutionPasses {
                            [&](int64_t begin, int64_t end) { std::fill(sum + begin, sum + end, Scalar{0}); });
     }
 
-    // What images [first, past) add to parts [begin, end).
+    // Adds the contributions of images [first, past) to parts [begin, end).
     void Add(const Scalar* x, const Scalar* g, int64_t begin, int64_t end, int64_t first, int64_t past) const {
       if (to == nullptr || x == nullptr) return;
       const ConvBlockShape& s = plan.shape;

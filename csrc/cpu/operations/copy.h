@@ -1,9 +1,9 @@
-// A region of one buffer to a region of another: what becomes of transpositions, slices, expansions, joins and padding
-// where an operation needs its operand dense.
+// Copies a region of one buffer to a region of another. Transpositions, slices, expansions, concatenations and padding
+// become copies if an operation needs its operand dense.
 //
-// numbers: scalars of the operand; whether the region is all of the operand, each scalar once; whether to write zeros
-// to all of the result first, and its scalars; the offsets of both regions; then size, stride in the operand and stride
-// in the result of every dimension, outer ones first.
+// numbers: scalars of the operand; whether the region is all of the operand, with each scalar once; whether to fill the
+// result with zeros first, and its scalars; the offsets of both regions; then size, stride in the operand and stride in
+// the result of every dimension, outer ones first.
 #pragma once
 
 #include <algorithm>
@@ -33,8 +33,8 @@ struct CopyMap {
     return {op.numbers.data() + kFirstDim, (static_cast<int64_t>(op.numbers.size()) - kFirstDim) / 3};
   }
 
-  // Calls f(from, to) for the first scalar of every row of the last dimension. Threads share the first dimension, if
-  // it may be.
+  // Calls f(from, to) for the first scalar of every row along the last dimension. If `shared`, threads share the first
+  // dimension.
   template <typename F>
   static void ForAllRows(const Frame<Scalar>& frame, bool shared, const F& f) {
     const Operation& op = frame.operation;

@@ -1,6 +1,6 @@
-// A convolution in which every channel of channels-last images has a filter of its own: y = conv(x, weight) + bias.
+// A convolution in which every channel of channels-last images has its own filter: y = conv(x, weight) + bias.
 //
-// numbers: as windows.h has them. operands: x, weight [taps, channels], bias [channels].
+// numbers: those of windows.h. operands: x, weight [taps, channels], bias [channels].
 #pragma once
 
 #include <algorithm>
@@ -56,7 +56,7 @@ struct DepthwisePasses {
     }
   }
 
-  // Any of the factors of these may be null, which is 0, and what they add to, which nobody asks for.
+  // The next three functions: a null factor means 0; a null gradient to add to is not wanted.
   static void AddConvolution(const Frame<Scalar>& f, const Scalar* x, const Scalar* weight, Scalar* y) {
     if (x == nullptr || weight == nullptr) return;
     ForVectors(f, true, [&](const Windows& w, int64_t in, int64_t out, int64_t c, int64_t lanes) {
@@ -109,8 +109,8 @@ struct DepthwisePasses {
     AddColumnSums(f.pool, g, w.images * w.out_height * w.out_width, w.channels, f[2].adds, grad_bias);
   }
 
-  // Calls f(windows, where the image's channels are in the input, and in the output, the channel, lanes). Threads share
-  // the images, or the channels.
+  // Calls f(windows, offset of the image's channels in the input, their offset in the output, the channel, lanes).
+  // Threads share the images if `by_images`, otherwise the channels.
   template <typename F>
   static void ForVectors(const Frame<Scalar>& frame, bool by_images, const F& f) {
     const Windows w = Windows::Of(frame.operation);

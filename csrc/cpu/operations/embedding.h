@@ -1,5 +1,5 @@
-// Rows of a table: y[r] = weight[indices[r]], and NaN where the index is out of range. Indices are whole numbers in
-// scalars.
+// Looks up rows of a table: y[r] = weight[indices[r]], or NaN if the index is out of range. Indices are integers stored
+// as scalars.
 //
 // numbers: rows, entries of the table, width, the index whose row has no gradient (-1: none). operands: weight,
 // indices.
@@ -22,7 +22,7 @@ struct EmbeddingPasses {
   static void TangentBackward(const Frame<Scalar>& f) { Scatter(f, f.result.gradient_tangent, f[0].gradient_tangent); }
 
  private:
-  // -1 where it is out of range.
+  // Returns -1 if the index is out of range.
   static int64_t Index(const Frame<Scalar>& f, int64_t row) {
     const auto index = static_cast<int64_t>(f[1].value[row]);
     return index >= 0 && index < f.Number(1) ? index : -1;

@@ -1,15 +1,15 @@
-// What an operation of a program reads and writes, of one task.
+// What an operation of a program reads and writes for one task.
 //
-// An operation has four passes. With y = f(a, b, ...), a gradient g at y, and dots for the derivative along a direction
-// in the space of all parameters:
+// An operation has four passes. With y = f(a, b, ...), a gradient g at y, and a prime for the derivative along a
+// direction in the space of all parameters:
 //
 //   Forward          y
 //   Backward         g_a = (df/da)^T g, ...
 //   Tangent          y' = (df/da) a' + (df/db) b' + ...
 //   TangentBackward  g_a' , the derivative of Backward's result along (a', b', ..., g')
 //
-// The last two are the Hessian product (Pearlmutter 1994): g at the parameters is the loss's gradient, g' its Hessian
-// times the direction. They need what the first two computed, and no graph.
+// The last two give the Hessian-vector product (Pearlmutter 1994): at the parameters, g is the gradient of the loss and
+// g' is its Hessian times the direction. They need the results of the first two, and no autograd graph.
 #pragma once
 
 #include "core/program.h"
@@ -19,11 +19,11 @@ namespace maml_fast {
 
 template <typename Scalar>
 struct Operand {
-  const Scalar* value = nullptr;       // null: the operation has not so many operands
+  const Scalar* value = nullptr;       // null: the operation has no such operand
   const Scalar* tangent = nullptr;     // null: 0
-  Scalar* gradient = nullptr;          // null: not asked for
-  Scalar* gradient_tangent = nullptr;  // likewise
-  bool adds = false;                   // to gradients that are there already
+  Scalar* gradient = nullptr;          // null: not wanted
+  Scalar* gradient_tangent = nullptr;  // null: not wanted
+  bool adds = false;                   // whether to add to the gradients that are already there
 };
 
 template <typename Scalar>
@@ -34,14 +34,21 @@ struct Result {
   const Scalar* gradient_tangent;
 };
 
+// What random numbers are a function of. A pass that is run again draws the same numbers.
+struct RandomKey {
+  uint64_t seed = 0;
+  int64_t pass = 0, task = 0;
+};
+
 template <typename Scalar>
 struct Frame {
   const Operation& operation;
-  const void* plan;  // what MakePlan made of the operation, for all tasks
-  const Pool& pool;  // which may share the work
+  const void* plan;  // the result of MakePlan for the operation, shared by all tasks
+  const Pool& pool;  // its threads may share the work
   Operand<Scalar> operands[kMostOperands];
   Result<Scalar> result;
-  Scalar* kept;  // from one pass to the next
+  Scalar* kept;  // results that one pass keeps for the next
+  RandomKey random{};
 
   const Operand<Scalar>& operator[](int64_t i) const { return operands[i]; }
   int64_t Number(int64_t i) const { return operation.numbers[i]; }

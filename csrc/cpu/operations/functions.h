@@ -1,7 +1,7 @@
 // The functions of pointwise operations, with their first and second derivatives.
 //
-// A function has Value(x), and First and Second, which take y = f(x) where kOfResult says so, and x otherwise. Where it
-// is not kCurved, its second derivative is 0. Where a function has a corner, its derivative there is PyTorch's.
+// A function has Value(x), First and Second. First and Second take y = f(x) if kOfResult, otherwise x. If a function is
+// not kCurved, its second derivative is 0. At a corner, the derivative is PyTorch's.
 #pragma once
 
 #include "core/program.h"
@@ -28,7 +28,7 @@ struct Affine {  // a x + b
 };
 
 template <typename Scalar>
-struct LeakyRelu {  // slope >= 0; of 0, it is ReLU
+struct LeakyRelu {  // slope >= 0; a slope of 0 gives ReLU
   static constexpr bool kOfResult = true, kCurved = false;
   Scalar slope;
   MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const { return x <= Scalar{0} ? slope * x : x; }
@@ -36,7 +36,7 @@ struct LeakyRelu {  // slope >= 0; of 0, it is ReLU
 };
 
 template <typename Scalar>
-struct Clamp {  // between two numbers; at them, the derivative is 1 where `closed`, as of clamp, or 0, as of hardtanh
+struct Clamp {  // between two numbers; the derivative at them is 1 if `closed`, as in clamp, or 0, as in hardtanh
   static constexpr bool kOfResult = false, kCurved = false;
   Scalar least, most, closed;
   MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const {
@@ -51,7 +51,7 @@ struct Clamp {  // between two numbers; at them, the derivative is 1 where `clos
 };
 
 template <typename Scalar>
-struct Elu : OfResult<Scalar> {  // x > 0 ? scale x : size (exp(rate x) - 1); CELU and SELU too
+struct Elu : OfResult<Scalar> {  // x > 0 ? scale x : size (exp(rate x) - 1); also CELU and SELU
   Scalar size, scale, rate;
   Elu(Scalar a, Scalar b, Scalar c) : size(a), scale(b), rate(c) {}
   MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const {
@@ -138,7 +138,7 @@ struct Silu : OfArgument<Scalar> {  // x s, s = sigmoid(x)
 };
 
 template <typename Scalar>
-struct Gelu : OfArgument<Scalar> {  // x P(x), P the normal distribution, p its density
+struct Gelu : OfArgument<Scalar> {  // x P(x), P the distribution function of the standard normal, p its density
   static constexpr double kRootHalf = 0.70710678118654752440, kInverseRootTwoPi = 0.39894228040143267794;
   MF_INLINE static Vec<Scalar> Probability(Vec<Scalar> x) {
     return Scalar{0.5} * (1 + Erf<Scalar>(x * static_cast<Scalar>(kRootHalf)));
@@ -173,7 +173,7 @@ struct TanhGelu : OfArgument<Scalar> {  // x (1 + t) / 2, t = tanh(u), u = k (x 
 };
 
 template <typename Scalar>
-struct Softplus : OfArgument<Scalar> {  // log(1 + exp(beta x)) / beta; x where beta x is above the threshold
+struct Softplus : OfArgument<Scalar> {  // log(1 + exp(beta x)) / beta; x if beta x is above the threshold
   Scalar beta, threshold;
   Softplus(Scalar a, Scalar b) : beta(a), threshold(b) {}
   MF_INLINE static Vec<Scalar> Of(Vec<Scalar> x) {  // without overflow
@@ -228,7 +228,7 @@ struct HardSwish : OfArgument<Scalar> {  // x clamp(x + 3, 0, 6) / 6
 };
 
 template <typename Scalar>
-struct Equal {  // whether x is a number: 1 or 0
+struct Equal {  // 1 if x equals the number, otherwise 0
   static constexpr bool kOfResult = false, kCurved = false;
   Scalar number;
   MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const { return x == number ? Broadcast(Scalar{1}) : Vec<Scalar>{}; }
@@ -246,7 +246,7 @@ struct AbsFunction {
 };
 
 template <typename Scalar>
-struct Huber : OfArgument<Scalar> {  // x^2 / 2 up to the corner, straight beyond
+struct Huber : OfArgument<Scalar> {  // x^2 / 2 up to the corner, linear beyond
   Scalar corner;
   explicit Huber(Scalar c) : corner(c) {}
   MF_INLINE Vec<Scalar> Value(Vec<Scalar> x) const {
@@ -262,7 +262,7 @@ struct Huber : OfArgument<Scalar> {  // x^2 / 2 up to the corner, straight beyon
   }
 };
 
-// Calls f(the function of this kind, with its parameters).
+// Calls f with the function of this kind and its parameters.
 template <typename Scalar, typename F>
 void WithFunction(int64_t kind, const double* parameters, const F& f) {
   auto p = [&](size_t i) { return static_cast<Scalar>(parameters[i]); };

@@ -1,4 +1,4 @@
-// The passes of all operations, by their kinds.
+// Builds the table of the passes of all operations.
 #pragma once
 
 #include "cpu/operation_table.h"
@@ -7,6 +7,7 @@
 #include "cpu/operations/convolution.h"
 #include "cpu/operations/copy.h"
 #include "cpu/operations/depthwise.h"
+#include "cpu/operations/draw.h"
 #include "cpu/operations/embedding.h"
 #include "cpu/operations/max_pool.h"
 #include "cpu/operations/multiply.h"
@@ -65,6 +66,7 @@ constexpr OperationTable<Scalar> MakeOperations() {
   enter(OperationKind::kSoftmax, PassesOf<Scalar, SoftmaxPasses<Scalar>>(OfSoftmax));
   enter(OperationKind::kEmbedding, PassesOf<Scalar, EmbeddingPasses<Scalar>>(OfIndexed));
   enter(OperationKind::kPick, PassesOf<Scalar, PickPasses<Scalar>>(OfIndexed));
+  enter(OperationKind::kDraw, PassesOf<Scalar, DrawPasses<Scalar>>(OfLinear));
   return table;
 }
 

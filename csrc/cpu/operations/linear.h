@@ -1,5 +1,5 @@
-// Operations that are linear in all their operands, which say what they do once: Tangent is Forward on tangents, and
-// TangentBackward is Backward on the gradients' tangents.
+// Operations that are linear in all their operands, so that two functions give all four passes: Tangent is Forward on
+// tangents, and TangentBackward is Backward on the gradients' tangents.
 #pragma once
 
 #include "cpu/operations/frame.h"
@@ -7,7 +7,7 @@
 namespace maml_fast {
 namespace {
 
-// Map has: Apply(frame, from [operands], to), where a null `from` is 0, and Transpose(frame, number of the operand,
+// A Map has: Apply(frame, from [operands], to), where a null `from` means 0, and Transpose(frame, index of the operand,
 // gradient, whether to add, to).
 template <typename Scalar, typename Map>
 struct LinearPasses {

@@ -1,6 +1,7 @@
-// Maxima over windows of channels-last images; among equals the first counts, and NaN above all, as in PyTorch.
+// Maxima over windows of channels-last images. Among equal values the first counts, and NaN counts as larger than any
+// number, as in PyTorch.
 //
-// numbers: as windows.h has them.
+// numbers: those of windows.h.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +15,7 @@
 namespace maml_fast {
 namespace {
 
-// The maxima of one image, and the pixel where each was found: a whole number in a scalar.
+// Writes the maxima of one image, and the pixel at which each was found, as an integer stored as a scalar.
 template <typename Scalar>
 void PoolImage(const Windows& w, const Scalar* x, Scalar* y, Scalar* found) {
   ArenaScope arena;
@@ -22,7 +23,7 @@ void PoolImage(const Windows& w, const Scalar* x, Scalar* y, Scalar* found) {
   int64_t count = 0;
   w.ForImage([&](int64_t) { count = 0; }, [&](int64_t, int64_t pixel) { pixels[count++] = pixel; },
              [&](int64_t out) {
-               if (count == 0) pixels[count++] = 0;  // PyTorch has no such window, and nobody reads elsewhere
+               if (count == 0) pixels[count++] = 0;  // PyTorch has no such window; this keeps the read in bounds
                ForChannels<Scalar>(w.channels, [&](int64_t c, int64_t lanes) {
                  Vec<Scalar> most = Load(x + pixels[0] * w.channels + c, lanes);
                  Vec<Scalar> where = Broadcast(static_cast<Scalar>(pixels[0]));
@@ -38,7 +39,7 @@ void PoolImage(const Windows& w, const Scalar* x, Scalar* y, Scalar* found) {
              });
 }
 
-// Calls f(where a maximum is, where it went) for one image.
+// Calls f(offset of a maximum in the input, its offset in the output) for one image.
 template <typename Scalar, typename F>
 MF_INLINE void ForMaxima(const Windows& w, const Scalar* found, const F& f) {
   int64_t out = 0;
@@ -52,7 +53,7 @@ void GatherMaxima(const Windows& w, const Scalar* found, const Scalar* x, Scalar
   ForMaxima(w, found, [&](int64_t from, int64_t to) { y[to] = x[from]; });
 }
 
-// x += what flows back from y.
+// Adds the gradient y at the output to the gradient x at the maxima.
 template <typename Scalar>
 void ScatterMaxima(const Windows& w, const Scalar* found, const Scalar* y, Scalar* x) {
   ForMaxima(w, found, [&](int64_t to, int64_t from) { x[to] += y[from]; });
@@ -89,7 +90,7 @@ struct MaxPoolPasses {
     });
   }
 
-  // Calls g(windows, where an image is in the input, and in the output).
+  // Calls g(windows, offset of an image in the input, its offset in the output).
   template <typename F>
   static void ForImages(const Frame<Scalar>& f, const F& g) {
     const Windows w = Windows::Of(f.operation);

@@ -1,4 +1,4 @@
-// y = a * b, b repeated as broadcast.h has it.
+// y = a * b, with b repeated as in broadcast.h.
 //
 // numbers: outer, middle, inner.
 #pragma once
@@ -42,7 +42,7 @@ struct MultiplyPasses {
     });
   }
 
-  // The same as a gradient at the first operand, which may be added to one that is there.
+  // The same for a gradient at the first operand, which is added to the gradient that is already there, if any.
   static void ToFirst(const Frame<Scalar>& f, const Scalar* a, const Scalar* b, const Scalar* c, const Scalar* d,
                       Scalar* to) {
     if (to == nullptr) return;

@@ -1,4 +1,4 @@
-// Batch, group, instance and layer norm, with what follows: y = pool(f(z)), z = weight * x^ + bias, and
+// Batch, group, instance and layer norm, with the operations that follow: y = pool(f(z)), z = weight * x^ + bias, and
 // x^ = (x - mean) / sqrt(variance + eps), where mean and variance are those of a group of channels in a set of rows.
 //
 // With r = 1 / sqrt(variance + eps), a bar for the mean over a group, g for the gradient at z, and G = weight * g:
@@ -7,7 +7,7 @@
 //   g_x  = r (G - bar(G) - x^ bar(G x^))
 //   g_x' = -r bar(x^ x') g_x + r (G' - bar(G') - x^' bar(G x^) - x^ bar(G' x^ + G x^'))
 //
-// numbers: sets, rows, channels, groups, then as norm_chunks.h has them. factors: eps, then the function's parameters.
+// numbers: sets, rows, channels, groups, then those of norm_chunks.h. factors: eps, then the function's parameters.
 // operands: x, weight [channels], bias [channels].
 #pragma once
 
@@ -22,7 +22,8 @@ struct NormPasses {
   using Set = NormSet<Scalar>;
   using Chunk = NormChunk<Scalar>;
 
-  // Of every group of every set: mean and r, and after Tangent bar(x') and bar(x^ x'). Then where maxima were found.
+  // Kept for every group of every set: mean and r and, after Tangent, bar(x') and bar(x^ x'). Then the positions of the
+  // maxima.
   static int64_t KeptSize(const Operation& op) {
     const NormShape s = NormShape::Of(op);
     return Set::kKept * s.sets * s.groups + NormEpilogue::Of(op).ArgmaxSize();
@@ -115,7 +116,7 @@ struct NormPasses {
     ForSets(f, [&](const Set& set) {
       const Normal<Scalar> normal(f, set);
       const Moved<Scalar> moved(f, set);
-      Scalar* sums = set.Channels(4);  // of g, g x^, h and h x^ + g x^', where h = g'
+      Scalar* sums = set.Channels(4);  // sums of g, g x^, h and h x^ + g x^', where h = g'
       SumChunks<4>(f, set, normal, &moved, sums,
                    [normal, moved](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
                      const V x_hat = normal.At(i, c, lanes);
@@ -155,7 +156,7 @@ struct NormPasses {
  private:
   using Gradients = typename Chunk::Gradients;
 
-  // Calls f(chunk, first row, row past the last) for all chunks of a set.
+  // Calls f(chunk, first row, past-the-last row) for all chunks of a set.
   template <typename F>
   static void ForChunks(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal,
                         const Moved<Scalar>* moved, const F& f) {
@@ -195,7 +196,7 @@ struct NormPasses {
     });
   }
 
-  // Writes share(place in the set, c, lanes) to the gradient, or adds it.
+  // Writes share(place in the set, c, lanes) to the gradient, or adds it to the gradient that is already there.
   template <typename F>
   static void Put(const Frame<Scalar>& f, const Set& set, const Chunk& chunk, Scalar* gradient, const F share) {
     chunk.ForVectors([share, adds = f[0].adds, to = gradient + set.at](int64_t i, int64_t c, int64_t lanes) {

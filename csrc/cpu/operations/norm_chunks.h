@@ -1,6 +1,7 @@
-// A few rows of a norm's set, and what follows the norm while they are in cache: y = pool(f(z)), z = weight * x^ +
-// bias, where f is a function and pool takes maxima; either may be absent. What lies between x and y is not kept, but
-// computed again: z costs a load and two products.
+// A few rows of a norm's set, and the operations that follow the norm while these rows are in cache:
+//   y = pool(f(z)),  z = weight * x^ + bias
+// f is a pointwise function and pool takes maxima; either may be absent. What lies between x and y is not kept but
+// recomputed, since z costs only a load and two products.
 //
 // numbers of the operation, after the norm's own four: the function, or -1; whether there is a pool, and its windows.
 #pragma once
@@ -21,7 +22,7 @@ struct NormEpilogue {
   int64_t function;
   const double* parameters;
   bool pools;
-  Windows windows;  // where it pools
+  Windows windows;  // if it pools
 
   static NormEpilogue Of(const Operation& op) {
     const bool pools = op.numbers[kPools] != 0;
@@ -32,7 +33,7 @@ struct NormEpilogue {
   int64_t ArgmaxSize() const { return pools ? windows.images * windows.OutSize() : 0; }
   int64_t ImageRows() const { return windows.height * windows.width; }
 
-  // Of a set: whole images where they are pooled.
+  // The chunks of a set; whole images if they are pooled.
   RowChunks Chunks(const NormShape& s) const {
     constexpr int64_t kScalars = 8192;
     if (pools) return RowChunks(s.rows, ImageRows() * std::max<int64_t>(1, RowChunks::kRows / ImageRows()));
@@ -41,13 +42,13 @@ struct NormEpilogue {
   }
 };
 
-// What a thread needs to work on chunks of a set.
+// What a thread needs to process chunks of a set.
 template <typename Scalar>
 class NormChunk {
   using V = Vec<Scalar>;
 
  public:
-  // moved: null where tangents are not looked at.
+  // moved: null if tangents are not needed.
   NormChunk(const Frame<Scalar>& frame, const NormSet<Scalar>& set, const Normal<Scalar>& normal,
             const Moved<Scalar>* moved, ArenaScope& arena)
       : frame_(frame), set_(set), normal_(normal), moved_(moved), epilogue_(NormEpilogue::Of(frame.operation)) {
@@ -90,7 +91,7 @@ class NormChunk {
     });
   }
 
-  // Finds the gradient at z, and its tangent where tangents are looked at.
+  // Computes the gradient at z and, if tangents are needed, its tangent.
   void Begin(int64_t first, int64_t past) {
     Enter(first, past);
     const bool curved = moved_ != nullptr;
@@ -117,7 +118,7 @@ class NormChunk {
     h_ = curved ? h_room_ : nullptr;
   }
 
-  // Those, by their places in the set.
+  // The results of Begin, accessed by place in the set.
   struct Gradients {
     const Scalar *g, *h;
     int64_t at;
@@ -127,8 +128,8 @@ class NormChunk {
   };
   Gradients Found() const { return {g_, h_, first_ * set_.channels}; }
 
-  // Calls f(place in the set, channel, lanes) for the chunk that was begun. What f holds should be values: a store
-  // might change what it refers to.
+  // Calls f(place in the set, channel, lanes) for the current chunk. f should hold values, not references: the compiler
+  // assumes that a store may change what a reference refers to.
   template <typename F>
   MF_INLINE void ForVectors(const F f) const {
     const int64_t channels = set_.channels, past = past_;
@@ -155,7 +156,7 @@ class NormChunk {
     ForChannels<Scalar>((past_ - first_) * set_.channels, f);
   }
 
-  // Where it pools, calls f(windows, where an image is in the chunk, and in y).
+  // If there is a pool, calls f(windows, offset of an image in the chunk, offset in y) for every image of the chunk.
   template <typename F>
   void ForImages(const F& f) const {
     if (!epilogue_.pools) return;
@@ -164,7 +165,7 @@ class NormChunk {
     for (int64_t i = 0; i < images; ++i) f(w, i * w.InSize(), (image + i) * w.OutSize());
   }
 
-  // The gradient at f(z): a place in `gradient`, or in `room`.
+  // Returns the gradient at f(z), which is a part of `gradient` or is in `room`.
   const Scalar* AfterPool(const Scalar* gradient, Scalar* room) const {
     if (!epilogue_.pools) return gradient + At();
     std::fill_n(room, (past_ - first_) * set_.channels, Scalar{0});
@@ -193,7 +194,7 @@ class NormChunk {
     });
   }
 
-  // What the function's derivatives are told by.
+  // Returns what the function's derivatives take: f(z) if kOfResult, otherwise z.
   template <typename Function>
   static MF_INLINE V Argument(const Function& function, const Scalar* z, int64_t i, int64_t lanes) {
     const V here = Load(z + i, lanes);
@@ -205,7 +206,7 @@ class NormChunk {
   const Normal<Scalar>& normal_;
   const Moved<Scalar>* moved_;
   const NormEpilogue epilogue_;
-  Scalar *z_, *z_tangent_, *g_room_, *h_room_;  // of a chunk
+  Scalar *z_, *z_tangent_, *g_room_, *h_room_;  // of one chunk
   const Scalar *g_ = nullptr, *h_ = nullptr;
   int64_t first_ = 0, past_ = 0;
 };

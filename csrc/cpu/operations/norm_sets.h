@@ -1,4 +1,4 @@
-// What a norm works on: sets of rows of channels, whose statistics are those of groups of channels.
+// What a norm works on: sets of rows of channels. Statistics are those of a group of channels in a set.
 //
 //   norm      sets         rows of a set      groups
 //   batch     1            images * pixels    channels
@@ -26,28 +26,28 @@ struct NormShape {
   int64_t Size() const { return rows * channels; }  // of a set
 };
 
-// One set, with arrays of channels to work in.
+// One set, with scratch arrays of channels.
 template <typename Scalar>
 struct NormSet {
   using V = Vec<Scalar>;
-  static constexpr int64_t kKept = 4;  // arrays of groups
+  static constexpr int64_t kKept = 4;  // arrays with one value per group
 
-  const Pool& pool;  // which may share its rows
+  const Pool& pool;  // its threads may share the rows
   int64_t rows, channels, groups, in_group;
-  int64_t at;    // its first scalar
-  int64_t part;  // of the sets
-  bool first;    // of its part
-  Scalar* kept;  // of the groups, in arrays that are `kept_step` apart
+  int64_t at;    // offset of its first scalar
+  int64_t part;  // index of the part that it belongs to
+  bool first;    // whether it is the first set of its part
+  Scalar* kept;  // values of the groups, in arrays that are `kept_step` apart
   int64_t kept_step;
-  Scalar* work;          // arrays of channels
-  const Scalar* weight;  // [channels]; 1 where there is none
-  const Scalar* bias;    // [channels]; 0 where there is none
+  Scalar* work;          // scratch arrays of channels
+  const Scalar* weight;  // [channels]; 1 if there is none
+  const Scalar* bias;    // [channels]; 0 if there is none
 
   Scalar* Channels(int64_t i) const { return work + i * channels; }
   Scalar* Kept(int64_t which, int64_t group) const { return kept + which * kept_step + group; }
   void Keep(int64_t which, int64_t group, Scalar value) const { *Kept(which, group) = value; }
 
-  // What is kept of the groups, for every channel.
+  // Copies a kept value of each group to all channels of the group.
   const Scalar* Spread(int64_t which, int64_t to) const {
     Scalar* values = Channels(to);
     for (int64_t group = 0; group < groups; ++group) {
@@ -56,14 +56,15 @@ struct NormSet {
     return values;
   }
 
-  // The mean over a group of what has been summed over rows.
+  // The mean over a group, from sums over rows.
   double Mean(const Scalar* sums, int64_t group) const {
     double total = 0;
     for (int64_t c = group * in_group; c < (group + 1) * in_group; ++c) total += sums[c];
     return total / (static_cast<double>(rows) * static_cast<double>(in_group));
   }
 
-  // A value near each group's mean, for every channel: what is less it cancels little.
+  // Writes a value near each group's mean, for every channel. Sums of values minus this level suffer little
+  // cancellation.
   void Level(const Scalar* x, Scalar* level) const {
     const int64_t step = std::max<int64_t>(1, rows / 4);
     const int64_t few = (rows + step - 1) / step;
@@ -80,7 +81,7 @@ struct NormSet {
     }
   }
 
-  // For every channel, its group's mean of weight * a + weight' * b, of which the sums over rows are given.
+  // For every channel, its group's mean of weight * a + weight' * b, given the sums of a and b over rows.
   const Scalar* WeightedMeans(const Frame<Scalar>& f, const Scalar* a, const Scalar* b, int64_t to) const {
     Scalar* means = Channels(to);
     const bool moves = b != nullptr && f[1].tangent != nullptr;
@@ -96,7 +97,7 @@ struct NormSet {
   }
 };
 
-// Sets in parts, which threads share.
+// Divides sets into parts, which threads share.
 struct SetParts {
   static constexpr int64_t kMost = 32;
   int64_t sets, of_part, count;
@@ -104,12 +105,12 @@ struct SetParts {
   explicit SetParts(int64_t n) : sets(n), of_part((n + kMost - 1) / kMost), count((n + of_part - 1) / of_part) {}
 };
 
-// A gradient at the weight or the bias, summed over the sets of each part, then over parts.
+// The gradient of the weight or the bias, summed over the sets of each part, then over the parts.
 template <typename Scalar>
 struct ChannelGradient {
   const int64_t parts, channels;
   const bool adds;
-  Scalar *to, *sums;  // null: not asked for; [parts][channels]
+  Scalar *to, *sums;  // [channels], null: not wanted; [parts][channels]
 
   ChannelGradient(const NormShape& s, const Operand<Scalar>& operand, Scalar* gradient, ArenaScope& arena)
       : parts(SetParts(s.sets).count),
@@ -134,7 +135,7 @@ struct ChannelGradient {
   }
 };
 
-// x^.
+// Computes x^.
 template <typename Scalar>
 struct Normal {
   using V = Vec<Scalar>;
@@ -147,7 +148,7 @@ struct Normal {
   MF_INLINE V At(int64_t i, int64_t c, int64_t lanes) const { return (Load(x + i, lanes) - Load(mean + c)) * Rate(c); }
 };
 
-// x^'.
+// Computes x^'.
 template <typename Scalar>
 struct Moved {
   using V = Vec<Scalar>;
@@ -176,10 +177,10 @@ void CopyOr(const Scalar* from, Scalar otherwise, int64_t n, Scalar* to) {
   }
 }
 
-// Calls f(set) for every set. Threads share the only one, or the sets.
+// Calls f(set) for every set. The threads share the rows of a single set; with several sets, each runs in one thread.
 template <typename Scalar, typename F>
 void ForSets(const Frame<Scalar>& frame, const F& f) {
-  constexpr int64_t kArrays = 12;  // of a set, and two that all have
+  constexpr int64_t kArrays = 12;  // per set; weight and bias take two more
   const NormShape s = NormShape::Of(frame.operation);
   const SetParts parts(s.sets);
   const Pool of_set = s.sets == 1 ? frame.pool : frame.pool.Alone();

@@ -1,5 +1,5 @@
-// One scalar of every row: y[r] = x[r, indices[r]], or 0 where the index is one to ignore, and NaN where it is another
-// that is out of range. Indices are whole numbers in scalars.
+// Picks one scalar of every row: y[r] = x[r, indices[r]], or 0 if the index is the one to ignore, or NaN if it is
+// another index that is out of range. Indices are integers stored as scalars.
 //
 // numbers: rows, columns, the index to ignore. operands: x, indices.
 #pragma once

@@ -1,6 +1,6 @@
-// y = f(x) for every scalar by itself.
+// y = f(x), elementwise.
 //
-// numbers: the function, scalars. factors: the function's parameters.
+// numbers: the function, the number of scalars. factors: the function's parameters.
 #pragma once
 
 #include "cpu/operations/frame.h"
@@ -57,7 +57,7 @@ struct PointwisePasses {
   }
 
  private:
-  // What the derivatives are told by.
+  // Returns what the function's derivatives take: y if kOfResult, otherwise x.
   template <typename Function>
   static MF_INLINE V Argument(const Frame<Scalar>& f, const Function&, int64_t i, int64_t lanes) {
     return Load((Function::kOfResult ? f.result.value : f[0].value) + i, lanes);

@@ -1,6 +1,6 @@
-// y = softmax(x) over rows of columns, or its logarithm.
+// y = softmax(x) over the columns of every row, or its logarithm.
 //
-// numbers: rows, columns, whether the logarithm.
+// numbers: rows, columns, whether to take the logarithm.
 #pragma once
 
 #include <cmath>

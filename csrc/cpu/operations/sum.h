@@ -1,4 +1,4 @@
-// y[o, i] = factor * sum over m of x[o, m, i]: sums and means.
+// y[o, i] = factor * sum over m of x[o, m, i], which covers sums and means.
 //
 // numbers: outer, middle, inner. factors: factor.
 #pragma once

@@ -1,4 +1,4 @@
-// The windows of pools and depthwise convolutions: for a pixel of the output, the pixels of the input that it reads.
+// The windows of pools and depthwise convolutions: the input pixels that every output pixel reads.
 //
 // numbers, from the first on: images, channels, height, width, output height, output width, then height and width of
 // the kernel, its strides, paddings and dilations.
@@ -18,12 +18,13 @@ struct Windows {
     return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13]};
   }
 
-  int64_t InSize() const { return height * width * channels; }  // of an image
+  int64_t InSize() const { return height * width * channels; }  // of one image
   int64_t OutSize() const { return out_height * out_width * channels; }
 
   int64_t Taps() const { return kernel_h * kernel_w; }
 
-  // Calls f(pixel of the output) for all of an image, and pixel(tap, pixel of the input) between, for its window.
+  // For every output pixel of an image, calls begin(output pixel), then tap(tap, input pixel) for every pixel of its
+  // window, then end(output pixel).
   template <typename Begin, typename Tap, typename End>
   void ForImage(const Begin& begin, const Tap& tap, const End& end) const {
     for (int64_t i = 0; i < out_height; ++i) {

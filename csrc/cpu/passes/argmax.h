@@ -1,4 +1,4 @@
-// Vectors of window indices: how argmax, one byte a channel, is read, written, and used to pick from a window.
+// Vectors of window indices: how argmax, with one byte per channel, is read, written, and used to pick from a window.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct IntOf<double> {
 template <typename Scalar>
 using IntVec = typename IntOf<Scalar>::Type;
 
-// Intrinsics where there are any: GCC widens the bytes of a __builtin_convertvector one by one.
+// Uses intrinsics where there are any, because GCC widens the bytes of a __builtin_convertvector one by one.
 template <typename Scalar>
 MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
   [[maybe_unused]] constexpr bool kFloat = sizeof(Scalar) == sizeof(float);
@@ -36,7 +36,7 @@ MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
   if constexpr (kFloat) {
     return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   } else {
-    // Not folded into the widening: there GCC 12 breaks down with an internal error.
+    // Loaded separately, because GCC 12 stops with an internal error if the load is folded into the widening.
     const __m128i bytes = InRegister(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     return (IntVec<Scalar>)_mm512_maskz_cvtepu8_epi64(0xff, bytes);
   }
@@ -53,7 +53,7 @@ MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
 #endif
 }
 
-// The first n lanes only, fewer than all.
+// Only the first n lanes; n is less than the number of lanes.
 #if MF_VECTOR_BYTES == 64
 template <typename Scalar>
 MF_INLINE IntVec<Scalar> LoadFirstIndex(const uint8_t* p, int64_t n) {
@@ -97,15 +97,15 @@ MF_INLINE void StoreIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
   *reinterpret_cast<Bytes*>(p) = __builtin_convertvector(index, Bytes);
 }
 
-// values[index] in every lane: what the channels of a pixel read when each has its maximum elsewhere in the window.
-// Some value of the window where the index is kDead.
+// values[index] in every lane: what the channels of a pixel read if each has its maximum at another pixel of the
+// window. If the index is kDead, some value of the window.
 template <typename Scalar, int WINDOW>
 MF_INLINE Vec<Scalar> Pick(const Scalar* values, IntVec<Scalar> index) {
   static_assert(WINDOW == 1 || WINDOW == 4);
   [[maybe_unused]] constexpr bool kFloat = sizeof(Scalar) == sizeof(float);
   if constexpr (WINDOW == 1) {
     return Broadcast(values[0]);
-#if MF_VECTOR_BYTES == 64  // in the masked forms, since GCC warns of what the others leave undefined
+#if MF_VECTOR_BYTES == 64  // in the masked forms, because GCC warns about undefined lanes in the others
   } else if constexpr (kFloat) {
     const __m512 table = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(values));
     return (Vec<Scalar>)_mm512_maskz_permutevar_ps(0xffff, table, (__m512i)index);

@@ -23,7 +23,7 @@ struct BackwardPass {
     Scalar* sums;          // [B][3][Cout]
     Scalar* coefficients;  // [3][Cout]
     Scalar* bias_sums;     // [B][Cout]
-    Scalar* prepared;      // the weights as the data-gradient reads them
+    Scalar* prepared;      // the weights as the data gradient reads them
     Scalar* zero;          // [Cin]
     GroupSums<Scalar> grad_weight;
   };
@@ -33,7 +33,7 @@ struct BackwardPass {
   const ImageGroups groups;
   const WeightGradient<Scalar> weight_gradient;
   const Convolution<Scalar> data_gradient;
-  const Scalar* shared_weights;  // null: every task has its own, or grad_x is not asked for
+  const Scalar* shared_weights;  // null: every task has its own, or grad_x is not wanted
 
   BackwardPass(const ConvBlockBackwardArgs<Scalar>& a, ArenaScope& arena)
       : args(a),
@@ -112,11 +112,11 @@ struct BackwardPass {
     }
   }
 
-  // A few images at a time: their gradient at y stays in cache for both convolutions.
+  // Runs a few images at a time, so that their gradient at y stays in cache for both convolutions.
   void RunGroup(int64_t task, const Scratch& scratch, int64_t group) const {
     const ConvBlockShape& s = args.shape;
     ArenaScope arena;
-    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);  // with the tiles' slack
+    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);  // with slack for the tiles
     Scalar* sum = scratch.grad_weight.Open(group);
     ForImagesAtOnce(s, groups.Begin(group), groups.End(group), [&](int64_t first, int64_t past) {
       const int64_t count = past - first;
@@ -137,7 +137,7 @@ struct BackwardPass {
           scratch.bias_sums + b * s.out_channels);
   }
 
-  // Zero where batch norm takes any constant out again.
+  // Zero unless ReLU comes first, because batch norm cancels any constant.
   void BiasGradient(const Scratch& scratch, Scalar* grad_bias) const {
     const ConvBlockShape& s = args.shape;
     if (!s.relu_first) return std::fill(grad_bias, grad_bias + s.out_channels, Scalar{0});

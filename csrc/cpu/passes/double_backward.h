@@ -11,7 +11,7 @@
 namespace maml_fast {
 namespace {
 
-// Calls f(tap and channel, where the value is in an image) for what the convolution reads at its middle pixel.
+// Calls f(index of (tap, channel), offset of the value in an image) for what the convolution reads at its middle pixel.
 template <typename F>
 void ForMiddlePatch(const ConvBlockShape& s, const F& f) {
   const int64_t top = s.conv_height / 2 * s.stride - s.padding, left = s.conv_width / 2 * s.stride - s.padding;
@@ -33,7 +33,7 @@ struct DoubleBackwardPass {
   struct Scratch {
     Scalar* weight;         // for gg_x, as the forward convolution reads it
     Scalar* gg_weight;      // for x, likewise
-    Scalar* gg_transposed;  // for grad_y, as the data-gradient reads it
+    Scalar* gg_transposed;  // for grad_y, as the data gradient reads it
     Scalar* gg_bias;        // [Cout]
     Scalar* zero;           // [Cin]
     Scalar* level;          // [Cout]
@@ -104,7 +104,7 @@ struct DoubleBackwardPass {
   const Scalar* GgWeight(int64_t task) const { return args.gg_weight + task * args.shape.WeightSize(); }
   Scalar* GradYOf(int64_t task, int64_t b) const { return args.grad_y + args.shape.ConvImage(task, b); }
 
-  // Batch norm takes a constant out again, so gg_bias counts only where ReLU comes between.
+  // Batch norm cancels any constant, so gg_bias matters only if ReLU comes first.
   void Prepare(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     const bool bias = s.relu_first && args.gg_bias != nullptr;
@@ -116,8 +116,9 @@ struct DoubleBackwardPass {
     FindLevel(task, scratch.gg_bias, scratch.level);
   }
 
-  // The tangent at the middle of the first image. Where the inputs are far from zero, so are the tangents, all of them
-  // alike; batch norm takes out what they share, and nothing is lost to rounding if it goes before anything is summed.
+  // Finds the level: the tangent at the middle of the first image. If the inputs are far from zero, so are the
+  // tangents, all by about the same amount. Batch norm cancels what they share; subtracting it before anything is
+  // summed avoids rounding errors.
   void FindLevel(int64_t task, const Scalar* gg_bias, Scalar* level) const {
     const ConvBlockShape& s = args.shape;
     ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t n) {
@@ -133,7 +134,7 @@ struct DoubleBackwardPass {
     });
   }
 
-  // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias, kept in grad_y for the time being; a few images at a
+  // Computes tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias in the memory of grad_y, a few images at a
   // time, so that they are in cache for their sums.
   void Tangent(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
@@ -157,11 +158,11 @@ struct DoubleBackwardPass {
     });
   }
 
-  // A few images at a time: their gradient at y stays in cache for both convolutions.
+  // Runs a few images at a time, so that their gradient at y stays in cache for both convolutions.
   void RunGroup(int64_t task, const Scratch& scratch, int64_t group) const {
     const ConvBlockShape& s = args.shape;
     ArenaScope arena;
-    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);  // with the tiles' slack
+    auto* grad_y = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);  // with slack for the tiles
     Scalar* sum = HasWeightGradient() ? scratch.grad_weight.Open(group) : nullptr;
     ForImagesAtOnce(s, groups.Begin(group), groups.End(group), [&](int64_t first, int64_t past) {
       const int64_t count = past - first;

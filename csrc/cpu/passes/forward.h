@@ -63,12 +63,12 @@ struct ForwardPass {
   uint8_t* Argmax(int64_t task, int64_t b) const {
     return args.argmax == nullptr ? nullptr : args.argmax + args.shape.OutImage(task, b);
   }
-  // Where nobody keeps y and nothing is pooled, out holds it until it is normalized.
+  // If y is not kept and there is no pooling, out holds y until it is normalized.
   Scalar* Y(int64_t task, int64_t b) const {
     return args.kept == nullptr ? Out(task, b) : args.kept + args.shape.ConvImage(task, b);
   }
 
-  // A few images at a time: what the statistics and the pooling read of them is in cache.
+  // Runs a few images at a time, so that they are still in cache for the statistics and the pooling.
   void Convolve(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
     const Scalar* weights = WeightsOf(task, scratch);

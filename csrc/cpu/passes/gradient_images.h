@@ -1,4 +1,4 @@
-// What both backward passes see of one task.
+// What both backward passes read of one task's images.
 #pragma once
 
 #include "cpu/passes/norm_pool.h"

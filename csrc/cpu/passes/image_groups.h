@@ -1,5 +1,5 @@
-// Sums over a task's images, in an order that does not depend on threads: the images fall into groups, by their number
-// alone; every group has a sum of its own, and the groups' sums are added up in order.
+// Sums over a task's images, in an order that does not depend on the threads: the images are divided into groups, by
+// the shape alone; every group has its own sum, and the groups' sums are added up in order.
 #pragma once
 
 #include "core/conv_block.h"
@@ -14,7 +14,7 @@ struct ImageGroups {
   int64_t images, in_group;
 
   explicit ImageGroups(const ConvBlockShape& s) : images(s.batch) {
-    constexpr int64_t kPixels = 384;  // at least in a group: fewer, and adding up the sums is felt
+    constexpr int64_t kPixels = 384;  // at least in a group: with fewer, adding up the sums takes noticeable time
     constexpr int64_t kMost = 16;
     const int64_t for_work = (kPixels + s.ConvPixels() - 1) / s.ConvPixels(), for_count = (images + kMost - 1) / kMost;
     in_group = for_work > for_count ? for_work : for_count;
@@ -25,8 +25,8 @@ struct ImageGroups {
   int64_t End(int64_t group) const { return Begin(group + 1) < images ? Begin(group + 1) : images; }
 };
 
-// Where one thread goes through all groups it keeps the total so far and one group's sum; otherwise each group's sum
-// waits for all of them.
+// If one thread goes through all groups, it keeps the running total and one group's sum; otherwise it keeps every
+// group's sum until the end.
 template <typename Scalar>
 class GroupSums {
  public:
@@ -36,7 +36,7 @@ class GroupSums {
     data_ = arena.Array<Scalar>(size_ * buffers_);
   }
 
-  // A group's sum, to be added to.
+  // Returns a group's sum, set to zero, to be added to.
   Scalar* Open(int64_t group) const {
     const InConvolution timed;
     Scalar* sum = data_ + (group < buffers_ ? group : buffers_ - 1) * size_;
@@ -50,7 +50,7 @@ class GroupSums {
     for (int64_t i = 0; i < size_; i += kLanes<Scalar>) Store(data_ + i, Load(data_ + i) + Load(data_ + size_ + i));
   }
 
-  // What is left to be added up: `Waiting` sums, `size` apart.
+  // The sums that are left to be added up: `Waiting` sums, `size` apart.
   const Scalar* data() const { return data_; }
   int64_t Waiting() const { return added_ ? 1 : buffers_; }
   int64_t size() const { return size_; }

@@ -1,8 +1,8 @@
-// Batch norm, ReLU and max-pool, one image at a time, and the sums and images that their first and second derivatives
-// need.
+// Batch norm, ReLU and max pooling, one image at a time, and the sums and images that their first and second
+// derivatives need.
 //
-// Notation, per task and channel, with M = B * OH * OW values: g is the gradient at z, h the tangent at r less a level
-// that is about its mean, x^ = (r - mean) * rstd, and a bar means the average over the M values.
+// Notation, per task and channel, with M = B * OH * OW values: g is the gradient at z, h the tangent at r minus a level
+// that is close to its mean, x^ = (r - mean) * rstd, and a bar means the average over the M values.
 #pragma once
 
 #include "core/conv_block.h"
@@ -13,8 +13,8 @@
 namespace maml_fast {
 namespace {
 
-// Calls covered(conv pixels of a window [SIZE], out pixel) and, for the rows and columns that rounding down leaves
-// out of every window, uncovered(conv pixel).
+// Calls covered(conv pixels of a window [SIZE], out pixel) for every window, and uncovered(conv pixel) for the rows and
+// columns that are in no window because extents are rounded down.
 template <typename Covered, typename Uncovered>
 MF_INLINE void ForWindows(const ConvBlockShape& s, const Covered& covered, const Uncovered& uncovered) {
   if (!s.pool) {
@@ -48,9 +48,9 @@ struct Norm {
   MF_INLINE Vec<Scalar> Beta(int64_t c, int64_t n) const { return beta == nullptr ? Vec<Scalar>{} : Load(beta + c, n); }
 };
 
-// r where z is going to be largest in every window, and which of its pixels that is. z rises with r where gamma is
-// positive, falls where it is negative, and is the same everywhere where gamma is zero: then the first pixel counts.
-// On the way, the image's moments. argmax: null where nobody asks for it.
+// Writes r where z will be largest in every window, the position of that pixel, and the image's moments. z increases
+// with r if gamma is positive and decreases if it is negative. If gamma is zero, z is the same everywhere and the first
+// pixel counts. argmax: null if not wanted.
 template <typename Scalar>
 void PoolImage(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* y, Scalar* moments, Scalar* r,
                uint8_t* argmax) {
@@ -84,8 +84,8 @@ void PoolImage(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* 
   });
 }
 
-// out of one image from its r at the maxima (r may be out), and argmax, where it is not null, with the windows marked
-// that ReLU cuts off. Statistics that are NaN make all of a channel NaN.
+// Writes out of one image from its r at the maxima (r may be out), and marks in argmax, unless null, the windows that
+// ReLU sets to zero. Statistics that are NaN make all of a channel NaN.
 template <typename Scalar>
 void NormRelu(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* r, Scalar* out, uint8_t* argmax) {
   const int64_t channels = s.out_channels;
@@ -103,7 +103,7 @@ void NormRelu(const ConvBlockShape& s, const Norm<Scalar>& norm, const Scalar* r
   });
 }
 
-// One image's view of what the backward passes read.
+// What the backward passes read of one image.
 template <typename Scalar>
 struct ImageGradient {
   const Scalar* y;
@@ -148,8 +148,7 @@ struct GradCoefficients {
   const Scalar *g, *x, *one;
 };
 
-// grad_y of one image, with `more` added where that is not null; its sum per channel goes to grad_bias where that is
-// not null.
+// Writes grad_y of one image, with `more` added unless null, and its sum per channel to grad_bias unless null.
 template <typename Scalar>
 void GradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const GradCoefficients<Scalar>& k,
            const ImageGradient<Scalar>& image, const Scalar* more, Scalar* grad_y, Scalar* grad_bias) {
@@ -176,13 +175,13 @@ void GradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const GradCoeffici
   });
 }
 
-// The tangents at r of one image, from those at y and the level [C].
+// The tangents at r of one image, from the tangents at y and the level [C].
 template <typename Scalar>
 struct ImageTangent {
   const Scalar* at_y;
   const Scalar* level;
 
-  // Of the pixel's value y.
+  // The tangent at a pixel with the value y.
   MF_INLINE Vec<Scalar> Of(int64_t at, Vec<Scalar> y, Vec<Scalar> level_here, int64_t n, bool relu_first) const {
     const Vec<Scalar> here = Load(at_y + at, n);
     return (relu_first ? (y <= Scalar{0} ? Vec<Scalar>{} : here) : here) - level_here;
@@ -219,7 +218,7 @@ void TangentSums(const ConvBlockShape& s, const Norm<Scalar>& norm, const ImageG
   });
 }
 
-// Coefficients per channel of the second derivative's images:
+// Coefficients per channel of the images of the second derivative:
 //   tangent_z = z.h * h + z.x * x^ + z.one        (gathered by argmax: grad_grad_out)
 //   second_y  = r.g * g + r.h * h + r.x * x^ + r.one
 template <typename Scalar>
@@ -232,7 +231,7 @@ struct TangentCoefficients {
   } r;
 };
 
-// grad_grad_out and the gradient at y that flows on into x and weight, whose place may be that of the tangent at y.
+// Writes grad_grad_out, and the gradient at y that propagates into x and weight; it may overwrite the tangent at y.
 template <typename Scalar>
 void SecondGradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const TangentCoefficients<Scalar>& k,
                  const ImageGradient<Scalar>& image, const ImageTangent<Scalar>& tangent, Scalar* second_y,
@@ -266,7 +265,7 @@ void SecondGradY(const ConvBlockShape& s, const Norm<Scalar>& norm, const Tangen
   });
 }
 
-// Every pixel of images [begin, end) set to `value` [C].
+// Sets every pixel of images [begin, end) to `value` [C].
 template <typename Scalar>
 void FillImages(const ConvBlockShape& s, const Scalar* value, Scalar* images, int64_t begin, int64_t end) {
   for (int64_t p = begin * s.ConvPixels(); p < end * s.ConvPixels(); ++p) {

@@ -1,9 +1,9 @@
-// How a pass over all tasks is spread over threads.
+// Distributes a pass over all tasks among threads.
 //
-// A pass is a list of phases; a phase is `units` independent pieces of one task's work, and reads what earlier phases
-// of that task wrote. With enough tasks every thread takes whole tasks through all phases, so that a task's working set
-// stays in its cache; otherwise all threads share each phase. Either way each unit does the same arithmetic in the same
-// order, so results are bitwise equal for any number of threads.
+// A pass is a list of phases. A phase consists of `units` independent pieces of one task's work, and reads what earlier
+// phases of that task wrote. With enough tasks, every thread takes whole tasks through all phases, so that a task's
+// working set stays in its cache; otherwise all threads share each phase. Either way each unit does the same arithmetic
+// in the same order, so results are bitwise equal for any number of threads.
 #pragma once
 
 #include "core/conv_block.h"
@@ -14,14 +14,14 @@
 namespace maml_fast {
 namespace {
 
-// Sharing phases makes threads wait for each other several times a pass: not worth it for little work.
+// If threads share phases, they wait for each other several times per pass, which does not pay off for little work.
 inline bool GoesByTasks(const ConvBlockShape& s, const Pool& pool) {
   if (pool.threads <= 1 || s.tasks % pool.threads == 0 || s.tasks >= 4 * pool.threads) return true;
   return s.tasks * s.batch * s.ConvPixels() * s.WeightSize() < pool.least_work;
 }
 
-// Pass has: Scratch, MakeScratch(arena, whether one thread runs all of a task), kPhases, Units(phase), Run(phase, task,
-// scratch, begin, end).
+// A Pass has: Scratch, MakeScratch(arena, whether one thread runs all of a task), kPhases, Units(phase), Run(phase,
+// task, scratch, begin, end).
 template <typename Pass>
 void RunPass(const Pass& pass, const ConvBlockShape& shape, const Pool& pool) {
   const int64_t tasks = shape.tasks;

@@ -11,7 +11,7 @@
 namespace maml_fast {
 namespace {
 
-// NaN is neither <= 0 nor cut off: it must reach the user.
+// Keeps NaN, which must reach the user.
 template <typename Scalar>
 MF_INLINE Vec<Scalar> Relu(Vec<Scalar> v) {
   return v <= Scalar{0} ? Vec<Scalar>{} : v;
@@ -23,8 +23,8 @@ MF_INLINE Vec<Scalar> NormInput(Vec<Scalar> y, bool relu_first) {
 }
 
 // Mean and sum of squared deviations of one image, for a vector of channels, in one pass. The deviations are from a
-// rough mean, that of every fourth pixel, and corrected by what they add up to: however the other pixels differ, no
-// more than a factor of four cancels.
+// rough mean, that of every fourth pixel, and are corrected by their sum: whatever the other pixels are, cancellation
+// loses at most a factor of four.
 template <typename Scalar>
 struct Deviations {
   Vec<Scalar> rough{}, sum{}, squares{};
@@ -51,7 +51,7 @@ struct Deviations {
   }
 };
 
-// The moments of one image, [2][C].
+// Writes the moments of one image, [2][C].
 template <typename Scalar>
 void ImageMoments(const ConvBlockShape& s, const Scalar* y, Scalar* moments) {
   ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t n) {
@@ -72,7 +72,7 @@ void SumOverImages(int64_t images, const Scalar* rows, int64_t width, double* to
   }
 }
 
-// Joins the images' moments ([B][2][C]) in image order (Chan, Golub & LeVeque 1979), in double.
+// Combines the images' moments ([B][2][C]) in image order (Chan, Golub & LeVeque 1979), in double.
 template <typename Scalar>
 void JoinMoments(const ConvBlockShape& s, const Scalar* moments, Scalar* mean, Scalar* rstd) {
   const int64_t channels = s.out_channels;

@@ -1,4 +1,4 @@
-// From here on to targets/end.h, functions are compiled for AVX2.
+// From here to targets/end.h, functions are compiled for AVX2.
 #pragma once
 
 #include <immintrin.h>
@@ -9,7 +9,7 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 leaves small loops alone
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 does not vectorize small loops
 #pragma GCC target("avx2,fma")
 #endif
 

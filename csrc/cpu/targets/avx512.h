@@ -1,4 +1,4 @@
-// From here on to targets/end.h, functions are compiled for AVX-512.
+// From here to targets/end.h, functions are compiled for AVX-512.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +10,7 @@
                              apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 leaves small loops alone
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 does not vectorize small loops
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 

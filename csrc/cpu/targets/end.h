@@ -1,4 +1,4 @@
-// The end of what targets/avx2.h or targets/avx512.h began.
+// Ends the section that targets/avx2.h or targets/avx512.h began.
 #if defined(__clang__)
 #pragma clang attribute pop
 #else

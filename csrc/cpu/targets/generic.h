@@ -1,13 +1,13 @@
-// Functions are compiled with whatever vectors the compiler's default target has (SSE2 on x86-64, NEON on AArch64).
+// Functions are compiled for the compiler's default target (SSE2 on x86-64, NEON on AArch64).
 #pragma once
 
 #include "cpu/targets/shared.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #if defined(__x86_64__)
-#pragma GCC optimize("O1")  // hardly ever run here: not worth a third more time to compile
+#pragma GCC optimize("O1")  // rarely used on x86-64: -O2 is not worth a third more compile time
 #else
-#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 leaves small loops alone
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")  // -O2 does not vectorize small loops
 #endif
 #endif
 

@@ -1,5 +1,5 @@
-// What kernels share with other files. It is included before an instruction set is chosen: only the kernels may use
-// that.
+// Headers that kernels share with other files. They are included before an instruction set is chosen, because only
+// kernels may use it.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// The small matrices of a thin block's closed forms, per task and in double: patches' covariances [P][P] and weights,
-// or sums over patches, [P][C].
+// Operations on the small matrices in a thin block's closed forms, per task and in double: the patches' covariances
+// [P][P], and weights or sums over patches [P][C].
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace maml_fast {
 namespace {
 
-// Zeros where `values` is null.
+// Writes zeros if `values` is null.
 template <typename Scalar>
 void ToDouble(const Scalar* values, int64_t count, double* result) {
   if (values == nullptr) {

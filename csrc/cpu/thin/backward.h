@@ -1,4 +1,4 @@
-// Backward of a thin block in closed form: one sweep over the pooled pixels. See thin_gradient.h for the notation.
+// The backward pass of a thin block in closed form: one sweep over the pooled pixels. Notation as in thin/gradient.h.
 #pragma once
 
 #include "core/conv_block.h"
@@ -57,7 +57,7 @@ struct ThinBackwardPass {
         });
   }
 
-  // grad_y = gamma a (g - g_bar - x^ (g x^)_bar), summed against p.
+  // grad_y = gamma a (g - g_bar - x^ (g x^)_bar), summed against the patches p.
   void Join(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     ToDouble(args.saved.weight.Of(task), s.WeightSize(), scratch.weight);

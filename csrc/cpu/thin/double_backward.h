@@ -1,5 +1,4 @@
-// Double backward of a thin block in closed form: one sweep over the pooled pixels. See thin_gradient.h for the
-// notation.
+// Double backward of a thin block in closed form: one sweep over the pooled pixels. Notation as in thin/gradient.h.
 #pragma once
 
 #include <algorithm>
@@ -115,7 +114,7 @@ struct ThinDoubleBackwardPass {
     }
   }
 
-  // One channel's scalars, zero where a tangent is null.
+  // The scalars of one channel; null tangents are zero.
   struct Channel {
     double a, gamma, gg_gamma, gg_beta;
   };
@@ -127,8 +126,9 @@ struct ThinDoubleBackwardPass {
             args.gg_beta == nullptr ? 0.0 : static_cast<double>(args.gg_beta[channel])};
   }
 
-  // tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^), a convolution since x^ and the tangent h = v . p
-  // are; H = (h x^)_bar = a v^T C w.
+  // Packs the weights of
+  //   tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^),  H = (h x^)_bar = a v^T C w
+  // It is a convolution, because x^ and the tangent h = v . p are.
   void PackTangent(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     const Scalar* gg_weight = args.gg_weight == nullptr ? nullptr : args.gg_weight + task * s.WeightSize();
@@ -171,8 +171,8 @@ struct ThinDoubleBackwardPass {
         });
   }
 
-  // The formulas of DoubleBackwardPass::Join, with second_y summed against p: the sum of x^ p is M a C w, that of
-  // (h - h_bar) p is M C v.
+  // The formulas of DoubleBackwardPass::Join, with second_y summed against the patches p: the sum of x^ p is M a C w,
+  // and the sum of (h - h_bar) p is M C v.
   void Join(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
     const double count = static_cast<double>(s.batch * s.ConvPixels());

@@ -1,5 +1,5 @@
-// A thin block that is asked for the gradient of its pixels, or given one: rare, and not worth closed forms. It takes
-// the ordinary passes, with y computed again.
+// The passes of a thin block for the rare case that the gradient of its pixels is wanted (grad_x) or given (gg_x),
+// which is not worth closed forms: they recompute y and run the ordinary passes.
 #pragma once
 
 #include <memory>
@@ -20,7 +20,7 @@ Buffer<Scalar> MakeBuffer(int64_t size) {
   return Buffer<Scalar>(new Scalar[static_cast<size_t>(size)]);
 }
 
-// What the saved statistics say of the bias, which itself was not saved: mean = w . mean patch + bias.
+// Returns the bias, which was not saved, from the saved statistics: mean = w . mean patch + bias.
 template <typename Scalar>
 Buffer<Scalar> BiasFromMean(const ConvBlockShape& s, const ConvBlockSaved<Scalar>& saved) {
   Buffer<Scalar> bias = MakeBuffer<Scalar>(s.tasks * s.out_channels);
@@ -58,7 +58,8 @@ void BackwardOnPixels(ConvBlockBackwardArgs<Scalar> args, const Pool& pool) {
   RunPass(BackwardPass<Scalar>(args, arena), args.shape, pool);
 }
 
-// Both halves of the second derivative: what reads x and weight, and what flows into them through y.
+// Computes both parts of the second derivative: the direct part at x and weight, and the part that reaches them through
+// y.
 template <typename Scalar>
 void DoubleBackwardOnPixels(ConvBlockDoubleBackwardArgs<Scalar> args, const Pool& pool) {
   const ConvBlockShape& s = args.shape;

@@ -1,5 +1,5 @@
-// Forward of a thin block. The batch statistics come from the patches' moments, so that batch norm's scale goes into
-// the weights, and convolution, ReLU and pooling are one sweep over the image that stores nothing but its result.
+// The forward pass of a thin block. The batch statistics come from the patches' moments, so that batch norm's scale is
+// folded into the weights, and convolution, ReLU and pooling are one sweep over the image that stores only its result.
 #pragma once
 
 #include <cmath>
@@ -16,9 +16,10 @@
 namespace maml_fast {
 namespace {
 
-// out and argmax of a row of windows, for VECS vectors of channels, of which `channels` are left:
-// z = shift + sum over taps of weight[tap] * value. A NaN anywhere has gone through the statistics into every z of its
-// channel, so that the first of a window stands for all. argmax is left alone unless KEEPS.
+// Writes out and argmax of a row of windows, for VECS vectors of channels, of which `channels` are left:
+//   z = shift + sum over taps of weight[tap] * value
+// A NaN anywhere reaches every z of its channel through the statistics, so the first z of a window is NaN too and stays
+// the maximum. argmax is written only if KEEPS.
 template <typename Scalar, int WINDOW, bool KEEPS, int VECS>
 __attribute__((noinline)) void ThinForwardTile(const ConvBlockShape& s, const WindowRow<Scalar>& row,
                                                const Scalar* weight, int64_t pitch, const Scalar* shift,
@@ -73,7 +74,7 @@ struct ThinForwardBody {
   }
 };
 
-// One after the other in memory.
+// Adjacent in memory.
 struct PatchMoments {
   double* mean;        // [P]
   double* covariance;  // [P][P]
@@ -86,11 +87,11 @@ struct ThinForwardPass {
 
   struct Scratch {
     double* sums;      // [B][P][P + 1]
-    double* moments;   // [P (P + 1)], where the caller keeps none
+    double* moments;   // [P (P + 1)], used if args.moments is null
     double* weight;    // [P][Cout]
     double* product;   // [P][Cout]: covariance times weight
     double* variance;  // [Cout]
-    double* center;    // [Cout]: mean of y, without the bias
+    double* center;    // [Cout]: mean of y without the bias
     Scalar* scaled;    // [P][Cout, padded]: the weights of z
     Scalar* shift;     // [Cout, padded]
   };
@@ -166,7 +167,7 @@ struct ThinForwardPass {
     std::fill(scratch.scaled, scratch.scaled + s.PatchSize() * pitch, Scalar{0});
     std::fill(scratch.shift, scratch.shift + pitch, Scalar{0});
     for (int64_t c = 0; c < s.out_channels; ++c) {
-      // Rounding may leave the variance of a constant just below zero.
+      // Rounding may leave the variance of a constant slightly below zero.
       const double variance = scratch.variance[c] < 0 ? 0.0 : scratch.variance[c];
       const double rstd = 1.0 / std::sqrt(variance + s.eps);
       const double scale = gamma == nullptr ? rstd : rstd * static_cast<double>(gamma[c]);

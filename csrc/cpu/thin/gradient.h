@@ -1,9 +1,10 @@
-// What both backward passes of a thin block begin with. Nothing dense flows back: the gradient at z lives only where
-// the maxima were found, and what batch norm adds to it everywhere meets the patches only in their moments.
+// The first step of both backward passes of a thin block. No dense gradient flows back: the gradient at z is nonzero
+// only at the maxima, and the terms that batch norm adds at all pixels depend on the patches only through their
+// moments.
 //
 // Notation, per task and channel, with M = B * OH * OW: g is the gradient at z, p a patch, C the patches' covariances,
 // w the weights, v the tangent of the weights (gg_weight), a = rstd, x^ = a w . (p - p_bar), and a bar means the
-// average over the M pixels. The bias drops out: batch norm takes any constant out again.
+// average over the M pixels. The bias drops out, because batch norm cancels any constant.
 #pragma once
 
 #include <algorithm>
@@ -16,19 +17,19 @@
 namespace maml_fast {
 namespace {
 
-constexpr int kSumTaps[] = {1, 3, 9};  // of a tile; few patches need others than the last
+constexpr int kSumTaps[] = {1, 3, 9};  // taps of a tile; most patch sizes need only the last
 constexpr int kSumVecs = MF_VECTOR_BYTES >= 64 ? 2 : 1;
 
-// The gradient at a row of windows, seen from one vector of channels on.
+// The gradient at a row of windows, from one vector of channels on.
 template <typename Scalar>
 struct GradientRow {
   const Scalar* grad_out;
   const uint8_t* argmax;
   int64_t pixel;     // scalars from one window to the next
-  int64_t channels;  // that are left
+  int64_t channels;  // that are left, from this vector on
 };
 
-// sums[tap][:] += g * value at the maximum, over a row of windows, and, where total is not null, total[:] += g
+// sums[tap][:] += g * value at the maximum, over a row of windows, and, unless total is null, total[:] += g
 template <typename Scalar, int WINDOW, int TAPS, int VECS>
 __attribute__((noinline)) void GradientPatchTile(const WindowRow<Scalar>& row, const int64_t* taps,
                                                  const GradientRow<Scalar>& gradient, Scalar* sums, int64_t pitch,
@@ -73,7 +74,7 @@ struct GradientPatchBody {
   }
 };
 
-// What both backward passes share: the sums over the sparse gradient, and what forward kept of one task.
+// Code that both backward passes share: the sums over the sparse gradient, and access to what forward kept of one task.
 template <typename Scalar>
 struct ThinTools {
   const ConvBlockShape& s;
@@ -108,7 +109,7 @@ struct ThinTools {
     }
   }
 
-  // Joins the images' sums in image order: total[c] = sum of g, centered[p][c] = sum of g (p - p_bar).
+  // Adds up the images' sums in image order: total[c] = sum of g, centered[p][c] = sum of g (p - p_bar).
   void JoinSums(int64_t task, const Scalar* sums, double* total, double* centered) const {
     auto join = [&](int64_t p, double* row) {
       std::fill(row, row + s.out_channels, 0.0);

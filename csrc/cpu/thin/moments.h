@@ -1,9 +1,11 @@
-// The first two moments of a thin block's patches: from them follow the batch statistics of every channel, whatever the
-// weights. All in double, where products of floats are exact, so that the cancellation in a covariance is harmless.
+// The first two moments of a thin block's patches, which determine the batch statistics of every channel, whatever the
+// weights are. All sums are in double, in which products of floats are exact, so that the cancellation in a covariance
+// is harmless.
 //
-// A pair of taps sums the products of two pixels a fixed step apart, over the output pixels. Pairs of taps that are the
-// same step apart, and agree modulo the stride, sum the same products over rectangles of pixels that differ only at
-// their edges: so the image is cut into the rectangles on which they all agree, and each is summed once.
+// A pair of taps sums the products of two pixels a fixed step apart, over the output pixels. Pairs of taps with the
+// same step that agree modulo the stride sum the same products, over rectangles of pixels that differ only at their
+// edges. So the image is cut into rectangles, each of which lies entirely inside or entirely outside the range of every
+// pair, and each rectangle is summed once.
 #pragma once
 
 #include <algorithm>
@@ -16,11 +18,11 @@
 namespace maml_fast {
 namespace {
 
-// Channels are the rows of a tile, vectors of the pixels near by its columns.
+// The rows of a tile are channels; its columns are vectors of nearby pixels.
 constexpr int kMomentRows = 4;
 constexpr int kMomentCols = MF_VECTOR_BYTES >= 64 ? 6 : 3;
 
-// Counts of pixels, and scalars from one to the next.
+// Numbers of pixels, and scalars from one to the next.
 struct MomentRect {
   int64_t rows, cols, row_step, col_step;
 };
@@ -61,8 +63,8 @@ struct MomentTileBody {
   }
 };
 
-// A range [begin, end) along one axis, in steps of the stride, which as a whole belongs, or does not, to each of
-// several taps: tap number i (of those that agree modulo the stride) sums over [i, i + extent).
+// A range [begin, end) along one axis, in steps of the stride, that lies entirely inside or entirely outside the range
+// of every tap: tap number i (of those that agree modulo the stride) sums over [i, i + extent).
 struct Segment {
   int64_t begin, end;
 
@@ -77,7 +79,8 @@ void ForSegments(int64_t taps, int64_t extent, const F& f) {
   }
 }
 
-// Sums over the patches of one image, [P][P + 1]: the products of taps p and q (valid where p <= q) and, last, tap p.
+// Sums over the patches of one image, [P][P + 1]: the products of taps p and q (valid for p <= q) and, in the last
+// column, tap p.
 template <typename Scalar>
 class PatchSums {
  public:
@@ -113,7 +116,7 @@ class PatchSums {
   }
 
  private:
-  // Zero padding, and as much again as a pixel's neighbors reach, surround the image.
+  // The image is surrounded by zero padding, and by as many more zeros as a pixel's neighbors reach.
   int64_t Pixels() const { return (s_.in_height + 2 * s_.padding + s_.kernel - 1) * row_ + vecs_ * kLanes<double>; }
   int64_t ProductsOfChannel() const { return s_.kernel * vecs_ * kLanes<double>; }
 
@@ -125,11 +128,10 @@ class PatchSums {
     }
   }
 
-  // Taps along one axis that agree with the `first` modulo the stride.
+  // The number of taps along one axis that agree with tap `first` modulo the stride.
   int64_t TapsFrom(int64_t first) const { return (s_.kernel - 1 - first) / s_.stride + 1; }
 
-  // products_[channel][rows below, [cols before ... cols after][channel]], where the pixel's own column is in the
-  // middle.
+  // products_[channel][rows below, [cols before ... cols after][channel]]; the pixel's own column is in the middle.
   void SumProducts(int64_t top, int64_t left, Segment rows, Segment cols) {
     const MomentRect rect{rows.end - rows.begin, cols.end - cols.begin, s_.stride * row_, s_.stride * s_.in_channels};
     const double* first =
@@ -165,18 +167,18 @@ class PatchSums {
   }
 
   const ConvBlockShape& s_;
-  const int64_t run_;    // scalars of a filter row
+  const int64_t run_;    // scalars in a filter row
   const int64_t reach_;  // scalars from the first to the last pixel of a filter row
-  const int64_t vecs_;   // vectors of a pixel's neighbors in one row
-  const int64_t row_;    // scalars of a row of pixels_
+  const int64_t vecs_;   // vectors that hold a pixel's neighbors in one row
+  const int64_t row_;    // scalars in a row of pixels_
   double* pixels_;
   int64_t* columns_;
   double* products_;
   double* totals_;
 };
 
-// The mean patch [P] and the covariances [P][P] of one task, from its images' sums [B][P][P + 1], joined in image order
-// in the place of the first.
+// Computes the mean patch [P] and the covariances [P][P] of one task from its images' sums [B][P][P + 1]. The sums are
+// added up in image order, in the memory of the first image's sums.
 inline void JoinPatchSums(const ConvBlockShape& s, double* sums, double* mean, double* covariance) {
   const int64_t patch = s.PatchSize(), size = patch * (patch + 1);
   const double count = static_cast<double>(s.batch * s.ConvPixels());

@@ -1,5 +1,5 @@
-// The passes of a thin block (see ConvBlockShape::Thin) that are asked for nothing about x: ThinForwardPass,
-// ThinBackwardPass and ThinDoubleBackwardPass never store y.
+// The passes of a thin block (see ConvBlockShape::thin) if no gradient of x is wanted or given: ThinForwardPass,
+// ThinBackwardPass and ThinDoubleBackwardPass. They never store y.
 #pragma once
 
 #include "cpu/thin/backward.h"

@@ -1,5 +1,5 @@
-// How the passes of a thin block see its patches: one image at a time, with its zero padding written out, and of that
-// one row of pooling windows, in which the pixels of a window lie side by side.
+// How the passes of a thin block read its patches: one image at a time, with its zero padding written out, and one row
+// of pooling windows at a time, in which the pixels of a window are adjacent.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace maml_fast {
 namespace {
 
-// A row of windows. The value of tap t at the window's pixel e is window[taps[t] + e], window = first + i * step.
+// A row of windows. Window i is at window = first + i * step; tap t of its pixel e has the value window[taps[t] + e].
 template <typename Scalar>
 struct WindowRow {
   const Scalar* first;
@@ -18,7 +18,8 @@ struct WindowRow {
   const int64_t* taps;  // [P]
 };
 
-// Gives the rows of windows of one image after another. WINDOW, the pixels of a window, is 4, or 1 without pooling.
+// Returns rows of windows, of one image after another. WINDOW is the number of pixels in a window: 4, or 1 without
+// pooling.
 template <typename Scalar, int WINDOW>
 class WindowReader {
  public:
@@ -39,7 +40,7 @@ class WindowReader {
     for (int64_t i = 0; i < s_.in_height; ++i) std::copy(x + i * row, x + (i + 1) * row, inside + i * row_);
   }
 
-  // The windows of output row i, until the next call.
+  // Returns the windows of output row i; valid until the next call.
   WindowRow<Scalar> Row(int64_t i) {
     const int64_t step = (WINDOW == 4 ? 2 : 1) * s_.stride;  // pixels from one window to the next
     const Scalar* top = padded_ + i * step * row_;
@@ -50,7 +51,7 @@ class WindowReader {
  private:
   int64_t Padded() const { return (s_.in_height + 2 * s_.padding) * row_; }
 
-  // Every value that a window's first pixel meets, followed by what the other three meet in its place.
+  // Stores every value that a window's first pixel reads, followed by what the other three pixels read in its place.
   void SpreadWindows(const Scalar* top) {
     const int64_t right = s_.stride * s_.in_channels, below = s_.stride * row_;
     const int64_t used = (2 * (s_.out_width - 1) * s_.stride + s_.kernel) * s_.in_channels;

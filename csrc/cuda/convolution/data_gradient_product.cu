@@ -1,11 +1,10 @@
-// grad_x: lines of the product are pixels of x, columns input channels.
+// grad_x as a matrix product: rows are pixels of x, columns are input channels.
 #include "cuda/convolution/products.cuh"
 
 namespace maml_fast {
 namespace cuda {
 namespace {
 
-// grad_x from grad_y.
 template <typename T>
 struct DataGradientProduct {
   static constexpr bool kAlongA = true, kAlongB = true;

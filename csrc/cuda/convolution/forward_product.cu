@@ -1,4 +1,4 @@
-// y and its moments: lines of the product are pixels of y, columns output channels.
+// y and its moments as a matrix product: rows are pixels of y, columns are output channels.
 #include "cuda/convolution/products.cuh"
 #include "cuda/passes/norm_pool.cuh"
 
@@ -6,8 +6,7 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// y = conv(x, weight) + bias, or y += conv(x, weight). With it, for batch norm, the mean and the sum of squared
-// deviations of every kRowsOfMoments rows.
+// See StartForward in convolve.h.
 template <typename T>
 struct ForwardProduct {
   static constexpr bool kAlongA = true, kAlongB = false;
@@ -18,7 +17,7 @@ struct ForwardProduct {
   TaskParam<T> weight, bias;
   T* y;
   bool adds;
-  T* moments;  // [T, MomentParts, 2, Cout]; null: not asked for
+  T* moments;  // [T, MomentParts, 2, Cout]; null: not wanted
   int rows;    // RowsOfY
 
   static ForwardProduct Of(const ConvBlockShape& s, const T* x, TaskParam<T> weight, TaskParam<T> bias, T* y, bool adds,
@@ -50,7 +49,8 @@ struct ForwardProduct {
   }
 
  private:
-  // As many rows of a column as have moments of their own, from `begin` on, or the first `count` of them.
+  // Finishes rows of one column that share moments: kRowsOfMoments rows from `begin` on if WHOLE, else the first
+  // `count`.
   template <bool WHOLE, class TileType>
   MF_DEVICE void FinishColumn(const Job& job, TileType& tile, int col, int begin, int count) const {
     const int channel = job.col + col, first = job.row + begin;

@@ -1,5 +1,5 @@
-// A product of two operands, tile by tile: C[m][n] = sum over k of A[m][k] B[n][k]. A block of threads takes one tile
-// of C through a range of k, slab by slab: while one slab is multiplied the next are on their way to shared memory.
+// The matrix product of two operands: C[m][n] = sum over k of A[m][k] B[n][k]. A thread block computes one tile of C
+// over a range of k, slab by slab: while one slab is multiplied, the next ones are copied to shared memory.
 #pragma once
 
 #include "cuda/convolution/slab.cuh"
@@ -7,7 +7,7 @@
 namespace maml_fast {
 namespace cuda {
 
-// A tile of C in shared memory, for what is done with it.
+// A tile of C in shared memory, which Product::Finish reads.
 template <class Math>
 struct Tile {
   static constexpr int kRows = Math::Tile::kRows, kCols = Math::Tile::kCols, kThreads = Math::kThreads;
@@ -18,13 +18,13 @@ struct Tile {
   MF_DEVICE typename Math::Sum& At(int row, int col) { return values[row * kPitch + col]; }
 };
 
-// What a block of threads works on: one tile of one task, in one part of k.
+// The work of a thread block: one tile of one task, over one part of k.
 struct Job {
   int task, part;
-  int row, col;  // the tile's first
+  int row, col;  // the tile's first row and column
 };
 
-// Writes the part of a tile that lies inside of out [rows][cols]; a thread keeps to one column.
+// Writes the part of a tile that lies within out [rows][cols]. Each thread writes one column.
 template <typename T, class TileType>
 MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, T* out) {
   constexpr int kRowsAtOnce = TileType::kThreads / TileType::kCols;
@@ -37,13 +37,13 @@ MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, T* 
   for (int row = first; row < end; row += kRowsAtOnce, to += kRowsAtOnce * cols) *to = tile.At(row, col);
 }
 
-// Where a part of so many begins, of all slabs along k; the product of the two is beyond int for large images.
+// The first slab of part `part`, when `slabs` slabs along k are divided into `parts`. The product slabs * part exceeds
+// int for large images.
 MF_DEVICE int FirstSlab(int slabs, int part, int parts) { return static_cast<int>(int64_t{slabs} * part / parts); }
 
 constexpr int kStages = 3;
 
-// A block's shared memory: slabs of both operands in several stages of their way, and, once all are multiplied, the
-// tile in their place.
+// The shared memory of a thread block: slabs of both operands in several stages; the finished tile reuses their place.
 template <class Math>
 union MultiplyMemory {
   struct Stage {
@@ -55,9 +55,9 @@ union MultiplyMemory {
   Tile<Math> tile;
 };
 
-// A product has: kAlongA, kAlongB: whether runs go along k; Depth(); Parts(); A(task), B(task): its operands;
-// Finish(job, tile): what becomes of a tile, called by all threads. Blocks: x over tiles of rows and parts, y over
-// tiles of columns, z over tasks.
+// A Product has kAlongA and kAlongB (whether an operand's runs go along k), Depth(), Parts(), A(task) and B(task) (the
+// operands), and Finish(job, tile), which all threads call with the finished tile. Grid: x over tiles of rows and
+// parts, y over tiles of columns, z over tasks.
 template <class Math, class Product, int VECTOR_A, int VECTOR_B>
 __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlocksOfSm)
     MultiplyKernel(const Product product) {

@@ -1,6 +1,7 @@
-// Where the factors of a convolution's product lie. An operand is a matrix of one task that is never written out: it is
-// read in runs of neighbors, each found by its line and its run. All that costs more than additions is done when a
-// line, or a run, is found; both serve many times.
+// The operands of a convolution's matrix product. An operand is a matrix of one task that need not be stored as such:
+// its elements are read from images or weights. An element is found by its line (the row of the matrix) and its run
+// (the position in the line); elements of neighboring runs are adjacent in memory. Divisions are done only when a line
+// or a run is located. Each is then used many times, and combining the two takes only additions.
 #pragma once
 
 #include "core/conv_block.h"
@@ -11,23 +12,23 @@
 namespace maml_fast {
 namespace cuda {
 
-// A place in an operand's memory; outside of it are zeros.
+// The offset of an element in the operand's memory. Elements that are not `inside` are zero.
 struct Element {
   int at;
   bool inside;
 };
 
-// A row, or a part of a place, past the end: with any other it is negative, and with its like.
+// Marks a row or an offset past the end: its sum with any valid one, or with itself, is negative.
 constexpr int kOutside = -static_cast<int>(kMostValues);
 
-// The pixels of images that a filter passes over, for every pixel of what it gives: lines are the latter, runs go over
+// The pixels that a filter reads from images, for every pixel of its result: lines are pixels of the result, runs are
 // (tap, channel).
 //
 //   forward                     from x to y:           row = to * stride - padding + tap
-//   data gradient (TRANSPOSED)  from grad_y to grad_x: row = (to + padding - tap) / stride, where that is whole
+//   data gradient (TRANSPOSED)  from grad_y to grad_x: row = (to + padding - tap) / stride, if that is an integer
 //
-// The latter is a difference of two quotients where their remainders are the same. A remainder counts as a way of so
-// many times kFar: where the two differ, the row lies outside.
+// The data gradient's row is the difference of the quotients of to + padding and of tap, if their remainders are equal.
+// Every remainder is multiplied by kFar and added to its quotient, so that the row lies outside if the two differ.
 template <bool TRANSPOSED>
 struct PatchGrid {
   int from_height, from_width, channels;
@@ -58,10 +59,10 @@ struct PatchGrid {
             Divide::By(to_pixels)};
   }
 
-  // What a row of `to`, and a tap's, add to the row that they meet. The same for columns.
+  // The contributions of a row of `to` and of a tap to the row that is read. The same for columns.
   MF_DEVICE int OfTo(int to) const { return TRANSPOSED ? Quotient(to + padding) : to * stride - padding; }
   MF_DEVICE int OfTap(int tap) const { return TRANSPOSED ? -Quotient(tap) : tap; }
-  // What these add to an element's place; the far ones cancel out where it counts.
+  // Their contributions to an element's offset. Multiples of kFar cancel out, modulo 2^32, if the element is inside.
   MF_DEVICE uint32_t Place(int row, int col) const {
     return (static_cast<uint32_t>(row) * from_width + static_cast<uint32_t>(col)) * channels;
   }
@@ -75,7 +76,7 @@ struct PatchGrid {
 
 template <typename T, bool TRANSPOSED>
 struct Patches {
-  struct Part {  // of an element's row, column and place
+  struct Part {  // contribution to an element's row, column and offset
     int row, col;
     uint32_t at;
   };
@@ -107,7 +108,7 @@ struct Patches {
   }
 };
 
-// An element of a matrix lies at its line's part and its run's.
+// The offset of a matrix element is the sum of its line's and its run's offset.
 MF_DEVICE Element FindInMatrix(int line, int run) { return {line + run, line + run >= 0}; }
 
 // A plain matrix, [lines][runs].
@@ -125,7 +126,7 @@ struct Matrix {
   MF_DEVICE Element Find(int line, int run) const { return FindInMatrix(line, run); }
 };
 
-// Weights [k, k, Cin, Cout] for the data gradient: lines are input channels, runs go over (tap, output channel).
+// The weights [k, k, Cin, Cout] for the data gradient: lines are input channels, runs are (tap, output channel).
 template <typename T>
 struct TransposedFilters {
   using Line = int;

@@ -1,4 +1,4 @@
-// The sums of a tile by plain multiply-adds, exact in the sense of the type.
+// Computes the sums of a tile with plain multiply-adds in the scalar type.
 #pragma once
 
 #include "cuda/convolution/slab.cuh"
@@ -6,7 +6,7 @@
 namespace maml_fast {
 namespace cuda {
 
-// What one of LANES lanes has of COUNT * LANES rows, which it reads in vectors.
+// One lane's share of COUNT * LANES rows: COUNT rows, which the lane reads in vectors.
 template <bool ALONG, int LANES, int COUNT, typename T>
 struct Share {
   static constexpr int kNeighbors = ALONG ? 1 : COUNT < kVector<T> ? COUNT : kVector<T>;
@@ -15,7 +15,7 @@ struct Share {
     return i / kNeighbors * (LANES * kNeighbors) + lane * kNeighbors + i % kNeighbors;
   }
 
-  // Of these rows, from `first` on, kVector steps of k.
+  // Reads the lane's rows, which are counted from row `first`, at kVector steps of k.
   template <class SlabType>
   MF_DEVICE static void Read(const SlabType& slab, int first, int lane, int k, T (&values)[COUNT][kVector<T>]) {
     if constexpr (ALONG) {
@@ -41,8 +41,8 @@ struct Share {
   }
 };
 
-// Of a warp's lanes, 4 stand along rows and 8 along columns; every half of a warp has all of the columns, so that its
-// vectors of them make one access.
+// The lanes of a warp form a grid of 4 along rows and 8 along columns. Each half of a warp covers all columns, so that
+// its vector reads of B form one access.
 template <typename T, class Shape, bool ALONG_A, bool ALONG_B>
 class PlainMath {
  public:

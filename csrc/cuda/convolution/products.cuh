@@ -1,4 +1,4 @@
-// Starts a product in the arithmetic that was asked for, and in the vector width that its operands' channels allow.
+// Launches a product in the requested arithmetic, with the vector width that its operands' channels allow.
 #pragma once
 
 #include <cstdint>
@@ -14,19 +14,19 @@
 namespace maml_fast {
 namespace cuda {
 
-// What a product reads of an operand's memory: rows of channels, one task after another.
+// An operand's memory: rows of `channels` scalars; `stride` scalars from one task to the next.
 template <typename T>
 struct Source {
   const T* first;
   int64_t channels, stride;
 
-  // Whether whole vectors of 16 bytes can be read.
+  // Whether all rows can be read in whole vectors of 16 bytes.
   bool IsWide() const {
     return reinterpret_cast<uintptr_t>(first) % 16 == 0 && channels % kVector<T> == 0 && stride % kVector<T> == 0;
   }
 };
 
-// Launches with one kind of tile.
+// Launches a product with one kind of tile.
 template <class Product, Tiling TILING>
 struct Starter {
   using Shape = TileShape<TILING>;
@@ -52,7 +52,7 @@ struct Starter {
   }
 };
 
-// In whole vectors.
+// Reads both operands in whole vectors.
 template <typename T, Tiling TILING, class Product>
 void StartWide(Launches& launch, Arithmetic arithmetic, const Product& product, int64_t tasks) {
   const Starter<Product, TILING> start{launch, product, tasks};
@@ -71,8 +71,8 @@ void StartWide(Launches& launch, Arithmetic arithmetic, const Product& product, 
   start.template Plain<T, kVector<T>, kVector<T>>();
 }
 
-// A's numbers one by one, and B's too unless whole vectors can be read: a first layer, or odd numbers of channels.
-// Tensor cores would wait for such copies: sums are plain.
+// Reads A's numbers one by one, and B's too unless `wide_b`: for a first layer, or odd numbers of channels. The
+// arithmetic is plain, since tensor cores would only wait for such copies.
 template <typename T, Tiling TILING, class Product>
 void StartNarrow(Launches& launch, const Product& product, int64_t tasks, bool wide_b) {
   const Starter<Product, TILING> start{launch, product, tasks};
@@ -80,7 +80,7 @@ void StartNarrow(Launches& launch, const Product& product, int64_t tasks, bool w
   start.template Plain<T, 1, 1>();
 }
 
-// Two large tiles of double would be more than a multiprocessor holds.
+// The largest tile. A multiprocessor could not hold two large tiles of double.
 template <typename T>
 constexpr Tiling kLargest = std::is_same_v<T, double> ? Tiling::kNarrow : Tiling::kLarge;
 

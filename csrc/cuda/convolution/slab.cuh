@@ -1,4 +1,4 @@
-// Parts of operands in shared memory, and how threads fill them and read them again.
+// Slabs are parts of the operands in shared memory; Filler copies them there.
 #pragma once
 
 #include <type_traits>
@@ -8,20 +8,19 @@
 namespace maml_fast {
 namespace cuda {
 
-// A thread's warp, and its place in it.
 MF_DEVICE int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 MF_DEVICE int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 
-// Numbers of 16 bytes, which are read at once.
+// Numbers in a vector of 16 bytes, which is read in one access.
 template <typename T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
-// How many steps of k a slab holds.
+// Steps of k in a slab.
 template <typename T>
 constexpr int kSlabDepth = 64 / static_cast<int>(sizeof(T));
 
-// ROWS rows of an operand. ALONG: an operand's runs go along k, so that neighbors in k lie side by side; else
-// neighbors in m (or n) do. Lines are padded so that lanes who read together meet different banks.
+// ROWS rows of an operand. ALONG: the operand's runs go along k, so that neighbors in k are adjacent; otherwise
+// neighbors in m (or n) are. Lines are padded so that lanes that read together access different banks.
 template <typename T, int ROWS, bool ALONG>
 struct Slab {
   using Scalar = T;
@@ -29,7 +28,7 @@ struct Slab {
   static constexpr int kDepth = kSlabDepth<T>;
   static constexpr int kLines = ALONG ? ROWS : kDepth, kRuns = ALONG ? kDepth : ROWS;
   static constexpr int kPitch = kRuns + (ALONG ? 1 : 2) * kVector<T>;
-  // Of two lines so far apart, 64 bytes at the same place meet different banks.
+  // At this distance between two lines, 64 bytes at the same place access different banks.
   static constexpr int kFar = ALONG ? 4 : 2;
 
   alignas(16) T values[kLines * kPitch];
@@ -37,13 +36,13 @@ struct Slab {
   MF_DEVICE static constexpr int At(int line, int run) { return line * kPitch + run; }
 };
 
-// A thread's part in filling the slabs of one operand, VECTOR neighbors at once. Along k it always keeps to one place
-// of a slab, which is found anew in every slab; across k it has several, which are found once.
+// A thread's share in filling the slabs of one operand, with VECTOR adjacent numbers per copy. Along k a thread has one
+// position in the slab, which it locates again for every slab; across k it has kMine positions, located once.
 template <class Operand, class SlabType, int THREADS, int VECTOR>
 class Filler {
   static constexpr bool kAlong = SlabType::kAlong;
   static constexpr int kDepth = SlabType::kDepth, kRows = kAlong ? SlabType::kLines : SlabType::kRuns;
-  // Threads side by side follow the runs.
+  // Adjacent threads read adjacent runs.
   static constexpr int kThreadsAlong = kAlong ? kDepth / VECTOR : kDepth, kThreadsAcross = THREADS / kThreadsAlong;
   static constexpr int kThreadsOfLine = kAlong ? kThreadsAlong : kThreadsAcross;
   static constexpr int kApart = kThreadsAcross * (kAlong ? 1 : VECTOR), kMine = kRows / kApart;
@@ -51,7 +50,7 @@ class Filler {
   static_assert(THREADS / kThreadsOfLine % (2 * SlabType::kFar) == 0, "lines come in pairs");
 
  public:
-  // first: the tile's first row of the operand.
+  // first: the first row of the tile in the operand.
   MF_DEVICE Filler(const Operand& operand, int first) : operand_(operand), first_(Kept(operand.First())) {
     MF_UNROLL
     for (int i = 0; i < kMine; ++i) {
@@ -81,7 +80,7 @@ class Filler {
   MF_DEVICE static int Along() { return kAlong ? Run() : Line(); }
   MF_DEVICE static int Across() { return kAlong ? Line() : Run(); }
   MF_DEVICE static int Run() { return static_cast<int>(threadIdx.x) % kThreadsOfLine * VECTOR; }
-  // Lines in pairs that are far apart.
+  // Adjacent threads take pairs of lines that are kFar apart.
   MF_DEVICE static int Line() {
     constexpr int kFar = SlabType::kFar;
     const int i = static_cast<int>(threadIdx.x) / kThreadsOfLine;

@@ -1,4 +1,4 @@
-// The sums of a tile of float on the tensor cores.
+// Computes the sums of a float tile on the tensor cores.
 #pragma once
 
 #include "cuda/convolution/slab.cuh"
@@ -6,9 +6,10 @@
 namespace maml_fast {
 namespace cuda {
 
-// Factors have a Format of fewer bits (device.cuh), to which they are rounded on the way from shared memory. Numbers
-// arrive in the registers that a product takes them from: no instruction goes into their order. Of 16 steps of k, lane
-// t of a group of four has every fourth; which of them the tensor cores take for which is all the same to a sum.
+// Factors are rounded to a Format of fewer bits (device.cuh) when they are read from shared memory. They are read right
+// into the registers that a product expects, without instructions to reorder them. Of a slab's 16 steps of k, lane t of
+// a group of four holds every fourth. The tensor cores may take these steps in another order than memory has them,
+// which does not matter to the sum, since both operands are read the same way.
 template <class Format, class Shape, bool ALONG_A, bool ALONG_B>
 class TensorMath {
  public:
@@ -53,20 +54,20 @@ class TensorMath {
   }
 
  private:
-  // Warps stand one below the other if there are rows enough.
+  // Warps are stacked along rows if there are enough rows.
   static constexpr int kWarpsDown = Shape::kRows >= 128 ? 2 : 1, kWarpsAcross = kThreads / kWarp / kWarpsDown;
   static constexpr int kWarpRows = Shape::kRows / kWarpsDown, kWarpCols = Shape::kCols / kWarpsAcross;
   static constexpr int kRows = kWarpRows / 16, kCols = kWarpCols / 8;  // products of 16 x 8
-  static constexpr int kQuarters = 4;                                  // of a slab, 4 steps of k each
-  static constexpr int kSteps = 2 / Format::kPack;                     // products for a slab
+  static constexpr int kQuarters = 4;                                  // of a slab: 4 steps of k each
+  static constexpr int kSteps = 2 / Format::kPack;                     // products per slab
   static_assert(SlabA::kDepth == 4 * kQuarters, "a lane has one step of every quarter");
 
   MF_DEVICE static int Group() { return Lane() / 4; }
   MF_DEVICE static int Member() { return Lane() % 4; }
   MF_DEVICE static int FirstRow() { return Warp() / kWarpsAcross * kWarpRows; }
   MF_DEVICE static int FirstCol() { return Warp() % kWarpsAcross * kWarpCols; }
-  // Of 16 rows, the one that counts as this group's in the upper or lower half. Across k they are neighbors, which are
-  // read together.
+  // The row, out of 16, that is this group's in the upper or lower half of a product. Across k, a group's two rows are
+  // neighbors, so that they are read together.
   MF_DEVICE static int RowOf(int half) { return ALONG_A ? half * 8 + Group() : Group() * 2 + half; }
 
   MF_DEVICE static void ReadRows(const SlabA& a, int first, uint32_t (&packed)[kSteps][4]) {

@@ -1,4 +1,4 @@
-// Into which tiles a product [rows][cols] is cut: a block of threads takes one.
+// The tiles that a matrix product [rows][cols] is cut into. A thread block computes one tile.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@ namespace maml_fast {
 namespace cuda {
 
 enum class Tiling {
-  kLarge,   // the most arithmetic for every number read
-  kNarrow,  // where a large tile's columns would be half empty
-  kLow,     // for few rows, and for products so small that larger tiles leave a GPU idle
+  kLarge,   // the most arithmetic per number read
+  kNarrow,  // if at least half of a large tile's columns would be empty
+  kLow,     // for few rows, and for products so small that larger tiles would leave a GPU idle
 };
 
 template <Tiling>
@@ -46,8 +46,8 @@ inline int64_t TilesOf(Tiling tiling, int64_t rows, int64_t cols) {
   return 0;
 }
 
-// times: how often the product is there, over tasks and parts. Nothing here is a property of the GPU at hand: tiles,
-// and with them the order of all sums, are the same on every one.
+// times: how many such products there are, over tasks and parts. The choice does not depend on the GPU at hand, so the
+// tiles, and with them the order of all sums, are the same on every GPU.
 inline Tiling TilingOf(int64_t rows, int64_t cols, int64_t times) {
   const Tiling wide = cols <= TileShape<Tiling::kNarrow>::kCols ? Tiling::kNarrow : Tiling::kLarge;
   const bool few = rows <= TileShape<Tiling::kLow>::kRows || TilesOf(wide, rows, cols) * times < kEnoughBlocks;

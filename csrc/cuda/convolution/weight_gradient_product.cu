@@ -1,11 +1,11 @@
-// grad_weight: lines of the product are a patch's values, columns output channels, and its depth y's pixels.
+// grad_weight as a matrix product: rows are the values of a patch, columns are output channels, k goes over y's pixels.
 #include "cuda/convolution/products.cuh"
 
 namespace maml_fast {
 namespace cuda {
 namespace {
 
-// grad_weight from x and grad_y: each part sums over a range of y's pixels.
+// Each part sums over a range of y's pixels.
 template <typename T>
 struct WeightGradientProduct {
   static constexpr bool kAlongA = false, kAlongB = false;
@@ -59,7 +59,7 @@ Tiling WeightGradientTiling(const ConvBlockShape& s) {
 
 }  // namespace
 
-// Into how many parts a weight gradient's pixels fall: enough blocks for a large GPU, each with some work.
+// Enough parts for the thread blocks to occupy a large GPU, but no part with too few pixels.
 int WeightGradientParts(const ConvBlockShape& s) {
   constexpr int64_t kBlocks = 512;
   const int64_t tiles = TilesOf(WeightGradientTiling(s), s.PatchSize(), s.out_channels) * s.tasks;

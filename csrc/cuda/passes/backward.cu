@@ -1,4 +1,5 @@
-// Backward: sums over the pooled gradient, their join, the gradient at y, and the two products that it goes into.
+// The backward pass: sums over the pooled gradient, the coefficients that follow, the gradient at y, and the two
+// products that read it.
 #include "cuda/convolution/convolve.h"
 #include "cuda/passes/gradient.cuh"
 #include "cuda/thin/passes.h"
@@ -7,7 +8,7 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// partial[..][2][C]: g and g x^ over the values of out.
+// partial[task][part][2][C]: the sums of g and of g x^ over values of out.
 template <typename T>
 __global__ void GradientSums(const BlockImages<T> images, const Norms<T> norms, T* partial) {
   const ImageShape& of = images.of_out;
@@ -31,7 +32,7 @@ __global__ void JoinGradients(const ConvBlockShape s, int parts, const T* partia
     const int64_t at = int64_t{task} * s.out_channels + channel;
     grad_beta[at] = static_cast<T>(sums[0]);
     grad_gamma[at] = static_cast<T>(sums[1]);
-    if (!s.relu_first) grad_bias[at] = T{0};  // batch norm takes any constant out again
+    if (!s.relu_first) grad_bias[at] = T{0};  // batch norm cancels any constant
     T* k = coefficients + int64_t{task} * kGradient * s.out_channels + channel;
     k[0] = static_cast<T>(first.of_g);
     k[s.out_channels] = static_cast<T>(first.of_x);
@@ -39,7 +40,7 @@ __global__ void JoinGradients(const ConvBlockShape s, int parts, const T* partia
   });
 }
 
-// more: what else flows into y, or null.
+// more: another gradient at y to add, or null.
 template <typename T>
 __global__ void GradientAtY(const BlockImages<T> images, const Norms<T> norms, const GradientCoefficients<T> k,
                             const T* more, T* grad_y) {
@@ -67,7 +68,7 @@ __global__ void JoinBias(int parts, int channels, const T* partial, T* grad_bias
   });
 }
 
-// Scratch of one call, in scalars.
+// The layout of one call's scratch memory, in scalars.
 struct Layout {
   int64_t grad_y, partial, gradient, weights, size;
 

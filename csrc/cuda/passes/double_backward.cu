@@ -1,5 +1,5 @@
-// Double backward: the tangent at y, its sums and their join, one sweep that gives all images, and the two products.
-// See csrc/core/norm_derivatives.h for the formulas.
+// Double backward: the tangent at y, its sums and the coefficients that follow, one sweep that writes all images, and
+// the two products. The formulas are in csrc/core/norm_derivatives.h.
 #include "cuda/convolution/convolve.h"
 #include "cuda/passes/gradient.cuh"
 #include "cuda/thin/passes.h"
@@ -18,7 +18,7 @@ MF_DEVICE T TangentAtR(const BlockImages<T>& images, T tangent_y, T y) {
   return images.relu_first && y <= T{0} ? T{0} : tangent_y;
 }
 
-// Every pixel of y set to a row of channels, or to zero.
+// Sets every pixel of y to a row of channels, or to zero if `rows` is null.
 template <typename T>
 __global__ void FillImages(const ImageShape of, const T* rows, T* y) {
   Place p = Place::Here(of);
@@ -64,8 +64,9 @@ __global__ void JoinTangents(const ConvBlockShape s, int parts, const T* partial
   });
 }
 
-// grad_y as backward has it, and, in place of tangent_y, what flows on from y into x and weight. tangent_z goes to the
-// output whose maximum is here; outputs that ReLU cut off were set to zero.
+// Writes grad_y as in the backward pass and, in place of tangent_y, the gradient at y that propagates into x and
+// weight. An output's grad_grad_out is tangent_z at its maximum; those of outputs that ReLU set to zero are already
+// zero.
 template <typename T>
 __global__ void SecondGradients(const BlockImages<T> images, const Norms<T> norms, const GradientCoefficients<T> k,
                                 const T* second, T* tangent_y, T* grad_y, T* grad_grad_out) {
@@ -88,7 +89,7 @@ __global__ void SecondGradients(const BlockImages<T> images, const Norms<T> norm
   }
 }
 
-// Scratch of one call, in scalars.
+// The layout of one call's scratch memory, in scalars.
 struct Layout {
   int64_t grad_y, partial, gradient, second, weights, size;
 
@@ -120,8 +121,8 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
   T *tangent_y = args.grad_y, *grad_y = scratch + at.grad_y;
   Launches launch(stream);
 
-  // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias; batch norm takes a constant out again, so gg_bias
-  // counts only where ReLU comes between.
+  // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias. Batch norm cancels any constant, so gg_bias matters
+  // only if ReLU comes first.
   const TaskParam<T> gg_bias{s.relu_first ? args.gg_bias : nullptr, s.out_channels};
   bool adds = false;
   if (args.gg_x != nullptr) {

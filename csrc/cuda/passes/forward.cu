@@ -1,5 +1,5 @@
-// Forward: the convolution with its statistics, the statistics' join, and one sweep that normalizes, cuts off and
-// pools.
+// The forward pass: the convolution with its moments, the batch statistics from the moments, and one sweep that
+// normalizes, applies ReLU and pools.
 #include "cuda/convolution/convolve.h"
 #include "cuda/passes/norm_pool.cuh"
 #include "cuda/thin/passes.h"
@@ -8,7 +8,7 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// Joins the parts' moments in order (Chan, Golub & LeVeque 1979), in double. Blocks: x over channels, y over tasks.
+// Combines the parts' moments in order (Chan, Golub & LeVeque 1979), in double. Grid: x over channels, y over tasks.
 template <typename T>
 __global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, T* mean, T* rstd) {
   auto* shared = static_cast<double*>(Shared());  // [kPlies][count, mean, squares][kLanes]
@@ -44,7 +44,6 @@ __global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, 
   rstd[int64_t{task} * channels + channel] = static_cast<T>(1.0 / sqrt(squares / count + s.eps));
 }
 
-// out and argmax from y.
 template <typename T>
 __global__ void NormReluPool(const BlockImages<T> images, const Norms<T> norms, T* out, uint8_t* argmax) {
   const ImageShape& of = images.of_out;

@@ -1,4 +1,4 @@
-// What the two backward passes share.
+// Code that the backward and the double-backward pass share.
 #pragma once
 
 #include "core/norm_derivatives.h"
@@ -16,7 +16,7 @@ struct Gradient {
   T of_g, of_x, one;
 };
 
-// These, [tasks, kGradient, C].
+// These coefficients for all tasks and channels, [tasks, kGradient, C].
 template <typename T>
 struct GradientCoefficients {
   const T* values;
@@ -28,7 +28,7 @@ struct GradientCoefficients {
   }
 };
 
-// The gradient at a value of y, from the block's output.
+// The gradient at a value of y, from the gradient at the block's output.
 template <typename T>
 MF_DEVICE T GradY(const BlockImages<T>& images, const Norm<T>& norm, const Gradient<T>& gradient, const Place& p) {
   const T y = images.y[p.at];

@@ -1,5 +1,5 @@
-// Batch norm, ReLU and max-pool, value by value, with the sums and images that their derivatives need. The formulas and
-// their names are those of csrc/cpu/passes.
+// Batch norm, ReLU and max pooling of single values, and the gradients at them. Formulas and notation are those of
+// csrc/cpu/passes.
 #pragma once
 
 #include "core/conv_block.h"
@@ -15,10 +15,10 @@ constexpr int kThreadsOfImages = 256;
 
 template <typename T>
 MF_DEVICE T Relu(T value) {
-  return value <= T{0} ? T{0} : value;  // NaN stays
+  return value <= T{0} ? T{0} : value;  // keeps NaN
 }
 
-// Images [T, B, height, width, channels], as threads find their places in them.
+// The shape of images [T, B, height, width, channels], with the divisors that locate a thread's value.
 struct ImageShape {
   int batch, height, width, channels, size;
   Divide by_channels, by_width, by_pixels;
@@ -36,21 +36,21 @@ struct ImageShape {
   static ImageShape OfY(const ConvBlockShape& s) { return Of(s, s.conv_height, s.conv_width); }
   static ImageShape OfOut(const ConvBlockShape& s) { return Of(s, s.out_height, s.out_width); }
 
-  // Where an image begins, and where in it a value lies.
+  // The offset of an image, and of a value within its image.
   MF_DEVICE int64_t First(int task, int image) const { return (int64_t{task} * batch + image) * size; }
   MF_DEVICE int In(int row, int col, int channel) const { return (row * width + col) * channels + channel; }
 };
 
-// A thread goes through so many images, always at the same row, column and channel: what these take to find, and what a
-// channel has, serves for all.
+// A thread processes this many images, all at the same row, column and channel, so that these are located once and the
+// channel's parameters are loaded once.
 constexpr int kImagesOfThread = 4;
 
-// One value of images. Blocks: x over an image's values, y over groups of images, z over tasks.
+// The position of one value. Grid: x over an image's values, y over groups of images, z over tasks.
 struct Place {
   int task, image, row, col, channel;
   int64_t at;
 
-  // The first of a thread's own, of which EndOfImages() says the end.
+  // The thread's first value. EndOfImages() is the end of its images.
   MF_DEVICE static Place Here(const ImageShape& of) {
     const int value = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), pixel = of.by_channels.Quotient(value);
     const int image = value < of.size ? static_cast<int>(blockIdx.y) * kImagesOfThread : of.batch;
@@ -64,14 +64,14 @@ struct Place {
     ++image;
     at += of.size;
   }
-  // The value in a row of all of a task's pixels.
+  // The value in row `row` of all pixels of a task.
   MF_DEVICE static Place OfRow(const ImageShape& of, int task, int row, int channel) {
     const int image = of.by_pixels.Quotient(row);
     return At(of, task, image, row - image * of.by_pixels.by, channel);
   }
 
  private:
-  // The value of a pixel, which is counted from the first of its image.
+  // `pixel` is counted within the image.
   MF_DEVICE static Place At(const ImageShape& of, int task, int image, int pixel, int channel) {
     const int row = of.by_width.Quotient(pixel);
     const int64_t at = of.First(task, image) + pixel * of.channels + channel;
@@ -79,12 +79,11 @@ struct Place {
   }
 };
 
-// A thread for every value of so many images.
+// One thread per value of kImagesOfThread images.
 inline dim3 ImageGrid(const ConvBlockShape& s, int64_t size) {
   return dim3(Ceil(size, kThreadsOfImages), Ceil(s.batch, kImagesOfThread), static_cast<unsigned>(s.tasks));
 }
 
-// A channel's batch norm.
 template <typename T>
 struct Norm {
   T mean, rstd, gamma, beta;
@@ -92,7 +91,7 @@ struct Norm {
   MF_DEVICE T Normalized(T r) const { return (r - mean) * rstd; }
 };
 
-// The statistics of a task's batch norm, and its parameters.
+// Batch statistics and batch norm parameters of all tasks.
 template <typename T>
 struct Norms {
   const T* mean;
@@ -107,7 +106,7 @@ struct Norms {
   }
 };
 
-// y of a block, and what its forward pass decided.
+// y of a block, the argmax of its forward pass, and the gradient at its output.
 template <typename T>
 struct BlockImages {
   ImageShape of_y, of_out;
@@ -122,12 +121,12 @@ struct BlockImages {
 
   MF_DEVICE T R(T value) const { return relu_first ? Relu(value) : value; }
   MF_DEVICE int Window() const { return pool ? 4 : 1; }
-  // Where the pixel `element` of the window of an output pixel lies in y.
+  // The offset in y of pixel `element` of an output's window.
   MF_DEVICE int64_t InWindow(const Place& out, int element) const {
     const int row = pool ? 2 * out.row + element / 2 : out.row, col = pool ? 2 * out.col + element % 2 : out.col;
     return of_y.First(out.task, out.image) + of_y.In(row, col, out.channel);
   }
-  // Where the output lies that took its value from a pixel of y; negative if none did.
+  // The offset of the output that has its maximum at a pixel of y; negative if there is none.
   MF_DEVICE int64_t OutputFrom(const Place& p) const {
     const int row = pool ? p.row / 2 : p.row, col = pool ? p.col / 2 : p.col;
     if (row >= of_out.height || col >= of_out.width) return -1;
@@ -135,7 +134,7 @@ struct BlockImages {
     const int element = pool ? p.row % 2 * 2 + p.col % 2 : 0;
     return argmax[out] == element ? out : -1;
   }
-  // g at a pixel of y.
+  // g, the gradient at batch norm's output, at a pixel of y.
   MF_DEVICE T GradientAt(const Place& p) const {
     const int64_t out = OutputFrom(p);
     return out < 0 ? T{0} : grad_out[out];

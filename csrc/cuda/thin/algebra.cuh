@@ -1,5 +1,5 @@
-// The small sums of a thin block's closed forms, for one channel, in double. Weights are [taps][channels] of a task,
-// kept its patch moments: the mean patch [taps], then the covariances [taps][taps].
+// The small sums in a thin block's closed forms, for one channel, in double. A task's weights are [taps][channels]; its
+// patch moments (`kept`) are the mean patch [taps], then the covariances [taps][taps].
 #pragma once
 
 #include "cuda/thin/pixels.cuh"
@@ -7,7 +7,7 @@
 namespace maml_fast {
 namespace cuda {
 
-// One channel of a task's weights; null: all zero.
+// One channel of a task's weights; all zero if null.
 template <typename T>
 struct WeightColumn {
   const T* first;
@@ -21,7 +21,7 @@ struct WeightColumn {
   }
 };
 
-// Moments in T, or in double.
+// One task's patch moments; T may be double.
 template <typename T>
 struct PatchMoments {
   const T* mean;
@@ -53,7 +53,7 @@ struct PatchMoments {
   }
 };
 
-// A kernel whose threads are the channels of one task each. Blocks: x over channels, y over tasks.
+// Kernels in which every thread has one channel of one task. Grid: x over channels, y over tasks.
 constexpr int kThreadsOfChannels = 64;
 
 struct ChannelOfTask {

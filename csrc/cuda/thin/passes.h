@@ -1,6 +1,6 @@
-// Thin blocks (ConvBlockShape): their y is never written out. Batch statistics, and what batch norm adds to a gradient,
-// follow from the patches' first two moments; what is left is one sweep over the images a pass. Notation and formulas
-// are those of csrc/cpu/thin/gradient.h.
+// The passes of thin blocks (see ConvBlockShape), which never write out y. The batch statistics, and what batch norm
+// adds to a gradient, follow from the patches' first two moments; the rest is one sweep over the images per pass.
+// Notation and formulas are those of csrc/cpu/thin/gradient.h.
 #pragma once
 
 #include "cuda/conv_block.h"
@@ -25,8 +25,8 @@ template <typename T>
 cudaError_t ThinDoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmetic arithmetic, T* scratch,
                                cudaStream_t stream);
 
-// The same where the gradient of pixels is asked for, or one is given: rare, and not worth closed forms. They take the
-// ordinary passes, with y computed again.
+// The passes for the rare case that the gradient of the pixels is wanted (grad_x) or given (gg_x), which is not worth
+// closed forms: they recompute y and run the ordinary passes.
 template <typename T>
 int64_t OnPixelsScratch(const ConvBlockBackwardArgs<T>& args);
 template <typename T>

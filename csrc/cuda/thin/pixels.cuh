@@ -1,5 +1,5 @@
-// How a thin block's sweeps read images: a block of threads takes the pixels under some windows to shared memory, and
-// lanes are channels, so that all of a warp read the same pixel, or one of a window's four.
+// How a thin block's sweeps read images. A thread block copies the pixels under some windows to shared memory. Lanes
+// are channels, so that all lanes of a warp read the same pixel, or one of a window's four.
 #pragma once
 
 #include "core/conv_block.h"
@@ -9,18 +9,19 @@
 namespace maml_fast {
 namespace cuda {
 
-constexpr int kTaps = 9;  // that a thread holds weights, or sums, of at once
-// Numbers that a block may have in shared memory, so that no launch need ask for more, and those of sums over plies.
+constexpr int kTaps = 9;  // taps for which a thread holds weights or sums at the same time
+// The most numbers that a thread block may have in shared memory (48 KiB, which no launch has to request specially),
+// and those that sums over plies take.
 constexpr int kMostShared = (48 << 10) / 8, kPlySums = kPlies * (kTaps + 1) * kLanes;
 
 struct ThinShape {
   int batch, in_height, in_width, in_channels;
   int out_height, out_width, channels;
-  int kernel, stride, padding, window;  // window: 2 where there is pooling, else 1
+  int kernel, stride, padding, window;  // window: 2 with pooling, else 1
   int taps;                             // PatchSize
-  int rows, cols;                       // outputs of a tile, which a block takes
+  int rows, cols;                       // outputs of a tile, which one thread block computes
   int tiles_across, tiles;              // of an image
-  int pixel_rows, pitch;                // under a tile, in shared memory, padding included
+  int pixel_rows, pitch;                // of the pixels under a tile, in shared memory, padding included
 
   static ThinShape Of(const ConvBlockShape& s) {
     ThinShape thin{};
@@ -47,18 +48,18 @@ struct ThinShape {
   int Parts() const { return batch * tiles; }
   int Pixels() const { return pixel_rows * pitch; }
 
-  // Where a tap's number lies in shared memory, seen from the first of its patch.
+  // The offset of a tap in shared memory, relative to the first number of its patch.
   MF_DEVICE int TapAt(int tap) const {
     const int run = kernel * in_channels;
     return tap / run * pitch + tap % run;
   }
-  // From a window's first patch to that of its maximum.
+  // The offset from a window's first patch to the patch of its maximum, `element`.
   MF_DEVICE int ElementAt(int element) const {
     return element / 2 * stride * pitch + element % 2 * stride * in_channels;
   }
 };
 
-// The windows of one image that a block of kLanes x kPlies threads works on. Blocks: x over tiles and groups of
+// The windows of one image that a block of kLanes x kPlies threads processes. Grid: x over tiles and groups of
 // channels, y over images, z over tasks.
 struct WindowTile {
   int task, image, tile, group;
@@ -75,10 +76,10 @@ struct WindowTile {
             tile % s.tiles_across * s.cols};
   }
 
-  // Which of a task's tiles it is.
+  // The index of this tile among all tiles of the task.
   MF_DEVICE int Part(const ThinShape& s) const { return image * s.tiles + tile; }
 
-  // All pixels under the windows, zeros where there is padding.
+  // Copies all pixels under the windows to shared memory, with zeros for the padding.
   template <typename T>
   MF_DEVICE void Load(const ThinShape& s, const T* x, T* pixels) const {
     const T* of_image = x + (int64_t{task} * s.batch + image) * s.in_height * s.in_width * s.in_channels;
@@ -93,8 +94,8 @@ struct WindowTile {
     __syncthreads();
   }
 
-  // Calls f(first, out) for every window of this thread: the number of its first pixel in shared memory, and where its
-  // first channel's output lies.
+  // Calls f(first, out) for every window of this thread: the offset of its first pixel in shared memory, and the offset
+  // of its output at channel 0.
   template <typename F>
   MF_DEVICE void ForEach(const ThinShape& s, const F& f) const {
     for (int w = static_cast<int>(threadIdx.y); w < s.rows * s.cols; w += kPlies) {
@@ -112,7 +113,8 @@ inline dim3 TileGrid(const ThinShape& s, int64_t tasks, int channels_of_block) {
               static_cast<unsigned>(tasks));
 }
 
-// A thread's weights, [taps][channels] of its task, for all taps: GROUPS times kTaps of them are room enough.
+// A thread's weights of one channel, from [T][taps][channels], for all taps. GROUPS * kTaps is at least the number of
+// taps.
 template <typename T, int GROUPS>
 struct Weights {
   static constexpr int kMost = GROUPS * kTaps;
@@ -128,7 +130,7 @@ struct Weights {
   }
 };
 
-// Where each tap lies, seen from a patch's first number.
+// The offset of each tap, relative to a patch's first number.
 template <int COUNT>
 struct TapPlaces {
   int at[COUNT];
@@ -139,7 +141,7 @@ struct TapPlaces {
   }
 };
 
-// Starts kernel<T, GROUPS> with room for all taps.
+// Launches kernel<T, GROUPS> with enough groups for all taps.
 #define MF_LAUNCH_FOR_TAPS(launch, kernel, T, taps, ...) \
   do {                                                   \
     if ((taps) <= kTaps) {                               \

@@ -1,5 +1,5 @@
-// What both backward passes of a thin block begin with: the gradient at z lives only where the maxima were found, so
-// that one sweep over the outputs sums it against all taps of their patches.
+// The first step of both backward passes of a thin block. The gradient at z is nonzero only at the maxima, so one sweep
+// over the outputs sums it against all taps of their patches.
 #pragma once
 
 #include "cuda/thin/algebra.cuh"
@@ -7,7 +7,7 @@
 namespace maml_fast {
 namespace cuda {
 
-// partial[task][part][taps + 1][C]: sums of g p over a tile's outputs, and last those of g.
+// partial[task][part][taps + 1][C]: the sums of g p over a tile's outputs; the last row has the sum of g.
 template <typename T>
 __global__ void SumGradientPatches(const ThinShape s, const T* x, const T* grad_out, const uint8_t* argmax,
                                    T* partial) {
@@ -35,7 +35,7 @@ __global__ void SumGradientPatches(const ThinShape s, const T* x, const T* grad_
     __syncthreads();
     for (int t = ply; t <= kTaps && channel < s.channels; t += kPlies) {
       const int row = t < kTaps ? tap + t : s.taps;
-      if (t < kTaps && row >= s.taps) continue;  // there are not so many taps
+      if (t < kTaps && row >= s.taps) continue;  // past the last tap
       T sum = 0;
       for (int p = 0; p < kPlies; ++p) sum += joined[(p * (kTaps + 1) + t) * kLanes + lane];
       const int64_t part = int64_t{tile.task} * s.batch * s.tiles + tile.Part(s);
@@ -45,14 +45,14 @@ __global__ void SumGradientPatches(const ThinShape s, const T* x, const T* grad_
   }
 }
 
-// totals[task][taps + 1][C]: rows and channels are all one to a join. Blocks: x over these, y over tasks.
+// totals[task][taps + 1][C]. A value is a (row, channel) pair. Grid: x over values, y over tasks.
 template <typename T>
 __global__ void JoinGradientPatches(int parts, int values, const T* partial, double* totals) {
   JoinParts<1>(parts, values, partial,
                [&](int task, int value, const double* sums) { totals[int64_t{task} * values + value] = sums[0]; });
 }
 
-// One channel's totals of a task.
+// One channel's totals of one task.
 struct GradientPatches {
   const double* first;
   int taps, channels;
@@ -61,7 +61,7 @@ struct GradientPatches {
     return {totals + int64_t{here.task} * (s.taps + 1) * s.channels + here.channel, s.taps, s.channels};
   }
   MF_DEVICE double Total() const { return first[int64_t{taps} * channels]; }
-  // Sum of g (p - p_bar), of one tap, and of all by a column of weights.
+  // The sum of g (p - p_bar): for one tap, and for all taps, weighted by a column of weights.
   template <typename T>
   MF_DEVICE double Centered(const PatchMoments<T>& patch, int tap) const {
     return first[int64_t{tap} * channels] - Total() * patch.Mean(tap);
@@ -74,7 +74,7 @@ struct GradientPatches {
   }
 };
 
-// Scratch for them, in T: doubles first.
+// The layout of their scratch memory, in units of T. The doubles come first.
 template <typename T>
 struct GradientPatchLayout {
   static constexpr int64_t kDouble = sizeof(double) / sizeof(T);
@@ -86,7 +86,7 @@ struct GradientPatchLayout {
         size(partial + s.tasks * ThinShape::Of(s).Parts() * (s.PatchSize() + 1) * s.out_channels) {}
 };
 
-// Leaves the totals in scratch.
+// Returns the totals, which are in scratch.
 template <typename T>
 const double* StartGradientPatches(Launches& launch, const ConvBlockShape& s, const ConvBlockSaved<T>& saved,
                                    const T* grad_out, T* scratch) {

@@ -1,4 +1,4 @@
-// Backward of a thin block, from the sums of the gradient over patches.
+// The backward pass of a thin block, from the sums of the gradient over patches.
 #include "cuda/thin/passes.h"
 #include "cuda/thin/sums.cuh"
 
@@ -6,7 +6,7 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// grad_y = gamma a (g - g_bar - x^ (g x^)_bar), summed against p.
+// grad_y = gamma a (g - g_bar - x^ (g x^)_bar), summed against the patches p.
 template <typename T>
 __global__ void ThinGradients(const ThinShape s, const double* totals, const T* kept, const TaskParam<T> weight,
                               const TaskParam<T> gamma, const T* rstd, T* grad_weight, T* grad_bias, T* grad_gamma,
@@ -21,7 +21,7 @@ __global__ void ThinGradients(const ThinShape s, const double* totals, const T* 
   const double sum_gx = a * gradient.Slope(patch, w);
   grad_beta[here.at] = static_cast<T>(gradient.Total());
   grad_gamma[here.at] = static_cast<T>(sum_gx);
-  grad_bias[here.at] = T{0};  // batch norm takes any constant out again
+  grad_bias[here.at] = T{0};  // batch norm cancels any constant
   for (int p = 0; p < s.taps; ++p) {
     grad_weight[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
         static_cast<T>(scale * (gradient.Centered(patch, p) - sum_gx * a * patch.Product(w, p)));

@@ -1,4 +1,4 @@
-// Double backward of a thin block: tangent_z is a convolution of x too, for x^ and the tangent h = v . p are.
+// Double backward of a thin block. tangent_z is a convolution of x too, because x^ and the tangent h = v . p are.
 #include "cuda/thin/passes.h"
 #include "cuda/thin/sums.cuh"
 
@@ -6,7 +6,7 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// What the closed forms read of one channel; tangents are zero where they are null.
+// The inputs of the closed forms; null tangents are zero.
 template <typename T>
 struct Tangents {
   TaskParam<T> weight, gamma;
@@ -41,7 +41,7 @@ struct TangentChannel {
   }
 };
 
-// tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^), as weights [T, taps, C] and constant [T, C].
+// tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^), as weights [T, taps, C] and a constant [T, C].
 template <typename T>
 __global__ void WeightsOfTangent(const ThinShape s, const Tangents<T> of, T* weights, T* constant) {
   const auto here = ChannelOfTask::Here(s);
@@ -81,8 +81,8 @@ __global__ void TangentAtMaxima(const ThinShape s, const T* x, const T* tangent,
   });
 }
 
-// The second gradients of csrc/core/norm_derivatives.h, with what flows into y summed against p: the sum of x^ p is
-// M a C w, that of (h - h_bar) p is M C v.
+// The second derivatives of csrc/core/norm_derivatives.h, with the gradient at y summed against the patches p: the sum
+// of x^ p is M a C w, and the sum of (h - h_bar) p is M C v.
 template <typename T>
 __global__ void ThinSecondGradients(const ThinShape s, double count, const Tangents<T> of, const double* totals,
                                     T* grad_weight, T* grad_gamma) {

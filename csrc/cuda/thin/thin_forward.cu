@@ -1,5 +1,5 @@
-// Forward of a thin block: the patches' moments, the statistics that follow from them, and one sweep that convolves,
-// normalizes, cuts off and pools. Batch norm's scale is in the sweep's weights.
+// The forward pass of a thin block: the patches' moments, the batch statistics from them, and one sweep that convolves,
+// normalizes, applies ReLU and pools. Batch norm's scale is folded into the sweep's weights.
 #include <cmath>
 
 #include "cuda/thin/algebra.cuh"
@@ -10,14 +10,14 @@ namespace cuda {
 namespace {
 
 constexpr int kMomentThreads = 128, kPixelsOfMoments = 2048, kPixelsAtOnce = 32;
-constexpr int kLanesOfSweep = 2 * kLanes;  // channels of a block: two of each thread
+constexpr int kLanesOfSweep = 2 * kLanes;  // channels of a thread block: each thread has two
 
-// The sums over all patches are of products of two taps, and of a tap and a one that stands behind the last: squares of
-// kSide x kSide of them to a thread, on and above the diagonal.
+// The sums over all patches are of products of two taps, and of products of a tap and a one that is stored behind the
+// last tap. Each thread computes a square of kSide x kSide sums, on or above the diagonal.
 constexpr int kSide = 3;
 
 struct Squares {
-  int across, count;  // of the diagonal, and in all
+  int across, count;  // squares on the diagonal, and in all
   int pitch;          // taps of a patch in shared memory, and of a row of sums
 
   static Squares Of(int taps) {
@@ -25,11 +25,11 @@ struct Squares {
     return {across, across * (across + 1) / 2, across * kSide};
   }
 
-  // Groups of threads that share the pixels.
+  // Groups of threads; each takes a share of the pixels.
   MF_HD int Groups() const { return kMomentThreads / count; }
   MF_HD int Sums() const { return pitch * pitch; }
 
-  // The row of a square, whose number becomes that within the row.
+  // Returns the row of a square, and changes its number to that within the row.
   MF_DEVICE int RowOf(int& square) const {
     int row = 0;
     for (; square >= across - row; ++row) square -= across - row;
@@ -39,7 +39,7 @@ struct Squares {
 constexpr int kMostAcross = ConvBlockShape::kThinPatch / kSide + 1;
 static_assert(kMostAcross * (kMostAcross + 1) / 2 <= kMomentThreads, "a thread for every square");
 
-// Pixels of y, as patches are read for the moments.
+// The pixels of y, whose patches are read for the moments.
 struct PatchPixels {
   int height, width;  // of y
   int64_t count;      // of a task
@@ -61,7 +61,7 @@ MF_DEVICE T TapOfPatch(const ThinShape& s, const PatchPixels& of, const T* image
   return images[at * s.in_channels + along % s.in_channels];
 }
 
-// sums[task][part][pitch][pitch] over a part of a task's pixels. Blocks: x over parts, y over tasks.
+// sums[task][part][pitch][pitch] over a part of a task's pixels. Grid: x over parts, y over tasks.
 template <typename T>
 __global__ void SumPatches(const ThinShape s, const PatchPixels of, const Squares squares, const T* x, double* sums) {
   auto* patches = static_cast<double*>(Shared());            // [kPixelsAtOnce][pitch]
@@ -106,11 +106,11 @@ __global__ void SumPatches(const ThinShape s, const PatchPixels of, const Square
   }
 }
 
-// moments[task]: mean patch and covariances, from the parts' sums in order. A block for every task.
+// moments[task]: the mean patch and the covariances, from the parts' sums in order. One thread block per task.
 template <typename T>
 __global__ void JoinPatches(const ThinShape s, int64_t pixels, int parts, const Squares squares, const double* sums,
                             double* moments, T* kept) {
-  auto* mean = static_cast<double*>(Shared());  // [pitch][pitch], of which what lies below the diagonal is not there
+  auto* mean = static_cast<double*>(Shared());  // [pitch][pitch]; entries below the diagonal are not set
   const int task = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x), pitch = squares.pitch;
   for (int i = thread; i < squares.Sums(); i += kMomentThreads) {
     if (i / pitch > i % pitch) continue;
@@ -131,8 +131,8 @@ __global__ void JoinPatches(const ThinShape s, int64_t pixels, int parts, const 
   }
 }
 
-// mean = w . p_bar + bias, var = w^T C w; z = gamma rstd w . (p - p_bar) + beta, as scaled [T, taps, C] and shift [T,
-// C].
+// mean = w . p_bar + bias, var = w^T C w; z = gamma rstd w . (p - p_bar) + beta, as weights `scaled` [T, taps, C] and
+// constant `shift` [T, C].
 template <typename T>
 __global__ void StatisticsOfPatches(const ThinShape s, double eps, const double* moments, const TaskParam<T> weight,
                                     const TaskParam<T> bias, const TaskParam<T> gamma, const TaskParam<T> beta, T* mean,
@@ -146,7 +146,7 @@ __global__ void StatisticsOfPatches(const ThinShape s, double eps, const double*
     return values == nullptr ? none : static_cast<double>(values[here.channel]);
   };
   const double variance = patch.Between(w, w), center = patch.Center(w);
-  // Rounding may leave the variance of a constant just below zero.
+  // Rounding may leave the variance of a constant slightly below zero.
   const double a = 1.0 / sqrt((variance < 0 ? 0.0 : variance) + eps), scale = a * of(gamma, 1);
   mean[here.at] = static_cast<T>(center + of(bias, 0));
   rstd[here.at] = static_cast<T>(a);
@@ -156,7 +156,8 @@ __global__ void StatisticsOfPatches(const ThinShape s, double eps, const double*
   }
 }
 
-// out and argmax from x. A thread has two channels, kLanes apart, for every pixel that it reads.
+// Computes out and argmax from x. Each thread has two channels, kLanes apart, so that every pixel it reads is used
+// twice.
 template <typename T, int GROUPS>
 __global__ void ThinNormReluPool(const ThinShape s, const T* x, const T* scaled, const T* shift, T* out,
                                  uint8_t* argmax) {
@@ -203,7 +204,7 @@ __global__ void ThinNormReluPool(const ThinShape s, const T* x, const T* scaled,
   });
 }
 
-// Scratch of one call: doubles first, which T's alignment must not break.
+// The layout of one call's scratch memory, in units of T. The doubles come first, which keeps them aligned.
 template <typename T>
 struct Layout {
   static constexpr int64_t kDouble = sizeof(double) / sizeof(T);

@@ -1,4 +1,5 @@
-// A thin block that is asked for the gradient of its pixels, or given one: the ordinary passes, with y computed again.
+// A thin block's passes if the gradient of its pixels is wanted (grad_x) or given (gg_x): the ordinary passes on a
+// recomputed y.
 #include "cuda/convolution/convolve.h"
 #include "cuda/thin/algebra.cuh"
 #include "cuda/thin/passes.h"
@@ -8,7 +9,7 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// The bias, of which a thin block keeps no more than the mean of y.
+// Recovers the bias from the mean of y, since a thin block does not keep the bias.
 template <typename T>
 __global__ void BiasFromMean(const ThinShape s, const T* kept, const TaskParam<T> weight, const T* mean, T* bias) {
   const auto here = ChannelOfTask::Here(s);
@@ -23,7 +24,7 @@ ConvBlockShape Ordinary(ConvBlockShape s) {
   return s;
 }
 
-// Where y lies in scratch, and its bias.
+// Recomputes y; y and the bias are in scratch.
 struct YAgain {
   int64_t y, bias, size;
 
@@ -41,7 +42,7 @@ struct YAgain {
   }
 };
 
-// Scratch of double backward besides YAgain: what flows into y, and what flows on from there.
+// Scratch memory of double backward besides YAgain: the gradient at y, and the results of its backward pass.
 struct Layout {
   int64_t grad_y, no_grad_out, grad_weight, rest, grad_x, passes;
 
@@ -54,7 +55,7 @@ struct Layout {
         passes(grad_x + (pixels ? s.InImage(s.tasks, 0) : 0)) {}
 };
 
-// What backward makes of the gradient that double backward found at y.
+// The arguments of the backward pass that propagates the gradient at y found by double backward.
 template <typename T>
 ConvBlockBackwardArgs<T> ThroughY(const ConvBlockDoubleBackwardArgs<T>& args, const Layout& at, T* scratch) {
   const int64_t channels = args.shape.tasks * args.shape.out_channels;

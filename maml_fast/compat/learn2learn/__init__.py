@@ -1,4 +1,4 @@
-"""learn2learn's MAML and MetaSGD: code written for them runs when its import alone is changed.
+"""Drop-in replacement for learn2learn's MAML and MetaSGD: only the import changes.
 
     from maml_fast.compat import learn2learn as l2l  # instead of: import learn2learn as l2l
 
@@ -7,9 +7,9 @@
     learner.adapt(loss(learner(x_spt), y_spt))
     loss(learner(x_qry), y_qry).backward()
 
-The loop over tasks stays, and each task's conv-BN-ReLU-pool runs on the fused kernels, as :mod:`.algorithms` says.
-:class:`maml_fast.MAML` takes all tasks at once and is several times as fast. What is here follows learn2learn 0.2.0
-(Arnold et al. 2020); its data sets, vision models and optimizers are not here.
+The loop over tasks stays; within a task, conv-BN-ReLU-pool runs on the fused kernels, as :mod:`.algorithms` describes.
+:class:`maml_fast.MAML` computes all tasks at once and is several times as fast. The interface is that of learn2learn
+0.2.0 (Arnold et al. 2020), without its data sets, vision models and optimizers.
 """
 
 from typing import NoReturn

@@ -1,4 +1,4 @@
-"""Running clones of a module by its recordings, as long as they are what these were made from."""
+"""Run clones of a module by its recordings, as long as they match the module that was recorded."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from maml_fast.fusion import FusedModel, FusionReport, Runner
 
 __all__ = ["FusedCalls"]
 
-# What a clone has of its own, and no recording holds; the last two are recurrent layers', which renew them themselves.
+# Attributes that every clone has of its own and no recording holds. The last two belong to recurrent layers, which
+# update them themselves.
 _LIVE = ("training", "_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FusedCalls:
-    """Calls a clone of ``module`` with its conv-BN-ReLU-pool runs as one operation each.
+    """Calls a clone of ``module`` with each sequence conv-BN-ReLU-pool as one fused operation.
 
-    Everything else is as PyTorch has it, running statistics and training modes included. All clones share what is
-    recorded of a module like them; a clone with other parts, attributes or hooks than the module has now runs as it is
-    written, after one warning.
+    Everything else is as in PyTorch, including running statistics and training modes. All clones share the recordings.
+    A clone whose submodules, attributes or hooks differ from those of ``module`` at construction runs as it is written,
+    after one warning.
     """
 
     def __init__(self, module: nn.Module) -> None:
         if any(isinstance(part, FusedModel) for part in module.modules()):
-            raise ValueError("the model holds a FusedModel; put its .original in its place, clones are fused anyway")
+            raise ValueError("the model holds a FusedModel; put its .original in its place: clones are fused anyway")
         self._runner = Runner(copy_of_modules(module), "as_written")
         self._parts = [_part(each) for each in module.modules()]
         self._warned = False
 
     @property
     def report(self) -> FusionReport:
-        """What was fused in the last call of any clone, and what was not and why."""
+        """What was fused in the last call of any clone, what was not, and why."""
         return self._runner.report
 
     def __call__(self, clone: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """What ``clone(*args, **kwargs)`` returns."""
+        """Return ``clone(*args, **kwargs)``."""
         if self._still_fits(clone):
             return self._runner(clone, args, kwargs)
         self._runner.report = FusionReport(
@@ -60,7 +61,7 @@ class FusedCalls:
 
 
 class _Part(NamedTuple):
-    """What a module was."""
+    """What a module was made of when it was recorded."""
 
     kind: type[nn.Module]
     n_attributes: int
@@ -79,7 +80,7 @@ def _hooks(module: nn.Module) -> list[bool]:
 
 
 def _is_like(module: nn.Module, part: _Part) -> bool:
-    """Return whether a module is what ``part`` says, its attributes the very same objects."""
+    """Return whether a module still matches ``part``, with its attributes being the same objects."""
     now = vars(module)
     return (
         type(module) is part.kind

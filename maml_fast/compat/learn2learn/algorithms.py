@@ -1,11 +1,11 @@
 """learn2learn's wrappers: a module that makes clones of itself, which adapt to a task by gradient steps.
 
 Calling a wrapper or a clone runs the module's conv-BN-ReLU-pool on the fused kernels, one task at a time, wherever
-batch norm takes the batch's statistics: in ``train()``, or without running statistics. Where it takes the running ones,
-in ``eval()``, the module runs as it is written. Either way the numbers are PyTorch's, and so is what becomes of the
-running statistics: as in learn2learn, clones share them with the model and update them in ``train()``. What is called
-on ``learner.module`` itself, or on a part of it, runs as it is written. ``maml.fusion`` lists what was fused in the
-last call, and what was not and why.
+batch norm uses the batch's statistics: in ``train()`` mode, or without running statistics. Where it uses running
+statistics, in ``eval()`` mode, the module runs as it is written. Either way the results are those of PyTorch. So are
+the updates of running statistics: as in learn2learn, clones share them with the model and update them in ``train()``
+mode. Calls of ``learner.module`` itself, or of a part of it, run as written. ``maml.fusion`` lists what was fused in
+the last call, what was not, and why.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ L = TypeVar("L", bound="BaseLearner")
 
 
 class BaseLearner(nn.Module):
-    """A wrapper that is called like its ``module``, and has its attributes."""
+    """A wrapper that is called like its ``module`` and has the module's attributes."""
 
     @takes(module=nn_module)
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self._fused_calls: FusedCalls | None = None  # made when first needed, and one for all clones
+        self._fused_calls: FusedCalls | None = None  # made on first use, and shared by all clones
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -46,12 +46,12 @@ class BaseLearner(nn.Module):
             return getattr(super().__getattr__("module"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module."""
+        """Return what the module returns for these arguments."""
         return self._fused()(self.module, *args, **kwargs)
 
     @property
     def fusion(self) -> FusionReport:
-        """What ran on the fused operation in the last call of this or any clone; what did not, and why."""
+        """What ran on the fused operation in the last call of this learner or any clone, what did not, and why."""
         return self._fused().report
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,17 +73,18 @@ class MAML(BaseLearner):
     Args:
         model: any module of one task.
         lr: the learning rate of :meth:`adapt`; a number or a tensor.
-        first_order: whether :meth:`adapt` takes the gradient as a constant (first-order MAML).
-        allow_unused: whether parameters that the loss does not depend on are left as they are; by default as
-            ``allow_nograd``.
-        allow_nograd: whether parameters that require no gradient are left as they are.
+        first_order: whether :meth:`adapt` treats the gradient as a constant (first-order MAML).
+        allow_unused: whether :meth:`adapt` leaves parameters unchanged that the loss does not depend on, instead of
+            raising; by default the value of ``allow_nograd``.
+        allow_nograd: whether :meth:`adapt` leaves parameters unchanged that do not require gradients, instead of
+            raising.
 
     Attributes:
-        module: the model; of a clone, a clone of it.
+        module: the model; in a clone, a clone of the model.
 
     Raises:
-        TypeError, ValueError: for what is no module, a rate that is no finite number and no tensor, or a flag that is
-            neither True nor False.
+        TypeError, ValueError: if the model is not a module, the rate is neither a finite number nor a tensor, or a flag
+            is neither True nor False.
 
     Source: Finn et al. 2017, algorithm 1.
     """
@@ -107,10 +108,13 @@ class MAML(BaseLearner):
     def clone(
         self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> MAML:
-        """Return a learner whose parameters are differentiable functions of this one's, with its settings or others.
+        """Return a learner whose parameters are differentiable functions of this learner's.
 
-        ``backward()`` on a loss of the clone, before or after it has adapted, adds to the ``.grad`` of this one's
+        ``backward()`` on a loss of the clone, before or after it has adapted, adds to the ``.grad`` of this learner's
         parameters. Clones can be cloned.
+
+        Args:
+            first_order, allow_unused, allow_nograd: settings of the clone; by default those of this learner.
         """
         clone = MAML(
             clone_module(self.module),
@@ -129,11 +133,16 @@ class MAML(BaseLearner):
         allow_unused: bool | None = None,
         allow_nograd: bool | None = None,
     ) -> None:
-        """Take one step of gradient descent on ``loss``, a scalar that this clone's outputs gave, in place.
+        """Take one step of gradient descent on ``loss``, in place.
+
+        Args:
+            loss: a scalar, computed from outputs of this clone.
+            first_order, allow_unused, allow_nograd: as for the class; by default the settings of this learner.
 
         Raises:
-            RuntimeError: if ``loss`` does not depend on a parameter, or a parameter requires no gradient, unless that
-                is allowed.
+            ValueError: if ``loss`` is not a single number.
+            RuntimeError: if ``loss`` does not depend on a parameter, or a parameter does not require gradients, unless
+                that is allowed.
         """
         gradients = _gradients(
             loss,
@@ -150,17 +159,18 @@ class MetaSGD(BaseLearner):
 
     Args:
         model: any module of one task.
-        lr: what all rates start at.
-        first_order: whether :meth:`adapt` takes the gradient as a constant.
+        lr: initial value of all rates.
+        first_order: whether :meth:`adapt` treats the gradient as a constant.
         lrs: the rates themselves, instead of ``lr``: one tensor for each of ``model.parameters()``, in their order.
 
     Attributes:
-        module: the model; of a clone, a clone of it.
-        lrs: the rates, a ``ParameterList``; of a clone, tensors that are functions of them.
+        module: the model; in a clone, a clone of the model.
+        lrs: the rates, a ``ParameterList``; in a clone, tensors that are differentiable functions of them.
 
     Raises:
-        TypeError: for an argument of another type.
-        ValueError: for another number of ``lrs`` than of parameters, or of another shape; an ``lr`` that is not finite.
+        TypeError: if an argument has the wrong type.
+        ValueError: if the number of ``lrs`` is not that of the parameters, a rate does not fit its parameter's shape,
+            or ``lr`` is not finite.
 
     Source: Li et al. 2017, Meta-SGD, algorithm 1.
     """
@@ -188,16 +198,21 @@ class MetaSGD(BaseLearner):
         self.first_order = first_order
 
     def clone(self) -> MetaSGD:
-        """Return a learner whose parameters and rates are differentiable functions of this one's."""
+        """Return a learner whose parameters and rates are differentiable functions of this learner's."""
         clone = MetaSGD(clone_module(self.module), first_order=self.first_order, lrs=clone_parameters(self.lrs))
         return self._sharing_fusion(clone)
 
     @takes(loss=tensor, first_order=optional(flag))
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
-        """Take one step of gradient descent on ``loss``, a scalar that this clone's outputs gave, in place.
+        """Take one step of gradient descent on ``loss``, in place.
+
+        Args:
+            loss: a scalar, computed from outputs of this clone.
+            first_order: as for the class; by default the setting of this learner.
 
         Raises:
-            RuntimeError: if ``loss`` does not depend on a parameter, or a parameter requires no gradient.
+            ValueError: if ``loss`` is not a single number.
+            RuntimeError: if ``loss`` does not depend on a parameter, or a parameter does not require gradients.
         """
         gradients = _gradients(loss, self.module, first_order=_default(first_order, self.first_order))
         updates = [None if g is None else -rate * g for rate, g in zip(self.lrs, gradients, strict=True)]
@@ -206,10 +221,16 @@ class MetaSGD(BaseLearner):
 
 @takes(model=nn_module, lr=RATE, grads=many(optional(tensor)))
 def maml_update(model: M, lr: float | Tensor, grads: Sequence[Tensor | None]) -> M:
-    """Take the step p - lr * g with every parameter of a cloned module, differentiably; return the module.
+    """Replace every parameter p of a cloned module by p - lr * g, differentiably; return the module.
 
-    ``grads`` holds one gradient for each of ``model.parameters()``; ``None`` leaves the parameter as it is. Raises a
-    ``ValueError`` for another number of them, or one of another shape, a ``TypeError`` for what is no tensor.
+    Args:
+        model: the cloned module, changed in place.
+        lr: the learning rate, a number or a tensor.
+        grads: one gradient g for each of ``model.parameters()``; ``None`` leaves the parameter unchanged.
+
+    Raises:
+        TypeError: if a gradient is not a tensor.
+        ValueError: if the number of gradients is not that of the parameters, or a gradient has the wrong shape.
     """
     if isinstance(lr, Tensor) and lr.dim() > 0:
         check_broadcasts(lr, dict(model.named_parameters()), "lr")
@@ -219,7 +240,7 @@ def maml_update(model: M, lr: float | Tensor, grads: Sequence[Tensor | None]) ->
 def _gradients(
     loss: Tensor, module: nn.Module, *, first_order: bool, allow_unused: bool = False, allow_nograd: bool = False
 ) -> list[Tensor | None]:
-    """The gradient of every parameter, in the module's order; ``None`` for those left out."""
+    """Return the gradient of every parameter, in the module's order; ``None`` for parameters without one."""
     if loss.numel() != 1:
         raise ValueError(f"loss must be one number, got a tensor of shape {list(loss.shape)}; take its mean")
     names = {parameter: name for name, parameter in module.named_parameters()}
@@ -243,5 +264,5 @@ def _gradients(
     return [gradients.get(parameter) for parameter in names]
 
 
-def _default(given: bool | None, otherwise: bool) -> bool:
-    return otherwise if given is None else given
+def _default(value: bool | None, default: bool) -> bool:
+    return default if value is None else value

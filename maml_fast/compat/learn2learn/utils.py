@@ -1,4 +1,4 @@
-"""Modules whose parameters are functions of another module's, and taking steps with them."""
+"""Clone modules so that their parameters are functions of another module's, and update them differentiably."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def clone_parameters(param_list: Iterable[Tensor]) -> list[Tensor]:
 
 @takes(module=nn_module)
 def clone_module(module: M) -> M:
-    """Return a copy of a module whose parameters are ``.clone()`` of its own: gradients flow back to the module.
+    """Return a copy of a module with a ``.clone()`` of every parameter, so that gradients flow back to the module.
 
-    As in learn2learn, buffers that require no gradient are shared, so that running statistics which the copy updates
-    are the module's too, and all other attributes are the same objects. Tied parameters and modules with two names
-    stay what they are.
+    As in learn2learn, buffers that do not require gradients are shared: the copy and the module update the same running
+    statistics. All other attributes are the same objects. Tied parameters stay tied, and a submodule with two names
+    stays a single one.
     """
     buffers = [buffer for buffer in module.buffers() if buffer.requires_grad]
     clones: dict[Tensor, Tensor] = {tensor: tensor.clone() for tensor in (*module.parameters(), *buffers)}
@@ -38,7 +38,7 @@ def clone_module(module: M) -> M:
 
 
 def copy_of_modules(module: M) -> M:
-    """Return a copy of a module and of all its parts that holds the very same tensors and other attributes."""
+    """Return a copy of a module and its submodules that holds the same tensors and other attributes."""
     copies: dict[nn.Module, nn.Module] = {part: _shallow_copy(part) for part in module.modules()}
     for copy in copies.values():
         copy._modules.update({name: copies[part] for name, part in copy._modules.items() if part is not None})
@@ -47,15 +47,16 @@ def copy_of_modules(module: M) -> M:
 
 @takes(module=nn_module, updates=many(optional(tensor)))
 def update_module(module: M, updates: Sequence[Tensor | None]) -> M:
-    """Put p + u in the place of every parameter p of a cloned module, differentiably; return the module.
+    """Replace every parameter p of a cloned module by p + u, differentiably; return the module.
 
     Args:
-        module: changed in place; the tensors that it held are not.
-        updates: one for each of ``module.parameters()``, in their order; ``None`` leaves the parameter as it is.
+        module: the cloned module, changed in place; the tensors that it held are not modified.
+        updates: one update u for each of ``module.parameters()``, in their order; ``None`` leaves the parameter
+            unchanged.
 
     Raises:
-        TypeError: for what is no module, or no sequence of tensors.
-        ValueError: for another number of updates, or one that does not fit its parameter's shape.
+        TypeError: if ``module`` is not a module, or ``updates`` is not a sequence of tensors.
+        ValueError: if the number of updates is not that of the parameters, or one does not fit its parameter's shape.
     """
     names = {parameter: name for name, parameter in module.named_parameters()}
     parameters = list(names)
@@ -73,7 +74,7 @@ def update_module(module: M, updates: Sequence[Tensor | None]) -> M:
 
 @takes(module=nn_module)
 def detach_module(module: nn.Module) -> None:
-    """Cut a cloned module's parameters and buffers off from what they were computed from, in place."""
+    """Detach a cloned module's parameters and buffers from the autograd graph, in place."""
     for held in (*module.parameters(), *module.buffers()):
         held.detach_()
 
@@ -87,7 +88,7 @@ def _shallow_copy(module: nn.Module) -> nn.Module:
 
 
 def _replace(module: nn.Module, tensors: Mapping[Tensor, Tensor]) -> None:
-    """Put others in the place of a module's own parameters and buffers; setattr would want an ``nn.Parameter``."""
+    """Replace a module's own parameters and buffers; ``setattr`` would accept only an ``nn.Parameter``."""
     own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     for held in own:
         held.update({name: tensors[tensor] for name, tensor in held.items() if tensor in tensors})

@@ -1,7 +1,8 @@
-"""How operations of PyTorch are written as native ones; an operation that is not here has no native form."""
+"""The table of lowerings from PyTorch operations to native ones; an operation without a row has no native form."""
 
 from maml_fast.lowering._rows import (
     arithmetic,
+    draws,
     images,
     losses,
     norms,
@@ -15,6 +16,7 @@ from maml_fast.lowering._rows.table import write_call
 
 __all__ = [
     "arithmetic",
+    "draws",
     "images",
     "losses",
     "norms",

@@ -1,4 +1,4 @@
-"""Sums and products of two tensors, or of one and a number."""
+"""Sums and products of two tensors, or of a tensor and a number."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ def _div(w: Writer, call: Call, a: Arguments) -> View:
 
 
 def add(w: Writer, x: View, y: View, of_x: float, of_y: float) -> View:
-    """``of_x * x + of_y * y``, broadcast."""
+    """``of_x * x + of_y * y`` with broadcasting."""
     swapped = x.shape.numel() < y.shape.numel()
     larger, smaller = (y, x) if swapped else (x, y)
-    larger, smaller, numbers = _paired(w, larger, smaller)
+    larger, smaller, numbers = _broadcast_pair(w, larger, smaller)
     result = w.new(larger.shape, w.order_of(larger))
     return w.write(Kind.ADD, [larger, smaller], result, numbers, (of_y, of_x) if swapped else (of_x, of_y))
 
 
 def multiply(w: Writer, x: View, y: View) -> View:
-    """``x * y``, broadcast."""
-    larger, smaller, numbers = _paired(w, *((y, x) if x.shape.numel() < y.shape.numel() else (x, y)))
+    """``x * y`` with broadcasting."""
+    larger, smaller, numbers = _broadcast_pair(w, *((y, x) if x.shape.numel() < y.shape.numel() else (x, y)))
     return w.write(Kind.MULTIPLY, [larger, smaller], w.new(larger.shape, w.order_of(larger)), numbers)
 
 
-def _paired(w: Writer, larger: View, smaller: View) -> tuple[View, View, list[int]]:
-    """Both as whole buffers, and how the smaller one is repeated: outer, middle, inner."""
+def _broadcast_pair(w: Writer, larger: View, smaller: View) -> tuple[View, View, list[int]]:
+    """Both operands as whole buffers, and the sizes outer, middle and inner; the smaller operand has size middle."""
     shape = torch.broadcast_shapes(larger.shape, smaller.shape)
     rank = len(shape)
     larger = larger.map(lambda x: x.expand(shape))
     smaller = smaller.map(lambda y: y[(None,) * (rank - y.dim())])
     order = w.order_of(larger) or w.order_of(smaller.map(lambda y: y.expand(shape))) or identity(rank)
-    larger = w.lying(larger, order)
+    larger = w.contiguous(larger, order)
     present = [place for place, dim in enumerate(order) if smaller.shape[dim] > 1]
     first, last = (present[0], present[-1]) if present else (0, -1)
     if any(smaller.shape[order[place]] != shape[order[place]] for place in range(first, last + 1)):
@@ -79,4 +79,4 @@ def _paired(w: Writer, larger: View, smaller: View) -> tuple[View, View, list[in
         first, last = 0, rank - 1
     lengths = [shape[dim] for dim in order]
     numbers = [prod(lengths[:first]), prod(lengths[first : last + 1]), prod(lengths[last + 1 :])]
-    return larger, w.lying(smaller, order), numbers
+    return larger, w.contiguous(smaller, order), numbers

@@ -1,4 +1,4 @@
-"""What losses are made of: picked logarithms of probabilities, errors, and their means."""
+"""The parts of losses: negative log-likelihoods, errors, indexing by labels, and their means."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from maml_fast.lowering._writer import Writer
 from maml_fast.program._operations import Call
 
 aten = torch.ops.aten
-IGNORED = -100  # kIgnored, in csrc/core/inner_loop.h
-NOTHING = -(2**40)  # an index that is never given
+IGNORED = -100  # kIgnored in csrc/core/inner_loop.h
+NO_INDEX = -(2**40)  # never a valid index, so that none is ignored
 
 _NONE, _MEAN, _SUM = range(3)  # PyTorch's reductions
 
@@ -22,14 +22,14 @@ _NONE, _MEAN, _SUM = range(3)  # PyTorch's reductions
 @row(aten.nll_loss_forward, aten.nll_loss2d_forward)
 def _nll_loss(w: Writer, call: Call, a: Arguments) -> list[View | None]:
     x, target, reduction, ignored = a["self"], a["target"], a["reduction"], a["ignore_index"]
-    if ignored != IGNORED:  # the kernels know no other when they look at labels, and count predictions
-        raise NotNativeError(f"ignore_index has a native form as {IGNORED} alone")
-    counted = _opposite(w, w.pointwise(Function.EQUAL, target, ignored))
+    if ignored != IGNORED:  # the kernels use this one to check labels and count predictions
+        raise NotNativeError(f"nll_loss has a native form only for ignore_index={IGNORED}")
+    counted = _complement(w, w.pointwise(Function.EQUAL, target, ignored))
     weights = counted
     if a["weight"] is not None:
         spread = a["weight"].map(lambda weight: weight.view(1, -1, *(1,) * (len(x.shape) - 2)).expand(x.shape))
-        weights = _picked(w, spread, target, ignored)
-    losses = multiply(w, _picked(w, x, target, ignored), w.pointwise(Function.AFFINE, weights, -1, 0))
+        weights = _pick(w, spread, target, ignored)
+    losses = multiply(w, _pick(w, x, target, ignored), w.pointwise(Function.AFFINE, weights, -1, 0))
     if reduction == _NONE:
         return [losses, None]
     loss = total(w, losses)
@@ -41,13 +41,13 @@ def _nll_loss(w: Writer, call: Call, a: Arguments) -> list[View | None]:
 @row(aten.gather)
 def _gather(w: Writer, call: Call, a: Arguments) -> View:
     x, index, dim = a["self"], a["index"], a["dim"] % len(a["self"].shape)
-    if len(x.shape) == 1:  # of each index by itself
-        return _picked(w, x.map(lambda tensor: tensor.expand(index.shape[0], -1)), index, NOTHING)
+    if len(x.shape) == 1:  # every index picks from the same vector
+        return _pick(w, x.map(lambda tensor: tensor.expand(index.shape[0], -1)), index, NO_INDEX)
     rest = [size for place, size in enumerate(x.shape) if place != dim]
     if index.shape[dim] != 1 or [size for place, size in enumerate(index.shape) if place != dim] != rest:
-        raise NotNativeError("gather has a native form for one index a row alone")
+        raise NotNativeError("gather has a native form only for one index per row")
     rows = x.map(lambda tensor: tensor.movedim(dim, 1))
-    picked = _picked(w, rows, index.map(lambda tensor: tensor.squeeze(dim)), NOTHING)
+    picked = _pick(w, rows, index.map(lambda tensor: tensor.squeeze(dim)), NO_INDEX)
     return picked.map(lambda tensor: tensor.unsqueeze(dim))
 
 
@@ -55,56 +55,56 @@ def _gather(w: Writer, call: Call, a: Arguments) -> View:
 def _index(w: Writer, call: Call, a: Arguments) -> View:
     """``x[torch.arange(len(x)), labels]``."""
     x, indices = a["self"], a["indices"]
-    if len(x.shape) != 2 or len(indices) != 2 or indices[0] is None or indices[0].buffer not in w.counts:
-        raise NotNativeError("index has a native form for x[torch.arange(len(x)), labels] alone")
-    return _picked(w, x, indices[1], NOTHING)
+    if len(x.shape) != 2 or len(indices) != 2 or indices[0] is None or indices[0].buffer not in w.aranges:
+        raise NotNativeError("indexing has a native form only as x[torch.arange(len(x)), labels]")
+    return _pick(w, x, indices[1], NO_INDEX)
 
 
 @row(aten.arange)
 def _arange(w: Writer, call: Call, a: Arguments) -> View:
-    """0, 1, 2, ...: known, and not computed unless it is an index."""
+    """0, 1, 2, ...: usable only as an index; no operation computes it."""
     if a.get("start", 0) != 0 or a.get("step", 1) != 1:
-        raise NotNativeError("arange has a native form from 0 on alone")
+        raise NotNativeError("arange has a native form only from 0 in steps of 1")
     result = w.new(call.result.shape)
-    w.counts.add(result.buffer)
+    w.aranges.add(result.buffer)
     return result
 
 
-def _picked(w: Writer, x: View, index: View, ignored: int) -> View:
-    """x[n, index[n, ...], ...] of x [N, C, ...], and 0 where the index is ignored."""
+def _pick(w: Writer, x: View, index: View, ignored: int) -> View:
+    """x[n, index[n, ...], ...] for x [N, C, ...], and 0 where the index equals ``ignored``."""
     if index.buffer in w.depends:
-        raise NotNativeError("picking has a native form by the targets alone")
-    w.picks_of = min(x.shape[1], w.picks_of or x.shape[1])
-    x = w.lying(x, channels_last(len(x.shape)))
+        raise NotNativeError("indexing by values that depend on parameters has no native form")
+    w.n_choices = min(x.shape[1], w.n_choices or x.shape[1])
+    x = w.contiguous(x, channels_last(len(x.shape)))
     result = w.new(index.shape)
-    return w.write(Kind.PICK, [x, w.lying(index)], result, [index.shape.numel(), x.shape[1], ignored])
+    return w.write(Kind.PICK, [x, w.contiguous(index)], result, [index.shape.numel(), x.shape[1], ignored])
 
 
-def _opposite(w: Writer, x: View) -> View:
-    """Of what is 0 or 1."""
+def _complement(w: Writer, x: View) -> View:
+    """1 - x, the logical not of x with values 0 and 1."""
     return w.pointwise(Function.AFFINE, x, -1, 1)
 
 
 @row(aten.eq)
 def _eq(w: Writer, call: Call, a: Arguments) -> View:
     if isinstance(a["other"], View) or a["self"].buffer in w.depends:
-        raise NotNativeError("eq has a native form for targets and a number alone")
+        raise NotNativeError("eq has a native form only between targets and a number")
     return w.pointwise(Function.EQUAL, a["self"], a["other"])
 
 
 @row(aten.logical_not, aten.bitwise_not)
 def _not(w: Writer, call: Call, a: Arguments) -> View:
     if call.result.dtype != torch.bool:
-        raise NotNativeError("the bits of numbers have no native form")
-    return _opposite(w, a["self"])
+        raise NotNativeError("bitwise_not of integers has no native form")
+    return _complement(w, a["self"])
 
 
 @row(aten.masked_fill)
 def _masked_fill(w: Writer, call: Call, a: Arguments) -> View:
     x, mask, value = a["self"], a["mask"], a["value"]
     if isinstance(value, View):
-        raise NotNativeError("masked_fill of a tensor has no native form")
-    kept = multiply(w, x, _opposite(w, mask))
+        raise NotNativeError("masked_fill with a tensor as value has no native form")
+    kept = multiply(w, x, _complement(w, mask))
     return kept if value == 0 else add(w, kept, mask, 1, value)
 
 
@@ -121,13 +121,13 @@ def _l1_loss(w: Writer, call: Call, a: Arguments) -> View:
 
 @row(aten.huber_loss, aten.smooth_l1_loss)
 def _huber_loss(w: Writer, call: Call, a: Arguments) -> View:
-    """The smooth L1 loss is Huber's over beta."""
-    corner = a["delta"] if "delta" in a else a["beta"]
-    if corner <= 0:
-        raise NotNativeError("a smooth L1 loss without a smooth part has no native form")
-    losses = w.pointwise(Function.HUBER, add(w, a["self"], a["target"], 1, -1), corner)
+    """Huber loss; the smooth L1 loss is the Huber loss divided by beta."""
+    threshold = a["delta"] if "delta" in a else a["beta"]
+    if threshold <= 0:
+        raise NotNativeError("a Huber or smooth L1 loss without a quadratic part has no native form")
+    losses = w.pointwise(Function.HUBER, add(w, a["self"], a["target"], 1, -1), threshold)
     if "beta" in a:
-        losses = w.pointwise(Function.AFFINE, losses, 1 / corner, 0)
+        losses = w.pointwise(Function.AFFINE, losses, 1 / threshold, 0)
     return _reduced(w, losses, a["reduction"])
 
 
@@ -139,7 +139,7 @@ def _binary_cross_entropy(w: Writer, call: Call, a: Arguments) -> View:
     if of_positive is not None:
         factor = multiply(w, target, w.pointwise(Function.AFFINE, of_positive, 1, -1))
         positive = multiply(w, positive, w.pointwise(Function.AFFINE, factor, 1, 1))
-    losses = add(w, multiply(w, x, _opposite(w, target)), positive, 1, -1)
+    losses = add(w, multiply(w, x, _complement(w, target)), positive, 1, -1)
     if a["weight"] is not None:
         losses = multiply(w, losses, a["weight"])
     return _reduced(w, losses, a["reduction"])

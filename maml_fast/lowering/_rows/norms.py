@@ -1,4 +1,4 @@
-"""Normalizations by statistics of the values themselves."""
+"""Norms that use the statistics of their own input."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from maml_fast.program._operations import Call
 __all__ = ["batch_norm"]
 
 aten = torch.ops.aten
-NOTHING_FOLLOWS = (ABSENT, 0)  # no function, no pool
+NO_EPILOGUE = (ABSENT, 0)  # no function and no pool after the norm
 
 
 @row(F.batch_norm, aten.native_batch_norm)
 def _batch_norm(w: Writer, call: Call, a: Arguments) -> list[View | None]:
     if not a["training"]:
-        raise NotNativeError("batch norm by running statistics has no native form")
+        raise NotNativeError("batch norm with running statistics has no native form")
     result = batch_norm(w, a["input"], a["weight"], a["bias"], a["eps"])
     return [result, *(None for _ in call.results[1:])]
 
@@ -34,7 +34,7 @@ def _batch_stat_norm(w: Writer, call: Call, a: Arguments) -> View:
 
 
 def batch_norm(w: Writer, x: View, weight: View | None, bias: View | None, eps: float) -> View:
-    """Of x [N, C, ...], over all but the channels."""
+    """Batch norm of x [N, C, ...] with the batch's own statistics, over all dimensions except the channels."""
     channels = x.shape[1]
     return _norm(
         w, x, channels_last(len(x.shape)), weight, bias, eps, [1, x.shape.numel() // channels, channels, channels]
@@ -62,5 +62,5 @@ def _norm(
     w: Writer, x: View, order: Iterable[int], weight: View | None, bias: View | None, eps: float, numbers: list[int]
 ) -> View:
     order = tuple(order)
-    operands = [w.lying(x, order), *(None if each is None else w.lying(each) for each in (weight, bias))]
-    return w.write(Kind.NORM, operands, w.new(x.shape, order), [*numbers, *NOTHING_FOLLOWS], [eps])
+    operands = [w.contiguous(x, order), *(None if each is None else w.contiguous(each) for each in (weight, bias))]
+    return w.write(Kind.NORM, operands, w.new(x.shape, order), [*numbers, *NO_EPILOGUE], [eps])

@@ -1,4 +1,4 @@
-"""Functions of every number by itself."""
+"""Elementwise functions of one tensor."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _plain(w: Writer, call: Call, a: Arguments) -> View:
 @row(aten.leaky_relu)
 def _leaky_relu(w: Writer, call: Call, a: Arguments) -> View:
     if a["negative_slope"] < 0:
-        raise NotNativeError("leaky_relu of a negative slope has no native form")
+        raise NotNativeError("leaky_relu with a negative slope has no native form")
     return w.pointwise(Function.LEAKY_RELU, a["self"], a["negative_slope"])
 
 
@@ -57,14 +57,14 @@ def _hardtanh(w: Writer, call: Call, a: Arguments) -> View:
 def _clamp(w: Writer, call: Call, a: Arguments) -> View:
     ends = [a.get("min"), a.get("max")]
     if any(isinstance(end, View) for end in ends):
-        raise NotNativeError("clamp between tensors has no native form")
+        raise NotNativeError("clamp with tensors as bounds has no native form")
     least, most = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
     return w.pointwise(Function.CLAMP, a["self"], least, most, 1.0)
 
 
 @row(aten.elu, aten.celu, aten.selu)
 def _elu(w: Writer, call: Call, a: Arguments) -> View:
-    """PyTorch records CELU and SELU by themselves where they are not ELUs of other parameters already."""
+    """ELU, and CELU and SELU where PyTorch records them as operations of their own rather than as ELUs."""
     packet, alpha = call.operation.overloadpacket, a.get("alpha", 1.0)
     scale, rate = a.get("scale", 1.0), a.get("input_scale", 1.0)
     if packet is aten.celu:
@@ -72,7 +72,7 @@ def _elu(w: Writer, call: Call, a: Arguments) -> View:
     elif packet is aten.selu:
         alpha, scale, rate = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0
     if min(alpha, scale, rate) <= 0:
-        raise NotNativeError("elu of negative parameters has no native form")
+        raise NotNativeError("elu has a native form only with positive parameters")
     return w.pointwise(Function.ELU, a["self"], alpha * scale, scale, rate)
 
 
@@ -101,5 +101,5 @@ def _pow(w: Writer, call: Call, a: Arguments) -> View:
     powers = {0.5: Function.SQRT, 2: Function.SQUARE, -1: Function.RECIPROCAL}
     function = powers.get(a["exponent"]) if isinstance(a["exponent"], (int, float)) else None
     if function is None or not isinstance(a["self"], View):
-        raise NotNativeError("pow has a native form for the powers 2, 0.5 and -1 alone")
+        raise NotNativeError("pow has a native form only for the exponents 2, 0.5 and -1")
     return w.pointwise(function, a["self"])

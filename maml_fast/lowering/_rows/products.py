@@ -1,4 +1,4 @@
-"""Products of matrices, and rows of a table."""
+"""Matrix products, and embeddings."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def _baddbmm(w: Writer, call: Call, a: Arguments) -> View:
 
 
 def linear(w: Writer, x: View, weight: View, bias: View | None = None) -> View:
-    """``x @ weight + bias`` of x [..., N, I] and weight [..., I, O]: a convolution of images of one pixel."""
-    x, weight = w.lying(x), w.lying(weight)
+    """``x @ weight + bias`` for x [..., N, I] and weight [..., I, O], as a convolution of one-pixel images."""
+    x, weight = w.contiguous(x), w.contiguous(weight)
     *repeated, rows, n_in = x.shape
     n_out = weight.shape[-1]
     numbers = [repeated[0] if repeated else 1, rows, n_in, 1, 1, n_out, 1, 1, 0]
     result = w.new((*repeated, rows, n_out))
-    return w.write(Kind.CONVOLUTION, [x, weight, None if bias is None else w.lying(bias)], result, numbers)
+    return w.write(Kind.CONVOLUTION, [x, weight, None if bias is None else w.contiguous(bias)], result, numbers)
 
 
 @row(aten.embedding)
@@ -54,23 +54,23 @@ def _embedding(w: Writer, call: Call, a: Arguments) -> View:
     if a["scale_grad_by_freq"] or a["sparse"]:
         raise NotNativeError("embedding has no native form with scaled or sparse gradients")
     weight, indices = a["weight"], a["indices"]
-    if indices.buffer in w.counts and len(indices.shape) == 1:
+    if indices.buffer in w.aranges and len(indices.shape) == 1:
         return weight.map(lambda table: table[: indices.shape[0]])
-    weight = w.lying(weight)
+    weight = w.contiguous(weight)
     entries, width = weight.shape
     if indices.buffer != w.input:
-        raise NotNativeError("embedding has a native form for the model's input alone")
+        raise NotNativeError("embedding has a native form only on the model's input")
     w.takes_whole, w.entries = True, min(entries, w.entries or entries)
-    indices = w.lying(indices)
+    indices = w.contiguous(indices)
     result = w.new((*indices.shape, width))
     return w.write(Kind.EMBEDDING, [weight, indices], result, [indices.shape.numel(), entries, width, a["padding_idx"]])
 
 
 @row(aten._to_copy)
 def _convert(w: Writer, call: Call, a: Arguments) -> View:
-    """Inputs or targets in another type, which changes nothing where they are whole numbers."""
+    """Inputs or targets in another dtype; since they must then be integers, the conversion changes no value."""
     is_floating = call.result.dtype.is_floating_point
     if a["self"].buffer != w.input and not (a["self"].buffer == w.targets and is_floating):
-        raise NotNativeError("a tensor of another type has no native form")
+        raise NotNativeError("conversion to another dtype has no native form")
     w.takes_whole = w.takes_whole or not is_floating
     return a["self"]

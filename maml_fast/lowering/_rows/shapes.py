@@ -1,4 +1,4 @@
-"""What moves numbers about and computes nothing: views of a buffer, and copies of several into one."""
+"""Operations that only rearrange elements: views of a buffer, and copies of several buffers into one."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def _reshape(w: Writer, call: Call, a: Arguments) -> View:
     x, shape = a["self"], call.result.shape
     try:
         return x.map(lambda tensor: tensor.view(shape))
-    except RuntimeError:  # its strides have no such view
-        return w.lying(x).map(lambda tensor: tensor.view(shape))
+    except RuntimeError:  # the strides allow no such view
+        return w.contiguous(x).map(lambda tensor: tensor.view(shape))
 
 
 @row(aten.clone, aten.contiguous, aten.lift_fresh)
 def _same(w: Writer, call: Call, a: Arguments) -> View:
-    """No operation writes to its operands, so that a copy may be the tensor itself."""
+    """A copy can be the tensor itself, because no operation writes to its operands."""
     if "self" not in a:
-        raise NotNativeError("a tensor that forward makes of Python's numbers has no native form")
+        raise NotNativeError("a tensor that forward makes from Python numbers has no native form")
     return a["self"]
 
 
@@ -64,7 +64,7 @@ def _repeat(w: Writer, call: Call, a: Arguments) -> View:
     apart = [number for pair in zip(times, shape, strict=True) for number in pair]  # [times, size, times, size, ...]
     beside = [number for size in shape for number in (1, size)]
     spread = x.map(lambda tensor: tensor[(None,) * missing].view(beside).expand(apart))
-    return w.lying(spread).map(lambda tensor: tensor.view(call.result.shape))
+    return w.contiguous(spread).map(lambda tensor: tensor.view(call.result.shape))
 
 
 @row(aten.cat)
@@ -91,12 +91,12 @@ def _stack(w: Writer, call: Call, a: Arguments) -> View:
 def _pad(w: Writer, call: Call, a: Arguments) -> View:
     x, pad = a["self"], a["pad"]
     if a["value"] != 0 or min(pad) < 0:
-        raise NotNativeError("padding has a native form with zeros alone")
+        raise NotNativeError("padding has a native form only with zeros, and not with negative sizes")
     return padded(w, x, {len(x.shape) - 1 - i: (pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)})
 
 
 def padded(w: Writer, x: View, margins: dict[int, tuple[int, int]]) -> View:
-    """x with so many zeros before and behind it in some dimensions."""
+    """Pad x with zeros; ``margins`` maps a dimension to the sizes before and after it."""
     shape = [size + sum(margins.get(dim, (0, 0))) for dim, size in enumerate(x.shape)]
     result = w.new(shape, w.order_of(x))
     middle = result
@@ -111,11 +111,11 @@ def padded(w: Writer, x: View, margins: dict[int, tuple[int, int]]) -> View:
     *(aten.new_zeros, aten.new_ones, aten.new_full),
 )
 def _filled(w: Writer, call: Call, a: Arguments) -> View:
-    """A copy of nothing, with all else 0; and a number, where it shall be one."""
+    """A constant: an empty copy clears the buffer to 0, and a pointwise function then adds a nonzero value."""
     name = call.operation.overloadpacket.__name__
     value = 0 if "zeros" in name else 1 if "ones" in name else a["fill_value"]
     if isinstance(value, View):
-        raise NotNativeError("full of a tensor has no native form")
+        raise NotNativeError("full with a tensor as value has no native form")
     shape = call.result.shape
     result = w.new(shape)
     nothing = View(w.input, torch.empty_strided((0,), (1,), device="meta"))

@@ -1,4 +1,4 @@
-"""The table of rows: an operation of PyTorch, and the function that writes it."""
+"""The table that maps a PyTorch operation to the function that lowers it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from maml_fast.program._operations import Call
 
 __all__ = ["Arguments", "row", "write_call"]
 
-# By the names of PyTorch's schema, views in the place of tensors.
+# Arguments by their names in the operation's schema, with views in place of tensors.
 Arguments = dict[str, Any]
-# Returns the view of every result that can be used.
+# Returns the view of every result; None for a result that has none.
 Row = Callable[[Writer, Call, Arguments], View | Sequence[View | None]]
 
 _ROWS: dict[Any, Row] = {}
 
 
 def row(*operations: Any) -> Callable[[Row], Row]:
-    """Enter what writes these operations (all overloads of PyTorch's)."""
+    """Register the decorated function as the lowering of these operations (all overloads of ATen ones)."""
 
     def enter(function: Row) -> Row:
         _ROWS.update(dict.fromkeys(operations, function))
@@ -33,7 +33,7 @@ def write_call(writer: Writer, call: Call, arguments: Arguments) -> Sequence[Vie
     """Write a call; return the views of its results.
 
     Raises:
-        NotNativeError: it has none.
+        NotNativeError: the operation has no native form.
     """
     operation = getattr(call.operation, "overloadpacket", call.operation)
     write = _ROWS.get(operation)

@@ -1,4 +1,4 @@
-"""Convolutions, pools and what else treats every image by itself."""
+"""Convolutions, pools and other operations that treat each image independently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maml_fast.program._operations.table import Call, Step, Value, aten, row, with_constants
 
-_RANKS = {  # of a batch of images
+_RANKS = {  # the rank of a batch of images
     **dict.fromkeys((aten.avg_pool1d, aten.max_pool1d, aten.reflection_pad1d, aten.replication_pad1d), 3),
     **dict.fromkeys((aten.upsample_nearest1d, aten.upsample_linear1d), 3),
     **dict.fromkeys((aten.avg_pool2d, aten.max_pool2d_with_indices, aten.max_pool2d, aten.im2col, aten.col2im), 4),
@@ -21,8 +21,8 @@ _RANKS = {  # of a batch of images
 
 
 @row(*_RANKS)
-def _per_image(call: Call, given: Value) -> Step | None:
-    """The images of all tasks as one batch."""
+def _per_image(call: Call, model_input: Value) -> Step | None:
+    """Run on the images of all tasks as one batch."""
     if [len(value.shape) for value in call.operands] != [_RANKS[call.operation.overloadpacket]]:
         return None
     run = with_constants(call)
@@ -37,8 +37,8 @@ def _per_image(call: Call, given: Value) -> Step | None:
 
 
 @row(aten.convolution)
-def _convolution(call: Call, given: Value) -> Step | None:
-    """Tasks as groups of one convolution."""
+def _convolution(call: Call, model_input: Value) -> Step | None:
+    """Run the convolutions of all tasks as groups of a single one."""
     x, weight, *_ = call.operands
     if len(x.shape) != len(weight.shape):  # a single image
         return None
@@ -47,7 +47,7 @@ def _convolution(call: Call, given: Value) -> Step | None:
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         n_tasks = len(x)
-        # Not channels last, as native blocks give them: the backward of PyTorch's strided 1x1 convolutions may crash.
+        # Native blocks return channels-last images; on these, PyTorch's strided 1x1 convolutions may crash in backward.
         images = x.transpose(0, 1).flatten(1, 2).contiguous()  # [N, T * C, ...]
         bias = None if bias is None else bias.flatten()
         out = convolution(images, weight.flatten(0, 1), bias, *options, n_tasks * groups)

@@ -1,4 +1,4 @@
-"""What losses are made of: picked logarithms of probabilities, and errors; of every task, with a mean of its own."""
+"""The parts of losses: negative log-likelihoods, errors, and indexing by labels. Means are taken per task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NONE, _MEAN, _SUM = range(3)  # PyTorch's reductions
 
 
 @row(aten.nll_loss_forward, aten.nll_loss2d_forward)
-def _nll_loss(call: Call, given: Value) -> Step | None:
+def _nll_loss(call: Call, model_input: Value) -> Step | None:
     ignored, reduction = call.arguments["ignore_index"], call.arguments["reduction"]
     if len(call.arguments["self"].shape) < 2:
         return None
@@ -36,7 +36,7 @@ def _nll_loss(call: Call, given: Value) -> Step | None:
 
 
 @row(aten.mse_loss, aten.l1_loss, aten.huber_loss, aten.smooth_l1_loss)
-def _of_errors(call: Call, given: Value) -> Step | None:
+def _elementwise_loss(call: Call, model_input: Value) -> Step | None:
     x, target = call.operands
     if x.shape != target.shape:
         return None
@@ -44,7 +44,7 @@ def _of_errors(call: Call, given: Value) -> Step | None:
 
 
 @row(aten.binary_cross_entropy_with_logits)
-def _binary_cross_entropy(call: Call, given: Value) -> Step | None:
+def _binary_cross_entropy(call: Call, model_input: Value) -> Step | None:
     if call.arguments["self"].shape != call.arguments["target"].shape:
         return None
     return _reduced(call, call.operands)
@@ -65,12 +65,12 @@ def _reduced(call: Call, operands: list[Value]) -> Step:
 
 
 @row(aten.gather)
-def _gather(call: Call, given: Value) -> Step:
+def _gather(call: Call, model_input: Value) -> Step:
     return Step(with_constants(call, dim=shifted(call.arguments["dim"])), call.operands)
 
 
 @row(aten.index)
-def _index(call: Call, given: Value) -> Step | None:
+def _index(call: Call, model_input: Value) -> Step | None:
     indices = call.operands[1:]
     if len(indices) != len(call.arguments["indices"]):
         return None

@@ -1,4 +1,4 @@
-"""Normalizations, with each task's own scale and shift."""
+"""Normalization layers, with each task's own scale and shift."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from maml_fast.program._operations.table import Call, Step, Value, aten, row
 
 
 @row(F.batch_norm)
-def _batch_norm(call: Call, given: Value) -> Step | None:
+def _batch_norm(call: Call, model_input: Value) -> Step | None:
     names = ("input", "weight", "bias")
     if not call.arguments["training"]:
-        return _by_statistics(call, *names, "running_mean", "running_var")
-    step = _by_batch(call, *names)
-    return step if len(call.results) == 1 else _keeping_statistics(call, step)
+        return _with_running_statistics(call, *names, "running_mean", "running_var")
+    step = _with_batch_statistics(call, *names)
+    return step if len(call.results) == 1 else _updating_statistics(call, step)
 
 
 @row(batch_stat_norm)
-def _batch_stat_norm(call: Call, given: Value) -> Step:
-    return _by_batch(call, "x", "weight", "bias")
+def _batch_stat_norm(call: Call, model_input: Value) -> Step:
+    return _with_batch_statistics(call, "x", "weight", "bias")
 
 
 @row(aten.native_batch_norm)
-def _native_batch_norm(call: Call, given: Value) -> Step | None:
+def _native_batch_norm(call: Call, model_input: Value) -> Step | None:
     if call.arguments["running_mean"] is not None or (call.results[1:] and not call.arguments["training"]):
         return None
-    step = _by_batch(call, "input", "weight", "bias")
+    step = _with_batch_statistics(call, "input", "weight", "bias")
     return Step(lambda *tensors: (step.run(*tensors), None, None), step.operands)
 
 
 @row(aten.native_layer_norm)
-def _layer_norm(call: Call, given: Value) -> Step:
+def _layer_norm(call: Call, model_input: Value) -> Step:
     dims = list(range(-len(call.arguments["normalized_shape"]), 0))
     shape = [*(1,) * (len(call.arguments["input"].shape) - len(dims)), *call.arguments["normalized_shape"]]
-    return _first_of_three(_elementary(call, ("input", "weight", "bias"), dims, shape))
+    return _first_of_three(_normalized(call, ("input", "weight", "bias"), dims, shape))
 
 
 @row(aten.native_group_norm)
-def _group_norm(call: Call, given: Value) -> Step:
+def _group_norm(call: Call, model_input: Value) -> Step:
     x, groups, eps = call.arguments["input"], call.arguments["group"], call.arguments["eps"]
     scaled = [1, x.shape[1], *(1,) * (len(x.shape) - 2)]  # [N, C, ...]
     present = [call.arguments[name] is not None for name in ("weight", "bias")]
@@ -56,8 +56,8 @@ def _group_norm(call: Call, given: Value) -> Step:
 
 
 @row(aten._weight_norm_interface)
-def _weight_norm(call: Call, given: Value) -> str:
-    """A form of elementary operations would be right, and so not what the module computes."""
+def _weight_norm(call: Call, model_input: Value) -> str:
+    """Weight norm has no form: a correct one would differ from the module, whose second derivative is wrong."""
     others = tuple(dim for dim in range(len(call.arguments["v"].shape)) if dim != call.arguments["dim"])
     return (
         "the second derivative of PyTorch's weight norm is wrong, and so is the meta-gradient at order 2; "
@@ -65,17 +65,18 @@ def _weight_norm(call: Call, given: Value) -> str:
     )
 
 
-def _by_batch(call: Call, *names: str) -> Step:
+def _with_batch_statistics(call: Call, *names: str) -> Step:
     x = call.arguments[names[0]]
     dims = [1, *range(3, len(x.shape) + 1)]  # of [T, N, C, ...]
     shape = [1, x.shape[1], *(1,) * (len(x.shape) - 2)]
-    return _elementary(call, names, dims, shape)
+    return _normalized(call, names, dims, shape)
 
 
-def _elementary(call: Call, names: Sequence[str], dims: list[int], shape: list[int]) -> Step:
-    """Normalized over dimensions, and scaled by parameters that are given this shape behind the tasks'.
+def _normalized(call: Call, names: Sequence[str], dims: list[int], shape: list[int]) -> Step:
+    """Normalize over ``dims``, then scale and shift by parameters viewed as [T, *shape].
 
-    In elementary operations: PyTorch's own double backward can't be differentiated again, and has no tasks.
+    This uses elementary operations, because PyTorch's own double backward is not differentiable and has no dimension
+    of tasks.
     """
     operands = [call.arguments[name] for name in names]
     present, eps = [value is not None for value in operands[1:]], call.arguments["eps"]
@@ -88,8 +89,8 @@ def _elementary(call: Call, names: Sequence[str], dims: list[int], shape: list[i
     return Step(run, [value for value in operands if value is not None])
 
 
-def _keeping_statistics(call: Call, step: Step) -> Step | None:
-    """A batch norm, and its running statistics afterwards."""
+def _updating_statistics(call: Call, step: Step) -> Step | None:
+    """A batch norm that also returns its updated running statistics."""
     running = [call.arguments[name] for name in ("running_mean", "running_var")]
     if len(call.results) != 3:
         return None
@@ -97,13 +98,13 @@ def _keeping_statistics(call: Call, step: Step) -> Step | None:
     momentum = call.arguments["momentum"]
 
     def run(mean: Tensor, variance: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        of_batch = torch.var_mean(x.detach(), dims)
-        return step.run(x, *parameters), *moved((mean, variance), of_batch[::-1], momentum)
+        batch_statistics = torch.var_mean(x.detach(), dims)
+        return step.run(x, *parameters), *moved((mean, variance), batch_statistics[::-1], momentum)
 
     return Step(run, [*running, *step.operands])
 
 
-def _by_statistics(call: Call, *names: str) -> Step:
+def _with_running_statistics(call: Call, *names: str) -> Step:
     x, weight, bias, mean, variance = (call.arguments[name] for name in names)
     shape = [1, x.shape[1], *(1,) * (len(x.shape) - 2)]
     present, eps = [weight is not None, bias is not None], call.arguments["eps"]
@@ -117,14 +118,14 @@ def _by_statistics(call: Call, *names: str) -> Step:
 
 
 def _first_of_three(step: Step) -> Step:
-    """PyTorch's operation gives the statistics too, which its own backward alone reads."""
+    """PyTorch's operation also returns the statistics; only its own backward reads them, so they are ``None`` here."""
     return Step(lambda *tensors: (step.run(*tensors), None, None), step.operands)
 
 
 def _scaled(z: Tensor, parameters: Sequence[Tensor], present: Sequence[bool], shape: list[int]) -> Tensor:
-    """By weight and bias, as far as they are present, [T, ...] in this shape."""
-    given = iter(parameters)
-    weight, bias = (next(given).view(len(z), *shape) if each else None for each in present)
+    """Scale and shift z by the weight and bias that are present, viewed as [T, *shape]."""
+    remaining = iter(parameters)
+    weight, bias = (next(remaining).view(len(z), *shape) if each else None for each in present)
     if weight is not None:
         z = z * weight
     return z if bias is None else z + bias

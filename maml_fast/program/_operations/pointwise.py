@@ -1,4 +1,4 @@
-"""What is done to every element by itself, broadcast over tensors of different numbers of dimensions."""
+"""Elementwise operations, broadcast over operands of different ranks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _NAMES = """
 
 
 @row(*(getattr(aten, name) for name in _NAMES.split()))
-def _pointwise(call: Call, given: Value) -> Step | None:
+def _pointwise(call: Call, model_input: Value) -> Step | None:
     operands = call.operands
     if not _promotes_alike(operands):
         return None
     rank = max(len(value.shape) for value in operands)
     missing = [rank - len(value.shape) for value in operands]
-    # An order in memory changes no numbers, and that of all tasks is another.
+    # A memory format affects no values, and the recorded one does not fit a tensor with a dimension of tasks.
     run = with_constants(call, **({"memory_format": None} if "memory_format" in call.arguments else {}))
     if not any(missing):
         return Step(run, operands)
@@ -40,12 +40,12 @@ def _pointwise(call: Call, given: Value) -> Step | None:
 
 
 @row(aten.clone, aten.contiguous)
-def _copy(call: Call, given: Value) -> Step:
+def _copy(call: Call, model_input: Value) -> Step:
     return Step(Tensor.clone, call.operands)
 
 
 @row(aten._to_copy)
-def _convert(call: Call, given: Value) -> Step | None:
+def _convert(call: Call, model_input: Value) -> Step | None:
     if call.arguments["device"] is not None or call.arguments["layout"] not in (None, torch.strided):
         return None
     dtype = call.result.dtype
@@ -53,11 +53,14 @@ def _convert(call: Call, given: Value) -> Step | None:
 
 
 def with_dimensions(x: Tensor, missing: int) -> Tensor:
-    """[T, ...] with so many dimensions of one after the tasks."""
+    """Insert ``missing`` dimensions of size 1 after the first one, T."""
     return x.view(x.shape[0], *(1,) * missing, *x.shape[1:]) if missing else x
 
 
 def _promotes_alike(operands: list[Value]) -> bool:
-    """Whether no operand is a single number of another type, which would count for less in the result's type."""
+    """Whether type promotion gives the same result with a dimension of tasks.
+
+    It does not if a zero-dimensional operand has another dtype, because PyTorch gives such operands lower priority.
+    """
     types, ranks = {value.dtype for value in operands}, {len(value.shape) for value in operands}
     return len(types) == 1 or 0 not in ranks or ranks == {0}

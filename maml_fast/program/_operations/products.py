@@ -1,4 +1,4 @@
-"""Products of matrices and vectors, and rows of an embedding."""
+"""Products of matrices and vectors, and embeddings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from maml_fast.program._operations.table import Call, Step, Value, aten, row
 
 
 @row(aten.mm, aten.bmm)
-def _product(call: Call, given: Value) -> Step:
+def _product(call: Call, model_input: Value) -> Step:
     multiply = torch.bmm if len(call.result.shape) == 2 else torch.matmul
     return Step(multiply, call.operands)
 
 
 @row(aten.addmm, aten.baddbmm)
-def _product_and_sum(call: Call, given: Value) -> Step:
+def _product_and_sum(call: Call, model_input: Value) -> Step:
     beta, alpha = call.arguments["beta"], call.arguments["alpha"]
     missing = len(call.result.shape) - len(call.operands[0].shape)
     if len(call.result.shape) == 2:
@@ -27,17 +27,17 @@ def _product_and_sum(call: Call, given: Value) -> Step:
 
 
 @row(aten.mv)
-def _matrix_and_vector(call: Call, given: Value) -> Step:
+def _matrix_and_vector(call: Call, model_input: Value) -> Step:
     return Step(lambda a, x: torch.bmm(a, x[..., None]).squeeze(2), call.operands)
 
 
 @row(aten.dot)
-def _dot(call: Call, given: Value) -> Step:
+def _dot(call: Call, model_input: Value) -> Step:
     return Step(lambda a, b: (a * b).sum(1), call.operands)
 
 
 @row(aten.embedding)
-def _embedding(call: Call, given: Value) -> Step | None:
+def _embedding(call: Call, model_input: Value) -> Step | None:
     if call.arguments["scale_grad_by_freq"] or call.arguments["sparse"]:
         return None
     padding = call.arguments["padding_idx"]

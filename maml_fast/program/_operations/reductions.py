@@ -1,4 +1,4 @@
-"""Sums, means, extremes and what else goes over whole dimensions."""
+"""Sums, means, extrema and other operations along whole dimensions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _OVER_SEVERAL = ("sum", "mean", "amax", "amin", "var", "var_mean", "std", "logsu
 
 
 @row(*(getattr(aten, name) for name in _OVER_ONE))
-def _over_one(call: Call, given: Value) -> Step | None:
+def _over_one(call: Call, model_input: Value) -> Step | None:
     if call.arguments.get("dim") is None or len(call.operands) != 1 or not call.operands[0].shape:
         return None
     return Step(with_constants(call, dim=shifted(call.arguments["dim"])), call.operands)
 
 
 @row(*(getattr(aten, name) for name in _OVER_SEVERAL))
-def _over_several(call: Call, given: Value) -> Step | None:
+def _over_several(call: Call, model_input: Value) -> Step | None:
     x, *others = call.operands
     if others or not x.shape:
         return None
@@ -33,7 +33,7 @@ def _over_several(call: Call, given: Value) -> Step | None:
 
 
 def _over_all(call: Call, every: list[int]) -> Step | None:
-    """``x.sum()``, ``x.mean()`` and ``x.norm()``."""
+    """The overloads without ``dim``: ``x.sum()``, ``x.mean()`` and ``x.norm()``."""
     if call.operation.overloadpacket is aten.norm:
         power = call.arguments["p"]
         return Step(lambda x: torch.linalg.vector_norm(x, 2 if power is None else power, every), call.operands)

@@ -1,4 +1,4 @@
-"""What a recording is made of, and the table in which each operation finds its form for all tasks at once."""
+"""The parts of a recording, and the table that maps each operation to its batched form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Value:
-    """A tensor of one task; with a name it is the model's parameter or buffer."""
+    """A tensor of one task; a named one is a parameter or buffer of the model."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -26,9 +26,12 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """An operation on values and constants, by the names of its arguments; a result that is no tensor is ``None``.
+    """One recorded operation.
 
-    Results after the first may be what a written argument holds afterwards.
+    operation: an ATen overload, or a Python function that is recorded as a single operation.
+    arguments: values and constants, by argument name.
+    results: ``None`` stands for a result that is not a tensor. Results after the first may be the new values of
+        arguments that the operation writes to.
     """
 
     operation: Any
@@ -37,24 +40,23 @@ class Call:
 
     @property
     def operands(self) -> list[Value]:
-        """The values among its arguments, one for each place."""
+        """The values among the arguments, in order; a value used twice appears twice."""
         return list(_values(list(self.arguments.values())))
 
     @property
     def is_view(self) -> bool:
-        """Whether the result is an operand in another shape."""
+        """Whether the result is a view of an operand."""
         schema = getattr(self.operation, "_schema", None)
         return schema is not None and any(each.alias_info is not None for each in schema.returns)
 
     @property
     def result(self) -> Value:
-        """Its first result."""
         assert self.results[0] is not None
         return self.results[0]
 
 
 class Step(NamedTuple):
-    """``run(*operands)`` on tensors [T, ...], where there is one; it returns what the call did."""
+    """The batched form of a call: ``run(*operands)`` on tensors [T, ...] returns the call's results for all tasks."""
 
     run: Callable[..., Any]
     operands: Sequence[Value | None]
@@ -66,7 +68,10 @@ _ROWS: dict[Any, Row] = {}
 
 
 def row(*operations: Any) -> Callable[[Row], Row]:
-    """Enter the form of operations (all overloads of PyTorch's): it is given a call, and the model's input."""
+    """Register the decorated function as the form of these operations (all overloads of ATen ones).
+
+    The function takes a call and the value of the model's input. It returns a step, ``None``, or why there is none.
+    """
 
     def enter(form: Row) -> Row:
         _ROWS.update(dict.fromkeys(operations, form))
@@ -75,10 +80,13 @@ def row(*operations: Any) -> Callable[[Row], Row]:
     return enter
 
 
-def step_of(call: Call, given: Value) -> Step | str | None:
-    """What a call does to all tasks; ``None`` if that is not known, or why. ``given`` is the model's input."""
+def step_of(call: Call, model_input: Value) -> Step | str | None:
+    """The batched form of a call; ``None``, or a reason, if it has none.
+
+    model_input: factory functions take the number of tasks and the device from it.
+    """
     form = _ROWS.get(getattr(call.operation, "overloadpacket", call.operation))
-    return None if form is None else form(call, given)
+    return None if form is None else form(call, model_input)
 
 
 def bind(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +101,7 @@ def bind(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[st
 
 
 def with_constants(call: Call, **others: Any) -> Callable[..., Any]:
-    """The operation itself as a function of its operands, in their order; ``others`` replace constants."""
+    """The operation as a function of its operands, in order. ``others`` replaces some of its constants."""
     keywords = {each.name for each in call.operation._schema.arguments if each.kwarg_only}
     arguments = {**call.arguments, **others}
     positional = [value for name, value in arguments.items() if name not in keywords]
@@ -111,7 +119,7 @@ def with_constants(call: Call, **others: Any) -> Callable[..., Any]:
 
 
 def shifted(dim: int) -> int:
-    """A dimension of one task's tensor in that of all tasks."""
+    """The index of one task's dimension ``dim`` in a tensor with a leading dimension of tasks."""
     return dim + 1 if dim >= 0 else dim
 
 

@@ -1,4 +1,4 @@
-"""Functions of Python that are recorded as one operation, whatever they call."""
+"""Python functions that are recorded as a single operation, whatever they call inside."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from maml_fast._recurrent import lstm, lstm_layer_of_tasks, lstm_of_tasks
 from maml_fast.nn import batch_stat_norm, conv_block, conv_block_of_tasks, tracking_conv_block
 from maml_fast.program._operations.table import Call, Step, Value, aten, row
 
-__all__ = ["BLOCK_TENSORS", "is_whole"]
+__all__ = ["BLOCK_TENSORS", "is_recorded_as_one"]
 
 BLOCK_TENSORS = ("x", "weight", "bias", "gamma", "beta")
 TRACKING_TENSORS = (*BLOCK_TENSORS, "running_mean", "running_var")
 
 
-def is_whole(function: Any) -> bool:
-    """Whether a function is recorded as one operation. So is batch norm, once the policy is set."""
+def is_recorded_as_one(function: Any) -> bool:
+    """Whether a function is recorded as a single operation. Batch norm is too, after the policy has been applied."""
     return function in (batch_stat_norm, conv_block, lstm)
 
 
 @row(conv_block)
-def _conv_block(call: Call, given: Value) -> Step:
+def _conv_block(call: Call, model_input: Value) -> Step:
     return _block(call, conv_block_of_tasks, BLOCK_TENSORS)
 
 
 @row(tracking_conv_block)
-def _tracking_conv_block(call: Call, given: Value) -> Step:
+def _tracking_conv_block(call: Call, model_input: Value) -> Step:
     return _block(call, tracking_conv_block, TRACKING_TENSORS)
 
 
@@ -39,16 +39,16 @@ def _block(call: Call, function: Callable[..., Any], tensors: Sequence[str]) -> 
 
 
 @row(lstm)
-def _lstm(call: Call, given: Value) -> Step:
+def _lstm(call: Call, model_input: Value) -> Step:
     return Step(lstm_of_tasks, call.operands)
 
 
-_LSTM = 2  # among oneDNN's modes
+_LSTM = 2  # oneDNN's number for the mode
 
 
 @row(aten.mkldnn_rnn_layer)
-def _lstm_of_onednn(call: Call, given: Value) -> Step | None:
-    """A layer of ``torch.nn.LSTM`` in one direction, on a CPU in float32: x [L, N, I]."""
+def _lstm_of_onednn(call: Call, model_input: Value) -> Step | None:
+    """One direction of a ``torch.nn.LSTM`` layer on x [L, N, I]; recorded on CPUs in float32 only."""
     arguments = call.arguments
     if arguments["mode"] != _LSTM or arguments["batch_sizes"]:
         return None

@@ -1,4 +1,4 @@
-"""Named recipes, which repeat a published training, a paper to a file; and the defaults of every data set."""
+"""Recipes that repeat published trainings, one file per paper, and the default arguments of every data set."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from maml_fast.train._recipes.recipe import Published, Recipe, Settings
 
 __all__ = ["DEFAULTS", "RECIPES", "Published", "Recipe"]
 
-# What differs from the defaults of TrainConfig, which are those of the embedded data set, made for two cores.
+# Differences from the defaults of TrainConfig, which are for the embedded data set and two cores.
 _CONV4_64: Settings = {"hidden": 64, "meta_batch_size": 32}
 _LONG: Settings = {"iterations": 2000, "eval_every": 200, "eval_episodes": 200}
-# Finn, Abbeel & Levine 2017, appendix A.1, for 1-shot mini-ImageNet, but for the number of iterations. His inner loss
-# adds up the five classes and ours is their mean, so his step size 0.01 is 0.05 here. Good enough to start from on the
-# others.
+# Finn, Abbeel & Levine 2017, appendix A.1, for 1-shot mini-ImageNet, except for the number of iterations. Their inner
+# loss is the sum over the five classes and ours is the mean, so their step size of 0.01 is 0.05 here. They are a
+# good enough start for the other data sets in color.
 _COLOR: Settings = {
     **_LONG,
     "channels": "RGB",

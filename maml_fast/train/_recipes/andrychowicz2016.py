@@ -1,8 +1,10 @@
-"""Andrychowicz et al. 2016 (section 2 and appendix A), whose optimizer is put to few-shot learning here.
+"""Andrychowicz et al. 2016 (section 2 and appendix A): their learned optimizer, applied to few-shot learning.
 
-As there: two LSTM layers of 20 units, updates scaled by 0.1, gradients as constants, the loss along the whole
-trajectory. Not as there: the learner is a few-shot one, with 5 steps on a support set and a loss on a query set, and
-what it starts from is meta-learned too; all else is for a CPU. There is no published figure.
+As in the paper: two LSTM layers of 20 units, updates scaled by 0.1, inner gradients treated as constants, and the
+loss along the whole trajectory.
+
+Different from the paper: the task is few-shot learning, with 5 steps on a support set and a loss on a query set, and
+the initial weights are meta-learned too. All other settings are chosen for a CPU. There is no published accuracy.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from maml_fast.train._recipes.recipe import OMNIGLOT, Recipe, Settings
 
 __all__ = ["FOR_A_CPU", "RECIPES"]
 
-# For a learned optimizer on a CPU.
+# Settings for learned optimizers that train on a CPU.
 FOR_A_CPU: Settings = {
     **OMNIGLOT,
     "adapted": None,

@@ -1,11 +1,13 @@
-"""Antoniou, Edwards & Storkey 2019, section 5, and where that is silent the authors' code (HowToTrainYourMAMLPytorch).
+"""Antoniou, Edwards & Storkey 2019, section 5; settings missing there are from the authors' HowToTrainYourMAMLPytorch.
 
-As there: max-pool convolutions, on Omniglot one query a class and images not inverted, 5 inner steps in training and
-testing, batch norm's scale and shift for every step and out of the inner loop, batch statistics in testing too, the
-multi-step loss for the first 10 (mini-ImageNet: 15) of 100 epochs of 500 iterations, rotations in training alone, and
-on mini-ImageNet inner rates from 0.1 on and a constant outer one, which is what their configurations come to. Not as
-there: Omniglot's split (theirs: 1150 classes to train on), and no ensemble of the five best checkpoints, which their
-published figures come from.
+As in the paper or the code: max-pooling after convolutions; on Omniglot one query image per class and images that are
+not inverted; 5 inner steps in training and testing; scale and shift of batch norm per inner step and not adapted by
+the inner loop; batch statistics also in testing; the multi-step loss in the first 10 (mini-ImageNet: 15) of 100
+epochs of 500 iterations; rotations only in training; on mini-ImageNet inner rates that start from 0.1 and a constant
+outer rate, which is the effect of their configurations.
+
+Different: the split of Omniglot (theirs has 1150 training classes), and no ensemble of the five best checkpoints,
+with which their published accuracies were obtained.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Finn, Abbeel & Levine 2017, appendix A.1, and where that is silent github.com/cbfinn/maml.
+"""Finn, Abbeel & Levine 2017, appendix A.1; settings missing there are from github.com/cbfinn/maml.
 
-As there: on Omniglot as many queries a class as support images, and test episodes turned like training episodes; batch
-norm's shift meta-learned but left out of the inner loop, the net's own initial values (models.Conv4). His inner loss
-adds up the classes and ours is their mean, so his step sizes 0.4 (5-way) and 0.1 (20-way) are both 2.0 here, and his
-0.01 on mini-ImageNet 0.05. Not as there: images are shrunk by Pillow's bicubic filter (his: Lanczos), Omniglot's split
-is shuffled from the same seed by another generator (his order of classes hangs on his file system), strided
-convolutions pad all sides alike, and on mini-ImageNet a class has 15 queries in testing too (his: as many as support
-images). The first-order figures on Omniglot are those that Nichol, Achiam & Schulman 2018 report.
+As in the paper or the code: on Omniglot as many query images per class as support images, and test episodes rotated
+like training episodes; a shift of batch norm that is meta-learned but not adapted by the inner loop; the
+initialization of the network (models.Conv4). Their inner loss is the sum over the classes and ours is the mean, so
+their step sizes of 0.4 (5-way) and 0.1 (20-way) are both 2.0 here, and their 0.01 on mini-ImageNet is 0.05.
+
+Different: images are shrunk with Pillow's bicubic filter (theirs: Lanczos); the split of Omniglot is shuffled from
+the same seed by another generator (their order of classes depends on the file system); strided convolutions pad all
+sides equally; on mini-ImageNet a class has 15 query images in testing too (theirs: as many as support images).
+
+The first-order accuracies on Omniglot are those that Nichol, Achiam & Schulman 2018 report.
 """
 
 from __future__ import annotations

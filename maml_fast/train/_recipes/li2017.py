@@ -1,7 +1,9 @@
-"""Li, Zhou, Chen & Li 2017, section 5.2, and where that is silent Finn's recipe.
+"""Li, Zhou, Chen & Li 2017, section 5.2; settings missing there are from the recipe of Finn et al. 2017.
 
-As there: one inner step with a learned rate for every weight, 60,000 iterations of Adam. Not as there: rates start at
-one value and not at random ones, Omniglot's convolutions are Finn's strided ones, and all parameters adapt.
+As in the paper: one inner step with a learned rate for every weight, and 60,000 iterations of Adam.
+
+Different: rates start from one value instead of random values; on Omniglot the convolutions are strided as in Finn et
+al.; all parameters adapt.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Nichol, Achiam & Schulman 2018, appendix A, and where that is silent github.com/openai/supervised-reptile.
+"""Nichol, Achiam & Schulman 2018, appendix A; settings missing there are from github.com/openai/supervised-reptile.
 
-As there: 5 tasks a step of 10 images a class (mini-ImageNet: 15), 5 minibatches (8) of 10 by Adam without momentum, an
-outer step that falls from 1 to 0, 50 inner steps in testing, rotations in training alone, on Omniglot strided
-convolutions. Not as there: what the
-inner Adam remembers goes on as the mean over a step's tasks; batch norm is transductive (the paper gives both, this
-is the higher one); all images of a class that are not support are queries in testing, where they have one; minibatches
-of 10 in testing too, where they have 15 on mini-ImageNet, 5-shot.
+As in the paper or the code: 5 tasks per step with 10 images per class (mini-ImageNet: 15); 5 minibatches
+(mini-ImageNet: 8) of 10 images with Adam without momentum; an outer step size that decays from 1 to 0; 50 inner steps
+in testing; rotations only in training; on Omniglot strided convolutions.
+
+Different: the state of the inner Adam is carried on as the mean over the tasks of a step; batch norm is transductive
+(the paper reports both ways, and this one is higher); in testing all images of a class outside the support set are
+queries (theirs: one image); minibatches have 10 images in testing too (theirs: 15 on 5-shot mini-ImageNet).
 """
 
 from __future__ import annotations

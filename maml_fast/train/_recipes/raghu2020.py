@@ -1,6 +1,6 @@
-"""Raghu, Raghu, Bengio & Vinyals 2020: the head alone adapts; all else is Finn's recipe, which they compare with.
+"""Raghu, Raghu, Bengio & Vinyals 2020: only the head adapts. Other settings are those of their baseline, Finn et al.
 
-On Omniglot the paper gives 20 ways; its 5-way sibling here has no published figure.
+On Omniglot the paper reports 20-way accuracies. There is no published accuracy for the 5-way recipe.
 """
 
 from __future__ import annotations

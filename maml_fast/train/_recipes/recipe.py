@@ -1,4 +1,4 @@
-"""What a recipe is, and what those on one data set have in common."""
+"""The type of a recipe, and the settings that recipes on the same data set share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Settings = Mapping[str, Any]
 
 
 class Published(NamedTuple):
-    """An accuracy in per cent and the half-width of its 95 % interval, None where the paper gives none."""
+    """An accuracy in percent and the half-width of its 95 % interval; None if the paper gives no interval."""
 
     accuracy: float
     interval: float | None = None
@@ -23,9 +23,9 @@ class Published(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A published training: every argument that changes a number, and what came of it there.
+    """A published training: every argument that affects results, and the published accuracy.
 
-    It leaves no number to a default, so that it stays what it is when a default changes.
+    It sets all of these arguments itself, so that it does not change when a default changes.
     """
 
     paper: str
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
 
     @property
     def given(self) -> dict[str, str]:
-        """What no setting says, because it is the same in every training here, or follows from the algorithm."""
+        """Conditions that no setting states: they are the same for all recipes, or follow from the algorithm."""
         return {
             "loss": "mean cross-entropy, of the inner and the outer loop",
             "resize filter": "Pillow's bicubic",
@@ -73,7 +73,7 @@ MINI_IMAGENET: Settings = {
     "eval_episodes": 200,
 }
 
-# For MAML and its family.
+# Settings for MAML and its variants.
 MAML_LOOP: Settings = {
     "algorithm": "maml",
     "learn_inner_lr": False,
@@ -86,5 +86,5 @@ MAML_LOOP: Settings = {
 
 
 def without(names: str, settings: Settings) -> Settings:
-    """The settings but these, with spaces between, which mean nothing to another algorithm."""
+    """Return the settings except ``names``, separated by spaces, which another algorithm does not use."""
     return {name: value for name, value in settings.items() if name not in names.split()}

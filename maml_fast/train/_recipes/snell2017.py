@@ -1,9 +1,12 @@
-"""Snell, Swersky & Zemel 2017, section 3, and where that is silent github.com/jakesnell/prototypical-networks.
+"""Snell, Swersky & Zemel 2017, section 3; settings missing there are from github.com/jakesnell/prototypical-networks.
 
-As there: on Omniglot 60-way training episodes with 5 queries a class and Vinyals' split with its rotations, on
-mini-ImageNet 30 or 20 ways with 15 queries; one episode a step, squared Euclidean distance, Adam whose rate is halved
-every 2000 episodes. Not as there: batch norm takes the episode's own statistics in testing too (theirs: running
-statistics), and training ends after so many episodes, not when validation stops improving.
+As in the paper or the code: on Omniglot 60-way training episodes with 5 query images per class, and the split of
+Vinyals et al. with its rotations; on mini-ImageNet 30-way (1-shot) or 20-way (5-shot) training episodes with 15 query
+images per class; one episode per step; squared Euclidean distance; Adam with a rate that is halved every 2000
+episodes.
+
+Different: batch norm uses the statistics of the episode in testing too (theirs: running statistics); training ends
+after a fixed number of episodes instead of when validation stops improving.
 """
 
 from __future__ import annotations

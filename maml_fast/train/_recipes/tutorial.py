@@ -1,4 +1,4 @@
-"""The tutorial that compat.MetaLearner stands in for: bytes as they are, first order, no rotations."""
+"""The tutorial that compat.MetaLearner is a drop-in replacement for: pixels from 0 to 255, order 1, no rotations."""
 
 from __future__ import annotations
 
