@@ -129,9 +129,9 @@ def inner_loops(
     """
     operators = torch.ops.maml_fast
     if isinstance(net, LoweredModel):
-        run, numbers, last = operators.program_loops, net.in_numbers(), (seed,)
+        run, numbers, last = operators.program_loops, net.in_numbers(), [seed]
     else:
-        run, numbers, last = operators.inner_loops, net, ()
+        run, numbers, last = operators.inner_loops, net, []
     result = run(
         [parameter.contiguous() for parameter in theta],
         *(part.contiguous() for part in episodes),

@@ -38,7 +38,7 @@ ConvBlockShape Shape(const Tensor& x, const Tensor& weight, int64_t stride, int6
 
 template <typename Scalar, typename T>
 const Scalar* AtY(const ConvBlockShape& s, const T& t, const char* name, const Tensor& x) {
-  return Images<Scalar>(t, name, {s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, x);
+  return Dense<Scalar>(t, name, {s.tasks, s.batch, s.conv_height, s.conv_width, s.out_channels}, x);
 }
 
 // y, or a thin block's patch moments [T, P (P + 1)].
@@ -50,7 +50,7 @@ Tensor EmptyKept(const ConvBlockShape& s, const Tensor& x) {
 
 template <typename Scalar>
 const Scalar* Kept(const ConvBlockShape& s, const Tensor& kept, const Tensor& x) {
-  if (s.thin) return Images<Scalar>(kept, "kept", {s.tasks, s.KeptSize()}, x);
+  if (s.thin) return Dense<Scalar>(kept, "kept", {s.tasks, s.KeptSize()}, x);
   return AtY<Scalar>(s, kept, "kept", x);
 }
 
@@ -72,7 +72,7 @@ ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gam
     const Sizes channels = {s.tasks, s.out_channels};
     const ConvBlockForwardArgs<Scalar> args{
         s,
-        Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
+        Dense<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
         Param<Scalar>(weight, "weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
         Param<Scalar>(bias, "bias", channels, x),
         Param<Scalar>(gamma, "gamma", channels, x),
@@ -93,18 +93,18 @@ ConvBlockSaved<Scalar> Saved(const ConvBlockShape& s, const Tensor& x, const Ten
   STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Byte && argmax.is_contiguous() && argmax.device() == x.device() &&
                       argmax.numel() == s.tasks * s.batch * s.OutPixels() * s.out_channels,
                   "argmax must be the one that forward returned");
-  return {Images<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
+  return {Dense<Scalar>(x, "x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
           Param<Scalar>(weight, "weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
           Param<Scalar>(gamma, "gamma", {s.tasks, s.out_channels}, x),
           Kept<Scalar>(s, kept, x),
-          Images<Scalar>(mean, "mean", {s.tasks, s.out_channels}, x),
-          Images<Scalar>(rstd, "rstd", {s.tasks, s.out_channels}, x),
+          Dense<Scalar>(mean, "mean", {s.tasks, s.out_channels}, x),
+          Dense<Scalar>(rstd, "rstd", {s.tasks, s.out_channels}, x),
           static_cast<const uint8_t*>(argmax.data_ptr())};
 }
 
 template <typename Scalar>
 const Scalar* GradOut(const ConvBlockShape& s, const Tensor& grad_out, const Tensor& x) {
-  return Images<Scalar>(grad_out, "grad_out", {s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, x);
+  return Dense<Scalar>(grad_out, "grad_out", {s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, x);
 }
 
 // grad_x, or an empty tensor if it is not wanted.
@@ -166,11 +166,11 @@ DoubleBackwardResult DoubleBackward(MaybeTensor gg_x, MaybeTensor gg_weight, May
         s,
         Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
         GradOut<Scalar>(s, grad_out, x),
-        Images<Scalar>(gg_x, "gg_x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-        Images<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
-        Images<Scalar>(gg_bias, "gg_bias", channels, x),
-        Images<Scalar>(gg_gamma, "gg_gamma", channels, x),
-        Images<Scalar>(gg_beta, "gg_beta", channels, x),
+        Dense<Scalar>(gg_x, "gg_x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
+        Dense<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
+        Dense<Scalar>(gg_bias, "gg_bias", channels, x),
+        Dense<Scalar>(gg_gamma, "gg_gamma", channels, x),
+        Dense<Scalar>(gg_beta, "gg_beta", channels, x),
         Data<Scalar>(grad_grad_out),
         needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
         Data<Scalar>(grad_weight),

@@ -103,7 +103,7 @@ struct ParameterTensors {
   void AppendTheta(const Tensor& parameter, Sizes sizes, bool needs_gradient) {
     const int64_t entries = StepEntries(parameter, sizes, steps);
     if (entries > 0) sizes.insert(sizes.begin(), entries);
-    theta.push_back(Images<Scalar>(parameter, "theta", sizes, like));
+    theta.push_back(Dense<Scalar>(parameter, "theta", sizes, like));
     step_entries.push_back(entries);
     if (needs_gradient) gradients.push_back(Append<Scalar>(gradient, sizes, like.scalar_type()));
   }
@@ -112,7 +112,7 @@ struct ParameterTensors {
   void AppendRate(const Tensor& rate, const Sizes& sizes, bool needs_gradient) {
     const Sizes of_rate = RateSizes(rate, sizes, steps);
     const std::string name = "rates[" + std::to_string(rates.size()) + "]";
-    const auto* values = Images<Scalar>(rate, name.c_str(), of_rate, like);
+    const auto* values = Dense<Scalar>(rate, name.c_str(), of_rate, like);
     STD_TORCH_CHECK(step_entries.back() == 0 || (rate.numel() == 1 && *values == 0 && !needs_gradient), name,
                     " must be 0 and fixed: its parameter has a value for every step");
     Scalar* to = needs_gradient ? Append<Scalar>(rate_gradient, of_rate, like.scalar_type()) : nullptr;

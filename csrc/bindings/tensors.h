@@ -55,15 +55,15 @@ inline void CheckSizes(const Tensor& t, const char* name, const Sizes& sizes, co
 }
 
 template <typename Scalar>
-const Scalar* Images(const Tensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
+const Scalar* Dense(const Tensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
   CheckSizes(t, name, sizes, like);
   STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
   return static_cast<const Scalar*>(t.data_ptr());
 }
 
 template <typename Scalar>
-const Scalar* Images(const MaybeTensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
-  return t.has_value() ? Images<Scalar>(*t, name, sizes, like) : nullptr;
+const Scalar* Dense(const MaybeTensor& t, const char* name, const Sizes& sizes, const Tensor& like) {
+  return t.has_value() ? Dense<Scalar>(*t, name, sizes, like) : nullptr;
 }
 
 // Dense within a task; any stride between tasks, including 0.

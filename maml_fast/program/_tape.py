@@ -178,7 +178,7 @@ class Functions(BatchNormMode):
         if self._tape.is_paused:
             return func(*args, **kwargs)
         _check_recordable(func)
-        if is_recorded_as_one(func):
+        if is_recorded_as_one(func, args, kwargs):
             return self._record_as_one(func, args, kwargs)
         return super().__torch_function__(func, types, args, kwargs)
 

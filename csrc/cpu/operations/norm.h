@@ -11,6 +11,7 @@
 // operands: x, weight [channels], bias [channels].
 #pragma once
 
+#include "cpu/operations/layer_norm.h"
 #include "cpu/operations/norm_chunks.h"
 
 namespace maml_fast {
@@ -21,6 +22,7 @@ struct NormPasses {
   using V = Vec<Scalar>;
   using Set = NormSet<Scalar>;
   using Chunk = NormChunk<Scalar>;
+  using Rows = LayerNormPasses<Scalar>;
 
   // Kept for every group of every set: mean and r and, after Tangent, bar(x') and bar(x^ x'). Then the positions of the
   // maxima.
@@ -30,6 +32,7 @@ struct NormPasses {
   }
 
   static void Forward(const Frame<Scalar>& f) {
+    if (Rows::Takes(f.operation)) return Rows::Forward(f);
     ForSets(f, [&](const Set& set) {
       const Scalar* x = f[0].value + set.at;
       Scalar *level = set.Channels(0), *sums = set.Channels(4);
@@ -51,6 +54,7 @@ struct NormPasses {
   }
 
   static void Tangent(const Frame<Scalar>& f) {
+    if (Rows::Takes(f.operation)) return Rows::Tangent(f);
     ForSets(f, [&](const Set& set) {
       const Normal<Scalar> normal(f, set);
       const Scalar* x_tangent = f[0].tangent == nullptr ? nullptr : f[0].tangent + set.at;
@@ -79,6 +83,7 @@ struct NormPasses {
   }
 
   static void Backward(const Frame<Scalar>& f) {
+    if (Rows::Takes(f.operation)) return Rows::Backward(f);
     ArenaScope arena;
     const NormShape s = NormShape::Of(f.operation);
     const ChannelGradient<Scalar> of_weight(s, f[1], f[1].gradient, arena), of_bias(s, f[2], f[2].gradient, arena);
@@ -109,6 +114,7 @@ struct NormPasses {
   }
 
   static void TangentBackward(const Frame<Scalar>& f) {
+    if (Rows::Takes(f.operation)) return Rows::TangentBackward(f);
     ArenaScope arena;
     const NormShape s = NormShape::Of(f.operation);
     const ChannelGradient<Scalar> of_weight(s, f[1], f[1].gradient_tangent, arena);

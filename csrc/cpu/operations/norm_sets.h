@@ -123,6 +123,14 @@ struct ChannelGradient {
     if (to == nullptr) return;
     Sum(of_set, !set.first, sums + set.part * channels);
   }
+  // Adds terms(c, lanes) of a set.
+  template <typename F>
+  MF_INLINE void AddTerms(int64_t part, bool first, const F terms) const {
+    if (to == nullptr) return;
+    ForChannels<Scalar>(channels, [terms, first, sum = sums + part * channels](int64_t c, int64_t lanes) {
+      Store(sum + c, first ? terms(c, lanes) : Load(sum + c, lanes) + terms(c, lanes), lanes);
+    });
+  }
   void Finish() const {
     for (int64_t part = 0; to != nullptr && part < parts; ++part) Sum(sums + part * channels, adds || part > 0, to);
   }

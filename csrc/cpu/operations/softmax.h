@@ -7,6 +7,7 @@
 
 #include "cpu/elementary.h"
 #include "cpu/operations/frame.h"
+#include "cpu/operations/row_sum.h"
 #include "cpu/operations/share.h"
 
 namespace maml_fast {
@@ -24,7 +25,7 @@ struct SoftmaxPasses {
       for (int64_t i = 1; i < n; ++i) most = x[i] > most || std::isnan(x[i]) ? x[i] : most;
       ForChannels<Scalar>(
           n, [&](int64_t i, int64_t lanes) { Store(y + i, Exp<Scalar>(Load(x + i, lanes) - most), lanes); });
-      const Scalar total = Dot(n, [&](int64_t i, int64_t lanes) { return Load(y + i, lanes); });
+      const Scalar total = RowSum<Scalar>(n, [&](int64_t i, int64_t lanes) { return Load(y + i, lanes); });
       const Scalar shift = most + std::log(total);
       ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
         Store(y + i, IsLog(f) ? Load(x + i, lanes) - shift : Load(y + i, lanes) / total, lanes);
@@ -36,8 +37,8 @@ struct SoftmaxPasses {
     ForRows(f, [&](int64_t row, int64_t n) {
       const Scalar *x_tangent = f[0].tangent + row, *y = f.result.value + row;
       Scalar* y_tangent = f.result.tangent + row;
-      const Scalar mean =
-          Dot(n, [&](int64_t i, int64_t lanes) { return Probability(f, y, i, lanes) * Load(x_tangent + i, lanes); });
+      const Scalar mean = RowSum<Scalar>(
+          n, [&](int64_t i, int64_t lanes) { return Probability(f, y, i, lanes) * Load(x_tangent + i, lanes); });
       ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) {
         const V change = Load(x_tangent + i, lanes) - mean;
         Store(y_tangent + i, IsLog(f) ? change : Load(y + i, lanes) * change, lanes);
@@ -49,7 +50,7 @@ struct SoftmaxPasses {
     if (f[0].gradient == nullptr) return;
     ForRows(f, [&](int64_t row, int64_t n) {
       const Scalar *g = f.result.gradient + row, *y = f.result.value + row;
-      const Scalar sum = Dot(n, [&](int64_t i, int64_t lanes) {
+      const Scalar sum = RowSum<Scalar>(n, [&](int64_t i, int64_t lanes) {
         return IsLog(f) ? Load(g + i, lanes) : Load(g + i, lanes) * Load(y + i, lanes);
       });
       Put(f, f[0].gradient + row, n, [&](int64_t i, int64_t lanes) {
@@ -65,10 +66,10 @@ struct SoftmaxPasses {
       const Scalar *g = f.result.gradient + row, *h = f.result.gradient_tangent + row, *y = f.result.value + row;
       const Scalar* y_tangent = f.result.tangent == nullptr ? nullptr : f.result.tangent + row;
       auto moved = [&](int64_t i, int64_t lanes) { return y_tangent == nullptr ? V{} : Load(y_tangent + i, lanes); };
-      const Scalar sum = Dot(n, [&](int64_t i, int64_t lanes) {
+      const Scalar sum = RowSum<Scalar>(n, [&](int64_t i, int64_t lanes) {
         return IsLog(f) ? Load(g + i, lanes) : Load(g + i, lanes) * Load(y + i, lanes);
       });
-      const Scalar sum_tangent = Dot(n, [&](int64_t i, int64_t lanes) {
+      const Scalar sum_tangent = RowSum<Scalar>(n, [&](int64_t i, int64_t lanes) {
         const V here = Load(h + i, lanes);
         return IsLog(f) ? here : here * Load(y + i, lanes) + Load(g + i, lanes) * moved(i, lanes);
       });
@@ -92,13 +93,6 @@ struct SoftmaxPasses {
     ShareScalars(f.pool, f.Number(0), f.Number(0) * f.Number(1), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) row(r * f.Number(1), f.Number(1));
     });
-  }
-
-  template <typename F>
-  static Scalar Dot(int64_t n, const F& term) {
-    V sum{};
-    ForChannels<Scalar>(n, [&](int64_t i, int64_t lanes) { sum += KeepFirst<Scalar>(term(i, lanes), lanes); });
-    return SumOfLanes<Scalar>(sum);
   }
 
   template <typename F>

@@ -50,6 +50,14 @@ def _group_norm(w: Writer, call: Call, a: Arguments) -> list[View | None]:
     return [result, None, None]
 
 
+@row(F.instance_norm)
+def _instance_norm(w: Writer, call: Call, a: Arguments) -> View:
+    x = a["input"]
+    images, channels = x.shape[:2]
+    numbers = [images, x.shape[2:].numel(), channels, channels]
+    return _norm(w, x, channels_last(len(x.shape)), a["weight"], a["bias"], a["eps"], numbers)
+
+
 @row(aten.native_layer_norm)
 def _layer_norm(w: Writer, call: Call, a: Arguments) -> list[View | None]:
     x = a["input"]

@@ -55,6 +55,13 @@ def _group_norm(call: Call, model_input: Value) -> Step:
     return _first_of_three(Step(run, call.operands))
 
 
+@row(F.instance_norm)
+def _instance_norm(call: Call, model_input: Value) -> Step:
+    x = call.arguments["input"]
+    dims = list(range(3, len(x.shape) + 1))  # of [T, N, C, ...]
+    return _normalized(call, ("input", "weight", "bias"), dims, [1, x.shape[1], *(1,) * (len(x.shape) - 2)])
+
+
 @row(aten._weight_norm_interface)
 def _weight_norm(call: Call, model_input: Value) -> str:
     """Weight norm has no form: a correct one would differ from the module, whose second derivative is wrong."""

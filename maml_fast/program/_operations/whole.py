@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from maml_fast._recurrent import lstm, lstm_layer_of_tasks, lstm_of_tasks
@@ -18,8 +20,15 @@ BLOCK_TENSORS = ("x", "weight", "bias", "gamma", "beta")
 TRACKING_TENSORS = (*BLOCK_TENSORS, "running_mean", "running_var")
 
 
-def is_recorded_as_one(function: Any) -> bool:
-    """Whether a function is recorded as a single operation. Batch norm is too, after the policy has been applied."""
+def is_recorded_as_one(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call is recorded as a single operation. Batch norm is too, after the policy has been applied.
+
+    Instance norm without running statistics is one, because PyTorch computes it as a batch norm of N * C channels.
+    """
+    if function is F.instance_norm:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        has_statistics = any(given.get(name) is not None for name in ("running_mean", "running_var"))
+        return given.get("use_input_stats", True) and not has_statistics
     return function in (batch_stat_norm, conv_block, lstm)
 
 
