@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import maml_fast as mf
 from maml_fast import _arguments as arguments
-from maml_fast import algorithms, compat, data, deployment, distributed, fusion, maml, models, ops, train
+from maml_fast import algorithms, compat, data, deployment, distributed, fusion, maml, models, ops, report, train
 from maml_fast._arguments import (
     array,
     check_fields,
@@ -256,7 +256,7 @@ NUMBERED = {"meta_batch_size": 2, "seed": 0, "start_episode": 0, "batches": 2, "
 DRAWN = {"n_way": 2, "k_shot": 1, "k_query": 1, "prefetch": 0, "threads": None, "device": "cpu"}
 TOLD = {"progress": None, "say": print}
 FROM_A_RUN = {**TOLD, "format": "torch", "inner_steps": None, "judged": True}
-OMNIGLOT = {"root": NOWHERE, "size": 28, "layout": data.omniglot.OMNIGLOT}
+OMNIGLOT = {"root": NOWHERE, "size": 28, "layout": data._omniglot.OMNIGLOT}
 PICTURES = {"root": NOWHERE, "image_size": 8, "channels": "L"}
 COLUMNS = {"student": "a", "skill": "b", "correct": "c", "order": "d"}
 EVALUATED = {"n_episodes": 5, "inner_steps": None, "n_way": None, "split": "test", "seed": None}
@@ -314,6 +314,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "data.Split": SPLIT,
     "data.StudentSampler": {**NUMBERED, "log": LOG, "n_support": 2, "n_answers": 4},
     "data.answer_loss": {"logits": torch.randn(1, 2, 2), "answers": torch.ones(1, 2, 2)},
+    "data.check_episodes": {"episodes": EPISODES, "n_way": 2, "classification": True, "values": True, "ignored": -100},
     "data.draw_strokes": {"n_classes": 1, "n_images": 1, "size": 8, "seed": 0, "progress": None},
     "data.load": {**TOLD, **PICTURES, "name": "strokes", "split": None, "seed": None},
     "data.make_noise": {"n_classes": 1, "n_images": 1, "image_shape": (1, 2, 2), "seed": 0},
@@ -331,7 +332,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "deployment.open_adapted": {"path": NOWHERE},
     "deployment.save_adapted": {"adapted": deployment.Adapted(**ADAPTED), "path": NOWHERE},
     "distributed.shard": {"sampler": data.SinusoidSampler(2, 2, 4), "rank": 0, "world_size": 2, "uneven": False},
+    "maml.Annealing": {"first_order_iterations": 1, "multi_step_iterations": 2},
     "maml.MAML": MAML,
+    "report.write_report": {"runs": [NOWHERE], "out": NOWHERE},
     "algorithms.ANIL": {**LOOP, "order": 2},
     "algorithms.BOIL": {**LOOP, "order": 2, "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Linear(3, 3))},
     "algorithms.FOMAML": LOOP,
@@ -354,7 +357,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "train.resume": {"run": NOWHERE, "reporter": None},
     "train.train": {"config": train.TrainConfig(), "out": NOWHERE, "reporter": None},
 }
-IDLE = re.compile(r"(data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|train\.[a-z])\w*")  # slow, or lacks files
+IDLE = re.compile(
+    r"(data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|report\.[a-z]|train\.[a-z])\w*"
+)  # slow, or lacks files
 
 NO_ENTRIES = {
     "Backend EvaluationResult MAMLOutput": "what a call returns",
@@ -364,7 +369,7 @@ NO_ENTRIES = {
     "backend ops.has_native_kernels compat.MetaLearner compat.TutorialBaseNet train.Reporter": "has no arguments",
     "distributed.PeerFailedError distributed.PeerLostError distributed.PeerStopped": "what a run raises",
     "Episodes": "a plain tuple, which is checked where it is used",
-    "maml.Learner": "abstract; its classes stand here",
+    "maml.Learner maml.LearnedRule": "abstract; its classes stand here",
     "algorithms.Algorithm algorithms.Settings": "a TrainConfig, which checks, fills them in",
     "ops.inner_loops ops.NetDescription ops.LoweredModel": "for the engines; the operator checks",
     "ops.native_obstacle nn.conv_block_of_tasks nn.tracking_conv_block nn.moved": "for what was checked before",
@@ -372,7 +377,22 @@ NO_ENTRIES = {
     "build": "would compile; tested by itself",
 }
 
-MODULES = (mf, ops, mf.nn, models, data, distributed, maml, algorithms, fusion, compat, learn2learn, train, deployment)
+MODULES = (
+    mf,
+    ops,
+    mf.nn,
+    models,
+    data,
+    distributed,
+    maml,
+    algorithms,
+    fusion,
+    compat,
+    learn2learn,
+    train,
+    deployment,
+    report,
+)
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -409,7 +429,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     bank, sampler, waves = BANK, mf.EpisodeSampler(BANK, 2, 1, 1, 2), data.SinusoidSampler(2, 2)
     task = {"x_spt": EPISODES.x_spt, "y_spt": EPISODES.y_spt, "inner_steps": 1}
     flags = {"first_order": None, "allow_unused": None, "allow_nograd": None}
-    learner = learn2learn.MAML(linear(), inner_lr=0.1)
+    learner = learn2learn.MAML(linear(), lr=0.1)
     found: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "Episodes.to": (EPISODES.to, {"device": "cpu", "dtype": torch.float32, "non_blocking": False}),
         "bank.select": (bank.select, {"classes": [0], "name": "n"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,11 +22,11 @@ _MOST_CHOICES = 12  # that help lists
 
 
 class RunOption(click.Option):
-    """An option with its group, and whether ``--help`` lists it."""
+    """An option with its group, and its help where ``--help`` lists it: that of ``--help-all`` may be longer."""
 
-    def __init__(self, *names: Any, group: str = _RUN, common: bool = True, **settings: Any) -> None:
+    def __init__(self, *names: Any, group: str = _RUN, short: str | None = None, **settings: Any) -> None:
         super().__init__(*names, **settings)
-        self.group, self.common = group, common
+        self.group, self.short = group, short
 
 
 class GroupedCommand(click.Command):
@@ -33,12 +34,9 @@ class GroupedCommand(click.Command):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.params.append(
-            RunOption(
-                ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all,
-                help="Show all options with their defaults, and exit.",
-            )
-        )  # fmt: skip
+        help_all = "Show all options with their defaults, and exit."
+        settings_of_flag = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _help_all}
+        self.params.append(click.Option(["--help-all"], help=help_all, **settings_of_flag))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         in_full = ctx.meta.get("help_all", False)
@@ -48,8 +46,11 @@ class GroupedCommand(click.Command):
             record = option.get_help_record(ctx)
             if record is None:
                 continue
-            if in_full or getattr(option, "common", True):
-                groups.setdefault(getattr(option, "group", _RUN), []).append(record)
+            group, short = (option.group, option.short) if isinstance(option, RunOption) else (_RUN, record[1])
+            if in_full:
+                groups.setdefault(group, []).append(record)
+            elif short is not None:
+                groups.setdefault(group, []).append((record[0], short))
             else:
                 others.append(option.opts[0])
         for title, records in groups.items():
@@ -57,7 +58,8 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records)
         if others:
             with formatter.section("More options (--help-all describes them)"):
-                formatter.write_text(" ".join(others))
+                for line in textwrap.wrap(" ".join(others), formatter.width - 2, break_on_hyphens=False):
+                    formatter.write(f"  {line}\n")
 
 
 def _help_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -86,10 +88,10 @@ def run_option(name: str, help: str | None = None, required: bool = False) -> Ca
         type=kind,
         default=None,
         required=required,
-        metavar="NAME" if option.choices and isinstance(option.choices[0], str) else None,
+        metavar=_METAVARS.get(kind) if len(option.choices) < 3 else "NAME",
         help=_help(option, field) if help is None else help,
         group=option.group,
-        common=option.common,
+        short=f"{option.help}{_default(field, of_data_sets=False)}" if option.common else None,
     )
 
 
@@ -146,6 +148,7 @@ def _value(text: str) -> Any:
         return text
 
 
+_METAVARS: Mapping[Any, str] = {int: "N", float: "X"}
 _TYPES: Mapping[str, click.ParamType] = {"task_chunk": _TaskChunk(), "model_args": _KeywordArguments()}
 
 
@@ -153,8 +156,7 @@ def _type(name: str, option: Option) -> Any:
     if name in _TYPES:
         return _TYPES[name]
     if option.choices:
-        numbers = [value for value in option.choices if isinstance(value, int)]
-        return click.IntRange(min(numbers), max(numbers)) if numbers else click.Choice(option.choices)
+        return click.Choice(option.choices)
     annotation = typing.get_type_hints(TrainConfig)[name]
     return next((part for part in typing.get_args(annotation) if part is not type(None)), annotation)
 
@@ -162,13 +164,16 @@ def _type(name: str, option: Option) -> Any:
 def _help(option: Option, field: dataclasses.Field[Any]) -> str:
     """The option's help, its choices where there are few, and its default."""
     names = [str(choice) for choice in option.choices]
-    listed = f" One of {', '.join(names)}." if 2 < len(names) <= _MOST_CHOICES else ""
+    told = len(names) < 3 or all(name in option.help for name in names)  # short choices are shown beside the name
+    listed = "" if told or len(names) > _MOST_CHOICES else f" One of {', '.join(names)}."
     return f"{option.help}{listed}{_default(field)}"
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
+def _default(field: dataclasses.Field[Any], of_data_sets: bool = True) -> str:
     if field.default is None:
         return ""
+    if not of_data_sets:
+        return f"  [{_plain(field.default)}]"
     names: dict[Any, list[str]] = {}  # of the data sets that have a default of their own, by its value
     for name, settings in DEFAULTS.items():
         if field.name in settings:

@@ -26,12 +26,12 @@ _out = click.option("--out", type=click.Path(path_type=Path), help="New run fold
 @run_options
 @_out
 @click.option("--resume", type=click.Path(path_type=Path), help="Continue this run with its own arguments.")
-@click.option("--processes", type=click.IntRange(1), help="Train with this many processes on this machine.")
+@click.option("--processes", type=click.IntRange(1), metavar="N", help="Processes on this machine.")
 @debug
 def train(out: Path | None, resume: Path | None, processes: int | None, **options: Any) -> None:
-    """Meta-train, evaluate and draw. Without options: the embedded data set, about two minutes.
+    """Meta-train, evaluate and draw. By default on the embedded data set: two minutes.
 
-    Your own net: --model nets.py:Net. Arguments n_way, in_channels and image_size of the class are filled in.
+    Your own net: --model nets.py:Net fills in n_way, in_channels, image_size.
     """
     from maml_fast.cli._console import ConsoleReporter
     from maml_fast.train import resume as resume_run

@@ -78,6 +78,7 @@ class Episodes(NamedTuple):
         return Episodes(*map(move, self))
 
 
+@takes(n_way=optional(int_from(1)), classification=flag, values=optional(flag), ignored=optional(arguments.integer))
 def check_episodes(
     episodes: Sequence[Tensor],
     n_way: int | None = None,

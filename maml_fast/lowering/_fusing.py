@@ -22,8 +22,9 @@ def fuse_norms(operations: Iterable[Operation], kept: Collection[int]) -> list[O
     fused: list[Operation] = []
     norms: dict[int, int] = {}  # the index of each norm in ``fused``, by its result
     for operation in operations:
-        place = norms.get(operation.operands[0], -1)
-        before = fused[place] if place >= 0 and uses[operation.operands[0]] == 1 else None
+        first = operation.operands[0] if operation.operands else ABSENT
+        place = norms.get(first, -1)
+        before = fused[place] if place >= 0 and uses[first] == 1 else None
         if before is not None and before.result not in kept and (merged := _merged(before, operation)) is not None:
             fused[place] = merged
             norms[merged.result] = place

@@ -33,7 +33,7 @@ _PER_TASK = int_from(1, 1_000_000)
 _STEP_SIZE, _POSITIVE = number(least=0), number(above=0)
 
 _DATA, _EPISODES, _ALGORITHM, _INNER = "Data", "Episodes", "Algorithm", "Inner loop"
-_OUTER, _MODEL, _EVALUATION, _MACHINE = "Meta-optimizer", "Model", "Evaluation", "Machine"
+_OUTER, _MODEL, _EVALUATION, _MACHINE = "Meta-optimizer", "Model", "Evaluation", "Run"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class TrainConfig:
         ValueError, TypeError: an argument is out of range or of another type; names it, its value and what it may be.
     """
 
-    recipe: str | None = option(None, tuple(RECIPES), "Published training; list: maml-fast recipes.", _DATA, True)
-    dataset: str = option("strokes", tuple(DEFAULTS), "What to train on; strokes is embedded.", _DATA, True)
-    root: str | None = option(None, location, "Folder of the data; all but strokes and random need it.", _DATA, True)
+    recipe: str | None = option(None, tuple(RECIPES), "Published training (list: maml-fast recipes).", _DATA, True)
+    dataset: str = option("strokes", tuple(DEFAULTS), "Data set; strokes is embedded.", _DATA, True)
+    root: str | None = option(None, location, "Folder of the data set.", _DATA, True)
     split: str | None = option(
         None, location, "omniglot: tutorial, vinyals or finn; or a folder of split files.", _DATA
     )
@@ -69,12 +69,14 @@ class TrainConfig:
     k_query: int = option(15, _PER_TASK, "Query images per class.", _EPISODES, True)
     meta_batch_size: int = option(8, _PER_TASK, "Episodes per meta-iteration.", _EPISODES, True)
 
-    algorithm: str = option("maml", tuple(ALGORITHMS), "Meta-learning algorithm.", _ALGORITHM, True)
-    order: int = option(2, (1, 2), "2 differentiates through the inner loop; 1 is first-order MAML.", _ALGORITHM, True)
+    algorithm: str = option(
+        "maml", tuple(ALGORITHMS), "maml, fomaml, anil, boil, maml++, reptile ...", _ALGORITHM, True
+    )
+    order: int = option(2, (1, 2), "2: second-order MAML; 1: first-order.", _ALGORITHM, True)
     head: Head = option(
         "learned",
         tuple(HEADS),
-        "Initial classifier of a task: learned rows, zeros, prototypes.",
+        "Initial classifier: learned, zero, tied, proto.",
         _ALGORITHM,
         True,
     )
@@ -93,31 +95,31 @@ class TrainConfig:
     inner_batch: int = option(10, int_from(1), "Images per inner step of reptile.", _ALGORITHM)
     distance: str = option("euclidean", tuple(DISTANCES), "Distance between embeddings of protonet.", _ALGORITHM)
 
-    inner_lr: float = option(0.4, _STEP_SIZE, "Step size, on the mean cross-entropy of the support set.", _INNER, True)
+    inner_lr: float = option(0.4, _STEP_SIZE, "Step size of the inner loop.", _INNER, True)
     inner_steps: int = option(1, int_from(1, MOST_STEPS), "Gradient steps in training.", _INNER, True)
     inner_optimizer: str = option("sgd", tuple(INNER_OPTIMIZERS), "Optimizer of the inner loop.", _INNER)
     learn_inner_lr: bool = option(False, flag, "Meta-learn the inner step size too.", _INNER)
     adapted: str | None = option(
         None,
         instance(str, "give names with commas between"),
-        "Parameters that adapt: head, or names, prefixes and globs with commas (default: all).",
+        "What adapts: head, or names with commas (default: all).",
         _INNER,
         True,
     )
 
-    meta_lr: float = option(3e-3, _POSITIVE, "Step size: of Adam, for reptile of SGD.", _OUTER, True)
+    meta_lr: float = option(3e-3, _POSITIVE, "Step size of Adam; for reptile of SGD.", _OUTER, True)
     meta_schedule: str = option("constant", tuple(SCHEDULES), "Schedule of the step size.", _OUTER)
     least_meta_lr: float = option(0.0, _STEP_SIZE, "Step size at the end of the schedule.", _OUTER)
     clip_value: float | None = option(None, _POSITIVE, "Bound for each number of the meta-gradient.", _OUTER)
     clip_norm: float | None = option(None, _POSITIVE, "Bound for the norm of the meta-gradient.", _OUTER)
     iterations: int = option(200, int_from(1), "Meta-iterations of the whole run.", _OUTER, True)
-    seed: int = option(0, int_from(0, 2**63 - 1), "Seed of the initial weights and of every episode.", _OUTER, True)
+    seed: int = option(0, int_from(0, 2**63 - 1), "Seed of initial weights and episodes.", _OUTER, True)
 
     model: str = option(
-        "conv4", network_name, f"{', '.join(NETWORKS)}, or your own: module:Class, file.py:Class.", _MODEL, True
+        "conv4", network_name, f"{', '.join(NETWORKS)}, or your own as file.py:Class or module:Class.", _MODEL, True
     )
     model_args: dict[str, Any] | None = option(
-        None, mapping, "Arguments of your own class: hidden=64,norm=group, or a JSON object.", _MODEL, True
+        None, mapping, "Arguments of your class: hidden=64,norm=group.", _MODEL, True
     )
     hidden: int = option(32, int_from(1, 65536), "Channels of conv4 and conv4-strided.", _MODEL, True)
 
@@ -141,7 +143,7 @@ class TrainConfig:
         _MACHINE,
     )
     checkpoint_seconds: float = option(30.0, _STEP_SIZE, "Seconds between checkpoints, at most.", _MACHINE)
-    threads: int | None = option(None, THREADS, "Threads of PyTorch (default: PyTorch's choice).", _MACHINE, True)
+    threads: int | None = option(None, THREADS, "Threads (default: PyTorch's choice).", _MACHINE, True)
     device: str = option("cpu", DEVICES, "Where to train.", _MACHINE, True)
     fixed_order: bool = option(
         False, flag, "Sum gradients in the order of tasks: the same bits for any number of processes.", _MACHINE

@@ -43,7 +43,7 @@ def test_fomaml(fused: bool) -> None:
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize(("algorithm", "adapted"), [(ANIL, ("9",)), (BOIL, ("0", "1", "4", "5"))], ids=["ANIL", "BOIL"])
 def test_anil_and_boil(algorithm, adapted: tuple[str, ...], order: int) -> None:
-    learner = algorithm(net(), 0.3, 2, order)
+    learner = algorithm(net(), inner_lr=0.3, inner_steps=2, order=order)
     assert {name.partition(".")[0] for name in learner.adapted} == set(adapted)
     rates = {n: 0.3 if n.partition(".")[0] in adapted else 0.0 for n, _ in learner.model.named_parameters()}
     expected = loop_with_rates(net(), rates, 2, order)

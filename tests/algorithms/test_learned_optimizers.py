@@ -53,7 +53,9 @@ def episodes(n_tasks: int = 3) -> Episodes:
 
 def make(learner: type[MAML], order: int = 1, model: nn.Module | None = None, **options) -> MAML:
     """A learner none of whose parameters is without effect."""
-    made = learner(Net() if model is None else model, 0.3, STEPS, order, hidden=HIDDEN, **options)
+    made = learner(
+        Net() if model is None else model, inner_lr=0.3, inner_steps=STEPS, order=order, hidden=HIDDEN, **options
+    )
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in made.inner_optimizer.parameters():
@@ -355,7 +357,11 @@ BAD = {
         ValueError,
         "give inner_lr=None, got 0.1",
     ),
-    "rule": (lambda: MAML(Net(), inner_optimizer="lstm"), ValueError, "sgd, adam; got 'lstm', which is no LearnedRule"),
+    "rule": (
+        lambda: MAML(Net(), inner_optimizer="lstm"),
+        ValueError,
+        "sgd, adam; got 'lstm', which is not a LearnedRule either",
+    ),
     "other weights": (
         lambda: make(MetaLSTM, model=Fickle())(episodes()),
         RuntimeError,
@@ -376,6 +382,6 @@ def test_it_says_what_it_is_and_comes_back_from_its_state(kind) -> None:
     learner = make(kind)
     assert "order 1, 3 inner steps" in learner.describe()
     assert "inner_steps=3, order=1" in repr(learner)
-    other = kind(Net(), 0.3, STEPS, hidden=HIDDEN)
+    other = kind(Net(), inner_lr=0.3, inner_steps=STEPS, hidden=HIDDEN)
     other.load_state_dict(learner.state_dict())
     assert torch.equal(other(episodes()).loss, learner(episodes()).loss)

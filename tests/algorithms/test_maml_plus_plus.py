@@ -314,7 +314,7 @@ def test_inner_adam_is_finite_where_gradients_vanish() -> None:
         ({"batch_norm": "per-step"}, "batch_norm must be one of 'batch', 'running', 'per_step', 'per_step_running'"),
         (
             {"adapted": ["1"], "batch_norm": "per_step"},
-            "left to adapt: of 1.weight, 1.bias every step",
+            "left to adapt: 1.weight, 1.bias have a value for every step",
         ),
     ],
 )

@@ -52,8 +52,8 @@ def test_a_wrong_replay_is_not_timed(monkeypatch):
 
 
 def test_a_replay_of_old_episodes_is_not_timed(monkeypatch):
-    hold = GraphedLoss._hold
-    monkeypatch.setattr(GraphedLoss, "_hold", lambda self, episodes: self._held or hold(self, episodes))
+    copy_in = GraphedLoss._copy_in
+    monkeypatch.setattr(GraphedLoss, "_copy_in", lambda self, episodes: self._held or copy_in(self, episodes))
     with pytest.raises(ParityError, match="losses in float64"):
         check(Q2, GRAPHED)
 

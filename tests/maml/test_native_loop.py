@@ -80,9 +80,9 @@ def test_what_does_not_adapt_is_meta_learned_all_the_same(order: int) -> None:
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("adapted", ["head", ["classifier.bias"]], ids=str)
-def test_only_the_head_adapts(adapt: object, steps: int, order: int) -> None:
+def test_only_the_head_adapts(adapted: object, steps: int, order: int) -> None:
     model = make("strided")
-    assert_same(model, make_episodes(shape=model.shape), order=order, steps=steps, adapted=adapt)
+    assert_same(model, make_episodes(shape=model.shape), order=order, steps=steps, adapted=adapted)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -128,12 +128,12 @@ def test_scores_the_steps_that_are_asked_for() -> None:
 @pytest.mark.parametrize("n_tasks", [1, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["winograd", "strided", "blocks"])
-def test_threads_and_chunks_change_no_bit(name: str, dtype: torch.dtype, n_tasks: int, adapt: str | None) -> None:
+def test_threads_and_chunks_change_no_bit(name: str, dtype: torch.dtype, n_tasks: int, adapted: str | None) -> None:
     model, before = make(name, dtype), torch.get_num_threads()
     episodes = make_episodes(n_tasks, shape=model.shape, dtype=dtype)
     try:
         torch.set_num_threads(1)
-        maml = MAML(model, inner_lr=0.1, inner_steps=2, adapted=adapt)
+        maml = MAML(model, inner_lr=0.1, inner_steps=2, adapted=adapted)
         expected = outcome(maml, episodes, NATIVE)
         for threads in (2, 3, 4):
             torch.set_num_threads(threads)
@@ -160,9 +160,9 @@ def test_float32_is_as_close_as_its_rounding() -> None:
 
 
 @pytest.mark.parametrize("adapted", [None, "head"])
-def test_evaluation_runs_on_it(adapt: str | None) -> None:
+def test_evaluation_runs_on_it(adapted: str | None) -> None:
     model = make("conv4")
-    maml, episodes = MAML(model, inner_lr=0.1, inner_steps=2, adapted=adapt), make_episodes(6, shape=model.shape)
+    maml, episodes = MAML(model, inner_lr=0.1, inner_steps=2, adapted=adapted), make_episodes(6, shape=model.shape)
     with torch.no_grad():
         native = maml.task_results(episodes, per_step=True)
     assert NATIVE in maml.describe()
