@@ -314,7 +314,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "data.Split": SPLIT,
     "data.StudentSampler": {**NUMBERED, "log": LOG, "n_support": 2, "n_answers": 4},
     "data.answer_loss": {"logits": torch.randn(1, 2, 2), "answers": torch.ones(1, 2, 2)},
-    "data.check_episodes": {"episodes": EPISODES, "n_way": 2, "classification": True, "values": True, "ignored": -100},
+    "data.check_episodes": {"episodes": EPISODES, "n_way": 3, "classification": True, "values": True, "ignored": -100},
     "data.draw_strokes": {"n_classes": 1, "n_images": 1, "size": 8, "seed": 0, "progress": None},
     "data.load": {**TOLD, **PICTURES, "name": "strokes", "split": None, "seed": None},
     "data.make_noise": {"n_classes": 1, "n_images": 1, "image_shape": (1, 2, 2), "seed": 0},

@@ -35,8 +35,11 @@ class GroupedCommand(click.Command):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         help_all = "Show all options with their defaults, and exit."
-        settings_of_flag = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _help_all}
-        self.params.append(click.Option(["--help-all"], help=help_all, **settings_of_flag))
+        self.params.append(
+            click.Option(
+                ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all, help=help_all
+            )
+        )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         in_full = ctx.meta.get("help_all", False)

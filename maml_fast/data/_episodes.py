@@ -78,7 +78,12 @@ class Episodes(NamedTuple):
         return Episodes(*map(move, self))
 
 
-@takes(n_way=optional(int_from(1)), classification=flag, values=optional(flag), ignored=optional(arguments.integer))
+@takes(
+    n_way=optional(int_from(1)),
+    classification=flag,
+    values=optional(flag),
+    ignored=optional(int_from(-(2**63), 2**63 - 1)),
+)
 def check_episodes(
     episodes: Sequence[Tensor],
     n_way: int | None = None,

@@ -360,7 +360,7 @@ BAD = {
     "rule": (
         lambda: MAML(Net(), inner_optimizer="lstm"),
         ValueError,
-        "sgd, adam; got 'lstm', which is not a LearnedRule either",
+        "sgd, adam; got 'lstm', which is not a LearnedRule",
     ),
     "other weights": (
         lambda: make(MetaLSTM, model=Fickle())(episodes()),

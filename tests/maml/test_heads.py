@@ -181,7 +181,7 @@ def test_rates_of_single_weights_are_taken_in_turn_too(learn: bool | str) -> Non
 
 @pytest.mark.parametrize("make", [ANIL, MetaSGD, Reptile])
 def test_other_algorithms_serve_any_number(make) -> None:
-    learner = make(two_blocks(), 0.01, 2)
+    learner = make(two_blocks(), inner_lr=0.01, inner_steps=2)
     x, y = torch.rand(1, 6, 1, 10, 10, dtype=torch.float64), torch.arange(3).repeat(2)[None]
     served = learner.for_classes(3)
     assert served.predict(served.adapt(x, y), x).shape == (1, 6, 3)

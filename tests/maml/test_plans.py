@@ -174,7 +174,7 @@ def test_an_algorithm_of_its_own_is_asked_every_time() -> None:
             asked.append(args)
             return super().problem(*args, **kwargs)
 
-    maml = Own(small_mlp(), 0.3, 1)
+    maml = Own(small_mlp(), inner_lr=0.3, inner_steps=1)
     for _ in range(3):
         maml(make_episodes())
     assert len(asked) == 3

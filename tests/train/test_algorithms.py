@@ -100,7 +100,7 @@ def test_training_learns_the_drawn_characters(
 
 REFUSED = [
     ({"algorithm": "protonet", "inner_lr": 0.3}, "inner_lr 0.3 means nothing to algorithm protonet; leave it out"),
-    ({"algorithm": "anil", "adapt": "features"}, "adapt 'features' means nothing to algorithm anil"),
+    ({"algorithm": "anil", "adapted": "features"}, "adapted 'features' means nothing to algorithm anil"),
     ({"algorithm": "maml", "distance": "cosine"}, "distance 'cosine' means nothing to algorithm maml"),
     ({"algorithm": "boil", "eval_n_way": 20}, "eval_n_way 20 is not n_way 5, but boil has a classifier"),
     ({"algorithm": "mamll"}, "algorithm must be one of maml, fomaml"),

@@ -28,6 +28,7 @@ OF_THE_MACHINE = {
     "checkpoint_seconds",
     "threads",
     "device",
+    "model_args",  # for classes of one's own
     "cuda_graph",
     "fixed_order",
 }
