@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from maml_fast.program._agreement import difference, nudged
 from maml_fast.program._as_written import Place, counters_of, places_of, with_its_own_tensors
 from maml_fast.program._program import Program
-from maml_fast.program._recording import DRAWS, ModelTensors, outcome, record
+from maml_fast.program._recording import DRAWS, ModelTensors, Outcome, Recording, outcome, record
 from maml_fast.program._report import FusionPolicy
 from maml_fast.program._surroundings import fresh_state
 from maml_fast.program._tape import RecordingError
@@ -23,7 +24,7 @@ MAX_STATES = 32  # after this many changes of its Python state, a model runs as 
 MAX_KEPT_STATES = 8
 MAX_KINDS = 64  # kinds of inputs of one fused model; each costs a recording
 MAX_ATTEMPTS = 4
-TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # relative; 3e-2 for other dtypes
+NUDGE = 1e-2  # between attempts
 
 
 class NoForm(str):
@@ -130,13 +131,18 @@ class Programs:
             if isinstance(found, Program) or not found.startswith(_DIFFERS):
                 break
             # Rounding may have flipped a maximum or a ReLU. Slightly different parameters avoid the tie.
-            held = ModelTensors({name: _nudged(each, attempt) for name, each in held.parameters.items()}, held.buffers)
+            parameters = {name: nudged(each, attempt, NUDGE) for name, each in held.parameters.items()}
+            held = ModelTensors(parameters, held.buffers)
         return found
 
     def _record_and_compare(self, inputs: Sequence[Tensor], watch: Watch, held: ModelTensors) -> Program | str:
-        x = inputs[0]
+        x, kept = inputs[0], self._updated_buffers(held)
+
+        def own_outcome(parameters: dict[str, Tensor]) -> tuple[Recording, Outcome]:
+            return record(self._model, self._policy, ModelTensors(parameters, held.buffers), inputs, watch, kept)
+
         try:
-            recording, expected = record(self._model, self._policy, held, inputs, watch, self._updated_buffers(held))
+            recording, expected = own_outcome(held.parameters)
         except RecordingError as error:
             return str(error)
         try:
@@ -151,10 +157,13 @@ class Programs:
                 found = outcome(logits.squeeze(0), held.parameters, left.values())
         except RuntimeError as error:
             return f"its recording fails: {error}"
-        for what, a, b in zip(expected._fields, expected, found, strict=True):
-            if not x.is_meta and not _are_close(a, b):
-                return f"{_DIFFERS} {what} than the model itself"
-        return program
+        if x.is_meta:
+            return program
+        try:
+            what = difference(expected, found, held.parameters, lambda parameters: own_outcome(parameters)[1])
+        except RecordingError as error:
+            return str(error)
+        return program if what is None else f"{_DIFFERS} {what} than the model itself"
 
     def _model_tensors(self, places: Sequence[Place]) -> ModelTensors:
         tensors = {place.name: _outside_inference_mode(place.holder[place.key]) for place in places}
@@ -173,14 +182,6 @@ class Programs:
 _DIFFERS = "its recording gives different"
 
 
-def _nudged(leaf: Tensor, attempt: int) -> Tensor:
-    """Scale each number by a factor within 1% of one."""
-    if not leaf.requires_grad:
-        return leaf
-    steps = torch.arange(attempt, attempt + leaf.numel(), device=leaf.device).cos().view(leaf.shape)
-    return _leaf(leaf * (1 + 0.01 * steps.to(leaf.dtype)))
-
-
 def _outside_inference_mode(tensor: Tensor) -> Tensor:
     """The tensor itself, or a copy if it was created in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
@@ -188,12 +189,3 @@ def _outside_inference_mode(tensor: Tensor) -> Tensor:
 
 def _leaf(parameter: Tensor) -> Tensor:
     return parameter.detach().requires_grad_(parameter.is_floating_point())
-
-
-def _are_close(a: Tensor, b: Tensor) -> bool:
-    """Compare by norm rather than element by element, because rounding may flip single maxima and ReLUs."""
-    if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a.isfinite(), b.isfinite()):
-        return False
-    a, b = (each.nan_to_num(0.0, 0.0, 0.0) for each in (a, b))
-    tolerance = TOLERANCES.get(a.dtype, 3e-2)
-    return bool((a - b).norm() <= tolerance * a.norm() + torch.finfo(a.dtype).tiny)

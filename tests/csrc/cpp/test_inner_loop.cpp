@@ -143,7 +143,8 @@ Outcome<Scalar> Run(const Case& c, const CpuKernels& kernels, bool second_order,
                                    kQuery,
                                    out.losses.data(),
                                    out.correct.data(),
-                                   needs_gradient ? gradients.data() : nullptr};
+                                   needs_gradient ? gradients.data() : nullptr,
+                                   0};
   RunInnerLoops(args, c.net, kernels.Of<Scalar>(), PoolOf(threads));
   return out;
 }
