@@ -50,7 +50,7 @@ inline ExpectedSizes SizesOfAveragePool(const Operation& op) {
 
 inline ExpectedSizes SizesOfConvolution(const Operation& op) {
   const std::vector<int64_t>& n = op.numbers;
-  if (n.size() != 9 || *std::min_element(n.begin(), n.end() - 1) < 1 || n[8] < 0) return {};
+  if (n.size() != 10 || *std::min_element(n.begin(), n.end() - 2) < 1 || n[8] < 0) return {};
   const int64_t height = (n[3] + 2 * n[8] - n[6]) / n[7] + 1, width = (n[4] + 2 * n[8] - n[6]) / n[7] + 1;
   if (n[3] + 2 * n[8] < n[6] || n[4] + 2 * n[8] < n[6]) return {};
   const int64_t repeated = n[0] * n[1];

@@ -4,7 +4,7 @@
 - ``_views`` describes how a PyTorch tensor lies in a buffer.
 - ``_writer`` appends operations, and copies an operand if an operation needs it in another memory order.
 - ``_rows`` defines how each PyTorch operation is lowered.
-- ``_fusing`` merges norms with the activations and pools after them.
+- ``_fusing`` rewrites operations so that less is computed and stored.
 - ``_lowered`` assembles the programs of a model and its loss.
 """
 

@@ -1,31 +1,78 @@
-"""Fuses norms with the activation and pool after them, which then run while a few rows are in cache."""
+"""Rewrites the operations of a program so that less has to be computed and stored; results stay the same."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
-from maml_fast.lowering._numbers import ABSENT, Kind, Operation
+from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation
 
-__all__ = ["fuse_norms"]
+__all__ = ["fuse"]
 
-# Positions in a norm's numbers, as in csrc/cpu/operations/norm_chunks.h; a pool's windows come after the first six.
-NORM_NUMBERS, FUNCTION, POOLS = 6, 4, 5
+# Positions in a norm's numbers, as in csrc/cpu/operations/norm_chunks.h, and in a convolution's.
+FUNCTION, POOLS = 4, 5
+CANCELS = 9
+
+# Functions that never decrease. `clamp` is missing: which of several equal values is the maximum decides about PyTorch's
+# derivative at the bounds.
+INCREASING = (Function.LEAKY_RELU, Function.ELU, Function.TANH, Function.SIGMOID, Function.EXP, Function.SOFTPLUS)
 
 
-def fuse_norms(operations: Iterable[Operation], kept: Collection[int]) -> list[Operation]:
-    """Merge each norm with the function and the pool after it, where these are the only readers of its result.
+def fuse(operations: Sequence[Operation], sizes: list[int], kept: Collection[int]) -> list[Operation]:
+    """Return operations that compute the same.
 
-    kept: buffers that are read from outside of the program.
+    Args:
+        operations: the operations of a program, in order.
+        sizes: the sizes of its buffers; buffers that get smaller are updated here.
+        kept: buffers that are read from outside of the program.
     """
     uses = Counter(buffer for operation in operations for buffer in operation.operands if buffer != ABSENT)
+    uses.update(kept)
+    return _fuse_norms(_skip_canceled_biases(_pool_first(operations, sizes, uses), uses), uses)
+
+
+def _pool_first(operations: Sequence[Operation], sizes: list[int], uses: Counter[int]) -> list[Operation]:
+    """Move increasing functions behind max pools: the maximum stays where it is, and there are fewer values."""
+    moved = list(operations)
+    places = {operation.result: place for place, operation in enumerate(operations)}
+    for place, pool in enumerate(moved):
+        if pool.kind is not Kind.MAX_POOL or uses[pool.operands[0]] != 1:
+            continue
+        before = places.get(pool.operands[0], -1)
+        if before < 0 or moved[before].kind is not Kind.POINTWISE or moved[before].numbers[0] not in INCREASING:
+            continue
+        function = moved[before]
+        sizes[function.result] = sizes[pool.result]
+        numbers = (function.numbers[0], sizes[pool.result])
+        moved[before] = pool._replace(operands=function.operands, result=function.result)
+        moved[place] = function._replace(operands=(function.result,), result=pool.result, numbers=numbers)
+    return moved
+
+
+def _skip_canceled_biases(operations: Sequence[Operation], uses: Counter[int]) -> list[Operation]:
+    """Mark the biases that the norm after them cancels: their gradients are zero and need not be computed."""
+    marked = list(operations)
+    places = {operation.result: place for place, operation in enumerate(operations)}
+    for norm in operations:
+        place = places.get(norm.operands[0], -1) if norm.kind is Kind.NORM else -1
+        if place < 0 or marked[place].kind is not Kind.CONVOLUTION or uses[norm.operands[0]] != 1:
+            continue
+        _, _, channels, groups, *_ = norm.numbers
+        *numbers, _ = marked[place].numbers
+        if groups == channels == numbers[5]:
+            marked[place] = marked[place]._replace(numbers=(*numbers, 1))
+    return marked
+
+
+def _fuse_norms(operations: Sequence[Operation], uses: Counter[int]) -> list[Operation]:
+    """Merge each norm with the function and the pool after it, where these are the only readers of its result."""
     fused: list[Operation] = []
     norms: dict[int, int] = {}  # the index of each norm in ``fused``, by its result
     for operation in operations:
         first = operation.operands[0] if operation.operands else ABSENT
         place = norms.get(first, -1)
-        before = fused[place] if place >= 0 and uses[first] == 1 else None
-        if before is not None and before.result not in kept and (merged := _merged(before, operation)) is not None:
+        merged = _merged(fused[place], operation) if place >= 0 and uses[first] == 1 else None
+        if merged is not None:
             fused[place] = merged
             norms[merged.result] = place
             continue

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from maml_fast.lowering._fusing import fuse_norms
+from maml_fast.lowering._fusing import fuse
 from maml_fast.lowering._numbers import ABSENT, Operation
 from maml_fast.lowering._rows import write_call
 from maml_fast.lowering._views import NotNativeError, View, channels_last
@@ -68,7 +68,7 @@ def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
     writers = [w for w, *_ in written]
     predicted = [_prediction_buffer(w, logits, judged) for w, logits, _ in written]
     fused = [
-        fuse_norms(w.operations, {loss.buffer, logits.buffer, predictions[0]})
+        fuse(w.operations, w.sizes, {loss.buffer, logits.buffer, predictions[0]})
         for (w, logits, loss), predictions in zip(written, predicted, strict=True)
     ]
     of_support, of_queries = (

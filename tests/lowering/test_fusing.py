@@ -1,4 +1,4 @@
-"""Norms take the functions and pools that alone read their results, and nothing else."""
+"""Rewritten operations compute the same with less: functions after pools, canceled biases, norms with what follows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,74 @@ import torch
 from native_against_loop import CLASSES, assert_native_is_right, episodes_of
 from torch import Tensor, nn
 
-from maml_fast.lowering._fusing import fuse_norms
+from maml_fast.lowering._fusing import fuse
 from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation
 
+CONVOLUTION = Operation(Kind.CONVOLUTION, (2, 3, 9), 4, (1, 2, 3, 5, 6, 11, 3, 1, 1, 0), ())
 NORM = Operation(Kind.NORM, (4, 0, 1), 5, (1, 60, 11, 11, ABSENT, 0), (1e-5,))
 RELU = Operation(Kind.POINTWISE, (5,), 6, (Function.LEAKY_RELU, 660), (0.0,))
+GELU = RELU._replace(numbers=(Function.GELU, 660), factors=())
 POOL = Operation(Kind.MAX_POOL, (6,), 7, (2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1), ())
 SUM = Operation(Kind.SUM, (7,), 8, (1, 132, 1), (1.0,))
+SIZES = [11, 11, 180, 297, 660, 660, 660, 132, 1, 11]
 
 
-def test_function_and_pool() -> None:
-    norm, rest = fuse_norms([NORM, RELU, POOL, SUM], {8})
+def fused(operations: list[Operation], kept: set[int]) -> list[Operation]:
+    return fuse(operations, list(SIZES), kept)
+
+
+def test_an_increasing_function_moves_behind_the_pool() -> None:
+    sizes = list(SIZES)
+    pool, relu, rest = fuse([RELU, POOL, SUM], sizes, {8})
+    assert pool == POOL._replace(operands=(5,), result=6)
+    assert relu == RELU._replace(operands=(6,), result=7, numbers=(Function.LEAKY_RELU, 132))
     assert rest == SUM
-    assert norm == Operation(Kind.NORM, (4, 0, 1), 7, (1, 60, 11, 11, 1, 1, *POOL.numbers), (1e-5, 0.0))
+    assert sizes == [*SIZES[:6], 132, *SIZES[7:]]
 
 
-def test_pool_alone_and_function_after_it() -> None:
-    pool, relu = POOL._replace(operands=(5,), result=6), RELU._replace(operands=(6,), result=7, numbers=(1, 132))
-    norm, *rest = fuse_norms([NORM, pool, relu, SUM], {8})
-    assert norm.numbers == (1, 60, 11, 11, ABSENT, 1, *POOL.numbers)
-    assert rest == [relu, SUM]
+@pytest.mark.parametrize(
+    ("operations", "kept"),
+    [
+        ([GELU, POOL, SUM], {8}),  # not monotone
+        ([RELU, POOL, SUM], {6, 8}),  # read from outside
+        ([RELU, POOL, SUM._replace(operands=(6, 7))], {8}),  # another reader
+        ([POOL, SUM], {8}),
+    ],
+    ids=["not monotone", "kept", "two readers", "no function"],
+)
+def test_a_function_that_stays(operations: list[Operation], kept: set[int]) -> None:
+    assert fused(operations, kept) == operations
+
+
+def test_a_bias_that_a_norm_cancels_is_marked() -> None:
+    convolution, _ = fused([CONVOLUTION, NORM], {5})
+    assert convolution == CONVOLUTION._replace(numbers=(*CONVOLUTION.numbers[:-1], 1))
+
+
+@pytest.mark.parametrize(
+    ("norm", "kept"),
+    [
+        (NORM._replace(numbers=(2, 30, 11, 1, ABSENT, 0)), {5}),  # of all channels together
+        (NORM, {4, 5}),  # the convolution's result is read from outside
+        (NORM._replace(operands=(2, 0, 1)), {5}),  # of something else
+    ],
+    ids=["group norm", "kept", "of something else"],
+)
+def test_a_bias_that_counts(norm: Operation, kept: set[int]) -> None:
+    assert fused([CONVOLUTION, norm], kept)[0] == CONVOLUTION
+
+
+def test_a_norm_takes_the_pool_and_then_the_function_is_of_fewer_values() -> None:
+    norm, relu, rest = fused([NORM, RELU, POOL, SUM], {8})
+    assert norm == Operation(Kind.NORM, (4, 0, 1), 6, (1, 60, 11, 11, ABSENT, 1, *POOL.numbers), (1e-5,))
+    assert (relu.operands, relu.result, relu.numbers) == ((6,), 7, (Function.LEAKY_RELU, 132))
+    assert rest == SUM
+
+
+def test_a_norm_takes_the_function_and_the_pool() -> None:
+    norm, rest = fused([NORM, GELU, POOL, SUM], {8})
+    assert norm == Operation(Kind.NORM, (4, 0, 1), 7, (1, 60, 11, 11, Function.GELU, 1, *POOL.numbers), (1e-5,))
+    assert rest == SUM
 
 
 @pytest.mark.parametrize(
@@ -39,8 +87,8 @@ def test_pool_alone_and_function_after_it() -> None:
     ],
     ids=["two readers", "kept", "of something else", "layer norm"],
 )
-def test_nothing_is_fused(operations: list[Operation], kept: set[int]) -> None:
-    assert fuse_norms(operations, kept) == operations
+def test_a_norm_takes_nothing(operations: list[Operation], kept: set[int]) -> None:
+    assert fused(operations, kept) == operations
 
 
 class Net(nn.Module):
@@ -57,7 +105,9 @@ class Net(nn.Module):
 
 @pytest.mark.native
 @pytest.mark.parametrize("pool", [nn.Identity(), nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2)], ids=str)
-@pytest.mark.parametrize("function", [nn.LeakyReLU(0.1), nn.SELU(), nn.Tanh(), nn.GELU(), nn.Identity()], ids=str)
+@pytest.mark.parametrize(
+    "function", [nn.ReLU(), nn.LeakyReLU(0.1), nn.SELU(), nn.Tanh(), nn.ReLU6(), nn.GELU(), nn.Identity()], ids=str
+)
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(6), nn.GroupNorm(2, 6), nn.InstanceNorm2d(6)], ids=str)
 def test_against_the_loop(norm: nn.Module, function: nn.Module, pool: nn.Module) -> None:
     torch.manual_seed(0)

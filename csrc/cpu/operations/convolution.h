@@ -4,7 +4,8 @@
 //   y = conv(x, weight) + bias
 //
 // numbers: repetitions, each with its own x and weight; images, channels, height, width, output channels, kernel,
-// stride, padding. operands: x, weight [k, k, Cin, Cout], bias [Cout].
+// stride, padding; whether a norm follows that cancels the bias, whose gradient is then 0.
+// operands: x, weight [k, k, Cin, Cout], bias [Cout].
 #pragma once
 
 #include <algorithm>
@@ -110,8 +111,7 @@ struct ConvolutionPasses {
       });
       sum.Finish(pool);
     });
-    AddColumnSums(f.pool, f.result.gradient, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds,
-                  f[2].gradient);
+    BiasGradient(f, f.result.gradient, f[2].gradient);
   }
 
   static void TangentBackward(const Frame<Scalar>& f) {
@@ -140,8 +140,7 @@ struct ConvolutionPasses {
       });
       sum.Finish(pool);
     });
-    AddColumnSums(f.pool, f.result.gradient_tangent, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds,
-                  f[2].gradient_tangent);
+    BiasGradient(f, f.result.gradient_tangent, f[2].gradient_tangent);
   }
 
  private:
@@ -224,6 +223,17 @@ struct ConvolutionPasses {
       ForChannels<Scalar>(s.out_channels, [&](int64_t c, int64_t lanes) {
         Store(y + pixel * s.out_channels + c, Load(row + c), lanes);
       });
+    }
+  }
+
+  // to: null if not wanted.
+  static void BiasGradient(const Frame<Scalar>& f, const Scalar* g, Scalar* to) {
+    const ConvBlockShape& s = PlanOf(f).shape;
+    constexpr int64_t kCancels = 9;
+    if (f.Number(kCancels) == 0) {
+      AddColumnSums(f.pool, g, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds, to);
+    } else if (to != nullptr && !f[2].adds) {
+      std::fill_n(to, s.out_channels, Scalar{0});
     }
   }
 

@@ -56,9 +56,11 @@ constexpr OperationTable<Scalar> MakeOperations() {
   enter(OperationKind::kConvolution, convolution);
   enter(OperationKind::kDepthwise, PassesOf<Scalar, DepthwisePasses<Scalar>>(OfProduct));
   auto norm = PassesOf<Scalar, NormPasses<Scalar>>(OfProduct);
+  norm.make_plan = NormPasses<Scalar>::MakePlan;
   norm.kept_size = NormPasses<Scalar>::KeptSize;
   enter(OperationKind::kNorm, norm);
   auto max_pool = PassesOf<Scalar, MaxPoolPasses<Scalar>>(OfLinear);
+  max_pool.make_plan = MaxPoolPasses<Scalar>::MakePlan;
   max_pool.kept_size = MaxPoolPasses<Scalar>::KeptSize;
   enter(OperationKind::kMaxPool, max_pool);
   enter(OperationKind::kAveragePool, PassesOf<Scalar, AveragePoolPasses<Scalar>>(OfLinear));

@@ -15,66 +15,93 @@
 namespace maml_fast {
 namespace {
 
-// Writes the maxima of one image, and the pixel at which each was found, as an integer stored as a scalar.
-template <typename Scalar>
-void PoolImage(const Windows& w, const Scalar* x, Scalar* y, Scalar* found) {
-  ArenaScope arena;
-  auto* pixels = arena.Array<int64_t>(w.Taps());
-  int64_t count = 0;
-  w.ForImage([&](int64_t) { count = 0; }, [&](int64_t, int64_t pixel) { pixels[count++] = pixel; },
-             [&](int64_t out) {
-               if (count == 0) pixels[count++] = 0;  // PyTorch has no such window; this keeps the read in bounds
-               ForChannels<Scalar>(w.channels, [&](int64_t c, int64_t lanes) {
-                 Vec<Scalar> most = Load(x + pixels[0] * w.channels + c, lanes);
-                 Vec<Scalar> where = Broadcast(static_cast<Scalar>(pixels[0]));
-                 for (int64_t i = 1; i < count; ++i) {
-                   const Vec<Scalar> here = Load(x + pixels[i] * w.channels + c, lanes);
-                   const auto better = (here > most) | (here != here);
-                   most = better ? here : most;
-                   where = better ? Broadcast(static_cast<Scalar>(pixels[i])) : where;
-                 }
-                 Store(y + out * w.channels + c, most, lanes);
-                 Store(found + out * w.channels + c, where, lanes);
-               });
-             });
+// Calls f(offset of a window's value, the offsets of its pixels, their count, lanes) for all windows of a row and all
+// vectors of channels. The offsets of pixels are those of channel 0; f gets the channel, too.
+template <typename Scalar, typename F>
+MF_INLINE void ForWindowVectors(const WindowTable& table, int64_t row, const F& f) {
+  ForChannels<Scalar>(table.windows.channels, [&](int64_t c, int64_t lanes) {
+    table.ForWindows(row,
+                     [&](int64_t out, const int64_t* pixels, int64_t count) { f(out + c, pixels, count, c, lanes); });
+  });
 }
 
-// Calls f(offset of a maximum in the input, its offset in the output) for one image.
+// Writes the maxima of one image, and which of its window's pixels each is, as an integer stored as a scalar.
+template <typename Scalar>
+void PoolImage(const WindowTable& table, const Scalar* x, Scalar* y, Scalar* found) {
+  for (int64_t row = 0; row < table.windows.out_height; ++row) {
+    ForWindowVectors<Scalar>(table, row,
+                             [=](int64_t out, const int64_t* pixels, int64_t count, int64_t c, int64_t lanes) {
+                               Vec<Scalar> most = Load(x + pixels[0] + c, lanes), which{};
+                               for (int64_t i = 1; i < count; ++i) {
+                                 const Vec<Scalar> here = Load(x + pixels[i] + c, lanes);
+                                 const auto better = (here > most) | (here != here);
+                                 most = better ? here : most;
+                                 which = better ? Broadcast(static_cast<Scalar>(i)) : which;
+                               }
+                               Store(y + out, most, lanes);
+                               Store(found + out, which, lanes);
+                             });
+  }
+}
+
+// y = x at the maxima of one image.
+template <typename Scalar>
+void GatherMaxima(const WindowTable& table, const Scalar* found, const Scalar* x, Scalar* y) {
+  for (int64_t row = 0; row < table.windows.out_height; ++row) {
+    ForWindowVectors<Scalar>(table, row,
+                             [=](int64_t out, const int64_t* pixels, int64_t count, int64_t c, int64_t lanes) {
+                               const Vec<Scalar> which = Load(found + out, lanes);
+                               Vec<Scalar> picked = Load(x + pixels[0] + c, lanes);
+                               for (int64_t i = 1; i < count; ++i) {
+                                 picked = which == static_cast<Scalar>(i) ? Load(x + pixels[i] + c, lanes) : picked;
+                               }
+                               Store(y + out, picked, lanes);
+                             });
+  }
+}
+
+// Adds value(offset of a window's value, channel, lanes) to x at the maxima of a row of windows.
 template <typename Scalar, typename F>
-MF_INLINE void ForMaxima(const Windows& w, const Scalar* found, const F& f) {
-  int64_t out = 0;
-  for (int64_t pixel = 0; pixel < w.out_height * w.out_width; ++pixel) {
-    for (int64_t c = 0; c < w.channels; ++c, ++out) f(static_cast<int64_t>(found[out]) * w.channels + c, out);
+MF_INLINE void ScatterRow(const WindowTable& table, int64_t row, const Scalar* found, Scalar* x, const F value) {
+  ForWindowVectors<Scalar>(table, row,
+                           [=](int64_t out, const int64_t* pixels, int64_t count, int64_t c, int64_t lanes) {
+                             const Vec<Scalar> which = Load(found + out, lanes), more = value(out, c, lanes);
+                             for (int64_t i = 0; i < count; ++i) {
+                               Scalar* to = x + pixels[i] + c;
+                               const Vec<Scalar> here = which == static_cast<Scalar>(i) ? more : Vec<Scalar>{};
+                               Store(to, Load(to, lanes) + here, lanes);
+                             }
+                           });
+}
+
+// Adds the gradient y at the output to the gradient x at the maxima of one image.
+template <typename Scalar>
+void ScatterMaxima(const WindowTable& table, const Scalar* found, const Scalar* y, Scalar* x) {
+  for (int64_t row = 0; row < table.windows.out_height; ++row) {
+    ScatterRow(table, row, found, x, [y](int64_t out, int64_t, int64_t lanes) { return Load(y + out, lanes); });
   }
 }
 
 template <typename Scalar>
-void GatherMaxima(const Windows& w, const Scalar* found, const Scalar* x, Scalar* y) {
-  ForMaxima(w, found, [&](int64_t from, int64_t to) { y[to] = x[from]; });
-}
-
-// Adds the gradient y at the output to the gradient x at the maxima.
-template <typename Scalar>
-void ScatterMaxima(const Windows& w, const Scalar* found, const Scalar* y, Scalar* x) {
-  ForMaxima(w, found, [&](int64_t to, int64_t from) { x[to] += y[from]; });
-}
-
-template <typename Scalar>
 struct MaxPoolPasses {
+  static const void* MakePlan(const Operation& op, ArenaScope& arena) {
+    return WindowTable::Make(Windows::Of(op), arena);
+  }
+
   static int64_t KeptSize(const Operation& op) {
     const Windows w = Windows::Of(op);
     return w.images * w.OutSize();
   }
 
   static void Forward(const Frame<Scalar>& f) {
-    ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
-      PoolImage(w, f[0].value + in, f.result.value + out, f.kept + out);
+    ForImages(f, [&](const WindowTable& table, int64_t in, int64_t out) {
+      PoolImage(table, f[0].value + in, f.result.value + out, f.kept + out);
     });
   }
 
   static void Tangent(const Frame<Scalar>& f) {
-    ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
-      GatherMaxima(w, f.kept + out, f[0].tangent + in, f.result.tangent + out);
+    ForImages(f, [&](const WindowTable& table, int64_t in, int64_t out) {
+      GatherMaxima(table, f.kept + out, f[0].tangent + in, f.result.tangent + out);
     });
   }
 
@@ -84,18 +111,19 @@ struct MaxPoolPasses {
  private:
   static void Scatter(const Frame<Scalar>& f, const Scalar* gradient, Scalar* to) {
     if (to == nullptr) return;
-    ForImages(f, [&](const Windows& w, int64_t in, int64_t out) {
-      if (!f[0].adds) std::fill_n(to + in, w.InSize(), Scalar{0});
-      ScatterMaxima(w, f.kept + out, gradient + out, to + in);
+    ForImages(f, [&](const WindowTable& table, int64_t in, int64_t out) {
+      if (!f[0].adds) std::fill_n(to + in, table.windows.InSize(), Scalar{0});
+      ScatterMaxima(table, f.kept + out, gradient + out, to + in);
     });
   }
 
   // Calls g(windows, offset of an image in the input, its offset in the output).
   template <typename F>
   static void ForImages(const Frame<Scalar>& f, const F& g) {
-    const Windows w = Windows::Of(f.operation);
+    const auto& table = *static_cast<const WindowTable*>(f.plan);
+    const Windows& w = table.windows;
     ShareScalars(f.pool, w.images, w.images * w.InSize(), [&](int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) g(w, image * w.InSize(), image * w.OutSize());
+      for (int64_t image = begin; image < end; ++image) g(table, image * w.InSize(), image * w.OutSize());
     });
   }
 };

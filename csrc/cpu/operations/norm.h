@@ -13,6 +13,7 @@
 
 #include "cpu/operations/layer_norm.h"
 #include "cpu/operations/norm_chunks.h"
+#include "cpu/operations/pooled_norm.h"
 
 namespace maml_fast {
 namespace {
@@ -23,12 +24,19 @@ struct NormPasses {
   using Set = NormSet<Scalar>;
   using Chunk = NormChunk<Scalar>;
   using Rows = LayerNormPasses<Scalar>;
+  using Pooled = PooledNorm<Scalar>;
 
-  // Kept for every group of every set: mean and r and, after Tangent, bar(x') and bar(x^ x'). Then the positions of the
+  static const void* MakePlan(const Operation& op, ArenaScope& arena) {
+    const NormEpilogue epilogue = NormEpilogue::Of(op);
+    return epilogue.pools ? WindowTable::Make(epilogue.windows, arena) : nullptr;
+  }
+
+  // Kept for every group of every set: mean and r and, after Tangent, bar(x') and bar(x^ x'). Then what is kept of the
   // maxima.
   static int64_t KeptSize(const Operation& op) {
     const NormShape s = NormShape::Of(op);
-    return Set::kKept * s.sets * s.groups + NormEpilogue::Of(op).ArgmaxSize();
+    const int64_t of_maxima = Pooled::Takes(op) ? Pooled::KeptSize(op) : NormEpilogue::Of(op).ArgmaxSize();
+    return Set::kKept * s.sets * s.groups + of_maxima;
   }
 
   static void Forward(const Frame<Scalar>& f) {
@@ -49,6 +57,7 @@ struct NormPasses {
         set.Keep(1, group, static_cast<Scalar>(1 / std::sqrt(variance + f.operation.factors[0])));
       }
       const Normal<Scalar> normal(f, set);
+      if (Pooled::Takes(f.operation)) return Pooled(f, set, normal).Write();
       ForChunks(f, set, normal, nullptr, [](Chunk& chunk, int64_t first, int64_t past) { chunk.Write(first, past); });
     });
   }
@@ -77,6 +86,7 @@ struct NormPasses {
         }
       }
       const Moved<Scalar> moved(f, set);
+      if (Pooled::Takes(f.operation)) return Pooled(f, set, normal).WriteTangent(moved);
       ForChunks(f, set, normal, &moved,
                 [](Chunk& chunk, int64_t first, int64_t past) { chunk.WriteTangent(first, past); });
     });
@@ -89,17 +99,23 @@ struct NormPasses {
     const ChannelGradient<Scalar> of_weight(s, f[1], f[1].gradient, arena), of_bias(s, f[2], f[2].gradient, arena);
     ForSets(f, [&](const Set& set) {
       const Normal<Scalar> normal(f, set);
+      const bool pools = Pooled::Takes(f.operation);
       Scalar* sums = set.Channels(4);
-      SumChunks<2>(f, set, normal, nullptr, sums,
-                   [normal](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
-                     term[0] = found.At(i, lanes);
-                     term[1] = term[0] * normal.At(i, c, lanes);
-                   });
+      if (pools) {
+        Pooled(f, set, normal).SumGradients(sums);
+      } else {
+        SumChunks<2>(f, set, normal, nullptr, sums,
+                     [normal](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
+                       term[0] = found.At(i, lanes);
+                       term[1] = term[0] * normal.At(i, c, lanes);
+                     });
+      }
       of_bias.Add(set, sums);
       of_weight.Add(set, sums + set.channels);
       if (f[0].gradient == nullptr) return;
       const Scalar *weight = set.weight, *mean = set.WeightedMeans(f, sums, nullptr, 2),
                    *mean_x = set.WeightedMeans(f, sums + set.channels, nullptr, 3);
+      if (pools) return Pooled(f, set, normal).PutGradient(mean, mean_x);
       ForChunks(f, set, normal, nullptr, [&](Chunk& chunk, int64_t first, int64_t past) {
         chunk.Begin(first, past);
         Put(f, set, chunk, f[0].gradient,
@@ -122,15 +138,20 @@ struct NormPasses {
     ForSets(f, [&](const Set& set) {
       const Normal<Scalar> normal(f, set);
       const Moved<Scalar> moved(f, set);
+      const bool pools = Pooled::Takes(f.operation);
       Scalar* sums = set.Channels(4);  // sums of g, g x^, h and h x^ + g x^', where h = g'
-      SumChunks<4>(f, set, normal, &moved, sums,
-                   [normal, moved](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
-                     const V x_hat = normal.At(i, c, lanes);
-                     term[0] = found.At(i, lanes);
-                     term[1] = term[0] * x_hat;
-                     term[2] = found.TangentAt(i, lanes);
-                     term[3] = term[2] * x_hat + term[0] * moved.At(i, c, lanes, x_hat, normal);
-                   });
+      if (pools) {
+        Pooled(f, set, normal).SumTangents(moved, sums);
+      } else {
+        SumChunks<4>(f, set, normal, &moved, sums,
+                     [normal, moved](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
+                       const V x_hat = normal.At(i, c, lanes);
+                       term[0] = found.At(i, lanes);
+                       term[1] = term[0] * x_hat;
+                       term[2] = found.TangentAt(i, lanes);
+                       term[3] = term[2] * x_hat + term[0] * moved.At(i, c, lanes, x_hat, normal);
+                     });
+      }
       auto of = [&](int64_t k) { return sums + k * set.channels; };
       of_bias.Add(set, of(2));
       of_weight.Add(set, of(3));
@@ -139,6 +160,7 @@ struct NormPasses {
       const Scalar *mean = set.WeightedMeans(f, of(0), nullptr, 8), *mean_x = set.WeightedMeans(f, of(1), nullptr, 9);
       const Scalar* mean_tangent = set.WeightedMeans(f, of(2), of(0), 10);
       const Scalar* mean_x_tangent = set.WeightedMeans(f, of(3), of(1), 11);
+      if (pools) return Pooled(f, set, normal).PutTangent(moved, mean, mean_x, mean_tangent, mean_x_tangent);
       ForChunks(f, set, normal, &moved, [&](Chunk& chunk, int64_t first, int64_t past) {
         chunk.Begin(first, past);
         Put(f, set, chunk, f[0].gradient_tangent,

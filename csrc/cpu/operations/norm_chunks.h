@@ -68,8 +68,8 @@ class NormChunk {
         ForAll([=](int64_t i, int64_t lanes) { Store(z + i, function.Value(Load(z + i, lanes)), lanes); });
       });
     }
-    ForImages([&](const Windows& w, int64_t in, int64_t out) {
-      PoolImage(w, z + in, frame_.result.value + out, Argmax() + out);
+    ForImages([&](const WindowTable& table, int64_t in, int64_t out) {
+      PoolImage(table, z + in, frame_.result.value + out, Argmax() + out);
     });
   }
 
@@ -86,8 +86,8 @@ class NormChunk {
         });
       });
     }
-    ForImages([&](const Windows& w, int64_t in, int64_t out) {
-      GatherMaxima(w, Argmax() + out, tangent + in, frame_.result.tangent + out);
+    ForImages([&](const WindowTable& table, int64_t in, int64_t out) {
+      GatherMaxima(table, Argmax() + out, tangent + in, frame_.result.tangent + out);
     });
   }
 
@@ -160,17 +160,18 @@ class NormChunk {
   template <typename F>
   void ForImages(const F& f) const {
     if (!epilogue_.pools) return;
-    const Windows& w = epilogue_.windows;
+    const auto& table = *static_cast<const WindowTable*>(frame_.plan);
+    const Windows& w = table.windows;
     const int64_t image = At() / w.InSize(), images = (past_ - first_) / epilogue_.ImageRows();
-    for (int64_t i = 0; i < images; ++i) f(w, i * w.InSize(), (image + i) * w.OutSize());
+    for (int64_t i = 0; i < images; ++i) f(table, i * w.InSize(), (image + i) * w.OutSize());
   }
 
   // Returns the gradient at f(z), which is a part of `gradient` or is in `room`.
   const Scalar* AfterPool(const Scalar* gradient, Scalar* room) const {
     if (!epilogue_.pools) return gradient + At();
     std::fill_n(room, (past_ - first_) * set_.channels, Scalar{0});
-    ForImages([&](const Windows& w, int64_t in, int64_t out) {
-      ScatterMaxima(w, Argmax() + out, gradient + out, room + in);
+    ForImages([&](const WindowTable& table, int64_t in, int64_t out) {
+      ScatterMaxima(table, Argmax() + out, gradient + out, room + in);
     });
     return room;
   }

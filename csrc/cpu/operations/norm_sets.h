@@ -188,7 +188,7 @@ void CopyOr(const Scalar* from, Scalar otherwise, int64_t n, Scalar* to) {
 // Calls f(set) for every set. The threads share the rows of a single set; with several sets, each runs in one thread.
 template <typename Scalar, typename F>
 void ForSets(const Frame<Scalar>& frame, const F& f) {
-  constexpr int64_t kArrays = 12;  // per set; weight and bias take two more
+  constexpr int64_t kArrays = 13;  // per set; weight and bias take two more
   const NormShape s = NormShape::Of(frame.operation);
   const SetParts parts(s.sets);
   const Pool of_set = s.sets == 1 ? frame.pool : frame.pool.Alone();

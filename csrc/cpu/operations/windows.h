@@ -4,7 +4,12 @@
 // the kernel, its strides, paddings and dilations.
 #pragma once
 
+#include <algorithm>
+#include <new>
+
 #include "core/program.h"
+#include "cpu/arena.h"
+#include "cpu/simd.h"
 
 namespace maml_fast {
 namespace {
@@ -41,6 +46,47 @@ struct Windows {
         }
         end(out);
       }
+    }
+  }
+};
+
+// Where the pixels of every window lie in an image, found once for all images.
+struct WindowTable {
+  Windows windows;
+  int64_t taps;
+  int64_t* offsets;  // [output pixels][taps], in scalars; only the first `counts` of a window are set
+  int64_t* counts;   // [output pixels]
+  int64_t* bottoms;  // [output rows]: the input row below the windows of this row and of all rows above
+
+  WindowTable(const Windows& w, ArenaScope& arena)
+      : windows(w),
+        taps(std::max<int64_t>(1, w.Taps())),
+        offsets(arena.Array<int64_t>(w.out_height * w.out_width * taps)),
+        counts(arena.Array<int64_t>(w.out_height * w.out_width)),
+        bottoms(arena.Array<int64_t>(w.out_height)) {
+    int64_t* to = offsets;
+    w.ForImage([&](int64_t out) { to = offsets + out * taps; },
+               [&](int64_t, int64_t pixel) { *to++ = pixel * w.channels; },
+               [&](int64_t out) {
+                 if (to == offsets + out * taps) *to++ = 0;  // keeps reads in bounds; PyTorch has no empty windows
+                 counts[out] = to - (offsets + out * taps);
+               });
+    for (int64_t i = 0; i < w.out_height; ++i) {
+      const int64_t bottom = i * w.stride_h - w.padding_h + (w.kernel_h - 1) * w.dilation_h + 1;
+      bottoms[i] = std::clamp<int64_t>(bottom, i == 0 ? 0 : bottoms[i - 1], w.height);
+    }
+  }
+
+  static const WindowTable* Make(const Windows& w, ArenaScope& arena) {
+    return new (arena.Array<WindowTable>(1)) WindowTable(w, arena);
+  }
+
+  // Calls f(offset in the output, the offsets of the window's pixels in the input, their count) for a row of windows.
+  template <typename F>
+  MF_INLINE void ForWindows(int64_t row, const F& f) const {
+    const int64_t width = windows.out_width;
+    for (int64_t out = row * width; out < (row + 1) * width; ++out) {
+      f(out * windows.channels, offsets + out * taps, counts[out]);
     }
   }
 };

@@ -72,7 +72,7 @@ def _square(
     images, in_channels, height, width = x.shape
     out_channels, _, side, _ = weight.shape
     result = w.new((images, out_channels, *shape), channels_last(4))
-    numbers = [1, images, in_channels, height, width, out_channels, side, stride, padding]
+    numbers = [1, images, in_channels, height, width, out_channels, side, stride, padding, 0]
     return w.write(
         Kind.CONVOLUTION, [x, w.contiguous(weight, (2, 3, 1, 0)), _contiguous_bias(w, bias)], result, numbers
     )

@@ -44,7 +44,7 @@ def linear(w: Writer, x: View, weight: View, bias: View | None = None) -> View:
     x, weight = w.contiguous(x), w.contiguous(weight)
     *repeated, rows, n_in = x.shape
     n_out = weight.shape[-1]
-    numbers = [repeated[0] if repeated else 1, rows, n_in, 1, 1, n_out, 1, 1, 0]
+    numbers = [repeated[0] if repeated else 1, rows, n_in, 1, 1, n_out, 1, 1, 0, 0]
     result = w.new((*repeated, rows, n_out))
     return w.write(Kind.CONVOLUTION, [x, weight, None if bias is None else w.contiguous(bias)], result, numbers)
 

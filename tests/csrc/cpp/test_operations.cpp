@@ -261,13 +261,13 @@ std::vector<Case> Operations() {
       {"product of two", Of(Kind::kMultiply, 2, {1, 45, 1})},
       {"product with a row", Of(Kind::kMultiply, 2, {4, 13, 1})},
       {"product with columns", Of(Kind::kMultiply, 2, {2, 3, 9})},
-      {"convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 5, 6, 11, 3, 1, 1})},
-      {"strided convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 7, 6, 16, 3, 2, 1})},
-      {"winograd's convolution", Of(Kind::kConvolution, 2, {1, 2, 16, 12, 12, 16, 3, 1, 1})},
-      {"winograd's convolution of many images", Of(Kind::kConvolution, 2, {1, 9, 21, 10, 12, 35, 3, 1, 1})},
-      {"linear", Of(Kind::kConvolution, 3, {1, 7, 13, 1, 1, 5, 1, 1, 0})},
-      {"to one output", Of(Kind::kConvolution, 3, {1, 7, 40, 1, 1, 1, 1, 1, 0})},
-      {"products of matrices", Of(Kind::kConvolution, 2, {3, 4, 6, 1, 1, 5, 1, 1, 0})},
+      {"convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 5, 6, 11, 3, 1, 1, 0})},
+      {"strided convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 7, 6, 16, 3, 2, 1, 0})},
+      {"winograd's convolution", Of(Kind::kConvolution, 2, {1, 2, 16, 12, 12, 16, 3, 1, 1, 0})},
+      {"winograd's convolution of many images", Of(Kind::kConvolution, 2, {1, 9, 21, 10, 12, 35, 3, 1, 1, 0})},
+      {"linear", Of(Kind::kConvolution, 3, {1, 7, 13, 1, 1, 5, 1, 1, 0, 0})},
+      {"to one output", Of(Kind::kConvolution, 3, {1, 7, 40, 1, 1, 1, 1, 1, 0, 0})},
+      {"products of matrices", Of(Kind::kConvolution, 2, {3, 4, 6, 1, 1, 5, 1, 1, 0, 0})},
       {"depthwise", Of(Kind::kDepthwise, 3, {2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1})},
       {"batch norm", Of(Kind::kNorm, 3, {1, 60, 11, 11, -1, 0}, {1e-3})},
       {"batch norm of many", Of(Kind::kNorm, 3, {1, 300, 5, 5, -1, 0}, {1e-3})},
@@ -282,6 +282,10 @@ std::vector<Case> Operations() {
        Of(Kind::kNorm, 3, {1, 60, 11, 11, 1, 1, 2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 0.2})},
       {"batch norm of many, gelu, pool",
        Of(Kind::kNorm, 2, {1, 420, 9, 9, 14, 1, 14, 9, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})},
+      {"group norm, pool",
+       Of(Kind::kNorm, 3, {2, 30, 12, 4, -1, 1, 2, 12, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})},
+      {"instance norm, pool with gaps",
+       Of(Kind::kNorm, 1, {3, 30, 11, 11, -1, 1, 3, 11, 5, 6, 1, 2, 2, 2, 4, 3, 0, 0, 1, 1}, {1e-3})},
       {"instance norm, mish, pool",
        Of(Kind::kNorm, 1, {2, 30, 11, 11, 18, 1, 2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1}, {1e-3})},
       {"layer norm", Of(Kind::kNorm, 3, {6, 1, 21, 1, -1, 0}, {1e-3})},
@@ -304,8 +308,8 @@ void CheckMisfits() {
   const std::vector<Operation> wrong = {
       Of(Kind::kCopy, 1, {42, 1, 0, 42, 0, 1, 6, 1, 7, 7, 6, 1}),      // beyond the result
       Of(Kind::kCopy, 1, {42, 1, 0, 42, 2, 0, 6, 1, 7, 7, 6, 1}),      // beyond the operand
-      Of(Kind::kConvolution, 1, {1, 2, 3, 5, 6, 11, 3, 1, 1}),         // no filters
-      Of(Kind::kConvolution, 2, {1, 2, 3, 5, 6, 11, 9, 1, 1}),         // larger than the images
+      Of(Kind::kConvolution, 1, {1, 2, 3, 5, 6, 11, 3, 1, 1, 0}),      // no filters
+      Of(Kind::kConvolution, 2, {1, 2, 3, 5, 6, 11, 9, 1, 1, 0}),      // larger than the images
       Of(Kind::kNorm, 1, {2, 30, 11, 3, -1, 0}, {1e-3}),               // no whole groups
       Of(Kind::kPointwise, 1, {99, 5}),                                // no such function
       Of(Kind::kAveragePool, 1, {1, 1, 2, 2, 1, 1, 0, 3, 0, 2}, {1}),  // beyond the image
