@@ -13,8 +13,8 @@ __all__ = ["fuse"]
 FUNCTION, POOLS = 4, 5
 CANCELS = 9
 
-# Functions that never decrease. `clamp` is missing: which of several equal values is the maximum decides about PyTorch's
-# derivative at the bounds.
+# Functions that never decrease. `clamp` is missing: its derivative at the bounds depends on which of several equal
+# values is taken as the maximum.
 INCREASING = (Function.LEAKY_RELU, Function.ELU, Function.TANH, Function.SIGMOID, Function.EXP, Function.SOFTPLUS)
 
 
