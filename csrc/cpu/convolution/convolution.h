@@ -1,6 +1,8 @@
 // The three convolutions of a block, for one task's images and weights, each with the algorithm that suits its shape.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/clock.h"
 #include "cpu/convolution/direct.h"
 #include "cpu/convolution/winograd.h"
@@ -11,7 +13,7 @@ namespace {
 
 // The number of images that stay in cache from one stage to the next.
 inline int64_t ImagesAtOnce(const ConvBlockShape& s) {
-  constexpr int64_t kPixels = 192;
+  constexpr int64_t kPixels = 400;
   return (kPixels + s.ConvPixels() - 1) / s.ConvPixels();
 }
 
@@ -22,27 +24,29 @@ void ForImagesAtOnce(const ConvBlockShape& s, int64_t begin, int64_t end, const 
   for (int64_t first = begin; first < end; first += at_once) f(first, first + at_once < end ? first + at_once : end);
 }
 
+// Calls f with the squares of a Winograd algorithm.
+template <typename F>
+MF_INLINE auto WithSquares(Algorithm algorithm, const F& f) {
+  return algorithm == Algorithm::kSquares2 ? f(Squares2{}) : f(Squares4{});
+}
+
 // y from x, or grad_x from grad_y: the same computation on other images, with other weights.
 template <typename Scalar>
 class Convolution {
  public:
-  static Convolution Forward(const ConvBlockShape& s, ArenaScope& arena) {
-    if (WinogradPays(s, kLanes<Scalar>)) return Convolution(s, false, ForwardTiles(s, arena));
-    return Convolution(s, false, ForwardPlan(s, arena));
-  }
-  static Convolution DataGradient(const ConvBlockShape& s, ArenaScope& arena) {
-    if (WinogradPays(s, kLanes<Scalar>)) return Convolution(s, true, DataGradientTiles(s, arena));
-    return Convolution(s, true, DataGradientPlan(s, arena));
-  }
+  static Convolution Forward(const ConvBlockShape& s, ArenaScope& arena) { return Convolution(s, false, arena); }
+  static Convolution DataGradient(const ConvBlockShape& s, ArenaScope& arena) { return Convolution(s, true, arena); }
 
   int64_t SourceChannels() const { return transposed_ ? shape_.out_channels : shape_.in_channels; }
   int64_t DestChannels() const { return transposed_ ? shape_.in_channels : shape_.out_channels; }
 
   // Scalars that Prepare may write.
   int64_t PreparedSize() const {
-    if (winograd_) return WinogradWeightsSize<Scalar>(SourceChannels(), DestChannels());
     if (TakesWeightsAsTheyAre()) return 0;
-    return transposed_ ? DataGradientPackedSize<Scalar>(shape_) : ForwardPackedSize<Scalar>(shape_);
+    if (IsDirect()) return transposed_ ? DataGradientPackedSize<Scalar>(shape_) : ForwardPackedSize<Scalar>(shape_);
+    return WithSquares(algorithm_, [&](auto squares) {
+      return WinogradWeightsSize<decltype(squares), Scalar>(SourceChannels(), DestChannels());
+    });
   }
 
   // Returns the weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
@@ -52,21 +56,22 @@ class Convolution {
   }
 
   // The number of independent parts in which Prepare writes.
-  int64_t Parts() const { return winograd_ ? RoundUpToLanes<Scalar>(shape_.in_channels) / kLanes<Scalar> : 1; }
+  int64_t Parts() const { return IsDirect() ? 1 : RoundUpToLanes<Scalar>(shape_.in_channels) / kLanes<Scalar>; }
 
   void PrepareParts(const Scalar* weight, Scalar* buffer, int64_t begin, int64_t end) const {
     if (TakesWeightsAsTheyAre() || begin == end) return;
     const InConvolution timed;
-    if (winograd_) {
-      const int64_t first = begin * kLanes<Scalar>, past = end * kLanes<Scalar>;
-      const int64_t ins = shape_.in_channels, outs = shape_.out_channels;
-      const auto transform = transposed_ ? TransformWeightsForDataGradient<Scalar> : TransformWeights<Scalar>;
-      transform(weight, ins, outs, buffer, first, past < ins ? past : ins);
-    } else if (transposed_) {
-      PackDataGradient(weight, shape_, plan_, buffer);
-    } else {
-      PackForward(weight, shape_, buffer);
+    if (IsDirect()) {
+      return transposed_ ? PackDataGradient(weight, shape_, plan_, buffer) : PackForward(weight, shape_, buffer);
     }
+    const int64_t ins = shape_.in_channels, outs = shape_.out_channels;
+    const int64_t first = begin * kLanes<Scalar>, past = std::min(ins, end * kLanes<Scalar>);
+    WithSquares(algorithm_, [&](auto squares) {
+      using Squares = decltype(squares);
+      const auto transform =
+          transposed_ ? TransformWeightsForDataGradient<Squares, Scalar> : TransformWeights<Squares, Scalar>;
+      transform(weight, ins, outs, buffer, first, past);
+    });
   }
 
   // Returns the weights that Prepare left.
@@ -78,27 +83,37 @@ class Convolution {
   void Run(const Scalar* source, const Scalar* prepared, const Scalar* start, Scalar* dest, int64_t begin,
            int64_t end) const {
     const InConvolution timed;
-    if (winograd_) {
-      ArenaScope arena;
-      auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(SourceChannels(), DestChannels()));
-      WinogradConvolve(tiles_, source, SourceChannels(), prepared, start, dest, DestChannels(), begin, end, work);
-      return;
+    if (IsDirect()) {
+      return DirectConvolve(plan_, source, SourceChannels(), prepared, start, dest, DestChannels(), begin, end);
     }
-    DirectConvolve(plan_, source, SourceChannels(), prepared, start, dest, DestChannels(), begin, end);
+    WithSquares(algorithm_, [&](auto squares) {
+      using Squares = decltype(squares);
+      ArenaScope arena;
+      auto* work = arena.Array<Scalar>(WinogradWorkSize<Squares, Scalar>(SourceChannels(), DestChannels()));
+      WinogradConvolve<Squares>(tiles_, source, SourceChannels(), prepared, start, dest, DestChannels(), begin, end,
+                                work);
+    });
   }
 
  private:
-  Convolution(const ConvBlockShape& s, bool transposed, const PixelPlan& plan)
-      : shape_(s), transposed_(transposed), winograd_(false), plan_(plan), tiles_{} {}
-  Convolution(const ConvBlockShape& s, bool transposed, const WinogradTiles& tiles)
-      : shape_(s), transposed_(transposed), winograd_(true), plan_{}, tiles_(tiles) {}
+  Convolution(const ConvBlockShape& s, bool transposed, ArenaScope& arena)
+      : shape_(s), transposed_(transposed), algorithm_(FastestAlgorithm(s, kLanes<Scalar>)), plan_{}, tiles_{} {
+    if (IsDirect()) {
+      plan_ = transposed ? DataGradientPlan(s, arena) : ForwardPlan(s, arena);
+    } else {
+      const int64_t side = WithSquares(algorithm_, [](auto squares) { return squares.kSide; });
+      tiles_ = transposed ? DataGradientTiles(s, side, arena) : ForwardTiles(s, side, arena);
+    }
+  }
 
-  bool TakesWeightsAsTheyAre() const { return !winograd_ && !transposed_ && shape_.out_channels % kLanes<Scalar> == 0; }
+  bool IsDirect() const { return algorithm_ == Algorithm::kDirect; }
+  bool TakesWeightsAsTheyAre() const { return IsDirect() && !transposed_ && shape_.out_channels % kLanes<Scalar> == 0; }
 
   const ConvBlockShape& shape_;
-  const bool transposed_, winograd_;
-  const PixelPlan plan_;       // of the direct algorithm
-  const WinogradTiles tiles_;  // of Winograd's algorithm
+  const bool transposed_;
+  const Algorithm algorithm_;
+  PixelPlan plan_;       // of the direct algorithm
+  WinogradTiles tiles_;  // of Winograd's algorithms
 };
 
 // grad_weight from x and grad_y, summed over images.
@@ -106,20 +121,23 @@ template <typename Scalar>
 class WeightGradient {
  public:
   WeightGradient(const ConvBlockShape& s, ArenaScope& arena)
-      : shape_(s),
-        winograd_(WinogradPays(s, kLanes<Scalar>)),
-        tiles_(winograd_ ? ForwardTiles(s, arena) : WinogradTiles{}) {}
+      : shape_(s), algorithm_(FastestAlgorithm(s, kLanes<Scalar>)), tiles_{} {
+    if (IsDirect()) return;
+    tiles_ = ForwardTiles(s, WithSquares(algorithm_, [](auto squares) { return squares.kSide; }), arena);
+  }
 
   // Scalars of a sum, in whole vectors.
   int64_t SumSize() const {
-    if (winograd_) return WinogradWeightsSize<Scalar>(shape_.in_channels, shape_.out_channels);
-    return shape_.PatchSize() * RowPitch();
+    if (IsDirect()) return shape_.PatchSize() * RowPitch();
+    return WithSquares(algorithm_, [&](auto squares) {
+      return WinogradWeightsSize<decltype(squares), Scalar>(shape_.in_channels, shape_.out_channels);
+    });
   }
 
   // The number of independent parts of a sum, which are ranges of input channels (Winograd) or output channels
   // (direct).
   int64_t Parts() const {
-    return winograd_ ? (shape_.in_channels + kTileRows - 1) / kTileRows : (RowPitch() + kPanel - 1) / kPanel;
+    return IsDirect() ? (RowPitch() + kPanel - 1) / kPanel : (shape_.in_channels + kTileRows - 1) / kTileRows;
   }
 
   // Adds the weight gradient over `images` images to `sum`.
@@ -131,22 +149,27 @@ class WeightGradient {
     const InConvolution timed;
     ArenaScope arena;
     const int64_t ins = shape_.in_channels, outs = shape_.out_channels;
-    auto within = [](int64_t channel, int64_t channels) { return channel < channels ? channel : channels; };
-    if (winograd_) {
-      const int64_t first = begin * kTileRows, past = within(end * kTileRows, ins);
-      auto* work = arena.Array<Scalar>(WinogradWorkSize<Scalar>(past - first, outs));
-      return WinogradWeightGradient(tiles_, x, ins, first, past, grad_y, outs, 0, images, sum, work);
+    if (IsDirect()) {
+      return DirectWeightGradient(shape_, Source(x, images, arena), grad_y, images, sum, begin * kPanel,
+                                  std::min(end * kPanel, outs));
     }
-    DirectWeightGradient(shape_, Source(x, images, arena), grad_y, images, sum, begin * kPanel,
-                         within(end * kPanel, outs));
+    const int64_t first = begin * kTileRows, past = std::min(end * kTileRows, ins);
+    WithSquares(algorithm_, [&](auto squares) {
+      using Squares = decltype(squares);
+      auto* work = arena.Array<Scalar>(WinogradWorkSize<Squares, Scalar>(past - first, outs));
+      WinogradWeightGradient<Squares>(tiles_, x, ins, first, past, grad_y, outs, 0, images, sum, work);
+    });
   }
 
   // grad_weight [k, k, Cin, Cout] from the sum of `count` sums that are `apart` scalars apart, for the input channels
   // [begin, end).
   void Finish(const Scalar* sums, int64_t count, int64_t apart, Scalar* grad_weight, int64_t begin, int64_t end) const {
     const InConvolution timed;
-    if (winograd_) {
-      return FinishWeightGradient(sums, count, apart, shape_.in_channels, shape_.out_channels, grad_weight, begin, end);
+    if (!IsDirect()) {
+      return WithSquares(algorithm_, [&](auto squares) {
+        FinishWeightGradient<decltype(squares)>(sums, count, apart, shape_.in_channels, shape_.out_channels,
+                                                grad_weight, begin, end);
+      });
     }
     for (int64_t tap = 0; tap < shape_.kernel * shape_.kernel; ++tap) {
       for (int64_t channel = begin; channel < end; ++channel) {
@@ -179,9 +202,11 @@ class WeightGradient {
     return {padded, height, width, s.in_channels, 0};
   }
 
+  bool IsDirect() const { return algorithm_ == Algorithm::kDirect; }
+
   const ConvBlockShape& shape_;
-  const bool winograd_;
-  const WinogradTiles tiles_;
+  const Algorithm algorithm_;
+  WinogradTiles tiles_;
 };
 
 }  // namespace

@@ -9,25 +9,24 @@
 
 namespace maml_fast {
 
-// Pixels of an image, counted row by row; -1: outside of the image.
-struct WinogradTile {
-  int32_t patch[4 * 4];   // source pixels that the square depends on
-  int32_t square[2 * 2];  // destination pixels
-};
-
-// The tiles of one image, which cover every destination pixel once.
+// The tiles of one image, which cover every destination pixel once: squares of `side` x `side` destination pixels, and
+// the patches of source pixels that they depend on. Pixels are counted row by row; -1 is outside of the image.
 struct WinogradTiles {
-  const WinogradTile* tiles;
+  const int32_t* patches;  // [count][(side + 2)^2]
+  const int32_t* squares;  // [count][side^2]
   int64_t count;
   int64_t source_pixels, dest_pixels;
 };
 
-WinogradTiles ForwardTiles(const ConvBlockShape& shape, ArenaScope& arena);
+WinogradTiles ForwardTiles(const ConvBlockShape& shape, int64_t side, ArenaScope& arena);
 
-WinogradTiles DataGradientTiles(const ConvBlockShape& shape, ArenaScope& arena);
+WinogradTiles DataGradientTiles(const ConvBlockShape& shape, int64_t side, ArenaScope& arena);
 
-// Whether Winograd convolutions apply to a shape and are faster than the direct ones (direct.h), which skip the taps on
-// zero padding. `lanes` is the number of scalars in a vector.
-bool WinogradPays(const ConvBlockShape& shape, int64_t lanes);
+// How a convolution is computed: directly (direct.h) or by Winograd's algorithm with squares of 2 x 2 or 4 x 4 pixels.
+enum class Algorithm { kDirect, kSquares2, kSquares4 };
+
+// The fastest that applies. Direct convolutions skip the taps on zero padding. `lanes` is the number of scalars in a
+// vector.
+Algorithm FastestAlgorithm(const ConvBlockShape& shape, int64_t lanes);
 
 }  // namespace maml_fast

@@ -59,7 +59,7 @@ void ForTaps(const ConvBlockShape& s, const F& f) {
 }
 
 // One block's images, weights and gradients, and what the three convolutions make of them.
-template <typename Scalar>
+template <typename Squares, typename Scalar>
 struct Case {
   using Buffer = std::vector<Scalar>;
 
@@ -73,21 +73,22 @@ struct Case {
       : s(shape),
         in(s.in_channels),
         out(s.out_channels),
-        forward_tiles(ForwardTiles(s, arena)),
-        data_tiles(DataGradientTiles(s, arena)),
+        forward_tiles(ForwardTiles(s, Squares::kSide, arena)),
+        data_tiles(DataGradientTiles(s, Squares::kSide, arena)),
         x(Random<Scalar>(s.batch * s.InPixels() * in, 1)),
         weight(Random<Scalar>(s.WeightSize(), 2)),
         grad_y(Random<Scalar>(s.batch * s.ConvPixels() * out, 3)),
         bias(Random<Scalar>(RoundUpToLanes<Scalar>(out), 4)) {}
 
-  Buffer Work() const { return Poison<Scalar>(WinogradWorkSize<Scalar>(in, out)); }
+  Buffer Work() const { return Poison<Scalar>(WinogradWorkSize<Squares, Scalar>(in, out)); }
 
   // In the calls [0, split) and [split, B).
   void Forward(const Scalar* start, int64_t split, Buffer* y) const {
-    Buffer transformed = Poison<Scalar>(WinogradWeightsSize<Scalar>(in, out)), work = Work();
-    TransformWeights(weight.data(), in, out, transformed.data(), 0, in);
+    Buffer transformed = Poison<Scalar>(WinogradWeightsSize<Squares, Scalar>(in, out)), work = Work();
+    TransformWeights<Squares>(weight.data(), in, out, transformed.data(), 0, in);
     for (const auto& [begin, end] : {std::pair{int64_t{0}, split}, std::pair{split, s.batch}}) {
-      WinogradConvolve(forward_tiles, x.data(), in, transformed.data(), start, y->data(), out, begin, end, work.data());
+      WinogradConvolve<Squares>(forward_tiles, x.data(), in, transformed.data(), start, y->data(), out, begin, end,
+                                work.data());
     }
   }
   Buffer Forward(int64_t split) const {
@@ -96,24 +97,24 @@ struct Case {
     return y;
   }
   Buffer DataGradient(int64_t split) const {
-    Buffer transformed = Poison<Scalar>(WinogradWeightsSize<Scalar>(out, in)), work = Work();
+    Buffer transformed = Poison<Scalar>(WinogradWeightsSize<Squares, Scalar>(out, in)), work = Work();
     Buffer grad_x = Poison<Scalar>(s.batch * s.InPixels() * in);
     const Buffer zeros(RoundUpToLanes<Scalar>(in));
-    TransformWeightsForDataGradient(weight.data(), in, out, transformed.data(), 0, in);
+    TransformWeightsForDataGradient<Squares>(weight.data(), in, out, transformed.data(), 0, in);
     for (const auto& [begin, end] : {std::pair{int64_t{0}, split}, std::pair{split, s.batch}}) {
-      WinogradConvolve(data_tiles, grad_y.data(), out, transformed.data(), zeros.data(), grad_x.data(), in, begin, end,
-                       work.data());
+      WinogradConvolve<Squares>(data_tiles, grad_y.data(), out, transformed.data(), zeros.data(), grad_x.data(), in,
+                                begin, end, work.data());
     }
     return grad_x;
   }
   Buffer WeightGradient(int64_t split) const {
-    Buffer sums(static_cast<size_t>(WinogradWeightsSize<Scalar>(in, out))), work = Work();
+    Buffer sums(static_cast<size_t>(WinogradWeightsSize<Squares, Scalar>(in, out))), work = Work();
     Buffer grad_weight = Poison<Scalar>(s.WeightSize());
     for (const auto& [begin, end] : {std::pair{int64_t{0}, split}, std::pair{split, s.batch}}) {
-      WinogradWeightGradient(forward_tiles, x.data(), in, 0, in, grad_y.data(), out, begin, end, sums.data(),
-                             work.data());
+      WinogradWeightGradient<Squares>(forward_tiles, x.data(), in, 0, in, grad_y.data(), out, begin, end, sums.data(),
+                                      work.data());
     }
-    FinishWeightGradient(sums.data(), 1, 0, in, out, grad_weight.data(), 0, in);
+    FinishWeightGradient<Squares>(sums.data(), 1, 0, in, out, grad_weight.data(), 0, in);
     return grad_weight;
   }
 
@@ -160,9 +161,9 @@ double Dot(const std::vector<Scalar>& a, const std::vector<Scalar>& b) {
   return sum;
 }
 
-template <typename Scalar>
+template <typename Squares, typename Scalar>
 void CheckAgainstPlainSums(const ConvBlockShape& shape, double tolerance) {
-  const Case<Scalar> c(shape);
+  const Case<Squares, Scalar> c(shape);
   const auto plain = c.PlainSums();
   CheckClose(c.Forward(0), plain.y, tolerance);
   CheckClose(c.DataGradient(0), plain.grad_x, tolerance);
@@ -171,9 +172,9 @@ void CheckAgainstPlainSums(const ConvBlockShape& shape, double tolerance) {
 }
 
 // An image does not depend on the others of its call; without a start the sums go on from what is there.
-template <typename Scalar>
+template <typename Squares, typename Scalar>
 void CheckSplitsAndStart(const ConvBlockShape& shape, double tolerance) {
-  const Case<Scalar> c(shape);
+  const Case<Squares, Scalar> c(shape);
   const auto y = c.Forward(0), grad_x = c.DataGradient(0);
   for (int64_t split = 1; split <= shape.batch; ++split) {
     CHECK(c.Forward(split) == y);
@@ -187,8 +188,9 @@ void CheckSplitsAndStart(const ConvBlockShape& shape, double tolerance) {
 }
 
 // <conv(x, weight), grad_y> = <x, grad_x> = <weight, grad_weight>
+template <typename Squares>
 void CheckAdjoints(const ConvBlockShape& shape) {
-  const Case<double> c(shape);
+  const Case<Squares, double> c(shape);
   Values y(c.grad_y.size());
   c.Forward(nullptr, 0, &y);
   const double forward = Dot(y, c.grad_y), scale = std::sqrt(Dot(y, y) * Dot(c.grad_y, c.grad_y));
@@ -196,39 +198,43 @@ void CheckAdjoints(const ConvBlockShape& shape) {
   CHECK(std::abs(Dot(c.weight, c.WeightGradient(0)) - forward) < 1e-13 * scale);
 }
 
-void TestConvolutions() {
+// tolerance: that of float32, relative to the results' root mean square
+template <typename Squares>
+void TestConvolutions(double tolerance) {
   const ConvBlockShape shapes[] = {
       MakeShape(1, 1, 1, 1, 1, 1),    MakeShape(2, 3, 5, 5, 17, 1),  MakeShape(3, 17, 7, 6, 33, 0),
       MakeShape(2, 33, 4, 9, 3, 2),   MakeShape(1, 1, 3, 3, 64, 0),  MakeShape(2, 3, 5, 4, 5, 3),  // no tap in a corner
       MakeShape(1, 64, 2, 31, 64, 1), MakeShape(5, 64, 7, 7, 64, 1),  // groups of tiles that end within an image
   };
   for (const ConvBlockShape& s : shapes) {
-    CheckAgainstPlainSums<float>(s, 2e-6);
-    CheckAgainstPlainSums<double>(s, 1e-12);
-    CheckSplitsAndStart<float>(s, 2e-6);
-    CheckSplitsAndStart<double>(s, 1e-12);
-    CheckAdjoints(s);
+    CheckAgainstPlainSums<Squares, float>(s, tolerance);
+    CheckAgainstPlainSums<Squares, double>(s, 1e-12);
+    CheckSplitsAndStart<Squares, float>(s, tolerance);
+    CheckSplitsAndStart<Squares, double>(s, 1e-12);
+    CheckAdjoints<Squares>(s);
   }
 }
 
-void TestWinogradPaysWhereItWasMeasuredTo() {
-  CHECK(WinogradPays(MakeShape(5, 64, 14, 14, 64, 1), 16));
-  CHECK(WinogradPays(MakeShape(5, 64, 7, 7, 64, 1), 16));
-  CHECK(WinogradPays(MakeShape(5, 32, 21, 21, 32, 1), 16));
-  CHECK(!WinogradPays(MakeShape(5, 64, 3, 3, 64, 1), 16));   // most taps are on padding
-  CHECK(!WinogradPays(MakeShape(5, 32, 5, 5, 32, 1), 16));   // half-empty tiles
-  CHECK(!WinogradPays(MakeShape(5, 3, 84, 84, 32, 1), 16));  // too few channels
-  CHECK(WinogradPays(MakeShape(5, 20, 14, 14, 20, 1), 16));
-  CHECK(!WinogradPays(MakeShape(5, 12, 14, 14, 12, 1), 16));  // little in its only vector
+void TestAlgorithmIsTheOneThatWasMeasuredToBeFastest() {
+  auto fastest = [](const ConvBlockShape& shape) { return FastestAlgorithm(shape, 16); };
+  CHECK(fastest(MakeShape(5, 64, 14, 14, 64, 1)) == Algorithm::kSquares4);
+  CHECK(fastest(MakeShape(5, 64, 7, 7, 64, 1)) == Algorithm::kSquares4);
+  CHECK(fastest(MakeShape(5, 32, 21, 21, 32, 1)) == Algorithm::kSquares4);
+  CHECK(fastest(MakeShape(5, 16, 84, 84, 16, 1)) == Algorithm::kSquares4);
+  CHECK(fastest(MakeShape(5, 64, 6, 6, 64, 1)) == Algorithm::kSquares2);    // larger squares are half empty
+  CHECK(fastest(MakeShape(1, 128, 6, 6, 128, 1)) == Algorithm::kSquares2);  // transforming the weights takes longest
+  CHECK(fastest(MakeShape(5, 64, 3, 3, 64, 1)) == Algorithm::kDirect);      // most taps are on padding
+  CHECK(fastest(MakeShape(5, 3, 84, 84, 32, 1)) == Algorithm::kDirect);     // too few channels
   ConvBlockShape strided = MakeShape(5, 64, 14, 14, 64, 1);
   strided.stride = 2;
-  CHECK(!WinogradPays(strided, 16));
+  CHECK(fastest(strided) == Algorithm::kDirect);
 }
 
 }  // namespace
 }  // namespace maml_fast
 
 int main() {
-  maml_fast::TestConvolutions();
-  maml_fast::TestWinogradPaysWhereItWasMeasuredTo();
+  maml_fast::TestConvolutions<maml_fast::Squares2>(2e-6);
+  maml_fast::TestConvolutions<maml_fast::Squares4>(1.5e-5);
+  maml_fast::TestAlgorithmIsTheOneThatWasMeasuredToBeFastest();
 }
