@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import pickle
 import re
@@ -44,7 +45,7 @@ from maml_fast._arguments import (
     tensor_or,
     text,
 )
-from maml_fast.compat import learn2learn
+from maml_fast.compat import dragen1860, learn2learn
 
 PACKAGE = str(Path(mf.__file__).parent)
 
@@ -282,6 +283,10 @@ MAML = {
     "inner_memory": "auto",
     "cuda_graph": False,
 }
+DRAGEN1860 = {"update_lr": 0.1, "meta_lr": 0.1, "update_step": 1, "update_step_test": 1, "imgc": 1, "imgsz": 4}
+DRAGEN1860 |= {"n_way": 2, "k_spt": 1, "k_qry": 1, "task_num": 2}
+LAYERS = [("flatten", []), ("linear", [3, 16])]
+SHOTS = {"root": NOWHERE, "batchsz": 2, "n_way": 2, "k_shot": 1, "k_query": 1}
 SPLIT = {"name": "s", "classes": {"train": ("class 0",), "test": ("class 1",)}}
 SCALARS = {"gamma": True, "eps": 1e-5}
 NORM = GEOMETRY | SCALARS
@@ -344,6 +349,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "algorithms.MetaSGD": {**LOOP, "order": 2},
     "algorithms.ProtoNet": {"model": net(), "distance": "cosine", "batch_norm": "batch", "fused": True},
     "algorithms.Reptile": {**LOOP, "inner_batch": 2, "batch_norm": "batch", "fused": True},
+    "compat.dragen1860.Learner": {"config": LAYERS, "imgc": 1, "imgsz": 4},
+    "compat.dragen1860.Meta": {"args": argparse.Namespace(**DRAGEN1860), "config": LAYERS},
+    "compat.dragen1860.MiniImagenet": {**SHOTS, "mode": "train", "resize": 4, "startidx": 0},
+    "compat.dragen1860.OmniglotNShot": {**SHOTS, "imgsz": 4},
     "compat.learn2learn.BaseLearner": {"module": linear()},
     "compat.learn2learn.MAML": {"model": linear(), "lr": 0.1, "first_order": False, **ALLOWED},
     "compat.learn2learn.MetaSGD": {"model": linear(), "lr": 0.1, "first_order": False, "lrs": None},
@@ -358,7 +367,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "train.train": {"config": train.TrainConfig(), "out": NOWHERE, "reporter": None},
 }
 IDLE = re.compile(
-    r"(data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|report\.[a-z]|train\.[a-z])\w*"
+    r"(compat\.dragen1860\.(Mini|Omni)|data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|report\.[a-z]|train\.[a-z])\w*"
 )  # slow, or lacks files
 
 NO_ENTRIES = {
@@ -388,6 +397,7 @@ MODULES = (
     algorithms,
     fusion,
     compat,
+    dragen1860,
     learn2learn,
     train,
     deployment,
@@ -447,6 +457,11 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Conv4()": (models.Conv4(hidden=1), {"x": IMAGES}),
         "MLP()": (models.MLP((3, 1)), {"x": torch.rand(2, 3)}),
         "LSTM()": (models.LSTM(2, 2, 1), {"x": torch.rand(2, 2, 2)}),
+        "Learner()": (dragen1860.Learner(LAYERS, 1, 4), {"x": X[0], "vars": None, "bn_training": True}),
+        "clip_grad_by_norm_": (
+            dragen1860.Meta(argparse.Namespace(**DRAGEN1860), LAYERS).clip_grad_by_norm_,
+            {"grad": [torch.ones(2)], "max_norm": 1.0},
+        ),
         "TutorialBaseNet()": (compat.TutorialBaseNet(), {"x": IMAGES, "params": None, "bn_training": True}),
         "finetunning": (compat.MetaLearner().finetunning, {name: x[0] for name, x in EPISODES._asdict().items()}),
         "for_dataset": (train.TrainConfig.for_dataset, {"dataset": "strokes", "algorithm": "maml"}),
