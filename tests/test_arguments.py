@@ -442,6 +442,8 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     learner = learn2learn.MAML(linear(), lr=0.1)
     found: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "Episodes.to": (EPISODES.to, {"device": "cpu", "dtype": torch.float32, "non_blocking": False}),
+        "Episodes.from_tasks": (mf.Episodes.from_tasks, {"tasks": [(X[0], V[0, :1].expand(3))], "n_support": 1}),
+        "Episodes.from_tasks of classes": (mf.Episodes.from_tasks, {"tasks": [(X[0], torch.zeros(3))], "k_shot": 1}),
         "bank.select": (bank.select, {"classes": [0], "name": "n"}),
         "bank[i]": (bank.__getitem__, {"i": 0}),
         "bank.from_array": (bank.from_array, {"array": PIXELS, "class_names": None, "name": "n"}),

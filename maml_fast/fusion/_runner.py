@@ -66,7 +66,10 @@ class Runner:
             return "called with arguments other than ordinary positional tensors"
         with with_its_own_tensors(self._model):
             if twin is not self._model:
-                for part, other in zip(self._model.modules(), twin.modules(), strict=True):
+                parts, others = list(self._model.modules()), list(twin.modules())
+                if len(parts) != len(others):
+                    return "its copy has a layer twice that the model has once, under two names"
+                for part, other in zip(parts, others, strict=True):
                     part.training = other.training
             return self._programs.of(*(x[None] for x in args), places=places)
 
