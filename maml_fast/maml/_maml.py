@@ -141,7 +141,8 @@ class MAML(Learner):
             by all tasks, and initialized from the model's own, which stay unchanged. ``"per_step_running"`` also keeps
             running statistics for every inner step: calls in ``train()`` mode update them, and calls in ``eval()`` mode
             normalize by them. :meth:`predict` uses those of the last step.
-        inner_optimizer: ``"sgd"``; ``"adam"``, which starts from zero moments for every task; or a
+        inner_optimizer: ``"sgd"``; ``"adam"``, the steps of ``torch.optim.Adam`` from zero moments for every task (the
+            square root of a second moment that is still zero has no derivative, and gets 0); or a
             :class:`maml_fast.LearnedRule`, whose parameters are meta-learned too. A learned rule needs
             ``inner_lr=None``.
         head: initial values of the classifier, the model's last linear layer, which has one row per class.
