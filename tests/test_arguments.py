@@ -45,7 +45,7 @@ from maml_fast._arguments import (
     tensor_or,
     text,
 )
-from maml_fast.compat import dragen1860, learn2learn
+from maml_fast.compat import dragen1860, learn2learn, torchmeta
 
 PACKAGE = str(Path(mf.__file__).parent)
 
@@ -361,6 +361,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "compat.learn2learn.detach_module": {"module": linear()},
     "compat.learn2learn.maml_update": {"model": learn2learn.clone_module(linear()), "lr": 0.1, "grads": UPDATES},
     "compat.learn2learn.update_module": {"module": learn2learn.clone_module(linear()), "updates": UPDATES},
+    "compat.torchmeta.datasets.MiniImagenet": TASKS | IMAGE_TASKS,
+    "compat.torchmeta.datasets.Omniglot": TASKS | IMAGE_TASKS | {"use_vinyals_split": True},
+    "compat.torchmeta.datasets.helpers.miniimagenet": SHOTS_OF_TORCHMETA,
+    "compat.torchmeta.datasets.helpers.omniglot": SHOTS_OF_TORCHMETA,
+    "compat.torchmeta.toy.Sinusoid": {"num_samples_per_task": 2, "num_tasks": 3, "noise_std": 0.1} | TRANSFORMS,
+    "compat.torchmeta.toy.helpers.sinusoid": {"shots": 1, "shuffle": True, "test_shots": 1, "seed": 0},
+    "compat.torchmeta.transforms.Categorical": {"num_classes": 2},
     "train.TrainConfig": train.TrainConfig().arguments(),
     "train.evaluate_run": {**EVALUATED, "run": NOWHERE, "root": None, "device": None, "threads": None},
     "train.resume": {"run": NOWHERE, "reporter": None},

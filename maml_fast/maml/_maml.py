@@ -62,6 +62,7 @@ from maml_fast.maml._inner_rates import (
 )
 from maml_fast.maml._learner import ITERATION, Learner
 from maml_fast.maml._losses import LossFunction
+from maml_fast.maml._meta_modules import warn_of_shared_layers
 from maml_fast.maml._metric import IGNORED, Metric, check_metric, resolve_metric
 from maml_fast.maml._plans import Plan, Plans, global_modes, plan_of, results_of, tensor_kinds
 from maml_fast.maml._problem import Annealing, InnerProblem, Theta, step_of_queries
@@ -216,6 +217,8 @@ class MAML(Learner):
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
         self.step_statistics = StepStatistics(model, steps) if batch_norm == "per_step_running" else None
+        if adapted is None:
+            warn_of_shared_layers(model)
         self._part = adapted if isinstance(adapted, str) and adapted in ("head", "body") else None
         self._chosen = self._without_norms(select_parameters(model, adapted))
         self._head: Head = HEAD("head", head)

@@ -84,11 +84,9 @@ class MetaMultiheadAttention(_MetaLayer, nn.MultiheadAttention):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        plain = self.out_proj
-        has_bias, like = plain.bias is not None, plain.weight
+        has_bias, like = self.out_proj.bias is not None, self.out_proj.weight
         adapting: Any = MetaLinear(self.embed_dim, self.embed_dim, has_bias, device=like.device, dtype=like.dtype)
-        adapting.load_state_dict(plain.state_dict())
-        self.out_proj = adapting
+        self.out_proj = adapting  # with the initial values of a linear layer, as in the original
 
 
 class MetaSequential(MetaModule, nn.Sequential):
