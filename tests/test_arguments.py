@@ -286,6 +286,19 @@ MAML = {
 DRAGEN1860 = {"update_lr": 0.1, "meta_lr": 0.1, "update_step": 1, "update_step_test": 1, "imgc": 1, "imgsz": 4}
 DRAGEN1860 |= {"n_way": 2, "k_spt": 1, "k_qry": 1, "task_num": 2}
 LAYERS = [("flatten", []), ("linear", [3, 16])]
+TRANSFORMS = {"transform": None, "target_transform": None, "dataset_transform": None}
+SPLITS_OF_TORCHMETA = {"meta_train": True, "meta_val": False, "meta_test": False, "meta_split": None}
+IMAGE_TASKS = {"root": NOWHERE, "num_classes_per_task": 2, "class_augmentations": None, "download": False}
+IMAGE_TASKS |= SPLITS_OF_TORCHMETA | TRANSFORMS
+IMAGE_SHOTS = {"folder": NOWHERE, "shots": 1, "ways": 2, "shuffle": True, "test_shots": None, "seed": 0}
+OF_QUERIES = {"test_embeddings": torch.randn(2, 4, 3), "num_classes": 3, "eps": 1e-8}
+OF_SUPPORT = {"embeddings": torch.randn(2, 5, 3), "targets": torch.arange(5).remainder(3).repeat(2, 1)}
+PER_CLASS = {f"num_{part}_per_class": None for part in ("train", "test", "support", "query", "samples")}
+SPLITTING = {"num_train_per_class": 1, "task": None, "shuffle": True, "random_state_seed": 0}
+TRAIN_AND_TEST = {f"train_{name}": each for name, each in OF_SUPPORT.items()}
+TRAIN_AND_TEST["test_targets"] = torch.zeros(2, 4, dtype=torch.int64)
+META = torchmeta.modules.MetaLinear(3, 2)
+INNER_STEP = {"model": META, "loss": sum(each.sum() for each in META.parameters()), "first_order": False}
 SHOTS = {"root": NOWHERE, "batchsz": 2, "n_way": 2, "k_shot": 1, "k_query": 1}
 SPLIT = {"name": "s", "classes": {"train": ("class 0",), "test": ("class 1",)}}
 SCALARS = {"gamma": True, "eps": 1e-5}
@@ -361,21 +374,37 @@ CALLS: dict[str, dict[str, Any]] = {
     "compat.learn2learn.detach_module": {"module": linear()},
     "compat.learn2learn.maml_update": {"model": learn2learn.clone_module(linear()), "lr": 0.1, "grads": UPDATES},
     "compat.learn2learn.update_module": {"module": learn2learn.clone_module(linear()), "updates": UPDATES},
-    "compat.torchmeta.datasets.MiniImagenet": TASKS | IMAGE_TASKS,
-    "compat.torchmeta.datasets.Omniglot": TASKS | IMAGE_TASKS | {"use_vinyals_split": True},
-    "compat.torchmeta.datasets.helpers.miniimagenet": SHOTS_OF_TORCHMETA,
-    "compat.torchmeta.datasets.helpers.omniglot": SHOTS_OF_TORCHMETA,
-    "compat.torchmeta.toy.Sinusoid": {"num_samples_per_task": 2, "num_tasks": 3, "noise_std": 0.1} | TRANSFORMS,
-    "compat.torchmeta.toy.helpers.sinusoid": {"shots": 1, "shuffle": True, "test_shots": 1, "seed": 0},
+    "compat.torchmeta.datasets.MiniImagenet": IMAGE_TASKS,
+    "compat.torchmeta.datasets.Omniglot": {**IMAGE_TASKS, "use_vinyals_split": True},
+    "compat.torchmeta.datasets.helpers.miniimagenet": IMAGE_SHOTS,
+    "compat.torchmeta.datasets.helpers.omniglot": IMAGE_SHOTS,
     "compat.torchmeta.transforms.Categorical": {"num_classes": 2},
+    "compat.torchmeta.transforms.ClassSplitter": PER_CLASS | SPLITTING,
+    "compat.torchmeta.utils.get_num_samples": {"targets": OF_SUPPORT["targets"], "num_classes": 3, "dtype": None},
+    "compat.torchmeta.utils.get_prototypes": {**OF_SUPPORT, "num_classes": 3},
+    "compat.torchmeta.utils.gradient_update_parameters": {**INNER_STEP, "params": None, "step_size": 0.1},
+    "compat.torchmeta.utils.matching_log_probas": {**OF_SUPPORT, **OF_QUERIES},
+    "compat.torchmeta.utils.matching_loss": {**TRAIN_AND_TEST, **OF_QUERIES},
+    "compat.torchmeta.utils.matching_probas": {**OF_SUPPORT, **OF_QUERIES},
+    "compat.torchmeta.utils.pairwise_cosine_similarity": {
+        "embeddings1": X[:, :, 0, 0],
+        "embeddings2": X[:, :, 0, 1],
+        "eps": 1e-8,
+    },
+    "compat.torchmeta.utils.prototypical_loss": {**OF_SUPPORT, "prototypes": torch.randn(2, 3, 3)},
+    "compat.torchmeta.toy.Sinusoid": {"num_samples_per_task": 2, "num_tasks": 3, "noise_std": 0.1, **TRANSFORMS},
+    "compat.torchmeta.toy.helpers.sinusoid": {"shots": 1, "shuffle": True, "test_shots": 1, "seed": 0},
     "train.TrainConfig": train.TrainConfig().arguments(),
     "train.evaluate_run": {**EVALUATED, "run": NOWHERE, "root": None, "device": None, "threads": None},
     "train.resume": {"run": NOWHERE, "reporter": None},
     "train.train": {"config": train.TrainConfig(), "out": NOWHERE, "reporter": None},
 }
 IDLE = re.compile(
-    r"(compat\.dragen1860\.(Mini|Omni)|data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|report\.[a-z]|train\.[a-z])\w*"
+    r"(compat\.dragen1860\.(Mini|Omni)|compat\.torchmeta\.datasets\.[\w.]*|data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|report\.[a-z]|train\.[a-z])\w*"
 )  # slow, or lacks files
+
+_OF_DATA_SETS = ("DefaultTargetTransform", "FixedCategory", "Splitter", "TargetTransform")
+_OF_IMAGES = ("HorizontalFlip", "Rotation", "VerticalFlip")
 
 NO_ENTRIES = {
     "Backend EvaluationResult MAMLOutput": "what a call returns",
@@ -384,6 +413,9 @@ NO_ENTRIES = {
     "fusion.FusionReport fusion.FusedModel fusion.Runner": "made by fuse, which checks",
     "backend ops.has_native_kernels compat.MetaLearner compat.TutorialBaseNet train.Reporter": "has no arguments",
     "distributed.PeerFailedError distributed.PeerLostError distributed.PeerStopped": "what a run raises",
+    " ".join(f"compat.torchmeta.modules.{name}" for name in torchmeta.modules.__all__): "take what torch.nn's take",
+    " ".join(f"compat.torchmeta.utils.data.{name}" for name in torchmeta.utils.data.__all__): "bases, and DataLoaders",
+    " ".join(f"compat.torchmeta.transforms.{name}" for name in (*_OF_DATA_SETS, *_OF_IMAGES)): "called by data sets",
     "Episodes": "a plain tuple, which is checked where it is used",
     "maml.Learner maml.LearnedRule": "abstract; its classes stand here",
     "algorithms.Algorithm algorithms.Settings": "a TrainConfig, which checks, fills them in",
@@ -393,6 +425,16 @@ NO_ENTRIES = {
     "build": "would compile; tested by itself",
 }
 
+TORCHMETA = (
+    torchmeta.datasets,
+    torchmeta.datasets.helpers,
+    torchmeta.modules,
+    torchmeta.toy,
+    torchmeta.toy.helpers,
+    torchmeta.transforms,
+    torchmeta.utils,
+    torchmeta.utils.data,
+)
 MODULES = (
     mf,
     ops,
@@ -406,6 +448,7 @@ MODULES = (
     compat,
     dragen1860,
     learn2learn,
+    *TORCHMETA,
     train,
     deployment,
     report,
@@ -506,6 +549,11 @@ HOSTILE_TO = {  # what says so in its annotation
     r"^(?!.*(float|Rate)).*\b(Tensor|Module|Progress|MessageCallback|Mapping)\b": ["x", 3.5],
 }
 CALLED = {  # in messages, where that is not the argument's name
+    **{
+        (f"compat.torchmeta.utils.matching_{what}", name): r"\w*embeddings[12]?|\w*targets"
+        for what in ("log_probas", "loss", "probas")
+        for name in ("embeddings", "test_embeddings", "train_embeddings", "train_targets")
+    },
     ("use_engine", "name"): "engine",
     ("use_backend", "name"): "backend",
     ("compat.learn2learn.maml_update", "grads"): "grads|updates",
@@ -515,6 +563,7 @@ CALLED = {  # in messages, where that is not the argument's name
     **{(f"{model}()", "x"): "x must|model was made" for model in ("Conv4", "LSTM", "MLP", "TutorialBaseNet")},
 }
 FINE = {  # what is taken, hostile as it looks
+    ("compat.torchmeta.utils.get_num_samples", "targets"): "Tensor",
     ("ops.over_tasks", "parameter"): "Tensor",
     ("compat.learn2learn.MAML", "lr"): "Tensor",
 }

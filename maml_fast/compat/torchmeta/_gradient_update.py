@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maml_fast._arguments import flag, instance, number, takes, tensor
 from maml_fast.compat.torchmeta._meta_module import MetaModule
+from maml_fast.maml._inner_rates import check_broadcasts
 
 __all__ = ["gradient_update_parameters"]
 
@@ -36,7 +37,7 @@ def gradient_update_parameters(
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: ``loss`` is not a scalar, or ``step_size`` lacks a parameter.
+        ValueError: ``loss`` is not a scalar, or ``step_size`` lacks a parameter or does not fit its shape.
         RuntimeError: ``loss`` does not depend on a parameter.
 
     Source: Finn et al. 2017, eq. 1.
@@ -46,7 +47,7 @@ def gradient_update_parameters(
     params = OrderedDict(model.meta_named_parameters()) if params is None else params
     if not isinstance(params, Mapping):
         raise TypeError(f"params must map names to tensors, got {type(params).__name__}")
-    sizes = step_size if isinstance(step_size, Mapping) else dict.fromkeys(params, _checked(step_size))
+    sizes = step_size if isinstance(step_size, Mapping) else dict.fromkeys(params, _checked(step_size, params))
     if missing := [name for name in params if name not in sizes]:
         raise ValueError(f"step_size has no value for {', '.join(missing)}")
     gradients = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
@@ -54,5 +55,8 @@ def gradient_update_parameters(
     return OrderedDict((name, parameter - sizes[name] * gradient) for (name, parameter), gradient in steps)
 
 
-def _checked(step_size: float | Tensor) -> float | Tensor:
-    return step_size if isinstance(step_size, Tensor) else number()("step_size", step_size)
+def _checked(step_size: float | Tensor, params: Mapping[str, Tensor]) -> float | Tensor:
+    if not isinstance(step_size, Tensor):
+        return number()("step_size", step_size)
+    check_broadcasts(step_size, params, "step_size")
+    return step_size

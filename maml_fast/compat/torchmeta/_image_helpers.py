@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from maml_fast._arguments import int_from, location, optional, takes
+from maml_fast._arguments import flag, int_from, location, optional, takes
 from maml_fast.compat.torchmeta._augmentations import Rotation
 from maml_fast.compat.torchmeta._images import MiniImagenet, Omniglot, ResizedToTensor
-from maml_fast.compat.torchmeta._meta_datasets import CombinationMetaDataset
+from maml_fast.compat.torchmeta._meta_datasets import SEED, CombinationMetaDataset
 from maml_fast.compat.torchmeta._splitters import ClassSplitter
 from maml_fast.compat.torchmeta._targets import Categorical
 
 __all__ = ["miniimagenet", "omniglot"]
 
-_checked = takes(folder=location, shots=int_from(1), ways=int_from(1), test_shots=optional(int_from(1)))
+_checked = takes(
+    folder=location,
+    shots=int_from(1),
+    ways=int_from(1),
+    shuffle=flag,
+    test_shots=optional(int_from(1)),
+    seed=SEED,
+)
 
 
 @_checked

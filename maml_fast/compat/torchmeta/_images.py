@@ -13,13 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maml_fast._arguments import flag, location, takes
-from maml_fast.compat.torchmeta._meta_datasets import ClassDataset, CombinationMetaDataset
+from maml_fast._arguments import flag, int_from, location, takes
+from maml_fast.compat.torchmeta._meta_datasets import OPTIONAL_FUNCTION, ClassDataset, CombinationMetaDataset
 from maml_fast.compat.torchmeta._tasks import Dataset, Transform
 from maml_fast.data import ImageBank, load, prepare_omniglot, read_omniglot
 from maml_fast.data._omniglot_layout import OMNIGLOT, class_names, vinyals_split
 
 __all__ = ["MiniImagenet", "Omniglot", "ResizedToTensor"]
+
+
+_checked = takes(
+    root=location,
+    num_classes_per_task=int_from(1),
+    transform=OPTIONAL_FUNCTION,
+    target_transform=OPTIONAL_FUNCTION,
+    dataset_transform=OPTIONAL_FUNCTION,
+    download=flag,
+)
 
 
 class Source(Protocol):
@@ -118,7 +128,8 @@ class Omniglot(CombinationMetaDataset):
         TypeError, ValueError: an argument has the wrong type, or no split is chosen, or several are.
     """
 
-    @takes(root=location, use_vinyals_split=flag, download=flag)
+    @_checked
+    @takes(use_vinyals_split=flag)
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -134,8 +145,9 @@ class Omniglot(CombinationMetaDataset):
         class_augmentations: list[Iterable[Transform]] | None = None,
         download: bool = False,
     ) -> None:
-        options = {"meta_train": meta_train, "meta_val": meta_val, "meta_test": meta_test, "meta_split": meta_split}
-        split = ClassDataset(**options).meta_split  # type: ignore[arg-type]
+        options: dict[str, Any] = {"meta_train": meta_train, "meta_val": meta_val, "meta_test": meta_test}
+        options |= {"meta_split": meta_split, "class_augmentations": class_augmentations}
+        split = ClassDataset(**options).meta_split
         if split == "val" and not use_vinyals_split:
             raise ValueError("without use_vinyals_split there is no split val; use_vinyals_split=True has one")
         folder = Path(root).expanduser() / "omniglot"
@@ -147,7 +159,7 @@ class Omniglot(CombinationMetaDataset):
         else:
             source = _WithArchives(_omniglot(Path(root).expanduser(), download))
             labels = _omniglot_classes(split, use_vinyals_split)
-        classes = _Classes(labels, source, transform, class_augmentations=class_augmentations, **options)
+        classes = _Classes(labels, source, transform, **options)
         super().__init__(classes, num_classes_per_task, target_transform, dataset_transform)
 
 
@@ -205,7 +217,7 @@ class MiniImagenet(CombinationMetaDataset):
         TypeError, ValueError: an argument has the wrong type, or no split is chosen, or several are.
     """
 
-    @takes(root=location, download=flag)
+    @_checked
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -220,8 +232,9 @@ class MiniImagenet(CombinationMetaDataset):
         class_augmentations: list[Iterable[Transform]] | None = None,
         download: bool = False,
     ) -> None:
-        options = {"meta_train": meta_train, "meta_val": meta_val, "meta_test": meta_test, "meta_split": meta_split}
-        split = ClassDataset(**options).meta_split  # type: ignore[arg-type]
+        options: dict[str, Any] = {"meta_train": meta_train, "meta_val": meta_val, "meta_test": meta_test}
+        options |= {"meta_split": meta_split, "class_augmentations": class_augmentations}
+        split = ClassDataset(**options).meta_split
         folder = Path(root).expanduser() / "miniimagenet"
         source: Source
         if (folder / f"{split}_data.hdf5").is_file():
@@ -230,7 +243,7 @@ class MiniImagenet(CombinationMetaDataset):
         else:
             bank = load("mini-imagenet", folder if folder.is_dir() else root)[split]
             source, labels = _Bank(bank), sorted(bank.class_names)
-        classes = _Classes(labels, source, transform, class_augmentations=class_augmentations, **options)
+        classes = _Classes(labels, source, transform, **options)
         super().__init__(classes, num_classes_per_task, target_transform, dataset_transform)
 
 

@@ -49,6 +49,10 @@ def matching_log_probas(
         TypeError: an argument has the wrong type.
         ValueError: the shapes disagree.
     """
+    if targets.shape != embeddings.shape[:2]:
+        raise ValueError(
+            f"targets must be {list(embeddings.shape[:2])}, one for each sample, got {list(targets.shape)}"
+        )
     similarities = pairwise_cosine_similarity(embeddings, test_embeddings, eps)  # [T, N, M]
     highest = similarities.amax(1, keepdim=True).detach()
     members = F.one_hot(targets, num_classes).to(similarities.dtype)  # [T, N, num_classes]
@@ -81,4 +85,7 @@ def matching_loss(
     of ``F.nll_loss``.
     """
     log_probas = matching_log_probas(train_embeddings, train_targets, test_embeddings, num_classes, eps)
+    if test_targets.shape != test_embeddings.shape[:2]:
+        wanted = list(test_embeddings.shape[:2])
+        raise ValueError(f"test_targets must be {wanted}, one for each query, got {list(test_targets.shape)}")
     return F.nll_loss(log_probas, test_targets, **kwargs)

@@ -10,19 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from maml_fast._arguments import flag, int_from, shown, takes
+from maml_fast._arguments import choice, flag, function, int_from, optional, shown, takes
 from maml_fast.compat.torchmeta._targets import DefaultTargetTransform, FixedCategory, for_one_task
 from maml_fast.compat.torchmeta._tasks import Chain, ConcatTask, Dataset, Transform
 
 __all__ = ["ClassDataset", "CombinationMetaDataset", "MetaDataset"]
 
 SPLITS = ("train", "val", "test")
+OPTIONAL_FUNCTION = optional(function())
+SEED = optional(int_from(0, 2**32 - 1))
 
 
 class _OfSplit:
     """What belongs to one of the splits "train", "val" and "test"."""
 
-    @takes(meta_train=flag, meta_val=flag, meta_test=flag)
+    @takes(meta_train=flag, meta_val=flag, meta_test=flag, meta_split=optional(choice(*SPLITS)))
     def __init__(
         self,
         meta_train: bool = False,
@@ -65,10 +67,7 @@ class ClassDataset(_OfSplit):
         class_augmentations: list[Iterable[Transform]] | None = None,
     ) -> None:
         super().__init__(meta_train, meta_val, meta_test, meta_split)
-        if class_augmentations is not None and not isinstance(class_augmentations, list):
-            raise TypeError(f"class_augmentations must be a list of augmentations, got {shown(class_augmentations)}")
-        each = (augmentation for several in class_augmentations or () for augmentation in several)
-        self.class_augmentations: list[Transform] = list(dict.fromkeys(each))
+        self.class_augmentations = _flattened([] if class_augmentations is None else class_augmentations)
 
     @property
     def num_classes(self) -> int:
@@ -98,6 +97,14 @@ class ClassDataset(_OfSplit):
         return FixedCategory(self.get_class_augmentation(index))
 
 
+def _flattened(class_augmentations: list[Iterable[Transform]]) -> list[Transform]:
+    """Return each augmentation once."""
+    if not isinstance(class_augmentations, list) or not all(isinstance(each, Iterable) for each in class_augmentations):
+        wanted = "a list of iterables of augmentations, such as [Rotation([90, 180, 270])]"
+        raise TypeError(f"class_augmentations must be {wanted}, got {shown(class_augmentations)}")
+    return list(dict.fromkeys(each for several in class_augmentations for each in several))
+
+
 class MetaDataset(_OfSplit):
     """Base class of sets of tasks. A subclass defines ``__getitem__`` and ``__len__``.
 
@@ -111,6 +118,7 @@ class MetaDataset(_OfSplit):
         TypeError, ValueError: no split is chosen, or several are.
     """
 
+    @takes(target_transform=OPTIONAL_FUNCTION, dataset_transform=OPTIONAL_FUNCTION)
     def __init__(
         self,
         meta_train: bool = False,
@@ -125,6 +133,7 @@ class MetaDataset(_OfSplit):
         self.dataset_transform = dataset_transform
         self.seed()
 
+    @takes(seed=SEED)
     def seed(self, seed: int | None = None) -> None:
         """Seed NumPy's generator of this object and of its ``dataset_transform``; None draws a seed."""
         self.np_random = np.random.RandomState(seed)

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maml_fast._arguments import int_from, takes, tensor
+from maml_fast._arguments import instance, int_from, optional, takes, tensor
 
 __all__ = ["get_num_samples", "get_prototypes", "prototypical_loss"]
 
 
-@takes(targets=tensor, num_classes=int_from(1))
+@takes(targets=tensor, num_classes=int_from(1), dtype=optional(instance(torch.dtype)))
 def get_num_samples(targets: Tensor, num_classes: int, dtype: torch.dtype | None = None) -> Tensor:
     """Return the number of samples of each class, [T, num_classes], of targets [T, N]."""
     return F.one_hot(targets, num_classes).sum(1).to(dtype or targets.dtype)
@@ -55,12 +55,14 @@ def prototypical_loss(prototypes: Tensor, embeddings: Tensor, targets: Tensor, *
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: the prototypes and embeddings differ in size.
+        ValueError: the shapes disagree.
     """
     if prototypes.dim() != 3 or embeddings.dim() != 3 or prototypes.shape[-1] != embeddings.shape[-1]:
         raise ValueError(
             f"prototypes and embeddings must be [T, ..., E] of the same E, got {list(prototypes.shape)} and "
             f"{list(embeddings.shape)}"
         )
+    if targets.shape != embeddings.shape[:2]:
+        raise ValueError(f"targets must be {list(embeddings.shape[:2])}, one for each query, got {list(targets.shape)}")
     distances = (prototypes[:, :, None] - embeddings[:, None]).square().sum(-1)  # [T, num_classes, N]
     return F.cross_entropy(-distances, targets, **kwargs)

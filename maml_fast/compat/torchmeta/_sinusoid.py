@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from maml_fast._arguments import int_from, number, optional, takes
-from maml_fast.compat.torchmeta._meta_datasets import MetaDataset
+from maml_fast._arguments import flag, int_from, number, optional, takes
+from maml_fast.compat.torchmeta._meta_datasets import OPTIONAL_FUNCTION, SEED, MetaDataset
 from maml_fast.compat.torchmeta._splitters import ClassSplitter
 from maml_fast.compat.torchmeta._tasks import Task, Transform
 
@@ -38,6 +38,7 @@ class Sinusoid(MetaDataset):
     """
 
     @takes(num_samples_per_task=int_from(1), num_tasks=int_from(1), noise_std=optional(number(least=0)))
+    @takes(transform=OPTIONAL_FUNCTION)
     def __init__(
         self,
         num_samples_per_task: int,
@@ -95,7 +96,7 @@ class _Wave(Task):
         return self.transformed(self._x[index], self._y[index])
 
 
-@takes(shots=int_from(1), test_shots=optional(int_from(1)))
+@takes(shots=int_from(1), shuffle=flag, test_shots=optional(int_from(1)), seed=SEED)
 def sinusoid(
     shots: int, shuffle: bool = True, test_shots: int | None = None, seed: int | None = None, **kwargs: Any
 ) -> Sinusoid:

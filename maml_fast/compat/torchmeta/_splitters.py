@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_fast._arguments import flag, int_from, integer, optional, shown, takes
+from maml_fast._arguments import flag, int_from, optional, shown, takes
 from maml_fast.compat.torchmeta._meta_datasets import MetaDataset
 from maml_fast.compat.torchmeta._tasks import Chain, ConcatTask, SubsetTask, Task
 
@@ -80,7 +80,7 @@ class Splitter:
 
 
 @takes(shuffle=flag, num_train_per_class=COUNT, num_test_per_class=COUNT)
-@takes(num_support_per_class=COUNT, num_query_per_class=COUNT, random_state_seed=integer)
+@takes(num_support_per_class=COUNT, num_query_per_class=COUNT, random_state_seed=int_from(0, 2**32 - 1))
 def ClassSplitter(  # noqa: N802
     task: Task | MetaDataset | None = None,
     shuffle: bool = True,
