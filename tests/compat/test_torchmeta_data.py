@@ -35,6 +35,8 @@ from maml_fast.compat.torchmeta.utils.data import (
     Task,
 )
 
+pytestmark = pytest.mark.backendless
+
 
 class Numbers(Dataset):
     """Ten samples of a class, which are numbers: ten times the class and more."""

@@ -16,6 +16,8 @@ from maml_fast.compat.torchmeta.utils import (
     prototypical_loss,
 )
 
+pytestmark = pytest.mark.backendless
+
 T, N, M, E, CLASSES = 2, 7, 5, 4, 3
 
 

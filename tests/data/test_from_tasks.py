@@ -10,6 +10,8 @@ import torch
 
 from maml_fast import Episodes
 
+pytestmark = pytest.mark.backendless
+
 
 def task(number, n_support=2, n_query=3):
     generator = torch.Generator().manual_seed(number)
