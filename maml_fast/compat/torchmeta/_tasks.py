@@ -90,8 +90,6 @@ class ConcatTask(Task, ConcatDataset[Any]):
         for each in datasets:
             each.target_transform_append(target_transform)
 
-    __hash__ = Task.__hash__
-
 
 class SubsetTask(Task, Subset[Any]):
     """Some samples of a task, such as its support set."""
