@@ -7,8 +7,10 @@ from typing import Any
 
 from maml_fast._arguments import flag, int_from, location, optional, takes
 from maml_fast.compat.torchmeta._augmentations import Rotation
-from maml_fast.compat.torchmeta._images import MiniImagenet, Omniglot, ResizedToTensor
+from maml_fast.compat.torchmeta._image_classes import ResizedToTensor
 from maml_fast.compat.torchmeta._meta_datasets import SEED, CombinationMetaDataset
+from maml_fast.compat.torchmeta._mini_imagenet import MiniImagenet
+from maml_fast.compat.torchmeta._omniglot import Omniglot
 from maml_fast.compat.torchmeta._splitters import ClassSplitter
 from maml_fast.compat.torchmeta._targets import Categorical
 
