@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import pickle
 import re
@@ -44,7 +45,7 @@ from maml_fast._arguments import (
     tensor_or,
     text,
 )
-from maml_fast.compat import learn2learn
+from maml_fast.compat import dragen1860, learn2learn, torchmeta
 
 PACKAGE = str(Path(mf.__file__).parent)
 
@@ -282,6 +283,23 @@ MAML = {
     "inner_memory": "auto",
     "cuda_graph": False,
 }
+DRAGEN1860 = {"update_lr": 0.1, "meta_lr": 0.1, "update_step": 1, "update_step_test": 1, "imgc": 1, "imgsz": 4}
+DRAGEN1860 |= {"n_way": 2, "k_spt": 1, "k_qry": 1, "task_num": 2}
+LAYERS = [("flatten", []), ("linear", [3, 16])]
+TRANSFORMS = {"transform": None, "target_transform": None, "dataset_transform": None}
+SPLITS_OF_TORCHMETA = {"meta_train": True, "meta_val": False, "meta_test": False, "meta_split": None}
+IMAGE_TASKS = {"root": NOWHERE, "num_classes_per_task": 2, "class_augmentations": None, "download": False}
+IMAGE_TASKS |= SPLITS_OF_TORCHMETA | TRANSFORMS
+IMAGE_SHOTS = {"folder": NOWHERE, "shots": 1, "ways": 2, "shuffle": True, "test_shots": None, "seed": 0}
+OF_QUERIES = {"test_embeddings": torch.randn(2, 4, 3), "num_classes": 3, "eps": 1e-8}
+OF_SUPPORT = {"embeddings": torch.randn(2, 5, 3), "targets": torch.arange(5).remainder(3).repeat(2, 1)}
+PER_CLASS = {f"num_{part}_per_class": None for part in ("train", "test", "support", "query", "samples")}
+SPLITTING = {"num_train_per_class": 1, "task": None, "shuffle": True, "random_state_seed": 0}
+TRAIN_AND_TEST = {f"train_{name}": each for name, each in OF_SUPPORT.items()}
+TRAIN_AND_TEST["test_targets"] = torch.zeros(2, 4, dtype=torch.int64)
+META = torchmeta.modules.MetaLinear(3, 2)
+INNER_STEP = {"model": META, "loss": sum(each.sum() for each in META.parameters()), "first_order": False}
+SHOTS = {"root": NOWHERE, "batchsz": 2, "n_way": 2, "k_shot": 1, "k_query": 1}
 SPLIT = {"name": "s", "classes": {"train": ("class 0",), "test": ("class 1",)}}
 SCALARS = {"gamma": True, "eps": 1e-5}
 NORM = GEOMETRY | SCALARS
@@ -344,6 +362,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "algorithms.MetaSGD": {**LOOP, "order": 2},
     "algorithms.ProtoNet": {"model": net(), "distance": "cosine", "batch_norm": "batch", "fused": True},
     "algorithms.Reptile": {**LOOP, "inner_batch": 2, "batch_norm": "batch", "fused": True},
+    "compat.dragen1860.Learner": {"config": LAYERS, "imgc": 1, "imgsz": 4},
+    "compat.dragen1860.Meta": {"args": argparse.Namespace(**DRAGEN1860), "config": LAYERS},
+    "compat.dragen1860.MiniImagenet": {**SHOTS, "mode": "train", "resize": 4, "startidx": 0},
+    "compat.dragen1860.OmniglotNShot": {**SHOTS, "imgsz": 4},
     "compat.learn2learn.BaseLearner": {"module": linear()},
     "compat.learn2learn.MAML": {"model": linear(), "lr": 0.1, "first_order": False, **ALLOWED},
     "compat.learn2learn.MetaSGD": {"model": linear(), "lr": 0.1, "first_order": False, "lrs": None},
@@ -352,22 +374,49 @@ CALLS: dict[str, dict[str, Any]] = {
     "compat.learn2learn.detach_module": {"module": linear()},
     "compat.learn2learn.maml_update": {"model": learn2learn.clone_module(linear()), "lr": 0.1, "grads": UPDATES},
     "compat.learn2learn.update_module": {"module": learn2learn.clone_module(linear()), "updates": UPDATES},
+    "compat.torchmeta.datasets.MiniImagenet": IMAGE_TASKS,
+    "compat.torchmeta.datasets.Omniglot": {**IMAGE_TASKS, "use_vinyals_split": True},
+    "compat.torchmeta.datasets.helpers.miniimagenet": IMAGE_SHOTS,
+    "compat.torchmeta.datasets.helpers.omniglot": IMAGE_SHOTS,
+    "compat.torchmeta.transforms.Categorical": {"num_classes": 2},
+    "compat.torchmeta.transforms.ClassSplitter": PER_CLASS | SPLITTING,
+    "compat.torchmeta.utils.get_num_samples": {"targets": OF_SUPPORT["targets"], "num_classes": 3, "dtype": None},
+    "compat.torchmeta.utils.get_prototypes": {**OF_SUPPORT, "num_classes": 3},
+    "compat.torchmeta.utils.gradient_update_parameters": {**INNER_STEP, "params": None, "step_size": 0.1},
+    "compat.torchmeta.utils.matching_log_probas": {**OF_SUPPORT, **OF_QUERIES},
+    "compat.torchmeta.utils.matching_loss": {**TRAIN_AND_TEST, **OF_QUERIES},
+    "compat.torchmeta.utils.matching_probas": {**OF_SUPPORT, **OF_QUERIES},
+    "compat.torchmeta.utils.pairwise_cosine_similarity": {
+        "embeddings1": X[:, :, 0, 0],
+        "embeddings2": X[:, :, 0, 1],
+        "eps": 1e-8,
+    },
+    "compat.torchmeta.utils.prototypical_loss": {**OF_SUPPORT, "prototypes": torch.randn(2, 3, 3)},
+    "compat.torchmeta.toy.Sinusoid": {"num_samples_per_task": 2, "num_tasks": 3, "noise_std": 0.1, **TRANSFORMS},
+    "compat.torchmeta.toy.helpers.sinusoid": {"shots": 1, "shuffle": True, "test_shots": 1, "seed": 0},
     "train.TrainConfig": train.TrainConfig().arguments(),
     "train.evaluate_run": {**EVALUATED, "run": NOWHERE, "root": None, "device": None, "threads": None},
     "train.resume": {"run": NOWHERE, "reporter": None},
     "train.train": {"config": train.TrainConfig(), "out": NOWHERE, "reporter": None},
 }
 IDLE = re.compile(
-    r"(data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|report\.[a-z]|train\.[a-z])\w*"
+    r"(compat\.dragen1860\.(Mini|Omni)|compat\.torchmeta\.datasets\.[\w.]*|data\.(load|prepare_omniglot|read_)|deployment\.[a-z]|report\.[a-z]|train\.[a-z])\w*"
 )  # slow, or lacks files
+
+_OF_DATA_SETS = ("DefaultTargetTransform", "FixedCategory", "Splitter", "TargetTransform")
+_OF_IMAGES = ("HorizontalFlip", "Rotation", "VerticalFlip")
 
 NO_ENTRIES = {
     "Backend EvaluationResult MAMLOutput": "what a call returns",
     "ops.InnerLoopsResult train.RunResult train.TrainingInterrupted maml.TaskResults": "what a call returns or raises",
     "deployment.AdaptedRun deployment.Prediction": "what a call returns",
     "fusion.FusionReport fusion.FusedModel fusion.Runner": "made by fuse, which checks",
-    "backend ops.has_native_kernels compat.MetaLearner compat.TutorialBaseNet train.Reporter": "has no arguments",
+    "backend ops.has_native_kernels compat.TutorialBaseNet train.Reporter": "has no arguments",
+    "compat.MetaLearner": "has none, or those of dragen1860.Meta",
     "distributed.PeerFailedError distributed.PeerLostError distributed.PeerStopped": "what a run raises",
+    " ".join(f"compat.torchmeta.modules.{name}" for name in torchmeta.modules.__all__): "take what torch.nn's take",
+    " ".join(f"compat.torchmeta.utils.data.{name}" for name in torchmeta.utils.data.__all__): "bases, and DataLoaders",
+    " ".join(f"compat.torchmeta.transforms.{name}" for name in (*_OF_DATA_SETS, *_OF_IMAGES)): "called by data sets",
     "Episodes": "a plain tuple, which is checked where it is used",
     "maml.Learner maml.LearnedRule": "abstract; its classes stand here",
     "algorithms.Algorithm algorithms.Settings": "a TrainConfig, which checks, fills them in",
@@ -377,6 +426,16 @@ NO_ENTRIES = {
     "build": "would compile; tested by itself",
 }
 
+TORCHMETA = (
+    torchmeta.datasets,
+    torchmeta.datasets.helpers,
+    torchmeta.modules,
+    torchmeta.toy,
+    torchmeta.toy.helpers,
+    torchmeta.transforms,
+    torchmeta.utils,
+    torchmeta.utils.data,
+)
 MODULES = (
     mf,
     ops,
@@ -388,7 +447,9 @@ MODULES = (
     algorithms,
     fusion,
     compat,
+    dragen1860,
     learn2learn,
+    *TORCHMETA,
     train,
     deployment,
     report,
@@ -432,6 +493,8 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     learner = learn2learn.MAML(linear(), lr=0.1)
     found: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "Episodes.to": (EPISODES.to, {"device": "cpu", "dtype": torch.float32, "non_blocking": False}),
+        "Episodes.from_tasks": (mf.Episodes.from_tasks, {"tasks": [(X[0], V[0, :1].expand(3))], "n_support": 1}),
+        "Episodes.from_tasks of classes": (mf.Episodes.from_tasks, {"tasks": [(X[0], torch.zeros(3))], "k_shot": 1}),
         "bank.select": (bank.select, {"classes": [0], "name": "n"}),
         "bank[i]": (bank.__getitem__, {"i": 0}),
         "bank.from_array": (bank.from_array, {"array": PIXELS, "class_names": None, "name": "n"}),
@@ -447,6 +510,11 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Conv4()": (models.Conv4(hidden=1), {"x": IMAGES}),
         "MLP()": (models.MLP((3, 1)), {"x": torch.rand(2, 3)}),
         "LSTM()": (models.LSTM(2, 2, 1), {"x": torch.rand(2, 2, 2)}),
+        "Learner()": (dragen1860.Learner(LAYERS, 1, 4), {"x": X[0], "vars": None, "bn_training": True}),
+        "clip_grad_by_norm_": (
+            dragen1860.Meta(argparse.Namespace(**DRAGEN1860), LAYERS).clip_grad_by_norm_,
+            {"grad": [torch.ones(2)], "max_norm": 1.0},
+        ),
         "TutorialBaseNet()": (compat.TutorialBaseNet(), {"x": IMAGES, "params": None, "bn_training": True}),
         "finetunning": (compat.MetaLearner().finetunning, {name: x[0] for name, x in EPISODES._asdict().items()}),
         "for_dataset": (train.TrainConfig.for_dataset, {"dataset": "strokes", "algorithm": "maml"}),
@@ -482,6 +550,11 @@ HOSTILE_TO = {  # what says so in its annotation
     r"^(?!.*(float|Rate)).*\b(Tensor|Module|Progress|MessageCallback|Mapping)\b": ["x", 3.5],
 }
 CALLED = {  # in messages, where that is not the argument's name
+    **{
+        (f"compat.torchmeta.utils.matching_{what}", name): r"\w*embeddings[12]?|\w*targets"
+        for what in ("log_probas", "loss", "probas")
+        for name in ("embeddings", "test_embeddings", "train_embeddings", "train_targets")
+    },
     ("use_engine", "name"): "engine",
     ("use_backend", "name"): "backend",
     ("compat.learn2learn.maml_update", "grads"): "grads|updates",
@@ -491,6 +564,7 @@ CALLED = {  # in messages, where that is not the argument's name
     **{(f"{model}()", "x"): "x must|model was made" for model in ("Conv4", "LSTM", "MLP", "TutorialBaseNet")},
 }
 FINE = {  # what is taken, hostile as it looks
+    ("compat.torchmeta.utils.get_num_samples", "targets"): "Tensor",
     ("ops.over_tasks", "parameter"): "Tensor",
     ("compat.learn2learn.MAML", "lr"): "Tensor",
 }

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maml_fast._arguments import flag, many, takes, tensor
+from maml_fast._arguments import flag, many, tensor
+from maml_fast.compat._first_order import Array, FirstOrderLearner, accuracies_of
+from maml_fast.compat.dragen1860 import Meta
 from maml_fast.data._episodes import Episodes
-from maml_fast.maml import MAML, TaskResults
 from maml_fast.models import TutorialNet
 
 __all__ = ["MetaLearner", "TutorialBaseNet"]
@@ -51,7 +50,7 @@ class TutorialBaseNet(TutorialNet):
         return self.parameters()
 
 
-class MetaLearner(nn.Module):
+class MetaLearner(FirstOrderLearner):
     """The tutorial's ``MetaLearner``: first-order MAML with five inner steps of SGD and Adam as outer optimizer.
 
     The attributes may be changed at any time, as in the original: ``update_step`` and ``update_step_test`` (inner steps
@@ -61,65 +60,33 @@ class MetaLearner(nn.Module):
 
     The returned arrays hold one number per inner step, from step 0 on. The original leaves index 1 at zero; here it is
     filled.
+
+    Args:
+        args, config: for the class of this name in programs that took it over from dragen1860's MAML-Pytorch:
+            ``MetaLearner(args, config)`` makes a :class:`maml_fast.compat.dragen1860.Meta`.
     """
 
+    def __new__(cls, args: Any = None, config: Any = None) -> Any:
+        """Make the tutorial's class, or dragen1860's if there are arguments."""
+        return super().__new__(cls) if args is None and config is None else Meta(args, config)
+
     def __init__(self) -> None:
-        super().__init__()
-        self.update_step = 5
-        self.update_step_test = 5
-        self.net: nn.Module = TutorialBaseNet()
-        self.meta_lr = 2e-4
+        super().__init__(TutorialBaseNet(), meta_lr=2e-4, update_step=5, update_step_test=5)
         self.base_lr = 4 * 1e-2
         self.inner_lr = 0.4
         self.outer_lr = 1e-2
-        self.meta_optim: torch.optim.Optimizer = torch.optim.Adam(self.net.parameters(), lr=self.meta_lr)
-        self._maml: list[MAML] = []  # in a list: a submodule would appear in the state dict
 
-    def forward(
-        self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor
-    ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
+    def forward(self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor) -> tuple[Array, Array]:
         """Train on one meta-batch of images [T, N, C, H, W] and labels [T, N].
 
         Returns:
             The query accuracies and the query losses, both [update_step + 1].
         """
-        episodes = Episodes(x_spt, y_spt, x_qry, y_qry)
-        results, loss = self._current_maml().results_and_loss(episodes, per_step=True, inner_steps=self.update_step)
-        self.meta_optim.zero_grad()
-        loss.backward()
-        self.meta_optim.step()
-        return _accuracies(results), results.losses.double().mean(dim=1).cpu().numpy()
+        results = self._train_on(Episodes(x_spt, y_spt, x_qry, y_qry))
+        return accuracies_of(results), results.losses.double().mean(dim=1).cpu().numpy()
 
-    @takes(x_spt=tensor, y_spt=tensor, x_qry=tensor, y_qry=tensor)
-    def finetunning(
-        self, x_spt: Tensor, y_spt: Tensor, x_qry: Tensor, y_qry: Tensor
-    ) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Adapt to one task of images [N, C, H, W] and labels [N], without changing the network.
-
-        Returns:
-            The query accuracies [update_step_test + 1].
-
-        Raises:
-            ValueError: if ``x_spt`` does not hold the images of one task.
-        """
-        if x_spt.dim() != 4:
-            raise ValueError(f"finetunning takes the images of one task, [N, C, H, W], got x_spt {list(x_spt.shape)}")
-        with torch.no_grad():
-            one = Episodes(x_spt[None], y_spt[None], x_qry[None], y_qry[None])
-            results = self._current_maml().task_results(one, per_step=True, inner_steps=self.update_step_test)
-            return _accuracies(results)
-
-    def _current_maml(self) -> MAML:
-        if not self._maml or self._maml[0].model is not self.net:
-            self._maml = [MAML(self.net, order=1)]
-        self._maml[0].inner_lr = self.base_lr
-        return self._maml[0]
-
-
-def _accuracies(results: TaskResults) -> np.ndarray[Any, np.dtype[np.float64]]:
-    assert results.correct is not None  # the loss is cross-entropy
-    assert results.predictions is not None
-    return results.correct.sum(dim=1).cpu().numpy() / int(results.predictions.sum())
+    def _inner_lr(self) -> float:
+        return self.base_lr
 
 
 def _rename_tutorial_keys(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

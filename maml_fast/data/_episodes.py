@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from types import ModuleType
@@ -19,6 +19,7 @@ from maml_fast._arguments import check_fields, choice, flag, instance, int_from,
 from maml_fast.data import _checks as checks
 from maml_fast.data import _numpy_sampler as numpy_sampler
 from maml_fast.data._bank import ImageBank
+from maml_fast.data._from_tasks import stack_tasks
 from maml_fast.data._gpu_sampler import GpuSampler, can_draw, check_available, check_device
 from maml_fast.data._numbered import NumberedEpisodes
 
@@ -38,6 +39,32 @@ class Episodes(NamedTuple):
     y_spt: Tensor  # [T, N*K], int64
     x_qry: Tensor  # [T, N*Q, C, H, W]
     y_qry: Tensor  # [T, N*Q]
+
+    @classmethod
+    @takes(n_support=optional(int_from(1)), k_shot=optional(int_from(1)))
+    def from_tasks(
+        cls,
+        tasks: Iterable[Sequence[Any]] | Mapping[str, Sequence[Tensor]],
+        *,
+        n_support: int | None = None,
+        k_shot: int | None = None,
+    ) -> Episodes:
+        """Make episodes from the tasks that another program or library draws.
+
+        Args:
+            tasks: any iterable, such as a list, a generator or a DataLoader, of tasks of the same size. A task consists
+                of tensors or NumPy arrays: ``(x_spt, y_spt, x_qry, y_qry)``, [N, ...] each; the same followed by a list
+                of class numbers, as easyfsl's collate function returns it; or one pair ``(x, y)``, as in learn2learn,
+                which `n_support` or `k_shot` splits. Instead of an iterable, it may be a batch of torchmeta's
+                ``BatchMetaDataLoader``, a dictionary with the pairs "train" and "test" (or "support" and "query").
+            n_support: of pairs: the number of rows in the support set, the first ones; the others are queries.
+            k_shot: of pairs: the number of rows of each class in the support set, the first ones of the class.
+
+        Raises:
+            TypeError: a task has another form.
+            ValueError: there are no tasks, they differ in shape, or a pair can't be split as asked.
+        """
+        return cls(*stack_tasks(tasks, n_support, k_shot))
 
     @property
     def meta_batch_size(self) -> int:

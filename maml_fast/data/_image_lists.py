@@ -8,7 +8,7 @@ from pathlib import Path
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._conversion import Conversion, Pictures
 
-__all__ = ["read_image_list"]
+__all__ = ["read_classes", "read_image_list"]
 
 _COLUMNS = ("filename", "label")
 
@@ -30,7 +30,8 @@ def read_image_list(path: Path, conversion: Conversion, name: str) -> ImageBank:
             a picture cannot be read.
         RuntimeError: the cache folder is not writable.
     """
-    classes = _read_classes(path)
+    listed = read_classes(path)
+    classes = {label: sorted(listed[label]) for label in sorted(listed)}
     files = [path.parent / "images" / file for names in classes.values() for file in names]
     missing = [file for file in files if not file.is_file()]
     if missing:
@@ -40,8 +41,13 @@ def read_image_list(path: Path, conversion: Conversion, name: str) -> ImageBank:
     return conversion.keep([path, *files], lambda: pictures, name)
 
 
-def _read_classes(path: Path) -> dict[str, list[str]]:
-    """Return the file names of each label, both sorted."""
+def read_classes(path: Path) -> dict[str, list[str]]:
+    """Return the file names of each label that a .csv lists, both in its order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has other columns or no rows, or names a picture twice or a file outside of ``images``.
+    """
     classes: dict[str, list[str]] = {}
     seen: set[str] = set()
     try:
@@ -64,4 +70,4 @@ def _read_classes(path: Path) -> dict[str, list[str]]:
         raise ValueError(f"{path} cannot be used: {error}") from None
     if not classes:
         raise ValueError(f"{path} cannot be used: it names no pictures")
-    return {label: sorted(classes[label]) for label in sorted(classes)}
+    return classes

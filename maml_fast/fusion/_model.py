@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from maml_fast._arguments import choice, nn_module
 from maml_fast.fusion._runner import Runner
+from maml_fast.fusion._twins import fill_patched_layers, share, twin_of
 from maml_fast.program import FusionPolicy, FusionReport
 
 __all__ = ["FusedModel", "fuse"]
@@ -56,29 +57,44 @@ def fuse(model: nn.Module, *, batch_norm: FusionPolicy = "batch") -> FusedModel:
     return FusedModel(model, batch_norm)
 
 
+class _Held(NamedTuple):
+    """A module that is no submodule of its holder."""
+
+    module: nn.Module
+
+
 class FusedModel(nn.Module):
     """A module that runs another one with fused operations; made by :func:`fuse`.
 
-    Attributes:
-        original: the model that it was made from.
+    The copies that ``higher.innerloop_ctx`` and ``higher.monkeypatch`` make of it are fused too.
     """
 
-    original: nn.Module
     _runner: Runner
 
     def __init__(self, model: nn.Module, batch_norm: FusionPolicy) -> None:
-        mode = model.training
-        vars(self).update(original=model, _runner=Runner(model, batch_norm))  # not submodules
         super().__init__()
-        model.training = mode
-        # Share the model's own dictionaries, so that both have the same submodules and parameters under the same names,
-        # also for functional_call.
-        shared = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-        vars(self).update({name: vars(model)[name] for name in shared})
+        vars(self).update(_held=_Held(model), _runner=Runner(model, batch_norm))  # not submodules
+        # Both have the same submodules and parameters under the same names, also for functional_call.
+        share(self, model)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Arguments and results are those of the original."""
+        fill_patched_layers(self)
         return self._runner(self.original, args, kwargs)
+
+    @property
+    def original(self) -> nn.Module:
+        """The model that this one was made from."""
+        return self._held.module
+
+    @property
+    def _held(self) -> _Held:
+        return vars(self)["_held"]
+
+    @_held.setter
+    def _held(self, held: _Held) -> None:
+        """Hold a twin with the layers of this module; called when higher sets the attributes of a copy of a model."""
+        vars(self)["_held"] = _Held(twin_of(held.module, self))
 
     @property
     def report(self) -> FusionReport:
@@ -92,7 +108,8 @@ class FusedModel(nn.Module):
 
     @training.setter
     def training(self, mode: bool) -> None:
-        self.original.training = mode
+        if "_held" in vars(self):  # not yet so in nn.Module.__init__
+            self.original.training = mode
 
     def train(self, mode: bool = True) -> FusedModel:
         """Set the original's training mode."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -64,10 +64,10 @@ class Runner:
     ) -> Program | str:
         if kwargs or not args or not all(map(_is_plain, args)):
             return "called with arguments other than ordinary positional tensors"
-        with with_its_own_tensors(self._model):
-            if twin is not self._model:
-                for part, other in zip(self._model.modules(), twin.modules(), strict=True):
-                    part.training = other.training
+        parts, others = list(self._model.modules()), list(twin.modules())
+        if len(parts) != len(others):
+            return "a copy of the model has a layer twice that the model has once, under two names"
+        with with_its_own_tensors(self._model), _in_modes_of(others, parts):
             return self._programs.of(*(x[None] for x in args), places=places)
 
     def _as_written(self, twin: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -78,6 +78,19 @@ class Runner:
                 stack.enter_context(swapped(counters, others))
                 stack.enter_context(BatchNormMode(self._policy))
             return twin(*args, **kwargs)
+
+
+@contextmanager
+def _in_modes_of(others: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Give the training modes of ``others`` to ``parts``, one by one, for a while."""
+    own = [part.training for part in parts]
+    for part, other in zip(parts, others, strict=True):
+        part.training = other.training
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, own, strict=True):
+            part.training = mode
 
 
 def _is_plain(argument: Any) -> bool:

@@ -62,6 +62,7 @@ from maml_fast.maml._inner_rates import (
 )
 from maml_fast.maml._learner import ITERATION, Learner
 from maml_fast.maml._losses import LossFunction
+from maml_fast.maml._meta_modules import warn_of_shared_layers
 from maml_fast.maml._metric import IGNORED, Metric, check_metric, resolve_metric
 from maml_fast.maml._plans import Plan, Plans, global_modes, plan_of, results_of, tensor_kinds
 from maml_fast.maml._problem import Annealing, InnerProblem, Theta, step_of_queries
@@ -141,7 +142,8 @@ class MAML(Learner):
             by all tasks, and initialized from the model's own, which stay unchanged. ``"per_step_running"`` also keeps
             running statistics for every inner step: calls in ``train()`` mode update them, and calls in ``eval()`` mode
             normalize by them. :meth:`predict` uses those of the last step.
-        inner_optimizer: ``"sgd"``; ``"adam"``, which starts from zero moments for every task; or a
+        inner_optimizer: ``"sgd"``; ``"adam"``, the steps of ``torch.optim.Adam`` from zero moments for every task (the
+            square root of a second moment that is still zero has no derivative, and gets 0); or a
             :class:`maml_fast.LearnedRule`, whose parameters are meta-learned too. A learned rule needs
             ``inner_lr=None``.
         head: initial values of the classifier, the model's last linear layer, which has one row per class.
@@ -215,6 +217,8 @@ class MAML(Learner):
         steps = max(1, self.inner_steps)
         self.step_norms = StepNorms(model, steps) if is_per_step(batch_norm) else None
         self.step_statistics = StepStatistics(model, steps) if batch_norm == "per_step_running" else None
+        if adapted is None:
+            warn_of_shared_layers(model)
         self._part = adapted if isinstance(adapted, str) and adapted in ("head", "body") else None
         self._chosen = self._without_norms(select_parameters(model, adapted))
         self._head: Head = HEAD("head", head)

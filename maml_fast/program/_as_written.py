@@ -131,7 +131,7 @@ def _only_layers_normalize(model: nn.Module, watch: Watch | None) -> bool:
 
     ``False`` if the model contains layers of other libraries, whose code is not inspected, or if there is no watch.
     """
-    known = ("torch.nn.modules.", "torch.nn.utils.parametriz", "maml_fast.")
+    known = ("torch.nn.modules.", "torch.nn.utils.parametriz", "maml_fast.models.", "maml_fast.nn", "maml_fast.fusion.")
     parts = {type(part).__module__ for part in model.modules()}
     unknown = [name for name in parts if is_library(name) and not name.startswith(known)]
     return watch is not None and not unknown and watch.names.isdisjoint(_MODE_TRIGGERS)

@@ -1,0 +1,7 @@
+"""``torchmeta.datasets``: tasks of images."""
+
+from maml_fast.compat.torchmeta._mini_imagenet import MiniImagenet
+from maml_fast.compat.torchmeta._omniglot import Omniglot
+from maml_fast.compat.torchmeta.datasets import helpers
+
+__all__ = ["MiniImagenet", "Omniglot", "helpers"]
