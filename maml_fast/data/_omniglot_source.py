@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from maml_fast.data._omniglot_layout import Archive, Layout, class_names
-from maml_fast.data._pictures import decode
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Source", "find_source", "read_drawings"]
 
@@ -59,6 +60,8 @@ def read_drawings(sources: Sequence[Source], layout: Layout, size: int) -> Itera
         ValueError: a character or one of its drawings is missing, unexpected or damaged, or unpacking a member of an
             archive would write outside the target folder.
     """
+
+    from maml_fast.data._pictures import decode  # imports Pillow
 
     def check(image: Image.Image) -> None:
         if image.size != (layout.drawing_size,) * 2:

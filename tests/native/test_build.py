@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.usefixtures("forked_compile"), pytest.mark.backendless
 
 IMPORTER = """
 import importlib, sys
-later = {"torch._dynamo", "torch.utils.cpp_extension", "filelock", "jax", "matplotlib", "platformdirs"}
+later = {"torch._dynamo", "torch.utils.cpp_extension", "filelock", "jax", "jinja2", "matplotlib", "PIL", "platformdirs"}
+later |= {"pooch"}
 for name, unwanted in {"maml_fast": {*later, "click", "rich"}, "maml_fast.cli": later}.items():
     importlib.import_module(name)
     print(name, sorted(unwanted & sys.modules.keys()))
