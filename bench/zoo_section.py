@@ -99,10 +99,15 @@ def _both(cells: Sequence[str]) -> str:
     return NOTHING if set(cells) == {NOTHING} else " / ".join(cells)
 
 
+def ratios_of_pairs(ours: Row, loop: Row) -> list[float]:
+    """The time of each of the loop's iterations, divided by the time of maml_fast's iteration beside it."""
+    pairs = zip(ours.get("times_ms") or (), loop.get("times_ms") or (), strict=True)
+    return [theirs / own for own, theirs in pairs]
+
+
 def _ratio_of_pairs(ours: Row, loop: Row) -> str:
-    """Each of the loop's iterations over the one of maml_fast's beside it: the median, and the quartiles."""
-    pairs = list(zip(ours.get("times_ms") or (), loop.get("times_ms") or (), strict=True))
-    ratios = [theirs / own for own, theirs in pairs]
+    """The median of the pairs' ratios, and the quartiles."""
+    ratios = ratios_of_pairs(ours, loop)
     if not ratios:
         return NOTHING
     if len(ratios) == 1:
