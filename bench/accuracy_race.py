@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,18 @@ from peers.nets import TUTORIAL
 from peers.ours import Ours
 from peers.tutorial import TutorialLoop
 from picture import OURS_COLOR, PEER_COLOR
+from programs import add_arguments, check, conditions
 from workloads import Workload
 
-from maml_fast import native
 from maml_fast.data import Episodes
 from maml_fast.data._files import write_atomically
 from maml_fast.train import TrainConfig
 from maml_fast.train._networks import make_model
 from maml_fast.train._plots import GRID
-from maml_fast.train._record import describe_machine
 from maml_fast.train._tiles import FAINT, INK
 from maml_fast.train._workbench import Workbench
 
+RECORD = "race.json"
 RECIPE = "tutorial-omniglot-5w1s"
 RACERS: dict[type[Learner], str] = {Ours: OURS_COLOR, TutorialLoop: PEER_COLOR}
 ENDLESS = 10**9  # iterations
@@ -143,43 +142,31 @@ def draw(curves: dict[str, list[Point]], title: str, caption: str) -> bytes:
 def describe(bench: Workbench, asked: argparse.Namespace) -> dict[str, Any]:
     """What the record says about the race."""
     config = bench.config
-    machine = describe_machine()
-    del machine["command"]  # full of paths
     return {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        **conditions(),
         "recipe": RECIPE,
         "overrides": {name: value for name, value in config.overrides.items() if name != "iterations"},
         "data": bench.describe_data(),
         "minutes": asked.minutes,
         "every_seconds": asked.every,
         "batch_norm": bench.learner.batch_norm,
-        "machine": machine,
-        "backend": str(native.backend()),
         "load_average": os.getloadavg(),
     }
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="accuracy_race.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--dataset", choices=("omniglot", "strokes"), default="omniglot")
-    parser.add_argument("--root", help="folder of Omniglot (default: $MAML_FAST_DATA/omniglot)")
+    add_arguments(parser, ("omniglot", "strokes"))
     parser.add_argument("--minutes", type=float, default=15.0, help="of training, each (default: %(default)s)")
     parser.add_argument("--every", type=float, default=45.0, help="seconds of training between evaluations (45)")
     parser.add_argument("--episodes", type=int, default=600, help="of every evaluation (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and episodes (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: as torch decides)")
     parser.add_argument("--out", type=Path, default=Path("race"), help="folder for the record (default: %(default)s)")
     asked = parser.parse_args(arguments)
     for name in ("minutes", "every"):
         value = getattr(asked, name)
         if not 0 < value < math.inf:
             parser.error(f"--{name} must be a positive number, got {value}")
-    if asked.dataset == "omniglot" and asked.root is None:
-        if "MAML_FAST_DATA" not in os.environ:
-            parser.error("omniglot needs --root DIR, or MAML_FAST_DATA, the folder that holds omniglot/")
-        asked.root = str(Path(os.environ["MAML_FAST_DATA"], "omniglot"))
-    if (asked.out / "race.json").exists():
-        parser.error(f"{asked.out} holds a race already; choose another --out")
+    check(parser, asked, RECORD)
     return asked
 
 
@@ -202,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"evaluations ({asked.episodes} episodes, same for both) are not on the clock"
     )
     title = f"The tutorial's recipe on {bench.config.dataset}: test accuracy against training time"
-    write_atomically(asked.out / "race.json", (json.dumps({**record, "curves": curves}, indent=1) + "\n").encode())
+    write_atomically(asked.out / RECORD, (json.dumps({**record, "curves": curves}, indent=1) + "\n").encode())
     write_atomically(asked.out / "race.png", draw(curves, title, caption))
 
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maml_fast import native
+from programs import add_arguments, check, conditions
+
 from maml_fast.data._files import write_atomically
 from maml_fast.maml._heads import HEADS
 from maml_fast.train import TrainConfig, evaluate_run, train
-from maml_fast.train._record import describe_machine
 
 RECORD = "ways.json"
 WAYS = (3, 5, 10, 20)
@@ -70,15 +68,8 @@ def line(row: dict[str, Any]) -> str:
 
 def write(given: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """The record so far."""
-    machine = describe_machine()
-    del machine["command"]  # full of paths
-    record = {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "asked": {name: value for name, value in vars(given).items() if name not in ("out", "root")},
-        "machine": machine,
-        "backend": str(native.backend()),
-        "rows": rows,
-    }
+    asked = {name: value for name, value in vars(given).items() if name not in ("out", "root")}
+    record = {**conditions(), "asked": asked, "rows": rows}
     write_atomically(given.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
@@ -86,8 +77,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The arguments, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="new folder for the record")
-    parser.add_argument("--dataset", default="omniglot")
-    parser.add_argument("--root", help="folder of the data (default: omniglot in MAML_FAST_DATA)")
+    add_arguments(parser)
     parser.add_argument("--heads", type=lambda names: names.split(","), default=list(HEADS), help="with commas")
     parser.add_argument("--ways", type=lambda ways: [*map(int, ways.split(","))], default=list(WAYS))
     parser.add_argument("--iterations", type=int, default=600)
@@ -95,15 +85,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="inner steps, in training and evaluation")
     parser.add_argument("--hidden", type=int, default=32)
     parser.add_argument("--episodes", type=int, default=600)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    if given.dataset == "omniglot" and given.root is None:
-        if "MAML_FAST_DATA" not in os.environ:
-            parser.error("omniglot needs --root DIR, or MAML_FAST_DATA")
-        given.root = str(Path(os.environ["MAML_FAST_DATA"], "omniglot"))
-    if (given.out / RECORD).exists():
-        parser.error(f"{given.out} holds a record already; choose another --out")
+    check(parser, given, RECORD)
     return given
 
 
