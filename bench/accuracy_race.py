@@ -1,9 +1,9 @@
 """Accuracy against wall time: the tutorial's recipe, trained by maml_fast and by the tutorial's own loop.
 
-Both start from the same weights and see the same episodes in the same order. They take turns, so that what else the
-machine does meets both alike, and only training is on the clock; the tutorial's loop also scores the queries after its
-inner steps, as it always does. After every turn both are evaluated in the same way on the same test episodes. Writes
-race.json and race.png.
+Both start from the same weights and see the same episodes in the same order. They take turns, so that other work of
+the machine slows both alike. Only training is timed; the tutorial's loop also scores the queries after its inner steps,
+as the original does. After every turn both are evaluated in the same way on the same test episodes. Writes race.json
+and race.png.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Racer:
         self.points: list[Point] = []
 
     def train(self, seconds: float) -> None:
-        """Train until the clock shows ``seconds``."""
+        """Train until ``seconds`` of training have passed."""
         while self.seconds < seconds:
             started = time.perf_counter()
             self.learner.iteration(next(self.batches))
@@ -67,7 +67,7 @@ class Racer:
             self.iterations += 1
 
     def evaluate(self) -> None:
-        """Note the accuracy of the weights as they are now, by maml_fast's evaluation."""
+        """Record the accuracy of the present weights, by maml_fast's evaluation."""
         with torch.no_grad():
             for theirs, ours in zip(self.learner.parameters, self.bench.learner.model.parameters(), strict=True):
                 ours.copy_(theirs)
@@ -77,7 +77,7 @@ class Racer:
 
 
 def workload_of(bench: Workbench) -> Workload:
-    """The recipe, as the benchmarks' peers take it."""
+    """Return the recipe as a workload for the benchmarks' peers."""
     config = bench.config
     return Workload(
         "race",
@@ -96,7 +96,7 @@ def workload_of(bench: Workbench) -> Workload:
 
 
 def race(bench: Workbench, minutes: float, every: float) -> dict[str, list[Point]]:
-    """Train each for so many minutes, evaluating each after ``every`` seconds of its training; the curves by name."""
+    """Train each peer for this many minutes and evaluate it every ``every`` seconds; return the curves by name."""
     racers = {peer.title: Racer(peer, bench) for peer in RACERS}
     turns = max(1, math.ceil(60 * minutes / every))
     for turn in range(turns + 1):
@@ -140,7 +140,7 @@ def draw(curves: dict[str, list[Point]], title: str, caption: str) -> bytes:
 
 
 def describe(bench: Workbench, asked: argparse.Namespace) -> dict[str, Any]:
-    """What the record says about the race."""
+    """Return the conditions of the race, for the record."""
     config = bench.config
     return {
         **conditions(),

@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes: into convolutions, waiting, or all else, of which Python is a part."""
+"""How the time of an iteration divides into convolutions, waiting, and everything else, including Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Shares(NamedTuple):
 
 
 def shares(iteration: Callable[[], object]) -> Shares:
-    """The medians of some iterations."""
+    """Return the medians over some iterations."""
     return Shares(*map(median, zip(*(_shares(iteration) for _ in range(ROUNDS)), strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""The parts of a report that only a GPU has: whose kernels take its time, and how near its peak they run."""
+"""The parts of a report on GPUs: how the time divides among kernels, and how near to the peak they run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Accuracy at numbers of classes that a run was not trained for, one run for each head, by both kinds of statistics.
+"""Accuracy at other numbers of classes than in training, for each head, with both kinds of batch norm statistics.
 
-Trains MAML at 5 ways with each start of the classifier, and evaluates every run at several ways: with batch norm on the
-queries' own batch, and by the support set's statistics. Writes ways.json.
+Trains MAML 5-way with each head, and evaluates every run at several ways: with the statistics of the queries' batch,
+and with those of the support set. Writes ways.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def evaluations(given: argparse.Namespace, head: str, run: Path) -> Iterator[dict[str, Any]]:
-    """One training, and what it gives at every number of classes."""
+    """Train one run, and evaluate it at every number of classes."""
     config = TrainConfig.for_dataset(
         given.dataset,
         root=given.root,
@@ -59,7 +59,7 @@ def evaluations(given: argparse.Namespace, head: str, run: Path) -> Iterator[dic
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    """Return a row as text."""
     both = (row, row["by_support"])
     return f"{row['head']:8} {row['n_way']:>2}-way  " + "  ".join(
         f"{each['accuracy']:.2%} ± {each['interval']:.2%}" for each in both
@@ -67,14 +67,14 @@ def line(row: dict[str, Any]) -> str:
 
 
 def write(given: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """The record so far."""
+    """Write the record so far."""
     asked = {name: value for name, value in vars(given).items() if name not in ("out", "root")}
     record = {**conditions(), "asked": asked, "rows": rows}
     write_atomically(given.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, checked."""
+    """Parse and check the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="new folder for the record")
     add_arguments(parser)

@@ -1,4 +1,4 @@
-"""What every peer is: something that trains on a meta-batch."""
+"""The interface of a peer, which trains on a meta-batch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Learner(ABC):
 
     @classmethod
     def obstacle(cls, workload: Workload) -> str | None:
-        """Why this peer can't run the workload at all: a library that is not installed, another network."""
+        """Return why this peer can't run the workload (for example a missing library), or None."""
         if cls.library is not None and find_spec(cls.library) is None:
             return f"{cls.library} is not installed: {cls.remedy}"
         return None
@@ -68,7 +68,7 @@ class Learner(ABC):
         """Add the meta-gradient to the parameters' ``.grad``; return the mean query loss after each scored step."""
 
     def settle(self) -> None:  # noqa: B027 - most have nothing to do
-        """Work on other episodes until each call runs like the next. Parameters stay, and no gradient is left."""
+        """Train on other episodes until all calls take equally long. Parameters stay, and no gradient is left."""
 
     def iteration(self, episodes: Episodes) -> Tensor:
         """One meta-training iteration."""
@@ -78,7 +78,7 @@ class Learner(ABC):
         return losses
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do
-        """End what outlives the learner, such as processes."""
+        """End processes and the like that the learner has started."""
 
 
 class TaskByTask(Learner):

@@ -126,7 +126,7 @@ BAD_BANKS = {
     "float starts": ({"starts": np.array([0.0, 3.0])}, TypeError, "starts must be .* integers, got float64"),
     "starts in two axes": ({"starts": np.array([[0, 3]])}, TypeError, r"of shape \(1, 2\)"),
     "too few counts": ({"counts": np.array([3])}, ValueError, "equally long, got 2, 1 and 2"),
-    "count 0": ({"counts": np.array([3, 0])}, ValueError, r"class 1 \('b'\) is said to own 0 images"),
+    "count 0": ({"counts": np.array([3, 0])}, ValueError, r"class 1 \('b'\) has 0 images"),
     "count below 0": ({"counts": np.array([3, -1])}, ValueError, "own -1 images"),
     "start below 0": ({"starts": np.array([-1, 3])}, ValueError, r"class 0 \('a'\) .* from image -1"),
     "beyond the end": ({"starts": np.array([0, 4])}, ValueError, "class 1 .* among the 6 images of bank 'x'"),

@@ -312,7 +312,7 @@ BAD_LISTS = {
     "no rows": ("filename,label\n", "it names no pictures"),
     "no label": ("filename,label\nntrain0000000.png,\n", "line 2 lacks a filename or a label"),
     "short row": ("filename,label\nntrain0000000.png\n", "line 2 lacks a filename or a label"),
-    "twice": ("filename,label\nx.png,a\nx.png,b\n", r"line 3 names x\.png again"),
+    "twice": ("filename,label\nx.png,a\nx.png,b\n", r"line 3 names x\.png a second time"),
     "open quote": ('filename,label\n"x.png,a\n', "train.csv cannot be used"),
     "outside": ("filename,label\n../../secret.png,a\n", r"line 2 names \.\./\.\./secret\.png, which is not inside"),
     "absolute": ("filename,label\n/etc/secret.png,a\n", "line 2 names /etc/secret.png, which is not inside"),
@@ -490,5 +490,5 @@ def test_a_run_goes_on_with_the_same_images_in_another_layout_and_not_with_other
     parts["train"]["ntrain00"] = 255 - parts["train"]["ntrain00"]
     (root / "others").mkdir()
     write_folders(root / "others", parts)
-    with pytest.raises(ValueError, match="the data are not those of"):
+    with pytest.raises(ValueError, match="the data differ from those of"):
         resume(run, iterations=4, root=str(root / "others"))
