@@ -61,7 +61,10 @@ BAD_CONTENT = {
         damage(-1, lambda content: content[:-40] + bytes(20) + content[-20:]),
         "Gamma/character01/.*png cannot be used: ",
     ),
-    "drawing of another size": (damage(0, lambda content: png(1, side=28)), "it is 28 x 28 pixels, .* 40 a side"),
+    "drawing of another size": (
+        damage(0, lambda content: png(1, side=28)),
+        "it has 28 x 28 pixels, but .* have 40 x 40",
+    ),
 }
 
 
