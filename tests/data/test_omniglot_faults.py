@@ -63,7 +63,7 @@ BAD_CONTENT = {
     ),
     "drawing of another size": (
         damage(0, lambda content: png(1, side=28)),
-        "it has 28 x 28 pixels, but .* have 40 x 40",
+        "has 28 x 28 pixels, but .* have 40 x 40",
     ),
 }
 
