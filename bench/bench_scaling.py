@@ -27,7 +27,7 @@ def pytest_generate_tests(metafunc):
 
 
 def whole_points(quick):
-    """Measure those of maml_fast's iterations for which there is enough memory."""
+    """Yield the points of whole iterations for which there is enough memory."""
     for point in scaling.whole_points(quick):
         if memory.shortage(OURS.memory_needed(point.workload)) is None:
             yield point

@@ -144,7 +144,7 @@ def _left_out(asked):
         return {name: "it measures the CPU" for name in names if name not in ON_GPUS}
     left_out = dict.fromkeys(FOR_GPUS, "it measures a GPU")
     if _backend(asked).name != "native":
-        left_out["bench_scaling.py"] = "it is native kernels that may have cliffs"
+        left_out["bench_scaling.py"] = "it measures native kernels"
     return left_out
 
 

@@ -41,10 +41,10 @@ class KernelTimes(NamedTuple):
 
 
 def times_of(events: Iterable[Event], calls: int) -> KernelTimes:
-    """Of a trace of so many calls.
+    """Return the times per call from a trace of ``calls`` calls.
 
     Raises:
-        NoTraceError: there is no work of a GPU in it.
+        NoTraceError: the trace has no work of a GPU.
     """
     work = [event for event in events if event.get("cat") in WORK]
     if not work:
@@ -71,7 +71,7 @@ def _covered(work: Iterable[Event]) -> float:
 
 
 def measure(call: Callable[[], object], calls: int = CALLS) -> KernelTimes:
-    """Trace some calls, after one that is not looked at.
+    """Return the times per call over some calls, after an untraced one.
 
     Raises:
         NoTraceError: the profiler can't trace here.

@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     affine: bool = True
     shared: bool = False
     of_pixels: bool = True
-    options: dict[str, Any] = {}  # noqa: RUF012 - nobody writes into it
+    options: dict[str, Any] = {}  # noqa: RUF012 - never written to
 
     def tensors(self, dtype: torch.dtype, device: str) -> list[Tensor | None]:
         """x, weight, bias, gamma, beta of two tasks with three images each."""

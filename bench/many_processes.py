@@ -31,7 +31,7 @@ WARM_UP = 2  # iterations
 
 
 class Times(NamedTuple):
-    """Of an iteration, medians in milliseconds, of the slowest process and of all together; and of the sum alone."""
+    """Medians in milliseconds: an iteration's wall and CPU time, and the time of summing the gradients."""
 
     wall: float
     cpu: float

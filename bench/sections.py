@@ -61,7 +61,7 @@ def _median(rows: Sequence[Row], who: str) -> float | None:
 
 
 def _forms(rows: Sequence[Row]) -> list[str]:
-    """Return the rows that were measured, or else the first one."""
+    """Return the forms of maml_fast that were measured, or else maml_fast itself."""
     return [row["who"] for row in rows if row["who"] in FORMS and row["rounds"]] or [OURS.title]
 
 
@@ -176,7 +176,7 @@ def _time_or_failure(row: Row) -> str:
 
 
 def _listing(title: str, rows: Sequence[Row], field: str) -> str | None:
-    """Return the peers that failed or were skipped, with the workloads, unless these are all."""
+    """List the reasons in this field by peer, with the workloads unless these are all."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row[field] is not None:

@@ -31,10 +31,10 @@ class Learner(ABC):
     library: ClassVar[str | None] = None  # that must be installed
     distribution: ClassVar[str | None] = None  # that holds the library, where it has another name
     remedy: ClassVar[str] = "pip install 'maml_fast[bench]'"  # where it is not
-    quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, whose times mean nothing
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # where it is of use; elsewhere nobody hears of it
+    quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, where times do not matter
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # that it is useful on; on others it is not mentioned
     all_tasks_at_once: ClassVar[bool] = False
-    torch_allocates: ClassVar[bool] = True  # what it holds on a GPU; else nobody tells of its peak there
+    torch_allocates: ClassVar[bool] = True  # its memory on a GPU; otherwise its peak is unknown
     copies: ClassVar[float] = 8.0  # memory at the peak, in units of the convolutions' outputs; roughly
 
     parameters: list[Tensor]
@@ -54,7 +54,7 @@ class Learner(ABC):
 
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:
-        """Bytes, roughly: what is held of all tasks, or of one."""
+        """Return roughly the bytes that are held, for all tasks or for one."""
         tasks = workload.meta_batch_size if cls.all_tasks_at_once else 1
         return cls.copies * tasks * workload.output_bytes_of_a_task()
 
