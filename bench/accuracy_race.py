@@ -1,9 +1,9 @@
 """Accuracy against wall time: the tutorial's recipe, trained by maml_fast and by the tutorial's own loop.
 
-Both start from the same weights and see the same episodes in the same order. They take turns, so that what else the
-machine does meets both alike, and only training is on the clock; the tutorial's loop also scores the queries after its
-inner steps, as it always does. After every turn both are evaluated in the same way on the same test episodes. Writes
-race.json and race.png.
+Both start from the same weights and see the same episodes in the same order. They take turns, so that other work of
+the machine slows both alike. Only training is timed; the tutorial's loop also scores the queries after its inner steps,
+as the original does. After every turn both are evaluated in the same way on the same test episodes. Writes race.json
+and race.png.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,18 @@ from peers.nets import TUTORIAL
 from peers.ours import Ours
 from peers.tutorial import TutorialLoop
 from picture import OURS_COLOR, PEER_COLOR
+from programs import add_arguments, check, conditions
 from workloads import Workload
 
-from maml_fast import native
 from maml_fast.data import Episodes
 from maml_fast.data._files import write_atomically
 from maml_fast.train import TrainConfig
 from maml_fast.train._networks import make_model
 from maml_fast.train._plots import GRID
-from maml_fast.train._record import describe_machine
 from maml_fast.train._tiles import FAINT, INK
 from maml_fast.train._workbench import Workbench
 
+RECORD = "race.json"
 RECIPE = "tutorial-omniglot-5w1s"
 RACERS: dict[type[Learner], str] = {Ours: OURS_COLOR, TutorialLoop: PEER_COLOR}
 ENDLESS = 10**9  # iterations
@@ -60,7 +59,7 @@ class Racer:
         self.points: list[Point] = []
 
     def train(self, seconds: float) -> None:
-        """Train until the clock shows ``seconds``."""
+        """Train until ``seconds`` of training have passed."""
         while self.seconds < seconds:
             started = time.perf_counter()
             self.learner.iteration(next(self.batches))
@@ -68,7 +67,7 @@ class Racer:
             self.iterations += 1
 
     def evaluate(self) -> None:
-        """Note the accuracy of the weights as they are now, by maml_fast's evaluation."""
+        """Record the accuracy of the present weights, by maml_fast's evaluation."""
         with torch.no_grad():
             for theirs, ours in zip(self.learner.parameters, self.bench.learner.model.parameters(), strict=True):
                 ours.copy_(theirs)
@@ -78,7 +77,7 @@ class Racer:
 
 
 def workload_of(bench: Workbench) -> Workload:
-    """The recipe, as the benchmarks' peers take it."""
+    """Return the recipe as a workload for the benchmarks' peers."""
     config = bench.config
     return Workload(
         "race",
@@ -97,7 +96,7 @@ def workload_of(bench: Workbench) -> Workload:
 
 
 def race(bench: Workbench, minutes: float, every: float) -> dict[str, list[Point]]:
-    """Train each for so many minutes, evaluating each after ``every`` seconds of its training; the curves by name."""
+    """Train each peer for this many minutes and evaluate it every ``every`` seconds; return the curves by name."""
     racers = {peer.title: Racer(peer, bench) for peer in RACERS}
     turns = max(1, math.ceil(60 * minutes / every))
     for turn in range(turns + 1):
@@ -141,45 +140,33 @@ def draw(curves: dict[str, list[Point]], title: str, caption: str) -> bytes:
 
 
 def describe(bench: Workbench, asked: argparse.Namespace) -> dict[str, Any]:
-    """What the record says about the race."""
+    """Return the conditions of the race, for the record."""
     config = bench.config
-    machine = describe_machine()
-    del machine["command"]  # full of paths
     return {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        **conditions(),
         "recipe": RECIPE,
         "overrides": {name: value for name, value in config.overrides.items() if name != "iterations"},
         "data": bench.describe_data(),
         "minutes": asked.minutes,
         "every_seconds": asked.every,
         "batch_norm": bench.learner.batch_norm,
-        "machine": machine,
-        "backend": str(native.backend()),
         "load_average": os.getloadavg(),
     }
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="accuracy_race.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--dataset", choices=("omniglot", "strokes"), default="omniglot")
-    parser.add_argument("--root", help="folder of Omniglot (default: $MAML_FAST_DATA/omniglot)")
+    add_arguments(parser, ("omniglot", "strokes"))
     parser.add_argument("--minutes", type=float, default=15.0, help="of training, each (default: %(default)s)")
     parser.add_argument("--every", type=float, default=45.0, help="seconds of training between evaluations (45)")
     parser.add_argument("--episodes", type=int, default=600, help="of every evaluation (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and episodes (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: as torch decides)")
     parser.add_argument("--out", type=Path, default=Path("race"), help="folder for the record (default: %(default)s)")
     asked = parser.parse_args(arguments)
     for name in ("minutes", "every"):
         value = getattr(asked, name)
         if not 0 < value < math.inf:
             parser.error(f"--{name} must be a positive number, got {value}")
-    if asked.dataset == "omniglot" and asked.root is None:
-        if "MAML_FAST_DATA" not in os.environ:
-            parser.error("omniglot needs --root DIR, or MAML_FAST_DATA, the folder that holds omniglot/")
-        asked.root = str(Path(os.environ["MAML_FAST_DATA"], "omniglot"))
-    if (asked.out / "race.json").exists():
-        parser.error(f"{asked.out} holds a race already; choose another --out")
+    check(parser, asked, RECORD)
     return asked
 
 
@@ -202,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"evaluations ({asked.episodes} episodes, same for both) are not on the clock"
     )
     title = f"The tutorial's recipe on {bench.config.dataset}: test accuracy against training time"
-    write_atomically(asked.out / "race.json", (json.dumps({**record, "curves": curves}, indent=1) + "\n").encode())
+    write_atomically(asked.out / RECORD, (json.dumps({**record, "curves": curves}, indent=1) + "\n").encode())
     write_atomically(asked.out / "race.png", draw(curves, title, caption))
 
 

@@ -1,4 +1,4 @@
-"""Every algorithm on one workload: maml_fast against a naive loop of the same over the tasks, parity first."""
+"""Every algorithm on one workload: maml_fast against a naive loop over the tasks, after a parity check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What maml_fast's ``task_chunk`` trades: the time of an iteration against its peak memory."""
+"""The effect of ``task_chunk`` on the time and the peak memory of an iteration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole iterations over the number of tasks on a GPU, call by call and as a CUDA graph: no cliffs, up to its memory."""
+"""Time of an iteration over the number of tasks on a GPU, call by call and as a CUDA graph, up to the GPU's memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_generate_tests(metafunc):
 
 
 def test_tasks(peer, found, asked):
-    """A curve in one process, from few tasks to many; after what is too large for the GPU's memory comes no more."""
+    """Measure a curve in one process, from few tasks to many; stop at the first that the GPU's memory can't hold."""
     workload = workloads.named("Q2" if asked.quick else "W3-order2")
     counts, too_large = scaling.task_counts(asked.quick), None
     if asked.place.device == "cuda":
@@ -38,7 +38,7 @@ def test_tasks(peer, found, asked):
 
 
 def measure(row, child, seconds):
-    """Why it can't be, or None."""
+    """Return why the point can't be measured, or None."""
     try:
         child.call("begin_anew", row.tasks)
         row.peak_mib = child.call("peak_mib")

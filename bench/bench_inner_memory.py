@@ -1,4 +1,4 @@
-"""What maml_fast's ``inner_memory`` trades: memory that hardly grows with the inner steps, for time."""
+"""The effect of ``inner_memory``: memory that hardly grows with the inner steps, at the price of time."""
 
 from __future__ import annotations
 

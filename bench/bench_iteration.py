@@ -1,4 +1,4 @@
-"""Whole meta-training iterations: maml_fast against its peers, each in a process of its own, in time and in memory."""
+"""Time and memory of whole meta-training iterations: maml_fast against its peers, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_iteration(workload, peer, found, asked):
 
 
 def note_kernels(row, workload, child):
-    """Last of all, for a profiler that fails, or takes the process with it, takes nothing else."""
+    """Profile last, because a failing profiler may end the process."""
     try:
         row.kernels, row.product_flops = child.call("kernels"), workload.convolution_flops()
     except ChildError as error:

@@ -1,4 +1,4 @@
-"""A meta-batch of many tasks: time for one of them stays what it is in a small one, and memory stays a few tasks'."""
+"""A meta-batch of many tasks: each task takes as long as in a small one, and memory stays that of a few tasks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Single conv blocks: native kernels, the pure-PyTorch reference, and torch's own layers task by task.
 
-On a GPU the times are a program's, launches included; what its kernels take by themselves is noted beside them.
+On a GPU the times include the launches; the times of the kernels alone are recorded beside them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sampler: a meta-batch made on demand, and how long training waits for one that was made ahead."""
+"""The sampler: the time to make a meta-batch on demand, and the time that training waits for a prefetched one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc):
 
 
 def require_equal_batches(workload, backend):
-    """Raise ``ParityError`` unless the backend draws, to the bit, what the reference draws."""
+    """Raise ``ParityError`` unless the backend draws exactly the same bits as the reference."""
     with use_backend("reference"):
         expected = workload.sampler().batch(1)
     with use_backend(backend):

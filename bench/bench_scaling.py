@@ -1,4 +1,4 @@
-"""Time over the number of tasks, images, channels, pixels and threads: no cliffs, and what precision and AVX2 cost."""
+"""Time over the number of tasks, images, channels, pixels and threads, and the cost of float64 and of AVX2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_generate_tests(metafunc):
 
 
 def whole_points(quick):
-    """Of maml_fast's iterations those that memory suffices for."""
+    """Yield the points of whole iterations for which there is enough memory."""
     for point in scaling.whole_points(quick):
         if memory.shortage(OURS.memory_needed(point.workload)) is None:
             yield point
@@ -47,7 +47,7 @@ def row(point, until, found):
 
 @pytest.fixture
 def threads(point):
-    """The number of threads that the point asks for, for as long as it is measured."""
+    """Set the number of threads of a point while it is measured."""
     before = torch.get_num_threads()
     torch.set_num_threads(point.threads or before)
     yield torch.get_num_threads()

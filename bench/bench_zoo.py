@@ -1,4 +1,4 @@
-"""MAML on every net of the zoo, both orders: parity first, then maml_fast and the plain loop by turns, then others."""
+"""MAML on every net of the zoo, at both orders: maml_fast and the plain loop in turns, then the other peers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_generate_tests(metafunc):
     cases = {"workload": [pytest.param(each, id=each.name) for each in asked.zoo]}
     if "peer" in metafunc.fixturenames:
         peers = [peer for peer in (*RACED, *ZOO_PEERS) if peer in (*RACED, *asked.peers)]
-        # Peaks of both who raced are of order 2 alone: at order 1 there is less to keep.
+        # The peaks of maml_fast and the loop are measured at order 2 only: order 1 keeps less.
         pairs = [(workload, peer) for workload in timed for peer in peers if peer not in RACED or workload.order == 2]
         for workload, peer in pairs:
             row_of(found, workload, peer).skipped = obstacle(workload, peer)
@@ -49,7 +49,7 @@ def obstacle(workload, peer):
 
 
 def test_race(workload, found, asked):
-    """maml_fast and the plain loop in one process."""
+    """Time maml_fast and the plain loop in one process."""
     ours, loop = (row_of(found, workload, peer) for peer in RACED)
     try:
         with Child(f"maml_fast and the loop on {workload.name}", Race, workload.name, asked.place) as child:
@@ -64,7 +64,7 @@ def test_race(workload, found, asked):
 
 
 def test_peer(workload, peer, found, asked):
-    """The peaks of both who raced, and the times of all others; each in a process of its own."""
+    """Measure the peaks of maml_fast and the loop, and the times of all other peers, each in a process of its own."""
     row = row_of(found, workload, peer)
     try:
         arguments = (workload.name, peer.name, asked.place)
@@ -80,4 +80,4 @@ def test_peer(workload, peer, found, asked):
         row.failed = str(error)
         if peer in RACED:
             raise
-        pytest.skip(str(error))  # others need not be able to train each net
+        pytest.skip(str(error))  # not every peer can train every net

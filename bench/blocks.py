@@ -1,4 +1,4 @@
-"""Single conv blocks as the workloads have them: their shapes, their passes, and who computes them."""
+"""Single conv blocks of the workloads: their shapes, their passes, and their implementations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from maml_fast import _reference as reference
 from maml_fast import native, ops
 
-Pass = Literal["forward", "backward", "double backward"]  # each after those before it
+Pass = Literal["forward", "backward", "double backward"]  # each is run after those before it
 PASSES: tuple[Pass, ...] = ("forward", "backward", "double backward")
 
 
@@ -37,7 +37,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Shown in tables."""
+        """The block's name in tables."""
         shape = f"{self.size}×{self.size}×{self.in_channels}"
         return f"{self.net} block {self.number}, {self.tasks} tasks × {self.images} images of {shape}"
 
@@ -47,11 +47,11 @@ class Block:
         return {"stride": self.stride, "padding": self.padding, "relu_first": self.relu_first}
 
     def of_tasks(self, tasks: int) -> Block:
-        """The same with fewer tasks."""
+        """Return the same block with fewer tasks."""
         return replace(self, tasks=min(tasks, self.tasks))
 
     def flops(self, until: Pass) -> float:
-        """Operations of all passes up to this one, counted as the floor counts them."""
+        """Return the operations of all passes up to this one, counted as for the floor."""
         image = (self.in_channels, self.size, self.size)
         one = flops.convolution_multiply_adds(image, self.channels, 3, self.stride, self.padding)
         layer = flops.Layer(one, 0, first=self.number == 1)
@@ -63,7 +63,7 @@ class Block:
         return 2.0 * self.tasks * self.images * one * products[until]
 
     def tensors(self, dtype: torch.dtype) -> list[Tensor]:
-        """x, weight, bias, gamma, beta; the pixels of the first block need no gradient."""
+        """Return x, weight, bias, gamma, beta; the pixels of the first block need no gradient."""
         generator = torch.Generator().manual_seed(0)
 
         def make(*shape: int) -> Tensor:
@@ -79,7 +79,7 @@ class Block:
 def _net(
     name: str, tasks: int, support: int, query: int, inputs: Sequence[tuple[int, int]], **options: Any
 ) -> list[Block]:
-    """A net's blocks, by their input's channels and size: on a support set, and on a query set without second order."""
+    """Return a net's blocks on a support set, and on a query set without second order; inputs: channels and size."""
     return [
         Block(name, number, tasks, images, in_channels, size, passes=passes, **options)
         for number, (in_channels, size) in enumerate(inputs, start=1)
@@ -105,14 +105,14 @@ ConvBlock = Callable[..., Tensor]
 
 
 def implementations(device: str = "cpu") -> dict[str, ConvBlock]:
-    """Who computes it, the truth first; native kernels where there are any for the device."""
+    """Return the implementations, beginning with the one that others are compared with."""
     found: dict[str, ConvBlock] = {"per-task torch": per_task_block, "reference": reference.conv_block}
     has_native = native.has_cuda_kernels() if device == "cuda" else native.library() is not None
     return {**found, "native": ops.conv_block} if has_native else found
 
 
 def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: Pass) -> list[Tensor]:
-    """All passes up to this one, along fixed directions; what the last one gives."""
+    """Run all passes up to this one along fixed directions; return the result of the last one."""
     if until == "forward":
         with torch.no_grad():
             return [conv_block(*tensors, **block.options)]
@@ -128,6 +128,6 @@ def run(block: Block, conv_block: ConvBlock, tensors: Sequence[Tensor], until: P
 
 
 def _direction(like: Tensor) -> Tensor:
-    """Numbers that look random and cost little, sin(0), sin(1), ..., in the memory format of ``like``."""
+    """Return cheap pseudo-random numbers, sin(0), sin(1), ..., in the memory format of ``like``."""
     numbers = torch.arange(like.numel(), dtype=like.dtype, device=like.device).sin_().reshape(like.shape)
     return torch.empty_like(like, requires_grad=False).copy_(numbers)

@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes: into convolutions, waiting, or all else, of which Python is a part."""
+"""How the time of an iteration divides into convolutions, waiting, and everything else, including Python."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROUNDS = 9
 
 
 class Shares(NamedTuple):
-    """Of all threads' time, from 0 to 1.
+    """Shares of all threads' time, from 0 to 1.
 
     convolutions: in native convolutions. A thin first layer's sweep counts as one, and with it the ReLU and the pooling
         that it does on its way; its statistics do not.
-    waiting: of threads that are done with their tasks, for the last one. Those that wait for Python are not counted.
+    waiting: threads that have finished their tasks, for the last thread. Waiting for Python is not counted.
     """
 
     convolutions: float
@@ -27,7 +27,7 @@ class Shares(NamedTuple):
 
 
 def shares(iteration: Callable[[], object]) -> Shares:
-    """The medians of some iterations."""
+    """Return the medians over some iterations."""
     return Shares(*map(median, zip(*(_shares(iteration) for _ in range(ROUNDS)), strict=True)))
 
 

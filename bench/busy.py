@@ -1,4 +1,4 @@
-"""An iteration's time on a machine that is quiet, and with a busy process for every core.
+"""The time of an iteration on a quiet machine, and beside a busy process for every core.
 
 python bench/busy.py --workloads sine-relu-order2,mlp-order2 --peers jax-vmap
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[tuple[str, str], tuple[
 
 @contextmanager
 def busy_cores(number: int) -> Iterator[None]:
-    """So many processes that never rest."""
+    """Keep this many processes busy inside the block."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""An object that lives in a process of its own, so that what it does there, crashing included, hurts nobody else.
+"""An object in a process of its own, so that a crash there ends nothing else.
 
 Processes come from a server that has imported PyTorch, with what its optimizers import, and maml_fast once, and
 started no threads: a new one costs little.
@@ -19,7 +19,7 @@ _FORKSERVER.set_forkserver_preload(["torch", "torch._dynamo", "maml_fast.train"]
 
 
 class ChildError(RuntimeError):
-    """Something failed in the process, or it died. ``causes`` are the exceptions' names there, what raised what."""
+    """Something failed in the process, or it died. ``causes`` are the names of the chained exceptions there."""
 
     def __init__(self, message: str, causes: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class Child:
         self._ask((make, arguments))
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """What the object's method returns."""
+        """Return what the object's method returns."""
         return self._ask((method, arguments))
 
     def __enter__(self) -> Child:

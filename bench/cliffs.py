@@ -1,4 +1,4 @@
-"""Curves of a record, and how far they are from smooth."""
+"""The curves of a record, and their cliffs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 class Point(NamedTuple):
-    """On a curve: the milliseconds of one task, and the whole time in units of its arithmetic floor."""
+    """A point of a curve: the milliseconds per task, and the whole time in units of its arithmetic floor."""
 
     at: float
     milliseconds: float
@@ -17,7 +17,7 @@ class Point(NamedTuple):
 
 
 class Cliff(NamedTuple):
-    """A point that lies so many times as high as the higher of its neighbors."""
+    """A point, and how many times as high it is as the higher of its neighbors."""
 
     at: float
     height: float
@@ -32,17 +32,17 @@ class Curve(NamedTuple):
     points: list[Point]
 
     def extremes(self) -> tuple[Point, Point]:
-        """The points nearest to the floor and farthest from it."""
+        """Return the points nearest to the floor and farthest from it."""
         ordered = sorted(self.points, key=lambda point: point.over_floor)
         return ordered[0], ordered[-1]
 
     def over(self, other: Curve) -> dict[float, float]:
-        """How many times as long as on the other curve, where both have a point."""
+        """Return the ratios to the times of the other curve, where both have a point."""
         theirs = {point.at: point.milliseconds for point in other.points}
         return {point.at: point.milliseconds / theirs[point.at] for point in self.points if point.at in theirs}
 
     def steepest(self) -> Cliff | None:
-        """The highest cliff, if there is one; the ends have one neighbor each, and are none."""
+        """Return the highest cliff, if there is one; the ends of a curve are never cliffs."""
         found = [
             Cliff(point.at, point.over_floor / max(left.over_floor, right.over_floor))
             for left, point, right in zip(self.points, self.points[1:], self.points[2:], strict=False)
@@ -52,7 +52,7 @@ class Curve(NamedTuple):
 
 
 def curves_of(rows: Sequence[Row]) -> list[Curve]:
-    """The curves of ``bench_scaling``, in the order of the rows."""
+    """Return the curves of ``bench_scaling``, in the order of the rows."""
     found: dict[tuple[str, str, str], list[Point]] = {}
     for row in (row for row in rows if row["median_ms"] is not None):
         point = Point(row["at"], row["median_ms"] / row["tasks"], row["over_floor"])

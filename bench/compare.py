@@ -1,8 +1,8 @@
-"""Two records side by side: what got slower, beyond the spread of both. A program of its own, without pytest.
+"""Compares two records: what got slower by more than the spread of both. A program of its own, without pytest.
 
-A row is slower if its lower quartile lies above the other record's upper one; rows of too few rounds for quartiles are
-not judged. The exit code is 1 if a row of maml_fast's is slower, 0 if none is, and 2 if the records can't be compared.
-Peers that got slower are named, since they tell of a machine that did.
+A row is slower if its lower quartile is above the upper quartile in the other record; rows with too few rounds for
+quartiles are left out. The exit code is 1 if a row of maml_fast is slower, 0 if none is, and 2 if the records can't be
+compared. Peers that got slower are listed too: they indicate that the machine was slower.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Change:
         return self.new["who"] in OURS
 
     def cells(self) -> list[str]:
-        """For a table."""
         row = self.new
         where = "" if row["at"] is None else f" at {row['at']:g}"
         what = f"{row['bench']}: {row['subject']}, {row['what']}{where}"
@@ -60,20 +59,20 @@ def main(old: Path, new: Path) -> int:
 
 
 def read(path: Path) -> Record:
-    """Read a record; ValueError where it is none, or of another format."""
+    """Read a record; raise ValueError if the file is not a record, or has another format."""
     try:
         record = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no record of maml-fast bench: {error}") from None
+        raise ValueError(f"{path} is not a record of maml-fast bench: {error}") from None
     if not isinstance(record, dict) or "rows" not in record:
-        raise ValueError(f"{path} is no record of maml-fast bench: give the bench.json that it wrote")
+        raise ValueError(f"{path} is not a record of maml-fast bench: give the bench.json that it wrote")
     if record.get("format") != FORMAT:
         raise ValueError(f"{path} has format {record.get('format')}, this version compares format {FORMAT}")
     return record
 
 
 def changes_between(old: Record, new: Record) -> Iterator[Change]:
-    """The rows that differ by more than their spreads."""
+    """Return the rows that differ by more than their spreads."""
     before = _by_name(old)
     for name, row in _by_name(new).items():
         if name in before:
@@ -84,13 +83,13 @@ def changes_between(old: Record, new: Record) -> Iterator[Change]:
 
 
 def _by_name(record: Record) -> dict[tuple[Any, ...], Row]:
-    """Rows that can be judged, by what identifies them."""
+    """Return the rows that have quartiles, by what identifies them."""
     names = ("bench", "subject", "what", "who", "at")
     return {tuple(row[name] for name in names): row for row in record["rows"] if row["rounds"] >= FEWEST_ROUNDS}
 
 
 def report(old: Record, new: Record, changes: list[Change]) -> str:
-    """Markdown."""
+    """Return the comparison as Markdown."""
     parts = [f"# {old['date'][:10]} against {new['date'][:10]}", *_differences(old, new), _counts(old, new)]
     groups = {
         "Slower": [change for change in changes if change.is_ours and change.is_slower],
@@ -106,7 +105,7 @@ def report(old: Record, new: Record, changes: list[Change]) -> str:
 
 
 def _differences(old: Record, new: Record) -> Iterator[str]:
-    """What else is not the same: then a difference need not be maml_fast's doing."""
+    """List the conditions that differ: a difference in time may come from them."""
     sides = [_surroundings(record) for record in (old, new)]
     lines = [
         f"> - {name}: {sides[0].get(name, NOTHING)} → {sides[1].get(name, NOTHING)}"
@@ -139,8 +138,8 @@ def _counts(old: Record, new: Record) -> str:
     lines = [
         f"maml_fast {old_version} → {new_version}",
         f"sgemm peak {old_peak:.0f} → {new_peak:.0f} GFLOP/s",
-        f"{len(before & after)} rows compared; {len(before - after)} are in the old record alone, "
-        f"{len(after - before)} in the new one",
+        f"{len(before & after)} rows compared; {len(before - after)} are only in the old record, "
+        f"{len(after - before)} only in the new one",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -1,4 +1,4 @@
-"""Options, what the benches share, and at the end the report."""
+"""The options of the benchmarks, what they share, and the report at the end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_finish(session):
-    """Before any work: claim the folder, and note what the machine is doing."""
+    """Before any work, claim the folder and record the machine's load."""
     config = session.config
     ours = [item for item in session.items if item.path.parent == Path(__file__).parent]
     if config.option.collectonly or not ours:
@@ -101,7 +101,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def pytest_benchmark_group_stats():
-    """No tables of pytest-benchmark's: the report has what they would say."""
+    """Print no tables of pytest-benchmark: the report contains the same."""
     return []
 
 
@@ -125,10 +125,10 @@ def _sgemm(asked):
 
 
 def _backend(asked):
-    """What maml_fast runs on at the place that is asked for."""
+    """Return the backend of maml_fast at the requested place."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the header and the report say what the fallback's warning would
+            warnings.simplefilter("ignore")  # the header and the report already name the fallback
             found = native.backend()
     except (RuntimeError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
@@ -138,13 +138,13 @@ def _backend(asked):
 
 
 def _left_out(asked):
-    """Benches that have nothing to measure here, and why."""
+    """Return the benchmarks that have nothing to measure here, and why."""
     if asked.place.device == "cuda":
         names = sorted(path.name for path in Path(__file__).parent.glob("bench_*.py"))
         return {name: "it measures the CPU" for name in names if name not in ON_GPUS}
     left_out = dict.fromkeys(FOR_GPUS, "it measures a GPU")
     if _backend(asked).name != "native":
-        left_out["bench_scaling.py"] = "it is native kernels that may have cliffs"
+        left_out["bench_scaling.py"] = "it measures native kernels"
     return left_out
 
 

@@ -1,4 +1,4 @@
-"""A peer on a workload, as it runs in a process of its own: what is asked of it there."""
+"""A peer with its workload, as the benchmarks run it in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workloads import named as workload_named
 
 
 class Contestant:
-    """The learner and its meta-batch, at the place that all benchmarks have. ``options`` are the learner's own.
+    """A learner and its meta-batch, at the place of all benchmarks. ``options`` are the learner's own.
 
     ``tasks`` are the meta-batch's, in place of the workload's own.
     """
@@ -41,7 +41,7 @@ class Contestant:
         self._learner = self._peer(self._workload, self._workload.start(torch.float32), **self._options)
 
     def begin_anew(self, tasks: int) -> None:
-        """On so many tasks, and with the learner's memory given back first."""
+        """Start again with this many tasks, after freeing the learner's memory."""
         self.close()
         del self._learner, self._episodes
         gc.collect()
@@ -50,7 +50,7 @@ class Contestant:
         self._begin(tasks)
 
     def peak_mib(self) -> float | None:
-        """MiB that training adds at its peak, from the second iteration on; None where nobody tells.
+        """Return the MiB that training adds at its peak, from the second iteration on; None where this is unknown.
 
         A CUDA graph takes its memory when it is captured: that is among them.
         """
@@ -63,7 +63,7 @@ class Contestant:
         return self._meter.added_mib(self._learner.workers)
 
     def process_mib(self) -> float | None:
-        """All that the process held at that peak, the interpreter and PyTorch among it."""
+        """Return the MiB that the process held at that peak, including the interpreter and PyTorch."""
         return self._meter.peak_mib(self._learner.workers)
 
     def parity(self, truth: str = TRUTH.name, in_float32: bool = True) -> dict[str, float | None]:
@@ -73,7 +73,7 @@ class Contestant:
         return parity.check(self._workload.for_parity(), other, precision=precision)._asdict()
 
     def times(self, seconds: float) -> list[float]:
-        """Seconds of iterations, for so long about."""
+        """Return the seconds of each iteration, measured for about ``seconds``."""
         self._learner.settle()
         return repeat(self.iterate, seconds)
 
@@ -97,5 +97,5 @@ class Contestant:
         return self._learner.ran()
 
     def close(self) -> None:
-        """Give back what the learner holds."""
+        """Free what the learner holds."""
         self._learner.close()

@@ -1,4 +1,4 @@
-"""The scaling curves as a picture: a panel for every quantity, a line for every pass, and the floor below it."""
+"""Draws the scaling curves: a panel for every quantity, a line for every pass, and the floor below it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STYLES = {FLOAT32: "-", FLOAT64: "--", AVX2: ":"}
 
 
 def draw(record: dict[str, Any]) -> bytes:
-    """PNG of the milliseconds a task, logarithmic both ways: straight lines parallel to the floor have no cliffs."""
+    """Return a PNG of the milliseconds per task on two logarithmic axes. Lines parallel to the floor have no cliffs."""
     curves = curves_of(rows_of(record, "scaling"))
     subjects = unique(curve.subject for curve in curves)
     columns = min(2, len(subjects))
@@ -70,7 +70,7 @@ def _draw_panel(ax: Axes, curves: list[Curve]) -> None:
 
 
 def _spread(ticks: list[float], apart: float = 1.18) -> list[float]:
-    """As many as can be read on a logarithmic axis."""
+    """Return as many ticks as can be read on a logarithmic axis."""
     kept = ticks[:1]
     for tick in ticks[1:]:
         if tick >= apart * kept[-1]:

@@ -1,8 +1,8 @@
-"""The arithmetic floor: how many floating-point operations an iteration can't do without, by direct convolution.
+"""The arithmetic floor: the floating-point operations that an iteration needs, with direct convolutions.
 
 Counted are the multiply-adds (two operations each) of the convolutions and the linear layer; taps on zero padding are
 left out. A layer's pass is one *product* forward, one for the weights' gradient and one for the data's, which the first
-layer does not need: nobody asks for a gradient of the pixels.
+layer does not need: the pixels need no gradient.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _multiply_adds(module: nn.Module, x: Tensor) -> float:
 def convolution_multiply_adds(
     image_shape: Sequence[int], out_channels: int, kernel: Any, stride: Any, padding: Any, dilation: Any = 1
 ) -> float:
-    """Of one image: every one is a tap of ones on an image of ones, and nothing where the tap is on padding."""
+    """Return the multiply-adds for one image, as the convolution of an image of ones with a kernel of ones."""
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     ones, taps = torch.ones(1, *image_shape), torch.ones(1, image_shape[0], *kernel)
     return out_channels * float(F.conv2d(ones, taps, None, stride, padding, dilation).double().sum())

@@ -1,4 +1,4 @@
-"""What a GPU does in a call: the time of its kernels by whose they are, as PyTorch's profiler traces them."""
+"""The time of a GPU's kernels in a call, by whose kernels they are, from traces of PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Event = Mapping[str, Any]  # of a trace in Chrome's format: cat, name, ts and du
 
 
 class NoTraceError(RuntimeError):
-    """The profiler has seen nothing of the GPU."""
+    """The profiler has recorded nothing of the GPU."""
 
 
 class KernelTimes(NamedTuple):
@@ -41,10 +41,10 @@ class KernelTimes(NamedTuple):
 
 
 def times_of(events: Iterable[Event], calls: int) -> KernelTimes:
-    """Of a trace of so many calls.
+    """Return the times per call from a trace of ``calls`` calls.
 
     Raises:
-        NoTraceError: there is no work of a GPU in it.
+        NoTraceError: the trace has no work of a GPU.
     """
     work = [event for event in events if event.get("cat") in WORK]
     if not work:
@@ -62,7 +62,7 @@ def _whose(name: str) -> str:
 
 
 def _covered(work: Iterable[Event]) -> float:
-    """Microseconds in which at least one was running."""
+    """Return the microseconds in which at least one event was running."""
     covered, until = 0.0, float("-inf")
     for start, end in sorted((event["ts"], event["ts"] + event["dur"]) for event in work):
         covered += max(0.0, end - max(start, until))
@@ -71,7 +71,7 @@ def _covered(work: Iterable[Event]) -> float:
 
 
 def measure(call: Callable[[], object], calls: int = CALLS) -> KernelTimes:
-    """Trace some calls, after one that is not looked at.
+    """Return the times per call over some calls, after an untraced one.
 
     Raises:
         NoTraceError: the profiler can't trace here.
@@ -81,7 +81,7 @@ def measure(call: Callable[[], object], calls: int = CALLS) -> KernelTimes:
 
 
 def wake_profiler() -> None:
-    """Have it listen once: of a CUDA graph that is captured before it ever did, it may miss the kernels."""
+    """Run the profiler once: it may miss the kernels of a CUDA graph that was captured before its first run."""
     _trace(lambda: torch.zeros(1, device="cuda"))
 
 

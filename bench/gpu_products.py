@@ -1,6 +1,6 @@
 """The conv blocks of W3's query set, forward and backward, once: a program for Nsight Compute to watch.
 
-What it is to look at lies between the profiler's start and stop, after a warm-up.
+The kernels to profile run between the profiler's start and stop, after a warm-up.
 """
 
 from __future__ import annotations

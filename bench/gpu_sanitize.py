@@ -1,6 +1,6 @@
 """Every kernel for GPUs on small shapes, at every precision: a program for compute-sanitizer to watch.
 
-Values are for the tests to judge; here results must be finite, and the episodes those of the CPU.
+The tests check the values; here the results must be finite, and the episodes must equal those of the CPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     affine: bool = True
     shared: bool = False
     of_pixels: bool = True
-    options: dict[str, Any] = {}  # noqa: RUF012 - nobody writes into it
+    options: dict[str, Any] = {}  # noqa: RUF012 - never written to
 
     def tensors(self, dtype: torch.dtype, device: str) -> list[Tensor | None]:
         """x, weight, bias, gamma, beta of two tasks with three images each."""
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def arithmetic(name: str, device: str) -> Iterator[None]:
-    """Have products of float32 formed so."""
+    """Set the precision of float32 products inside the block."""
     precision, half = ARITHMETICS[name]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
@@ -112,7 +112,7 @@ def run_block(shape: Shape, dtype: torch.dtype, device: str) -> None:
 
 
 def draw_episodes(device: str) -> None:
-    """With every choice that the sampler's kernels have."""
+    """Draw episodes with every option of the sampler's kernels."""
     bank = make_noise(7, 6, (2, 10, 10))
     for options in ({}, {"rotate": True, "scale": "inverted", "seed": 2**64 - 1}):
         drawn, expected = (EpisodeSampler(bank, 3, 2, 4, 5, **options, device=d).batch(1) for d in (device, "cpu"))

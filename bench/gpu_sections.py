@@ -1,4 +1,4 @@
-"""The parts of a report that only a GPU has: whose kernels take its time, and how near its peak they run."""
+"""The parts of a report on GPUs: how the time divides among kernels, and how near to the peak they run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TEXT = (
 
 
 def iteration_kernels(rows: Sequence[Row], peak_gflops: float) -> str:
-    """Of whole iterations; empty where none was traced."""
+    """Return the section on whole iterations; empty if none was traced."""
     lines = [[row["subject"], row["who"], *_cells(row, peak_gflops)] for row in rows if row["kernels_ms"]]
     return _section("Where the GPU's time goes", ["workload", "who", *HEAD], lines, rows)
 
 
 def block_kernels(rows: Sequence[Row], peak_gflops: float) -> str:
-    """Of single blocks, and all of the query set's together."""
+    """Return the section on single blocks, and on all blocks of the query set together."""
     traced = [row for row in rows if row["kernels_ms"]]
     lines = [[row["subject"], row["what"], *_cells(row, peak_gflops)] for row in traced]
     if (whole := _query_set(traced)) is not None:
@@ -43,7 +43,7 @@ def _section(title: str, head: list[str], lines: Sequence[Sequence[str]], rows: 
 
 
 def _query_set(rows: Sequence[Row]) -> Row | None:
-    """The sum of its blocks, forward and backward; None where one of them is missing."""
+    """Return the sum of the query set's blocks, forward and backward; None if one of them is missing."""
     names = {block.name for block in QUERY_OF_W3}
     parts = [row for row in rows if row["subject"] in names and row["what"] == "backward"]
     if len(parts) < len(names):

@@ -1,4 +1,4 @@
-"""The report's part on long inner loops, in words and as a picture."""
+"""The report's part on long inner loops: a table and a picture."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def inner_memory(rows: Sequence[Row]) -> str:
 
 
 def draw(record: dict[str, Any]) -> bytes:
-    """PNG: memory above, time below, over the number of inner steps; logarithmic both ways."""
+    """Return a PNG of memory (above) and time (below) over the number of inner steps, on logarithmic axes."""
     rows = rows_of(record, "inner memory")
     subjects, ways = (unique(row[key] for row in rows) for key in ("subject", "what"))
     figure = Figure(figsize=(4.2 * len(subjects), 6.4), facecolor="white", layout="constrained")

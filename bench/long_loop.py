@@ -1,4 +1,4 @@
-"""maml_fast's inner loop of many steps, in a process of its own: its time, its memory, and whether it is right."""
+"""An inner loop of many steps in a process of its own: its time, its memory, and its errors."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class LongLoop:
         self._maml.inner_steps = steps
 
     def measure(self) -> tuple[float, float | None]:
-        """Seconds of one iteration, and the MiB that it adds at its peak."""
+        """Return the seconds of one iteration, and the MiB that it adds at its peak."""
         meter = memory.meter(self._place.device)
         meter.forget_peak()
         return seconds_of(self._iterate), meter.added_mib()
 
     def parity(self) -> dict[str, float]:
-        """Errors against what keeps all steps, in float64."""
+        """Return the errors, in float64, against the loop that keeps all steps."""
         found, wanted = (self._loss_and_gradient(kept) for kept in (self._kept, None))
         return {
             name: parity.require(parity.relative_error([a], [b]), parity.TOLERANCE, f"{self._entry.title}, {name}")
@@ -46,7 +46,7 @@ class LongLoop:
         }
 
     def ran(self) -> str:
-        """How the inner loop was computed."""
+        """Return how the inner loop was computed."""
         return next(line for line in self._maml.describe().splitlines() if line.startswith("inner loop: "))
 
     def _begin(self, steps: int, kept: int | None, dtype: torch.dtype) -> tuple[MAML, Episodes]:
@@ -64,7 +64,7 @@ class LongLoop:
         return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
     def close(self) -> None:
-        """Nothing outlives the process."""
+        """Nothing to end: there are no other processes."""
 
 
 def size_of(net: str, quick: bool) -> Size:

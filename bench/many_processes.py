@@ -1,9 +1,10 @@
-"""What a meta-iteration takes on several processes, and how much of it is the sum of their gradients.
+"""The time of a meta-iteration on several processes, and the share of summing their gradients.
 
 python bench/many_processes.py --threads 2                                        # one process
 torchrun --nproc-per-node 2 bench/many_processes.py --threads 1 [--fixed-order]   # two
 
-Wall time is of the slowest; CPU time is all processes' together, and tells more where a machine has other work.
+Wall time is that of the slowest process; CPU time is summed over all processes, and is the better measure on a machine
+that has other work.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WARM_UP = 2  # iterations
 
 
 class Times(NamedTuple):
-    """Of an iteration, medians in milliseconds, of the slowest process and of all together; and of the sum alone."""
+    """Medians in milliseconds: an iteration's wall and CPU time, and the time of summing the gradients."""
 
     wall: float
     cpu: float

@@ -1,6 +1,6 @@
-"""How much memory there is, and how much a program takes at its peak.
+"""Free memory, and the peak memory of a program.
 
-Of the CPU's memory Linux tells, elsewhere nothing is known; of a GPU's PyTorch tells.
+The CPU's memory is known only on Linux; a GPU's is what PyTorch reports.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Protocol
 
 import torch
 
-MARGIN = 0.9  # of what is available may be taken
+MARGIN = 0.9  # the share of the available memory that may be used
 SELF = "self"  # this process, among the process identifiers
 NAMES = {"cpu": "memory", "cuda": "GPU memory"}
 
 
 def available(device: str = "cpu") -> int | None:
-    """Bytes that a program could take now."""
+    """Return the bytes that a program could allocate now."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     return _fields(Path("/proc/meminfo")).get("MemAvailable")
 
 
 def shortage(needed: float, device: str = "cpu") -> str | None:
-    """Why so many bytes can't be had, or None."""
+    """Return why this many bytes can't be allocated, or None."""
     free = available(device)
     if free is None or needed <= MARGIN * free:
         return None
@@ -36,40 +36,40 @@ class Meter(Protocol):
     """Measures from when it is made."""
 
     def forget_peak(self, workers: Iterable[int] = ()) -> None:
-        """Let the peak begin anew."""
+        """Reset the peak."""
 
     def added_mib(self, workers: Iterable[int] = ()) -> float | None:
-        """MiB at the peak beyond what was held at first."""
+        """Return the MiB at the peak beyond what was held at first."""
 
     def peak_mib(self, workers: Iterable[int] = ()) -> float | None:
-        """MiB at the peak."""
+        """Return the MiB at the peak."""
 
 
 def meter(device: str) -> Meter:
-    """What measures the memory of this device."""
+    """Return a meter for the memory of this device."""
     return GpuMeter() if device == "cuda" else HostMeter()
 
 
 class HostMeter:
-    """What this process and its workers hold; files that are mapped, such as libraries, do not count."""
+    """Measures what this process and its workers hold, without mapped files such as libraries."""
 
     def __init__(self) -> None:
         status = _fields(Path("/proc/self/status"))
         self._before = status["VmRSS"] - status["RssFile"] if "RssFile" in status else None
 
     def forget_peak(self, workers: Iterable[int] = ()) -> None:
-        """Where the system allows it."""
+        """Reset the peak, where the system allows it."""
         for process in (SELF, *workers):
             with contextlib.suppress(OSError):
                 Path(f"/proc/{process}/clear_refs").write_text("5")
 
     def added_mib(self, workers: Iterable[int] = ()) -> float | None:
-        """Of this process beyond what it held at first, and all that its workers hold at their peaks."""
+        """Return this process's MiB beyond what it held at first, and all MiB of its workers, at their peaks."""
         peak = self.peak_mib(workers)
         return None if peak is None or self._before is None else peak - self._before / 2**20
 
     def peak_mib(self, workers: Iterable[int] = ()) -> float | None:
-        """Of this process and its workers, the interpreter and PyTorch among it."""
+        """Return the MiB of this process and its workers, including the interpreter and PyTorch."""
         peaks = [_fields(Path(f"/proc/{process}/status")) for process in (SELF, *workers)]
         if not all("VmHWM" in peak for peak in peaks):
             return None
@@ -77,7 +77,7 @@ class HostMeter:
 
 
 class GpuMeter:
-    """The tensors that PyTorch holds for this process on the GPU."""
+    """Measures the tensors that PyTorch holds for this process on the GPU."""
 
     def __init__(self) -> None:
         self._before = torch.cuda.memory_allocated()
@@ -87,11 +87,11 @@ class GpuMeter:
         torch.cuda.reset_peak_memory_stats()
 
     def added_mib(self, workers: Iterable[int] = ()) -> float:
-        """At the peak, beyond what was held at first."""
+        """Return the MiB at the peak beyond what was held at first."""
         return self.peak_mib() - self._before / 2**20
 
     def peak_mib(self, workers: Iterable[int] = ()) -> float:
-        """Of PyTorch's tensors."""
+        """Return the MiB of PyTorch's tensors at the peak."""
         return torch.cuda.max_memory_allocated() / 2**20
 
 

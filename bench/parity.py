@@ -1,4 +1,4 @@
-"""Nothing is timed that was not first shown to compute the same."""
+"""Compares results: nothing is timed before it has been shown to compute the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TASKS = 2  # of the workload, in float64: the whole would take hours and twice t
 
 
 class ParityError(AssertionError):
-    """Two programs do not compute the same."""
+    """Two programs compute different results."""
 
 
 class Parity(NamedTuple):
@@ -85,7 +85,7 @@ def _float32_error(workload: Workload, peer: type[Learner], ours: type[Learner],
 def losses_and_gradient(workload: Workload, peer: type[Learner], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
     """Mean query losses at the scored steps and the meta-gradient, from the workload's start on its episodes.
 
-    Everybody draws the same random numbers, as Reptile does for its minibatches. A CUDA graph has been captured by
+    All draw the same random numbers, for example for Reptile's minibatches. A CUDA graph has been captured by
     then, on another meta-batch: what is compared is a replay.
     """
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The meta-iterations as a picture: a panel for every workload, a bar for everyone, in units of maml_fast's time."""
+"""Draws the times of the meta-iterations in units of maml_fast's: a panel per workload, a bar per peer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def draw(record: dict[str, Any]) -> bytes:
-    """PNG of the medians with their quartiles, in units of maml_fast's; the dashed line is the arithmetic floor."""
+    """Return a PNG of medians and quartiles, in units of maml_fast's; the dashed line is the arithmetic floor."""
     rows = [row for row in rows_of(record, "iteration") if row["median_ms"] is not None]
     panels = [[row for row in rows if row["subject"] == subject] for subject in unique(row["subject"] for row in rows)]
     columns = min(COLUMNS, len(panels))
@@ -81,7 +81,7 @@ def _milliseconds(value: float) -> str:
 
 
 def style(ax: Axes) -> None:
-    """No frame, a faint grid."""
+    """Remove the frame, and draw a faint grid."""
     for side in ("top", "right", "left", "bottom"):
         ax.spines[side].set_visible(False)
     ax.tick_params(length=0, which="both")

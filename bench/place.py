@@ -1,4 +1,4 @@
-"""Where everybody computes, and how exactly: told to each process, which then keeps to it."""
+"""Where all peers compute and with which precision; passed to each process, which keeps to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Place:
         return f"{self.device}, {self.threads} threads, precision {self.precision}"
 
     def keep_to(self) -> None:
-        """Make this process compute so: PyTorch, cuDNN, whose own default is TF32, and whoever follows them.
+        """Apply these settings to this process: to PyTorch and to cuDNN, whose own default is TF32.
 
         On a GPU cuDNN tries its kernels for every shape, in warm-ups, and takes the fastest: PyTorch at its best.
         """

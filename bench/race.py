@@ -1,4 +1,4 @@
-"""maml_fast and the plain loop in one process, an iteration of each by turns: what slows the machine slows both."""
+"""maml_fast and the plain loop in one process, an iteration of each in turn, so that other work slows both alike."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Race:
         return parity.check(self._workload.for_parity(), TRUTH, precision=self._precision)._asdict()
 
     def times(self, seconds: float) -> tuple[list[float], list[float]]:
-        """Seconds of maml_fast's iterations and of the loop's, as many of each, for so long about."""
+        """Return the seconds of equally many iterations of maml_fast and of the loop; takes about ``seconds``."""
         rounds = within(seconds, sum(self._turn()))
         ours, loops = zip(*(self._turn() for _ in range(rounds)), strict=True)
         return list(ours), list(loops)
 
     def engine(self) -> str:
-        """What maml_fast's last iteration ran on, and why."""
+        """Return the engine of maml_fast's last iteration, and the reason."""
         lines = self._learners[0].learner.describe().splitlines()
         return "; ".join(line for line in lines if line.startswith(LINES))
 
     def close(self) -> None:
-        """Nothing outlives the process."""
+        """Nothing to end: there are no other processes."""
 
     def _turn(self) -> list[float]:
         return [seconds_of(partial(learner.iteration, self._episodes)) for learner in self._learners]

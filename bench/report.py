@@ -1,4 +1,4 @@
-"""A record in Markdown, and the files that a run leaves."""
+"""Writes a record as JSON and Markdown, with its pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warm-up tells how many rounds there is time for; then come the rounds."""
+"""Rounds of a measurement: a warm-up, then as many rounds as there is time for."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ MOST = 30
 
 
 def repeat(function: Callable[[], object], seconds: float) -> list[float]:
-    """The seconds of each round; at least one."""
+    """Return the seconds of each round; there is at least one."""
     return [seconds_of(function) for _ in range(within(seconds, seconds_of(function)))]
 
 
 def within(seconds: float, once: float) -> int:
-    """How many rounds of ``once`` seconds each."""
+    """Return the number of rounds of ``once`` seconds each."""
     return min(max(int(seconds / once), 1), MOST)
 
 
 def seconds_of(function: Callable[[], object]) -> float:
-    """How long one call takes, until a GPU is done too where one is in use."""
+    """Return the seconds of one call, including the work of the GPU if one is in use."""
     wait_for_gpu()
     start = time.perf_counter()
     function()
@@ -30,6 +30,6 @@ def seconds_of(function: Callable[[], object]) -> float:
 
 
 def wait_for_gpu() -> None:
-    """Until all is done that was queued; where no GPU is in use, not at all."""
+    """Wait until a GPU has finished all queued work, if one is in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What is timed along curves, on which a cliff would show: one quantity of a block or of a workload grows at a time."""
+"""What is timed along curves: one quantity of a block or of a workload grows at a time, so that cliffs are visible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEW_SIZES = (3, 7, 14, 28)  # of Conv4's blocks: for the other precision and the
 
 @dataclass(frozen=True)
 class Point:
-    """A block, where it lies on which curve, and how it runs."""
+    """A point of a curve: a block, its place on the curve, and how it runs."""
 
     curve: str
     at: int
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class WholePoint:
-    """The same for an iteration of a workload."""
+    """A point of a curve: an iteration of a workload."""
 
     curve: str
     at: int
@@ -65,7 +65,7 @@ def points(quick: bool) -> Iterable[Point]:
 
 
 def avx2_points(quick: bool) -> Iterable[Point]:
-    """The curve of a block on AVX2 alone, which only a new process can be made to use."""
+    """Return the curve of a block on AVX2; only a new process can be restricted to AVX2."""
     block, some = (QUICK, _first) if quick else (BLOCK, list)
     yield from (Point("image size", n, replace(block, size=n), AVX2) for n in some(FEW_SIZES))
 
@@ -78,7 +78,7 @@ def whole_points(quick: bool) -> Iterable[WholePoint]:
 
 
 def task_counts(quick: bool) -> list[int]:
-    """Of the curves of a GPU, which has work for them."""
+    """Return the numbers of tasks on a GPU's curves."""
     return (_first if quick else list)(GPU_TASKS)
 
 
@@ -100,15 +100,15 @@ class BlockRunner:
         self._run = runner(block, until, FLOAT32)
 
     def times(self, seconds: float) -> list[float]:
-        """Seconds of each round; not of the first ones, which a new process is slow at."""
+        """Return the seconds of each round, without the first ones, which are slow in a new process."""
         repeat(self._run, seconds)
         return repeat(self._run, seconds)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """There is nothing to free."""
 
 
 def runner(block: Block, until: blocks.Pass, who: str) -> Callable[[], object]:
-    """A function that runs the passes."""
+    """Return a function that runs the passes."""
     tensors = block.tensors(torch.float64 if who == FLOAT64 else torch.float32)
     return lambda: blocks.run(block, ops.conv_block, tensors, until)

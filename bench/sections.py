@@ -1,4 +1,4 @@
-"""The parts of a report: one for every kind of measurement, left out where nothing was measured."""
+"""The sections of a report: one for every kind of measurement that was made."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def all_of(record: Record) -> Iterable[str]:
 
 
 def _measured_workloads(rows: Sequence[Row]) -> list[Row]:
-    """The rows of workloads of which more is known than who can't run."""
+    """Return the rows of workloads on which at least one peer ran or failed."""
     measured = {row["subject"] for row in rows if row["rounds"] or row["failed"]}
     return [row for row in rows if row["subject"] in measured]
 
@@ -61,7 +61,7 @@ def _median(rows: Sequence[Row], who: str) -> float | None:
 
 
 def _forms(rows: Sequence[Row]) -> list[str]:
-    """Those that were measured, or else the first."""
+    """Return the forms of maml_fast that were measured, or else maml_fast itself."""
     return [row["who"] for row in rows if row["who"] in FORMS and row["rounds"]] or [OURS.title]
 
 
@@ -176,7 +176,7 @@ def _time_or_failure(row: Row) -> str:
 
 
 def _listing(title: str, rows: Sequence[Row], field: str) -> str | None:
-    """Who has something to tell, and on which workloads: all of them are not named."""
+    """List the reasons in this field by peer, with the workloads unless these are all."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row[field] is not None:
@@ -274,7 +274,7 @@ def _points(rows: Sequence[Row]) -> str:
 
 
 def _too_large(rows: Sequence[Row]) -> Iterable[str]:
-    """What was not run, and what failed."""
+    """Return what was not run, and what failed."""
     for title, field in (("Not run", "skipped"), ("Failed", "failed")):
         lines = [f"- {row['what']} at {row['at']:g} {row['subject']}: {row[field]}" for row in rows if row[field]]
         if lines:

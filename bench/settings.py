@@ -1,4 +1,4 @@
-"""How thorough a run is to be."""
+"""The settings of a run of the benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zoo.workload import ZooWorkload
 
 @dataclass(frozen=True)
 class Settings:
-    """From the command line. Every measurement is made ``sweeps`` times, each for about ``seconds``."""
+    """The options of the command line. Every measurement is made ``sweeps`` times, each for about ``seconds``."""
 
     quick: bool
     sweeps: int
@@ -69,7 +69,7 @@ class Settings:
 
     @property
     def blocks(self) -> tuple[blocks.Block, ...]:
-        """Which conv blocks to time alone."""
+        """Return the conv blocks to time alone."""
         known = blocks.QUICK if self.quick else blocks.BLOCKS
         return tuple(replace(block, device=self.place.device) for block in known)
 
@@ -84,12 +84,12 @@ def of(metafunc: pytest.Metafunc) -> Settings:
 
 
 def found_by(config: pytest.Config) -> Measurements:
-    """What this run has found so far."""
+    """Return what this run has measured so far."""
     return config.stash[FOUND]
 
 
 def _place(device: str, precision: str) -> Place:
-    """Raise ``UsageError`` where it can't be had here."""
+    """Raise ``UsageError`` if the device is not available here."""
     if device == "cpu" and precision != "exact":
         raise pytest.UsageError(f"--precision {precision} is for GPUs alone: add --device cuda, or leave it out")
     if device == "cuda" and not torch.cuda.is_available():

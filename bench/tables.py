@@ -1,4 +1,4 @@
-"""Markdown tables, and numbers as they show them."""
+"""Markdown tables, and the format of numbers in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOTHING = "–"
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up; a first cell equal to the one above is left empty."""
+    """Return a Markdown table with aligned columns; a first cell equal to the one above is left empty."""
     shown = [list(line) for line in lines]
     for above, line in zip(lines, shown[1:], strict=False):
         if line[0] == above[0]:
@@ -25,7 +25,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def times(row: dict[str, Any] | None) -> str:
-    """Median and quartiles, in milliseconds."""
+    """Return median and quartiles, in milliseconds."""
     if row is None or row["median_ms"] is None:
         return NOTHING
     low, high = row["quartiles_ms"]
@@ -34,7 +34,7 @@ def times(row: dict[str, Any] | None) -> str:
 
 
 def ratio(numerator: float | None, denominator: float | None) -> str:
-    """So many times."""
+    """Return the quotient, as in 5.3×."""
     if not numerator or not denominator:
         return NOTHING
     value = numerator / denominator
@@ -42,5 +42,5 @@ def ratio(numerator: float | None, denominator: float | None) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    """The value in this format."""
+    """Return the value in this format, or a dash."""
     return NOTHING if value is None else f"{value:{form}}"

@@ -1,4 +1,4 @@
-"""Timing by pytest-benchmark: a warm-up, then as many rounds as the time allows; a GPU is waited for."""
+"""Timing by pytest-benchmark: a warm-up, then as many rounds as the time allows, each until the GPU is done."""
 
 from __future__ import annotations
 

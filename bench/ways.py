@@ -1,26 +1,24 @@
-"""Accuracy at numbers of classes that a run was not trained for, one run for each head, by both kinds of statistics.
+"""Accuracy at other numbers of classes than in training, for each head, with both kinds of batch norm statistics.
 
-Trains MAML at 5 ways with each start of the classifier, and evaluates every run at several ways: with batch norm on the
-queries' own batch, and by the support set's statistics. Writes ways.json.
+Trains MAML 5-way with each head, and evaluates every run at several ways: with the statistics of the queries' batch,
+and with those of the support set. Writes ways.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maml_fast import native
+from programs import add_arguments, check, conditions
+
 from maml_fast.data._files import write_atomically
 from maml_fast.maml._heads import HEADS
 from maml_fast.train import TrainConfig, evaluate_run, train
-from maml_fast.train._record import describe_machine
 
 RECORD = "ways.json"
 WAYS = (3, 5, 10, 20)
@@ -37,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def evaluations(given: argparse.Namespace, head: str, run: Path) -> Iterator[dict[str, Any]]:
-    """One training, and what it gives at every number of classes."""
+    """Train one run, and evaluate it at every number of classes."""
     config = TrainConfig.for_dataset(
         given.dataset,
         root=given.root,
@@ -61,7 +59,7 @@ def evaluations(given: argparse.Namespace, head: str, run: Path) -> Iterator[dic
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    """Return a row as text."""
     both = (row, row["by_support"])
     return f"{row['head']:8} {row['n_way']:>2}-way  " + "  ".join(
         f"{each['accuracy']:.2%} ± {each['interval']:.2%}" for each in both
@@ -69,25 +67,17 @@ def line(row: dict[str, Any]) -> str:
 
 
 def write(given: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """The record so far."""
-    machine = describe_machine()
-    del machine["command"]  # full of paths
-    record = {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "asked": {name: value for name, value in vars(given).items() if name not in ("out", "root")},
-        "machine": machine,
-        "backend": str(native.backend()),
-        "rows": rows,
-    }
+    """Write the record so far."""
+    asked = {name: value for name, value in vars(given).items() if name not in ("out", "root")}
+    record = {**conditions(), "asked": asked, "rows": rows}
     write_atomically(given.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, checked."""
+    """Parse and check the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="new folder for the record")
-    parser.add_argument("--dataset", default="omniglot")
-    parser.add_argument("--root", help="folder of the data (default: omniglot in MAML_FAST_DATA)")
+    add_arguments(parser)
     parser.add_argument("--heads", type=lambda names: names.split(","), default=list(HEADS), help="with commas")
     parser.add_argument("--ways", type=lambda ways: [*map(int, ways.split(","))], default=list(WAYS))
     parser.add_argument("--iterations", type=int, default=600)
@@ -95,15 +85,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="inner steps, in training and evaluation")
     parser.add_argument("--hidden", type=int, default=32)
     parser.add_argument("--episodes", type=int, default=600)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    if given.dataset == "omniglot" and given.root is None:
-        if "MAML_FAST_DATA" not in os.environ:
-            parser.error("omniglot needs --root DIR, or MAML_FAST_DATA")
-        given.root = str(Path(os.environ["MAML_FAST_DATA"], "omniglot"))
-    if (given.out / RECORD).exists():
-        parser.error(f"{given.out} holds a record already; choose another --out")
+    check(parser, given, RECORD)
     return given
 
 

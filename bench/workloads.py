@@ -59,12 +59,12 @@ class Workload:
 
     @property
     def family(self) -> str:
-        """The same for all orders."""
+        """The family's name, the same for all orders."""
         return self.name.partition("-")[0]
 
     @property
     def kind_of_episodes(self) -> tuple[object, ...]:
-        """Equal for workloads that train on equal episodes."""
+        """A key that is equal for workloads with equal episodes."""
         return self.n_way, self.k_shot, self.k_query, self.meta_batch_size, self.bank, self.image_shape
 
     def model_at(self, start: Sequence[Tensor]) -> nn.Module:
@@ -72,7 +72,7 @@ class Workload:
         return with_values(self.model(), start)
 
     def torch_model(self, start: Sequence[Tensor]) -> nn.Module:
-        """The same with torch's own batch norm: the fastest that modules can be without us."""
+        """Return the module with torch's own batch norm, the fastest form without maml_fast."""
         return with_library_batch_norm(self.model_at(start))
 
     def learner(self, start: Sequence[Tensor], **options: Any) -> Learner:
@@ -81,7 +81,7 @@ class Workload:
         return ALGORITHMS[self.algorithm].make(self.model_at(start), settings)
 
     def for_parity(self) -> Workload:
-        """What of it is run where parity is judged."""
+        """Return the part of the workload on which parity is checked."""
         return self
 
     def problem(self, elementary: bool = False) -> Problem:
@@ -91,7 +91,7 @@ class Workload:
         return Problem(network, self.inner_steps, self.order, adapted, scored=self.scored)
 
     def settings(self) -> Settings:
-        """What the algorithm is told: of this inner loop all that means something to it."""
+        """Return the arguments of the algorithm: those of this inner loop that it takes."""
         inner_loop = {"inner_lr": self.inner_lr, "inner_steps": self.inner_steps, "order": self.order}
         ignored = ALGORITHMS[self.algorithm].ignores
         known = {name: value for name, value in inner_loop.items() if name not in ignored}
@@ -102,28 +102,28 @@ class Workload:
         return [parameter.to(self.device, dtype) for parameter in _start(self.model)]
 
     def sampler(self, meta_batch_size: int | None = None) -> EpisodeSampler:
-        """Episodes of random images."""
+        """Return a sampler of episodes of random images."""
         sizes = (self.n_way, self.k_shot, self.k_query, meta_batch_size or self.meta_batch_size)
         return EpisodeSampler(random_images(self.bank, self.image_shape), *sizes)
 
     def episodes(self, dtype: torch.dtype = torch.float32, number: int = 0) -> Episodes:
-        """The meta-batch that everybody trains on, or another one like it."""
+        """Return the meta-batch that all peers train on, or another one like it."""
         return self.sampler().batch(number).to(self.device, dtype)
 
     def of_tasks(self, meta_batch_size: int) -> Workload:
-        """The same with fewer tasks."""
+        """Return the same workload with fewer tasks."""
         return replace(self, meta_batch_size=min(meta_batch_size, self.meta_batch_size))
 
     def layers(self) -> list[flops.Layer]:
-        """The layers that the floor counts."""
+        """Return the layers that the floor counts."""
         return flops.layers(self.model(), self.image_shape)
 
     def flops(self) -> float:
-        """The floor's count for one iteration."""
+        """Return the operations of one iteration, counted as for the floor."""
         return self._flops_of(self.layers())
 
     def convolution_flops(self) -> float:
-        """What of it the convolutions are."""
+        """Return the operations of the convolutions alone."""
         return self._flops_of([layer for layer in self.layers() if layer.convolution])
 
     def _flops_of(self, layers: Sequence[flops.Layer]) -> float:
@@ -146,7 +146,7 @@ def _start(model: Callable[[], nn.Module]) -> Sequence[Tensor]:
 
 @lru_cache
 def random_images(bank: tuple[int, int], image_shape: tuple[int, int, int]) -> ImageBank:
-    """Random pixels."""
+    """Return random pixels."""
     return make_noise(*bank, image_shape)
 
 
@@ -254,7 +254,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def _of_algorithms(family: str, own: dict[str, dict[str, Any]], **options: Any) -> tuple[Workload, ...]:
-    """One workload for every algorithm, equal but for what the algorithm demands."""
+    """Return one workload for each algorithm, the same apart from what the algorithm requires."""
     workloads = []
     for name, algorithm in ALGORITHMS.items():
         chosen = {**options, **OWN.get(name, {}), **own.get(name, {})}
@@ -293,6 +293,6 @@ ALL = (*WORKLOADS, *QUICK, *OF_ALGORITHMS, *QUICK_OF_ALGORITHMS)
 
 
 def named(name: str) -> Workload | ZooWorkload:
-    """The workload of that name, or a net of the zoo's."""
+    """Return the workload of this name, or a net of the zoo."""
     known = (*ALL, *zoo_workload.WORKLOADS, *zoo_workload.QUICK)
     return next(workload for workload in known if workload.name == name)

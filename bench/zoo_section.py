@@ -21,7 +21,7 @@ ENGINES = {  # by how the lines of MAML.describe() begin
 
 
 def zoo(rows: Sequence[Row]) -> str:
-    """All nets."""
+    """Return the section with a row for each net."""
     nets = [_Net(rows, name) for name in unique(row["subject"] for row in rows)]
     others = [peer.title for peer in ZOO_PEERS if any(row["who"] == peer.title and row["rounds"] for row in rows)]
     head = ["net", "engine", "maml_fast, ms", f"{TRUTH.title}, ms", "ratio, order 2", "ratio, order 1"]
@@ -65,12 +65,12 @@ class _Net:
         ]
 
     def engine(self) -> str:
-        """In a few words."""
+        """Return the engine in a few words."""
         ran = self._row(OURS.title, 2).get("ran") or self._row(OURS.title, 1).get("ran") or ""
         return next((words for begin, words in ENGINES.items() if begin in ran), NOTHING)
 
     def ran(self) -> list[str]:
-        """In full, by order."""
+        """Return what ran, in full, for each order."""
         return [self._row(OURS.title, order).get("ran") for order in ORDERS]
 
     def _row(self, who: str, order: int) -> Row:
@@ -99,10 +99,15 @@ def _both(cells: Sequence[str]) -> str:
     return NOTHING if set(cells) == {NOTHING} else " / ".join(cells)
 
 
+def ratios_of_pairs(ours: Row, loop: Row) -> list[float]:
+    """The time of each of the loop's iterations, divided by the time of maml_fast's iteration beside it."""
+    pairs = zip(ours.get("times_ms") or (), loop.get("times_ms") or (), strict=True)
+    return [theirs / own for own, theirs in pairs]
+
+
 def _ratio_of_pairs(ours: Row, loop: Row) -> str:
-    """Each of the loop's iterations over the one of maml_fast's beside it: the median, and the quartiles."""
-    pairs = list(zip(ours.get("times_ms") or (), loop.get("times_ms") or (), strict=True))
-    ratios = [theirs / own for own, theirs in pairs]
+    """The median of the pairs' ratios, and the quartiles."""
+    ratios = ratios_of_pairs(ours, loop)
     if not ratios:
         return NOTHING
     if len(ratios) == 1:
@@ -112,7 +117,7 @@ def _ratio_of_pairs(ours: Row, loop: Row) -> str:
 
 
 def _what_ran(nets: Sequence[_Net]) -> str | None:
-    """The engine's own words, and of which nets."""
+    """List what ran, in the words of ``describe()``, with the nets."""
     found: dict[str, list[str]] = {}
     for net in nets:
         for order, ran in zip(ORDERS, net.ran(), strict=True):
@@ -127,7 +132,7 @@ def _nets(nets: Sequence[_Net]) -> str:
 
 
 def _not_run(rows: Sequence[Row]) -> list[str]:
-    """Who did not run on which nets, by reason."""
+    """List the peers that did not run on some nets, by reason."""
     parts = []
     for title, field in (("Not run", "skipped"), ("Failed", "failed")):
         found: dict[tuple[str, str], list[str]] = {}

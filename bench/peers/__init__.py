@@ -1,4 +1,4 @@
-"""Ways to train on a workload: maml_fast, and what others would write. Ours comes first; a new peer is added below."""
+"""Ways to train on a workload: maml_fast first, then other libraries and plain PyTorch. Add a new peer below."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["GRAPHED", "NAIVE", "OURS", "PEERS", "TRUTH", "TUTORIAL", "ZOO_PEERS"
 
 OURS: type[Learner] = Ours
 GRAPHED: type[Learner] = Graphed
-TRUTH: type[Learner] = TaskLoop  # what ours is held against
+TRUTH: type[Learner] = TaskLoop  # ours is compared with it
 TUTORIAL: type[Learner] = TutorialLoop
 NAIVE: type[Learner] = Naive  # of any algorithm; for MAML it would be TRUTH again, so that it is no peer
 PEERS: tuple[type[Learner], ...] = (

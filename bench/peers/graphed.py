@@ -26,7 +26,7 @@ class Graphed(Ours):
         self.learner.cuda_graph = True
 
     def settle(self) -> None:
-        """Until the graph is captured: what follows are replays."""
+        """Run until the graph is captured; later calls replay it."""
         episodes = self.workload.episodes(self.parameters[0].dtype, number=1)
         for _ in range(WARM_UP + 1):
             self.backward(episodes)

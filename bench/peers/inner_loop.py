@@ -1,4 +1,4 @@
-"""What the plain loops have in common: the problem they solve, and how a query set is scored."""
+"""What the plain loops share: the description of the inner loop, and the scoring of a query set."""
 
 from __future__ import annotations
 

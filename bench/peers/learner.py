@@ -1,4 +1,4 @@
-"""What every peer is: something that trains on a meta-batch."""
+"""The interface of a peer, which trains on a meta-batch."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Learner(ABC):
     library: ClassVar[str | None] = None  # that must be installed
     distribution: ClassVar[str | None] = None  # that holds the library, where it has another name
     remedy: ClassVar[str] = "pip install 'maml_fast[bench]'"  # where it is not
-    quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, whose times mean nothing
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # where it is of use; elsewhere nobody hears of it
+    quick_environment: ClassVar[Mapping[str, str]] = {}  # in quick mode, where times do not matter
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # that it is useful on; on others it is not mentioned
     all_tasks_at_once: ClassVar[bool] = False
-    torch_allocates: ClassVar[bool] = True  # what it holds on a GPU; else nobody tells of its peak there
+    torch_allocates: ClassVar[bool] = True  # its memory on a GPU; otherwise its peak is unknown
     copies: ClassVar[float] = 8.0  # memory at the peak, in units of the convolutions' outputs; roughly
 
     parameters: list[Tensor]
@@ -47,14 +47,14 @@ class Learner(ABC):
 
     @classmethod
     def obstacle(cls, workload: Workload) -> str | None:
-        """Why this peer can't run the workload at all: a library that is not installed, another network."""
+        """Return why this peer can't run the workload (for example a missing library), or None."""
         if cls.library is not None and find_spec(cls.library) is None:
             return f"{cls.library} is not installed: {cls.remedy}"
         return None
 
     @classmethod
     def memory_needed(cls, workload: Workload) -> float:
-        """Bytes, roughly: what is held of all tasks, or of one."""
+        """Return roughly the bytes that are held, for all tasks or for one."""
         tasks = workload.meta_batch_size if cls.all_tasks_at_once else 1
         return cls.copies * tasks * workload.output_bytes_of_a_task()
 
@@ -68,7 +68,7 @@ class Learner(ABC):
         """Add the meta-gradient to the parameters' ``.grad``; return the mean query loss after each scored step."""
 
     def settle(self) -> None:  # noqa: B027 - most have nothing to do
-        """Work on other episodes until each call runs like the next. Parameters stay, and no gradient is left."""
+        """Train on other episodes until all calls take equally long. Parameters stay, and no gradient is left."""
 
     def iteration(self, episodes: Episodes) -> Tensor:
         """One meta-training iteration."""
@@ -78,7 +78,7 @@ class Learner(ABC):
         return losses
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do
-        """End what outlives the learner, such as processes."""
+        """End processes and the like that the learner has started."""
 
 
 class TaskByTask(Learner):

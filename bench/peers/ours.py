@@ -44,7 +44,7 @@ class Ours(Learner):
         return out.loss.detach()[None] if out.query_losses is None else out.query_losses
 
     def ran(self) -> str:
-        """What the last iteration ran on: fused conv blocks, and how MAML's inner loop was computed."""
+        """Return what the last iteration ran on: fused conv blocks, and how MAML's inner loop was computed."""
         report = self.learner.fusion
         fused = f"fused blocks: {len(report.fused) if report else 0}"
         described = self.learner.describe().splitlines() if isinstance(self.learner, MAML) else []

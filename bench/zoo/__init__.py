@@ -1,4 +1,4 @@
-"""Nets that people really write, each an entry of ``ZOO``: by family in a file. A new one is an entry there."""
+"""Nets as people write them, each an entry of ``ZOO``. Each family has a file; add a new net there."""
 
 from __future__ import annotations
 

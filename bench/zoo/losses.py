@@ -13,7 +13,7 @@ def label_smoothing(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
-    """Lin et al. 2017: what is right already weighs little."""
+    """Lin et al. 2017: examples that are already classified well have little weight."""
     loss = F.cross_entropy(logits, labels, reduction="none")
     return ((1 - torch.exp(-loss)) ** gamma * loss).mean()
 

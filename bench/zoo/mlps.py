@@ -50,7 +50,7 @@ class Sine(nn.Module):
 
 
 def siren(hidden: int = 256, depth: int = 3, channels: int = 3) -> nn.Module:
-    """Sitzmann et al. 2020: from a place to its color."""
+    """Sitzmann et al. 2020: maps coordinates to colors."""
     widths = [2, *[hidden] * depth, channels]
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(itertools.pairwise(widths)):
@@ -74,7 +74,7 @@ class WithNorm(nn.Module):
 
 
 class TiedAutoencoder(nn.Module):
-    """What decodes is the transpose of what encodes."""
+    """The decoder's weight is the transpose of the encoder's."""
 
     def __init__(self, inputs: int = 784, hidden: int = 64) -> None:
         super().__init__()

@@ -46,12 +46,12 @@ class ZooWorkload:
 
     @property
     def name(self) -> str:
-        """As ``--workloads`` takes it."""
+        """The name, as ``--workloads`` takes it."""
         return f"{'small-' if self.small else ''}{self.net}-order{self.order}"
 
     @property
     def family(self) -> str:
-        """The same for both orders."""
+        """The net's name, the same for both orders."""
         return self.net
 
     @property
@@ -61,7 +61,7 @@ class ZooWorkload:
 
     @property
     def entry(self) -> Entry:
-        """The net."""
+        """Return the net."""
         return ZOO[self.net]
 
     @property
@@ -73,7 +73,7 @@ class ZooWorkload:
 
     @property
     def meta_batch_size(self) -> int:
-        """Tasks."""
+        """The number of tasks."""
         return self.size.tasks
 
     @property
@@ -109,7 +109,7 @@ class ZooWorkload:
         return with_elementary_norms(self.model_at(start))
 
     def learner(self, start: Sequence[Tensor], **options: Any) -> MAML:
-        """What maml_fast makes of it."""
+        """Return maml_fast's learner for the net."""
         entry = self.entry
         chosen = {"inner_lr": entry.inner_lr, "inner_steps": self.inner_steps, "order": self.order, **options}
         return MAML(self.model_at(start), loss_fn=entry.loss_fn, **chosen)
@@ -124,15 +124,15 @@ class ZooWorkload:
         return [parameter.to(self.device, dtype) for parameter in _start(self.net, self.small)]
 
     def episodes(self, dtype: torch.dtype = torch.float32, number: int = 0) -> Episodes:
-        """The meta-batch that everybody trains on, or another one like it."""
+        """Return the meta-batch that all peers train on, or another one like it."""
         return self.entry.episodes(self.size, dtype, number).to(self.device)
 
     def of_tasks(self, meta_batch_size: int) -> ZooWorkload:
-        """The same with no more tasks."""
+        """Return the same workload with at most this many tasks."""
         return replace(self, most_tasks=min(meta_batch_size, self.meta_batch_size))
 
     def for_parity(self) -> ZooWorkload:
-        """The same net on less, and without dropout."""
+        """Return the same net on fewer data, and without dropout."""
         few = self.of_tasks(FEW_TASKS)
         return replace(few, most_queries=FEW_QUERIES, most_steps=FEW_STEPS, dropout=False)
 

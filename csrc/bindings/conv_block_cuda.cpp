@@ -48,8 +48,8 @@ struct Cuda {
 
   // The numbers are those of maml_fast/_conv_block.py.
   static cuda::Arithmetic Of(int64_t number) {
-    STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(cuda::Arithmetic::kFp16), "there is no arithmetic ",
-                    number);
+    STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(cuda::Arithmetic::kFp16),
+                    "arithmetic must be 0 to 3, got ", number);
     return static_cast<cuda::Arithmetic>(number);
   }
 

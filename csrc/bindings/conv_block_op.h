@@ -121,7 +121,7 @@ BackwardResult Backward(Tensor grad_out, MaybeTensor grad_y, Tensor x, Tensor we
                         Tensor mean, Tensor rstd, Tensor argmax, int64_t stride, int64_t padding, bool pool, double eps,
                         bool relu_first, int64_t arithmetic, bool needs_grad_x) {
   const ConvBlockShape s = Shape<Device>(x, weight, stride, padding, pool, eps, relu_first);
-  STD_TORCH_CHECK(!s.thin || !grad_y.has_value(), "a thin block has no y for grad_y to flow into");
+  STD_TORCH_CHECK(!s.thin || !grad_y.has_value(), "grad_y must be None for a thin block, which has no y");
   const ScalarType dtype = x.scalar_type();
   const Tensor grad_x = EmptyGradX<Device>(s, needs_grad_x, x);
   const Tensor grad_weight = Device::Empty(x, {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, dtype);

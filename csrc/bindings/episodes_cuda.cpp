@@ -15,13 +15,14 @@ using Meta = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 template <typename T>
 T* Checked(const Tensor& t, const char* name, ScalarType dtype, int64_t dims, const Tensor& like) {
   STD_TORCH_CHECK(t.device() == like.device() && t.is_contiguous() && t.scalar_type() == dtype && t.dim() == dims, name,
-                  " is not as the sampler makes it");
+                  " has the wrong device, dtype or number of dimensions, or is not contiguous");
   return static_cast<T*>(t.data_ptr());
 }
 
 Meta DrawEpisodes(Tensor images, Tensor starts, Tensor counts, Tensor table, Tensor episode, int64_t tasks,
                   int64_t seed, int64_t n_way, int64_t k_shot, int64_t k_query, bool rotate) {
-  STD_TORCH_CHECK(tasks >= 1 && n_way >= 1 && k_shot >= 1 && k_query >= 1 && images.dim() == 4, "a count is below 1");
+  STD_TORCH_CHECK(tasks >= 1 && n_way >= 1 && k_shot >= 1 && k_query >= 1 && images.dim() == 4,
+                  "tasks, n_way, k_shot and k_query must be at least 1, and images must be [M, C, H, W]");
   const int64_t channels = images.size(1), height = images.size(2), width = images.size(3);
   STD_TORCH_CHECK(!rotate || height == width, "only square images can be rotated");
   const int64_t support = n_way * k_shot, query = n_way * k_query;
@@ -51,7 +52,8 @@ Meta DrawEpisodes(Tensor images, Tensor starts, Tensor counts, Tensor table, Ten
                                      Data<int64_t>(y_qry),
                                      Data<int64_t>(picks),
                                      Data<int>(scratch)};
-  STD_TORCH_CHECK(table.numel() == 256 && counts.numel() == starts.numel(), "table, starts or counts are too short");
+  STD_TORCH_CHECK(table.numel() == 256 && counts.numel() == starts.numel(),
+                  "table must have 256 entries, and starts and counts must be equally long");
   OnStreamOf(images,
              [&](cudaStream_t stream) { return cuda::DrawEpisodes(plan, buffers, static_cast<int>(tasks), stream); });
   return {x_spt, y_spt, x_qry, y_qry};

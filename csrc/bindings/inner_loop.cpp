@@ -82,7 +82,7 @@ LoopTensors InnerLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry, 
   const ConvNet net = Net(x_spt, blocks, eps, head);
   const int64_t tasks = x_spt.size(0), n_support = x_spt.size(1), n_query = x_qry.size(1);
   STD_TORCH_CHECK(tasks >= 1 && n_support >= 1 && n_query >= 1, "there are no tasks or no images");
-  STD_TORCH_CHECK(theta.size() == net.places.size(), "every parameter needs a value");
+  STD_TORCH_CHECK(theta.size() == net.places.size(), "theta must have one tensor for each parameter of the net");
   const LoopOptions options{rate_needs_gradient, scored,        step_weights, steps,
                             second_order,        tasks_at_once, steps_kept,   needs_gradient};
   options.Check(theta.size(), rates.size());

@@ -114,7 +114,7 @@ struct ParameterTensors {
     const std::string name = "rates[" + std::to_string(rates.size()) + "]";
     const auto* values = Dense<Scalar>(rate, name.c_str(), of_rate, like);
     STD_TORCH_CHECK(step_entries.back() == 0 || (rate.numel() == 1 && *values == 0 && !needs_gradient), name,
-                    " must be 0 and fixed: its parameter has a value for every step");
+                    " must be 0 and must not need a gradient, because its parameter has a value for every step");
     Scalar* to = needs_gradient ? Append<Scalar>(rate_gradient, of_rate, like.scalar_type()) : nullptr;
     rates.push_back({values, of_rate[0], of_rate.size() > 1, to});
   }
@@ -132,16 +132,17 @@ struct LoopOptions {
   int64_t seed = 0;
 
   void Check(size_t parameters, size_t rates) const {
-    STD_TORCH_CHECK(steps >= 0 && tasks_at_once >= 1 && steps_kept >= 1, "steps are out of range");
+    STD_TORCH_CHECK(steps >= 0 && tasks_at_once >= 1 && steps_kept >= 1,
+                    "steps must be at least 0, and tasks_at_once and steps_kept at least 1");
     STD_TORCH_CHECK(rates == parameters && rate_needs_gradient.size() == parameters,
-                    "every parameter needs a value, a rate, and whether that needs a gradient");
+                    "rates and rate_needs_gradient must have one entry for each parameter");
     STD_TORCH_CHECK(needs_gradient || std::count(rate_needs_gradient.begin(), rate_needs_gradient.end(), true) == 0,
-                    "rates have gradients only where the parameters have them");
+                    "rate_needs_gradient requires needs_gradient");
     STD_TORCH_CHECK(!scored.empty() && scored.front() >= 0 && scored.back() == steps,
-                    "the scored steps must end with the last step");
-    STD_TORCH_CHECK(step_weights.size() == scored.size(), "every scored step needs a weight");
+                    "scored must end with the last step");
+    STD_TORCH_CHECK(step_weights.size() == scored.size(), "step_weights must have one entry for each scored step");
     for (size_t i = 1; i < scored.size(); ++i) {
-      STD_TORCH_CHECK(scored[i - 1] < scored[i], "the scored steps need order");
+      STD_TORCH_CHECK(scored[i - 1] < scored[i], "scored must be in ascending order");
     }
   }
 };

@@ -24,14 +24,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cpu_capability", &maml_fast::CpuCapability, "Instruction set of the kernels: avx512, avx2 or generic.");
   m.def("has_cuda", [] { return kHasCuda; }, "Whether kernels for GPUs are in the library.");
   m.def("give_back_memory", &maml_fast::GiveBackFreeMemory, "Return free memory of the heap to the system.");
-  m.def("start_clock", &maml_fast::StartClock, "Begin to count what threads do.");
+  m.def("start_clock", &maml_fast::StartClock, "Start measuring what the threads do.");
   m.def(
       "stop_clock",
       [] {
         const maml_fast::ClockSeconds seconds = maml_fast::StopClock();
         return std::make_pair(seconds.convolutions, seconds.waiting);
       },
-      "Return the seconds since the start that all threads together were in convolutions, and that they waited for the "
-      "last one in whole inner loops.");
+      "Return two times since the start, in seconds and summed over all threads: in convolutions, and waiting for the "
+      "last thread in whole inner loops.");
   maml_fast::BindSampler(m);
 }

@@ -58,24 +58,26 @@ Program ReadProgram(const Integers& numbers, const Floats& factors) {
                   "the program has no inputs, or no output");
   STD_TORCH_CHECK(program.logits == kAbsent || (is_buffer(program.logits) && program.classes >= 1 &&
                                                 program.sizes[program.logits] % program.classes == 0),
-                  "the program's logits are no classes");
+                  "the program's logits do not match its number of classes");
   for (int64_t left = reader.Next(); left > 0; --left) {
     Operation op{};
     op.kind = static_cast<OperationKind>(reader.Next());
-    STD_TORCH_CHECK(op.kind >= OperationKind::kCopy && op.kind < OperationKind::kCount, "there is no such operation");
+    STD_TORCH_CHECK(op.kind >= OperationKind::kCopy && op.kind < OperationKind::kCount,
+                    "the program contains an unknown operation");
     for (int64_t& operand : op.operands) {
       operand = reader.Next();
-      STD_TORCH_CHECK(operand == kAbsent || is_buffer(operand), "an operand is no buffer");
+      STD_TORCH_CHECK(operand == kAbsent || is_buffer(operand), "an operand is not a buffer");
     }
     op.result = reader.Next();
-    STD_TORCH_CHECK(is_buffer(op.result) && op.result > program.Targets(), "a result is no buffer to write to");
+    STD_TORCH_CHECK(is_buffer(op.result) && op.result > program.Targets(),
+                    "a result is not a buffer that may be written");
     op.numbers = reader.Next(reader.Next());
     op.factors = reader.NextFactors(reader.Next());
     program.operations.push_back(op);
   }
-  STD_TORCH_CHECK(reader.AtEnd(), "the program is followed by something");
+  STD_TORCH_CHECK(reader.AtEnd(), "the program is followed by unread numbers or factors");
   const int64_t misfit = FirstMisfit(program);
-  STD_TORCH_CHECK(misfit < 0, "operation ", misfit, " does not fit its buffers");
+  STD_TORCH_CHECK(misfit < 0, "operation ", misfit, " does not match the sizes of its buffers");
   return program;
 }
 
@@ -111,7 +113,8 @@ struct TargetTensor {
   TargetTensor(const Tensor& y, const char* name, const Tensor& x, const Program& program, int64_t classes) {
     const int64_t tasks = x.size(0), of_task = program.sizes[program.Targets()];
     if (y.scalar_type() != ScalarType::Long) {
-      STD_TORCH_CHECK(program.logits == kAbsent, name, " must be int64 labels: predictions are judged by them");
+      STD_TORCH_CHECK(program.logits == kAbsent, name,
+                      " must be int64 labels, because the predictions are compared with them");
       values = Finite<Scalar>(y, name, tasks * of_task, x);
       return;
     }
@@ -134,10 +137,10 @@ LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry
   const Program of_support = ReadProgram(support, support_factors), of_queries = ReadProgram(query, query_factors);
   STD_TORCH_CHECK(theta.size() == parameters.places.size() && of_support.parameters == of_queries.parameters &&
                       static_cast<size_t>(of_support.parameters) == theta.size(),
-                  "every parameter needs a value and a layout");
+                  "theta, layouts and both programs must have the same number of parameters");
   for (size_t p = 0; p < parameters.places.size(); ++p) {
     STD_TORCH_CHECK(parameters.places[p].size == of_support.sizes[p] && of_support.sizes[p] == of_queries.sizes[p],
-                    "a layout is not of its parameter's size");
+                    "a layout does not have the size of its parameter");
   }
   STD_TORCH_CHECK(x_spt.dim() >= 2 && x_spt.size(0) >= 1, "there are no tasks");
   const LoopOptions options{rate_needs_gradient, scored,     step_weights,   steps, second_order,

@@ -108,7 +108,7 @@ class PyPrefetcher {
   }
 
   void Wait() {
-    if (prefetcher_.n_pending() == 0) throw std::runtime_error("no meta-batch is under way");
+    if (prefetcher_.n_pending() == 0) throw std::runtime_error("no meta-batch has been submitted");
     {
       const py::gil_scoped_release release;
       prefetcher_.Wait();

@@ -81,9 +81,10 @@ TaskParam<Scalar> Param(const MaybeTensor& t, const char* name, const Sizes& siz
 
 // Returns a shape with the extents that follow from it, after checking all of them.
 inline ConvBlockShape Derived(ConvBlockShape s) {
-  STD_TORCH_CHECK(s.stride >= 1 && s.padding >= 0 && s.kernel >= 1, "stride, padding or kernel size out of range");
+  STD_TORCH_CHECK(s.stride >= 1 && s.padding >= 0 && s.kernel >= 1,
+                  "stride and kernel size must be at least 1, and padding at least 0");
   STD_TORCH_CHECK(s.in_height + 2 * s.padding >= s.kernel && s.in_width + 2 * s.padding >= s.kernel,
-                  "the kernel does not fit the padded image");
+                  "the kernel is larger than the padded image");
   s.Derive();
   STD_TORCH_CHECK(s.tasks >= 1 && s.batch >= 1 && s.in_channels >= 1 && s.out_channels >= 1 && s.OutPixels() >= 1,
                   "nothing to compute: a dimension of x, weight or the output is empty");

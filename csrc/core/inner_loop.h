@@ -145,8 +145,9 @@ struct InnerLoopArgs {
   int64_t support_targets, query_targets;    // of one task
   Scalar* losses;                            // [scores, T]: query losses; NaN if all labels are ignored
   int64_t* correct;                          // [scores, T]: correct predictions
-  Scalar* const* gradient;  // of the mean of the tasks' weighted losses, like theta; null: none wanted, nor the rates'
-  uint64_t seed;            // of the random numbers that a model draws
+  // Of the mean of the tasks' weighted losses, like theta; null if neither this nor the rates' gradient is wanted.
+  Scalar* const* gradient;
+  uint64_t seed;  // of the random numbers that a model draws
 };
 
 }  // namespace maml_fast

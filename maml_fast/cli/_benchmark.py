@@ -31,23 +31,23 @@ def run(
     precision: str = "exact",
     pytest_arguments: Sequence[str] = (),
 ) -> int:
-    """Run the benchmarks; write JSON, Markdown tables and pictures; return pytest's exit code.
+    """Run the benchmarks, write JSON, Markdown tables and pictures, and return pytest's exit code.
 
     Args:
-        quick: tiny workloads, only to see that everything works: a few minutes.
+        quick: run tiny workloads for a few minutes, only to check that everything works.
         out: new folder for the record; by default a fresh ``bench/results/<date>-<machine>`` under the working folder.
-        sweeps: how often everything is measured.
-        seconds: for how long each time, about.
-        workloads: these alone, such as ``"W1,W3-order2,A-anil"``.
-        peers: maml_fast and these alone, such as ``"loop,vmap"``.
+        sweeps: how many times everything is measured.
+        seconds: the approximate length of each measurement.
+        workloads: run only these, for example ``"W1,W3-order2,A-anil"``.
+        peers: compare maml_fast only with these, for example ``"loop,vmap"``.
         device: where to compute, ``"cpu"`` or ``"cuda"``; on cuda iterations, conv blocks and scaling are measured.
-        precision: of products of float32 on cuda: ``"exact"``, or ``"tf32"``, in everybody's.
+        precision: of float32 products on cuda, for all peers: ``"exact"`` or ``"tf32"``.
         pytest_arguments: for example ``("-k", "sampler")``.
 
     Raises:
         RuntimeError: pytest or pytest-benchmark is not installed.
         FileNotFoundError: the benchmarks themselves are missing.
-        FileExistsError, OSError: ``out`` holds a record already, or can't be written.
+        FileExistsError, OSError: ``out`` already holds a record, or can't be written.
     """
     missing = [name.replace("_", "-") for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -58,7 +58,7 @@ def run(
     given = {"sweeps": sweeps, "seconds": seconds, "workloads": workloads, "peers": peers}
     given |= {"device": device, "precision": precision}
     options += [f"--{name}={value}" for name, value in given.items() if value is not None]
-    options += [f"--out={out}", f"--benchmark-storage=file://{out}"]  # else pytest-benchmark leaves a folder of its own
+    options += [f"--out={out}", f"--benchmark-storage=file://{out}"]  # otherwise pytest-benchmark makes its own folder
     code = _call([sys.executable, "-m", "pytest", str(suite), *options, *pytest_arguments])
     if not any(out.iterdir()):
         out.rmdir()  # nothing was run
@@ -66,16 +66,16 @@ def run(
 
 
 def compare(old: Path, new: Path) -> int:
-    """Print what differs between two records by more than their spread.
+    """Print the differences between two records that exceed their spread.
 
     Returns:
-        1 if something of maml_fast's got slower, 2 if a file is no record of this format, else 0.
+        1 if maml_fast got slower anywhere, 2 if a file is not a record of this format, else 0.
     """
     return _call([sys.executable, str(folder() / "compare.py"), str(old), str(new)])
 
 
 def _call(command: Sequence[str]) -> int:
-    """Return the command's exit code. Ctrl-C reaches the command too, which then writes what it has: wait for that."""
+    """Return the command's exit code. After Ctrl-C, wait until the command has written its results so far."""
     with subprocess.Popen(command) as process:
         with contextlib.suppress(KeyboardInterrupt):
             return process.wait()
@@ -83,7 +83,7 @@ def _call(command: Sequence[str]) -> int:
 
 
 def folder() -> Path:
-    """Return the suite's folder: inside an installed package, beside the package in a checkout."""
+    """Return the suite's folder: inside an installed package, next to the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for found in (package / "bench", package.parent / "bench"):
         if (found / "conftest.py").is_file():
@@ -104,7 +104,7 @@ def default_out(parent: Path | str = "bench/results", *, device: str = "cpu", pr
 
 
 def claim(out: Path) -> Path:
-    """Make the folder ``out``, before work is lost; raise an OSError that says so where it can't be used."""
+    """Make the folder ``out`` before any work is done; raise OSError if it can't be used."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".probe").touch()

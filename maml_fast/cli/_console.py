@@ -1,4 +1,4 @@
-"""What the command line shows of a run: a live progress bar on a terminal, a line now and then anywhere else."""
+"""The output of a run: a progress bar on a terminal, and occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = [
     "settings_table",
 ]
 
-LINE_SECONDS = 10.0  # between two lines where there is no terminal
-WINDOW = 20  # iterations that the shown loss, accuracy and speed are means of
+LINE_SECONDS = 10.0  # between two lines, if there is no terminal
+WINDOW = 20  # iterations over which the displayed loss, accuracy and speed are averaged
 
 
 def accuracy_text(row: Row) -> str:
-    """An accuracy as it must be quoted: with its interval, ways, steps, split and batch-norm policy."""
+    """Return an accuracy with all that it depends on: interval, ways, steps, split and batch norm policy."""
     steps = row["inner_steps"]
     conditions = f"{row['episodes']} episodes, {row['n_way']}-way, {steps} inner step{'s' * (steps != 1)}"
     text = (
@@ -56,7 +56,7 @@ def accuracy_text(row: Row) -> str:
 
 
 def evaluation_table(row: Row) -> Table:
-    """Accuracy and interval after every inner step."""
+    """Return a table of accuracy and interval after every inner step."""
     table = Table("inner steps", "accuracy", "95 % interval", box=box.SIMPLE)
     for step, (accuracy, interval) in enumerate(zip(row["accuracies"], row["intervals"], strict=True)):
         table.add_row(str(step), f"{accuracy:.2%}", f"± {interval:.2%}")
@@ -64,7 +64,7 @@ def evaluation_table(row: Row) -> Table:
 
 
 def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
-    """Every recipe's paper and accuracy."""
+    """Return a table of all recipes, with paper and published accuracy."""
     table = Table(Column("recipe", no_wrap=True), Column("published", no_wrap=True), "paper", box=box.SIMPLE)
     for name, recipe in recipes.items():
         table.add_row(name, str(recipe.published or "-"), f"{recipe.paper} ({recipe.settings['algorithm']})")
@@ -72,7 +72,7 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
 
 
 def settings_table(recipe: Recipe) -> Table:
-    """Every number of a recipe, under the names that its options have, and what there is no option for."""
+    """Return a table of all settings of a recipe, by the names of the options, and of those without an option."""
     title = f"{recipe.paper}; published: {recipe.published or 'no figure'}"
     table = Table("argument", "value", box=box.SIMPLE, title=title, title_justify="left")
     for name, value in {**recipe.settings, **recipe.given}.items():
@@ -81,7 +81,7 @@ def settings_table(recipe: Recipe) -> Table:
 
 
 def comparison(recipe: Recipe, row: Row, overrides: Mapping[str, Any]) -> str:
-    """Ours beside the published accuracy, and how the training differed from the recipe."""
+    """Return our and the published accuracy, and how the training differed from the recipe."""
     changed = ", ".join(f"{name} {value}" for name, value in overrides.items())
     return "\n".join(
         [
@@ -93,7 +93,7 @@ def comparison(recipe: Recipe, row: Row, overrides: Mapping[str, Any]) -> str:
 
 
 class CountedProgress:
-    """A bar for work that tells how far it is by calling it with (done, total); silent where there is no terminal."""
+    """A progress bar, moved by calling it with (done, total); invisible if there is no terminal."""
 
     def __init__(self, console: Console, title: str) -> None:
         columns = (
@@ -107,14 +107,14 @@ class CountedProgress:
         self._task: TaskID | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` is done."""
+        """Move the bar to ``done`` of ``total``."""
         if self._task is None:
             self._task = self._progress.add_task(self._title, total=total)
             self._progress.start()
         self._progress.update(self._task, completed=done, total=total)
 
     def stop(self) -> None:
-        """Take the bar off the screen; safe to call twice."""
+        """Remove the bar from the screen; may be called twice."""
         self._progress.stop()
 
     def __enter__(self) -> CountedProgress:
@@ -144,11 +144,11 @@ class ConsoleReporter(Reporter):
         )
 
     def preparing(self, done: int, total: int) -> None:
-        """Show how far the data are."""
+        """Show the progress of preparing the data."""
         self._preparing(done, total)
 
     def started(self, folder: RunFolder, config: TrainConfig, facts: dict[str, str], iteration: int) -> None:
-        """Say what runs, on what, and where the record goes; start the bar."""
+        """Print what runs on which machine, and the run folder; start the bar."""
         self._preparing.stop()
         self.console.print(f"[bold]{escape(printable(config.title))}[/bold]")
         width = max(map(len, facts))
@@ -156,7 +156,7 @@ class ConsoleReporter(Reporter):
             lines = escape(("\n" + " " * (width + 4)).join(map(printable, text.splitlines())))
             self.console.print(f"  {name:<{width}}  {lines}", soft_wrap=True, highlight=False)
         if iteration:
-            self.console.print(f"  going on after iteration {iteration}")
+            self.console.print(f"  resuming after iteration {iteration}")
         self._total = config.iterations
         self._task = self._progress.add_task("train", total=config.iterations, completed=iteration, numbers="")
         self._progress.start()
@@ -169,7 +169,7 @@ class ConsoleReporter(Reporter):
             self._tell(f"iteration {row['iteration']}/{self._total}  {self._numbers()}")
 
     def evaluating(self, episodes: int) -> None:
-        """Say that the bar waits for an evaluation."""
+        """Show that an evaluation is running."""
         self._progress.update(self._task, description=f"evaluate {episodes} episodes")
 
     def evaluated(self, row: Row) -> None:
@@ -181,7 +181,7 @@ class ConsoleReporter(Reporter):
         )
 
     def finished(self, result: RunResult) -> None:
-        """Print the result and where its record lies."""
+        """Print the result and its run folder."""
         self._progress.update(self._task, description="train")
         self.stop()
         speed = result.seconds / max(result.iterations, 1)
@@ -196,7 +196,7 @@ class ConsoleReporter(Reporter):
         )
 
     def stop(self) -> None:
-        """Take the bars off the screen; safe to call twice."""
+        """Remove the bars from the screen; may be called twice."""
         self._preparing.stop()
         self._progress.stop()
 

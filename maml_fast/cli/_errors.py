@@ -1,4 +1,4 @@
-"""How commands end: an error is one line and exit code 2, a stop by a signal exits with 128 + its number."""
+"""How commands end: after an error with one line and exit code 2, after a signal with 128 + its number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Commands(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character must not end a training
+        for stream in (sys.stdout, sys.stderr):  # a character that the terminal lacks must not end a training
             with contextlib.suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
@@ -57,7 +57,7 @@ debug = click.option(
 
 @contextlib.contextmanager
 def _printed_once() -> Iterator[None]:
-    """Of several processes that torchrun started with this command, only the first prints."""
+    """Silence stdout unless this is the first of the processes that torchrun started."""
     if is_first():
         yield
         return
@@ -69,10 +69,10 @@ def _message(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, MemoryError):
-        return "there is not enough memory for this: ask for smaller images, or fewer episodes or steps"
+        return "there is not enough memory: use smaller images, or fewer episodes or steps"
     if isinstance(error, ValueError | TypeError | RuntimeError | OSError):
         return str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error}: a fault of maml_fast, not of yours; --debug shows where"
+    return f"{type(error).__name__}: {error}: this is a bug in maml_fast; --debug shows where"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

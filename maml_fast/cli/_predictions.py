@@ -1,4 +1,4 @@
-"""What the command line shows of an adapted model and of its predictions."""
+"""The output of ``maml-fast adapt`` and ``maml-fast predict``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["adapt", "predict"]
 
 
 def adapt(run: Path, folder: Path, out: Path, *, format: str, inner_steps: int | None, judged: bool) -> None:
-    """Adapt, and print what came of it."""
+    """Adapt a run, and print the classes and the estimated accuracy."""
     console = Console()
     with CountedProgress(console, "judge every picture by the others") as progress:
         done = adapt_run(run, folder, out=out, format=format, inner_steps=inner_steps, judged=judged, progress=progress)
@@ -33,11 +33,11 @@ def adapt(run: Path, folder: Path, out: Path, *, format: str, inner_steps: int |
 
 
 def predict(adapted: Path, pictures: Sequence[Path], *, format: str, sheet: Path | None) -> None:
-    """Print what pictures are, in one of the formats; draw a sheet of them."""
+    """Print the classes of pictures in one of the formats, and draw a sheet of them."""
     model = open_adapted(adapted)
     files = [file for picture in pictures for file in _files_of(picture)]
     if sheet is not None and (sheet.exists() or not sheet.parent.is_dir()):
-        raise FileExistsError(f"--sheet {sheet} is there already, or its folder is not; choose another")
+        raise FileExistsError(f"--sheet {sheet} exists already, or its folder does not exist; choose another")
     pixels = model.pixels(files)
     predictions = model.predictions(files, pixels)
     if format == "table":
@@ -45,14 +45,14 @@ def predict(adapted: Path, pictures: Sequence[Path], *, format: str, sheet: Path
     else:
         print({"csv": as_csv, "json": as_json}[format](predictions), end="")
     if sheet is not None:
-        from maml_fast.deployment._sheet import draw_predictions  # here, for it imports matplotlib
+        from maml_fast.deployment._sheet import draw_predictions  # imports matplotlib
 
         title = f"{len(files)} picture{'s' * (len(files) > 1)} · {adapted.name}"
         write_atomically(sheet, draw_predictions(predictions, pixels, title), make_folders=False)
 
 
 def _files_of(picture: Path) -> Iterator[Path]:
-    """The picture, or those in a folder."""
+    """Yield the picture, or the pictures in a folder."""
     if not picture.is_dir():
         yield picture
         return
@@ -64,15 +64,15 @@ def _files_of(picture: Path) -> Iterator[Path]:
 
 
 def _classes_table(support: SupportSet, judgement: Judgement | None) -> Table:
-    """Each class with its pictures, and how many of them were told right."""
+    """Return a table of the classes: their pictures, and how many were classified correctly."""
     table = Table(
-        Column("", justify="right"), "class", Column("pictures", justify="right"), "told right when left out",
+        Column("", justify="right"), "class", Column("pictures", justify="right"), "correct when left out",
         box=box.SIMPLE,
     )  # fmt: skip
     counts = [None] * len(support.counts) if judgement is None else judgement.counts
     for number, (name, pictures, count) in enumerate(zip(support.class_names, support.counts, counts, strict=True), 1):
-        told = "-" if count is None or not count[1] else f"{count[0]} of {count[1]}"
-        table.add_row(str(number), _cell(name), str(pictures), told)
+        correct = "-" if count is None or not count[1] else f"{count[0]} of {count[1]}"
+        table.add_row(str(number), _cell(name), str(pictures), correct)
     return table
 
 
@@ -87,5 +87,5 @@ def _predictions_table(predictions: Sequence[Prediction]) -> Table:
 
 
 def _cell(text: str) -> str:
-    """A name as it is, whatever brackets and unprintable signs are in it."""
+    """Escape markup and unprintable characters in a name."""
     return escape(printable(text))

@@ -17,12 +17,12 @@ from maml_fast.train._recipes import DEFAULTS
 
 __all__ = ["GroupedCommand", "as_arguments", "run_option", "run_options"]
 
-_RUN = "Run"  # the group of options that are no arguments of a run
+_RUN = "Run"  # the group of options that are not arguments of a run
 _MOST_CHOICES = 12  # that help lists
 
 
 class RunOption(click.Option):
-    """An option with its group, and its help where ``--help`` lists it: that of ``--help-all`` may be longer."""
+    """An option with its group, and its short help if ``--help`` lists it."""
 
     def __init__(self, *names: Any, group: str = _RUN, short: str | None = None, **settings: Any) -> None:
         super().__init__(*names, **settings)
@@ -73,14 +73,14 @@ def _help_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each argument of a run. One that is not given stays None: the data set or the run decides."""
+    """Add an option for each argument of a run. The default is None: the data set or the run decides."""
     for name in reversed(options_of(TrainConfig)):
         command = run_option(name)(command)
     return command
 
 
 def run_option(name: str, help: str | None = None, required: bool = False) -> Callable[..., Any]:
-    """Return the decorator that adds the option for one argument of a run, with another help if that is given."""
+    """Return a decorator that adds the option for one argument of a run, with another help text if given."""
     option, field = options_of(TrainConfig)[name], TrainConfig.__dataclass_fields__[name]
     dashed = name.replace("_", "-")
     kind = _type(name, option)
@@ -99,7 +99,7 @@ def run_option(name: str, help: str | None = None, required: bool = False) -> Ca
 
 
 def as_arguments(given: Mapping[str, Any]) -> list[str]:
-    """Return the command-line arguments that say the same to another process."""
+    """Return the command-line arguments that give another process the same options."""
     arguments = []
     for name, value in given.items():
         dashed = name.replace("_", "-")
@@ -141,7 +141,7 @@ class _KeywordArguments(click.ParamType):
 
 
 def _value(text: str) -> Any:
-    """A number, true, false, null or a list, as JSON has them; anything else is a string."""
+    """Parse a JSON number, true, false, null or list; anything else is a string."""
     words = {"True": True, "False": False, "None": None}
     if text in words:
         return words[text]
@@ -165,9 +165,9 @@ def _type(name: str, option: Option) -> Any:
 
 
 def _help(option: Option, field: dataclasses.Field[Any]) -> str:
-    """The option's help, its choices where there are few, and its default."""
+    """Return the option's help, its choices if there are few, and its default."""
     names = [str(choice) for choice in option.choices]
-    told = len(names) < 3 or all(name in option.help for name in names)  # short choices are shown beside the name
+    told = len(names) < 3 or all(name in option.help for name in names)  # short choices are shown next to the name
     listed = "" if told or len(names) > _MOST_CHOICES else f" One of {', '.join(names)}."
     return f"{option.help}{listed}{_default(field)}"
 
@@ -177,7 +177,7 @@ def _default(field: dataclasses.Field[Any], of_data_sets: bool = True) -> str:
         return ""
     if not of_data_sets:
         return f"  [{_plain(field.default)}]"
-    names: dict[Any, list[str]] = {}  # of the data sets that have a default of their own, by its value
+    names: dict[Any, list[str]] = {}  # the data sets with their own default, by its value
     for name, settings in DEFAULTS.items():
         if field.name in settings:
             names.setdefault(settings[field.name], []).append(name)

@@ -18,10 +18,10 @@ __all__ = ["bench", "build", "doctor", "prepare"]
 @click.command()
 @click.argument("dataset", type=click.Choice(("omniglot",)))
 @click.option(
-    "--root", required=True, type=click.Path(path_type=Path), help="Folder of the two zips, or of what was in them."
+    "--root", required=True, type=click.Path(path_type=Path), help="Folder of the two zips, or of their contents."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The .npy to write (default: beside the images).")
-@click.option("--download", is_flag=True, help="Fetch the official archives into --root first.")
+@click.option("--out", type=click.Path(path_type=Path), help="The .npy to write (default: next to the images).")
+@click.option("--download", is_flag=True, help="Download the official archives into --root first.")
 @debug
 def prepare(dataset: str, root: Path, out: Path | None, download: bool) -> None:
     """Make one .npy of DATASET's images: (1623, 20, 1, 28, 28) bytes."""
@@ -34,7 +34,7 @@ def prepare(dataset: str, root: Path, out: Path | None, download: bool) -> None:
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Compile even if the cache holds the library.")
+@click.option("--force", is_flag=True, help="Compile even if the library is in the cache.")
 @click.option("--verbose", is_flag=True, help="Show the compiler's output.")
 @debug
 def build(force: bool, verbose: bool) -> None:
@@ -48,38 +48,38 @@ def build(force: bool, verbose: bool) -> None:
 @click.command()
 @debug
 def doctor() -> None:
-    """Print what runs here and why, and how to get what is missing."""
+    """Print which kernels run on this machine and why, and how to install what is missing."""
     from maml_fast.native._doctor import report
 
     click.echo(report())
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--quick", is_flag=True, help="Tiny workloads, to see that everything works: minutes.")
+@click.option("--quick", is_flag=True, help="Run tiny workloads for minutes, only to check that everything works.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="New folder for the record (default: a fresh one in bench/results/)."
 )
-@click.option("--sweeps", type=click.IntRange(1), help="How often everything is measured (default: 3).")
-@click.option("--seconds", type=float, help="Seconds per measurement, about (default: 2).")
-@click.option("--workloads", help="These alone, such as W1,W3-order2,A-anil (default: all).")
-@click.option("--peers", help="maml_fast and these alone, such as loop,vmap (default: all).")
+@click.option("--sweeps", type=click.IntRange(1), help="How many times everything is measured (default: 3).")
+@click.option("--seconds", type=float, help="Approximate seconds per measurement (default: 2).")
+@click.option("--workloads", help="Run only these, for example W1,W3-order2,A-anil (default: all).")
+@click.option("--peers", help="Compare only with these, for example loop,vmap (default: all).")
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where to compute (default: cpu).")
 @click.option(
     "--precision",
     type=click.Choice(("exact", "tf32")),
     default="exact",
-    help="Products of float32 on cuda (default: exact).",
+    help="Precision of float32 products on cuda (default: exact).",
 )
 @click.option(
-    "--compare", nargs=2, type=click.Path(path_type=Path), help="Run nothing: compare two bench.json, old and new."
+    "--compare", nargs=2, type=click.Path(path_type=Path), help="Compare two bench.json, old and new, and run nothing."
 )
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 @debug
 def bench(compare: tuple[Path, Path] | None, pytest_arguments: tuple[str, ...], **options: Any) -> None:
-    """Time maml_fast against its peers, parity first; write JSON, tables and pictures.
+    """Time maml_fast against its peers; write JSON, tables and pictures.
 
-    Further arguments go to pytest, which runs the benchmarks: -k sampler, for one. --compare OLD NEW exits with 1 if
-    maml_fast got slower anywhere, beyond the spread of both.
+    Further arguments go to pytest, which runs the benchmarks, for example -k sampler. --compare OLD NEW exits with 1 if
+    maml_fast got slower anywhere by more than the spread of both.
     """
     from maml_fast.cli import _benchmark as benchmark
 

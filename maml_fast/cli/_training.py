@@ -17,7 +17,7 @@ from maml_fast.train._recipes import RECIPES
 
 __all__ = ["evaluate", "recipes", "report", "reproduce", "train"]
 
-# What takes long to import is imported by the commands that need it, so that `maml-fast --help` does not wait for it.
+# Slow imports are inside the commands that need them, so that `maml-fast --help` does not wait for them.
 
 _out = click.option("--out", type=click.Path(path_type=Path), help="New run folder (default: a fresh one under runs/).")
 
@@ -29,7 +29,7 @@ _out = click.option("--out", type=click.Path(path_type=Path), help="New run fold
 @click.option("--processes", type=click.IntRange(1), metavar="N", help="Processes on this machine.")
 @debug
 def train(out: Path | None, resume: Path | None, processes: int | None, **options: Any) -> None:
-    """Meta-train, evaluate and draw. By default on the embedded data set: two minutes.
+    """Meta-train, evaluate and draw. The default, on the embedded data set, takes two minutes.
 
     Your own net: --model nets.py:Net fills in n_way, in_channels, image_size.
     """
@@ -39,7 +39,7 @@ def train(out: Path | None, resume: Path | None, processes: int | None, **option
 
     given = {name: value for name, value in options.items() if value is not None}
     if resume is not None and out is not None:
-        raise ValueError(f"--out {out} and --resume {resume} exclude each other: a resumed run stays in its folder")
+        raise ValueError(f"--out {out} and --resume {resume} can't be combined: a resumed run stays in its folder")
     make_config = TrainConfig.for_recipe if "recipe" in given else TrainConfig.for_dataset
     config = make_config(**given) if resume is None else None
     if processes is not None:
@@ -58,7 +58,7 @@ def train(out: Path | None, resume: Path | None, processes: int | None, **option
 @click.argument("recipe", type=click.Choice(tuple(RECIPES)), required=False, metavar="[RECIPE]")
 @debug
 def recipes(recipe: str | None) -> None:
-    """List the published trainings that can be repeated, or all settings of RECIPE."""
+    """List the published trainings that can be reproduced, or all settings of RECIPE."""
     from maml_fast.cli._console import recipes_table, settings_table
 
     Console().print(recipes_table(RECIPES) if recipe is None else settings_table(RECIPES[recipe]))
@@ -73,7 +73,10 @@ def recipes(recipe: str | None) -> None:
 @run_option("device")
 @debug
 def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
-    """Train by RECIPE, evaluate, and print our accuracy beside the published one; maml-fast recipes lists them."""
+    """Train by RECIPE, and compare the accuracy with the published one.
+
+    maml-fast recipes lists the recipes.
+    """
     from maml_fast.cli._console import ConsoleReporter, comparison
     from maml_fast.train import train as start_run
 
@@ -92,7 +95,7 @@ def reproduce(recipe: str, out: Path | None, **options: Any) -> None:
 @click.option("--n-episodes", type=int, default=600, show_default=True, help="Episodes to evaluate on.")
 @run_option("inner_steps", help="Inner steps (default: as the run evaluates).")
 @run_option("n_way", help="Classes per episode, any number (default: as the run evaluates).")
-@click.option("--split", default="test", show_default=True, help="Which classes.")
+@click.option("--split", default="test", show_default=True, help="Classes to evaluate on: train, val or test.")
 @run_option("seed", help="Seed of the episodes (default: the run's).")
 @run_option("root", help="Folder of the data set, if it has moved.")
 @run_option("threads")

@@ -132,7 +132,9 @@ def _encoding(name: str, value: Any) -> str:
     try:
         codecs.lookup(text(name, value))
     except (LookupError, ValueError):
-        raise ValueError(f"{name} must be one that Python knows, such as 'latin-1', got {shown(value)}") from None
+        raise ValueError(
+            f"{name} must be an encoding that Python knows, such as 'latin-1', got {shown(value)}"
+        ) from None
     return value
 
 

@@ -66,8 +66,8 @@ class ImageBank:
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
             raise ValueError(
-                f"class {i} ({self.class_names[i]!r}) is said to own {self.counts[i]} images from image "
-                f"{self.starts[i]} on; it needs at least one, all among the {n_images} images of bank {self.name!r}"
+                f"class {i} ({self.class_names[i]!r}) has {self.counts[i]} images, from image "
+                f"{self.starts[i]} on; a class needs at least one, and bank {self.name!r} has only {n_images} images"
             )
 
     @classmethod

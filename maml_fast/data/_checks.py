@@ -61,7 +61,7 @@ def check_types(episodes: Episodes, classification: bool) -> None:
             remedy = _as_classes(name, tensor)
             raise TypeError(f"{name} must hold class numbers as torch.int64, got {tensor.dtype}; {remedy}")
     if episodes.x_spt.dtype != episodes.x_qry.dtype:
-        raise ValueError(f"x_spt is {episodes.x_spt.dtype} but x_qry is {episodes.x_qry.dtype}; make them alike")
+        raise ValueError(f"x_spt is {episodes.x_spt.dtype} but x_qry is {episodes.x_qry.dtype}; convert one of them")
     devices = [x.device for x in episodes]
     if len(set(devices)) != 1:
         raise ValueError(f"all four must be on one device, got {', '.join(map(str, devices))}; use Episodes.to(device)")

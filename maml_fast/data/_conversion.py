@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,9 @@ import numpy as np
 from maml_fast._arguments import check_fields, choice, function, int_from, optional
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._dataset import MessageCallback, Progress, print_to_stderr
-from maml_fast.data._files import fingerprint, stamps, write_atomically
+from maml_fast.data._files import fingerprint, only_process, stamps, write_atomically, write_npy
 from maml_fast.data._npy import MappedFile, map_npy
-from maml_fast.data._pictures import decode, has_more_frames
 from maml_fast.data._sealed import is_sound, seal
-from maml_fast.data._staged import write_npy_in_stages
 from maml_fast.native import cache_folder
 
 __all__ = ["Conversion", "Pictures"]
@@ -69,6 +67,8 @@ class Conversion:
 
     def decode(self, file: Path) -> np.ndarray:
         """Decode a picture file into uint8 ``[C, H, W]``; report the first file that has several frames."""
+        from maml_fast.data._pictures import decode, has_more_frames  # imports Pillow
+
         if not self._reported and file.suffix.lower() in _MAY_HAVE_FRAMES and has_more_frames(file):
             self._reported.append(file)
             self.say(f"{file} has several frames; only the first frame of such pictures is used")
@@ -76,12 +76,9 @@ class Conversion:
 
     def hold(self, pictures: Pictures, name: str) -> ImageBank:
         """Make a bank in memory."""
-        n_images = sum(pictures.counts)
-        images = np.empty((n_images, *self.image_shape), np.uint8)
-        for i in range(n_images):
-            images[i] = pictures.image(i)
-            if self.progress:
-                self.progress(i + 1, n_images)
+        images = np.empty((sum(pictures.counts), *self.image_shape), np.uint8)
+        for i, image in enumerate(self._images(pictures)):
+            images[i] = image
         return _bank(images, pictures.class_names, pictures.counts, name, None)
 
     def keep(
@@ -91,7 +88,7 @@ class Conversion:
 
         The bank is kept as a .npy of the pixels and a .json of the classes. Their names depend on everything that they
         are made from, and both are sealed: if either is damaged, or another user could have written it, both are made
-        again. A conversion that was killed resumes where it stopped.
+        again. One process makes them; others wait for it.
 
         Args:
             sources: the files that determine the contents of the bank.
@@ -105,19 +102,36 @@ class Conversion:
         folder = folder or cache_folder() / "banks"
         stem = f"{name.replace(os.sep, '-')}-{fingerprint(stamps(sources), self.image_shape)}"
         pixels, listing = folder / f"{stem}.npy", folder / f"{stem}.json"
-        if not (is_sound(pixels) and is_sound(listing)):
-            if pixels.exists() and listing.exists():
-                self.say(f"{pixels} is damaged, or another user could have written it: it is made again")
-            pictures = read()
-            shape = (sum(pictures.counts), *self.image_shape)
-            self.say(f"converting the {shape[0]:,} pictures of {name}, once, into {pixels}")
-            write_npy_in_stages(pixels, shape, pictures.image, self.progress, self.say)
-            classes = dict(zip(pictures.class_names, map(int, pictures.counts), strict=True))
-            write_atomically(listing, json.dumps(classes).encode())
-            seal(listing)
+        if not _are_sound(pixels, listing):
+            with only_process(pixels, self.say):
+                if not _are_sound(pixels, listing):  # nor has another process made them meanwhile
+                    self._write(pixels, listing, read, name)
         images, file = map_npy(pixels)
         classes = json.loads(listing.read_bytes())
         return _bank(images, list(classes), list(classes.values()), name, file)
+
+    def _write(self, pixels: Path, listing: Path, read: Callable[[], Pictures], name: str) -> None:
+        if pixels.exists() and listing.exists():
+            self.say(f"{pixels} is damaged, or another user could have written it: it is made again")
+        pictures = read()
+        shape = (sum(pictures.counts), *self.image_shape)
+        self.say(f"converting the {shape[0]:,} pictures of {name}, once, into {pixels}")
+        write_npy(pixels, shape, self._images(pictures))
+        classes = dict(zip(pictures.class_names, map(int, pictures.counts), strict=True))
+        write_atomically(listing, json.dumps(classes).encode())
+        seal(pixels)
+        seal(listing)
+
+    def _images(self, pictures: Pictures) -> Iterator[np.ndarray]:
+        n_images = sum(pictures.counts)
+        for i in range(n_images):
+            yield pictures.image(i)
+            if self.progress:
+                self.progress(i + 1, n_images)
+
+
+def _are_sound(*files: Path) -> bool:
+    return all(map(is_sound, files))
 
 
 def _bank(

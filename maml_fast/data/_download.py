@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from maml_fast.data._dataset import Progress
-from maml_fast.data._files import naming_disk_errors, replacing
+from maml_fast.data._files import naming_disk_errors
 
 __all__ = ["download"]
-
-_BLOCK = 1 << 16
 
 
 def download(url: str, path: Path, md5: str, *, progress: Progress | None = None, timeout: float = 30.0) -> None:
@@ -29,25 +23,32 @@ def download(url: str, path: Path, md5: str, *, progress: Progress | None = None
     Raises:
         RuntimeError: the connection fails, the response is not the expected file, or `path` is not writable.
     """
-    digest, done = hashlib.md5(usedforsecurity=False), 0
-    with replacing(path) as file:
-        try:
-            with urllib.request.urlopen(url, timeout=timeout) as answer:
-                total = int(answer.headers.get("Content-Length") or 0)
-                while block := answer.read(_BLOCK):
-                    digest.update(block)
-                    done += len(block)
-                    with naming_disk_errors(path):
-                        file.write(block)
-                    if progress:
-                        progress(done, max(total, done))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise RuntimeError(f"cannot fetch {url} ({reason}); fetch it elsewhere and put it at {path}") from error
-        if done < total:
-            raise RuntimeError(f"{url} broke off after {done:,} of {total:,} bytes; try again")
-        if digest.hexdigest() != md5:
-            raise RuntimeError(
-                f"{url} is not the file expected: its MD5 is {digest.hexdigest()}, not {md5}; try again, or fetch it "
-                f"elsewhere and put it at {path}"
-            )
+    import pooch
+
+    with naming_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    downloader = pooch.HTTPDownloader(timeout=timeout, progressbar=_Bar(progress) if progress else False)
+    try:
+        pooch.retrieve(url, f"md5:{md5}", path.name, path.parent, downloader=downloader)
+    except Exception as error:  # from several libraries
+        raise RuntimeError(
+            f"cannot fetch {url} ({error}); try again, or fetch it elsewhere and put it at {path}"
+        ) from error
+
+
+class _Bar:
+    """Calls ``progress`` where pooch would move a progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.total, self._done, self._progress = 0, 0, progress  # pooch sets the total, 0 if the server names none
+
+    def update(self, n_bytes: int) -> None:
+        self._done += n_bytes  # pooch counts the last block as a full one
+        total = self.total or self._done
+        self._progress(min(self._done, total), total)
+
+    def reset(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

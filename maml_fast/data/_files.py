@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
-import io
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -25,10 +24,9 @@ except ImportError:  # not a POSIX system
 __all__ = [
     "fingerprint",
     "naming_disk_errors",
-    "npy_header",
+    "only_process",
     "replacing",
     "stamps",
-    "sync_folder",
     "write_atomically",
     "write_npy",
 ]
@@ -62,7 +60,7 @@ def replacing(path: Path, *, make_folders: bool = True) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
             file.close()
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
     finally:
         with suppress(OSError):  # on a full disk this fails again, and would hide the first error
             file.close()
@@ -89,7 +87,7 @@ def _remove_leftovers(path: Path) -> None:
                 leftover.unlink()
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make a rename in this folder durable, if the file system can sync folders."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -118,6 +116,31 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
         raise RuntimeError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
+@contextmanager
+def only_process(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Let one process at a time run the block for this path; the others wait, after a message to `say`.
+
+    The operating system releases the lock if its holder is killed.
+
+    Raises:
+        RuntimeError: the lock file next to `path` cannot be written.
+    """
+    import filelock
+
+    with naming_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"waiting for another process that makes {path}")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) -> None:
     """Write uint8 arrays, one after another, as one .npy file of this shape, through `replacing`.
 
@@ -125,18 +148,12 @@ def write_npy(path: Path, shape: tuple[int, ...], arrays: Iterable[np.ndarray]) 
     """
     with replacing(path) as file:
         with naming_disk_errors(path):
-            file.write(npy_header(shape))
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
         for array in arrays:
             content = np.ascontiguousarray(array, np.uint8).data
             with naming_disk_errors(path):
                 file.write(content)
-
-
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """Return the header of a uint8 .npy file of this shape."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:

@@ -96,7 +96,7 @@ def load_folder(options: Options) -> DataSet:
         return DataSet(root.resolve().name, banks, Split("folders", {p: b.class_names for p, b in banks.items()}))
     if options.split is not None:
         if options.seed is not None:
-            raise ValueError("give split or seed, not both: split files leave nothing to chance")
+            raise ValueError("give split or seed, not both: split files use no random numbers")
         split = read_split(Path(options.split))
         return DataSet.of(_bank(root, options), split)
     seed, bank = check_seed(options.seed), _bank(root, options)

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._conversion import Conversion, Pictures
-from maml_fast.data._pictures import fitted
 from maml_fast.data._safe_pickle import read_pickle
 
 __all__ = ["read_image_cache", "read_npz"]
@@ -132,6 +130,10 @@ def _channels_last(what: str, images: Any) -> np.ndarray:
 
 def _pictures(images: np.ndarray, numbers: Mapping[str, np.ndarray], conversion: Conversion) -> Pictures:
     """Order the images ``[N, H, W, C]`` by class."""
+    from PIL import Image
+
+    from maml_fast.data._pictures import fitted
+
     if not numbers:
         raise ValueError("there are no classes")
     order = np.concatenate(list(numbers.values()))

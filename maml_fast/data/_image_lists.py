@@ -59,11 +59,11 @@ def read_classes(path: Path) -> dict[str, list[str]]:
             for row in rows:
                 picture, label = ((row[column] or "").strip() for column in _COLUMNS)
                 if Path(picture).is_absolute() or ".." in Path(picture).parts:
-                    raise ValueError(f"line {rows.line_num} names {picture}, which is not inside of images")
+                    raise ValueError(f"line {rows.line_num} names {picture}, which is not inside images")
                 if not picture or not label:
                     raise ValueError(f"line {rows.line_num} lacks a filename or a label")
                 if picture in seen:
-                    raise ValueError(f"line {rows.line_num} names {picture} again")
+                    raise ValueError(f"line {rows.line_num} names {picture} a second time")
                 seen.add(picture)
                 classes.setdefault(label, []).append(picture)
     except (csv.Error, ValueError) as error:

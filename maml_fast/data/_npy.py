@@ -1,11 +1,9 @@
-"""Memory-mapping of .npy files, with precise errors for invalid ones."""
+"""Memory-mapping of .npy files, with errors that name the file."""
 
 from __future__ import annotations
 
-import math
-import os
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,49 +30,20 @@ def map_npy(path: Path) -> tuple[np.ndarray, MappedFile]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a .npy file, holds Python objects, is in Fortran order, is empty or is truncated.
+        ValueError: the file is not a .npy file, is damaged, holds Python objects, is in Fortran order or is empty.
     """
     path = path.absolute()
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a .npy file")
     try:
-        file = path.open("rb")
+        status = path.stat()
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}") from None
-    with file:
-        shape, fortran_order, dtype = _read_header(file, path)
-        if dtype.hasobject:
-            raise ValueError(f"{path} holds Python objects, not pixels; save a uint8 array")
-        if fortran_order and len(shape) > 1:
-            raise ValueError(f"{path} is in Fortran order; save np.ascontiguousarray(array) instead")
-        if math.prod(shape) * dtype.itemsize == 0:
-            raise ValueError(f"{path} holds an empty array of shape {shape}")
-        offset, status = file.tell(), os.fstat(file.fileno())
-        needed = offset + math.prod(shape) * dtype.itemsize
-        if status.st_size < needed:
-            raise ValueError(
-                f"{path} is cut short: for an array of shape {shape} it must have {needed:,} bytes, it has "
-                f"{status.st_size:,}; make or copy it again"
-            )
-        array = np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape)
+    except Exception as error:  # NumPy raises many kinds of errors for damaged files
+        raise ValueError(
+            f"{path} cannot be mapped as a .npy file ({error}); copy or make it again, with np.save of a uint8 array"
+        ) from error
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{path} is in Fortran order; save np.ascontiguousarray(array) instead")
+    if array.size == 0:
+        raise ValueError(f"{path} holds an empty array of shape {array.shape}")
     return array, MappedFile(path, status.st_size, status.st_mtime_ns)
-
-
-def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    magic = file.read(6)
-    file.seek(0)
-    if magic[:4] == b"PK\x03\x04":
-        raise ValueError(f"{path} is a .npz or zip archive, not a .npy file; save the one array with np.save")
-    if magic != b"\x93NUMPY":
-        raise ValueError(f"{path} is not a .npy file: it starts with {magic!r}")
-    try:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(file)
-        else:
-            header = np.lib.format.read_array_header_2_0(file)
-        if any(type(n) is not int or n < 0 for n in header[0]):
-            raise ValueError(f"shape {header[0]}")
-        return header
-    except Exception as error:  # damaged headers raise many kinds of errors, Python's parser's among them
-        raise ValueError(f"{path} has a damaged .npy header: {error or type(error).__name__}") from None

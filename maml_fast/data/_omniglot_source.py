@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from maml_fast.data._omniglot_layout import Archive, Layout, class_names
-from maml_fast.data._pictures import decode
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Source", "find_source", "read_drawings"]
 
@@ -60,10 +61,12 @@ def read_drawings(sources: Sequence[Source], layout: Layout, size: int) -> Itera
             archive would write outside the target folder.
     """
 
+    from maml_fast.data._pictures import decode  # imports Pillow
+
     def check(image: Image.Image) -> None:
         if image.size != (layout.drawing_size,) * 2:
-            width, height = image.size
-            raise ValueError(f"it is {width} x {height} pixels, a drawing of Omniglot {layout.drawing_size} a side")
+            (width, height), side = image.size, layout.drawing_size
+            raise ValueError(f"it has {width} x {height} pixels, but drawings of Omniglot have {side} x {side}")
 
     with ExitStack() as stack:
         listings = [stack.enter_context(_listing(source)) for source in sources]
@@ -123,7 +126,7 @@ def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
     outside = not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]
     if outside or stat.S_ISLNK(info.external_attr >> 16):
         raise ValueError(
-            f"{archive}: refused, since its member {name!r} is a link or leads out of the archive's folder"
+            f"{archive}: refused, because its member {name!r} is a link or lies outside the archive's folder"
         )
     return path
 

@@ -46,7 +46,7 @@ class _Reader(pickle._Unpickler):
         stand_in = _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name))
         if stand_in is None:
             raise pickle.UnpicklingError(
-                f"it asks to run {module}.{name}, which a file of arrays has no need of; refused, nothing was run"
+                f"it asks to run {module}.{name}, which a file of arrays does not need; refused, and nothing was run"
             )
         return stand_in
 
@@ -141,7 +141,7 @@ def _finished(value: Any, known: dict[int, Any]) -> Any:
         else:
             known[id(value)] = [_finished(item, known) for item in value]
     if known[id(value)] is _UNFINISHED:
-        raise ValueError("it holds a list or dict that holds itself")
+        raise ValueError("it holds a list or dict that contains itself")
     return known[id(value)]
 
 

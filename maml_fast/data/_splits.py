@@ -81,7 +81,7 @@ class Split:
             if missing:
                 raise ValueError(
                     f"split {self.name!r} puts class {missing[0]!r} into {part}, but {bank.name} has no such class"
-                    + (f" (nor {len(missing) - 1} others of it)" if missing[1:] else "")
+                    + (f" ({len(missing) - 1} others are missing too)" if missing[1:] else "")
                 )
             banks[part] = bank.select([number[name] for name in names], f"{bank.name}/{part}")
         return banks

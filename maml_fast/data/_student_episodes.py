@@ -75,7 +75,7 @@ def check_counts(log: AnswerLog, students: Sequence[int] | np.ndarray, n_support
         student = int(students[int(np.argmin(counts))])
         raise ValueError(
             f"student {log.student_names[student]!r} gave {log.counts[student]} answers, but {n_support} are support "
-            f"and one at least must be left to predict; lower n_support, or use log.with_at_least({n_support + 1})"
+            f"and at least one must be left to predict; lower n_support, or use log.with_at_least({n_support + 1})"
         )
 
 
@@ -135,7 +135,7 @@ def answer_loss(logits: Tensor, answers: Tensor) -> Tensor:
         TypeError: an argument is not a floating-point tensor.
     """
     if logits.shape != answers.shape:
-        raise ValueError(f"answers must be {list(logits.shape)} as logits are, got {list(answers.shape)}")
+        raise ValueError(f"answers must have the shape of logits, {list(logits.shape)}, got {list(answers.shape)}")
     if not (logits.is_floating_point() and answers.is_floating_point()):
         raise TypeError(f"logits and answers must be floating-point, got {logits.dtype} and {answers.dtype}")
     asked = answers != NO_ANSWER

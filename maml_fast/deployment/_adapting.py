@@ -119,7 +119,7 @@ def _check_free(*files: Path) -> None:
     """Raise unless all files can be created; called before any work is done."""
     for file in files:
         if file.exists():
-            raise FileExistsError(f"{file} is there already; choose another --out, or remove it")
+            raise FileExistsError(f"{file} exists already; choose another --out, or remove it")
         if not file.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {file.parent} to write {file.name} into; make it first")
         if not os.access(file.parent, os.W_OK):
@@ -133,8 +133,8 @@ def _learner_for(n_classes: int, source: _Source, say: MessageCallback) -> Learn
     if served is not learner and "head" not in ALGORITHMS[config.algorithm].ignores and config.head == "learned":
         say(
             f"the run learned one classifier row for each of {config.n_way} classes, and the {n_classes} classes here "
-            "start from these rows in order, repeated where there are too few; a run trained with --head zero or proto "
-            "starts any number of classes as in training"
+            "start from these rows in order, repeated where there are too few; runs trained with --head zero or proto "
+            "do not have this problem"
         )
     return served
 

@@ -94,10 +94,11 @@ def judge(
 ) -> Judgement:
     """Classify each of the pictures x [N, C, H, W] with the learner adapted to all the others.
 
-    Batch norm's statistics, too, come from the other pictures alone. The learner must have as many classes as the
-    labels y [N]. The only picture of a class is not judged.
+    Batch norm's statistics, too, come from the other pictures alone. The labels y [N] determine the number of classes.
+    The only picture of a class is not judged.
     """
     n_classes = int(y.max()) + 1
+    learner = learner.for_classes(n_classes)
     probabilities = torch.full((len(x), n_classes), torch.nan)
     counts = y.bincount()
     todo = [i for i, label in enumerate(y.tolist()) if counts[label] > 1]

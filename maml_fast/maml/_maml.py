@@ -353,8 +353,8 @@ class MAML(Learner):
         classifier = Classifier.of(self.model, f"for_classes({n_classes})")
         if n_classes != classifier.n_classes and classifier.weight not in self.adapted:
             raise ValueError(
-                f"{classifier.weight} does not adapt: its {classifier.n_classes} learned rows serve as many classes, "
-                f"and not {n_classes}; let the classifier adapt in training, best with head='zero' or 'proto'"
+                f"{classifier.weight} does not adapt: its {classifier.n_classes} learned rows are for that many "
+                f"classes, not for {n_classes}; let the classifier adapt in training, best with head='zero' or 'proto'"
             )
         resized = super().for_classes(n_classes)
         assert isinstance(resized, MAML)

@@ -56,8 +56,8 @@ class Plan(NamedTuple):
             results, loss, gradients = with_gradient(self.problem, episodes, self.scored, tasks)
         except OutsideGraphError as error:
             raise RuntimeError(
-                f"{error}, and the gradient of maml(episodes).loss is taken before it returns: compute that inside of "
-                "loss_fn, or use maml.task_results(episodes).losses[-1].mean(), the same loss with its graph"
+                f"{error}, but maml(episodes) computes the gradient before it returns: compute that inside loss_fn, "
+                "or use maml.task_results(episodes).losses[-1].mean(), which is the same loss with its graph"
             ) from error
         return results, loss_with_gradient(loss, gradients) if gradients else loss
 

@@ -94,7 +94,7 @@ def find_python_headers() -> Path:
     """Return the folder of Python.h; raise BuildError if Python comes without it, as a system's Python often does."""
     folder = Path(sysconfig.get_path("include"))
     if not (folder / "Python.h").is_file():
-        raise BuildError(f"Python's own headers are missing from {folder}: install python3-dev, or the like")
+        raise BuildError(f"Python's own headers are missing from {folder}: install python3-dev or its equivalent")
     return folder
 
 

@@ -90,7 +90,7 @@ def refusing_grad_mode_queries() -> Iterator[None]:
 
     def refuse() -> bool:
         if threading.get_ident() == here and not is_library(sys._getframe(1).f_globals.get("__name__")):
-            raise RecordingError("forward asks whether gradients are on")
+            raise RecordingError("forward asks whether gradients are enabled")
         return original()
 
     torch.is_grad_enabled = refuse

@@ -72,7 +72,7 @@ class Tape:
         if value is None:
             raise RecordingError("forward uses a tensor that does not come from its input")
         if value is _STALE:
-            raise RecordingError("forward writes to a tensor that it sees in another view")
+            raise RecordingError("forward writes to a tensor of which it also has another view")
         return value
 
     def begin(
@@ -92,7 +92,7 @@ class Tape:
         if any(_memory(tensor) in self._protected for tensor in written):
             raise RecordingError("forward writes to its input or to parameters")
         if any(isinstance(value, torch.Generator) for value in arguments.values()):
-            raise RecordingError("forward draws from a generator of its own")
+            raise RecordingError("forward draws random numbers from its own generator")
         return operation, arguments, written
 
     def end(self, operation: Any, arguments: dict[str, Any], written: Sequence[Tensor], output: Any) -> None:
@@ -153,7 +153,7 @@ class Operations(TorchDispatchMode):
         if tape.is_paused:
             return func(*args, **kwargs)
         if not torch._C.is_grad_enabled():  # in no_grad, or in an autograd.Function with its own backward
-            raise RecordingError("forward switches gradients off, or has a backward of its own")
+            raise RecordingError("forward disables gradients, or has its own backward")
         if _autocast() != tape.autocast:
             raise RecordingError("forward switches autocast")
         begun = tape.begin(func, args, kwargs)
@@ -207,7 +207,7 @@ def _check_recordable(function: Any) -> None:
     if name in ("__get__", "__set__", "__delete__"):
         attribute = getattr(function.__self__, "__name__", "")
         if name != "__get__" or attribute not in _ALLOWED_ATTRIBUTES:
-            raise RecordingError(f"forward asks for a tensor's .{attribute}, or sets it")
+            raise RecordingError(f"forward reads or sets a tensor's .{attribute}")
     elif name in _FORBIDDEN or getattr(function, "__module__", "") == "torch.autograd":
         raise RecordingError(f"forward calls {name}()")
 

@@ -30,7 +30,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> Path:
         out: the new file.
 
     Raises:
-        FileExistsError: ``out`` is there already.
+        FileExistsError: ``out`` exists already.
         FileNotFoundError: one of ``runs`` is no run folder, or there is no folder for ``out``.
         ValueError: no runs, one twice, or damaged files; names it.
     """
@@ -38,7 +38,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> Path:
     if not runs:
         raise ValueError("runs is empty: give at least one run folder")
     if out.exists():
-        raise FileExistsError(f"{out} is there already; choose another --out, or remove it")
+        raise FileExistsError(f"{out} exists already; choose another --out, or remove it")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} into; make it first")
     read = read_runs([Path(run) for run in runs])

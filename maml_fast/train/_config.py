@@ -165,14 +165,14 @@ class TrainConfig:
         self._check_model()
         check_device(self.device)
         if self.cuda_graph and self.device == "cpu":
-            raise ValueError("cuda_graph is for device cuda; the device is cpu, leave cuda_graph out")
+            raise ValueError("cuda_graph needs device cuda, and the device is cpu; leave cuda_graph out")
 
     def _check_algorithm(self) -> None:
         learner, name = ALGORITHMS[self.algorithm], self.algorithm
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in learner.ignores and value != field.default:
-                raise ValueError(f"{field.name} {value!r} means nothing to algorithm {name}; leave it out")
+                raise ValueError(f"{field.name} {value!r} is not an option of algorithm {name}; leave it out")
         if self.eval_n_way not in (None, self.n_way) and name == "boil":
             raise ValueError(
                 f"eval_n_way {self.eval_n_way} is not n_way {self.n_way}, but {name} has a classifier of n_way "

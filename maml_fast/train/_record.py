@@ -260,7 +260,7 @@ class RunFolder:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{self.checkpoint} does not fit {self.config.name} ({reason}); is it of another run?"
+                f"{self.checkpoint} does not fit {self.config.name} ({reason}); is it from another run?"
             ) from error
 
 

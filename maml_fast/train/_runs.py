@@ -171,7 +171,7 @@ def _with_changes(config: TrainConfig, changes: dict[str, Any], folder: RunFolde
     ]
     if conflicts:
         raise ValueError(
-            f"{folder.path} cannot resume with other arguments: {', '.join(conflicts)}; leave them out or start anew"
+            f"{folder.path} cannot resume with other arguments: {', '.join(conflicts)}; leave them out or train anew"
         )
     return new
 

@@ -196,7 +196,7 @@ class Workbench:
         same_split = now["split"]["sha256"] == then.get("split", {}).get("sha256")
         if not same_split or any(now[name] != then.get(name) for name in ("image_shape", "pixels_sha256")):
             raise ValueError(
-                f"the data are not those of {folder.path}: other classes, split or pixels; give the root of its data"
+                f"the data differ from those of {folder.path} in classes, split or pixels; give the root of its data"
             )
 
     def draw_curve(self, folder: RunFolder, rows: Sequence[Row], seconds: float, last: Row | None = None) -> None:

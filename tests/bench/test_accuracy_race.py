@@ -57,4 +57,4 @@ def test_an_earlier_race_is_kept(tmp_path, capsys):
     (tmp_path / "race.json").write_text("{}")
     with pytest.raises(SystemExit):
         accuracy_race.main([*TINY, "--out", str(tmp_path)])
-    assert "holds a race already" in capsys.readouterr().err
+    assert "holds a race.json already" in capsys.readouterr().err

@@ -93,8 +93,8 @@ def test_another_device_is_named(compare):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "new.json is no record of maml-fast bench"),
-        ("[]", "new.json is no record of maml-fast bench: give the bench.json that it wrote"),
+        ("{", "new.json is not a record of maml-fast bench"),
+        ("[]", "new.json is not a record of maml-fast bench: give the bench.json that it wrote"),
         ('{"rows": [], "format": 1}', "new.json has format 1, this version compares format 2"),
     ],
 )

@@ -186,7 +186,7 @@ def test_out_that_is_taken(run):
     assert_one_line_error(call("train", *TINY, "--out", run), f"{run} is not empty")
     assert_one_line_error(call("train", "--out", run / "config.json"), "is a file, not a folder")
     assert_one_line_error(call("train", "--out", run / "config.json" / "run"), "cannot write the run folder")
-    assert_one_line_error(call("train", "--out", "elsewhere", "--resume", run), "exclude each other")
+    assert_one_line_error(call("train", "--out", "elsewhere", "--resume", run), "can't be combined")
 
 
 def test_unknown_command():
@@ -211,7 +211,7 @@ def test_resume_with_more_iterations(run, tmp_path):
     assert call("train", *TINY, "--iterations", 1, "--out", path).exit_code == 0
     result = call("train", "--resume", path, "--iterations", 2)
     assert result.exit_code == 0, result.output
-    assert "going on after iteration 1" in result.stdout
+    assert "resuming after iteration 1" in result.stdout
     assert_same_run(path, run)
 
 
@@ -248,7 +248,7 @@ def test_report_of_runs(run, tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'page.html'}\n"
     assert run.name in (tmp_path / "page.html").read_text()
-    assert_one_line_error(call("report", run, "--out", tmp_path / "page.html"), "is there already")
+    assert_one_line_error(call("report", run, "--out", tmp_path / "page.html"), "exists already")
     assert_one_line_error(call("report"), "Missing argument 'RUNS...'")
 
 

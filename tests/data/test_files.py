@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from forks import killed
 
-from maml_fast.data._files import cache_folder, naming_disk_errors, replacing, write_atomically, write_npy
+from maml_fast.data._files import cache_folder, naming_disk_errors, only_process, replacing, write_atomically, write_npy
 
 pytestmark = pytest.mark.backendless
 
@@ -109,6 +109,15 @@ def test_write_npy_is_read_by_numpy(tmp_path):
     array = np.random.RandomState(0).randint(0, 256, (5, 2, 3, 4), dtype=np.uint8)
     write_npy(tmp_path / "x.npy", array.shape, (image[:, ::1] for image in array))
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), array)
+
+
+def test_only_process_names_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RuntimeError, match=f"cannot write {tmp_path}/file/x"),
+        only_process(tmp_path / "file" / "x", print),
+    ):
+        pytest.fail("the block must not run")
 
 
 def test_cache_folder(monkeypatch, tmp_path):

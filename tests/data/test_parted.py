@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,6 @@ from tiny_color import (
 from maml_fast import data
 from maml_fast.cli import main
 from maml_fast.data import EpisodeSampler
-from maml_fast.data import _staged as staged
 from maml_fast.train import TrainConfig, resume, train
 from maml_fast.train._record import RunFolder
 
@@ -153,23 +154,44 @@ def load_until_killed(root):
         if done == 12:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    staged._STAGE = 5 * 3 * 8 * 8  # in a fork, which has a copy of its own
     data.load("mini-imagenet", root, image_size=8, progress=progress)
 
 
-@pytest.mark.parametrize("write", [write_caches, write_lists, write_folders])
-def test_a_killed_conversion_goes_on(write, root, cache, tmp_path):
+def test_a_killed_conversion_leaves_nothing_that_is_used(root, cache, tmp_path):
     parts = tiny_parts(8)
-    write(root, parts)
+    write_caches(root, parts)
     assert killed(lambda: load_until_killed(root), tmp_path / "told")
     assert list(cache.glob("banks/*.npy")) == []
-    lines, told = [], []
-    loaded = data.load("mini-imagenet", root, image_size=8, progress=lambda *c: told.append(c), say=lines.append)
-    assert lines[1] == "resuming after 10 of 16 pictures from an earlier run"
-    assert told[0] == (11, 16)
+    told = []
+    loaded = data.load("mini-imagenet", root, image_size=8, progress=lambda *c: told.append(c), say=lambda line: None)
+    assert told[0] == (1, 16)
     expected = np.concatenate(list(parts["train"].values())).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(loaded["train"].images, expected)
     assert {path.suffix for path in cache.glob("banks/*")} == {".json", ".lock", ".npy", ".sha256"}
+
+
+def test_a_second_process_waits_for_the_first_and_maps_what_it_made(root, cache):
+    write_caches(root, tiny_parts(8))
+    begun, may_end, lines = threading.Event(), threading.Event(), []
+
+    def slow(done, total):
+        begun.set()
+        assert may_end.wait(10)
+
+    def say(line):
+        lines.append(line)
+        may_end.set()
+
+    def progress(done, total):
+        raise AssertionError("converted twice")
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(load, "mini-imagenet", root, image_size=8, progress=slow)
+        assert begun.wait(10)
+        second = data.load("mini-imagenet", root, image_size=8, progress=progress, say=say)
+        first = first.result()
+    assert [line.split(" that makes ")[0] for line in lines] == ["waiting for another process"] * len(lines)
+    assert second["train"].file == first["train"].file
 
 
 class Command:
@@ -290,7 +312,7 @@ BAD_LISTS = {
     "no rows": ("filename,label\n", "it names no pictures"),
     "no label": ("filename,label\nntrain0000000.png,\n", "line 2 lacks a filename or a label"),
     "short row": ("filename,label\nntrain0000000.png\n", "line 2 lacks a filename or a label"),
-    "twice": ("filename,label\nx.png,a\nx.png,b\n", r"line 3 names x\.png again"),
+    "twice": ("filename,label\nx.png,a\nx.png,b\n", r"line 3 names x\.png a second time"),
     "open quote": ('filename,label\n"x.png,a\n', "train.csv cannot be used"),
     "outside": ("filename,label\n../../secret.png,a\n", r"line 2 names \.\./\.\./secret\.png, which is not inside"),
     "absolute": ("filename,label\n/etc/secret.png,a\n", "line 2 names /etc/secret.png, which is not inside"),
@@ -468,5 +490,5 @@ def test_a_run_goes_on_with_the_same_images_in_another_layout_and_not_with_other
     parts["train"]["ntrain00"] = 255 - parts["train"]["ntrain00"]
     (root / "others").mkdir()
     write_folders(root / "others", parts)
-    with pytest.raises(ValueError, match="the data are not those of"):
+    with pytest.raises(ValueError, match="the data differ from those of"):
         resume(run, iterations=4, root=str(root / "others"))

@@ -119,7 +119,7 @@ REFUSED = {
     "empty": (b"", "EOFError"),
     "no pickle": (b"hello", "cannot be read as a pickle"),
     "an array without content": (b"\x80\x02cnumpy\nndarray\n)R.", "does not fill it"),
-    "a list in itself": (b"\x80\x02]q\x00h\x00a.", "holds itself"),
+    "a list in itself": (b"\x80\x02]q\x00h\x00a.", "contains itself"),
     "another file's object": (b"\x80\x02X\x01\x00\x00\x00xQ.", "persistent"),
 }
 

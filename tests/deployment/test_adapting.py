@@ -208,7 +208,7 @@ def test_bad_calls(zero_run: Path, photos: Path, adapted: tuple[Path, Result], t
     out = tmp_path / "model.pt"
     assert_one_line_error(call("adapt", tmp_path, photos, "--out", out), "is not a run folder")
     assert_one_line_error(call("adapt", zero_run, photos), "--out")
-    assert_one_line_error(call("adapt", zero_run, photos, "--out", adapted[0]), "is there already; choose another")
+    assert_one_line_error(call("adapt", zero_run, photos, "--out", adapted[0]), "exists already; choose another")
     assert_one_line_error(call("adapt", zero_run, photos, "--out", tmp_path / "no" / "m.pt"), "there is no folder")
     assert_one_line_error(call("adapt", zero_run, photos, "--out", out, "--inner-steps", -1), "inner_steps must be")
     assert_one_line_error(call("predict", adapted[0], tmp_path / "no.png"), "there is no picture")

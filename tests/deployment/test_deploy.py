@@ -188,7 +188,7 @@ class Convolved(nn.Module):
             Y[3][:5],
             "images .* and targets .* got x_spt .1, 12, .* and y_spt .1, 5.",
         ),
-        (lambda: mf.algorithms.BOIL(conv4(), inner_lr=0.1), Y[3], "learned rows serve as many classes, and not 3"),
+        (lambda: mf.algorithms.BOIL(conv4(), inner_lr=0.1), Y[3], "learned rows are for that many classes, not for 3"),
     ],
 )
 def test_what_can_not_be_deployed_is_refused(make, y: Tensor, message: str) -> None:

@@ -37,6 +37,12 @@ def test_each_is_judged_by_a_model_that_was_adapted_to_the_others(make, monkeypa
     assert told[-1] == (8, 8)
 
 
+def test_the_labels_determine_the_number_of_classes() -> None:
+    judgement = judge(learner(head="zero"), X, Y.clamp(max=1))  # a model of three classes
+    assert judgement.probabilities.shape == (9, 2)
+    assert judgement.judged == 9
+
+
 def test_a_class_weighs_the_same_however_many_pictures_it_has() -> None:
     """Every picture of a class twice leaves the steps as they were, without batch norm, which counts pictures."""
     maml = MAML(models.MLP((256, 16, 3)), inner_lr=0.4, inner_steps=2)

@@ -427,9 +427,9 @@ def test_errors_name_the_rate() -> None:
     wrong = [*p.rates[:4], torch.rand(2, dtype=torch.float64), *p.rates[5:]]
     with pytest.raises(RuntimeError, match=r"rates\[4\] must be of size 3 at dimension 0, got 2"):
         by_the_operator(p._replace(rates=wrong))
-    with pytest.raises(RuntimeError, match="every scored step needs a weight"):
+    with pytest.raises(RuntimeError, match="step_weights must have one entry for each scored step"):
         by_the_operator(p._replace(weights={0: 1.0, 3: 1.0}), step_weights=[1.0])
     p = problem(of_every_step="norm.bias")
     fixed = [torch.full((1,), 0.1, dtype=torch.float64)] * len(p.rates)
-    with pytest.raises(RuntimeError, match=r"rates\[3\] must be 0 and fixed: its parameter has a value for every step"):
+    with pytest.raises(RuntimeError, match=r"rates\[3\] must be 0 .*its parameter has a value for every step"):
         by_the_operator(p._replace(rates=fixed))

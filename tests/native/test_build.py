@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -23,14 +21,6 @@ from maml_fast import native
 from maml_fast.native import _build, _toolchain
 
 pytestmark = [pytest.mark.usefixtures("forked_compile"), pytest.mark.backendless]
-
-IMPORTER = """
-import importlib, sys
-later = {"torch._dynamo", "torch.utils.cpp_extension", "filelock", "jax", "matplotlib", "platformdirs"}
-for name, unwanted in {"maml_fast": {*later, "click", "rich"}, "maml_fast.cli": later}.items():
-    importlib.import_module(name)
-    print(name, sorted(unwanted & sys.modules.keys()))
-"""
 
 
 @pytest.fixture
@@ -62,13 +52,6 @@ def wait_for(path: Path, process: ForkProcess, told: Path) -> None:
     while not path.exists():
         assert process.is_alive(), told.read_text()
         time.sleep(0.02)
-
-
-def test_import_builds_nothing_and_loads_nothing_that_is_slow_to_load(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MAML_FAST_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", IMPORTER], env=environment, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("maml_fast []\nmaml_fast.cli []\n", "")
-    assert not (tmp_path / "cache").exists()
 
 
 def test_builds_once_says_so_in_one_line_and_is_silent_when_cached(csrc, cache, capfd):

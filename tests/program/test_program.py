@@ -216,10 +216,10 @@ AS_WRITTEN = {
     "values as numbers": (lambda x: x * x.detach().max().item(), r"calls item\(\)"),
     "plain attribute": (lambda x: F.linear(x, Pieces.fixed), "does not come from its input"),
     "gradients off": (lambda x: x + torch.no_grad()(torch.relu)(x), "_set_grad_enabled"),
-    "asks for gradients": (lambda x: x if torch.is_grad_enabled() else -x, "asks whether gradients are on"),
-    "asks a tensor": (lambda x: x if x.requires_grad else -x, r"asks for a tensor's \.requires_grad"),
-    "data": (lambda x: x + x.data, r"asks for a tensor's \.data"),
-    "writes to a view": (lambda x: (x[:, :2].zero_(), x * 2)[1], "in another view"),
+    "asks for gradients": (lambda x: x if torch.is_grad_enabled() else -x, "asks whether gradients are enabled"),
+    "asks a tensor": (lambda x: x if x.requires_grad else -x, r"reads or sets a tensor's \.requires_grad"),
+    "data": (lambda x: x + x.data, r"reads or sets a tensor's \.data"),
+    "writes to a view": (lambda x: (x[:, :2].zero_(), x * 2)[1], "which it also has another view"),
     "draws": (lambda x: x * random.random(), "random numbers of its own"),
 }
 

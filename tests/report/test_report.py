@@ -109,7 +109,7 @@ def test_bad_requests(tmp_path):
         write_report([copy], out)
     assert not out.exists()
     out.write_text("")
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         write_report(RUNS, out)
 
 

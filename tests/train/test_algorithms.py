@@ -99,14 +99,17 @@ def test_training_learns_the_drawn_characters(
 
 
 REFUSED = [
-    ({"algorithm": "protonet", "inner_lr": 0.3}, "inner_lr 0.3 means nothing to algorithm protonet; leave it out"),
-    ({"algorithm": "anil", "adapted": "features"}, "adapted 'features' means nothing to algorithm anil"),
-    ({"algorithm": "maml", "distance": "cosine"}, "distance 'cosine' means nothing to algorithm maml"),
+    ({"algorithm": "protonet", "inner_lr": 0.3}, "inner_lr 0.3 is not an option of algorithm protonet; leave it out"),
+    ({"algorithm": "anil", "adapted": "features"}, "adapted 'features' is not an option of algorithm anil"),
+    ({"algorithm": "maml", "distance": "cosine"}, "distance 'cosine' is not an option of algorithm maml"),
     ({"algorithm": "boil", "eval_n_way": 20}, "eval_n_way 20 is not n_way 5, but boil has a classifier"),
     ({"algorithm": "mamll"}, "algorithm must be one of maml, fomaml"),
     ({"algorithm": "protonet", "distance": "far"}, "distance must be one of euclidean, cosine"),
     ({"algorithm": "protonet", "clip_norm": 0.0}, "clip_norm must be finite and above 0, got 0.0"),
-    ({"algorithm": "protonet", "batch_norm": "per_step"}, "batch_norm 'per_step' means nothing to algorithm protonet"),
+    (
+        {"algorithm": "protonet", "batch_norm": "per_step"},
+        "batch_norm 'per_step' is not an option of algorithm",
+    ),
     ({"batch_norm": "running"}, "batch_norm must be one of batch, per_step, per_step_running; got 'running'"),
     ({"inner_optimizer": "lbfgs"}, "inner_optimizer must be one of sgd, adam; got 'lbfgs'"),
     ({"multi_step_iterations": -1}, "multi_step_iterations must be at least 0, got -1"),

@@ -17,7 +17,7 @@ def test_other_data_are_refused(copy, action):
     text = (copy / "config.json").read_text()
     digest = json.loads(text)["data"]["split"]["sha256"]
     (copy / "config.json").write_text(text.replace(digest, "0" * 64))
-    with pytest.raises(ValueError, match="the data are not those of"):
+    with pytest.raises(ValueError, match="the data differ from those of"):
         action(copy)
 
 
@@ -42,7 +42,7 @@ def test_checkpoint_of_another_run_is_one_clear_error(copy, action, damage):
     else:
         del checkpoint["maml"]
     folder.save_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit config\.json .*is it of another run\?"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt does not fit config\.json .*is it from another run\?"):
         action(copy)
 
 

@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(config, tmp_
 
 
 REFUSALS = {
-    "on the CPU": ({"cuda_graph": True}, "cuda_graph is for device cuda"),
+    "on the CPU": ({"cuda_graph": True}, "cuda_graph needs device cuda"),
     "no boolean": ({"cuda_graph": "yes"}, "cuda_graph must be True or False, got 'yes'"),
 }
 

@@ -45,7 +45,7 @@ def test_from_elsewhere_evaluation_takes_as_many_steps_as_training():
 
 @pytest.mark.parametrize("algorithm", ["boil", "protonet"])
 def test_heads_mean_nothing_to_some(algorithm):
-    with pytest.raises(ValueError, match=f"head 'zero' means nothing to algorithm {algorithm}"):
+    with pytest.raises(ValueError, match=f"head 'zero' is not an option of algorithm {algorithm}"):
         TrainConfig.for_dataset(algorithm=algorithm, head="zero")
 
 

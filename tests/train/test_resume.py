@@ -158,5 +158,5 @@ def test_run_survives_a_move_of_its_data(tmp_path, class_folders):
         resume(run)
     assert resume(run, root=moved).iterations == 1
     (moved / "train" / "train-c" / "0.png").write_bytes((moved / "train" / "train-c" / "1.png").read_bytes())
-    with pytest.raises(ValueError, match="the data are not those of"):
+    with pytest.raises(ValueError, match="the data differ from those of"):
         resume(run)

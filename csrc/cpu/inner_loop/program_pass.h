@@ -24,7 +24,7 @@ class ProgramPass {
 
   static int64_t SpareSize(const Net&) { return 0; }
 
-  // number: tells the passes of an inner loop apart; a pass that is run again has the same.
+  // number: distinguishes the passes of an inner loop; a recomputed pass has the number of the original.
   // Memory that has to last as long as the pass comes from `arena`.
   ProgramPass(const Net& net, const KernelTable<Scalar>&, int64_t number, int64_t tasks, Inputs& inputs,
               bool has_backward, const Pool& pool, ArenaScope& arena)

@@ -32,7 +32,7 @@ struct DoubleBackwardPass {
 
   struct Scratch {
     Scalar* weight;         // for gg_x, as the forward convolution reads it
-    Scalar* gg_weight;      // for x, likewise
+    Scalar* gg_weight;      // for x, as the forward convolution reads it
     Scalar* gg_transposed;  // for grad_y, as the data gradient reads it
     Scalar* gg_bias;        // [Cout]
     Scalar* zero;           // [Cin]
