@@ -254,6 +254,7 @@ def linear() -> nn.Linear:
 
 
 NUMBERED = {"meta_batch_size": 2, "seed": 0, "start_episode": 0, "batches": 2, "stride": None}
+AUGMENT = {"crop_padding": 1, "flip": False, "color_jitter": 0.5}
 DRAWN = {"n_way": 2, "k_shot": 1, "k_query": 1, "prefetch": 0, "threads": None, "device": "cpu"}
 TOLD = {"progress": None, "say": print}
 FROM_A_RUN = {**TOLD, "format": "torch", "inner_steps": None, "judged": True}
@@ -326,7 +327,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "models.TutorialNet": {"n_way": 3, "in_channels": 1},
     "data.AnswerLog": vars(LOG),
     "data.DataSet": {"name": "n", "banks": {"train": BANK, "test": BANK}, "split": data.Split(**SPLIT)},
-    "data.EpisodeSampler": {**NUMBERED, **DRAWN, "bank": BANK, "scale": "unit", "rotate": False},
+    "data.EpisodeSampler": {**NUMBERED, **DRAWN, "bank": BANK, "scale": "unit", "rotate": False, **AUGMENT},
     "data.ImageBank": vars(BANK),
     "data.SinusoidSampler": {**NUMBERED, "k_shot": 2, "k_query": 2},
     "data.Split": SPLIT,

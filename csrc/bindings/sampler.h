@@ -37,6 +37,10 @@ inline void CheckBank(const BankView& bank, std::int64_t n_images, const Episode
     Require(start >= 0 && count <= n_images && start <= n_images - count, "a class lies outside the images");
   }
   Require(!spec.rotate || bank.height == bank.width, "only square images can be rotated");
+  const AugmentSpec& augment = spec.augment;
+  Require(augment.crop_padding >= 0 && augment.crop_padding < std::min(bank.height, bank.width),
+          "crop_padding must be below the images' height and width");
+  Require(augment.jitter >= 0 && augment.jitter <= kOne, "jitter must be from 0 to 4096");
 }
 
 // A bank and a spec, with the arrays that its config points to.
@@ -135,13 +139,14 @@ inline void BindSampler(py::module_& m) {
   using Y = Array<std::int64_t>;
   py::class_<Sampler, std::shared_ptr<Sampler>>(m, "Sampler", py::module_local())
       .def(py::init([](Array<std::uint8_t> images, Y starts, Y counts, const X& table, std::uint64_t seed,
-                       std::int64_t n_way, std::int64_t k_shot, std::int64_t k_query, bool rotate) {
-             const EpisodeSpec spec = {seed, n_way, k_shot, k_query, rotate};
+                       std::int64_t n_way, std::int64_t k_shot, std::int64_t k_query, bool rotate,
+                       std::int32_t crop_padding, bool flip, std::int32_t jitter) {
+             const EpisodeSpec spec = {seed, n_way, k_shot, k_query, rotate, {crop_padding, flip, jitter}};
              return std::make_shared<Sampler>(std::move(images), std::move(starts), std::move(counts), table, spec);
            }),
            py::arg("images").noconvert(), py::arg("starts").noconvert(), py::arg("counts").noconvert(),
            py::arg("table").noconvert(), py::kw_only(), py::arg("seed"), py::arg("n_way"), py::arg("k_shot"),
-           py::arg("k_query"), py::arg("rotate"))
+           py::arg("k_query"), py::arg("rotate"), py::arg("crop_padding"), py::arg("flip"), py::arg("jitter"))
       .def(
           "write",
           [](const Sampler& sampler, std::uint64_t first_episode, X x_spt, Y y_spt, X x_qry, Y y_qry) {

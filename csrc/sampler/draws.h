@@ -11,9 +11,13 @@
 //   4 + c  images of slot c: index i = 0..k_shot+k_query-1 is swap i of a partial Fisher-Yates shuffle of the class's
 //          images; the first k_shot are its support images, the rest its query images
 //
+// and, read only if images are augmented, 2^32 - 16 + d for support items and 2^32 - 8 + d for query items: index i is
+// what item i draws. d = 0 and 1: row and column where its crop begins, 2: whether it is flipped, 3, 4 and 5: its
+// factors of brightness, contrast and saturation.
+//
 // Item s of slot c has number c * k + s before the order is shuffled. Swap i exchanges the places i and i +
 // UniformBelow(draw, n - i). The streams are independent of one another: the same seed and episode give the same
-// classes and support images, whatever k_query and rotation are.
+// classes and support images, whatever k_query, rotation and augmentation are.
 //
 // A kernel that has no room for the n places of a shuffle can keep the swaps instead: place p holds what the last swap
 // with p wrote there, or p itself if there was none. maml_fast/data/_philox.py is the same code in NumPy.
@@ -31,6 +35,8 @@ enum Stream : std::uint32_t {
   kSupportOrderStream = 2,
   kQueryOrderStream = 3,
   kImageStream = 4,
+  kSupportAugmentStream = 0xFFFFFFF0u,
+  kQueryAugmentStream = 0xFFFFFFF8u,
 };
 
 struct EpisodeDraws {

@@ -58,11 +58,15 @@ void EpisodePicker::PickClass(const EpisodeDraws& draws, std::int64_t slot) {
   const std::int64_t count = bank_.counts[classes_[slot]];
   shuffler_.Shuffle(draws, kImageStream + index, count, spec_.k_shot + spec_.k_query, chosen_.data());
   const std::int64_t* chosen = chosen_.data();
-  for (std::int64_t s = 0; s < spec_.k_shot; ++s) {
-    support_items_[slot * spec_.k_shot + s] = {start + *chosen++, slot, turns};
+  auto pick = [&](std::uint32_t stream, std::int64_t item) -> Pick {
+    return {start + *chosen++, slot, turns,
+            DrawAugmentation(draws, spec_.augment, stream, static_cast<std::uint32_t>(item))};
+  };
+  for (std::int64_t s = slot * spec_.k_shot; s < (slot + 1) * spec_.k_shot; ++s) {
+    support_items_[s] = pick(kSupportAugmentStream, s);
   }
-  for (std::int64_t q = 0; q < spec_.k_query; ++q) {
-    query_items_[slot * spec_.k_query + q] = {start + *chosen++, slot, turns};
+  for (std::int64_t q = slot * spec_.k_query; q < (slot + 1) * spec_.k_query; ++q) {
+    query_items_[q] = pick(kQueryAugmentStream, q);
   }
 }
 

@@ -1,9 +1,10 @@
-// Draws episodes: which images, in which order, with which labels and rotations.
+// Draws episodes: which images, in which order, with which labels, rotations and augmentations.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "sampler/augment.h"
 #include "sampler/draws.h"
 
 namespace maml_fast {
@@ -15,6 +16,7 @@ struct EpisodeSpec {
   std::int64_t k_shot;
   std::int64_t k_query;
   bool rotate;
+  AugmentSpec augment = {};
 };
 
 // A view of the images of all classes, in one flat array that the caller owns. Class i has the counts[i] images from
@@ -35,7 +37,8 @@ struct BankView {
 struct Pick {
   std::int64_t image;          // row of BankView::images
   std::int64_t label;          // 0..n_way-1
-  std::int32_t quarter_turns;  // 0..3, counter-clockwise
+  std::int32_t quarter_turns;  // 0..3, counter-clockwise, after the augmentation
+  Augmentation augmentation = {};
 };
 
 // Shuffles 0..n-1 without initializing n places each time: after a shuffle it resets only the places that it touched.

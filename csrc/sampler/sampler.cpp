@@ -1,5 +1,6 @@
 #include "sampler/sampler.h"
 
+#include "sampler/augment.h"
 #include "sampler/gather.h"
 
 namespace maml_fast {
@@ -13,15 +14,22 @@ void EpisodeWriter::Write(std::uint64_t episode, std::int64_t t, const BatchBuff
   WriteHalf(picker_.query(), batch.x_query + t * n_query * image_size, batch.y_query + t * n_query);
 }
 
-void EpisodeWriter::WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y) const {
+void EpisodeWriter::WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y) {
   const BankView& bank = config_.bank;
   const std::int64_t image_size = bank.image_size();
   for (const Pick& pick : picks) {
-    GatherImage(bank.images + pick.image * image_size, bank.channels, bank.height, bank.width, pick.quarter_turns,
-                config_.table.data(), x);
+    GatherImage(Augmented(pick), bank.channels, bank.height, bank.width, pick.quarter_turns, config_.table.data(), x);
     x += image_size;
     *y++ = pick.label;
   }
+}
+
+const std::uint8_t* EpisodeWriter::Augmented(const Pick& pick) {
+  const BankView& bank = config_.bank;
+  const std::uint8_t* image = bank.images + pick.image * bank.image_size();
+  if (augmented_.empty()) return image;
+  AugmentImage(image, bank.channels, bank.height, bank.width, pick.augmentation, augmented_.data());
+  return augmented_.data();
 }
 
 }  // namespace maml_fast

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "sampler/episode.h"
 
@@ -26,16 +27,21 @@ struct SamplerConfig {
 // Makes one episode at a time. Each thread has its own writer; all writers of a config make the same episodes.
 class EpisodeWriter {
  public:
-  explicit EpisodeWriter(const SamplerConfig& config) : config_(config), picker_(config.spec, config.bank) {}
+  explicit EpisodeWriter(const SamplerConfig& config)
+      : config_(config),
+        picker_(config.spec, config.bank),
+        augmented_(config.spec.augment.any() ? config.bank.image_size() : 0) {}
 
   // Writes episode number `episode` as element `t` of `batch`. Allocates nothing.
   void Write(std::uint64_t episode, std::int64_t t, const BatchBuffers& batch);
 
  private:
-  void WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y) const;
+  void WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y);
+  const std::uint8_t* Augmented(const Pick& pick);
 
   SamplerConfig config_;
   EpisodePicker picker_;
+  std::vector<std::uint8_t> augmented_;  // one image; empty if images are not augmented
 };
 
 }  // namespace maml_fast

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from maml_fast.cli._console import CountedProgress
 from maml_fast.data._dataset import printable
 from maml_fast.data._files import write_atomically
-from maml_fast.data._folder import PICTURE_SUFFIXES
+from maml_fast.data.folder import PICTURE_SUFFIXES
 from maml_fast.deployment import Prediction, adapt_run, open_adapted
 from maml_fast.deployment._judgement import Judgement
 from maml_fast.deployment._support import SupportSet

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from maml_fast import _arguments as arguments
 from maml_fast import native
-from maml_fast._arguments import check_fields, choice, flag, instance, int_from, optional, takes
+from maml_fast._arguments import check_fields, choice, flag, instance, int_from, number, optional, takes
 from maml_fast.data import _checks as checks
 from maml_fast.data import _numpy_sampler as numpy_sampler
+from maml_fast.data._augmentation import ONE
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._from_tasks import stack_tasks
 from maml_fast.data._gpu_sampler import GpuSampler, can_draw, check_available, check_device
@@ -170,6 +171,12 @@ class EpisodeSampler(NumberedEpisodes):
         scale: how a pixel ``x`` is converted to float32: "unit" gives x / 255, "raw" gives x (0 to 255), "inverted"
             gives 1 - x / 255.
         rotate: whether to rotate the images by 0, 90, 180 or 270 degrees, drawn for each class of each episode.
+        crop_padding: if above 0, every image is moved by up to this many pixels in each direction; its border is
+            repeated where the image ends. Like the next two, it is drawn for every image of every episode, and it comes
+            before the rotation. Use these three for training episodes only.
+        flip: whether to flip images left to right, each with probability 1/2.
+        color_jitter: from 0 to below 1: every image's brightness, contrast and (with three channels) saturation are
+            multiplied by factors drawn uniformly between ``1 - color_jitter`` and ``1 + color_jitter``.
         start_episode: number of the first episode; to resume, the number of episodes already seen.
         batches: meta-batches per iteration; None for an endless sampler.
         stride: how many episodes lie between the first episodes of successive meta-batches; None for `meta_batch_size`.
@@ -177,8 +184,8 @@ class EpisodeSampler(NumberedEpisodes):
         prefetch: meta-batches prepared ahead of the one in use; 0 makes each on request.
         threads: prefetching threads; None for one.
         device: the device of the episodes. On a CUDA device the images are kept in device memory as bytes, and kernels
-            draw, scale and rotate them; the episodes equal those of the CPU bit for bit. Without such kernels, episodes
-            are made on the CPU and copied to the device.
+            draw, scale and rotate them; the episodes equal those of the CPU bit for bit. Without such kernels, and with
+            `crop_padding`, `flip` or `color_jitter`, episodes are made on the CPU and copied to the device.
 
     Raises:
         TypeError, ValueError: a parameter has the wrong type, is out of range, or exceeds what the bank contains.
@@ -193,6 +200,9 @@ class EpisodeSampler(NumberedEpisodes):
     _: KW_ONLY
     scale: Literal["unit", "raw", "inverted"] = "unit"
     rotate: bool = False
+    crop_padding: int = 0
+    flip: bool = False
+    color_jitter: float = 0.0
     start_episode: int = 0
     batches: int | None = None
     stride: int | None = None
@@ -205,6 +215,7 @@ class EpisodeSampler(NumberedEpisodes):
         check_fields(self, n_way=int_from(1), k_shot=int_from(1), k_query=int_from(1))
         self._check_numbering()
         check_fields(self, scale=choice(*numpy_sampler.SCALES), rotate=flag)
+        check_fields(self, crop_padding=int_from(0), flip=flag, color_jitter=number(least=0, below=1))
         check_fields(self, prefetch=int_from(0), threads=optional(int_from(1, 1024)))
         object.__setattr__(self, "device", check_device(self.device))
         self._check_bank()
@@ -224,6 +235,11 @@ class EpisodeSampler(NumberedEpisodes):
         _, height, width = bank.image_shape
         if self.rotate and height != width:
             raise ValueError(f"rotate needs square images, got {height} x {width} in bank {bank.name!r}")
+        if self.crop_padding >= min(height, width):
+            raise ValueError(
+                f"crop_padding must be below the side of the images, got {self.crop_padding} for {height} x {width} in "
+                f"bank {bank.name!r}"
+            )
         if max(bank.n_classes, int(bank.counts.max()), self.n_way * needed) > MAX_SHUFFLE:
             raise ValueError(f"more than {MAX_SHUFFLE} classes, or images per class or episode, can't be shuffled")
 
@@ -243,9 +259,13 @@ class EpisodeSampler(NumberedEpisodes):
 
     @cached_property
     def gpu_sampler(self) -> GpuSampler | None:
-        """The sampler that draws on the device; None if no kernels for it were compiled."""
+        """The sampler that draws on the device; None if no kernels for it were compiled, or images are augmented."""
         device = torch.device(self.device)
-        return GpuSampler(self, self._table(), device) if can_draw(device) else None
+        return GpuSampler(self, self._table(), device) if can_draw(device) and not self._augments else None
+
+    @property
+    def _augments(self) -> bool:
+        return bool(self.crop_padding or self.flip or self.color_jitter)
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process makes its own gpu_sampler.
@@ -261,11 +281,12 @@ class EpisodeSampler(NumberedEpisodes):
     def __repr__(self) -> str:
         maker = f"kernels on {self.device}" if self.gpu_sampler is not None else self._cpu_maker()
         length = "endless" if self.batches is None else f"{self.batches} meta-batches"
+        changes = f"{', rotated' if self.rotate else ''}{', augmented' if self._augments else ''}"
         every = "" if self.stride is None else f", every {self.stride}"
         return (
             f"<EpisodeSampler: {self.n_way}-way {self.k_shot}-shot with {self.k_query} queries, {length} of "
             f"{self.meta_batch_size} episodes from {self.start_episode}{every} of seed {self.seed}, {self.scale} "
-            f"pixels{', rotated' if self.rotate else ''}, from {self.bank.name!r}, made by {maker}>"
+            f"pixels{changes}, from {self.bank.name!r}, made by {maker}>"
         )
 
     def _cpu_maker(self) -> str:
@@ -273,7 +294,8 @@ class EpisodeSampler(NumberedEpisodes):
         return code if torch.device(self.device).type == "cpu" else f"{code} and copied to {self.device}"
 
     def _spec(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("seed", "n_way", "k_shot", "k_query", "rotate")}
+        names = ("seed", "n_way", "k_shot", "k_query", "rotate", "crop_padding", "flip")
+        return {**{name: getattr(self, name) for name in names}, "jitter": round(ONE * self.color_jitter)}
 
     def _table(self) -> np.ndarray:
         return numpy_sampler.scale_table(self.scale)

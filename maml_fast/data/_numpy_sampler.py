@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from maml_fast.data._augmentation import Augmentation, augmented
 from maml_fast.data._bank import ImageBank
-from maml_fast.data._philox import draw_episodes
+from maml_fast.data._philox import QUERY_AUGMENT_STREAM, SUPPORT_AUGMENT_STREAM, draw_episodes
 
 __all__ = ["SCALES", "make_batch", "scale_table"]
 
@@ -33,19 +34,27 @@ def make_batch(
     k_shot: int,
     k_query: int,
     rotate: bool,
+    crop_padding: int,
+    flip: bool,
+    jitter: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return x_spt ``[T, N*K, C, H, W]`` float32, y_spt ``[T, N*K]`` int64, x_qry and y_qry."""
     episodes = np.uint64(first_episode) + np.arange(meta_batch_size, dtype=np.uint64)
     draws = draw_episodes(seed, episodes, bank.counts, n_way, k_shot, k_query, rotate)
+    augmentation = Augmentation(crop_padding, flip, jitter)
     rows = bank.starts[draws.classes][..., None] + draws.images  # [T, N, K+Q]
 
-    def half(rows: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def half(rows: np.ndarray, order: np.ndarray, stream: int) -> tuple[np.ndarray, np.ndarray]:
         labels = order // rows.shape[2]  # [T, N*K]
         rows = np.take_along_axis(rows.reshape(len(rows), -1), order, axis=1)
         turns = np.take_along_axis(draws.turns, labels, axis=1)
-        return np.take(table, _turned(bank.images[rows], turns)), labels
+        images = augmented(bank.images[rows], augmentation, seed, episodes, stream, order)
+        return np.take(table, _turned(images, turns)), labels
 
-    return *half(rows[..., :k_shot], draws.support_order), *half(rows[..., k_shot:], draws.query_order)
+    return (
+        *half(rows[..., :k_shot], draws.support_order, SUPPORT_AUGMENT_STREAM),
+        *half(rows[..., k_shot:], draws.query_order, QUERY_AUGMENT_STREAM),
+    )
 
 
 def _turned(images: np.ndarray, turns: np.ndarray) -> np.ndarray:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._conversion import Conversion
 from maml_fast.data._dataset import DataSet, Options
-from maml_fast.data._folder import list_pictures, report_unused
 from maml_fast.data._image_arrays import read_image_cache, read_npz
 from maml_fast.data._image_lists import read_image_list
 from maml_fast.data._splits import Split, find_parts
+from maml_fast.data.folder import list_pictures, report_unused
 
 __all__ = ["PRESPLIT"]
 

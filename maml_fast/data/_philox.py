@@ -16,6 +16,8 @@ ROTATION_STREAM = 1
 SUPPORT_ORDER_STREAM = 2
 QUERY_ORDER_STREAM = 3
 IMAGE_STREAM = 4  # of the episode's first class; each further class has the next stream
+SUPPORT_AUGMENT_STREAM = 2**32 - 16  # and the five after it
+QUERY_AUGMENT_STREAM = 2**32 - 8
 
 _WORD = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)

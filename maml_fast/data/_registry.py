@@ -9,16 +9,18 @@ from pathlib import Path
 from maml_fast._arguments import function, int_from, location, optional, takes, text
 from maml_fast.data._conversion import CHANNELS, MAX_SIZE
 from maml_fast.data._dataset import SEED, DataSet, MessageCallback, Options, Progress, print_to_stderr
-from maml_fast.data._folder import load_folder
+from maml_fast.data._glyphs import load_glyphs
 from maml_fast.data._noise import load_noise
 from maml_fast.data._omniglot import load_omniglot
 from maml_fast.data._parted import PRESPLIT
 from maml_fast.data._strokes import load_strokes
+from maml_fast.data.folder import load_folder
 
 __all__ = ["DATA_SETS", "load"]
 
 DATA_SETS: Mapping[str, Callable[[Options], DataSet]] = {
     "strokes": load_strokes,
+    "glyphs": load_glyphs,
     "omniglot": load_omniglot,
     "folder": load_folder,
     "random": load_noise,
@@ -50,8 +52,9 @@ def load(
     """Load a data set by name, split into classes for meta-training and for meta-testing.
 
     Args:
-        name: "strokes" (embedded), "omniglot", "folder" (class folders of pictures) or "random" (noise); or
-            "mini-imagenet", "tiered-imagenet", "cub", "cifar-fs" or "fc100", which come already split.
+        name: "strokes" (invented characters), "glyphs" (characters in the typefaces of matplotlib), "omniglot",
+            "folder" (class folders of pictures) or "random" (noise); or "mini-imagenet", "tiered-imagenet", "cub",
+            "cifar-fs" or "fc100", which come already split.
         root: folder of the data, for data sets that are read from disk. A data set that comes already split may have
             one of several layouts. All of them may consist of folders ``train``, ``val`` and ``test`` of class folders
             of pictures. All except mini-imagenet may consist of ``{train,val,test}.npz`` with ``images``, uint8
@@ -61,10 +64,12 @@ def load(
             after the layout.
         split: for omniglot "tutorial" (default), "vinyals" or "finn"; for omniglot and folder also a folder of split
             files, see `read_split`.
-        image_size: pixels per side; if None, 84 for mini-imagenet, tiered-imagenet and cub, 32 for cifar-fs and fc100,
-            and 28 for all others.
-        channels: "L" (default of folder) or "RGB" (default of data sets that come already split); the others are gray.
-        seed: seed of the characters of strokes, the pixels of random, or the split of folder; 0 if None.
+        image_size: pixels per side; if None, 84 for mini-imagenet, tiered-imagenet, cub and glyphs in color, 32 for
+            cifar-fs and fc100, and 28 for all others.
+        channels: "L" (default of folder and glyphs) or "RGB" (default of data sets that come already split); the others
+            are gray.
+        seed: seed of the characters of strokes, the tints, sizes and slants of glyphs in color, the pixels of random,
+            or the split of folder; 0 if None.
         progress: called with (done, total) during long work.
         say: called with each message for the user, one line, such as the number of files skipped.
 

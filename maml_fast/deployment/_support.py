@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maml_fast.data._dataset import MessageCallback, Progress, print_to_stderr
-from maml_fast.data._folder import list_pictures
+from maml_fast.data.folder import list_pictures
 from maml_fast.deployment._preprocessing import Preprocessing
 
 __all__ = ["SupportSet", "read_support"]

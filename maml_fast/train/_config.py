@@ -31,6 +31,7 @@ DEVICES = ("cpu", "cuda")
 EPISODES, THREADS = int_from(2, 1_000_000_000), int_from(1, 1024)
 _PER_TASK = int_from(1, 1_000_000)
 _STEP_SIZE, _POSITIVE = number(least=0), number(above=0)
+_SHARE = number(least=0, below=1)
 
 _DATA, _EPISODES, _ALGORITHM, _INNER = "Data", "Episodes", "Algorithm", "Inner loop"
 _OUTER, _MODEL, _EVALUATION, _MACHINE = "Meta-optimizer", "Model", "Evaluation", "Run"
@@ -49,7 +50,7 @@ class TrainConfig:
     """
 
     recipe: str | None = option(None, tuple(RECIPES), "Published training (list: maml-fast recipes).", _DATA, True)
-    dataset: str = option("strokes", tuple(DEFAULTS), "Data set; strokes is embedded.", _DATA, True)
+    dataset: str = option("strokes", tuple(DEFAULTS), "Data set; strokes and glyphs need no files.", _DATA, True)
     root: str | None = option(None, location, "Folder of the data set.", _DATA, True)
     split: str | None = option(
         None, location, "omniglot: tutorial, vinyals or finn; or a folder of split files.", _DATA
@@ -63,6 +64,11 @@ class TrainConfig:
     )
     rotate: bool = option(True, flag, "Rotate classes of training episodes by multiples of 90 degrees.", _DATA)
     eval_rotate: bool = option(False, flag, "Rotate classes of evaluation episodes too.", _DATA)
+    crop_padding: int = option(0, int_from(0, MAX_SIZE), "Move training images by up to so many pixels.", _DATA)
+    flip: bool = option(False, flag, "Flip training images left to right at random.", _DATA)
+    color_jitter: float = option(
+        0.0, _SHARE, "Vary brightness, contrast, saturation of training images by up to this share.", _DATA
+    )
 
     n_way: int = option(5, int_from(2), "Classes per episode.", _EPISODES, True)
     k_shot: int = option(1, _PER_TASK, "Support images per class.", _EPISODES, True)

@@ -173,7 +173,7 @@ def make_iterations(bench: Workbench, optimizer: torch.optim.Optimizer) -> MetaI
     why = _never_captured(bench)
     if why is None and sampler is not None:
         return GraphedIterations(bench, optimizer, sampler)
-    why = why or "episodes are not drawn on the GPU: there are no kernels for it"
+    why = why or "episodes are drawn on the CPU: images are augmented, or there are no kernels for the GPU"
     if asked:
         raise RuntimeError(f"cuda_graph: {WHAT} can't be captured: {why}; leave cuda_graph out")
     return EagerIterations(bench, optimizer, why)

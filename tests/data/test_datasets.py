@@ -45,7 +45,7 @@ def test_bad_noise(options, message):
 
 
 BAD_LOADS = {
-    "unknown": ("mnist", {}, "no data set 'mnist'; there are strokes, omniglot, folder, random"),
+    "unknown": ("mnist", {}, "no data set 'mnist'; there are strokes, glyphs, omniglot, folder, random"),
     "omniglot without root": ("omniglot", {}, r"'omniglot' needs root \(--root DIR\): the folder of images_background"),
     "folder without root": ("folder", {}, r"'folder' needs root \(--root DIR\)"),
     "strokes with root": ("strokes", {"root": "x"}, "'strokes' takes no root, got root='x'"),

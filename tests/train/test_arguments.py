@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.usefixtures("plain_pictures"), pytest.mark.backendless
 
 
 BAD_ARGUMENTS = [
-    ("dataset", "omniglut", ValueError, "dataset must be one of strokes, omniglot"),
+    ("dataset", "omniglut", ValueError, "dataset must be one of strokes, glyphs, omniglot"),
     ("n_way", 1, ValueError, "n_way must be at least 2, got 1"),
     ("n_way", 2.5, TypeError, "n_way must be an integer, got 2.5"),
     ("n_way", True, TypeError, "n_way must be an integer, got True"),

@@ -40,6 +40,7 @@ _COLOR_84: Settings = {**_COLOR, "image_size": 84}
 _COLOR_32: Settings = {**_COLOR, "image_size": 32}
 DEFAULTS: Mapping[str, Settings] = {
     "strokes": {},
+    "glyphs": {"k_query": 5, "rotate": False},  # at least 12 images per character
     "omniglot": {**_CONV4_64, **_LONG},
     "random": {"iterations": 20, "eval_every": 10, "test_episodes": 100},
     "folder": {**_CONV4_64, **_LONG, "rotate": False},

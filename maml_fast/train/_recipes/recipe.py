@@ -49,6 +49,9 @@ _ANY: Settings = {
     "eval_every": 2000,  # an evaluation costs as much as 10 to 40 iterations
     "test_episodes": 600,
     "eval_n_way": None,
+    "crop_padding": 0,
+    "flip": False,
+    "color_jitter": 0.0,
     "meta_schedule": "constant",
     "least_meta_lr": 0.0,
     "clip_value": None,

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "check.h"
+#include "sampler/augment.h"
 #include "sampler/gather.h"
 #include "sampler/prefetch.h"
 
@@ -152,8 +153,46 @@ void TestGatherTurns() {
   }
 }
 
+// An image [3, 1, 4] of memory that ends where it must, moved, flipped and in other colors.
+void TestAugmentations() {
+  const std::vector<std::uint8_t> image = {1, 2, 3, 4, 11, 12, 13, 14, 101, 102, 103, 104};
+  auto changed = [&](const Augmentation& by) {
+    std::vector<std::uint8_t> out(12, 255);
+    AugmentImage(image.data(), 3, 1, 4, by, out.data());
+    return out;
+  };
+  CHECK(changed({}) == image);
+  CHECK((changed({0, -1, false}) == std::vector<std::uint8_t>{1, 1, 2, 3, 11, 11, 12, 13, 101, 101, 102, 103}));
+  CHECK((changed({5, 3, false}) == std::vector<std::uint8_t>{4, 4, 4, 4, 14, 14, 14, 14, 104, 104, 104, 104}));
+  CHECK((changed({0, 1, true}) == std::vector<std::uint8_t>{4, 4, 3, 2, 14, 14, 13, 12, 104, 104, 103, 102}));
+  CHECK(
+      (changed({0, 0, false, kOne * 2}) == std::vector<std::uint8_t>{2, 4, 6, 8, 22, 24, 26, 28, 202, 204, 206, 208}));
+  for (std::uint8_t byte : changed({0, 0, false, kOne, 0})) CHECK_EQ(byte, 20);  // the mean gray, 19.7
+  const std::vector<std::uint8_t> gray = changed({0, 0, false, kOne, kOne, 0});  // of each pixel
+  for (int i = 0; i < 4; ++i) CHECK(gray[i] == 18 + i && gray[4 + i] == gray[i] && gray[8 + i] == gray[i]);
+}
+
+// A spec that leaves images as they are draws nothing for them; one that changes them stays within its bounds.
+void TestAugmentationsAreDrawnWithinBounds() {
+  const AugmentSpec spec = {3, true, 1000};
+  CHECK(spec.any() && !AugmentSpec{}.any());
+  std::set<std::int32_t> rows, columns, flips;
+  for (std::uint32_t item = 0; item < 2000; ++item) {
+    const Augmentation drawn = DrawAugmentation({9, 4}, spec, kQueryAugmentStream, item);
+    rows.insert(drawn.row);
+    columns.insert(drawn.column);
+    flips.insert(drawn.flip);
+    for (const std::int32_t factor : {drawn.brightness, drawn.contrast, drawn.saturation}) {
+      CHECK(factor >= kOne - 1000 && factor <= kOne + 1000);
+    }
+    const Augmentation none = DrawAugmentation({9, 4}, {}, kQueryAugmentStream, item);
+    CHECK(none.row == 0 && none.column == 0 && !none.flip && none.brightness == kOne);
+  }
+  CHECK(rows == (std::set<std::int32_t>{-3, -2, -1, 0, 1, 2, 3}) && columns == rows && flips.size() == 2);
+}
+
 void TestPrefetcherIsInOrderForAnyThreads() {
-  const Fixture fixture({11, 3, 1, 4, true}, 9, 5);
+  const Fixture fixture({11, 3, 1, 4, true, {2, true, 400}}, 9, 5);
   for (const int threads : {1, 2, 5}) {
     for (const std::int64_t n_episodes : {1, 4}) {
       std::vector<Batch> batches(30, Batch(fixture.config, n_episodes));
@@ -252,6 +291,8 @@ int main() {
   maml_fast::TestEpisodesKeepTheirPromises();
   maml_fast::TestTheLayoutOfTheDrawsIsPinned();
   maml_fast::TestGatherTurns();
+  maml_fast::TestAugmentations();
+  maml_fast::TestAugmentationsAreDrawnWithinBounds();
   maml_fast::TestPrefetcherIsInOrderForAnyThreads();
   maml_fast::TestPrefetcherEndsEarly();
   maml_fast::TestPrefetcherIsDestroyedAtWork();
