@@ -36,6 +36,7 @@ from maml_fast.maml._chunks import (
     steps_kept,
     tasks_at_once,
 )
+from maml_fast.maml._earlier_calls import takes_earlier_calls
 from maml_fast.maml._engines import ChosenEngine
 from maml_fast.maml._graphed import WARM_UP, GraphedLoss
 from maml_fast.maml._heads import (
@@ -183,6 +184,10 @@ class MAML(Learner):
     inner_optimizer: str | LearnedRule
     batch_norm_policies = tuple(BATCH_NORM_POLICIES)
 
+    @takes_earlier_calls(
+        positions=("inner_lr", "inner_steps", "order"),
+        names={"adapt": "adapted", "inner_optimiser": "inner_optimizer"},
+    )
     def __init__(
         self,
         model: nn.Module,
