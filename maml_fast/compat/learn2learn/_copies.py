@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["copy_of_modules", "replace_tensors"]
+__all__ = ["ById", "copy_of_modules", "replace_tensors"]
 
 M = TypeVar("M", bound=nn.Module)
 
-
-def copy_of_modules(module: M) -> M:
-    """Return a copy of a module and its submodules that holds the same tensors and other attributes."""
-    copies: dict[nn.Module, nn.Module] = {part: _shallow_copy(part) for part in module.modules()}
-    for copy in copies.values():
-        copy._modules.update({name: copies[part] for name, part in copy._modules.items() if part is not None})
-    return copies[module]  # type: ignore[return-value]
+ById = dict[int, Tensor]  # by the id of a tensor: hashing tensors themselves takes several times as long
 
 
-def replace_tensors(module: nn.Module, tensors: Mapping[Tensor, Tensor]) -> None:
-    """Replace parameters and buffers wherever a module holds them; ``setattr`` would accept only parameters."""
-    for part in module.modules():
-        own: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
-        for held in own:
-            held.update({name: tensors[tensor] for name, tensor in held.items() if tensor in tensors})
+def copy_of_modules(module: M) -> tuple[M, Iterable[nn.Module]]:
+    """Return a copy of a module that holds the same tensors and other attributes, and all its submodules and itself."""
+    copies: dict[nn.Module, nn.Module] = {}
+    return _copy(module, copies), copies.values()  # type: ignore[return-value]
+
+
+def _copy(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in copies:
+        return copies[module]
+    copy: nn.Module = object.__new__(type(module))
+    held = vars(copy)
+    held.update(vars(module))
+    copies[module] = copy
+    held["_parameters"], held["_buffers"] = module._parameters.copy(), module._buffers.copy()
+    held["_modules"] = {
+        name: child if child is None else _copy(child, copies) for name, child in module._modules.items()
+    }
+    return copy
+
+
+def replace_tensors(parts: Iterable[nn.Module], tensors: ById) -> None:
+    """Replace parameters and buffers wherever modules hold them; ``setattr`` would accept only parameters."""
+    for part in parts:
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if id(tensor) in tensors:
+                    held[name] = tensors[id(tensor)]  # type: ignore[assignment, index]
         if isinstance(part, nn.RNNBase):  # its forward reads a list of its weights
             vars(part)["_flat_weights"] = [getattr(part, name, None) for name in part._flat_weights_names]
-
-
-def _shallow_copy(module: nn.Module) -> nn.Module:
-    copy: nn.Module = object.__new__(type(module))
-    vars(copy).update(vars(module))
-    for own in ("_parameters", "_buffers", "_modules"):
-        vars(copy)[own] = vars(module)[own].copy()
-    return copy

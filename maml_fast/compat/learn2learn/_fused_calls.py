@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from maml_fast.compat.learn2learn._copies import copy_of_modules, replace_tensors
 from maml_fast.fusion import FusedModel, FusionReport, Runner
@@ -28,6 +27,9 @@ class FusedCalls:
     Everything else is as in PyTorch, including running statistics and training modes. All clones share the recordings.
     A clone whose submodules, attributes or hooks differ from those of ``module`` at construction runs as it is written,
     after one warning if anything was fused before.
+
+    Attributes:
+        has_filters: whether any tensor might be the filters of a convolution; without one, nothing can be fused.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,6 +37,7 @@ class FusedCalls:
             raise ValueError("the model holds a FusedModel; put its .original in its place: clones are fused anyway")
         self._runner = Runner(_detached_copy(module), "as_written")
         self._parts = [_part(each) for each in module.modules()]
+        self.has_filters = any(each.dim() == 4 for each in (*module.parameters(), *module.buffers()))
         self._warned = False
 
     @property
@@ -53,6 +56,8 @@ class FusedCalls:
 
     def __call__(self, clone: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Return ``clone(*args, **kwargs)``."""
+        if not self.has_filters:  # so nothing can be fused, and checks would only cost time
+            return clone(*args, **kwargs)
         if self.fit(clone):
             return self.run(clone, *args, **kwargs)
         if self.report.fused and not self._warned:
@@ -98,10 +103,17 @@ def fused_calls_of(module: nn.Module) -> FusedCalls:
 
 
 def renew(module: nn.Module) -> None:
-    """Make new recordings of a module if it no longer matches the old ones; those of its clones stay."""
+    """Make new recordings of a module that is wrapped anew, if it no longer matches the old ones; clones keep them."""
     shared = share_recordings(module)
-    if shared.calls is not None and not shared.calls.fit(module):
+    if shared.calls is None or not shared.calls.has_filters or _is_clone(module):
+        return
+    if not shared.calls.fit(module):
         share_recordings(module, anew=True)
+
+
+def _is_clone(module: nn.Module) -> bool:
+    first = next(module.parameters(), None)
+    return first is not None and not first.is_leaf
 
 
 class _Part(NamedTuple):
@@ -145,7 +157,7 @@ def _is_same(now: Any, before: Any) -> bool:
 
 def _detached_copy(module: nn.Module) -> nn.Module:
     """Return a copy that holds no graph: the recordings outlive the clone that they were made for."""
-    copy = copy_of_modules(module)
-    held: Sequence[Tensor] = (*copy.parameters(), *copy.buffers())
-    replace_tensors(copy, {each: each.detach().requires_grad_(each.requires_grad) for each in held})
+    copy, parts = copy_of_modules(module)
+    held = (*copy.parameters(), *copy.buffers())
+    replace_tensors(parts, {id(each): each.detach().requires_grad_(each.requires_grad) for each in held})
     return copy

@@ -26,11 +26,6 @@ class Fusing(nn.Module):
 
     module: nn.Module
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "module" and isinstance(value, nn.Module) and _is_wrapped_first(value):
-            renew(value)
-        super().__setattr__(name, value)
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module returns for these arguments."""
         return fused_calls_of(self.module)(self.module, *args, **kwargs)
@@ -52,6 +47,7 @@ class BaseLearner(Fusing):
     def __init__(self, module: nn.Module | None = None) -> None:
         super().__init__()
         if module is not None:
+            renew(module)
             self.module = module
 
     def __getattr__(self, name: str) -> Any:
@@ -59,8 +55,3 @@ class BaseLearner(Fusing):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
-
-
-def _is_wrapped_first(module: nn.Module) -> bool:
-    """Return whether a module is no clone, whose parameters are functions of another's."""
-    return all(parameter.is_leaf for parameter in module.parameters(recurse=False))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_fast._arguments import flag, nn_module, number, optional, takes, tensor, tensor_or
+from maml_fast.compat.learn2learn._fused_calls import renew
 from maml_fast.compat.learn2learn.algorithms._gradients import default
 from maml_fast.compat.learn2learn.algorithms.base_learner import Fusing
 from maml_fast.compat.learn2learn.optim import DifferentiableSGD, ParameterUpdate
@@ -62,6 +63,7 @@ class GBML(Fusing):
         compute_update: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        renew(module)
         self.module = module
         self.transform = transform
         self.adapt_transform = adapt_transform

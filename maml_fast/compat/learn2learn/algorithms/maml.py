@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from maml_fast._arguments import flag, many, nn_module, number, optional, takes, tensor, tensor_or
+from maml_fast.compat.learn2learn._copies import replace_tensors
 from maml_fast.compat.learn2learn.algorithms._gradients import default, gradients_of
 from maml_fast.compat.learn2learn.algorithms.base_learner import BaseLearner
 from maml_fast.compat.learn2learn.utils import clone_module, update_module
@@ -103,7 +104,10 @@ class MAML(BaseLearner):
             allow_unused=default(allow_unused, self.allow_unused),
             allow_nograd=default(allow_nograd, self.allow_nograd),
         )
-        maml_update(self.module, self.lr, gradients)
+        _check_rate(self.module, self.lr)
+        steps = zip(self.module.parameters(), gradients, strict=True)
+        updated = {id(p): p - self.lr * gradient for p, gradient in steps if gradient is not None}
+        replace_tensors(self.module.modules(), updated)
 
 
 @takes(model=nn_module, lr=RATE, grads=optional(many(optional(tensor))))
@@ -120,6 +124,10 @@ def maml_update(model: M, lr: float | Tensor, grads: Sequence[Tensor | None] | N
         TypeError: if a gradient is not a tensor.
         ValueError: if the number of gradients is not that of the parameters, or a gradient has the wrong shape.
     """
+    _check_rate(model, lr)
+    return update_module(model, None if grads is None else [None if g is None else -lr * g for g in grads])
+
+
+def _check_rate(model: nn.Module, lr: float | Tensor) -> None:
     if isinstance(lr, Tensor) and lr.dim() > 0:
         check_broadcasts(lr, dict(model.named_parameters()), "lr")
-    return update_module(model, None if grads is None else [None if g is None else -lr * g for g in grads])

@@ -35,7 +35,7 @@ class InfiniteIterator:
             raise ValueError("the iterable is empty, or can be gone through only once") from None
 
 
-@takes(data=tensor, labels=tensor, shots=int_from(1))
+@takes(data=tensor, labels=tensor, shots=int_from(0))
 def partition_task(data: Tensor, labels: Tensor, shots: int = 1) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Split a task into its support set, the first ``shots`` samples of every class, and its query set, the others.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -12,16 +12,11 @@ from maml_fast.compat.learn2learn._copies import copy_of_modules, replace_tensor
 from maml_fast.compat.learn2learn._fused_calls import share_recordings
 from maml_fast.maml._inner_rates import check_broadcasts
 
-__all__ = [
-    "clone_module",
-    "clone_named_parameters",
-    "clone_parameters",
-    "detach_module",
-    "update_module",
-]
+__all__ = ["clone_module", "clone_named_parameters", "clone_parameters", "detach_module", "update_module"]
 
 M = TypeVar("M", bound=nn.Module)
 
+Memo = dict[Tensor, Tensor]
 MEMO = optional(instance(dict))
 
 
@@ -37,7 +32,7 @@ def clone_named_parameters(param_dict: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 @takes(module=optional(nn_module), memo=MEMO)
-def clone_module(module: M, memo: dict[Tensor, Tensor] | None = None) -> M:
+def clone_module(module: M, memo: Memo | None = None) -> M:
     """Return a copy of a module with a ``.clone()`` of every parameter, so that gradients flow back to the module.
 
     As in learn2learn, buffers that do not require gradients are shared: the copy and the module update the same running
@@ -52,19 +47,21 @@ def clone_module(module: M, memo: dict[Tensor, Tensor] | None = None) -> M:
     if module is None:
         return module
     share_recordings(module)
-    clones: dict[Tensor, Tensor] = {} if memo is None else memo
-    for held in (*module.parameters(), *(buffer for buffer in module.buffers() if buffer.requires_grad)):
-        if held not in clones:
-            clones[held] = held.clone()
-    copy = copy_of_modules(module)
-    replace_tensors(copy, clones)
+    copy, parts = copy_of_modules(module)
+    clones = {} if memo is None else {id(held): clone for held, clone in memo.items()}
+    for part in parts:
+        buffers = (held for held in part._buffers.values() if held is not None and held.requires_grad)
+        for held in (*part._parameters.values(), *buffers):
+            if held is not None and id(held) not in clones:
+                clones[id(held)] = held.clone()
+                if memo is not None:
+                    memo[held] = clones[id(held)]
+    replace_tensors(parts, clones)
     return copy
 
 
 @takes(module=nn_module, updates=optional(many(optional(tensor))), memo=MEMO)
-def update_module(
-    module: M, updates: Sequence[Tensor | None] | None = None, memo: dict[Tensor, Tensor] | None = None
-) -> M:
+def update_module(module: M, updates: Sequence[Tensor | None] | None = None, memo: Memo | None = None) -> M:
     """Replace every parameter p of a cloned module by p + u, differentiably; return the module.
 
     Args:
@@ -77,31 +74,32 @@ def update_module(
         TypeError: if ``module`` is not a module, or ``updates`` is not a sequence of tensors.
         ValueError: if the number of updates is not that of the parameters, or one does not fit its parameter's shape.
     """
-    updated: dict[Tensor, Tensor] = {} if memo is None else memo
+    updated: Memo = {} if memo is None else memo
     steps = _updates_of_tensors(module) if updates is None else _checked_updates(module, updates)
     for held, step in steps:
         if step is not None and held not in updated:
             updated[held] = held + step
-    replace_tensors(module, updated)
+    replace_tensors(module.modules(), {id(held): new for held, new in updated.items()})
     return module
 
 
-def _updates_of_tensors(module: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
-    for held in (*module.parameters(), *module.buffers()):
-        step = getattr(held, "update", None)
+def _updates_of_tensors(module: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
+    tensors = [*module.parameters(), *module.buffers()]
+    steps = [(held, getattr(held, "update", None)) for held in tensors]
+    for held, step in steps:
         if step is not None:
             held.update = None  # type: ignore[attr-defined]
-        yield held, step
+    return steps
 
 
-def _checked_updates(module: nn.Module, updates: Sequence[Tensor | None]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    if len(updates) != len(names):
-        raise ValueError(f"the module has {len(names)} parameters, got {len(updates)} updates")
-    for i, ((parameter, name), update) in enumerate(zip(names.items(), updates, strict=True)):
+def _checked_updates(module: nn.Module, updates: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor | None]]:
+    parameters = list(module.named_parameters())
+    if len(updates) != len(parameters):
+        raise ValueError(f"the module has {len(parameters)} parameters, got {len(updates)} updates")
+    for i, ((name, parameter), update) in enumerate(zip(parameters, updates, strict=True)):
         if update is not None and update.shape != parameter.shape:
             check_broadcasts(update, {name: parameter}, f"updates[{i}]")
-    return zip(names, updates, strict=True)
+    return [(parameter, update) for (_, parameter), update in zip(parameters, updates, strict=True)]
 
 
 @takes(module=nn_module, keep_requires_grad=flag)
