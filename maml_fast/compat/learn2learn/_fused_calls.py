@@ -18,7 +18,8 @@ _SHARED = "_maml_fast_recordings"  # an attribute of the module, which its clone
 # update them themselves.
 _LIVE = ("training", "_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs", _SHARED)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_PLAIN = (int, float, str, tuple, list)  # attributes that a deep copy has as equal values
+_SCALARS = (int, float, str)
+_CONTAINERS = (list, tuple, dict, set)
 
 
 class FusedCalls:
@@ -152,7 +153,15 @@ def _is_like(module: nn.Module, part: _Part) -> bool:
 
 
 def _is_same(now: Any, before: Any) -> bool:
-    return now is before or (type(now) is type(before) and isinstance(now, _PLAIN) and bool(now == before))
+    if now is before:
+        return True
+    if type(now) is not type(before) or not isinstance(now, (*_SCALARS, *_CONTAINERS)):
+        return False
+    if isinstance(now, _SCALARS):
+        return bool(now == before)
+    if isinstance(now, list | tuple):
+        return len(now) == len(before) and all(map(_is_same, now, before))
+    return not now and not before  # the hooks of a deep copy
 
 
 def _detached_copy(module: nn.Module) -> nn.Module:

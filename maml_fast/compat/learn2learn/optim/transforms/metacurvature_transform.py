@@ -28,10 +28,10 @@ class MetaCurvatureTransform(nn.Module):
         if self.dim == 1:
             self.mc = nn.Parameter(torch.ones_like(param))
         elif self.dim in (2, 4):
-            self.mc_in = nn.Parameter(torch.eye(param.shape[0]))
-            self.mc_out = nn.Parameter(torch.eye(param.shape[1]))
+            self.mc_in = _identity(param.shape[0], param)
+            self.mc_out = _identity(param.shape[1], param)
             if self.dim == 4:
-                self.mc_f = nn.Parameter(torch.eye(param.shape[2] * param.shape[3]))
+                self.mc_f = _identity(param.shape[2] * param.shape[3], param)
         else:
             raise NotImplementedError(f"Meta-Curvature takes parameters of 1, 2 or 4 dimensions, got {self.dim}")
 
@@ -48,3 +48,7 @@ class MetaCurvatureTransform(nn.Module):
         by_filter = mapped.view(pixels, first, second).permute(1, 0, 2).reshape(first, -1)  # [Cout, H * W * Cin]
         update = (self.mc_in @ by_filter).view(first, height, width, second)
         return self.lr * update.permute(0, 3, 1, 2).contiguous()
+
+
+def _identity(n: int, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.eye(n, dtype=like.dtype, device=like.device))
