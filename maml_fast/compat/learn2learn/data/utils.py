@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from maml_fast._arguments import int_from, takes, tensor
+from maml_fast._arguments import int_from, location, takes, tensor, text
 
-__all__ = ["InfiniteIterator", "OnDeviceDataset", "partition_task"]
+__all__ = [
+    "InfiniteIterator",
+    "OnDeviceDataset",
+    "download_file",
+    "download_file_from_google_drive",
+    "partition_task",
+]
 
 
 class InfiniteIterator:
@@ -97,3 +107,26 @@ class OnDeviceDataset(TensorDataset):
         """Return the labels of all samples."""
         labels: list[int] = self.tensors[1].tolist()
         return labels
+
+
+@takes(source=text, destination=location)
+def download_file(source: str, destination: str | os.PathLike[str], size: int | None = None) -> None:
+    """Download a file; it appears under its name only when it is complete. ``size`` has no effect.
+
+    Raises:
+        OSError: the address can't be reached, or the file can't be written.
+    """
+    path = Path(destination)
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        with urllib.request.urlopen(source) as answer, partial.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@takes(id=text, destination=location)
+def download_file_from_google_drive(id: str, destination: str | os.PathLike[str]) -> None:
+    """Download a file that Google Drive knows by its ``id``, as :func:`download_file` does."""
+    download_file(f"https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t", destination)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from maml_fast._arguments import flag, instance, many, nn_module, optional, takes, tensor
+from maml_fast._arguments import flag, instance, many, nn_module, optional, shown, takes, tensor
 from maml_fast.compat.learn2learn._copies import copy_of_modules, replace_tensors
 from maml_fast.compat.learn2learn._fused_calls import share_recordings
 from maml_fast.maml._inner_rates import check_broadcasts
@@ -28,6 +28,8 @@ def clone_parameters(param_list: Iterable[Tensor]) -> list[Tensor]:
 
 def clone_named_parameters(param_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a differentiable copy of every tensor, under its name."""
+    if not hasattr(param_dict, "items"):
+        raise TypeError(f"param_dict must map names to tensors, got {shown(param_dict)}")
     return {name: tensor(f"param_dict[{name!r}]", parameter).clone() for name, parameter in param_dict.items()}
 
 

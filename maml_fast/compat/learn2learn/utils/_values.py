@@ -32,7 +32,13 @@ def magic_box(x: T) -> T:
 
 @takes(preds=tensor, targets=tensor)
 def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
-    """Return the fraction of rows of ``preds`` [N, C] whose largest entry is the one of ``targets`` [N]."""
+    """Return the fraction of rows of ``preds`` [N, C] whose largest entry is the one of ``targets`` [N].
+
+    Raises:
+        ValueError: there is not one target for each row.
+    """
+    if preds.dim() < 2 or preds.shape[:1] + preds.shape[2:] != targets.shape:
+        raise ValueError(f"preds must be [N, C] and targets [N], got {list(preds.shape)} and {list(targets.shape)}")
     return (preds.argmax(dim=1).long() == targets.long()).sum().float() / preds.size(0)
 
 

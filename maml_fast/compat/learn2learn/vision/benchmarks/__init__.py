@@ -10,10 +10,26 @@ import torch
 
 from maml_fast._arguments import choice, device, int_from, optional, takes
 from maml_fast.compat.learn2learn.data import Taskset
-from maml_fast.compat.learn2learn.vision.benchmarks._data_sets import BENCHMARKS, Sizes
+from maml_fast.compat.learn2learn.vision.benchmarks._data_sets import (
+    BENCHMARKS,
+    cifarfs_tasksets,
+    fc100_tasksets,
+    mini_imagenet_tasksets,
+    omniglot_tasksets,
+    tiered_imagenet_tasksets,
+)
 from maml_fast.compat.learn2learn.vision.datasets._image_set import folder
 
-__all__ = ["BenchmarkTasksets", "get_tasksets", "list_tasksets"]
+__all__ = [
+    "BenchmarkTasksets",
+    "cifarfs_tasksets",
+    "fc100_tasksets",
+    "get_tasksets",
+    "list_tasksets",
+    "mini_imagenet_tasksets",
+    "omniglot_tasksets",
+    "tiered_imagenet_tasksets",
+]
 
 COUNT = int_from(1)
 
@@ -68,7 +84,13 @@ def get_tasksets(
         FileNotFoundError: the data are missing.
         ValueError: there is no such benchmark, or a number is out of range.
     """
-    of_test = Sizes(test_ways, test_samples)
-    sizes = {"train": Sizes(train_ways, train_samples), "validation": of_test, "test": of_test}
-    parts = BENCHMARKS[name](sizes, folder(root), device, **kwargs)
-    return BenchmarkTasksets(*(Taskset(part.dataset, part.transforms, num_tasks) for part in parts))
+    parts = BENCHMARKS[name](
+        train_ways=train_ways,
+        train_samples=train_samples,
+        test_ways=test_ways,
+        test_samples=test_samples,
+        root=folder(root),
+        device=device,
+        **kwargs,
+    )
+    return BenchmarkTasksets(*(Taskset(*part, num_tasks) for part in zip(*parts, strict=True)))

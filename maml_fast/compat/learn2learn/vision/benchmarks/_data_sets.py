@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,89 +24,138 @@ from maml_fast.compat.learn2learn.vision.benchmarks._pixels import OmniglotPixel
 from maml_fast.compat.learn2learn.vision.datasets import CIFARFS, FC100, FullOmniglot, MiniImagenet, TieredImagenet
 from maml_fast.compat.learn2learn.vision.transforms import RandomClassRotation
 
-__all__ = ["BENCHMARKS", "Part", "Sizes"]
+__all__ = [
+    "BENCHMARKS",
+    "cifarfs_tasksets",
+    "fc100_tasksets",
+    "mini_imagenet_tasksets",
+    "omniglot_tasksets",
+    "tiered_imagenet_tasksets",
+]
 
 MODES = ("train", "validation", "test")
 
-_Device = torch.device | str | None
-_Transforms = tuple[Callable[[Any], Any], Callable[[Any], Any]]  # for training, and for validation and testing
+Root = str | os.PathLike[str]
+Device = torch.device | str | None
+Parts = tuple[tuple[MetaDataset, ...], tuple[list[Any], ...]]  # the data sets of the three modes, and their transforms
 
 
-class Sizes(NamedTuple):
-    """Classes of a task, and samples of each."""
+class _Sizes(NamedTuple):
+    """Classes of a task and samples of each, of training and of the other two."""
 
-    ways: int
-    samples: int
+    train_ways: int
+    train_samples: int
+    test_ways: int
+    test_samples: int
 
-
-class Part(NamedTuple):
-    """The data set of a part, and the transforms that make its tasks."""
-
-    dataset: MetaDataset
-    transforms: list[Any]
+    def of(self, mode: str) -> tuple[int, int]:
+        return tuple(self[:2] if mode == "train" else self[2:])  # type: ignore[return-value]
 
 
-def _omniglot(sizes: Mapping[str, Sizes], root: Path, device: _Device, **_: Any) -> list[Part]:
-    """Omniglot. As in learn2learn, the tasks of every part are drawn from all classes, and ``device`` is ignored."""
+def omniglot_tasksets(
+    train_ways: int,
+    train_samples: int,
+    test_ways: int,
+    test_samples: int,
+    root: Root,
+    device: Device = None,
+    **kwargs: Any,
+) -> Parts:
+    """Return the data sets and the task transforms of Omniglot.
+
+    As in learn2learn, the tasks of every part are drawn from all classes, and ``device`` is ignored.
+    """
+    sizes = _Sizes(train_ways, train_samples, test_ways, test_samples)
     whole = MetaDataset(OmniglotPixels(FullOmniglot(root, download=True)))
     classes = list(range(len(whole.labels)))
     random.shuffle(classes)
-    split = {"train": classes[:1100], "validation": classes[1100:1200], "test": classes[1200:]}
+    split = (classes[:1100], classes[1100:1200], classes[1200:])
 
-    def part(mode: str) -> Part:
-        transforms = [
-            FusedNWaysKShots(whole, n=sizes[mode].ways, k=sizes[mode].samples),
+    def transforms(mode: str) -> list[Any]:
+        ways, samples = sizes.of(mode)
+        return [
+            FusedNWaysKShots(whole, n=ways, k=samples),
             LoadData(whole),
             RemapLabels(whole),
             ConsecutiveLabels(whole),
             RandomClassRotation(whole, [0.0, 90.0, 180.0, 270.0]),
         ]
-        return Part(FilteredMetaDataset(whole, split[mode]), transforms)
 
-    return [part(mode) for mode in MODES]
-
-
-def _pictures(data_set: Callable[..., Any]) -> Callable[..., list[Part]]:
-    def parts(sizes: Mapping[str, Sizes], root: Path, device: _Device, **_: Any) -> list[Part]:
-        banks = {mode: data_set(root, mode=mode, transform=to_tensor) for mode in MODES}
-        return [_part(_on(device, bank, None), sizes[mode], mode) for mode, bank in banks.items()]
-
-    return parts
+    return tuple(FilteredMetaDataset(whole, part) for part in split), tuple(map(transforms, MODES))
 
 
-def _mini_imagenet(
-    sizes: Mapping[str, Sizes], root: Path, device: _Device, data_augmentation: str | None = None, **_: Any
-) -> list[Part]:
-    chosen = _augmentation(
-        data_augmentation, {"normalize": lambda: (unit, unit), "lee2019": lambda: lee2019(True, False)}, (None, None)
-    )
-
-    def part(mode: str) -> Part:
-        transform, images = chosen[mode != "train"], MiniImagenet(root, mode=mode)
-        if device is None:
-            images.transform = transform
-            return _part(images, sizes[mode], mode)
-        return _part(_on(device, images, transform), sizes[mode], mode)
-
-    return [part(mode) for mode in MODES]
+def fc100_tasksets(
+    train_ways: int = 5,
+    train_samples: int = 10,
+    test_ways: int = 5,
+    test_samples: int = 10,
+    root: Root = "~/data",
+    device: Device = None,
+    **kwargs: Any,
+) -> Parts:
+    """Return the data sets and the task transforms of FC100."""
+    images = [_on(device, FC100(root, mode=mode, transform=to_tensor), None) for mode in MODES]
+    return _parts(images, _Sizes(train_ways, train_samples, test_ways, test_samples))
 
 
-def _tiered_imagenet(
-    sizes: Mapping[str, Sizes], root: Path, device: _Device, data_augmentation: str | None = None, **_: Any
-) -> list[Part]:
-    pixels = to_tensor if device is None else same
-    plain = pixels, pixels
-    on_device = device is not None
-    chosen = _augmentation(
-        data_augmentation, {"normalize": lambda: plain, "lee2019": lambda: lee2019(on_device, not on_device)}, plain
-    )
+def cifarfs_tasksets(
+    train_ways: int = 5,
+    train_samples: int = 10,
+    test_ways: int = 5,
+    test_samples: int = 10,
+    root: Root = "~/data",
+    device: Device = None,
+    **kwargs: Any,
+) -> Parts:
+    """Return the data sets and the task transforms of CIFAR-FS."""
+    images = [_on(device, CIFARFS(root, mode=mode, transform=to_tensor), None) for mode in MODES]
+    return _parts(images, _Sizes(train_ways, train_samples, test_ways, test_samples))
 
-    def part(mode: str) -> Part:
+
+def mini_imagenet_tasksets(
+    train_ways: int = 5,
+    train_samples: int = 10,
+    test_ways: int = 5,
+    test_samples: int = 10,
+    root: Root = "~/data",
+    data_augmentation: str | None = None,
+    device: Device = None,
+    **kwargs: Any,
+) -> Parts:
+    """Return the data sets and the task transforms of mini-ImageNet."""
+    named = {"normalize": lambda: (unit, unit), "lee2019": lambda: lee2019(to_picture=True, to_pixels=False)}
+    chosen = _augmentation(data_augmentation, named, (None, None))
+
+    def images(mode: str) -> Dataset[Any]:
         transform = chosen[mode != "train"]
-        images = TieredImagenet(root, mode=mode, transform=transform if device is None else to_tensor)
-        return _part(_on(device, images, transform), sizes[mode], mode)
+        of_mode = MiniImagenet(root, mode=mode, transform=transform if device is None else None)
+        return _on(device, of_mode, transform)
 
-    return [part(mode) for mode in MODES]
+    return _parts(list(map(images, MODES)), _Sizes(train_ways, train_samples, test_ways, test_samples))
+
+
+def tiered_imagenet_tasksets(
+    train_ways: int = 5,
+    train_samples: int = 10,
+    test_ways: int = 5,
+    test_samples: int = 10,
+    root: Root = "~/data",
+    data_augmentation: str | None = None,
+    device: Device = None,
+    **kwargs: Any,
+) -> Parts:
+    """Return the data sets and the task transforms of tiered-ImageNet."""
+    on_device = device is not None
+    plain = (same, same) if on_device else (to_tensor, to_tensor)
+    named = {"normalize": lambda: plain, "lee2019": lambda: lee2019(to_picture=on_device, to_pixels=not on_device)}
+    chosen = _augmentation(data_augmentation, named, plain)
+
+    def images(mode: str) -> Dataset[Any]:
+        transform = chosen[mode != "train"]
+        of_mode = TieredImagenet(root, mode=mode, transform=to_tensor if on_device else transform)
+        return _on(device, of_mode, transform)
+
+    return _parts(list(map(images, MODES)), _Sizes(train_ways, train_samples, test_ways, test_samples))
 
 
 def _augmentation(name: str | None, named: Mapping[str, Callable[[], Any]], default: Any) -> Any:
@@ -115,22 +164,27 @@ def _augmentation(name: str | None, named: Mapping[str, Callable[[], Any]], defa
     return default if name is None else named[name]()
 
 
-def _on(device: _Device, images: Any, transform: Callable[[Any], Any] | None) -> Dataset[Any]:
+def _on(device: Device, images: Any, transform: Callable[[Any], Any] | None) -> Dataset[Any]:
     return images if device is None else OnDeviceDataset(images, device, transform)
 
 
-def _part(images: Dataset[Any], sizes: Sizes, mode: str) -> Part:
-    dataset = MetaDataset(images)
-    choice = [NWays(dataset, sizes.ways), KShots(dataset, sizes.samples), LoadData(dataset)]
-    if mode == "validation":  # the order matters to the random numbers
-        return Part(dataset, [*choice, ConsecutiveLabels(dataset), RemapLabels(dataset)])
-    return Part(dataset, [*choice, RemapLabels(dataset), ConsecutiveLabels(dataset)])
+def _parts(images: Sequence[Dataset[Any]], sizes: _Sizes) -> Parts:
+    datasets = tuple(map(MetaDataset, images))
+
+    def transforms(dataset: MetaDataset, mode: str) -> list[Any]:
+        ways, samples = sizes.of(mode)
+        choice = [NWays(dataset, ways), KShots(dataset, samples), LoadData(dataset)]
+        if mode == "validation":  # the order matters to the random numbers
+            return [*choice, ConsecutiveLabels(dataset), RemapLabels(dataset)]
+        return [*choice, RemapLabels(dataset), ConsecutiveLabels(dataset)]
+
+    return datasets, tuple(map(transforms, datasets, MODES))
 
 
-BENCHMARKS: Mapping[str, Callable[..., list[Part]]] = {
-    "omniglot": _omniglot,
-    "mini-imagenet": _mini_imagenet,
-    "tiered-imagenet": _tiered_imagenet,
-    "fc100": _pictures(FC100),
-    "cifarfs": _pictures(CIFARFS),
+BENCHMARKS: Mapping[str, Callable[..., Parts]] = {
+    "omniglot": omniglot_tasksets,
+    "mini-imagenet": mini_imagenet_tasksets,
+    "tiered-imagenet": tiered_imagenet_tasksets,
+    "fc100": fc100_tasksets,
+    "cifarfs": cifarfs_tasksets,
 }
