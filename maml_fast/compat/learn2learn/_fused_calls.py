@@ -34,8 +34,7 @@ class FusedCalls:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        if any(isinstance(part, FusedModel) for part in module.modules()):
-            raise ValueError("the model holds a FusedModel; put its .original in its place: clones are fused anyway")
+        _check_unfused(module)
         self._runner = Runner(_detached_copy(module), "as_written")
         self._parts = [_part(each) for each in module.modules()]
         self.has_filters = any(each.dim() == 4 for each in (*module.parameters(), *module.buffers()))
@@ -106,10 +105,15 @@ def fused_calls_of(module: nn.Module) -> FusedCalls:
 def renew(module: nn.Module) -> None:
     """Make new recordings of a module that is wrapped anew, if it no longer matches the old ones; clones keep them."""
     shared = share_recordings(module)
-    if shared.calls is None or not shared.calls.has_filters or _is_clone(module):
-        return
-    if not shared.calls.fit(module):
+    if shared.calls is None:
+        _check_unfused(module)
+    elif shared.calls.has_filters and not _is_clone(module) and not shared.calls.fit(module):
         share_recordings(module, anew=True)
+
+
+def _check_unfused(module: nn.Module) -> None:
+    if any(isinstance(part, FusedModel) for part in module.modules()):
+        raise ValueError("the model holds a FusedModel; put its .original in its place: clones are fused anyway")
 
 
 def _is_clone(module: nn.Module) -> bool:
