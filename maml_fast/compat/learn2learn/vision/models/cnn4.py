@@ -157,6 +157,7 @@ class CNN4Backbone(ConvBase):
         max_pool_factor: half the side of the pools; 4 // layers by default.
     """
 
+    @takes(hidden_size=int_from(1), layers=int_from(1))
     def __init__(
         self,
         hidden_size: int = 64,
