@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from maml_fast.compat.learn2learn import data
 from maml_fast.compat.learn2learn.data import transforms as tf
 from maml_fast.compat.learn2learn.data.samplers import TasksetSampler
+from maml_fast.compat.learn2learn.data.utils import download_file
 
 LABELS = [5, 2, 9, 2, 5, 9, 7, 7, 2, 5, 7, 9, 2, 5, 9, 7, 3, 3, 3, 3]
 
@@ -199,3 +200,12 @@ def test_too_few_classes_or_samples(dataset):
         data.Taskset(dataset, num_tasks=0)
     with pytest.raises(NotImplementedError, match="UnionMetaDataset"):
         data.Taskset(dataset) + data.Taskset(dataset)
+
+
+def test_a_download_is_whole_or_absent(tmp_path):
+    (tmp_path / "source").write_bytes(b"content")
+    download_file((tmp_path / "source").as_uri(), str(tmp_path / "copy"), size=7)
+    assert (tmp_path / "copy").read_bytes() == b"content"
+    with pytest.raises(OSError, match="absent"):
+        download_file((tmp_path / "absent").as_uri(), str(tmp_path / "other"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "source"]

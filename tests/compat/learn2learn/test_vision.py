@@ -283,6 +283,16 @@ def test_benchmarks_read_what_learn2learn_left(tmp_path, name, device):
     assert set(LAYOUTS) | {"omniglot"} == set(benchmarks.list_tasksets())
 
 
+def test_the_parts_of_a_benchmark(tmp_path):
+    fc100(tmp_path)
+    parts, steps = benchmarks.fc100_tasksets(2, 3, 3, 2, root=tmp_path)
+    names = [[type(step).__name__ for step in each] for each in steps]
+    assert names[0] == names[2] == ["NWays", "KShots", "LoadData", "RemapLabels", "ConsecutiveLabels"]
+    assert names[1] == ["NWays", "KShots", "LoadData", "ConsecutiveLabels", "RemapLabels"]
+    assert [(each[0].n, each[1].k) for each in steps] == [(2, 3), (3, 2), (3, 2)]
+    assert [part.labels for part in parts] == [[7, 5, 9]] * 3
+
+
 def test_cifarfs_before_its_copy(tmp_path):
     cifarfs(tmp_path)
     top = tmp_path / "cifarfs"
