@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from maml_fast.compat.learn2learn._copies import copy_of_modules, replace_tensors
 from maml_fast.fusion import FusedModel, FusionReport, Runner
@@ -18,6 +19,8 @@ _SHARED = "_maml_fast_recordings"  # an attribute of the module, which its clone
 # update them themselves.
 _LIVE = ("training", "_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs", _SHARED)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+MAX_KINDS = 64
+
 _SCALARS = (int, float, str)
 _CONTAINERS = (list, tuple, dict, set)
 
@@ -38,6 +41,7 @@ class FusedCalls:
         self._runner = Runner(_detached_copy(module), "as_written")
         self._parts = [_part(each) for each in module.modules()]
         self.has_filters = any(each.dim() == 4 for each in (*module.parameters(), *module.buffers()))
+        self._unfused: set[Hashable] = set()  # kinds of calls in which nothing was fused
         self._warned = False
 
     @property
@@ -56,10 +60,13 @@ class FusedCalls:
 
     def __call__(self, clone: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Return ``clone(*args, **kwargs)``."""
-        if not self.has_filters:  # so nothing can be fused, and checks would only cost time
+        if not self.has_filters or (kind := _kind(clone, args)) in self._unfused:  # checks would only cost time
             return clone(*args, **kwargs)
         if self.fit(clone):
-            return self.run(clone, *args, **kwargs)
+            out = self.run(clone, *args, **kwargs)
+            if not self.report.fused and len(self._unfused) < MAX_KINDS:
+                self._unfused.add(kind)
+            return out
         if self.report.fused and not self._warned:
             self._warned = True
             warnings.warn(
@@ -71,6 +78,12 @@ class FusedCalls:
             "as_written", left=("forward: the module was changed after its first clone()",)
         )
         return clone(*args, **kwargs)
+
+
+def _kind(module: nn.Module, args: Sequence[Any]) -> Hashable:
+    """Return what of a call decides, beside the module itself, whether something can be fused."""
+    inputs = tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else type(x) for x in args)
+    return inputs, tuple(part.training for part in module.modules())
 
 
 class _Shared:
@@ -96,10 +109,11 @@ def share_recordings(module: nn.Module, *, anew: bool = False) -> _Shared:
 
 def fused_calls_of(module: nn.Module) -> FusedCalls:
     """Return the calls that a module shares with its clones."""
-    shared = share_recordings(module)
+    shared = vars(module).get(_SHARED) or share_recordings(module)
     if shared.calls is None:
         shared.calls = FusedCalls(module)
-    return shared.calls
+    calls: FusedCalls = shared.calls
+    return calls
 
 
 def renew(module: nn.Module) -> None:

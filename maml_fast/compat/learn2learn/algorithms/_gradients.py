@@ -26,8 +26,8 @@ def gradients_of(
     found = torch.autograd.grad(loss, learned, create_graph=not first_order, allow_unused=True)
     of_learned = iter(found)
     gradients = [next(of_learned) if parameter.requires_grad else None for parameter in parameters]
-    unused = [p.requires_grad and gradient is None for p, gradient in zip(parameters, gradients, strict=True)]
-    if any(unused) and not allow_unused:
+    if not allow_unused and any(gradient is None for gradient in found):
+        unused = [p.requires_grad and gradient is None for p, gradient in zip(parameters, gradients, strict=True)]
         raise RuntimeError(
             f"the loss does not depend on {_names(module, unused)}: was it computed by this very clone? "
             "MAML(allow_unused=True) leaves unused parameters as they are"

@@ -28,7 +28,8 @@ class Fusing(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module returns for these arguments."""
-        return fused_calls_of(self.module)(self.module, *args, **kwargs)
+        module = self.module
+        return fused_calls_of(module)(module, *args, **kwargs)
 
     @property
     def fusion(self) -> FusionReport:

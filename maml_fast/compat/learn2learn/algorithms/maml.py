@@ -97,17 +97,19 @@ class MAML(BaseLearner):
             RuntimeError: if ``loss`` does not depend on a parameter, or a parameter does not require gradients, unless
                 that is allowed.
         """
+        module = self.module
         gradients = gradients_of(
             loss,
-            self.module,
+            module,
             first_order=default(first_order, self.first_order),
             allow_unused=default(allow_unused, self.allow_unused),
             allow_nograd=default(allow_nograd, self.allow_nograd),
         )
-        _check_rate(self.module, self.lr)
-        steps = zip(self.module.parameters(), gradients, strict=True)
-        updated = {id(p): p - self.lr * gradient for p, gradient in steps if gradient is not None}
-        replace_tensors(self.module.modules(), updated)
+        _check_rate(module, self.lr)
+        steps = zip(module.parameters(), gradients, strict=True)
+        rate = -self.lr  # adding: the backward pass of a subtraction has one more operation
+        updated = {id(p): p + rate * gradient for p, gradient in steps if gradient is not None}
+        replace_tensors(module.modules(), updated)
 
 
 @takes(model=nn_module, lr=RATE, grads=optional(many(optional(tensor))))
