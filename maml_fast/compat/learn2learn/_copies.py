@@ -40,6 +40,6 @@ def replace_tensors(parts: Iterable[nn.Module], tensors: ById) -> None:
         for held in (part._parameters, part._buffers):
             for name, tensor in held.items():
                 if id(tensor) in tensors:
-                    held[name] = tensors[id(tensor)]  # type: ignore[assignment, index]
+                    held[name] = tensors[id(tensor)]  # type: ignore[assignment]
         if isinstance(part, nn.RNNBase):  # its forward reads a list of its weights
             vars(part)["_flat_weights"] = [getattr(part, name, None) for name in part._flat_weights_names]
