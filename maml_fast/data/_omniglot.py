@@ -21,7 +21,7 @@ from maml_fast.data._sealed import is_sound, seal
 from maml_fast.data._splits import read_split
 from maml_fast.native import cache_folder
 
-__all__ = ["load_omniglot", "prepare_omniglot", "read_omniglot"]
+__all__ = ["find_sources", "load_omniglot", "prepare_omniglot", "read_omniglot"]
 
 _TUTORIALS_NAMES = ("omniglot.npy", "omniglot_data.npy")
 
@@ -75,7 +75,7 @@ def prepare_omniglot(
     elif path.suffix != ".npy":
         raise ValueError(f"out must be a folder or end in .npy, got {path}")
     started = time.perf_counter()
-    sources = _sources(root, layout, download, progress)
+    sources = find_sources(root, layout, download, progress)
     n_classes = len(layout.class_names)
     characters = _reported(read_drawings(sources, layout, size), n_classes, progress)
     write_npy(path, (n_classes, layout.drawings, 1, size, size), characters)
@@ -146,7 +146,7 @@ def _prepared(root: Path, size: int, progress: Progress | None, say: MessageCall
         for path in (root / name, root / "omniglot" / name):
             if path.exists():
                 return path
-    sources = _sources(root, layout)
+    sources = find_sources(root, layout)
     stamped = stamps(source.path.resolve() for source in sources)
     cached = cache_folder() / f"omniglot-{fingerprint(stamped, size)}.npy"
     if not is_sound(cached):
@@ -156,7 +156,7 @@ def _prepared(root: Path, size: int, progress: Progress | None, say: MessageCall
     return cached
 
 
-def _sources(root: Path, layout: Layout, download: bool = False, progress: Progress | None = None) -> list[Source]:
+def find_sources(root: Path, layout: Layout, download: bool = False, progress: Progress | None = None) -> list[Source]:
     """Find every archive; if `download` is set, download those that are missing."""
     sources = []
     for archive in layout.archives:

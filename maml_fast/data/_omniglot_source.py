@@ -19,7 +19,7 @@ from maml_fast.data._omniglot_layout import Archive, Layout, class_names
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Source", "find_source", "read_drawings"]
+__all__ = ["Source", "check_complete", "find_source", "listing", "read_drawings"]
 
 _SUBFOLDERS = ("", "omniglot", "omniglot-py", "python", "omniglot/python")  # ours, torchvision's, Omniglot's repository
 _LARGEST_DRAWING = 1 << 16  # bytes; a real drawing has about 300
@@ -69,15 +69,15 @@ def read_drawings(sources: Sequence[Source], layout: Layout, size: int) -> Itera
             raise ValueError(f"it has {width} x {height} pixels, but drawings of Omniglot have {side} x {side}")
 
     with ExitStack() as stack:
-        listings = [stack.enter_context(_listing(source)) for source in sources]
+        listings = [stack.enter_context(listing(source)) for source in sources]
         for source, drawings in zip(sources, listings, strict=True):
-            _check_complete(drawings, source, layout)
+            check_complete(drawings, source, layout)
         for source, drawings in zip(sources, listings, strict=True):
             for name in class_names(source.archive):
                 yield np.stack([decode(io.BytesIO(d.read()), d.where, "L", size, check) for d in drawings[name]])
 
 
-def _check_complete(drawings: Drawings, source: Source, layout: Layout) -> None:
+def check_complete(drawings: Drawings, source: Source, layout: Layout) -> None:
     expected = set(class_names(source.archive))
     faults = [f"{name} is missing or empty" for name in sorted(expected - drawings.keys())]
     faults += [f"{name} is not a character of {source.archive.name}" for name in sorted(drawings.keys() - expected)]
@@ -91,7 +91,7 @@ def _check_complete(drawings: Drawings, source: Source, layout: Layout) -> None:
         raise ValueError(f"{source.path}: {faults[0]}{first}; remove it and fetch or unpack it again")
 
 
-def _listing(source: Source) -> AbstractContextManager[Drawings]:
+def listing(source: Source) -> AbstractContextManager[Drawings]:
     return _zip_listing(source) if source.path.suffix == ".zip" else _folder_listing(source)
 
 

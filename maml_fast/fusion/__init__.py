@@ -5,7 +5,7 @@
 """
 
 from maml_fast.fusion._model import FusedModel, fuse
-from maml_fast.fusion._runner import Runner
+from maml_fast.fusion._runner import Runner, is_being_recorded
 from maml_fast.program import FusionReport
 
-__all__ = ["FusedModel", "FusionReport", "Runner", "fuse"]
+__all__ = ["FusedModel", "FusionReport", "Runner", "fuse", "is_being_recorded"]

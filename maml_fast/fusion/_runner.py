@@ -23,7 +23,12 @@ from maml_fast.program import (
     with_its_own_tensors,
 )
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "is_being_recorded"]
+
+
+def is_being_recorded() -> bool:
+    """Return whether this is part of a larger model that is being recorded, or runs under its own policy."""
+    return any(isinstance(mode, BatchNormMode) for mode in _get_current_function_mode_stack())
 
 
 class Runner:
@@ -45,8 +50,8 @@ class Runner:
 
     def __call__(self, twin: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Return ``twin(*args, **kwargs)`` under the policy, and update the report."""
-        if any(isinstance(mode, BatchNormMode) for mode in _get_current_function_mode_stack()):
-            return twin(*args, **kwargs)  # part of a larger model that is being recorded, or runs under its own policy
+        if is_being_recorded():
+            return twin(*args, **kwargs)
         if torch._C._len_torch_dispatch_stack() > 0 or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._as_written(twin, args, kwargs)
         with with_its_own_tensors(twin):

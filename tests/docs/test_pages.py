@@ -21,7 +21,7 @@ from maml_fast.deployment import adapt_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OTHERS = {"pip", "pytest", "mkdocs", "torchrun", "srun", "head=$(scontrol", "-m", "#!/bin/bash"}
+OTHERS = {"pip", "pytest", "python", "mkdocs", "torchrun", "srun", "head=$(scontrol", "-m", "#!/bin/bash"}
 
 pytestmark = pytest.mark.backendless
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -438,12 +441,12 @@ def test_a_loss_without_a_graph():
 
 def test_a_model_fused_before():
     with pytest.raises(ValueError, match=r"put its .original in its place"):
-        l2l.algorithms.MAML(mf.fuse(build("nested")), lr=1.0).clone()
+        l2l.algorithms.MAML(mf.fuse(build("nested")), lr=1.0)
 
 
 def test_what_is_not_here_is_named():
-    with pytest.raises(AttributeError, match=r"learn2learn has no 'data', only MAML, .*EpisodeSampler"):
-        l2l.data  # noqa: B018
+    with pytest.raises(AttributeError, match=r"learn2learn has no 'absent', only MAML, .*vision"):
+        l2l.absent  # noqa: B018
 
 
 # --- modules
@@ -552,6 +555,79 @@ def test_a_changed_module_runs_as_written_after_a_warning(change, fused_calls):
     assert len(fused_calls) == 1
 
 
+class OwnClone(l2l.algorithms.MAML):
+    """As public code has it: its clone() does not know of recordings."""
+
+    def clone(self, first_order=None):
+        return OwnClone(l2l.clone_module(self.module), lr=self.lr, first_order=bool(first_order))
+
+
+class OwnLearner(l2l.algorithms.BaseLearner):
+    """Makes itself of a bare BaseLearner, and adapts by maml_update."""
+
+    def __init__(self, model, lr):
+        super().__init__()
+        self.module, self.lr = model, lr
+
+    def clone(self):
+        return OwnLearner(l2l.clone_module(self.module), self.lr)
+
+    def adapt(self, loss):
+        gradients = torch.autograd.grad(loss, list(self.module.parameters()), create_graph=True)
+        self.module = l2l.maml_update(self.module, self.lr, gradients)
+
+
+@pytest.mark.parametrize("learner", [OwnClone, OwnLearner])
+def test_a_subclass_with_its_own_clone_shares_one_recording(monkeypatch, learner, fused_calls):
+    made = []
+
+    def counting(*args, record=programs.record):
+        made.append(None)
+        return record(*args)
+
+    monkeypatch.setattr(programs, "record", counting)
+    model, expected = build("nested"), build("nested")
+    losses = two_tasks(learner(model, LR), "nested", 2)
+    assert len(made) == 1
+    assert len(fused_calls) > 20
+    torch.testing.assert_close(losses, two_tasks(Oracle(expected), "nested", 2), rtol=1e-10, atol=1e-10)
+    assert_same_gradients(model, expected)
+
+
+def test_a_changed_module_is_fused_again_when_it_is_wrapped_anew(fused_calls):
+    model = build("nested")
+    recorded(l2l.algorithms.MAML(model, lr=LR), "nested", fused_calls)
+    model.note = "changed"
+    recorded(l2l.algorithms.MAML(model, lr=LR), "nested", fused_calls)
+    l2l.algorithms.MAML(model, lr=LR).clone()(images("nested", 1))
+    assert len(fused_calls) == 4
+
+
+def test_deep_copies_share_recordings(monkeypatch):
+    made = []
+
+    def counting(*args, record=programs.record):
+        made.append(None)
+        return record(*args)
+
+    monkeypatch.setattr(programs, "record", counting)
+    maml = l2l.algorithms.MAML(build("nested"), lr=LR)
+    x = images("nested", 0)
+    out = maml(x)
+    torch.testing.assert_close(copy.deepcopy(maml)(x), out, rtol=1e-11, atol=1e-11)
+    assert len(made) == 1
+
+
+def test_an_adapted_clone_is_not_kept_by_the_recordings():
+    maml = l2l.algorithms.MAML(build("nested"), lr=LR)
+    learner = maml.clone()
+    learner(images("nested", 0))
+    weight = weakref.ref(learner.head.weight)
+    del learner
+    gc.collect()
+    assert weight() is None
+
+
 # --- helpers
 
 
@@ -584,3 +660,96 @@ def test_every_part_of_a_clone_is_its_own():
     twin = l2l.clone_module(model)
     assert twin.none is None
     assert not set(twin.modules()) & set(model.modules())
+
+
+def test_updates_are_read_from_tensors():
+    model = build("a learned buffer")
+    twin = l2l.clone_module(model)
+    updates = {name: torch.full_like(tensor, 2.0) for name, tensor in learned(twin).items() if name != "linear.bias"}
+    for name, tensor in learned(twin).items():
+        if name in updates:
+            tensor.update = updates[name]
+    before = learned(twin)
+    memo = {}
+    assert l2l.maml_update(twin, lr=LR) is twin
+    for name, tensor in learned(twin).items():
+        torch.testing.assert_close(tensor, before[name] + updates.get(name, 0.0))
+    l2l.update_module(twin, [None, None], memo=memo)
+    assert memo == {}
+    assert all(getattr(tensor, "update", None) is None for tensor in before.values())
+
+
+def test_modules_that_share_a_parameter_are_cloned_with_one_memo():
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.weight = first.weight
+    memo = {}
+    one, two = (l2l.clone_module(each, memo=memo) for each in (first, second))
+    assert one.weight is two.weight
+    assert one.weight is not first.weight
+    assert set(memo) == {first.weight, first.bias, second.bias}
+    assert l2l.clone_module(None) is None
+
+
+def test_meta_sgd_update_reads_gradients_and_rates():
+    model = build("linear")
+    twins = [l2l.clone_module(model) for _ in range(2)]
+    rates = [torch.rand_like(parameter) for parameter in model.parameters()]
+    gradients = [torch.rand_like(parameter) for parameter in model.parameters()]
+    l2l.algorithms.meta_sgd_update(twins[0], rates, gradients)
+    for parameter, rate, gradient in zip(twins[1].parameters(), rates, gradients, strict=True):
+        parameter.retain_grad()
+        parameter.grad, parameter._lr = gradient, rate
+    l2l.algorithms.meta_sgd_update(twins[1])
+    parameters = zip(*(each.parameters() for each in (*twins, model)), rates, gradients, strict=True)
+    for given, read, start, rate, gradient in parameters:
+        torch.testing.assert_close(given, start - rate * gradient)
+        assert torch.equal(given, read)
+    with pytest.raises(ValueError, match="the module has 4 parameters, got 3 rates"):
+        l2l.algorithms.meta_sgd_update(twins[0], rates[:3], gradients)
+
+
+def test_detached_clones_may_stay_trainable():
+    model = build("a learned buffer")
+    twin = l2l.clone_module(model)
+    twin.linear.bias.detach_()
+    l2l.detach_module(twin, keep_requires_grad=True)
+    assert list(learned(twin)) == ["linear.weight", "shift"]
+    assert all(tensor.is_leaf for tensor in twin.parameters())
+
+
+def test_recurrent_clones_read_their_own_weights():
+    lstm = nn.LSTM(2, 3)
+    twin = l2l.clone_module(lstm)
+    l2l.update_module(twin, [torch.ones_like(parameter) for parameter in twin.parameters()])
+    moved = copy.deepcopy(lstm)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter += 1
+    x = torch.randn(4, 1, 2)
+    torch.testing.assert_close(twin(x)[0], moved(x)[0])
+
+
+def test_small_helpers():
+    x = torch.tensor([0.5, 2.0], requires_grad=True)
+    boxed = l2l.magic_box(3 * x)
+    assert boxed.tolist() == [1, 1]
+    boxed.sum().backward()
+    assert x.grad.tolist() == [3, 3]
+    assert l2l.magic_box("x") == "x"
+    assert l2l.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
+    with pytest.raises(ValueError, match=r"targets \[N\], got \[4, 4\] and \[3\]"):
+        l2l.accuracy(torch.eye(4), torch.arange(3))
+    named = l2l.clone_named_parameters({"a": x})
+    assert named["a"].grad_fn is not None
+    assert l2l.utils.flatten_config({"a": {"b": 1}, "c": argparse.Namespace(d=2)}) == {"a.b": 1, "c.d": 2}
+
+
+def test_distributions_are_cloned_and_detached():
+    mean = torch.zeros(2, requires_grad=True)
+    normal = torch.distributions.Normal(mean, 1.0)
+    clone = l2l.clone_distribution(torch.distributions.Independent(normal, 1))
+    clone.mean.sum().backward()
+    assert mean.grad.tolist() == [1, 1]
+    assert clone.base_dist.loc is not mean
+    assert not l2l.detach_distribution(clone).mean.requires_grad
+    assert mean.requires_grad

@@ -1,0 +1,5 @@
+"""Text data sets: not offered here."""
+
+from maml_fast.compat.learn2learn._out import refuse
+
+refuse("text")

@@ -1,0 +1,5 @@
+"""Wrappers for PyTorch Lightning: not offered here."""
+
+from maml_fast.compat.learn2learn._out import refuse
+
+refuse("utils.lightning")
