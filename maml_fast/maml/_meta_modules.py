@@ -30,5 +30,5 @@ def warn_of_shared_layers(model: nn.Module) -> None:
         "adapts all parameters. For torchmeta's results, use adapted=[name for name, _ in "
         "model.meta_named_parameters()]; to adapt all without this warning, adapted=['*']",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,  # past __init__ and its decorator
     )
