@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,16 +46,24 @@ class Ranks:
         """Run ``task(rank)`` in so many processes, wait for all, and tell what became of each."""
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._started += 1
+        # A fork must not run while the store's thread answers an earlier one: it would inherit the thread's locks.
+        all_started = multiprocessing.get_context("fork").Event()
+
+        def run(rank: int) -> None:
+            all_started.wait()
+            _alone_on_a_thread(task, rank)
+
         files = [self.folder / f"told-{self._started}-{rank}" for rank in range(size)]
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         processes = [
             fork(
-                lambda rank=rank: _alone_on_a_thread(task, rank),
+                partial(run, rank),
                 files[rank],
                 {**address, **_place(rank, size), **(environment or {})},
             )
             for rank in range(size)
         ]
+        all_started.set()
         for process in processes:
             process.join()
         return [Ended(process.exitcode, file.read_text()) for process, file in zip(processes, files, strict=True)]
