@@ -321,6 +321,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "nn.ConvBlock": {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "bias": True, "affine": True} | NORM,
     "nn.batch_stat_norm": {"x": X[0], "weight": torch.ones(1), "bias": torch.ones(1), "eps": 1e-5},
     "nn.conv_block": {name: each[0] for name, each in BLOCK.items()} | GEOMETRY,
+    "models.ResNet12": {"n_way": 3, "in_channels": 3, "widths": (2, 2, 2, 2), "image_size": 16},
     "models.Conv4": {"n_way": 3, "in_channels": 1, "hidden": 2, "image_size": 28, "strided": False, **SCALARS},
     "models.LSTM": {"inputs": 2, "hidden": 2, "outputs": 1},
     "models.MLP": {"sizes": (2, 3), "init_std": 0.1, "relu_output": False},
@@ -515,6 +516,7 @@ def methods() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "l2l.adapt": (learner.clone().adapt, {"loss": V.sum(), **flags}),
         "l2l.MetaSGD.adapt": (learn2learn.MetaSGD(linear()).adapt, {"loss": V.sum(), "first_order": None}),
         "Conv4()": (models.Conv4(hidden=1), {"x": IMAGES}),
+        "ResNet12()": (models.ResNet12(in_channels=1, widths=(1, 1, 1, 1), image_size=28), {"x": IMAGES}),
         "MLP()": (models.MLP((3, 1)), {"x": torch.rand(2, 3)}),
         "LSTM()": (models.LSTM(2, 2, 1), {"x": torch.rand(2, 2, 2)}),
         "Learner()": (dragen1860.Learner(LAYERS, 1, 4), {"x": X[0], "vars": None, "bn_training": True}),
@@ -568,7 +570,10 @@ CALLED = {  # in messages, where that is not the argument's name
     ("nn.conv_block", "x"): "x|images",
     ("bank[i]", "i"): "i|class",
     **{(sampler, "i"): "i|meta-batch" for sampler in ("sampler.batch", "waves")},
-    **{(f"{model}()", "x"): "x must|model was made" for model in ("Conv4", "LSTM", "MLP", "TutorialBaseNet")},
+    **{
+        (f"{model}()", "x"): "x must|model was made"
+        for model in ("Conv4", "LSTM", "MLP", "ResNet12", "TutorialBaseNet")
+    },
 }
 FINE = {  # what is taken, hostile as it looks
     ("compat.torchmeta.utils.get_num_samples", "targets"): "Tensor",

@@ -127,7 +127,7 @@ class TrainConfig:
     model_args: dict[str, Any] | None = option(
         None, mapping, "Arguments of your class: hidden=64,norm=group.", _MODEL, True
     )
-    hidden: int = option(32, int_from(1, 65536), "Channels of conv4 and conv4-strided.", _MODEL, True)
+    hidden: int = option(32, int_from(1, 65536), "Channels of conv4, or of resnet12's first block.", _MODEL, True)
 
     eval_n_way: int | None = option(
         None, int_from(2), "Classes per evaluation episode (default: --n-way).", _EVALUATION

@@ -28,13 +28,31 @@ ModelMaker = Callable[["TrainConfig", tuple[int, int, int]], nn.Module]
 
 def _make_conv4(strided: bool) -> ModelMaker:
     def make(config: TrainConfig, image_shape: tuple[int, int, int]) -> nn.Module:
-        channels, height, width = image_shape
-        if height != width:
-            raise ValueError(f"model conv4 takes square images, got {height} x {width}; resize the data set")
-        n_way = None if ALGORITHMS[config.algorithm].embeds else config.n_way
-        return models.Conv4(n_way, in_channels=channels, hidden=config.hidden, image_size=height, strided=strided)
+        channels, side = _square("conv4", image_shape)
+        return models.Conv4(
+            _n_way(config), in_channels=channels, hidden=config.hidden, image_size=side, strided=strided
+        )
 
     return make
+
+
+def _make_resnet12(config: TrainConfig, image_shape: tuple[int, int, int]) -> nn.Module:
+    channels, side = _square("resnet12", image_shape)
+    widths = [round(factor * config.hidden) for factor in (1, 2.5, 5, 10)]
+    return models.ResNet12(_n_way(config), in_channels=channels, widths=widths, image_size=side)
+
+
+def _square(model: str, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return channels and side of square images."""
+    channels, height, width = image_shape
+    if height != width:
+        raise ValueError(f"model {model} takes square images, got {height} x {width}; resize the data set")
+    return channels, height
+
+
+def _n_way(config: TrainConfig) -> int | None:
+    """Return the number of the classifier's classes; ``None`` if the algorithm has no classifier."""
+    return None if ALGORITHMS[config.algorithm].embeds else config.n_way
 
 
 def _make_tutorial(config: TrainConfig, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -50,6 +68,7 @@ def _make_tutorial(config: TrainConfig, image_shape: tuple[int, int, int]) -> nn
 NETWORKS: Mapping[str, ModelMaker] = {
     "conv4": _make_conv4(strided=False),
     "conv4-strided": _make_conv4(strided=True),
+    "resnet12": _make_resnet12,
     "tutorial": _make_tutorial,
 }
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maml_fast.models import MLP, Conv4, TutorialNet
+from maml_fast.models import MLP, Conv4, ResNet12, TutorialNet
 
 
 def randomized(model: nn.Module) -> nn.Module:
@@ -103,6 +103,44 @@ def test_conv4_initial_values() -> None:
         else:
             assert float(model.classifier.weight.abs().max()) <= math.sqrt(6 / (64 + 20))
             assert torch.equal(model.features[0].norm.weight, torch.ones(64))
+
+
+def lee(p: dict[str, Tensor], x: Tensor) -> Tensor:
+    """ResNet-12, after the description in its docstring."""
+
+    def norm(x: Tensor, at: str) -> Tensor:
+        return normalized(x, p[at + ".weight"], p[at + ".bias"], 1e-5)
+
+    for b in range(4):
+        z, at = x, f"blocks.{b}."
+        for i in range(3):
+            z = norm(F.conv2d(z, p[f"{at}convs.{i}.weight"], padding=1), f"{at}norms.{i}")
+            z = z if i == 2 else torch.where(z > 0, z, 0.1 * z)
+        z = z + norm(F.conv2d(x, p[at + "shortcut.0.weight"]), at + "shortcut.1")
+        x = F.max_pool2d(torch.where(z > 0, z, 0.1 * z), 2)
+    return x.mean(dim=(-1, -2)) @ p["classifier.weight"].T + p["classifier.bias"]
+
+
+def test_resnet12_computes_what_it_says() -> None:
+    torch.manual_seed(0)
+    model = randomized(ResNet12(3, in_channels=2, widths=(3, 4, 5, 6), image_size=19))
+    x = torch.randn(4, 2, 19, 19, dtype=torch.float64)
+    torch.testing.assert_close(model(x), lee(dict(model.named_parameters()), x), rtol=1e-10, atol=1e-10)
+
+
+def test_resnet12_has_the_widths_of_the_papers() -> None:
+    model = ResNet12()
+    assert [block.convs[2].weight.shape[0] for block in model.blocks] == [64, 160, 320, 640]
+    assert model.classifier.weight.shape == (5, 640)
+    assert ResNet12(None, widths=(2, 2, 2, 7), image_size=16)(torch.randn(3, 3, 16, 16)).shape == (3, 7)
+    for conv in (model.blocks[3].convs[1], model.blocks[3].shortcut[0]):
+        gain, fan_out = 2 / (1 + 0.1**2), conv.weight[:, 0].numel()
+        assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(gain / fan_out), rel=0.02)
+
+
+def test_resnet12_needs_images_that_can_be_halved_four_times() -> None:
+    with pytest.raises(ValueError, match="image_size of at least 16, got 15"):
+        ResNet12(image_size=15)
 
 
 def test_tutorial_net_computes_what_it_says() -> None:

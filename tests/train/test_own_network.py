@@ -110,7 +110,7 @@ def test_a_recipe_with_an_own_net_leaves_its_channels_out(nets):
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        ("conv5", {}, "model must be one of conv4, conv4-strided, tutorial, or a class of your own"),
+        ("conv5", {}, "model must be one of conv4, conv4-strided, resnet12, tutorial, or a class of your own"),
         (":Net", {}, "model must be one of"),
         ("FILE:no Net", {}, "model must be one of"),
         ("FILE:Net", {"hidden": 8}, "hidden 8 is for conv4; give it to .*Net by model_args"),

@@ -160,10 +160,10 @@ def test_training_in_another_thread_leaves_signals_alone(tmp_path):
     assert results[0].iterations == 1
 
 
-@pytest.mark.parametrize("model", ["conv4", "conv4-strided", "tutorial"])
+@pytest.mark.parametrize("model", ["conv4", "conv4-strided", "resnet12", "tutorial"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_every_model_trains(tmp_path, model, order):
     config = dataclasses.replace(
-        TINY, model=model, order=order, image_size=28, iterations=1, eval_episodes=2, test_episodes=2
+        TINY, model=model, hidden=4, order=order, image_size=28, iterations=1, eval_episodes=2, test_episodes=2
     )
     assert train(config, out=tmp_path / "run").iterations == 1
