@@ -9,9 +9,11 @@ for episodes in sampler:
     maml(episodes).loss.backward()
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from maml_fast import algorithms, compat, data, distributed, models, nn, ops
+from maml_fast import algorithms, data, distributed, models, nn, ops
 from maml_fast.data._bank import ImageBank
 from maml_fast.data._episodes import Episodes, EpisodeSampler
 from maml_fast.deployment import deploy
@@ -28,6 +30,9 @@ from maml_fast.maml import (
     use_engine,
 )
 from maml_fast.native import Backend, backend, build, use_backend
+
+if TYPE_CHECKING:
+    from maml_fast import compat
 
 __all__ = [
     "MAML",
@@ -63,3 +68,10 @@ try:
     __version__ = version("maml_fast")
 except PackageNotFoundError:  # a checkout that is on the path but not installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``compat``, which is large, when it is first used."""
+    if name == "compat":
+        return import_module("maml_fast.compat")
+    raise AttributeError(f"module 'maml_fast' has no attribute {name!r}")

@@ -186,7 +186,7 @@ MISUSE = {
         {0: torch.zeros(65536, 1, 1, 1, 1), 1: torch.zeros(1, 1, 1, 1, 1).expand(65536, 1, 1, 1, 1)},
         "65535",
     ),
-    "no such arithmetic": ({10: 4}, "arithmetic 4"),
+    "no such arithmetic": ({10: 4}, "arithmetic must be 0 to 3, got 4"),
     "wrong channels": ({1: torch.zeros(2, 3, 3, 2, 4, dtype=torch.float64)}, "weight"),
     "wrong dtype": ({1: torch.zeros(2, 3, 3, 3, 4)}, "dtype of x"),
 }

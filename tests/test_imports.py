@@ -11,6 +11,7 @@ import pytest
 pytestmark = pytest.mark.backendless
 
 SLOW = {
+    "maml_fast.compat",
     *("PIL", "filelock", "jax", "jinja2", "matplotlib", "platformdirs", "pooch", "requests"),
     *("torch._dynamo", "torch._inductor", "torch.utils.cpp_extension", "torch.utils.tensorboard"),
 }

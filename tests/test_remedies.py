@@ -127,7 +127,7 @@ def test_a_loss_that_depends_on_an_outer_graph() -> None:
         return F.cross_entropy(logits, targets) * outside
 
     maml = MAML(mlp(), inner_lr=0.1, loss_fn=loss_fn)
-    (code,) = codes(complaint(lambda: maml(EPISODES)), r"or use (.*), the same loss")
+    (code,) = codes(complaint(lambda: maml(EPISODES)), r"or use (.*), which is the same loss")
     loss = eval(code, {"maml": maml, "episodes": EPISODES})
     loss.backward()
     assert scale.grad is not None

@@ -9,7 +9,6 @@ from pathlib import Path
 from maml_fast._arguments import function, int_from, location, optional, takes, text
 from maml_fast.data._conversion import CHANNELS, MAX_SIZE
 from maml_fast.data._dataset import SEED, DataSet, MessageCallback, Options, Progress, print_to_stderr
-from maml_fast.data._glyphs import load_glyphs
 from maml_fast.data._noise import load_noise
 from maml_fast.data._omniglot import load_omniglot
 from maml_fast.data._parted import PRESPLIT
@@ -18,9 +17,16 @@ from maml_fast.data.folder import load_folder
 
 __all__ = ["DATA_SETS", "load"]
 
+
+def _load_glyphs(options: Options) -> DataSet:
+    from maml_fast.data._glyphs import load_glyphs  # imports matplotlib and Pillow
+
+    return load_glyphs(options)
+
+
 DATA_SETS: Mapping[str, Callable[[Options], DataSet]] = {
     "strokes": load_strokes,
-    "glyphs": load_glyphs,
+    "glyphs": _load_glyphs,
     "omniglot": load_omniglot,
     "folder": load_folder,
     "random": load_noise,

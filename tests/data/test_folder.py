@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from maml_fast import data
-from maml_fast.data import _folder as folder_module
+from maml_fast.data import folder as folder_module
 from maml_fast.data import read_folder
 
 pytestmark = pytest.mark.backendless

@@ -273,7 +273,7 @@ def test_a_classifier_frozen_later_is_refused() -> None:
 
 
 def test_rows_that_do_not_adapt_serve_their_own_classes_alone() -> None:
-    with pytest.raises(ValueError, match=r"9.weight does not adapt: its 5 learned rows .* and not 3; let the"):
+    with pytest.raises(ValueError, match=r"9.weight does not adapt: its 5 learned rows .* not for 3; let the"):
         BOIL(two_blocks(), inner_lr=0.1).for_classes(3)
     assert BOIL(two_blocks(), inner_lr=0.1).for_classes(5)
 
