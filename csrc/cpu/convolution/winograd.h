@@ -25,22 +25,22 @@ constexpr int kPositions = Squares::kPatch * Squares::kPatch;
 template <typename Scalar, typename Axis, typename Read, typename Write>
 MF_INLINE void BothAxes(const Read& read, const Write& write) {
   constexpr int kIn = Axis::kIn, kOut = Axis::kOut;
-  Vec<Scalar> half[kOut * kIn];
+  struct {
+    Vec<Scalar> in[kIn], half[kOut * kIn], out[kOut];
+  } of;  // one variable, because GCC's address sanitizer aligns small arrays of wide vectors too little
 #pragma GCC unroll 6
   for (int i = 0; i < kIn; ++i) {
-    Vec<Scalar> in[kIn], out[kOut];
 #pragma GCC unroll 6
-    for (int k = 0; k < kIn; ++k) in[k] = read(k * kIn + i);
-    Axis::Run(in, out);
+    for (int k = 0; k < kIn; ++k) of.in[k] = read(k * kIn + i);
+    Axis::Run(of.in, of.out);
 #pragma GCC unroll 6
-    for (int k = 0; k < kOut; ++k) half[k * kIn + i] = out[k];
+    for (int k = 0; k < kOut; ++k) of.half[k * kIn + i] = of.out[k];
   }
 #pragma GCC unroll 6
   for (int i = 0; i < kOut; ++i) {
-    Vec<Scalar> out[kOut];
-    Axis::Run(half + i * kIn, out);
+    Axis::Run(of.half + i * kIn, of.out);
 #pragma GCC unroll 6
-    for (int k = 0; k < kOut; ++k) write(i * kOut + k, out[k]);
+    for (int k = 0; k < kOut; ++k) write(i * kOut + k, of.out[k]);
   }
 }
 
