@@ -25,22 +25,22 @@ constexpr int kPositions = Squares::kPatch * Squares::kPatch;
 template <typename Scalar, typename Axis, typename Read, typename Write>
 MF_INLINE void BothAxes(const Read& read, const Write& write) {
   constexpr int kIn = Axis::kIn, kOut = Axis::kOut;
-  struct {
-    Vec<Scalar> in[kIn], half[kOut * kIn], out[kOut];
-  } of;  // one variable, because GCC's address sanitizer aligns small arrays of wide vectors too little
+  Vec<Scalar> half[kOut * kIn];
 #pragma GCC unroll 6
   for (int i = 0; i < kIn; ++i) {
+    Vec<Scalar> in[kIn], out[kOut];
 #pragma GCC unroll 6
-    for (int k = 0; k < kIn; ++k) of.in[k] = read(k * kIn + i);
-    Axis::Run(of.in, of.out);
+    for (int k = 0; k < kIn; ++k) in[k] = read(k * kIn + i);
+    Axis::template Run<Scalar>(in, out);
 #pragma GCC unroll 6
-    for (int k = 0; k < kOut; ++k) of.half[k * kIn + i] = of.out[k];
+    for (int k = 0; k < kOut; ++k) half[k * kIn + i] = out[k];
   }
 #pragma GCC unroll 6
   for (int i = 0; i < kOut; ++i) {
-    Axis::Run(of.half + i * kIn, of.out);
+    Vec<Scalar> out[kOut];
+    Axis::template Run<Scalar>(half + i * kIn, out);
 #pragma GCC unroll 6
-    for (int k = 0; k < kOut; ++k) write(i * kOut + k, of.out[k]);
+    for (int k = 0; k < kOut; ++k) write(i * kOut + k, out[k]);
   }
 }
 

@@ -1,6 +1,8 @@
 // The transforms of Winograd convolutions along one axis, for squares of the result of 2 x 2 and of 4 x 4 pixels.
 //
 //   square = A^T [(G filter G^T) * (B^T patch B)] A      patch: the source pixels that the square depends on
+//
+// Pointers are to Vec<Scalar>: a deduced type of the vectors would lack its attribute that they need not be aligned.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +19,8 @@ struct Squares2 {
 
   struct Patch {  // B^T
     static constexpr int kIn = 4, kOut = 4;
-    template <typename V>
-    static MF_INLINE void Run(const V* d, V* t) {
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* d, Vec<Scalar>* t) {
       t[0] = d[0] - d[2];
       t[1] = d[1] + d[2];
       t[2] = d[2] - d[1];
@@ -27,9 +29,9 @@ struct Squares2 {
   };
   struct Filter {  // G
     static constexpr int kIn = 3, kOut = 4;
-    template <typename V>
-    static MF_INLINE void Run(const V* g, V* t) {
-      const V even = (g[0] + g[2]) / 2, odd = g[1] / 2;
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* g, Vec<Scalar>* t) {
+      const Vec<Scalar> even = (g[0] + g[2]) / 2, odd = g[1] / 2;
       t[0] = g[0];
       t[1] = even + odd;
       t[2] = even - odd;
@@ -38,9 +40,9 @@ struct Squares2 {
   };
   struct FilterGradient {  // G^T
     static constexpr int kIn = 4, kOut = 3;
-    template <typename V>
-    static MF_INLINE void Run(const V* t, V* g) {
-      const V even = (t[1] + t[2]) / 2;
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* t, Vec<Scalar>* g) {
+      const Vec<Scalar> even = (t[1] + t[2]) / 2;
       g[0] = t[0] + even;
       g[1] = (t[1] - t[2]) / 2;
       g[2] = even + t[3];
@@ -48,16 +50,16 @@ struct Squares2 {
   };
   struct Square {  // A^T
     static constexpr int kIn = 4, kOut = 2;
-    template <typename V>
-    static MF_INLINE void Run(const V* t, V* y) {
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* t, Vec<Scalar>* y) {
       y[0] = t[0] + t[1] + t[2];
       y[1] = t[1] - t[2] - t[3];
     }
   };
   struct SquareGradient {  // A
     static constexpr int kIn = 2, kOut = 4;
-    template <typename V>
-    static MF_INLINE void Run(const V* y, V* t) {
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* y, Vec<Scalar>* t) {
       t[0] = y[0];
       t[1] = y[0] + y[1];
       t[2] = y[0] - y[1];
@@ -76,10 +78,11 @@ struct Squares4 {
 
   struct Patch {  // B^T
     static constexpr int kIn = 6, kOut = 6;
-    template <typename V>
-    static MF_INLINE void Run(const V* d, V* t) {
-      const V far = d[4] - Times(4 * kA2, d[2]), near = d[4] - Times(kA2, d[2]);
-      const V odd_far = Times(kA, d[3]) - Times(4 * kA3, d[1]), odd_near = Times(2 * kA, d[3]) - Times(2 * kA3, d[1]);
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* d, Vec<Scalar>* t) {
+      const Vec<Scalar> far = d[4] - Times(4 * kA2, d[2]), near = d[4] - Times(kA2, d[2]);
+      const Vec<Scalar> odd_far = Times(kA, d[3]) - Times(4 * kA3, d[1]),
+                        odd_near = Times(2 * kA, d[3]) - Times(2 * kA3, d[1]);
       t[0] = d[4] - Times(5 * kA2, d[2]) + Times(4 * kA4, d[0]);
       t[1] = far + odd_far;
       t[2] = far - odd_far;
@@ -90,10 +93,10 @@ struct Squares4 {
   };
   struct Filter {  // G
     static constexpr int kIn = 3, kOut = 6;
-    template <typename V>
-    static MF_INLINE void Run(const V* g, V* t) {
-      const V near = Times(kNear, g[0]) + Times(kNear * kA2, g[2]), odd_near = Times(kNear * kA, g[1]);
-      const V far = Times(kFar, g[0]) + Times(kFar * 4 * kA2, g[2]), odd_far = Times(kFar * 2 * kA, g[1]);
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* g, Vec<Scalar>* t) {
+      const Vec<Scalar> near = Times(kNear, g[0]) + Times(kNear * kA2, g[2]), odd_near = Times(kNear * kA, g[1]);
+      const Vec<Scalar> far = Times(kFar, g[0]) + Times(kFar * 4 * kA2, g[2]), odd_far = Times(kFar * 2 * kA, g[1]);
       t[0] = Times(kZero, g[0]);
       t[1] = near + odd_near;
       t[2] = near - odd_near;
@@ -104,9 +107,9 @@ struct Squares4 {
   };
   struct FilterGradient {  // G^T
     static constexpr int kIn = 6, kOut = 3;
-    template <typename V>
-    static MF_INLINE void Run(const V* t, V* g) {
-      const V near = t[1] + t[2], odd_near = t[1] - t[2], far = t[3] + t[4], odd_far = t[3] - t[4];
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* t, Vec<Scalar>* g) {
+      const Vec<Scalar> near = t[1] + t[2], odd_near = t[1] - t[2], far = t[3] + t[4], odd_far = t[3] - t[4];
       g[0] = Times(kZero, t[0]) + Times(kNear, near) + Times(kFar, far);
       g[1] = Times(kNear * kA, odd_near) + Times(kFar * 2 * kA, odd_far);
       g[2] = Times(kNear * kA2, near) + Times(kFar * 4 * kA2, far) + t[5];
@@ -114,9 +117,9 @@ struct Squares4 {
   };
   struct Square {  // A^T
     static constexpr int kIn = 6, kOut = 4;
-    template <typename V>
-    static MF_INLINE void Run(const V* t, V* y) {
-      const V near = t[1] + t[2], odd_near = t[1] - t[2], far = t[3] + t[4], odd_far = t[3] - t[4];
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* t, Vec<Scalar>* y) {
+      const Vec<Scalar> near = t[1] + t[2], odd_near = t[1] - t[2], far = t[3] + t[4], odd_far = t[3] - t[4];
       y[0] = t[0] + near + far;
       y[1] = Times(kA, odd_near) + Times(2 * kA, odd_far);
       y[2] = Times(kA2, near) + Times(4 * kA2, far);
@@ -125,10 +128,10 @@ struct Squares4 {
   };
   struct SquareGradient {  // A
     static constexpr int kIn = 4, kOut = 6;
-    template <typename V>
-    static MF_INLINE void Run(const V* y, V* t) {
-      const V near = y[0] + Times(kA2, y[2]), odd_near = Times(kA, y[1]) + Times(kA3, y[3]);
-      const V far = y[0] + Times(4 * kA2, y[2]), odd_far = Times(2 * kA, y[1]) + Times(8 * kA3, y[3]);
+    template <typename Scalar>
+    static MF_INLINE void Run(const Vec<Scalar>* y, Vec<Scalar>* t) {
+      const Vec<Scalar> near = y[0] + Times(kA2, y[2]), odd_near = Times(kA, y[1]) + Times(kA3, y[3]);
+      const Vec<Scalar> far = y[0] + Times(4 * kA2, y[2]), odd_far = Times(2 * kA, y[1]) + Times(8 * kA3, y[3]);
       t[0] = y[0];
       t[1] = near + odd_near;
       t[2] = near - odd_near;
