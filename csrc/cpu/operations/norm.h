@@ -142,9 +142,10 @@ struct NormPasses {
       if (f.gives) return;
       Scalar* to = f[0].gradient + set.at;
       if (pooled) return pooled->PutGradient(f[0].adds, to);
+      const Scalar *mean = set.Spread(4, 2), *mean_x = set.Spread(5, 3);
       ForChunks(f, set, normal, nullptr, stored, [&](Chunk& chunk, int64_t first, int64_t past) {
         chunk.Resume(first, past);
-        PutGradient(set, normal, chunk, f[0].adds, to);
+        PutGradient(set, normal, chunk, mean, mean_x, f[0].adds, to);
       });
     });
     of_weight.Finish();
@@ -167,9 +168,10 @@ struct NormPasses {
       }
       const int64_t in_chunk = NormEpilogue<Scalar>(f.operation).Chunks(s).in_chunk;
       Chunk chunk(f, set, normal, nullptr, {}, arena);
+      const Scalar *mean = set.Spread(4, 2), *mean_x = set.Spread(5, 3);
       for (int64_t row = from; row < end; row += in_chunk) {
         chunk.Begin(row, std::min(row + in_chunk, end));
-        PutGradient(set, normal, chunk, false, to - from * s.channels);
+        PutGradient(set, normal, chunk, mean, mean_x, false, to - from * s.channels);
       }
     });
   }
@@ -263,10 +265,10 @@ struct NormPasses {
     ForChunks(f, set, normal, nullptr, {}, [](Chunk& chunk, int64_t first, int64_t past) { chunk.Write(first, past); });
   }
 
-  // Writes g_x of a chunk, or adds it. to: that of the set.
-  static void PutGradient(const Set& set, const Normal<Scalar>& normal, const Chunk& chunk, bool adds, Scalar* to) {
-    const Scalar *mean = set.Spread(4, 2), *mean_x = set.Spread(5, 3), *weight = set.weight;
-    Put(chunk, adds, to, [=, found = chunk.Found()](int64_t i, int64_t c, int64_t lanes) {
+  // Writes g_x of a chunk, or adds it. mean, mean_x: bar(G) and bar(G x^) for every channel. to: g_x of the set.
+  static void PutGradient(const Set& set, const Normal<Scalar>& normal, const Chunk& chunk, const Scalar* mean,
+                          const Scalar* mean_x, bool adds, Scalar* to) {
+    Put(chunk, adds, to, [=, weight = set.weight, found = chunk.Found()](int64_t i, int64_t c, int64_t lanes) {
       return normal.Rate(c) *
              (Load(weight + c) * found.At(i, lanes) - Load(mean + c) - normal.At(i, c, lanes) * Load(mean_x + c));
     });
