@@ -1,7 +1,7 @@
 #include "sampler/sampler.h"
 
 #include "sampler/augment.h"
-#include "sampler/gather.h"
+#include "sampler/turn.h"
 
 namespace maml_fast {
 
@@ -15,13 +15,20 @@ void EpisodeWriter::Write(std::uint64_t episode, std::int64_t t, const BatchBuff
 }
 
 void EpisodeWriter::WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y) {
-  const BankView& bank = config_.bank;
-  const std::int64_t image_size = bank.image_size();
+  const std::int64_t image_size = config_.bank.image_size();
   for (const Pick& pick : picks) {
-    GatherImage(Augmented(pick), bank.channels, bank.height, bank.width, pick.quarter_turns, config_.table.data(), x);
+    scale_.Apply(Turned(pick), image_size, x);
     x += image_size;
     *y++ = pick.label;
   }
+}
+
+const std::uint8_t* EpisodeWriter::Turned(const Pick& pick) {
+  const BankView& bank = config_.bank;
+  const std::uint8_t* image = Augmented(pick);
+  if (pick.quarter_turns == 0) return image;
+  TurnImage(image, bank.channels, bank.height, pick.quarter_turns, turned_.data());
+  return turned_.data();
 }
 
 const std::uint8_t* EpisodeWriter::Augmented(const Pick& pick) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "sampler/byte_scale.h"
 #include "sampler/episode.h"
 
 namespace maml_fast {
@@ -30,6 +31,8 @@ class EpisodeWriter {
   explicit EpisodeWriter(const SamplerConfig& config)
       : config_(config),
         picker_(config.spec, config.bank),
+        scale_(config.table),
+        turned_(config.spec.rotate ? config.bank.image_size() : 0),
         augmented_(config.spec.augment.any() ? config.bank.image_size() : 0) {}
 
   // Writes episode number `episode` as element `t` of `batch`. Allocates nothing.
@@ -37,11 +40,13 @@ class EpisodeWriter {
 
  private:
   void WriteHalf(const std::vector<Pick>& picks, float* x, std::int64_t* y);
+  const std::uint8_t* Turned(const Pick& pick);
   const std::uint8_t* Augmented(const Pick& pick);
 
   SamplerConfig config_;
   EpisodePicker picker_;
-  std::vector<std::uint8_t> augmented_;  // one image; empty if images are not augmented
+  ByteScale scale_;
+  std::vector<std::uint8_t> turned_, augmented_;  // one image each; empty if images are not rotated or augmented
 };
 
 }  // namespace maml_fast

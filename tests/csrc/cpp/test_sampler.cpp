@@ -13,8 +13,9 @@
 
 #include "check.h"
 #include "sampler/augment.h"
-#include "sampler/gather.h"
+#include "sampler/byte_scale.h"
 #include "sampler/prefetch.h"
+#include "sampler/turn.h"
 
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
@@ -140,16 +141,35 @@ void TestTheLayoutOfTheDrawsIsPinned() {
   CHECK_EQ(picker.query().front().label, 2);
 }
 
-void TestGatherTurns() {
+void TestTurns() {
   const std::vector<std::uint8_t> image = {1, 2, 3, 4, 5, 6, 7, 8};  // [2, 2, 2]
-  const std::vector<std::vector<float>> expected = {
-      {1, 2, 3, 4, 5, 6, 7, 8}, {2, 4, 1, 3, 6, 8, 5, 7}, {4, 3, 2, 1, 8, 7, 6, 5}, {3, 1, 4, 2, 7, 5, 8, 6}};
-  std::vector<float> table(256);
-  std::iota(table.begin(), table.end(), 0.0f);
-  for (int turns = 0; turns < 4; ++turns) {
-    std::vector<float> out(8);
-    GatherImage(image.data(), 2, 2, 2, turns, table.data(), out.data());
-    CHECK(out == expected[turns]);
+  const std::vector<std::vector<std::uint8_t>> expected = {
+      {2, 4, 1, 3, 6, 8, 5, 7}, {4, 3, 2, 1, 8, 7, 6, 5}, {3, 1, 4, 2, 7, 5, 8, 6}};
+  for (int turns = 1; turns < 4; ++turns) {
+    std::vector<std::uint8_t> out(8);
+    TurnImage(image.data(), 2, 2, turns, out.data());
+    CHECK(out == expected[turns - 1]);
+  }
+}
+
+// Quotients, their inversion and a table of anything, at every length of the last vector.
+void TestScales() {
+  std::array<float, 256> raw, unit, inverted, other;
+  for (int byte = 0; byte < 256; ++byte) {
+    raw[byte] = static_cast<float>(byte);
+    unit[byte] = raw[byte] / 255.0f;
+    inverted[byte] = 1.0f - unit[byte];
+    other[byte] = byte == 200 ? -7.0f : unit[byte];
+  }
+  for (const auto& table : {raw, unit, inverted, other}) {
+    const ByteScale scale(table);
+    for (std::size_t n = 0; n < 70; ++n) {
+      std::vector<std::uint8_t> bytes(n);
+      for (std::size_t i = 0; i < n; ++i) bytes[i] = static_cast<std::uint8_t>(i * 37 + n);
+      std::vector<float> out(n);
+      scale.Apply(bytes.data(), static_cast<std::int64_t>(n), out.data());
+      for (std::size_t i = 0; i < n; ++i) CHECK_EQ(out[i], table[bytes[i]]);
+    }
   }
 }
 
@@ -290,7 +310,8 @@ int main() {
   maml_fast::TestShuffleKeepsItsPlaces();
   maml_fast::TestEpisodesKeepTheirPromises();
   maml_fast::TestTheLayoutOfTheDrawsIsPinned();
-  maml_fast::TestGatherTurns();
+  maml_fast::TestTurns();
+  maml_fast::TestScales();
   maml_fast::TestAugmentations();
   maml_fast::TestAugmentationsAreDrawnWithinBounds();
   maml_fast::TestPrefetcherIsInOrderForAnyThreads();
