@@ -6,7 +6,7 @@
 namespace maml_fast {
 
 MemoryPlan::MemoryPlan(const std::vector<Array>& arrays) : offsets(arrays.size(), -1) {
-  constexpr int64_t kAlignment = 16, kSlack = 16;  // in scalars: a cache line, and a vector, of floats
+  constexpr int64_t kAlignment = 16;  // in scalars: a cache line of floats
   std::vector<size_t> order(arrays.size());
   std::iota(order.begin(), order.end(), size_t{0});
   // The largest first, so that small ones fit between them.

@@ -7,6 +7,9 @@
 namespace maml_fast {
 
 struct MemoryPlan {
+  // Scalars of room behind every array, since kernels may read a vector beyond its end.
+  static constexpr int64_t kSlack = 16;
+
   struct Array {
     int64_t size;         // in scalars; 0: needs no memory
     int64_t first, last;  // the first and the last time at which it is needed
@@ -16,7 +19,6 @@ struct MemoryPlan {
   int64_t size = 0;              // of the block, in scalars
 
   MemoryPlan() = default;
-  // Behind every array there is room for one vector, since kernels may read that far.
   explicit MemoryPlan(const std::vector<Array>& arrays);
 };
 

@@ -24,6 +24,7 @@ struct OperationKernels {
   const void* (*make_plan)(const Operation&, ArenaScope&);  // makes Frame::plan; null: not needed
   int64_t (*kept_size)(const Operation&);                   // in scalars per task; null: 0
   Traits (*traits)(const Operation&);
+  FollowerPasses<Scalar> as_follower;
 };
 
 template <typename Scalar>

@@ -25,8 +25,7 @@ __all__ = ["native_loop"]
 
 # Each thread takes its own task up to these sizes in bytes; all threads share a larger one. With this budget for all
 # threads together, the conv nets of the benchmark's zoo need less memory than a plain loop does.
-
-ALL_THREADS_BUDGET = 116 * 2**20
+ALL_THREADS_BUDGET = 92 * 2**20
 CORE_BUDGET = 16 * 2**20  # of one task, for any number of threads
 
 

@@ -7,6 +7,7 @@ import torch
 from native_against_loop import CLASSES, assert_native_is_right, episodes_of
 from torch import Tensor, nn
 
+from maml_fast import MAML, Episodes, use_engine
 from maml_fast.lowering._fusing import fuse
 from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation, Pool
 
@@ -127,3 +128,26 @@ class Net(nn.Module):
 def test_against_the_loop(norm: nn.Module, function: nn.Module, pool: nn.Module) -> None:
     torch.manual_seed(0)
     assert_native_is_right(Net(norm, function, pool).double(), episodes_of(3, 6, 7))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Identity()], ids=str)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(40), nn.GroupNorm(4, 40), nn.InstanceNorm2d(40)], ids=str)
+def test_any_number_of_threads_gives_the_same_bits(norm: nn.Module, pool: nn.Module) -> None:
+    """A single thread takes the norm along with the convolution; several threads share first one, then the other."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), norm, nn.LeakyReLU(0.1), pool, nn.Flatten(2))
+    model = nn.Sequential(body, nn.Conv1d(40, CLASSES, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    x_spt, y_spt, x_qry, y_qry = episodes_of(3, 40, 41)
+    episodes = Episodes(x_spt.float(), y_spt, x_qry.float(), y_qry)
+    threads, bits = torch.get_num_threads(), []
+    try:
+        for number, task_chunk in ((1, 1), (2, 1), (3, 1), (2, 2)):
+            torch.set_num_threads(number)
+            maml = MAML(model, inner_lr=0.1, inner_steps=2, task_chunk=task_chunk)
+            with use_engine("native"):
+                loss = maml(episodes).loss
+            bits.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, bits[0]) for each in bits)

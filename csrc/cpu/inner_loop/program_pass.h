@@ -43,7 +43,19 @@ class ProgramPass {
   void Forward(const Weights<Scalar>& weights, Scalar* losses, int64_t* correct) {
     ForTasks([&](const Pool& pool, int64_t task) {
       const Task of{*this, pool, task, weights};
-      for (const auto& step : plan_.Steps()) step.kernels.forward(of.FrameOf(step));
+      const auto& steps = plan_.Steps();
+      for (size_t i = 0; i < steps.size(); ++i) {
+        Frame<Scalar> frame = of.FrameOf(steps[i]);
+        if (!steps[i].leads || pool.threads > 1) {
+          steps[i].kernels.forward(frame);
+          continue;
+        }
+        const auto& next = steps[++i];
+        const Frame<Scalar> follower = of.FrameOf(next);
+        frame.follower = &follower;
+        frame.of_follower = &next.kernels.as_follower;
+        steps[i - 1].kernels.forward(frame);
+      }
       losses[task] = *of.Value(Output());
       correct[task] = plan_.program().logits == kAbsent ? 0 : Right(of.Value(plan_.program().logits), task);
       if (has_backward_) *of.Gradient(Output()) = 1;
@@ -56,7 +68,13 @@ class ProgramPass {
       Task of{*this, pool, task, weights};
       of.parameter_gradients = &gradients;
       for (auto step = plan_.Steps().rbegin(); step != plan_.Steps().rend(); ++step) {
-        if (step->counts) step->kernels.backward(of.FrameOf(*step));
+        if (!step->counts) continue;
+        if (step->follows && memory_.gradients.offsets[step->operation.operands[0]] < 0) {
+          const auto& follower = *step++;
+          BackwardOfBoth(of, *step, follower);
+        } else {
+          step->kernels.backward(of.FrameOf(*step));
+        }
       }
       ClearUnused(gradients, task);
     });
@@ -139,6 +157,24 @@ class ProgramPass {
       return frame;
     }
   };
+
+  // Backward of a step and of the one that follows it, whose gradient at its operand has no memory of its own.
+  static void BackwardOfBoth(const Task& of, const typename ProgramPlan<Scalar>::Step& step,
+                             const typename ProgramPlan<Scalar>::Step& next) {
+    Frame<Scalar> frame = of.FrameOf(step), follower = of.FrameOf(next);
+    ArenaScope arena;
+    if (of.pool.threads == 1) {
+      follower.gives = true;
+      frame.follower = &follower;
+      frame.of_follower = &next.kernels.as_follower;
+    } else {  // threads work on different images at the same time, so all gradients are there first
+      auto* gradient = arena.Array<Scalar>(of.pass.plan_.program().sizes[step.operation.result] + MemoryPlan::kSlack);
+      follower.operands[0].gradient = gradient;
+      frame.result.gradient = gradient;
+    }
+    next.kernels.backward(follower);
+    step.kernels.backward(frame);
+  }
 
   int64_t Output() const { return plan_.program().output; }
 

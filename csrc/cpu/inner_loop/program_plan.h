@@ -27,6 +27,8 @@ class ProgramPlan {
     bool counts;               // whether its result has a gradient: it is learned, and the loss depends on it
     bool moves;                // whether its result has a tangent
     int64_t kept;              // its index among the arrays of `kept`
+    bool leads = false;        // whether the next operation follows it, see FollowerPasses
+    bool follows = false;      // whether it follows the operation before it
   };
 
   // The layout of a task's memory. Arrays of buffers have the buffers' indices.
@@ -69,6 +71,7 @@ class ProgramPlan {
       steps.push_back({op, kernels, plan, {}, counts, counts && moves_[op.result], static_cast<int64_t>(steps.size())});
     }
     FindAdds();
+    FindFollowers();
     still_memory_ = MemoryOf(still_, Purpose::kScore, true);
   }
 
@@ -106,7 +109,25 @@ class ProgramPlan {
     }
   }
 
-  // Step i runs forward at time i and backward at time 2 n - i; the loss is at time n.
+  void FindFollowers() {
+    std::vector<int64_t> readers(program_.sizes.size());
+    for (const Operation& op : program_.operations) {
+      for (const int64_t buffer : op.operands) {
+        if (buffer != kAbsent) ++readers[buffer];
+      }
+    }
+    if (program_.logits != kAbsent) ++readers[program_.logits];
+    for (size_t i = 0; i + 1 < steps_.size(); ++i) {
+      const Operation &op = steps_[i].operation, &next = steps_[i + 1].operation;
+      const auto follows = steps_[i + 1].kernels.as_follower.follows;
+      if (op.kind != OperationKind::kConvolution || op.numbers[0] != 1 || op.result != next.operands[0]) continue;
+      if (readers[op.result] != 1 || !steps_[i].counts || follows == nullptr || !follows(next)) continue;
+      steps_[i].leads = steps_[i + 1].follows = true;
+    }
+  }
+
+  // Step i runs forward at time i and backward at time 2 n - i; the loss is at time n. A step that follows another may
+  // run at the other's times, too.
   Memory MemoryOf(const std::vector<Step>& steps, Purpose purpose, bool still) const {
     const auto n = static_cast<int64_t>(steps.size());
     std::vector<MemoryPlan::Array> values(program_.sizes.size()), gradients = values, tangents = values, kept(n);
@@ -120,26 +141,32 @@ class ProgramPlan {
       const Step& step = steps[i];
       const Operation& op = step.operation;
       const Traits traits = step.kernels.traits(op);
-      const int64_t back = 2 * n - i;
+      const int64_t begin = step.follows ? i - 1 : i, back = 2 * n - begin;
       auto touch = [&](int64_t buffer, bool later, bool tangent_later, bool is_result) {
         if (buffer == kAbsent || buffer <= program_.Targets()) return;
         const int64_t size = program_.sizes[buffer];
         if (!still && !varies_[buffer]) return;  // it is in the memory of Still()
         use(values[buffer], size, i);
+        use(values[buffer], size, begin);
         if (still) use(values[buffer], size, kEver);
         if (later && returns && step.counts) use(values[buffer], size, curved ? kEver : back);
         if (step.moves && moves_[buffer] && curved) {
           use(tangents[buffer], size, i);
           if (tangent_later) use(tangents[buffer], size, kEver);
         }
-        if (returns && step.counts && learned_[buffer]) {
+        const bool is_given = (is_result && step.leads) || (buffer == op.operands[0] && step.follows);
+        if (returns && step.counts && learned_[buffer] && (curved || !is_given)) {
+          use(gradients[buffer], size, 2 * n - i);
           use(gradients[buffer], size, back);
           if (is_result && traits.gradient && curved) use(gradients[buffer], size, kEver);
         }
       };
       for (const int64_t operand : op.operands) touch(operand, traits.operands, traits.operand_tangents, false);
       touch(op.result, traits.result, traits.result_tangent, true);
-      if (step.kernels.kept_size != nullptr) use(kept[i], step.kernels.kept_size(op), i);
+      if (step.kernels.kept_size != nullptr) {
+        use(kept[i], step.kernels.kept_size(op), i);
+        use(kept[i], kept[i].size, begin);
+      }
       if (returns && kept[i].size > 0) use(kept[i], kept[i].size, curved ? kEver : back);
     }
     if (!still) {

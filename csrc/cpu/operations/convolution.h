@@ -54,6 +54,7 @@ struct ConvolutionPasses {
   }
 
   static void Forward(const Frame<Scalar>& f) {
+    if (f.follower != nullptr) return ForwardWithFollower(f);
     ArenaScope arena;
     const Plan& p = PlanOf(f);
     const Scalar* start = StartRow(p, f[2].value, arena);
@@ -93,6 +94,7 @@ struct ConvolutionPasses {
   }
 
   static void Backward(const Frame<Scalar>& f) {
+    if (f.follower != nullptr) return BackwardWithFollower(f);
     ArenaScope arena;
     const Plan& p = PlanOf(f);
     const ConvBlockShape& s = p.shape;
@@ -145,6 +147,51 @@ struct ConvolutionPasses {
 
  private:
   static const Plan& PlanOf(const Frame<Scalar>& f) { return *static_cast<const Plan*>(f.plan); }
+
+  // The forward pass of one repetition, which hands over a few images at a time.
+  static void ForwardWithFollower(const Frame<Scalar>& f) {
+    ArenaScope arena;
+    const Plan& p = PlanOf(f);
+    const ConvBlockShape& s = p.shape;
+    const Scalar *start = StartRow(p, f[2].value, arena), *x = f[0].value;
+    const Scalar* prepared = Prepared(f.pool, p.forward, f[1].value, x, arena);
+    f.of_follower->forward(*f.follower, [&](const auto& ready) {
+      ForImagesAtOnce(s, 0, s.batch, [&](int64_t first, int64_t past) {
+        p.forward.Run(x, prepared, start, f.result.value, first, past);
+        ready(first * s.ConvPixels(), past * s.ConvPixels());
+      });
+    });
+  }
+
+  // The backward pass of one repetition, which is given gradients at y of a few images at a time.
+  static void BackwardWithFollower(const Frame<Scalar>& f) {
+    ArenaScope arena;
+    const Plan& p = PlanOf(f);
+    const ConvBlockShape& s = p.shape;
+    const Scalar *zero = ZeroRow(s.in_channels, arena), *x = f[0].value;
+    Scalar* grad_x = f[0].gradient;
+    const Scalar* weight = Prepared(f.pool, p.data_gradient, f[1].value, grad_x, arena);
+    const Sum sum(f.pool, p, f[1], f[1].gradient, 0, arena);
+    auto* g = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);
+    const bool sums_bias = f[2].gradient != nullptr && !BiasIsCanceled(f);
+    GrowingSums<Scalar, 1> of_bias(s.batch * s.ConvPixels(), s.out_channels, arena);
+    ForImagesAtOnce(s, 0, s.batch, [&](int64_t first, int64_t past) {
+      const int64_t pixels = (past - first) * s.ConvPixels();
+      f.of_follower->give(*f.follower, first * s.ConvPixels(), past * s.ConvPixels(), g);
+      sum.AddImages(x + s.InImage(0, first), g, 0, p.weight_gradient.Parts(), past - first);
+      if (grad_x != nullptr) {
+        p.data_gradient.Run(g, weight, f[0].adds ? nullptr : zero, grad_x + s.InImage(0, first), 0, past - first);
+      }
+      if (sums_bias) {
+        of_bias.Add(pixels, [&](int64_t row, int64_t c, int64_t lanes, Vec<Scalar>* term) {
+          term[0] = Load(g + row * s.out_channels + c, lanes);
+        });
+      }
+    });
+    sum.Finish(f.pool);
+    if (!sums_bias) return BiasGradient(f, nullptr, f[2].gradient);
+    of_bias.Write(f[2].adds, f[2].gradient);
+  }
 
   // The operands of a repetition; null if the operand is null.
   template <typename S>
@@ -226,11 +273,12 @@ struct ConvolutionPasses {
     }
   }
 
+  static bool BiasIsCanceled(const Frame<Scalar>& f) { return f.Number(9) != 0; }
+
   // to: null if not wanted.
   static void BiasGradient(const Frame<Scalar>& f, const Scalar* g, Scalar* to) {
     const ConvBlockShape& s = PlanOf(f).shape;
-    constexpr int64_t kCancels = 9;
-    if (f.Number(kCancels) == 0) {
+    if (!BiasIsCanceled(f)) {
       AddColumnSums(f.pool, g, f.Number(0) * s.batch * s.ConvPixels(), s.out_channels, f[2].adds, to);
     } else if (to != nullptr && !f[2].adds) {
       std::fill_n(to, s.out_channels, Scalar{0});
@@ -255,9 +303,12 @@ struct ConvolutionPasses {
 
     // Adds the contributions of images [first, past) to parts [begin, end).
     void Add(const Scalar* x, const Scalar* g, int64_t begin, int64_t end, int64_t first, int64_t past) const {
-      if (to == nullptr || x == nullptr) return;
       const ConvBlockShape& s = plan.shape;
-      plan.weight_gradient.AddParts(x + s.InImage(0, first), g + s.ConvImage(0, first), past - first, sum, begin, end);
+      if (x != nullptr) AddImages(x + s.InImage(0, first), g + s.ConvImage(0, first), begin, end, past - first);
+    }
+    // The same of images that x and g begin with.
+    void AddImages(const Scalar* x, const Scalar* g, int64_t begin, int64_t end, int64_t images) const {
+      if (to != nullptr) plan.weight_gradient.AddParts(x, g, images, sum, begin, end);
     }
 
     void Finish(const Pool& pool) const {

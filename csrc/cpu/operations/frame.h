@@ -12,6 +12,8 @@
 // g' is its Hessian times the direction. They need the results of the first two, and no autograd graph.
 #pragma once
 
+#include <functional>
+
 #include "core/program.h"
 #include "cpu/parallel.h"
 
@@ -34,6 +36,24 @@ struct Result {
   const Scalar* gradient_tangent;
 };
 
+template <typename Scalar>
+struct Frame;
+
+// Passes of an operation that alone reads the result x of the operation before it. They work on a few rows of x at a
+// time, while the other operation has these in cache, and give the same bits as the operation's own passes.
+template <typename Scalar>
+struct FollowerPasses {
+  using Ready = std::function<void(int64_t first, int64_t past)>;
+  using Produce = std::function<void(const Ready&)>;
+
+  bool (*follows)(const Operation&) = nullptr;  // whether the operation has these passes; null: it has not
+  // Forward, in which `produce` computes x: it calls its argument when rows [first, past) are there, one after the
+  // other.
+  void (*forward)(const Frame<Scalar>&, const Produce& produce) = nullptr;
+  // After a Backward that `gives`: writes the gradient at rows [first, past) of x to `gradient`.
+  void (*give)(const Frame<Scalar>&, int64_t first, int64_t past, Scalar* gradient) = nullptr;
+};
+
 // What random numbers are a function of. A pass that is run again draws the same numbers.
 struct RandomKey {
   uint64_t seed = 0;
@@ -49,6 +69,10 @@ struct Frame {
   Result<Scalar> result;
   Scalar* kept;  // results that one pass keeps for the next
   RandomKey random{};
+  // The operation that follows, and its passes; null: none.
+  const Frame* follower = nullptr;
+  const FollowerPasses<Scalar>* of_follower = nullptr;
+  bool gives = false;  // for a follower: whether it gives the gradient at x later
 
   const Operand<Scalar>& operator[](int64_t i) const { return operands[i]; }
   int64_t Number(int64_t i) const { return operation.numbers[i]; }

@@ -22,7 +22,7 @@ namespace {
 
 template <typename Scalar, typename Op>
 constexpr OperationKernels<Scalar> PassesOf(Traits (*traits)(const Operation&)) {
-  return {Op::Forward, Op::Backward, Op::Tangent, Op::TangentBackward, nullptr, nullptr, traits};
+  return {Op::Forward, Op::Backward, Op::Tangent, Op::TangentBackward, nullptr, nullptr, traits, {}};
 }
 
 inline Traits OfLinear(const Operation&) { return {}; }
@@ -58,6 +58,7 @@ constexpr OperationTable<Scalar> MakeOperations() {
   auto norm = PassesOf<Scalar, NormPasses<Scalar>>(NormPasses<Scalar>::TraitsOf);
   norm.make_plan = NormPasses<Scalar>::MakePlan;
   norm.kept_size = NormPasses<Scalar>::KeptSize;
+  norm.as_follower = {NormPasses<Scalar>::Follows, NormPasses<Scalar>::ForwardAlong, NormPasses<Scalar>::Give};
   enter(OperationKind::kNorm, norm);
   auto max_pool = PassesOf<Scalar, MaxPoolPasses<Scalar>>(OfLinear);
   max_pool.make_plan = MaxPoolPasses<Scalar>::MakePlan;

@@ -33,8 +33,8 @@ struct NormPasses {
     return epilogue.Pools() ? WindowTable::Make(epilogue.windows, arena) : nullptr;
   }
 
-  // Kept for every group of every set: mean and r and, after Tangent, bar(x') and bar(x^ x'). Then what is kept of the
-  // maxima.
+  // Kept for every group of every set: mean and r, after Tangent bar(x') and bar(x^ x'), and after Backward bar(G) and
+  // bar(G x^). Then what is kept of the maxima.
   static int64_t KeptSize(const Operation& op) {
     const NormShape s = NormShape::Of(op);
     const NormEpilogue<Scalar> epilogue(op);
@@ -50,25 +50,35 @@ struct NormPasses {
 
   static void Forward(const Frame<Scalar>& f) {
     if (Rows::Takes(f.operation)) return Rows::Forward(f);
-    ForSets(f, [&](const Set& set) {
-      const Scalar* x = f[0].value + set.at;
+    ForSets(f, [&](const Set& set) { ForwardOf(f, set); });
+  }
+
+  // Layer norms along rows have no such passes. Nor have functions whose derivatives are stored: they need memory for
+  // the whole gradient.
+  static bool Follows(const Operation& op) { return !Rows::Takes(op) && !IsStored(op); }
+
+  static void ForwardAlong(const Frame<Scalar>& f, const typename FollowerPasses<Scalar>::Produce& produce) {
+    const NormShape s = NormShape::Of(f.operation);
+    const Pool alone = f.pool.Alone();
+    if (s.sets > 1) {
+      return produce([&](int64_t first, int64_t past) {
+        ForSetsOf(f, alone, first / s.rows, past / s.rows, [&](const Set& set) { ForwardOf(f, set); });
+      });
+    }
+    ForSetsOf(f, alone, 0, 1, [&](const Set& set) {
+      ArenaScope arena;
+      GrowingSums<Scalar, 2> growing(set.rows, set.channels, arena);
+      const Scalar* x = f[0].value;
       Scalar *level = set.Channels(0), *sums = set.Channels(4);
-      set.Level(x, level);
-      ColumnSums<Scalar, 2>(set.pool, set.rows, set.channels, sums,
-                            [&](int64_t row, int64_t c, int64_t lanes, V* term) {
-                              term[0] = Load(x + row * set.channels + c, lanes) - Load(level + c);
-                              term[1] = term[0] * term[0];
-                            });
-      for (int64_t group = 0; group < set.groups; ++group) {
-        const double off = set.Mean(sums, group), squares = set.Mean(sums + set.channels, group);
-        const double variance = std::max(squares - off * off, std::isnan(squares) ? squares : 0.0);
-        set.Keep(0, group, static_cast<Scalar>(level[group * set.in_group] + off));
-        set.Keep(1, group, static_cast<Scalar>(1 / std::sqrt(variance + f.operation.factors[0])));
-      }
-      const Normal<Scalar> normal(f, set);
-      if (Pooled::Takes(f.operation)) return Pooled(f, set, normal).Write();
-      ForChunks(f, set, normal, nullptr, {},
-                [](Chunk& chunk, int64_t first, int64_t past) { chunk.Write(first, past); });
+      int64_t summed = 0;
+      produce([&](int64_t, int64_t past) {
+        if (past < set.LevelRows()) return;
+        if (summed == 0) set.Level(x, level);
+        growing.Add(past - summed, OffLevel(x + summed * set.channels, level, set.channels));
+        summed = past;
+      });
+      growing.Write(false, sums);
+      Finish(f, set, level, sums);
     });
   }
 
@@ -126,21 +136,44 @@ struct NormPasses {
       }
       of_bias.Add(set, sums);
       of_weight.Add(set, sums + set.channels);
-      if (f[0].gradient == nullptr) return;
-      const Scalar *weight = set.weight, *mean = set.WeightedMeans(f, sums, nullptr, 2),
-                   *mean_x = set.WeightedMeans(f, sums + set.channels, nullptr, 3);
-      if (pooled) return pooled->PutGradient(mean, mean_x);
+      if (f[0].gradient == nullptr && !f.gives) return;
+      set.KeepOf(4, set.WeightedMeans(f, sums, nullptr, 2));
+      set.KeepOf(5, set.WeightedMeans(f, sums + set.channels, nullptr, 3));
+      if (f.gives) return;
+      Scalar* to = f[0].gradient + set.at;
+      if (pooled) return pooled->PutGradient(f[0].adds, to);
+      const Scalar *mean = set.Spread(4, 2), *mean_x = set.Spread(5, 3);
       ForChunks(f, set, normal, nullptr, stored, [&](Chunk& chunk, int64_t first, int64_t past) {
         chunk.Resume(first, past);
-        Put(f, set, chunk, f[0].gradient,
-            [normal, found = chunk.Found(), weight, mean, mean_x](int64_t i, int64_t c, int64_t lanes) {
-              return normal.Rate(c) * (Load(weight + c) * found.At(i, lanes) - Load(mean + c) -
-                                       normal.At(i, c, lanes) * Load(mean_x + c));
-            });
+        PutGradient(set, normal, chunk, mean, mean_x, f[0].adds, to);
       });
     });
     of_weight.Finish();
     of_bias.Finish();
+  }
+
+  static void Give(const Frame<Scalar>& f, int64_t first, int64_t past, Scalar* gradient) {
+    const NormShape s = NormShape::Of(f.operation);
+    const Pool alone = f.pool.Alone();
+    ForSetsOf(f, alone, first / s.rows, (past + s.rows - 1) / s.rows, [&](const Set& set) {
+      const int64_t begin = set.at / s.channels;  // the set's first row
+      const int64_t from = std::max(first - begin, int64_t{0}), end = std::min(past - begin, s.rows);
+      const Normal<Scalar> normal(f, set);
+      Scalar* to = gradient + (begin + from - first) * s.channels;
+      ArenaScope arena;
+      if (Pooled::Takes(f.operation)) {
+        Pooled pooled(f, set, normal, from, end);
+        pooled.Begin(nullptr, arena);
+        return pooled.PutGradient(false, to);
+      }
+      const int64_t in_chunk = NormEpilogue<Scalar>(f.operation).Chunks(s).in_chunk;
+      Chunk chunk(f, set, normal, nullptr, {}, arena);
+      const Scalar *mean = set.Spread(4, 2), *mean_x = set.Spread(5, 3);
+      for (int64_t row = from; row < end; row += in_chunk) {
+        chunk.Begin(row, std::min(row + in_chunk, end));
+        PutGradient(set, normal, chunk, mean, mean_x, false, to - from * s.channels);
+      }
+    });
   }
 
   static void TangentBackward(const Frame<Scalar>& f) {
@@ -181,7 +214,7 @@ struct NormPasses {
       if (pooled) return pooled->PutTangent(moved, mean, mean_x, mean_tangent, mean_x_tangent);
       ForChunks(f, set, normal, &moved, stored, [&](Chunk& chunk, int64_t first, int64_t past) {
         chunk.Resume(first, past);
-        Put(f, set, chunk, f[0].gradient_tangent,
+        Put(chunk, f[0].adds, f[0].gradient_tangent + set.at,
             [normal, moved, found = chunk.Found(), weight, weight_tangent, mean, mean_x, mean_tangent, mean_x_tangent](
                 int64_t i, int64_t c, int64_t lanes) {
               const V x_hat = normal.At(i, c, lanes), x_hat_tangent = moved.At(i, c, lanes, x_hat, normal);
@@ -203,14 +236,55 @@ struct NormPasses {
   using Gradients = typename Chunk::Gradients;
   using Stored = StoredGradients<Scalar>;
 
-  // Room for the gradients at z, if the function's derivatives take longer than to store them. Gradients at x, which
-  // are written later, lend their memory.
+  // The terms of the sums of x - level and its square.
+  static auto OffLevel(const Scalar* x, const Scalar* level, int64_t channels) {
+    return [=](int64_t row, int64_t c, int64_t lanes, V* term) __attribute__((always_inline)) {
+      term[0] = Load(x + row * channels + c, lanes) - Load(level + c);
+      term[1] = term[0] * term[0];
+    };
+  }
+
+  static void ForwardOf(const Frame<Scalar>& f, const Set& set) {
+    const Scalar* x = f[0].value + set.at;
+    Scalar *level = set.Channels(0), *sums = set.Channels(4);
+    set.Level(x, level);
+    ColumnSums<Scalar, 2>(set.pool, set.rows, set.channels, sums, OffLevel(x, level, set.channels));
+    Finish(f, set, level, sums);
+  }
+
+  // Keeps the statistics, given their sums, and writes y.
+  static void Finish(const Frame<Scalar>& f, const Set& set, const Scalar* level, const Scalar* sums) {
+    for (int64_t group = 0; group < set.groups; ++group) {
+      const double off = set.Mean(sums, group), squares = set.Mean(sums + set.channels, group);
+      const double variance = std::max(squares - off * off, std::isnan(squares) ? squares : 0.0);
+      set.Keep(0, group, static_cast<Scalar>(level[group * set.in_group] + off));
+      set.Keep(1, group, static_cast<Scalar>(1 / std::sqrt(variance + f.operation.factors[0])));
+    }
+    const Normal<Scalar> normal(f, set);
+    if (Pooled::Takes(f.operation)) return Pooled(f, set, normal).Write();
+    ForChunks(f, set, normal, nullptr, {}, [](Chunk& chunk, int64_t first, int64_t past) { chunk.Write(first, past); });
+  }
+
+  // Writes g_x of a chunk, or adds it. mean, mean_x: bar(G) and bar(G x^) for every channel. to: g_x of the set.
+  static void PutGradient(const Set& set, const Normal<Scalar>& normal, const Chunk& chunk, const Scalar* mean,
+                          const Scalar* mean_x, bool adds, Scalar* to) {
+    Put(chunk, adds, to, [=, weight = set.weight, found = chunk.Found()](int64_t i, int64_t c, int64_t lanes) {
+      return normal.Rate(c) *
+             (Load(weight + c) * found.At(i, lanes) - Load(mean + c) - normal.At(i, c, lanes) * Load(mean_x + c));
+    });
+  }
+
+  // Whether the function's derivatives take longer than to store them.
+  static bool IsStored(const Operation& op) {
+    const NormEpilogue<Scalar> epilogue(op);
+    return !Pooled::Takes(op) && epilogue.function.Exists() && epilogue.function.IsCurved();
+  }
+
+  // Room for the gradients at z, if they are stored. Gradients at x, which are written later, lend their memory.
   static Stored StoredOf(const Frame<Scalar>& f, const Set& set, Scalar* gradient, Scalar* gradient_tangent,
                          ArenaScope& arena) {
-    const NormEpilogue<Scalar> epilogue(f.operation);
     const bool wanted = gradient != nullptr || gradient_tangent != nullptr;
-    if (!wanted || Pooled::Takes(f.operation) || !epilogue.function.Exists() || !epilogue.function.IsCurved())
-      return {};
+    if (!wanted || !IsStored(f.operation)) return {};
     auto room = [&](Scalar* lent) {
       return lent == nullptr || f[0].adds ? arena.Array<Scalar>(set.rows * set.channels) : lent + set.at;
     };
@@ -257,10 +331,10 @@ struct NormPasses {
     });
   }
 
-  // Writes share(place in the set, c, lanes) to the gradient, or adds it to the gradient that is already there.
+  // Writes share(place in the set, c, lanes), or adds it to what is there.
   template <typename F>
-  static void Put(const Frame<Scalar>& f, const Set& set, const Chunk& chunk, Scalar* gradient, const F share) {
-    chunk.ForVectors([share, adds = f[0].adds, to = gradient + set.at](int64_t i, int64_t c, int64_t lanes) {
+  static void Put(const Chunk& chunk, bool adds, Scalar* to, const F share) {
+    chunk.ForVectors([=](int64_t i, int64_t c, int64_t lanes) {
       const V value = share(i, c, lanes);
       Store(to + i, adds ? Load(to + i, lanes) + value : value, lanes);
     });

@@ -195,7 +195,8 @@ class NormChunk {
   // Returns what the function's derivatives take, in room of the chunk's own.
   const Scalar* FilledArgument() const {
     FillZ(z_);
-    if (epilogue_.function.OfResult()) epilogue_.function.Values(z_, Size(), z_);
+    const RowFunction<Scalar>& function = epilogue_.function;
+    if (function.OfResult() && !function.OfEither()) function.Values(z_, Size(), z_);
     return z_;
   }
 

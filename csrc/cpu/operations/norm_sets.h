@@ -30,7 +30,7 @@ struct NormShape {
 template <typename Scalar>
 struct NormSet {
   using V = Vec<Scalar>;
-  static constexpr int64_t kKept = 4;  // arrays with one value per group
+  static constexpr int64_t kKept = 6;  // arrays with one value per group
 
   const Pool& pool;  // its threads may share the rows
   int64_t rows, channels, groups, in_group;
@@ -63,14 +63,17 @@ struct NormSet {
     return total / (static_cast<double>(rows) * static_cast<double>(in_group));
   }
 
+  // The number of first rows that Level reads.
+  int64_t LevelRows() const { return std::min<int64_t>(rows, 64); }
+
   // Writes a value near each group's mean, for every channel. Sums of values minus this level suffer little
   // cancellation.
   void Level(const Scalar* x, Scalar* level) const {
-    const int64_t step = std::max<int64_t>(1, rows / 4);
-    const int64_t few = (rows + step - 1) / step;
+    const int64_t step = std::max<int64_t>(1, LevelRows() / 4);
+    const int64_t few = (LevelRows() + step - 1) / step;
     ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
       V sum{};
-      for (int64_t row = 0; row < rows; row += step) sum += Load(x + row * channels + c, lanes);
+      for (int64_t row = 0; row < LevelRows(); row += step) sum += Load(x + row * channels + c, lanes);
       Store(level + c, sum / static_cast<Scalar>(few), lanes);
     });
     if (in_group == 1) return;
@@ -94,6 +97,11 @@ struct NormSet {
       std::fill_n(means + group * in_group, in_group, static_cast<Scalar>(Mean(means, group)));
     }
     return means;
+  }
+
+  // Keeps a value of each group that all its channels have.
+  void KeepOf(int64_t which, const Scalar* values) const {
+    for (int64_t group = 0; group < groups; ++group) Keep(which, group, values[group * in_group]);
   }
 };
 
@@ -185,24 +193,31 @@ void CopyOr(const Scalar* from, Scalar otherwise, int64_t n, Scalar* to) {
   }
 }
 
+// Calls f(set) for the sets [first, past), in this thread; `pool` may share the rows of each.
+template <typename Scalar, typename F>
+void ForSetsOf(const Frame<Scalar>& frame, const Pool& pool, int64_t first, int64_t past, const F& f) {
+  constexpr int64_t kArrays = 13;  // per set; weight and bias take two more
+  const NormShape s = NormShape::Of(frame.operation);
+  const SetParts parts(s.sets);
+  ArenaScope arena;
+  auto* work = arena.Array<Scalar>((kArrays + 2) * s.channels + kLanes<Scalar>);
+  Scalar *weight = work + kArrays * s.channels, *bias = weight + s.channels;
+  CopyOr(frame[1].value, Scalar{1}, s.channels, weight);
+  CopyOr(frame[2].value, Scalar{0}, s.channels, bias);
+  for (int64_t set = first; set < past; ++set) {
+    f(NormSet<Scalar>{pool, s.rows, s.channels, s.groups, s.InGroup(), set * s.Size(), set / parts.of_part,
+                      set % parts.of_part == 0, frame.kept + set * s.groups, s.sets * s.groups, work, weight, bias});
+  }
+}
+
 // Calls f(set) for every set. The threads share the rows of a single set; with several sets, each runs in one thread.
 template <typename Scalar, typename F>
 void ForSets(const Frame<Scalar>& frame, const F& f) {
-  constexpr int64_t kArrays = 13;  // per set; weight and bias take two more
   const NormShape s = NormShape::Of(frame.operation);
   const SetParts parts(s.sets);
   const Pool of_set = s.sets == 1 ? frame.pool : frame.pool.Alone();
   ShareScalars(frame.pool, parts.count, s.sets * s.Size(), [&](int64_t begin, int64_t end) {
-    ArenaScope arena;
-    auto* work = arena.Array<Scalar>((kArrays + 2) * s.channels + kLanes<Scalar>);
-    Scalar *weight = work + kArrays * s.channels, *bias = weight + s.channels;
-    CopyOr(frame[1].value, Scalar{1}, s.channels, weight);
-    CopyOr(frame[2].value, Scalar{0}, s.channels, bias);
-    const int64_t past = std::min(s.sets, end * parts.of_part);
-    for (int64_t set = begin * parts.of_part; set < past; ++set) {
-      f(NormSet<Scalar>{of_set, s.rows, s.channels, s.groups, s.InGroup(), set * s.Size(), set / parts.of_part,
-                        set % parts.of_part == 0, frame.kept + set * s.groups, s.sets * s.groups, work, weight, bias});
-    }
+    ForSetsOf(frame, of_set, begin * parts.of_part, std::min(s.sets, end * parts.of_part), f);
   });
 }
 

@@ -1,5 +1,5 @@
-// A norm followed by a function that has its maxima at extremes, and a max pool, for one set: y = f(p), and p is the
-// z = weight * x^ + bias of the window's pixel where f(z) is largest.
+// A norm followed by a function that has its maxima at extremes, and a max pool, for images of one set: y = f(p), and p
+// is the z = weight * x^ + bias of the window's pixel where f(z) is largest.
 //
 // This pixel is where weight * x is largest or, if f falls before it rises, where it is largest or smallest. So f and z
 // are computed only there. Gradients at z are zero elsewhere, so that all sums of norm.h are sums over y's pixels. With
@@ -35,14 +35,20 @@ class PooledNorm {
   // Kept for every y: where its maximum is, and x^ there.
   static int64_t KeptSize(const Operation& op) { return 2 * Epilogue(op).OutSize(); }
 
+  // For the whole set.
   PooledNorm(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal)
+      : PooledNorm(frame, set, normal, 0, set.rows) {}
+
+  // For the images in rows [first, past) of the set.
+  PooledNorm(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal, int64_t first, int64_t past)
       : frame_(frame),
         set_(set),
         normal_(normal),
         function_(Epilogue(frame.operation).function),
         table_(*static_cast<const WindowTable*>(frame.plan)),
-        first_(set.at / table_.windows.InSize()),
-        images_(set.rows / (table_.windows.height * table_.windows.width)),
+        first_((set.at + first * set.channels) / table_.windows.InSize()),
+        images_((past - first) * set.channels / table_.windows.InSize()),
+        x_(normal.x + first * set.channels),
         g_(Out(frame.result.gradient)),
         h_(Out(frame.result.gradient_tangent)) {
     const NormShape s = NormShape::Of(frame.operation);
@@ -61,10 +67,10 @@ class PooledNorm {
       for (int64_t row = 0; row < table_.windows.out_height; ++row, out += in_row) {
         const Found largest{x_hat_ + out, found_ + out, Out(frame_.result.value) + out};
         if (falls) {
-          FindExtremes(row, normal_.x + in, largest, smallest);
+          FindExtremes(row, x_ + in, largest, smallest);
           Normalize(smallest);
         } else {
-          FindMaxima(row, normal_.x + in, largest);
+          FindMaxima(row, x_ + in, largest);
         }
         Normalize(largest);
         if (function_.Exists()) function_.Values(largest.p, in_row, largest.p);
@@ -133,8 +139,9 @@ class PooledNorm {
         });
   }
 
-  // Writes g_x. mean, mean_x: the group's means of weight * g and weight * g x^, for every channel.
-  void PutGradient(const Scalar* mean, const Scalar* mean_x) const {
+  // Writes g_x, or adds it.
+  void PutGradient(bool adds, Scalar* to) const {
+    const Scalar *mean = set_.Spread(4, 2), *mean_x = set_.Spread(5, 3);  // of G and G x^
     Scalar *of_x = set_.Channels(4), *one = set_.Channels(5), *of_g = set_.Channels(6);
     ForChannels<Scalar>(set_.channels, [&](int64_t c, int64_t lanes) {
       const V rate = normal_.Rate(c);
@@ -143,8 +150,8 @@ class PooledNorm {
       Store(of_g + c, rate * Load(set_.weight + c, lanes), lanes);
     });
     Put(
-        frame_[0].gradient,
-        [=, x = normal_.x, center = normal_.mean](int64_t i, int64_t c, int64_t lanes) {
+        adds, to,
+        [=, x = x_, center = normal_.mean](int64_t i, int64_t c, int64_t lanes) {
           return Load(of_x + c) * (Load(x + i, lanes) - Load(center + c)) + Load(one + c);
         },
         [=, g = g_](int64_t i, int64_t c, int64_t lanes) { return Load(of_g + c) * Load(g + i, lanes); });
@@ -168,8 +175,8 @@ class PooledNorm {
       Store(of_g + c, of_gradient, lanes);
     });
     Put(
-        frame_[0].gradient_tangent,
-        [=, x = normal_.x, center = normal_.mean](int64_t i, int64_t c, int64_t lanes) {
+        frame_[0].adds, frame_[0].gradient_tangent + set_.at,
+        [=, x = x_, center = normal_.mean](int64_t i, int64_t c, int64_t lanes) {
           V sum = Load(of_x + c) * (Load(x + i, lanes) - Load(center + c)) + Load(one + c);
           if (moved.x_tangent != nullptr) {
             sum += Load(of_t + c) * (Load(moved.x_tangent + i, lanes) - Load(moved.mean + c));
@@ -182,7 +189,7 @@ class PooledNorm {
   }
 
  private:
-  // The part of an array like y that belongs to the set.
+  // The part of an array like y that belongs to the images.
   template <typename S>
   S* Out(S* y) const {
     return y == nullptr ? nullptr : y + first_ * table_.windows.OutSize();
@@ -335,30 +342,29 @@ class PooledNorm {
 
   // Writes (or adds) everywhere(place in x, channel, lanes) and, at the maxima, at_maxima(place in y, channel, lanes).
   template <typename Everywhere, typename AtMaxima>
-  void Put(Scalar* gradient, const Everywhere everywhere, const AtMaxima at_maxima) const {
+  void Put(bool adds, Scalar* to, const Everywhere everywhere, const AtMaxima at_maxima) const {
     const Windows& w = table_.windows;
     ForImages([&](int64_t in, int64_t out) {
       int64_t done = 0;  // rows
       for (int64_t row = 0; row < w.out_height; ++row) {
         // A few rows at a time, so that they are in cache for the maxima.
         const int64_t bottom = row + 1 < w.out_height ? table_.bottoms[row] : w.height;
-        Fill(gradient + set_.at, in, done, bottom, everywhere);
+        Fill(adds, to, in, done, bottom, everywhere);
         done = bottom;
-        ScatterRow(table_, row, found_ + out, gradient + set_.at + in,
+        ScatterRow(table_, row, found_ + out, to + in,
                    [=](int64_t i, int64_t c, int64_t lanes) { return at_maxima(out + i, c, lanes); });
       }
     });
   }
 
   template <typename Everywhere>
-  MF_INLINE void Fill(Scalar* gradient, int64_t in, int64_t row, int64_t past, const Everywhere everywhere) const {
+  MF_INLINE void Fill(bool adds, Scalar* to, int64_t in, int64_t row, int64_t past, const Everywhere everywhere) const {
     const int64_t channels = set_.channels, width = table_.windows.width;
-    const bool adds = frame_[0].adds;
     for (int64_t pixel = row * width; pixel < past * width; ++pixel) {
       const int64_t at = in + pixel * channels;
       ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) {
         const V value = everywhere(at + c, c, lanes);
-        Store(gradient + at + c, adds ? Load(gradient + at + c, lanes) + value : value, lanes);
+        Store(to + at + c, adds ? Load(to + at + c, lanes) + value : value, lanes);
       });
     }
   }
@@ -368,9 +374,10 @@ class PooledNorm {
   const Normal<Scalar>& normal_;
   const RowFunction<Scalar> function_;
   const WindowTable& table_;
-  const int64_t first_, images_;  // of the set's images
-  const Scalar *g_, *h_;          // gradients at y and, after Begin, at p; null: there is none yet
-  Scalar *found_, *x_hat_;        // [images][y's pixels][channels]
+  const int64_t first_, images_;  // the first image, and their number
+  const Scalar* x_;
+  const Scalar *g_, *h_;    // gradients at y and, after Begin, at p; null: there is none yet
+  Scalar *found_, *x_hat_;  // [images][y's pixels][channels]
 };
 
 }  // namespace

@@ -23,6 +23,8 @@ class RowFunction {
   bool OfResult() const {
     return Ask([](const auto& function) { return std::decay_t<decltype(function)>::kOfResult; });
   }
+  // Whether the derivatives may take x as well as y: LeakyReLU keeps the sign.
+  bool OfEither() const { return kind_ == static_cast<int64_t>(FunctionKind::kLeakyRelu); }
   bool IsCurved() const {
     return Ask([](const auto& function) { return std::decay_t<decltype(function)>::kCurved; });
   }
