@@ -88,14 +88,15 @@ class Runner:
 @contextmanager
 def _in_modes_of(others: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Iterator[None]:
     """Give the training modes of ``others`` to ``parts``, one by one, for a while."""
-    own = [part.training for part in parts]
-    for part, other in zip(parts, others, strict=True):
-        part.training = other.training
+    pairs = zip(others, parts, strict=True)
+    changed = [(part, other.training, part.training) for other, part in pairs if other.training != part.training]
+    for part, mode, _ in changed:
+        part.training = mode
     try:
         yield
     finally:
-        for part, mode in zip(parts, own, strict=True):
-            part.training = mode
+        for part, _, own in changed:
+            part.training = own
 
 
 def _is_plain(argument: Any) -> bool:

@@ -80,6 +80,8 @@ def conv_block(
     """
     channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy if x is channels-last in memory
     kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]
+    if weight.stride(0) != 0:  # each task has its own weight: copy it once, not again for every derivative
+        kernel_order = kernel_order.contiguous()
     out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry)
     return out.permute(0, 1, 4, 2, 3), mean, rstd
 

@@ -32,10 +32,11 @@ def with_its_own_tensors(model: nn.Module) -> AbstractContextManager[Any]:
     """A context in which no other thread runs a part of the model with a task's tensors in place of its own."""
     with _MAKING_LOCKS:
         parts = list(model.modules())
-        found = {id(lock): lock for lock in map(_LOCKS.get, parts) if lock is not None}
+        held = list(map(_LOCKS.get, parts))
+        found = {id(lock): lock for lock in held if lock is not None}
         locks = [found[each] for each in sorted(found)] or [threading.RLock()]
-        for part in parts:
-            _LOCKS.setdefault(part, locks[0])
+        for part in (part for part, lock in zip(parts, held, strict=True) if lock is None):
+            _LOCKS[part] = locks[0]
     return locks[0] if len(locks) == 1 else _LockGroup(locks)
 
 

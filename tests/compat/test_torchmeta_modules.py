@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -14,6 +15,7 @@ from torch.func import functional_call
 
 import maml_fast as mf
 from maml_fast.compat.torchmeta import modules
+from maml_fast.compat.torchmeta._out import OUT
 from maml_fast.compat.torchmeta.modules import (
     MetaBatchNorm2d,
     MetaConv2d,
@@ -193,3 +195,21 @@ def test_what_the_warning_advises_is_silent_and_makes_the_difference():
             found[len(maml.adapted)] = gradient(maml, episodes)
         mf.MAML(sequential(), inner_lr=0.1)
     assert (found[6] - found[4]).norm() > 0.01 * found[4].norm()
+
+
+def test_params_of_a_part_of_a_layer_leave_the_others() -> None:
+    layer = MetaLinear(4, 3)
+    weight = torch.randn(3, 4)
+    torch.testing.assert_close(layer(X, params={"weight": weight}), F.linear(X, weight, layer.bias))
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_what_is_out_says_so_and_what_remains(name: str) -> None:
+    module, _, attribute = f"maml_fast.compat.torchmeta.{name}".rpartition(".")
+    with pytest.raises(ImportError, match=re.escape(f"has no {name}: {OUT[name]}")):
+        exec(f"from {module} import {attribute}", {})
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"torchmeta\.modules has no 'MetaNothing', only MetaBatchNorm1d, "):
+        modules.MetaNothing  # noqa: B018

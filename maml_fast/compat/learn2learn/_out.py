@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from maml_fast.compat import _missing
+
 __all__ = ["OUT", "missing", "refuse"]
+
+_PACKAGE = "maml_fast.compat.learn2learn"
 
 _LIGHTNING = "PyTorch Lightning is out; write the loop over algorithms.MAML, or use maml_fast.MAML"
 _DATA_SET = "this data set is out; wrap a torch Dataset of your own in data.MetaDataset"
@@ -33,16 +37,13 @@ OUT: Mapping[str, str] = {
 
 def refuse(name: str) -> NoReturn:
     """Raise ImportError for a part of learn2learn that is not here."""
-    raise ImportError(f"maml_fast.compat.learn2learn has no {name}: {OUT[name]}", name=f"learn2learn.{name}")
+    _missing.refuse(_PACKAGE, name, OUT)
 
 
-def missing(module: str, name: str, public: list[str]) -> AttributeError:
+def missing(module: str, name: str, public: Sequence[str]) -> AttributeError:
     """Return the error for an attribute that a module of this package does not have.
 
     Raises:
-        ImportError: the attribute is left out on purpose. ``from ... import`` hides the text of an AttributeError.
+        ImportError: the attribute is left out on purpose.
     """
-    whole = f"{module}.{name}".removeprefix("maml_fast.compat.learn2learn.")
-    if whole in OUT:
-        refuse(whole)
-    return AttributeError(f"{module} has no {name!r}, only {', '.join(public)}")
+    return _missing.missing(_PACKAGE, module, name, public, OUT)

@@ -16,6 +16,7 @@ from maml_fast.compat.torchmeta._meta_layers import (
     MetaSequential,
 )
 from maml_fast.compat.torchmeta._meta_module import MetaModule
+from maml_fast.compat.torchmeta._out import missing
 
 __all__ = [
     "MetaBatchNorm1d",
@@ -33,3 +34,7 @@ __all__ = [
     "MetaMultiheadAttention",
     "MetaSequential",
 ]
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name, __all__)

@@ -1,5 +1,6 @@
 """``torchmeta.utils``."""
 
+from maml_fast.compat.torchmeta._out import missing
 from maml_fast.compat.torchmeta.utils import data, gradient_based, matching, prototype
 from maml_fast.compat.torchmeta.utils.gradient_based import gradient_update_parameters
 from maml_fast.compat.torchmeta.utils.matching import (
@@ -24,3 +25,7 @@ __all__ = [
     "prototype",
     "prototypical_loss",
 ]
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name, __all__)

@@ -7,6 +7,7 @@ from maml_fast.compat.torchmeta._loaders import (
     MetaDataLoader,
 )
 from maml_fast.compat.torchmeta._meta_datasets import ClassDataset, CombinationMetaDataset, MetaDataset
+from maml_fast.compat.torchmeta._out import missing
 from maml_fast.compat.torchmeta._tasks import ConcatTask, Dataset, SubsetTask, Task
 
 __all__ = [
@@ -22,3 +23,7 @@ __all__ = [
     "SubsetTask",
     "Task",
 ]
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name, __all__)
