@@ -427,7 +427,7 @@ NO_ENTRIES = {
     "Episodes": "a plain tuple, which is checked where it is used",
     "maml.Learner maml.LearnedRule": "abstract; its classes stand here",
     "algorithms.Algorithm algorithms.Settings": "a TrainConfig, which checks, fills them in",
-    "ops.inner_loops ops.NetDescription ops.LoweredModel": "for the engines; the operator checks",
+    "ops.inner_loops ops.program_memory ops.NetDescription ops.LoweredModel": "for the engines; the operators check",
     "ops.native_obstacle nn.conv_block_of_tasks nn.tracking_conv_block nn.moved": "for what was checked before",
     "nn.traced_as_one": "a decorator",
     "build": "would compile; tested by itself",
