@@ -9,8 +9,10 @@
 #define MF_DEVICE __device__ __forceinline__
 #if defined(__CUDACC__)
 #define MF_UNROLL _Pragma("unroll")
+#define MF_ROLL _Pragma("unroll 1")
 #else
 #define MF_UNROLL
+#define MF_ROLL
 #endif
 
 namespace maml_fast {
