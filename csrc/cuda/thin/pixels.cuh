@@ -17,7 +17,8 @@ constexpr int kTaps = 9;  // taps for which a thread holds weights or sums at th
 // and those that sums over plies take.
 constexpr int kMostShared = (48 << 10) / 8, kPlySums = kPlies * (kTaps + 1) * kLanes;
 
-constexpr int kRowsOfTile = 8, kColsOfTile = 16;  // at most
+// A tile has at most so many rows and columns, or half the rows where there are few images.
+constexpr int kRowsOfTile = 16, kColsOfTile = 16;
 
 struct ThinShape {
   int batch, in_height, in_width, in_channels;
@@ -36,8 +37,9 @@ struct ThinShape {
     thin.out_height = int(s.out_height), thin.out_width = int(s.out_width);
     thin.kernel = int(s.kernel), thin.stride = int(s.stride), thin.padding = int(s.padding);
     thin.window = s.pool ? 2 : 1, thin.taps = int(s.PatchSize());
-    const int down = (thin.out_height + kRowsOfTile - 1) / kRowsOfTile;
-    thin.Cut((thin.out_height + down - 1) / down, kColsOfTile);
+    const int most = s.tasks * s.batch < 2 * kEnoughBlocks ? kRowsOfTile / 2 : kRowsOfTile;
+    const int down = static_cast<int>(Ceil(thin.out_height, most));
+    thin.Cut(static_cast<int>(Ceil(thin.out_height, down)), kColsOfTile);
     while (thin.Pixels() + kPlySums > kMostShared) {
       thin.cols > thin.rows ? thin.Cut(thin.rows, thin.cols / 2) : thin.Cut(thin.rows / 2, thin.cols);
     }
@@ -162,10 +164,15 @@ struct WindowTile {
   // of its output at channel 0, from the image's first output.
   template <typename F>
   MF_DEVICE void ForEach(const ThinShape& s, const F& f) const {
-    for (int w = static_cast<int>(threadIdx.y); w < s.rows * s.cols; w += kPlies) {
-      const int r = w / s.cols, c = w - r * s.cols;
-      if (row + r >= s.out_height || col + c >= s.out_width) continue;
-      f((r * s.pitch + c * s.in_channels) * s.window * s.stride, ((row + r) * s.out_width + col + c) * s.channels);
+    const int below = s.out_height - row, rows = below < s.rows ? below : s.rows;
+    const int beyond = s.out_width - col, cols = beyond < s.cols ? beyond : s.cols;
+    for (int c = static_cast<int>(threadIdx.y); c < cols; c += kPlies) {
+      int first = c * s.in_channels * s.window * s.stride, out = (row * s.out_width + col + c) * s.channels;
+      for (int r = 0; r < rows; ++r) {
+        f(first, out);
+        first += s.pitch * s.window * s.stride;
+        out += s.out_width * s.channels;
+      }
     }
   }
 
