@@ -17,7 +17,7 @@ from typing import Any
 from programs import add_arguments, check, conditions
 
 from maml_fast.data._files import write_atomically
-from maml_fast.maml._heads import HEADS
+from maml_fast.inner_loop._heads import HEADS
 from maml_fast.train import TrainConfig, evaluate_run, train
 
 RECORD = "ways.json"

@@ -14,11 +14,11 @@ from small import conv_net, make_episodes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maml_fast import MAML, _conv_block, native, ops
-from maml_fast._conv_block import Arithmetic, Geometry
 from maml_fast.data._episodes import EpisodeSampler
 from maml_fast.models import Conv4
 from maml_fast.native import _cuda_toolkit
 from maml_fast.native._cuda_toolkit import CudaToolkit, find_cuda_toolkit
+from maml_fast.ops._conv_block import Arithmetic, Geometry
 
 CUDA = torch.device("cuda")
 

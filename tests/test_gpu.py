@@ -19,9 +19,9 @@ from torch import Tensor
 
 from maml_fast import MAML, Episodes, native, ops
 from maml_fast import _reference as reference
-from maml_fast._conv_block import Arithmetic
 from maml_fast.data._episodes import EpisodeSampler
 from maml_fast.data._gpu_sampler import GpuSampler
+from maml_fast.ops._conv_block import Arithmetic
 
 pytestmark = pytest.mark.native
 

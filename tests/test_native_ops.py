@@ -13,7 +13,7 @@ from op_table import Case, tensors
 from operator_arguments import GEOMETRY, operator_arguments
 
 from maml_fast import ops
-from maml_fast._conv_block import _task_dense
+from maml_fast.ops._conv_block import _task_dense
 
 pytestmark = pytest.mark.native
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from maml_fast.maml._graphed import WARM_UP
+from maml_fast.inner_loop._graphed import WARM_UP
 from peers.ours import Ours
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ struct Cuda {
  private:
   static constexpr int64_t kMostBlocks = 65535;  // the limit along a grid's second and third axis
 
-  // The numbers are those of maml_fast/_conv_block.py.
+  // The numbers are those of maml_fast/ops/_conv_block.py.
   static cuda::Arithmetic Of(int64_t number) {
     STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(cuda::Arithmetic::kFp16),
                     "arithmetic must be 0 to 3, got ", number);

@@ -1,4 +1,4 @@
-// The conv block as private torch operators, for any device. Autograd is implemented in maml_fast/_conv_block.py, not
+// The conv block as private torch operators, for any device. Autograd is implemented in maml_fast/ops/_conv_block.py, not
 // here. Tensors are channels-last and dense, parameters are dense within a task. Uses torch's stable ABI, which
 // compiles in a second.
 //

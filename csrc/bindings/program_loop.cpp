@@ -1,4 +1,4 @@
-// Whole inner loops of recorded models, as a private torch operator. Its only caller is maml_fast/_inner_loops.py.
+// Whole inner loops of recorded models, as a private torch operator. Its only caller is maml_fast/ops/_inner_loops.py.
 #include <torch/csrc/stable/library.h>
 
 #include <vector>

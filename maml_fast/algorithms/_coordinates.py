@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from maml_fast.maml._values import FastWeights, Gradients
+from maml_fast.inner_loop._values import FastWeights, Gradients
 
 __all__ = ["CoordinateOptimizer", "Coordinates", "preprocessed"]
 
@@ -17,7 +17,7 @@ P = 10.0  # numbers of at least e^-P are represented by their logarithm
 
 
 class CoordinateOptimizer(ABC):
-    """Base class of an :class:`maml_fast.maml._inner_optimizers.InnerOptimizer` with one rule for all coordinates.
+    """Base class of an :class:`maml_fast.inner_loop._optimizers.InnerOptimizer` with one rule for all coordinates.
 
     A coordinate keeps its index in [N] from step to step; N = T * P, with T tasks and P weights per task.
     """

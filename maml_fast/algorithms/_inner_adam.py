@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from maml_fast.maml._heads import cycle_rows
-from maml_fast.maml._values import FastWeights
+from maml_fast.inner_loop._heads import cycle_rows
+from maml_fast.inner_loop._values import FastWeights
 
 __all__ = ["AdamMemory", "InnerAdam"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from maml_fast._arguments import int_from, number, takes
 from maml_fast.algorithms._coordinate_lstm import CoordinateLSTM, affine, lstm_parameters, uniform
 from maml_fast.algorithms._coordinates import CoordinateOptimizer, preprocessed
+from maml_fast.inner_loop._optimizers import LearnedRule, Rule
 from maml_fast.maml import MAML
-from maml_fast.maml._inner_optimizers import LearnedRule, Rule
 
 __all__ = ["MetaLSTM"]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from maml_fast._arguments import choice, optional, shown, takes
 from maml_fast.data._episodes import Episodes
+from maml_fast.inner_loop._heads import N_CLASSES, prototypes
+from maml_fast.inner_loop._losses import score_classes
 from maml_fast.maml import Learner, TaskResults
 from maml_fast.maml._arguments import STEPS, check_images, check_per_step, check_support
-from maml_fast.maml._heads import N_CLASSES, prototypes
-from maml_fast.maml._losses import score_classes
 from maml_fast.program import BatchNormPolicy
 
 __all__ = ["DISTANCES", "ProtoNet"]

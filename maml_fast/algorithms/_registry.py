@@ -17,10 +17,10 @@ from maml_fast.algorithms._meta_lstm import MetaLSTM
 from maml_fast.algorithms._meta_sgd import MetaSGD
 from maml_fast.algorithms._protonet import ProtoNet
 from maml_fast.algorithms._reptile import Reptile
+from maml_fast.inner_loop._chunks import TaskChunk
+from maml_fast.inner_loop._heads import Head
+from maml_fast.inner_loop._selection import AdaptedChoice
 from maml_fast.maml import MAML, Learner
-from maml_fast.maml._arguments import AdaptedChoice
-from maml_fast.maml._chunks import TaskChunk
-from maml_fast.maml._heads import Head
 from maml_fast.program import InnerBatchNorm
 
 __all__ = ["ALGORITHMS", "Algorithm", "Settings"]

@@ -11,6 +11,11 @@ from maml_fast import ops
 from maml_fast._arguments import int_from, number, takes
 from maml_fast.algorithms._inner_adam import AdamMemory, InnerAdam
 from maml_fast.data._episodes import Episodes
+from maml_fast.inner_loop._gradient import loss_with_gradient
+from maml_fast.inner_loop._heads import Classifier
+from maml_fast.inner_loop._losses import score_classes
+from maml_fast.inner_loop._values import FastWeights
+from maml_fast.inner_loop._walk import task_gradients
 from maml_fast.maml import Learner, TaskResults
 from maml_fast.maml._arguments import (
     STEPS,
@@ -21,11 +26,6 @@ from maml_fast.maml._arguments import (
     resolve_steps,
     scored_steps,
 )
-from maml_fast.maml._gradient import loss_with_gradient
-from maml_fast.maml._heads import Classifier
-from maml_fast.maml._losses import score_classes
-from maml_fast.maml._values import FastWeights
-from maml_fast.maml._walk import task_gradients
 from maml_fast.program import BatchNormPolicy
 
 __all__ = ["Reptile"]

@@ -18,9 +18,9 @@ from maml_fast.deployment._judgement import Judgement, balanced, judge
 from maml_fast.deployment._module import deploy, for_classes
 from maml_fast.deployment._preprocessing import Preprocessing
 from maml_fast.deployment._support import SupportSet, read_support
+from maml_fast.inner_loop._heads import HEADS
 from maml_fast.maml import Learner
 from maml_fast.maml._arguments import STEPS
-from maml_fast.maml._heads import HEADS
 from maml_fast.train._config import TrainConfig
 from maml_fast.train._integrity import check_arguments
 from maml_fast.train._record import Row, RunFolder, describe_machine

@@ -16,11 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from maml_fast._arguments import instance, optional, takes, tensor
 from maml_fast.algorithms import ProtoNet
 from maml_fast.deployment._plain import plain
+from maml_fast.inner_loop._heads import Classifier, prototypes
+from maml_fast.inner_loop._problem import step_of_queries
 from maml_fast.maml import MAML, Learner
 from maml_fast.maml._arguments import STEPS, check_support
 from maml_fast.maml._evaluation import evaluation_mode
-from maml_fast.maml._heads import Classifier, prototypes
-from maml_fast.maml._problem import step_of_queries
 
 __all__ = ["count_classes", "deploy", "for_classes"]
 

@@ -1,12 +1,12 @@
 """The MAML algorithm: inner loops over all tasks of a meta-batch, their meta-gradient, and evaluation."""
 
-from maml_fast.maml._engines import use_engine
+from maml_fast.inner_loop._engines import use_engine
+from maml_fast.inner_loop._optimizers import LearnedRule
+from maml_fast.inner_loop._problem import Annealing
+from maml_fast.inner_loop._values import MAMLOutput, TaskResults
 from maml_fast.maml._evaluation import EvaluationResult, evaluate
-from maml_fast.maml._inner_optimizers import LearnedRule
 from maml_fast.maml._learner import Learner
 from maml_fast.maml._maml import MAML
-from maml_fast.maml._problem import Annealing
-from maml_fast.maml._values import MAMLOutput, TaskResults
 
 __all__ = [
     "MAML",

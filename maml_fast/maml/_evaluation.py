@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from maml_fast._arguments import choice, int_from, optional, takes
 from maml_fast.data import _checks as checks
 from maml_fast.data._episodes import Episodes, check_episodes
+from maml_fast.inner_loop._losses import score_classes
+from maml_fast.inner_loop._metric import IGNORED
+from maml_fast.inner_loop._support_norms import SUPPORT_POLICY
+from maml_fast.inner_loop._values import TaskResults
 from maml_fast.maml._arguments import STEPS
 from maml_fast.maml._learner import Learner
-from maml_fast.maml._losses import score_classes
-from maml_fast.maml._metric import IGNORED
-from maml_fast.maml._support_norms import SUPPORT_POLICY
-from maml_fast.maml._values import TaskResults
 
 __all__ = ["EvaluationResult", "Scores", "Statistics", "evaluate", "evaluation_mode", "result_of", "scores_of"]
 

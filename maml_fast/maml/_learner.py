@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from maml_fast._arguments import flag, int_from, number, takes
 from maml_fast.data._episodes import Episodes, check_episodes
+from maml_fast.inner_loop._heads import N_CLASSES, Classifier
+from maml_fast.inner_loop._task_forward import TaskForward
+from maml_fast.inner_loop._values import MAMLOutput, TaskResults
 from maml_fast.maml._arguments import (
     check_fast_weights,
     check_images,
@@ -19,9 +22,6 @@ from maml_fast.maml._arguments import (
     check_model,
     check_per_step,
 )
-from maml_fast.maml._heads import N_CLASSES, Classifier
-from maml_fast.maml._task_forward import TaskForward
-from maml_fast.maml._values import MAMLOutput, TaskResults
 from maml_fast.program import BATCH_NORM_POLICIES, FusionReport, InnerBatchNorm, with_its_own_tensors
 
 __all__ = ["ITERATION", "Learner"]

@@ -15,20 +15,8 @@ from maml_fast import native
 from maml_fast._arguments import Kind, choice, flag, function, instance, shown, takes
 from maml_fast.data import _checks as checks
 from maml_fast.data._episodes import Episodes, check_episodes
-from maml_fast.maml import _composed as composed
-from maml_fast.maml._arguments import (
-    STEPS,
-    AdaptedChoice,
-    check_fast_weights,
-    check_head,
-    check_images,
-    check_like_model,
-    check_support,
-    resolve_steps,
-    scored_steps,
-    select_parameters,
-)
-from maml_fast.maml._chunks import (
+from maml_fast.inner_loop import _composed as composed
+from maml_fast.inner_loop._chunks import (
     INNER_MEMORY,
     TASK_CHUNK,
     InnerMemory,
@@ -36,10 +24,9 @@ from maml_fast.maml._chunks import (
     steps_kept,
     tasks_at_once,
 )
-from maml_fast.maml._earlier_calls import takes_earlier_calls
-from maml_fast.maml._engines import ChosenEngine
-from maml_fast.maml._graphed import WARM_UP, GraphedLoss
-from maml_fast.maml._heads import (
+from maml_fast.inner_loop._engines import ChosenEngine
+from maml_fast.inner_loop._graphed import WARM_UP, GraphedLoss
+from maml_fast.inner_loop._heads import (
     HEAD,
     HEADS,
     N_CLASSES,
@@ -51,8 +38,12 @@ from maml_fast.maml._heads import (
     TiedRow,
     start_of,
 )
-from maml_fast.maml._inner_optimizers import INNER_OPTIMIZERS, InnerOptimizer, LearnedRule, Rule
-from maml_fast.maml._inner_rates import (
+from maml_fast.inner_loop._losses import LossFunction
+from maml_fast.inner_loop._metric import IGNORED, Metric, check_metric, resolve_metric
+from maml_fast.inner_loop._optimizers import INNER_OPTIMIZERS, InnerOptimizer, LearnedRule, Rule
+from maml_fast.inner_loop._plans import Plan, Plans, global_modes, plan_of, results_of, tensor_kinds
+from maml_fast.inner_loop._problem import Annealing, InnerProblem, Theta, step_of_queries
+from maml_fast.inner_loop._rates import (
     InnerRates,
     LearnInnerLR,
     Rate,
@@ -61,18 +52,25 @@ from maml_fast.maml._inner_rates import (
     make_inner_lr,
     per_step_rate,
 )
+from maml_fast.inner_loop._selection import AdaptedChoice, check_head, select_parameters
+from maml_fast.inner_loop._state import get_randomness, set_randomness
+from maml_fast.inner_loop._step_batch_norm import Collector, StepNorms, StepStatistics
+from maml_fast.inner_loop._task_forward import requested_engine
+from maml_fast.inner_loop._third_derivatives import ThirdDerivativeGuard
+from maml_fast.inner_loop._values import FastWeights, MaybePerStep, TaskResults, values_at_step
+from maml_fast.inner_loop._watched_loss import WatchedLoss
+from maml_fast.maml._arguments import (
+    STEPS,
+    check_fast_weights,
+    check_images,
+    check_like_model,
+    check_support,
+    resolve_steps,
+    scored_steps,
+)
+from maml_fast.maml._earlier_calls import takes_earlier_calls
 from maml_fast.maml._learner import ITERATION, Learner
-from maml_fast.maml._losses import LossFunction
 from maml_fast.maml._meta_modules import warn_of_shared_layers
-from maml_fast.maml._metric import IGNORED, Metric, check_metric, resolve_metric
-from maml_fast.maml._plans import Plan, Plans, global_modes, plan_of, results_of, tensor_kinds
-from maml_fast.maml._problem import Annealing, InnerProblem, Theta, step_of_queries
-from maml_fast.maml._state import get_randomness, set_randomness
-from maml_fast.maml._step_batch_norm import Collector, StepNorms, StepStatistics
-from maml_fast.maml._task_forward import requested_engine
-from maml_fast.maml._third_derivatives import ThirdDerivativeGuard
-from maml_fast.maml._values import FastWeights, MaybePerStep, TaskResults, values_at_step
-from maml_fast.maml._watched_loss import WatchedLoss
 from maml_fast.program import BATCH_NORM_POLICIES, InnerBatchNorm, RunBlock, Watch, is_per_step, names_of_head
 
 __all__ = ["MAML"]

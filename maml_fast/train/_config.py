@@ -13,10 +13,10 @@ from maml_fast.algorithms import ALGORITHMS, Settings
 from maml_fast.algorithms._protonet import DISTANCES
 from maml_fast.data._conversion import MAX_SIZE
 from maml_fast.data._gpu_sampler import check_device
+from maml_fast.inner_loop._chunks import TASK_CHUNK, TaskChunk
+from maml_fast.inner_loop._heads import HEADS, Head
+from maml_fast.inner_loop._optimizers import INNER_OPTIMIZERS
 from maml_fast.maml._arguments import MOST_STEPS, STEPS
-from maml_fast.maml._chunks import TASK_CHUNK, TaskChunk
-from maml_fast.maml._heads import HEADS, Head
-from maml_fast.maml._inner_optimizers import INNER_OPTIMIZERS
 from maml_fast.program._batch_norm import InnerBatchNorm
 from maml_fast.train._networks import NETWORKS, network_name, title_of_network
 from maml_fast.train._options import mapping, option, options_of

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from maml_fast.data._episodes import Episodes
 from maml_fast.distributed._group import Group
+from maml_fast.inner_loop._state import get_randomness, set_randomness
 from maml_fast.maml import Learner
-from maml_fast.maml._state import get_randomness, set_randomness
 
 __all__ = ["MetaGradient", "Outcome", "make_gradient"]
 

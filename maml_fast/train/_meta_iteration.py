@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maml_fast.data._episodes import Episodes
 from maml_fast.data._gpu_sampler import GpuSampler
-from maml_fast.maml._graphed import WARM_UP, CudaGraph
+from maml_fast.inner_loop._graphed import WARM_UP, CudaGraph
 from maml_fast.train._meta_gradient import make_gradient
 from maml_fast.train._schedule import meta_lr_at
 from maml_fast.train._workbench import Workbench

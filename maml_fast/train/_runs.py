@@ -17,8 +17,8 @@ from maml_fast.distributed._group import Group
 from maml_fast.distributed._joining import joined
 from maml_fast.distributed._launch import launch_id
 from maml_fast.distributed._machine import take_gpu, threads_of
+from maml_fast.inner_loop._heads import N_CLASSES
 from maml_fast.maml._arguments import STEPS
-from maml_fast.maml._heads import N_CLASSES
 from maml_fast.train._config import DEVICES, EPISODES, THREADS, TrainConfig
 from maml_fast.train._integrity import FREE_ON_RESUME, check_arguments
 from maml_fast.train._metrics import cut_metrics

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from maml_fast import MAML, Episodes, evaluate, use_engine
 from maml_fast.algorithms import MAMLPlusPlus
-from maml_fast.maml._problem import Annealing
+from maml_fast.inner_loop._problem import Annealing
 
 NORMS = ("1.weight", "1.bias", "5.weight", "5.bias")
 

@@ -11,7 +11,7 @@ from peers import GRAPHED, OURS
 from place import Place
 from workloads import QUICK
 
-from maml_fast.maml._graphed import WARM_UP, GraphedLoss
+from maml_fast.inner_loop._graphed import WARM_UP, GraphedLoss
 
 Q1, Q2 = QUICK
 
@@ -23,7 +23,7 @@ def as_on_a_gpu(monkeypatch):
     """No inner loop in one call; and what parity found with another graph is forgotten."""
     import parity
 
-    monkeypatch.setattr("maml_fast.maml._engines.native_loop", lambda *_: "as on a GPU")
+    monkeypatch.setattr("maml_fast.inner_loop._engines.native_loop", lambda *_: "as on a GPU")
     parity._check.cache_clear()
     parity._float32_losses.cache_clear()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from op_table import Case, tensors
 
-from maml_fast._conv_block import Arithmetic
+from maml_fast.ops._conv_block import Arithmetic
 
 GEOMETRY = (1, 1, True, 1e-5, False, Arithmetic.EXACT.value)
 

@@ -15,8 +15,8 @@ from tiny_run import TINY, assert_same_run, state
 from torch import nn
 
 from maml_fast.algorithms import ProtoNet, Reptile
+from maml_fast.inner_loop._graphed import WARM_UP
 from maml_fast.maml import Learner
-from maml_fast.maml._graphed import WARM_UP
 from maml_fast.train import TrainConfig, resume, train
 from maml_fast.train._meta_iteration import make_iterations
 from maml_fast.train._workbench import Workbench
@@ -42,7 +42,7 @@ def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> T
     for name in ("gpu_on_host", "graphs_on_host"):
         request.getfixturevalue(name)
     monkeypatch.setattr("maml_fast.data._episodes.can_draw", lambda _: True)
-    monkeypatch.setattr("maml_fast.maml._engines.native_loop", lambda *_: "as on a GPU")
+    monkeypatch.setattr("maml_fast.inner_loop._engines.native_loop", lambda *_: "as on a GPU")
     return tiny
 
 

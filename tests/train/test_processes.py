@@ -18,7 +18,7 @@ import maml_fast as mf
 from maml_fast.algorithms import ALGORITHMS
 from maml_fast.distributed._group import Group
 from maml_fast.distributed._joining import joined
-from maml_fast.maml._heads import HEADS
+from maml_fast.inner_loop._heads import HEADS
 from maml_fast.train import TrainConfig, resume, train
 from maml_fast.train._meta_gradient import make_gradient
 from maml_fast.train._record import RunFolder

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maml_fast._arguments import flag, instance, number, takes, tensor
 from maml_fast.compat.torchmeta._meta_module import MetaModule
-from maml_fast.maml._inner_rates import check_broadcasts
+from maml_fast.inner_loop._rates import check_broadcasts
 
 __all__ = ["gradient_update_parameters"]
 

@@ -13,7 +13,7 @@ import torch
 from graph_on_host import play_graphs
 
 from maml_fast import native
-from maml_fast.maml import _engines as engines
+from maml_fast.inner_loop import _engines as engines
 
 
 def on_host(function: Callable[..., Any]) -> Callable[..., Any]:

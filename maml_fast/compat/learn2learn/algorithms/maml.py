@@ -12,7 +12,7 @@ from maml_fast.compat.learn2learn._copies import replace_tensors
 from maml_fast.compat.learn2learn.algorithms._gradients import default, gradients_of
 from maml_fast.compat.learn2learn.algorithms.base_learner import BaseLearner
 from maml_fast.compat.learn2learn.utils import clone_module, update_module
-from maml_fast.maml._inner_rates import check_broadcasts
+from maml_fast.inner_loop._rates import check_broadcasts
 
 __all__ = ["MAML", "maml_update"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from maml_fast._arguments import flag, instance, many, nn_module, optional, shown, takes, tensor
 from maml_fast.compat.learn2learn._copies import copy_of_modules, replace_tensors
 from maml_fast.compat.learn2learn._fused_calls import share_recordings
-from maml_fast.maml._inner_rates import check_broadcasts
+from maml_fast.inner_loop._rates import check_broadcasts
 
 __all__ = ["clone_module", "clone_named_parameters", "clone_parameters", "detach_module", "update_module"]
 

@@ -1,0 +1,253 @@
+"""CUDA graphs: meta-iterations captured once and replayed without Python between their kernels."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TextIO, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.grad_mode import set_multithreading_enabled
+
+from maml_fast.data._episodes import Episodes
+from maml_fast.inner_loop._gradient import ChunkedGradient, OutsideGraphError, loss_with_gradient
+from maml_fast.inner_loop._values import TaskResults
+
+__all__ = ["WARM_UP", "CudaGraph", "GraphedLoss", "check_capturable", "waits_for_gpu"]
+
+Result = TypeVar("Result")
+
+WARM_UP = 3  # calls before the capture, as PyTorch's manual recommends: libraries initialize in them
+_SYNCHRONIZING = "called a synchronizing CUDA operation"  # text of PyTorch's warning
+
+logger = logging.getLogger("maml_fast")
+
+
+@dataclass(frozen=True)
+class _Captured(Generic[Result]):
+    graph: torch.cuda.CUDAGraph
+    result: Result
+
+
+class CudaGraph(Generic[Result]):
+    """Calls a function without arguments, captures it at the fourth call of a kind, and replays it from then on.
+
+    The function must read and write memory at fixed addresses. A replay returns the same result tensors every time and
+    overwrites their values. Python code in the function runs only in the first calls. Calls are of the same kind while
+    their ``key`` and PyTorch's global settings are equal; a call of another kind starts over.
+
+    Args:
+        what: name of what is captured, for the log and for errors.
+        remedy: what to do if the capture fails, for errors.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self._what, self._remedy = what, remedy
+        self._kind: Hashable = None
+        self._calls = 0
+        self._stream: torch.cuda.Stream | None = None
+        self._captured: _Captured[Result] | None = None
+
+    def __call__(self, key: Hashable, device: torch.device, function: Callable[[], Result]) -> Result:
+        """Return the function's result; ``device`` is the device that it runs on.
+
+        Raises:
+            RuntimeError: the function synchronizes with the GPU, or copies data to or from it.
+        """
+        kind = (key, device, _settings())
+        if kind != self._kind:
+            self._kind, self._calls, self._stream, self._captured = kind, 0, None, None
+        with torch.cuda.device(device):
+            if self._captured is None and self._calls < WARM_UP:
+                self._calls += 1
+                return self._run_watched(function) if self._calls == WARM_UP else self._run_on_side_stream(function)
+            if self._captured is None:
+                self._captured = self._capture(function)
+            self._captured.graph.replay()
+        return self._captured.result
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the last call was a replay."""
+        return self._captured is not None
+
+    def _run_watched(self, function: Callable[[], Result]) -> Result:
+        """Run the last call before the capture, and raise if it synchronized with the GPU.
+
+        The capture would detect this too, but before PyTorch 2.12 a failed capture leaves the process unable to start
+        another one (pytorch #180395).
+        """
+        with waits_for_gpu() as waits:
+            result = self._run_on_side_stream(function)
+        if waits:
+            raise self._capture_error(f"{_SYNCHRONIZING} at {waits[0]}")
+        return result
+
+    def _run_on_side_stream(self, function: Callable[[], Result]) -> Result:
+        """Run the function on the stream that it will be captured on."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = function()
+        current.wait_stream(self._stream)
+        return result
+
+    def _capture(self, function: Callable[[], Result]) -> _Captured[Result]:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # "thread_local": other threads, such as a DataLoader's, may still make calls that a capture forbids.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),  # restores the stream if the capture fails
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                result = function()
+        except RuntimeError as error:
+            cause = error.__context__ or error  # the context is what made the capture fail
+            raise self._capture_error((str(cause).splitlines() or [type(cause).__name__])[0]) from error
+        logger.info("%s: captured as a CUDA graph, which is replayed from now on", self._what)
+        return _Captured(graph, result)
+
+    def _capture_error(self, why: str) -> RuntimeError:
+        return RuntimeError(
+            f"{self._what} can't be captured as a CUDA graph: {why}; nothing in it may wait for the GPU or copy to or "
+            "from it (.item(), print, torch.tensor, masks as indices), and no result of an earlier call may be alive "
+            f"that depends on a parameter of a loss_fn's own; or {self._remedy}"
+        )
+
+
+def check_capturable(what: str, device: torch.device) -> None:
+    """Raise RuntimeError unless work on this device can be captured."""
+    if device.type != "cuda":
+        raise RuntimeError(f"{what} is for a GPU, but the model is on {device}; move it to cuda, or leave {what} out")
+
+
+def _settings() -> Hashable:
+    """Return PyTorch's global settings that affect which kernels run."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+@contextmanager
+def waits_for_gpu() -> Iterator[list[str]]:
+    """Context that collects, as ``file:line``, the places where this thread synchronizes with the GPU.
+
+    PyTorch's debug mode applies to the whole process. It is set to warn rather than to raise, so that other threads,
+    such as a prefetcher's, may still synchronize.
+    """
+    places: list[str] = []
+    thread = threading.get_ident()
+    mode, show = torch.cuda.get_sync_debug_mode(), warnings.showwarning
+
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if _SYNCHRONIZING not in str(message):
+            show(message, category, filename, lineno, file, line)
+        elif threading.get_ident() == thread:
+            places.append(f"{filename}:{lineno}")
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns once per process that this mode is a prototype
+            torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", message=_SYNCHRONIZING)
+            warnings.showwarning = note
+            yield places
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+        warnings.showwarning = show
+
+
+REMEDY = "leave cuda_graph out"
+
+StandIn: TypeAlias = Callable[[Tensor], Tensor]
+LossOf: TypeAlias = Callable[[Episodes, StandIn], tuple[TaskResults, Tensor]]
+
+
+class GraphedLoss:
+    """Replays ``loss_of(episodes, stand_in) -> (results, loss)`` and the loss's gradient, on a copy of the episodes.
+
+    The loss must use ``stand_in(parameter)`` instead of every parameter. The autograd node of a parameter itself lives
+    as long as any of the caller's losses, and belongs to the stream of its first use. If the captured work reached it,
+    the caller's stream would have to wait for the captured stream, which makes the capture fail.
+    """
+
+    def __init__(self) -> None:
+        self._graph: CudaGraph[_Outputs] = CudaGraph("MAML's loss and meta-gradient", REMEDY)
+        self._held: Episodes | None = None
+
+    def __call__(self, key: Hashable, episodes: Episodes, loss_of: LossOf) -> tuple[TaskResults, Tensor]:
+        """Return the results without a graph, and the loss with its gradient; later replays do not overwrite them.
+
+        Raises:
+            RuntimeError: the episodes are not on a GPU, a gradient of the episodes or a transform of ``torch.func`` is
+                requested, or the work can't be captured (see :class:`CudaGraph`).
+        """
+        device = episodes.x_spt.device
+        check_capturable("cuda_graph=True", device)
+        if torch._C._are_functorch_transforms_active() or any(x.requires_grad for x in episodes):
+            raise RuntimeError(
+                "cuda_graph=True computes the gradient of parameters only, not that of images or under transforms of "
+                f"torch.func; {REMEDY}"
+            )
+        held = self._copy_in(episodes)
+        places = tuple((_layout(x), x.data_ptr()) for x in held)
+        outputs = self._graph((key, places), device, lambda: _compute(loss_of, held))
+        results = outputs.results._replace(
+            losses=outputs.results.losses.clone(),
+            correct=None if outputs.results.correct is None else outputs.results.correct.clone(),
+        )
+        return results, loss_with_gradient(outputs.loss, {source: g.clone() for source, g in outputs.gradients.items()})
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the last call was a replay."""
+        return self._graph.is_captured
+
+    def _copy_in(self, episodes: Episodes) -> Episodes:
+        """Copy the episodes to the memory that the graph reads."""
+        if self._held is None or [_layout(x) for x in self._held] != [_layout(x) for x in episodes]:
+            self._held = Episodes(*(torch.empty_like(x) for x in episodes))
+        for held, x in zip(self._held, episodes, strict=True):
+            held.copy_(x)
+        return self._held
+
+
+class _Outputs(NamedTuple):
+    results: TaskResults
+    loss: Tensor
+    gradients: Mapping[Tensor, Tensor]
+
+
+def _compute(loss_of: LossOf, episodes: Episodes) -> _Outputs:
+    gradient = ChunkedGradient(1)
+    with set_multithreading_enabled(False):  # this thread numbers all nodes: see _composed.single_threaded_autograd
+        gradient.begin_chunk()
+        results, loss = loss_of(episodes, gradient.stand_in)
+        try:
+            gradient.add(loss)
+        except OutsideGraphError as error:
+            raise RuntimeError(f"cuda_graph=True: {error}; {REMEDY}") from error
+    return _Outputs(results, loss.detach(), gradient.gradients)
+
+
+def _layout(x: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return x.shape, x.dtype, x.device
