@@ -1,5 +1,5 @@
-// The conv block as private torch operators, for any device. Autograd is implemented in maml_fast/ops/_conv_block.py, not
-// here. Tensors are channels-last and dense, parameters are dense within a task. Uses torch's stable ABI, which
+// The conv block as private torch operators, for any device. Autograd is implemented in maml_fast/ops/_conv_block.py,
+// not here. Tensors are channels-last and dense, parameters are dense within a task. Uses torch's stable ABI, which
 // compiles in a second.
 //
 // A Device has: ShapeOf(shape), which may check or change the shape; Empty(like, sizes, dtype); and Forward, Backward
@@ -181,10 +181,10 @@ DoubleBackwardResult DoubleBackward(MaybeTensor gg_x, MaybeTensor gg_weight, May
         Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
         GradOut<Scalar>(s, grad_out, x),
         Dense<Scalar>(gg_x, "gg_x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-        Dense<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
-        Dense<Scalar>(gg_bias, "gg_bias", channels, x),
-        Dense<Scalar>(gg_gamma, "gg_gamma", channels, x),
-        Dense<Scalar>(gg_beta, "gg_beta", channels, x),
+        Param<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
+        Param<Scalar>(gg_bias, "gg_bias", channels, x),
+        Param<Scalar>(gg_gamma, "gg_gamma", channels, x),
+        Param<Scalar>(gg_beta, "gg_beta", channels, x),
         Data<Scalar>(grad_grad_out),
         needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
         Data<Scalar>(grad_weight),

@@ -52,7 +52,7 @@ class Geometry(NamedTuple):
 
 
 class PatchMoments(NamedTuple):
-    """The patch moments of a thin layer's images, [T, P * (P + 1)] float64, which forward fills unless they are known."""
+    """The moments of a thin layer's patches, [T, P * (P + 1)] float64, which forward fills unless they are known."""
 
     values: Tensor
     known: bool
@@ -313,7 +313,8 @@ class _DoubleBackward(_TaskFunction):
         geometry: Geometry,
         needs_grad_x: bool,
     ) -> tuple[Tensor, ...]:
-        gg = _dense(gg_x, gg_weight, gg_bias, gg_gamma, gg_beta, grad_out)
+        of_parameters = map(_task_dense, (gg_weight, gg_bias, gg_gamma, gg_beta))
+        gg = (*_dense(gg_x), *of_parameters, *_dense(grad_out))
         saved = _saved(x, weight, gamma, kept, mean, rstd, argmax)
         return torch.ops.maml_fast.conv_block_double_backward(*gg, *saved, *geometry, needs_grad_x)
 
@@ -362,7 +363,7 @@ def _forward_shapes(
     moments: Tensor | None = None,
     moments_known: bool = False,
 ) -> tuple[Tensor, ...]:
-    tasks, batch, height, width, in_channels = x.shape
+    tasks, batch, height, width, _ = x.shape
     kernel, channels = weight.shape[1], weight.shape[4]
     patch = _thin_patch(x, weight, Geometry(stride, padding, pool, eps, relu_first))
     conv = [convolved_extent(extent, kernel, stride, padding) for extent in (height, width)]

@@ -12,9 +12,7 @@ struct Tangents {
   TaskParam<T> weight, gamma;
   const T* kept;
   const T* rstd;
-  const T* gg_weight;
-  const T* gg_gamma;
-  const T* gg_beta;
+  TaskParam<T> gg_weight, gg_gamma, gg_beta;
 };
 
 template <typename T, int GROUPS>
@@ -25,15 +23,15 @@ struct TangentChannel {
 
   MF_DEVICE TangentChannel(const ThinShape& s, const Tangents<T>& of, const PatchMoments<GROUPS>& patch,
                            const ChannelOfTask& here)
-      : w(s, of.weight.Of(here.task), here.channel),
-        v(s, of.gg_weight == nullptr ? nullptr : of.gg_weight + int64_t{here.task} * s.taps * s.channels,
-          here.channel) {
-    const T* of_gamma = of.gamma.Of(here.task);
-    auto at = [&](const T* values) { return values == nullptr ? 0.0 : static_cast<double>(values[here.at]); };
-    a = at(of.rstd);
-    gamma = of_gamma == nullptr ? 1.0 : static_cast<double>(of_gamma[here.channel]);
-    gg_gamma = at(of.gg_gamma);
-    gg_beta = at(of.gg_beta);
+      : w(s, of.weight.Of(here.task), here.channel), v(s, of.gg_weight.Of(here.task), here.channel) {
+    auto at = [&](const TaskParam<T>& parameter, double none) {
+      const T* values = parameter.Of(here.task);
+      return values == nullptr ? none : static_cast<double>(values[here.channel]);
+    };
+    a = of.rstd[here.at];
+    gamma = at(of.gamma, 1);
+    gg_gamma = at(of.gg_gamma, 0);
+    gg_beta = at(of.gg_beta, 0);
     H = a * patch.Between(s, v, w);
   }
 };

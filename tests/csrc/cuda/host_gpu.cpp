@@ -202,6 +202,10 @@ void NoteWrite(const void* address, size_t bytes) {
   });
 }
 
+static int64_t launches = 0;
+
+int64_t host_gpu_launches() { return launches; }
+
 void RequireMultiple(const void* address, size_t bytes) { RequireMultiple(address, 0, bytes); }
 
 void RequireMultiple(const void* array, int64_t offset, size_t bytes) {
@@ -256,6 +260,7 @@ cudaError_t Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::functio
   if (!some || grid.x > kMostAcross || grid.y > kMostDown || grid.z > kMostDown || of_block > kMostThreads)
     return cudaErrorInvalidConfiguration;
   if (shared_bytes > kMostShared) return cudaErrorInvalidValue;
+  ++launches;
   gridDim = grid;
   blockDim = threads;
   std::vector<size_t> order = Numbers(size_t{grid.x} * grid.y * grid.z);

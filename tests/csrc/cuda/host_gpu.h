@@ -85,6 +85,9 @@ inline Block* block = nullptr;
 // Runs a kernel, unless the launch exceeds a limit that all GPUs of CUDA have.
 cudaError_t Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body);
 
+// How many kernels were launched so far.
+extern "C" __attribute__((visibility("default"))) int64_t host_gpu_launches();
+
 // So many blocks are enough for this GPU: a small one, so that small products come in all kinds of tiles.
 constexpr int kEnoughBlocks = 4;
 
