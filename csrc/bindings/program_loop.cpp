@@ -163,6 +163,23 @@ LoopTensors ProgramLoops(Tensors theta, Tensor x_spt, Tensor y_spt, Tensor x_qry
   });
 }
 
+// The numbers of PassMemory, for parameters of the dtype of `like`.
+Tensor ProgramMemory(Tensor like, Integers support, Floats support_factors, Integers query, Floats query_factors,
+                     Bools adapts, bool second_order) {
+  const Program of_support = ReadProgram(support, support_factors), of_queries = ReadProgram(query, query_factors);
+  STD_TORCH_CHECK(
+      of_support.parameters == of_queries.parameters && static_cast<size_t>(of_support.parameters) == adapts.size(),
+      "adapts must have a value for every parameter of both programs");
+  const Tensor numbers = torch::stable::empty({2}, ScalarType::Long);
+  WithScalar(like, [&](auto zero) {
+    const auto& kernels = Kernels().Of<decltype(zero)>();
+    const PassMemory memory = MemoryOf(Model{of_support, of_queries}, adapts, second_order, kernels);
+    Data<int64_t>(numbers)[0] = memory.support;
+    Data<int64_t>(numbers)[1] = memory.extra;
+  });
+  return numbers;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
@@ -173,8 +190,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(maml_fast, m) {
       "int tasks_at_once, int steps_kept, bool needs_gradient, int seed) "
       "-> (Tensor objective, Tensor losses, Tensor correct, Tensor predictions, Tensor[] gradient, Tensor[] "
       "rate_gradient)");
+  m.def(
+      "program_memory(Tensor like, int[] support, float[] support_factors, int[] query, float[] query_factors, "
+      "bool[] adapts, bool second_order) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) { m.impl("program_loops", TORCH_BOX(&ProgramLoops)); }
+STABLE_TORCH_LIBRARY_IMPL(maml_fast, CPU, m) {
+  m.impl("program_loops", TORCH_BOX(&ProgramLoops));
+  m.impl("program_memory", TORCH_BOX(&ProgramMemory));
+}
 
 }  // namespace maml_fast

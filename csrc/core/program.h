@@ -60,6 +60,9 @@ enum class FunctionKind : int64_t {
   kCount,
 };
 
+// The pool that follows a norm.
+enum class NormPool : int64_t { kNone, kMax, kAverage, kCount };
+
 // Whether the function exists and takes that many parameters.
 inline bool FunctionHas(int64_t function, size_t parameters) {
   constexpr size_t kParameters[] = {2, 1, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 1};

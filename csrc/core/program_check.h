@@ -67,6 +67,7 @@ inline ExpectedSizes SizesOfNorm(const Operation& op) {
   const size_t factors = op.factors.size();
   const bool complete = factors >= 1 && (n[4] == kAbsent ? factors == 1 : FunctionHas(n[4], factors - 1));
   ExpectedSizes sizes{{n[0] * n[1] * n[2], n[2], n[2]}, n[0] * n[1] * n[2], complete};
+  if (n[5] < 0 || n[5] >= static_cast<int64_t>(NormPool::kCount)) return {};
   if (n[5] == 0) return n.size() == kNumbers ? sizes : ExpectedSizes{};
   if (n.size() != kNumbers + kWindows || *std::min_element(n.begin() + kNumbers, n.end()) < 0) return {};
   const int64_t *w = n.data() + kNumbers, pixels = w[2] * w[3];

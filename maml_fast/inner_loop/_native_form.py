@@ -18,13 +18,15 @@ from maml_fast.inner_loop._optimizers import SGD
 from maml_fast.inner_loop._problem import InnerProblem, Theta
 from maml_fast.inner_loop._values import PerStep
 from maml_fast.lowering import OF_LOSS, Scored, lower
+from maml_fast.ops import program_memory
 from maml_fast.program import ConvNet, Program, read_conv_net
 
 __all__ = ["native_loop"]
 
 # Each thread takes its own task up to these sizes in bytes; all threads share a larger one. With this budget for all
 # threads together, the conv nets of the benchmark's zoo need less memory than a plain loop does.
-ALL_THREADS_BUDGET = 108 * 2**20
+
+ALL_THREADS_BUDGET = 116 * 2**20
 CORE_BUDGET = 16 * 2**20  # of one task, for any number of threads
 
 
@@ -81,15 +83,16 @@ def _tasks_at_once(chunk: TaskChunk, n_tasks: int, bytes_of_task: int) -> int:
 
 
 def _bytes_of_task(net: NativeNet, problem: InnerProblem, theta: Sequence[Any]) -> int:
-    """Estimate the memory of one task of a recorded model; 0 for a net of blocks, whose threads share phases."""
+    """Return the memory of one task of a recorded model; 0 for a net of blocks, whose threads share phases."""
     if isinstance(net, BlockNet):
         return 0
     kept = min(problem.steps, problem.steps_kept or problem.steps) if problem.order == 2 else 1
-    support, query = net.lowered.scalars
     tensors = [tensor_of(each) for each in theta]
+    adapts = [name in problem.theta.adapted for name in net.names]
+    of_support, extra = program_memory(net.lowered.model, tensors[0], adapts, problem.order)
     weights = sum(tensor.numel() for tensor in tensors)
-    # A pass holds values and their gradients; a step that is kept also holds its weights.
-    return (kept * (2 * support + weights) + 2 * query + 2 * weights) * tensors[0].element_size()
+    # A step that is kept also holds its weights.
+    return (kept * (of_support + weights) + extra + 2 * weights) * tensors[0].element_size()
 
 
 def _obstacle_in_rates(theta: Theta) -> str | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
-from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation
+from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation, Pool
 
 __all__ = ["fuse"]
 
 # Positions in a norm's numbers, as in csrc/cpu/operations/norm_chunks.h, and in a convolution's.
-FUNCTION, POOLS = 4, 5
+FUNCTION, POOL = 4, 5
 CANCELS = 9
 
 # Functions that never decrease. `clamp` is missing: its derivative at the bounds depends on which of several equal
@@ -84,16 +86,38 @@ def _fuse_norms(operations: Sequence[Operation], uses: Counter[int]) -> list[Ope
 
 def _merged(norm: Operation, operation: Operation) -> Operation | None:
     """One operation that does both; ``None`` if there is none."""
-    if norm.numbers[POOLS]:
-        return None
-    _, rows, channels, *_ = norm.numbers
-    # A layer norm has a single row per set, too few elements to gain from fusing.
-    if operation.kind is Kind.POINTWISE and norm.numbers[FUNCTION] == ABSENT and rows > 1:
-        numbers = (*norm.numbers[:FUNCTION], operation.numbers[0], 0)
+    _, rows, channels, _, function, pool, *windows = norm.numbers
+    if operation.kind is Kind.POINTWISE and function == ABSENT:
+        # A layer norm has a single row per set, too few elements to gain from fusing.
+        if rows == 1 or (pool != Pool.NONE and not (pool == Pool.MAX and operation.numbers[0] in INCREASING)):
+            return None
+        numbers = (*norm.numbers[:FUNCTION], operation.numbers[0], pool, *windows)
         return norm._replace(result=operation.result, numbers=numbers, factors=norm.factors + operation.factors)
+    found = _windows(operation)
+    if found is None or pool != Pool.NONE:
+        return None
+    kind, windows = found
+    _, of_image, height, width, *_ = windows
+    if of_image != channels or rows % (height * width):
+        return None
+    return norm._replace(result=operation.result, numbers=(*norm.numbers[:POOL], kind, *windows))
+
+
+def _windows(operation: Operation) -> tuple[Pool, list[int]] | None:
+    """Return the kind of a pool and its windows; ``None`` if it is no pool of windows that lie within the image."""
     if operation.kind is Kind.MAX_POOL:
-        _, of_image, height, width, *_ = operation.numbers
-        if of_image == channels and rows % (height * width) == 0:
-            numbers = (*norm.numbers[:POOLS], 1, *operation.numbers)
-            return norm._replace(result=operation.result, numbers=numbers)
-    return None
+        return Pool.MAX, [*operation.numbers]
+    if operation.kind is not Kind.AVERAGE_POOL or len({*operation.factors}) != 1:
+        return None
+    shape, ends = operation.numbers[:6], operation.numbers[6:]
+    out_height = shape[4]
+    spans = [ends[: 2 * out_height], ends[2 * out_height :]]
+    begins = [of_dim[::2] for of_dim in spans]
+    lengths = [{past - first for first, past in zip(of_dim[::2], of_dim[1::2], strict=True)} for of_dim in spans]
+    steps = [{b - a for a, b in pairwise(of_dim)} or {1} for of_dim in begins]
+    if any(of_dim[0] != 0 for of_dim in begins) or any(len(each) != 1 for each in (*lengths, *steps)):
+        return None
+    kernel, stride = [each.pop() for each in lengths], [each.pop() for each in steps]
+    if not math.isclose(operation.factors[0], 1 / math.prod(kernel)):
+        return None
+    return Pool.AVERAGE, [*shape, *kernel, *stride, 0, 0, 1, 1]

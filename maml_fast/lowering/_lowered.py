@@ -38,7 +38,6 @@ class Lowered(NamedTuple):
     model: the layouts and programs that the kernels take.
     takes_whole: whether the inputs must be integers.
     entries: if not ``None``, integer inputs must be below this.
-    scalars: the number of scalars computed by one forward pass over a task's support set, and over its query set.
     is_random: whether it draws random numbers.
     """
 
@@ -46,7 +45,6 @@ class Lowered(NamedTuple):
     model: LoweredModel
     takes_whole: bool
     entries: int | None
-    scalars: tuple[int, int]
     is_random: bool
 
 
@@ -79,12 +77,8 @@ def lower(support: Scored, query: Scored, judged: bool) -> Lowered | str:
     entries = [w.entries for w in writers if w.entries is not None]
     model = LoweredModel(layouts, of_support, of_queries, min(n_choices, default=0))
     takes_whole = any(w.takes_whole for w in writers)
-    scalars = [
-        sum(w.sizes[buffer] for buffer in {operation.result for operation in operations})
-        for w, operations in zip(writers, fused, strict=True)
-    ]
     is_random = any(w.n_draws for w in writers)
-    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None), (scalars[0], scalars[1]), is_random)
+    return Lowered(tuple(tensors), model, takes_whole, min(entries, default=None), is_random)
 
 
 def _named(scored: Scored) -> dict[str, Value]:

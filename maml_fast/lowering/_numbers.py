@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum, auto
 from typing import NamedTuple
 
-__all__ = ["ABSENT", "MOST_OPERANDS", "Function", "Kind", "Operation"]
+__all__ = ["ABSENT", "MOST_OPERANDS", "Function", "Kind", "Operation", "Pool"]
 
 ABSENT = -1
 MOST_OPERANDS = 3
@@ -56,6 +56,14 @@ class Function(IntEnum):
     EQUAL = auto()
     ABS = auto()
     HUBER = auto()
+
+
+class Pool(IntEnum):
+    """The pool that follows a norm, in the order of ``NormPool`` in ``csrc/core/program.h``."""
+
+    NONE = 0
+    MAX = auto()
+    AVERAGE = auto()
 
 
 class Operation(NamedTuple):

@@ -18,6 +18,7 @@ from maml_fast.ops._inner_loops import (
     LoweredModel,
     NetDescription,
     inner_loops,
+    program_memory,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "native_obstacle",
     "output_extent",
     "over_tasks",
+    "program_memory",
 ]
 
 _BlockTensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, weight, bias, gamma, beta

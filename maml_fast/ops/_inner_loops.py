@@ -15,6 +15,7 @@ __all__ = [
     "LoweredModel",
     "NetDescription",
     "inner_loops",
+    "program_memory",
 ]
 
 
@@ -148,6 +149,18 @@ def inner_loops(
         *last,
     )
     return InnerLoopsResult(*result)
+
+
+def program_memory(model: LoweredModel, like: Tensor, adapts: Sequence[bool], order: int) -> tuple[int, int]:
+    """Return the memory that one task of a recorded model needs, in scalars of the dtype of ``like``.
+
+    The first number is that of a support pass, which second order keeps for every inner step. The second is what else
+    is needed at most at one time. ``adapts`` says for each parameter whether inner steps change it.
+    """
+    of_support, extra = torch.ops.maml_fast.program_memory(
+        like, *model.support, *model.query, list(adapts), order == 2
+    ).tolist()
+    return of_support, extra
 
 
 @native.when_loaded

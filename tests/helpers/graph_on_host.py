@@ -208,7 +208,7 @@ class Watch(TorchDispatchMode):
 
 def play_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same without pytest."""
-    for name in ("data._checks.check_values", "maml._losses.check_range", "maml._graphed.check_capturable"):
+    for name in ("data._checks.check_values", "inner_loop._losses.check_range", "inner_loop._graphed.check_capturable"):
         monkeypatch.setattr(f"maml_fast.{name}", lambda *_: None)
     watch = Watch()
     played = {

@@ -169,9 +169,25 @@ void RunInnerLoops(const InnerLoopArgs<Scalar>& args, const Model& model, const 
          pool);
 }
 
+template <typename Scalar>
+PassMemory MemoryOf(const Model& model, const std::vector<bool>& adapts, bool second_order,
+                    const KernelTable<Scalar>& kernels) {
+  ArenaScope arena;
+  const ProgramPlan<Scalar> support(model.support, *kernels.operations, adapts, arena);
+  const ProgramPlan<Scalar> query(model.query, *kernels.operations, adapts, arena);
+  const auto of_support = support.MemoryFor(second_order ? Purpose::kHessian : Purpose::kGradient);
+  const auto of_queries = query.MemoryFor(Purpose::kGradient);
+  auto kept = [](const auto& memory) { return memory.values.size + memory.gradients.size + memory.kept.size; };
+  const int64_t of_product = of_support.tangents.size + of_support.gradient_tangents.size;
+  return {kept(of_support), std::max(kept(of_queries), of_product)};
+}
+
 template void RunInnerLoops(const InnerLoopArgs<float>&, const ConvNet&, const KernelTable<float>&, const Pool&);
 template void RunInnerLoops(const InnerLoopArgs<double>&, const ConvNet&, const KernelTable<double>&, const Pool&);
 template void RunInnerLoops(const InnerLoopArgs<float>&, const Model&, const KernelTable<float>&, const Pool&);
 template void RunInnerLoops(const InnerLoopArgs<double>&, const Model&, const KernelTable<double>&, const Pool&);
+
+template PassMemory MemoryOf(const Model&, const std::vector<bool>&, bool, const KernelTable<float>&);
+template PassMemory MemoryOf(const Model&, const std::vector<bool>&, bool, const KernelTable<double>&);
 
 }  // namespace maml_fast

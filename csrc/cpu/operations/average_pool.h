@@ -9,10 +9,41 @@
 #include "cpu/operations/frame.h"
 #include "cpu/operations/linear.h"
 #include "cpu/operations/share.h"
+#include "cpu/operations/windows.h"
 #include "cpu/simd.h"
 
 namespace maml_fast {
 namespace {
+
+// y = the averages over the windows of one image, all of which lie within it.
+template <typename Scalar>
+void AverageImage(const WindowTable& table, const Scalar* x, Scalar* y) {
+  const Scalar factor = Scalar{1} / static_cast<Scalar>(table.taps);
+  for (int64_t row = 0; row < table.windows.out_height; ++row) {
+    ForWindowVectors<Scalar>(table, row,
+                             [=](int64_t out, const int64_t* pixels, int64_t count, int64_t c, int64_t lanes) {
+                               Vec<Scalar> sum = Load(x + pixels[0] + c, lanes);
+                               for (int64_t i = 1; i < count; ++i) sum += Load(x + pixels[i] + c, lanes);
+                               Store(y + out, factor * sum, lanes);
+                             });
+  }
+}
+
+// Adds the gradient y at the averages to the gradient x of one image.
+template <typename Scalar>
+void SpreadAverages(const WindowTable& table, const Scalar* y, Scalar* x) {
+  const Scalar factor = Scalar{1} / static_cast<Scalar>(table.taps);
+  for (int64_t row = 0; row < table.windows.out_height; ++row) {
+    ForWindowVectors<Scalar>(table, row,
+                             [=](int64_t out, const int64_t* pixels, int64_t count, int64_t c, int64_t lanes) {
+                               const Vec<Scalar> share = factor * Load(y + out, lanes);
+                               for (int64_t i = 0; i < count; ++i) {
+                                 Scalar* to = x + pixels[i] + c;
+                                 Store(to, Load(to, lanes) + share, lanes);
+                               }
+                             });
+  }
+}
 
 template <typename Scalar>
 struct AveragePoolMap {

@@ -55,7 +55,7 @@ constexpr OperationTable<Scalar> MakeOperations() {
   convolution.make_plan = ConvolutionPasses<Scalar>::MakePlan;
   enter(OperationKind::kConvolution, convolution);
   enter(OperationKind::kDepthwise, PassesOf<Scalar, DepthwisePasses<Scalar>>(OfProduct));
-  auto norm = PassesOf<Scalar, NormPasses<Scalar>>(OfProduct);
+  auto norm = PassesOf<Scalar, NormPasses<Scalar>>(NormPasses<Scalar>::TraitsOf);
   norm.make_plan = NormPasses<Scalar>::MakePlan;
   norm.kept_size = NormPasses<Scalar>::KeptSize;
   enter(OperationKind::kNorm, norm);

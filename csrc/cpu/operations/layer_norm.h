@@ -17,8 +17,8 @@ class LayerNormPasses {
  public:
   static bool Takes(const Operation& op) {
     const NormShape s = NormShape::Of(op);
-    const NormEpilogue epilogue = NormEpilogue::Of(op);
-    return s.rows == 1 && s.groups == 1 && !epilogue.HasFunction() && !epilogue.pools;
+    const NormEpilogue<Scalar> epilogue(op);
+    return s.rows == 1 && s.groups == 1 && !epilogue.function.Exists() && !epilogue.Pools();
   }
 
   static void Forward(const Frame<Scalar>& f) {

@@ -11,6 +11,8 @@
 // operands: x, weight [channels], bias [channels].
 #pragma once
 
+#include <optional>
+
 #include "cpu/operations/layer_norm.h"
 #include "cpu/operations/norm_chunks.h"
 #include "cpu/operations/pooled_norm.h"
@@ -27,16 +29,23 @@ struct NormPasses {
   using Pooled = PooledNorm<Scalar>;
 
   static const void* MakePlan(const Operation& op, ArenaScope& arena) {
-    const NormEpilogue epilogue = NormEpilogue::Of(op);
-    return epilogue.pools ? WindowTable::Make(epilogue.windows, arena) : nullptr;
+    const NormEpilogue<Scalar> epilogue(op);
+    return epilogue.Pools() ? WindowTable::Make(epilogue.windows, arena) : nullptr;
   }
 
   // Kept for every group of every set: mean and r and, after Tangent, bar(x') and bar(x^ x'). Then what is kept of the
   // maxima.
   static int64_t KeptSize(const Operation& op) {
     const NormShape s = NormShape::Of(op);
-    const int64_t of_maxima = Pooled::Takes(op) ? Pooled::KeptSize(op) : NormEpilogue::Of(op).ArgmaxSize();
-    return Set::kKept * s.sets * s.groups + of_maxima;
+    const NormEpilogue<Scalar> epilogue(op);
+    const int64_t of_maxima = epilogue.pool == NormPool::kMax ? epilogue.OutSize() : 0;
+    return Set::kKept * s.sets * s.groups + (Pooled::Takes(op) ? Pooled::KeptSize(op) : of_maxima);
+  }
+
+  static Traits TraitsOf(const Operation& op) {
+    Traits traits{.operands = true, .gradient = true, .operand_tangents = true};
+    traits.result = Pooled::Takes(op) && NormEpilogue<Scalar>(op).function.Exists();
+    return traits;
   }
 
   static void Forward(const Frame<Scalar>& f) {
@@ -58,7 +67,8 @@ struct NormPasses {
       }
       const Normal<Scalar> normal(f, set);
       if (Pooled::Takes(f.operation)) return Pooled(f, set, normal).Write();
-      ForChunks(f, set, normal, nullptr, [](Chunk& chunk, int64_t first, int64_t past) { chunk.Write(first, past); });
+      ForChunks(f, set, normal, nullptr, {},
+                [](Chunk& chunk, int64_t first, int64_t past) { chunk.Write(first, past); });
     });
   }
 
@@ -87,7 +97,7 @@ struct NormPasses {
       }
       const Moved<Scalar> moved(f, set);
       if (Pooled::Takes(f.operation)) return Pooled(f, set, normal).WriteTangent(moved);
-      ForChunks(f, set, normal, &moved,
+      ForChunks(f, set, normal, &moved, {},
                 [](Chunk& chunk, int64_t first, int64_t past) { chunk.WriteTangent(first, past); });
     });
   }
@@ -98,13 +108,17 @@ struct NormPasses {
     const NormShape s = NormShape::Of(f.operation);
     const ChannelGradient<Scalar> of_weight(s, f[1], f[1].gradient, arena), of_bias(s, f[2], f[2].gradient, arena);
     ForSets(f, [&](const Set& set) {
+      ArenaScope of_set;
       const Normal<Scalar> normal(f, set);
-      const bool pools = Pooled::Takes(f.operation);
+      std::optional<Pooled> pooled;
+      if (Pooled::Takes(f.operation)) pooled.emplace(f, set, normal);
+      const Stored stored = StoredOf(f, set, f[0].gradient, nullptr, of_set);
       Scalar* sums = set.Channels(4);
-      if (pools) {
-        Pooled(f, set, normal).SumGradients(sums);
+      if (pooled) {
+        pooled->Begin(nullptr, of_set);
+        pooled->SumGradients(sums);
       } else {
-        SumChunks<2>(f, set, normal, nullptr, sums,
+        SumChunks<2>(f, set, normal, nullptr, stored, sums,
                      [normal](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
                        term[0] = found.At(i, lanes);
                        term[1] = term[0] * normal.At(i, c, lanes);
@@ -115,9 +129,9 @@ struct NormPasses {
       if (f[0].gradient == nullptr) return;
       const Scalar *weight = set.weight, *mean = set.WeightedMeans(f, sums, nullptr, 2),
                    *mean_x = set.WeightedMeans(f, sums + set.channels, nullptr, 3);
-      if (pools) return Pooled(f, set, normal).PutGradient(mean, mean_x);
-      ForChunks(f, set, normal, nullptr, [&](Chunk& chunk, int64_t first, int64_t past) {
-        chunk.Begin(first, past);
+      if (pooled) return pooled->PutGradient(mean, mean_x);
+      ForChunks(f, set, normal, nullptr, stored, [&](Chunk& chunk, int64_t first, int64_t past) {
+        chunk.Resume(first, past);
         Put(f, set, chunk, f[0].gradient,
             [normal, found = chunk.Found(), weight, mean, mean_x](int64_t i, int64_t c, int64_t lanes) {
               return normal.Rate(c) * (Load(weight + c) * found.At(i, lanes) - Load(mean + c) -
@@ -136,14 +150,18 @@ struct NormPasses {
     const ChannelGradient<Scalar> of_weight(s, f[1], f[1].gradient_tangent, arena);
     const ChannelGradient<Scalar> of_bias(s, f[2], f[2].gradient_tangent, arena);
     ForSets(f, [&](const Set& set) {
+      ArenaScope of_set;
       const Normal<Scalar> normal(f, set);
       const Moved<Scalar> moved(f, set);
-      const bool pools = Pooled::Takes(f.operation);
+      std::optional<Pooled> pooled;
+      if (Pooled::Takes(f.operation)) pooled.emplace(f, set, normal);
+      const Stored stored = StoredOf(f, set, nullptr, f[0].gradient_tangent, of_set);
       Scalar* sums = set.Channels(4);  // sums of g, g x^, h and h x^ + g x^', where h = g'
-      if (pools) {
-        Pooled(f, set, normal).SumTangents(moved, sums);
+      if (pooled) {
+        pooled->Begin(&moved, of_set);
+        pooled->SumTangents(moved, sums);
       } else {
-        SumChunks<4>(f, set, normal, &moved, sums,
+        SumChunks<4>(f, set, normal, &moved, stored, sums,
                      [normal, moved](const Gradients& found, int64_t i, int64_t c, int64_t lanes, V* term) {
                        const V x_hat = normal.At(i, c, lanes);
                        term[0] = found.At(i, lanes);
@@ -160,9 +178,9 @@ struct NormPasses {
       const Scalar *mean = set.WeightedMeans(f, of(0), nullptr, 8), *mean_x = set.WeightedMeans(f, of(1), nullptr, 9);
       const Scalar* mean_tangent = set.WeightedMeans(f, of(2), of(0), 10);
       const Scalar* mean_x_tangent = set.WeightedMeans(f, of(3), of(1), 11);
-      if (pools) return Pooled(f, set, normal).PutTangent(moved, mean, mean_x, mean_tangent, mean_x_tangent);
-      ForChunks(f, set, normal, &moved, [&](Chunk& chunk, int64_t first, int64_t past) {
-        chunk.Begin(first, past);
+      if (pooled) return pooled->PutTangent(moved, mean, mean_x, mean_tangent, mean_x_tangent);
+      ForChunks(f, set, normal, &moved, stored, [&](Chunk& chunk, int64_t first, int64_t past) {
+        chunk.Resume(first, past);
         Put(f, set, chunk, f[0].gradient_tangent,
             [normal, moved, found = chunk.Found(), weight, weight_tangent, mean, mean_x, mean_tangent, mean_x_tangent](
                 int64_t i, int64_t c, int64_t lanes) {
@@ -183,15 +201,30 @@ struct NormPasses {
 
  private:
   using Gradients = typename Chunk::Gradients;
+  using Stored = StoredGradients<Scalar>;
+
+  // Room for the gradients at z, if the function's derivatives take longer than to store them. Gradients at x, which
+  // are written later, lend their memory.
+  static Stored StoredOf(const Frame<Scalar>& f, const Set& set, Scalar* gradient, Scalar* gradient_tangent,
+                         ArenaScope& arena) {
+    const NormEpilogue<Scalar> epilogue(f.operation);
+    const bool wanted = gradient != nullptr || gradient_tangent != nullptr;
+    if (!wanted || Pooled::Takes(f.operation) || !epilogue.function.Exists() || !epilogue.function.IsCurved())
+      return {};
+    auto room = [&](Scalar* lent) {
+      return lent == nullptr || f[0].adds ? arena.Array<Scalar>(set.rows * set.channels) : lent + set.at;
+    };
+    return {room(gradient), gradient_tangent == nullptr ? nullptr : room(gradient_tangent)};
+  }
 
   // Calls f(chunk, first row, past-the-last row) for all chunks of a set.
   template <typename F>
   static void ForChunks(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal,
-                        const Moved<Scalar>* moved, const F& f) {
-    const RowChunks of = NormEpilogue::Of(frame.operation).Chunks(NormShape::Of(frame.operation));
+                        const Moved<Scalar>* moved, const Stored stored, const F& f) {
+    const RowChunks of = NormEpilogue<Scalar>(frame.operation).Chunks(NormShape::Of(frame.operation));
     ShareScalars(set.pool, of.units, set.rows * set.channels, [&](int64_t begin, int64_t end) {
       ArenaScope arena;
-      Chunk chunk(frame, set, normal, moved, arena);
+      Chunk chunk(frame, set, normal, moved, stored, arena);
       for (int64_t unit = begin; unit < end; ++unit) {
         of.ForChunks(unit, [&](int64_t first, int64_t past) { f(chunk, first, past); });
       }
@@ -217,10 +250,10 @@ struct NormPasses {
   // sums[k][c] = sum over a set's rows of the K terms that terms(gradients, place, c, lanes, array of vectors) writes
   template <int K, typename F>
   static void SumChunks(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal,
-                        const Moved<Scalar>* moved, Scalar* sums, const F& terms) {
-    const RowChunks of = NormEpilogue::Of(frame.operation).Chunks(NormShape::Of(frame.operation));
+                        const Moved<Scalar>* moved, const Stored stored, Scalar* sums, const F& terms) {
+    const RowChunks of = NormEpilogue<Scalar>(frame.operation).Chunks(NormShape::Of(frame.operation));
     ColumnSums<Scalar, K>(set.pool, of, set.channels, sums, [&](ArenaScope& arena) {
-      return Terms<F>{Chunk(frame, set, normal, moved, arena), terms, set.channels};
+      return Terms<F>{Chunk(frame, set, normal, moved, stored, arena), terms, set.channels};
     });
   }
 

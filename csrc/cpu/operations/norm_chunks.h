@@ -1,45 +1,52 @@
 // A few rows of a norm's set, and the operations that follow the norm while these rows are in cache:
 //   y = pool(f(z)),  z = weight * x^ + bias
-// f is a pointwise function and pool takes maxima; either may be absent. What lies between x and y is not kept but
-// recomputed, since z costs only a load and two products.
+// f is a pointwise function, and pool takes maxima or averages; either may be absent. What lies between x and y is not
+// kept but recomputed, since z costs only a load and two products.
 //
-// numbers of the operation, after the norm's own four: the function, or -1; whether there is a pool, and its windows.
+// numbers of the operation, after the norm's own four: the function, or -1; the pool, and its windows if there is one.
 #pragma once
 
 #include <algorithm>
 
+#include "cpu/operations/average_pool.h"
 #include "cpu/operations/column_sums.h"
-#include "cpu/operations/functions.h"
 #include "cpu/operations/max_pool.h"
 #include "cpu/operations/norm_sets.h"
+#include "cpu/operations/row_function.h"
 
 namespace maml_fast {
 namespace {
 
+template <typename Scalar>
 struct NormEpilogue {
-  static constexpr size_t kFunction = 4, kPools = 5, kWindows = 6;
+  static constexpr size_t kFunction = 4, kPool = 5, kWindows = 6;
 
-  int64_t function;
-  const double* parameters;
-  bool pools;
-  Windows windows;  // if it pools
+  RowFunction<Scalar> function;
+  NormPool pool;
+  Windows windows;  // if there is a pool
 
-  static NormEpilogue Of(const Operation& op) {
-    const bool pools = op.numbers[kPools] != 0;
-    return {op.numbers[kFunction], op.factors.data() + 1, pools,
-            pools ? Windows::From(op.numbers.data() + kWindows) : Windows{}};
-  }
-  bool HasFunction() const { return function != kAbsent; }
-  int64_t ArgmaxSize() const { return pools ? windows.images * windows.OutSize() : 0; }
+  explicit NormEpilogue(const Operation& op)
+      : function(op.numbers[kFunction], op.factors.data() + 1),
+        pool(static_cast<NormPool>(op.numbers[kPool])),
+        windows(Pools() ? Windows::From(op.numbers.data() + kWindows) : Windows{}) {}
+
+  bool Pools() const { return pool != NormPool::kNone; }
+  int64_t OutSize() const { return Pools() ? windows.images * windows.OutSize() : 0; }
   int64_t ImageRows() const { return windows.height * windows.width; }
 
   // The chunks of a set; whole images if they are pooled.
   RowChunks Chunks(const NormShape& s) const {
     constexpr int64_t kScalars = 8192;
-    if (pools) return RowChunks(s.rows, ImageRows() * std::max<int64_t>(1, RowChunks::kRows / ImageRows()));
-    if (HasFunction()) return RowChunks(s.rows, std::clamp<int64_t>(kScalars / s.channels, 8, RowChunks::kRows));
+    if (Pools()) return RowChunks(s.rows, ImageRows() * std::max<int64_t>(1, RowChunks::kRows / ImageRows()));
+    if (function.Exists()) return RowChunks(s.rows, std::clamp<int64_t>(kScalars / s.channels, 8, RowChunks::kRows));
     return RowChunks(s.rows);
   }
+};
+
+// The gradients at z of a whole set, if they are stored: null if each sweep over the set computes them again.
+template <typename Scalar>
+struct StoredGradients {
+  Scalar *g = nullptr, *h = nullptr;
 };
 
 // What a thread needs to process chunks of a set.
@@ -50,9 +57,9 @@ class NormChunk {
  public:
   // moved: null if tangents are not needed.
   NormChunk(const Frame<Scalar>& frame, const NormSet<Scalar>& set, const Normal<Scalar>& normal,
-            const Moved<Scalar>* moved, ArenaScope& arena)
-      : frame_(frame), set_(set), normal_(normal), moved_(moved), epilogue_(NormEpilogue::Of(frame.operation)) {
-    const bool needed = epilogue_.HasFunction() || epilogue_.pools;
+            const Moved<Scalar>* moved, StoredGradients<Scalar> stored, ArenaScope& arena)
+      : frame_(frame), set_(set), normal_(normal), moved_(moved), epilogue_(frame.operation), stored_(stored) {
+    const bool needed = epilogue_.function.Exists() || epilogue_.Pools();
     const int64_t size = needed ? epilogue_.Chunks(NormShape::Of(frame.operation)).in_chunk * set.channels : 0;
     for (Scalar** room : {&z_, &g_room_}) *room = arena.Array<Scalar>(size);
     for (Scalar** room : {&z_tangent_, &h_room_}) *room = arena.Array<Scalar>(moved == nullptr ? 0 : size);
@@ -61,33 +68,26 @@ class NormChunk {
   // Writes y.
   void Write(int64_t first, int64_t past) {
     Enter(first, past);
-    Scalar* z = epilogue_.pools ? z_ : frame_.result.value + At();
+    Scalar* z = epilogue_.Pools() ? z_ : frame_.result.value + At();
     FillZ(z);
-    if (epilogue_.HasFunction()) {
-      WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
-        ForAll([=](int64_t i, int64_t lanes) { Store(z + i, function.Value(Load(z + i, lanes)), lanes); });
-      });
-    }
+    if (epilogue_.function.Exists()) epilogue_.function.Values(z, Size(), z);
     ForImages([&](const WindowTable& table, int64_t in, int64_t out) {
-      PoolImage(table, z + in, frame_.result.value + out, Argmax() + out);
+      Scalar* y = frame_.result.value + out;
+      if (epilogue_.pool == NormPool::kMax) PoolImage(table, z + in, y, Argmax() + out);
+      if (epilogue_.pool == NormPool::kAverage) AverageImage(table, z + in, y);
     });
   }
 
   // Writes y'.
   void WriteTangent(int64_t first, int64_t past) {
     Enter(first, past);
-    Scalar* tangent = epilogue_.pools ? z_tangent_ : frame_.result.tangent + At();
+    Scalar* tangent = epilogue_.Pools() ? z_tangent_ : frame_.result.tangent + At();
     FillZTangent(tangent);
-    if (epilogue_.HasFunction()) {
-      FillZ(z_);
-      WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
-        ForAll([=, z = z_](int64_t i, int64_t lanes) {
-          Store(tangent + i, function.First(Argument(function, z, i, lanes)) * Load(tangent + i, lanes), lanes);
-        });
-      });
-    }
+    if (epilogue_.function.Exists()) epilogue_.function.Tangents(FilledArgument(), tangent, Size(), tangent);
     ForImages([&](const WindowTable& table, int64_t in, int64_t out) {
-      GatherMaxima(table, Argmax() + out, tangent + in, frame_.result.tangent + out);
+      Scalar* y_tangent = frame_.result.tangent + out;
+      if (epilogue_.pool == NormPool::kMax) GatherMaxima(table, Argmax() + out, tangent + in, y_tangent);
+      if (epilogue_.pool == NormPool::kAverage) AverageImage(table, tangent + in, y_tangent);
     });
   }
 
@@ -95,27 +95,28 @@ class NormChunk {
   void Begin(int64_t first, int64_t past) {
     Enter(first, past);
     const bool curved = moved_ != nullptr;
-    g_ = AfterPool(frame_.result.gradient, g_room_);
-    h_ = curved ? AfterPool(frame_.result.gradient_tangent, h_room_) : nullptr;
-    if (!epilogue_.HasFunction()) return;
-    FillZ(z_);
-    if (curved) FillZTangent(z_tangent_);
-    WithFunction<Scalar>(epilogue_.function, epilogue_.parameters, [&](const auto& function) {
-      ForAll([=, z = z_, z_tangent = z_tangent_, from = g_, from_h = h_, to = g_room_, to_h = h_room_](int64_t i,
-                                                                                                       int64_t lanes) {
-        const V argument = Argument(function, z, i, lanes), slope = function.First(argument), g = Load(from + i, lanes);
-        if (curved) {
-          V h = slope * Load(from_h + i, lanes);
-          if constexpr (std::decay_t<decltype(function)>::kCurved) {
-            h += function.Second(argument) * g * Load(z_tangent + i, lanes);
-          }
-          Store(to_h + i, h, lanes);
-        }
-        Store(to + i, slope * g, lanes);
-      });
-    });
-    g_ = g_room_;
-    h_ = curved ? h_room_ : nullptr;
+    g_ = BeforePool(frame_.result.gradient, g_room_);
+    h_ = curved ? BeforePool(frame_.result.gradient_tangent, h_room_) : nullptr;
+    if (!epilogue_.function.Exists()) return;
+    Scalar* to_g = stored_.g == nullptr ? g_room_ : stored_.g + first * set_.channels;
+    Scalar* to_h = stored_.h == nullptr ? h_room_ : stored_.h + first * set_.channels;
+    const Scalar* argument = FilledArgument();
+    if (curved) {
+      if (epilogue_.function.IsCurved()) FillZTangent(z_tangent_);
+      epilogue_.function.BothGradients(argument, z_tangent_, g_, h_, Size(), to_g, to_h);
+    } else {
+      epilogue_.function.Gradients(argument, g_, Size(), false, to_g);
+    }
+    g_ = to_g;
+    h_ = curved ? to_h : nullptr;
+  }
+
+  // Begins again with a chunk for which Begin has been called before, by this thread or by another.
+  void Resume(int64_t first, int64_t past) {
+    if (stored_.g == nullptr) return Begin(first, past);
+    Enter(first, past);
+    g_ = stored_.g + first * set_.channels;
+    h_ = stored_.h == nullptr ? nullptr : stored_.h + first * set_.channels;
   }
 
   // The results of Begin, accessed by place in the set.
@@ -145,21 +146,16 @@ class NormChunk {
   }
 
   int64_t At() const { return set_.at + first_ * set_.channels; }  // the chunk's first scalar
+  int64_t Size() const { return (past_ - first_) * set_.channels; }
   Scalar* Argmax() const {
     const NormShape s = NormShape::Of(frame_.operation);
     return frame_.kept + NormSet<Scalar>::kKept * s.sets * s.groups;
   }
 
-  // Calls f(place in the chunk, lanes).
-  template <typename F>
-  MF_INLINE void ForAll(const F f) const {
-    ForChannels<Scalar>((past_ - first_) * set_.channels, f);
-  }
-
   // If there is a pool, calls f(windows, offset of an image in the chunk, offset in y) for every image of the chunk.
   template <typename F>
   void ForImages(const F& f) const {
-    if (!epilogue_.pools) return;
+    if (!epilogue_.Pools()) return;
     const auto& table = *static_cast<const WindowTable*>(frame_.plan);
     const Windows& w = table.windows;
     const int64_t image = At() / w.InSize(), images = (past_ - first_) / epilogue_.ImageRows();
@@ -167,11 +163,12 @@ class NormChunk {
   }
 
   // Returns the gradient at f(z), which is a part of `gradient` or is in `room`.
-  const Scalar* AfterPool(const Scalar* gradient, Scalar* room) const {
-    if (!epilogue_.pools) return gradient + At();
-    std::fill_n(room, (past_ - first_) * set_.channels, Scalar{0});
+  const Scalar* BeforePool(const Scalar* gradient, Scalar* room) const {
+    if (!epilogue_.Pools()) return gradient + At();
+    std::fill_n(room, Size(), Scalar{0});
     ForImages([&](const WindowTable& table, int64_t in, int64_t out) {
-      ScatterMaxima(table, Argmax() + out, gradient + out, room + in);
+      if (epilogue_.pool == NormPool::kMax) ScatterMaxima(table, Argmax() + out, gradient + out, room + in);
+      if (epilogue_.pool == NormPool::kAverage) SpreadAverages(table, gradient + out, room + in);
     });
     return room;
   }
@@ -195,18 +192,19 @@ class NormChunk {
     });
   }
 
-  // Returns what the function's derivatives take: f(z) if kOfResult, otherwise z.
-  template <typename Function>
-  static MF_INLINE V Argument(const Function& function, const Scalar* z, int64_t i, int64_t lanes) {
-    const V here = Load(z + i, lanes);
-    return Function::kOfResult ? function.Value(here) : here;
+  // Returns what the function's derivatives take, in room of the chunk's own.
+  const Scalar* FilledArgument() const {
+    FillZ(z_);
+    if (epilogue_.function.OfResult()) epilogue_.function.Values(z_, Size(), z_);
+    return z_;
   }
 
   const Frame<Scalar>& frame_;
   const NormSet<Scalar>& set_;
   const Normal<Scalar>& normal_;
   const Moved<Scalar>* moved_;
-  const NormEpilogue epilogue_;
+  const NormEpilogue<Scalar> epilogue_;
+  const StoredGradients<Scalar> stored_;
   Scalar *z_, *z_tangent_, *g_room_, *h_room_;  // of one chunk
   const Scalar *g_ = nullptr, *h_ = nullptr;
   int64_t first_ = 0, past_ = 0;

@@ -1,7 +1,9 @@
-// A norm followed by a max pool, for one set: y = max over windows of z = weight * x^ + bias.
+// A norm followed by a function that has its maxima at extremes, and a max pool, for one set: y = f(p), and p is the
+// z = weight * x^ + bias of the window's pixel where f(z) is largest.
 //
-// Only the maxima of z matter. They are where weight * x is largest, so z itself is computed only there. Gradients at z
-// are zero elsewhere, so that all sums of norm.h are sums over y's pixels, and its gradients at x are
+// This pixel is where weight * x is largest or, if f falls before it rises, where it is largest or smallest. So f and z
+// are computed only there. Gradients at z are zero elsewhere, so that all sums of norm.h are sums over y's pixels. With
+// g for the gradient at p, the gradients at x are
 //
 //   g_x  = of_x (x - mean) + one,  and at the maxima  + rate weight g
 //   g_x' = of_x (x - mean) + of_t (x' - bar(x')) + one,  and at the maxima  + of_h g' + of_g g
@@ -21,77 +23,97 @@ template <typename Scalar>
 class PooledNorm {
   using V = Vec<Scalar>;
   using Set = NormSet<Scalar>;
+  using Epilogue = NormEpilogue<Scalar>;
 
  public:
   static bool Takes(const Operation& op) {
-    const NormEpilogue epilogue = NormEpilogue::Of(op);
-    return epilogue.pools && !epilogue.HasFunction();
+    const Epilogue epilogue(op);
+    const auto& function = epilogue.function;
+    return epilogue.pool == NormPool::kMax && (!function.Exists() || function.HasMaximaAtExtremes());
   }
 
   // Kept for every y: where its maximum is, and x^ there.
-  static int64_t KeptSize(const Operation& op) { return 2 * NormEpilogue::Of(op).ArgmaxSize(); }
+  static int64_t KeptSize(const Operation& op) { return 2 * Epilogue(op).OutSize(); }
 
   PooledNorm(const Frame<Scalar>& frame, const Set& set, const Normal<Scalar>& normal)
       : frame_(frame),
         set_(set),
         normal_(normal),
+        function_(Epilogue(frame.operation).function),
         table_(*static_cast<const WindowTable*>(frame.plan)),
         first_(set.at / table_.windows.InSize()),
-        images_(set.rows / (table_.windows.height * table_.windows.width)) {
+        images_(set.rows / (table_.windows.height * table_.windows.width)),
+        g_(Out(frame.result.gradient)),
+        h_(Out(frame.result.gradient_tangent)) {
     const NormShape s = NormShape::Of(frame.operation);
     found_ = frame.kept + Set::kKept * s.sets * s.groups + first_ * table_.windows.OutSize();
-    x_hat_ = found_ + NormEpilogue::Of(frame.operation).ArgmaxSize();
+    x_hat_ = found_ + Epilogue(frame.operation).OutSize();
   }
 
   // Writes y, and keeps what KeptSize is for.
   void Write() const {
+    const int64_t in_row = table_.windows.out_width * set_.channels;
+    const bool falls = function_.Exists() && !function_.Rises();
     ForImages([&](int64_t in, int64_t out) {
-      ForRowVectors([&, x = normal_.x + in, y = Out(frame_.result.value) + out, found = found_ + out,
-                     x_hat = x_hat_ + out](int64_t c, int64_t lanes, const auto& for_windows) {
-        const V weight = Load(set_.weight + c, lanes), bias = Load(set_.bias + c, lanes), one = Broadcast(Scalar{1});
-        const V mean = Load(normal_.mean + c), rate = normal_.Rate(c);
-        // With a weight of zero, z is the same everywhere, and the first pixel counts.
-        const V sign = weight > Scalar{0} ? one : (weight < Scalar{0} ? -one : V{});
-        for_windows([=](int64_t place, const int64_t* pixels, int64_t count) __attribute__((always_inline)) {
-          V x_there = Load(x + pixels[0] + c, lanes), most = sign * x_there, which{};
-          for (int64_t i = 1; i < count; ++i) {
-            const V here = Load(x + pixels[i] + c, lanes), signed_here = sign * here;
-            const auto better = (signed_here > most) | (here != here);
-            most = better ? signed_here : most;
-            x_there = better ? here : x_there;
-            which = better ? Broadcast(static_cast<Scalar>(i)) : which;
-          }
-          const V normalized = (x_there - mean) * rate;
-          Store(x_hat + place, normalized, lanes);
-          Store(found + place, which, lanes);
-          Store(y + place, normalized * weight + bias, lanes);
-        });
-      });
+      ArenaScope arena;
+      Found smallest{};  // of one row
+      for (Scalar** room : {&smallest.x, &smallest.which, &smallest.p}) *room = arena.Array<Scalar>(falls ? in_row : 0);
+      for (int64_t row = 0; row < table_.windows.out_height; ++row, out += in_row) {
+        const Found largest{x_hat_ + out, found_ + out, Out(frame_.result.value) + out};
+        if (falls) {
+          FindExtremes(row, normal_.x + in, largest, smallest);
+          Normalize(smallest);
+        } else {
+          FindMaxima(row, normal_.x + in, largest);
+        }
+        Normalize(largest);
+        if (function_.Exists()) function_.Values(largest.p, in_row, largest.p);
+        if (falls) TakeLarger(largest, smallest);
+      }
     });
   }
 
   // Writes y'.
   void WriteTangent(const Moved<Scalar>& moved) const {
-    const Scalar *weight_tangent = frame_[1].tangent, *bias_tangent = frame_[2].tangent;
-    WriteMoved(moved, Out(frame_.result.tangent));
-    ForPixels(
-        [=, weight = set_.weight, x_hat = x_hat_, y = Out(frame_.result.tangent)](int64_t i, int64_t c, int64_t lanes) {
-          V sum = Load(weight + c, lanes) * Load(y + i, lanes);
-          if (weight_tangent != nullptr) sum += Load(weight_tangent + c, lanes) * Load(x_hat + i, lanes);
-          if (bias_tangent != nullptr) sum += Load(bias_tangent + c, lanes);
-          Store(y + i, sum, lanes);
-        });
+    Scalar* tangent = Out(frame_.result.tangent);
+    FillPTangent(moved, tangent);
+    if (!function_.Exists()) return;
+    ArenaScope arena;
+    const Scalar* argument = Argument(arena);
+    ForRanges([&](int64_t i, int64_t n) { function_.Tangents(argument + i, tangent + i, n, tangent + i); });
+  }
+
+  // Computes the gradient at p and, if `moved` is not null, its tangent. Called before the methods below; `arena` holds
+  // the result.
+  void Begin(const Moved<Scalar>* moved, ArenaScope& arena) {
+    if (!function_.Exists()) return;
+    const int64_t size = Pixels() * set_.channels;
+    const Scalar* argument = Argument(arena);
+    auto* g = arena.Array<Scalar>(size);
+    if (moved == nullptr) {
+      ForRanges([&](int64_t i, int64_t n) { function_.Gradients(argument + i, g_ + i, n, false, g + i); });
+    } else {
+      auto* h = arena.Array<Scalar>(size);
+      auto* tangent = arena.Array<Scalar>(function_.IsCurved() ? size : 0);
+      if (function_.IsCurved()) FillPTangent(*moved, tangent);
+      ForRanges([&](int64_t i, int64_t n) {
+        const Scalar* here = function_.IsCurved() ? tangent + i : nullptr;
+        function_.BothGradients(argument + i, here, g_ + i, h_ + i, n, g + i, h + i);
+      });
+      h_ = h;
+    }
+    g_ = g;
   }
 
   // Sums of g and g x^.
   void SumGradients(Scalar* sums) const {
-    ColumnSums<Scalar, 2>(set_.pool, Pixels(), set_.channels, sums,
-                          [g = Out(frame_.result.gradient), x_hat = x_hat_, channels = set_.channels](
-                              int64_t row, int64_t c, int64_t lanes, V* term) {
-                            const int64_t i = row * channels + c;
-                            term[0] = Load(g + i, lanes);
-                            term[1] = term[0] * Load(x_hat + i, lanes);
-                          });
+    ColumnSums<Scalar, 2>(
+        set_.pool, Pixels(), set_.channels, sums,
+        [g = g_, x_hat = x_hat_, channels = set_.channels](int64_t row, int64_t c, int64_t lanes, V* term) {
+          const int64_t i = row * channels + c;
+          term[0] = Load(g + i, lanes);
+          term[1] = term[0] * Load(x_hat + i, lanes);
+        });
   }
 
   // Sums of g, g x^, h and h x^ + g x^', where h = g'.
@@ -99,16 +121,16 @@ class PooledNorm {
     ArenaScope arena;
     auto* x_hat_tangent = arena.Array<Scalar>(Pixels() * set_.channels);
     WriteMoved(moved, x_hat_tangent);
-    ColumnSums<Scalar, 4>(set_.pool, Pixels(), set_.channels, sums,
-                          [=, g = Out(frame_.result.gradient), h = Out(frame_.result.gradient_tangent), x_hat = x_hat_,
-                           channels = set_.channels](int64_t row, int64_t c, int64_t lanes, V* term) {
-                            const int64_t i = row * channels + c;
-                            const V here = Load(x_hat + i, lanes);
-                            term[0] = Load(g + i, lanes);
-                            term[1] = term[0] * here;
-                            term[2] = Load(h + i, lanes);
-                            term[3] = term[2] * here + term[0] * Load(x_hat_tangent + i, lanes);
-                          });
+    ColumnSums<Scalar, 4>(
+        set_.pool, Pixels(), set_.channels, sums,
+        [=, g = g_, h = h_, x_hat = x_hat_, channels = set_.channels](int64_t row, int64_t c, int64_t lanes, V* term) {
+          const int64_t i = row * channels + c;
+          const V here = Load(x_hat + i, lanes);
+          term[0] = Load(g + i, lanes);
+          term[1] = term[0] * here;
+          term[2] = Load(h + i, lanes);
+          term[3] = term[2] * here + term[0] * Load(x_hat_tangent + i, lanes);
+        });
   }
 
   // Writes g_x. mean, mean_x: the group's means of weight * g and weight * g x^, for every channel.
@@ -125,9 +147,7 @@ class PooledNorm {
         [=, x = normal_.x, center = normal_.mean](int64_t i, int64_t c, int64_t lanes) {
           return Load(of_x + c) * (Load(x + i, lanes) - Load(center + c)) + Load(one + c);
         },
-        [=, g = Out(frame_.result.gradient)](int64_t i, int64_t c, int64_t lanes) {
-          return Load(of_g + c) * Load(g + i, lanes);
-        });
+        [=, g = g_](int64_t i, int64_t c, int64_t lanes) { return Load(of_g + c) * Load(g + i, lanes); });
   }
 
   // Writes g_x'. The means are those of PutGradient and their tangents.
@@ -156,8 +176,7 @@ class PooledNorm {
           }
           return sum;
         },
-        [=, g = Out(frame_.result.gradient), h = Out(frame_.result.gradient_tangent)](int64_t i, int64_t c,
-                                                                                      int64_t lanes) {
+        [=, g = g_, h = h_](int64_t i, int64_t c, int64_t lanes) {
           return Load(of_h + c) * Load(h + i, lanes) + Load(of_g + c) * Load(g + i, lanes);
         });
   }
@@ -166,8 +185,13 @@ class PooledNorm {
   // The part of an array like y that belongs to the set.
   template <typename S>
   S* Out(S* y) const {
-    return y + first_ * table_.windows.OutSize();
+    return y == nullptr ? nullptr : y + first_ * table_.windows.OutSize();
   }
+  // The pixels found in the windows: x and then x^, which of the window's pixels it is, and p and then f(p).
+  struct Found {
+    Scalar *x, *which, *p;
+  };
+
   int64_t Pixels() const { return images_ * table_.windows.out_height * table_.windows.out_width; }  // of y
 
   // Calls f(offset of an image in x, its offset in y) for the images of the set.
@@ -179,17 +203,81 @@ class PooledNorm {
     });
   }
 
-  // Calls f(channel, lanes, for_windows) for one row of windows after the other; for_windows(g) calls
-  // g(offset in y, the offsets of the window's pixels, their count).
-  template <typename F>
-  MF_INLINE void ForRowVectors(const F& f) const {
-    for (int64_t row = 0; row < table_.windows.out_height; ++row) {
-      ForChannels<Scalar>(set_.channels, [&](int64_t c, int64_t lanes) {
-        f(c, lanes, [&](const auto& g) {
-          table_.ForWindows(row, [&](int64_t out, const int64_t* pixels, int64_t count) { g(out + c, pixels, count); });
-        });
+  // Finds the pixels of a row of windows where weight * x is largest: x there, and which of the window's pixels it is.
+  void FindMaxima(int64_t row, const Scalar* x, Found largest) const {
+    ForRow(row, [=](V sign, int64_t out, const int64_t* pixels, int64_t count, int64_t c, int64_t lanes) {
+      V x_there = Load(x + pixels[0] + c, lanes), most = sign * x_there, which{};
+      for (int64_t i = 1; i < count; ++i) {
+        const V here = Load(x + pixels[i] + c, lanes), signed_here = sign * here;
+        const auto better = (signed_here > most) | (here != here);
+        most = better ? signed_here : most;
+        x_there = better ? here : x_there;
+        which = better ? Broadcast(static_cast<Scalar>(i)) : which;
+      }
+      Store(largest.x + out, x_there, lanes);
+      Store(largest.which + out, which, lanes);
+    });
+  }
+
+  // The same, and where weight * x is smallest.
+  void FindExtremes(int64_t row, const Scalar* x, Found largest, Found smallest) const {
+    ForRow(row, [=](V sign, int64_t out, const int64_t* pixels, int64_t count, int64_t c, int64_t lanes) {
+      V x_most = Load(x + pixels[0] + c, lanes), x_least = x_most, most = sign * x_most, least = most;
+      V which{}, which_least{};
+      for (int64_t i = 1; i < count; ++i) {
+        const V here = Load(x + pixels[i] + c, lanes), signed_here = sign * here;
+        const V number = Broadcast(static_cast<Scalar>(i));
+        const auto better = (signed_here > most) | (here != here), worse = signed_here < least;
+        most = better ? signed_here : most;
+        x_most = better ? here : x_most;
+        which = better ? number : which;
+        least = worse ? signed_here : least;
+        x_least = worse ? here : x_least;
+        which_least = worse ? number : which_least;
+      }
+      Store(largest.x + out, x_most, lanes);
+      Store(largest.which + out, which, lanes);
+      Store(smallest.x + out, x_least, lanes);
+      Store(smallest.which + out, which_least, lanes);
+    });
+  }
+
+  // Replaces x of a row by x^, and writes p.
+  void Normalize(Found found) const {
+    for (int64_t pixel = 0; pixel < table_.windows.out_width; ++pixel) {
+      ForChannels<Scalar>(set_.channels, [&, at = pixel * set_.channels](int64_t c, int64_t lanes) {
+        const V x_hat = (Load(found.x + at + c, lanes) - Load(normal_.mean + c)) * normal_.Rate(c);
+        Store(found.x + at + c, x_hat, lanes);
+        Store(found.p + at + c, x_hat * Load(set_.weight + c) + Load(set_.bias + c), lanes);
       });
     }
+  }
+
+  // Replaces what was found of a row, and f(p), where f is larger at the other pixel or equal at an earlier one.
+  void TakeLarger(Found largest, Found other) const {
+    const int64_t in_row = table_.windows.out_width * set_.channels;
+    function_.Values(other.p, in_row, other.p);
+    ForChannels<Scalar>(in_row, [=](int64_t i, int64_t lanes) {
+      const V y = Load(largest.p + i, lanes), y_other = Load(other.p + i, lanes);
+      const V which = Load(largest.which + i, lanes), which_other = Load(other.which + i, lanes);
+      const auto better = (y_other > y) | ((y_other == y) & (which_other < which));
+      Store(largest.p + i, better ? y_other : y, lanes);
+      Store(largest.which + i, better ? which_other : which, lanes);
+      Store(largest.x + i, better ? Load(other.x + i, lanes) : Load(largest.x + i, lanes), lanes);
+    });
+  }
+
+  // Calls f(sign of the weight, offset of a window's value, the offsets of its pixels, their count, channel, lanes) for
+  // a row of windows. With a weight of zero, z is the same everywhere, and the first pixel counts.
+  template <typename F>
+  MF_INLINE void ForRow(int64_t row, const F f) const {
+    const int64_t first = row * table_.windows.out_width * set_.channels;
+    ForChannels<Scalar>(set_.channels, [&](int64_t c, int64_t lanes) {
+      const V weight = Load(set_.weight + c, lanes), one = Broadcast(Scalar{1});
+      const V sign = weight > Scalar{0} ? one : (weight < Scalar{0} ? -one : V{});
+      table_.ForWindows(row, [=](int64_t out, const int64_t* pixels, int64_t count)
+                                 __attribute__((always_inline)) { f(sign, out - first + c, pixels, count, c, lanes); });
+    });
   }
 
   // Calls f(place in y, channel, lanes) for all pixels of y.
@@ -200,6 +288,35 @@ class PooledNorm {
       for (int64_t pixel = begin; pixel < end; ++pixel) {
         ForChannels<Scalar>(channels, [&](int64_t c, int64_t lanes) { f(pixel * channels + c, c, lanes); });
       }
+    });
+  }
+
+  // Calls f(place in y, count) for ranges of y.
+  template <typename F>
+  void ForRanges(const F& f) const {
+    const int64_t size = Pixels() * set_.channels;
+    ShareVectors<Scalar>(set_.pool, size, size, [&](int64_t begin, int64_t end) { f(begin, end - begin); });
+  }
+
+  // Returns what the function's derivatives take.
+  const Scalar* Argument(ArenaScope& arena) const {
+    if (function_.OfResult()) return Out(frame_.result.value);
+    auto* p = arena.Array<Scalar>(Pixels() * set_.channels);
+    ForPixels([=, weight = set_.weight, bias = set_.bias, x_hat = x_hat_](int64_t i, int64_t c, int64_t lanes) {
+      Store(p + i, Load(x_hat + i, lanes) * Load(weight + c) + Load(bias + c), lanes);
+    });
+    return p;
+  }
+
+  // Writes p'.
+  void FillPTangent(const Moved<Scalar>& moved, Scalar* to) const {
+    const Scalar *weight_tangent = frame_[1].tangent, *bias_tangent = frame_[2].tangent;
+    WriteMoved(moved, to);
+    ForPixels([=, weight = set_.weight, x_hat = x_hat_](int64_t i, int64_t c, int64_t lanes) {
+      V sum = Load(weight + c, lanes) * Load(to + i, lanes);
+      if (weight_tangent != nullptr) sum += Load(weight_tangent + c, lanes) * Load(x_hat + i, lanes);
+      if (bias_tangent != nullptr) sum += Load(bias_tangent + c, lanes);
+      Store(to + i, sum, lanes);
     });
   }
 
@@ -249,8 +366,10 @@ class PooledNorm {
   const Frame<Scalar>& frame_;
   const Set& set_;
   const Normal<Scalar>& normal_;
+  const RowFunction<Scalar> function_;
   const WindowTable& table_;
   const int64_t first_, images_;  // of the set's images
+  const Scalar *g_, *h_;          // gradients at y and, after Begin, at p; null: there is none yet
   Scalar *found_, *x_hat_;        // [images][y's pixels][channels]
 };
 

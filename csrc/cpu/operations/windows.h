@@ -91,5 +91,15 @@ struct WindowTable {
   }
 };
 
+// Calls f(offset of a window's value, the offsets of its pixels, their count, lanes) for all windows of a row and all
+// vectors of channels. The offsets of pixels are those of channel 0; f gets the channel, too.
+template <typename Scalar, typename F>
+MF_INLINE void ForWindowVectors(const WindowTable& table, int64_t row, const F& f) {
+  ForChannels<Scalar>(table.windows.channels, [&](int64_t c, int64_t lanes) {
+    table.ForWindows(row,
+                     [&](int64_t out, const int64_t* pixels, int64_t count) { f(out + c, pixels, count, c, lanes); });
+  });
+}
+
 }  // namespace
 }  // namespace maml_fast

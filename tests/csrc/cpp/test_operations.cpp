@@ -288,6 +288,22 @@ std::vector<Case> Operations() {
        Of(Kind::kNorm, 1, {3, 30, 11, 11, -1, 1, 3, 11, 5, 6, 1, 2, 2, 2, 4, 3, 0, 0, 1, 1}, {1e-3})},
       {"instance norm, mish, pool",
        Of(Kind::kNorm, 1, {2, 30, 11, 11, 18, 1, 2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1}, {1e-3})},
+      {"batch norm, elu, pool",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, 3, 1, 2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 1.3, 1.0, 0.7})},
+      {"batch norm, softplus, pool",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, 16, 1, 2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1}, {1e-3, 1.0, 20.0})},
+      {"group norm, silu, pool",
+       Of(Kind::kNorm, 3, {2, 30, 12, 4, 13, 1, 2, 12, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})},
+      {"batch norm, abs, pool",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, 21, 1, 2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})},
+      {"batch norm, sine, pool",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, 11, 1, 2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})},
+      {"batch norm, average",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, -1, 2, 2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})},
+      {"batch norm, relu, average",
+       Of(Kind::kNorm, 3, {1, 60, 11, 11, 1, 2, 2, 11, 5, 6, 2, 3, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 0.0})},
+      {"group norm, gelu, overlapping averages",
+       Of(Kind::kNorm, 3, {2, 30, 12, 4, 14, 2, 2, 12, 5, 6, 3, 4, 3, 3, 1, 1, 0, 0, 1, 1}, {1e-3})},
       {"layer norm", Of(Kind::kNorm, 3, {6, 1, 21, 1, -1, 0}, {1e-3})},
       {"max pool", Of(Kind::kMaxPool, 1, {2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1})},
       {"average pool", Of(Kind::kAveragePool, 1, {2, 11, 5, 6, 2, 1, 0, 3, 2, 5, 1, 6}, {0.1, 0.2})},
@@ -302,7 +318,70 @@ std::vector<Case> Operations() {
   return cases;
 }
 
-// What has no second writer is one of the values above; these don't fit.
+// The average pool of the windows that a norm's numbers end with.
+Operation AverageOf(const std::vector<int64_t>& windows) {
+  std::vector<int64_t> numbers(windows.begin(), windows.begin() + 6);
+  for (const int64_t dim : {0, 1}) {
+    for (int64_t i = 0; i < windows[4 + dim]; ++i) {
+      numbers.insert(numbers.end(), {i * windows[8 + dim], i * windows[8 + dim] + windows[6 + dim]});
+    }
+  }
+  const auto taps = static_cast<double>(windows[6] * windows[7]);
+  return Of(OperationKind::kAveragePool, 1, numbers, std::vector<double>(windows[4] * windows[5], 1 / taps));
+}
+
+// The norm, the function and the pool that an operation is made of.
+std::vector<Operation> PartsOf(const Operation& norm) {
+  const auto pool = static_cast<NormPool>(norm.numbers[5]);
+  const std::vector<int64_t> windows(norm.numbers.begin() + 6, norm.numbers.end());
+  Operation first = norm;
+  first.numbers = {norm.numbers[0], norm.numbers[1], norm.numbers[2], norm.numbers[3], kAbsent, 0};
+  first.factors = {norm.factors[0]};
+  std::vector<Operation> parts = {first};
+  if (norm.numbers[4] != kAbsent) {
+    parts.push_back(Of(OperationKind::kPointwise, 1, {norm.numbers[4], ExpectedSizesOf(first).result},
+                       {norm.factors.begin() + 1, norm.factors.end()}));
+  }
+  if (pool == NormPool::kMax) parts.push_back(Of(OperationKind::kMaxPool, 1, windows));
+  if (pool == NormPool::kAverage) parts.push_back(AverageOf(windows));
+  return parts;
+}
+
+// A norm with what follows it equals its parts, one after the other.
+void CheckParts(const Case& c, const CpuKernels& kernels) {
+  if (c.op.kind != OperationKind::kNorm) return;
+  const std::vector<Operation> parts = PartsOf(c.op);
+  const Given given = RandomGiven(c);
+  const Taken whole = Run<double>(c, kernels, given);
+  std::vector<Given> givens;
+  std::vector<Taken> taken;
+  for (const Operation& part : parts) {
+    Given next = givens.empty() ? given : Given{};
+    if (!givens.empty()) {
+      next.value[0] = taken.back().result;
+      next.tangent[0] = taken.back().tangent;
+    }
+    next.gradient = next.gradient_tangent = Values(ExpectedSizesOf(part).result, 0.0);
+    givens.push_back(next);
+    taken.push_back(Run<double>({c.name, part}, kernels, next));
+  }
+  CheckNear(whole.result, taken.back().result, 1e-12, c.name + ": of its parts");
+  CheckNear(whole.tangent, taken.back().tangent, 1e-12, c.name + ": tangent of its parts");
+  Values gradient = given.gradient, gradient_tangent = given.gradient_tangent;
+  for (size_t i = parts.size(); i-- > 0;) {
+    givens[i].gradient = gradient;
+    givens[i].gradient_tangent = gradient_tangent;
+    taken[i] = Run<double>({c.name, parts[i]}, kernels, givens[i]);
+    gradient = taken[i].gradient[0];
+    gradient_tangent = taken[i].gradient_tangent[0];
+  }
+  for (int64_t i = 0; i < kMostOperands; ++i) {
+    CheckNear(whole.gradient[i], taken[0].gradient[i], 1e-12, c.name + ": gradient of its parts");
+    CheckNear(whole.gradient_tangent[i], taken[0].gradient_tangent[i], 1e-12, c.name + ": its tangent of its parts");
+  }
+}
+
+// Operations that do not fit their buffers are refused.
 void CheckMisfits() {
   using Kind = OperationKind;
   const std::vector<Operation> wrong = {
@@ -328,6 +407,7 @@ void CheckOperations(const CpuKernels& kernels) {
   for (const Case& c : Operations()) {
     CheckOperation(c, kernels);
     CheckThreads(c, kernels);
+    CheckParts(c, kernels);
   }
 }
 
