@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,8 +55,9 @@ class FlatWeights:
         self._places = {name: _Place(weights[name].shape, _is_kernel_order(weights[name])) for name in names}
         sizes = [math.prod(place.shape) for place in self._places.values()]
         self._padding = -sum(sizes) % ALIGNMENT
-        self._sizes = [*sizes, self._padding] if self._padding else sizes
+        self._sizes = sizes
         self._like = weights[names[0]].detach()
+        self._zeros: dict[torch.Size, Tensor] = {}  # by the dimensions before them
 
     @property
     def names(self) -> list[str]:
@@ -74,8 +75,12 @@ class FlatWeights:
 
     def unpack(self, fast: FastWeights) -> FastWeights:
         """Return views of the weights, [T, ...] by name."""
-        pieces = fast[FLAT].split_with_sizes(self._sizes, dim=1)
-        return {name: place.weight(piece) for (name, place), piece in zip(self._places.items(), pieces, strict=False)}
+        flat = fast[FLAT]
+        if torch._C._are_functorch_transforms_active():  # for which _Pieces has no rules
+            pieces = flat.split_with_sizes([*self._sizes, self._padding], dim=1)[:-1]
+        else:
+            pieces = _Pieces.apply(flat, self._sizes, self._padding_of(flat))
+        return {name: place.weight(piece) for (name, place), piece in zip(self._places.items(), pieces, strict=True)}
 
     def rule(self, rule: Rule, steps: int) -> Rule:
         """Return the rule with one rate for all weights: a common one, or rates [P]."""
@@ -97,10 +102,37 @@ class FlatWeights:
         return PerStep(joined) if leading else joined
 
     def _join(self, pieces: list[Tensor]) -> Tensor:
-        if self._padding:
-            first = pieces[0]
-            pieces = [*pieces, first.new_zeros(*first.shape[:-1], self._padding)]
-        return torch.cat(pieces, dim=-1)
+        return torch.cat([*pieces, self._padding_of(pieces[0])], dim=-1)
+
+    def _padding_of(self, piece: Tensor) -> Tensor:
+        leading = piece.shape[:-1]
+        if leading not in self._zeros:
+            self._zeros[leading] = self._like.new_zeros(*leading, self._padding)
+        return self._zeros[leading]
+
+
+class _Pieces(torch.autograd.Function):
+    """Views of [T, P] without the padding; the gradient joins theirs in one kernel, as ``split`` would not."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, sizes: list[int], padding: Tensor) -> tuple[Tensor, ...]:
+        ctx.sizes, ctx.padding = sizes, padding
+        return tuple(flat.split_with_sizes([*sizes, padding.shape[1]], dim=1)[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Joined.apply(ctx.sizes, ctx.padding, *gradients), None, None
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sizes: list[int], padding: Tensor, *pieces: Tensor) -> Tensor:
+        ctx.sizes, ctx.padding = sizes, padding
+        return torch.cat([*pieces, padding], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *_Pieces.apply(gradient, ctx.sizes, ctx.padding)
 
 
 def _is_kernel_order(weight: Tensor) -> bool:

@@ -353,8 +353,9 @@ def task_gradients(
         losses = task_losses(at)
         gradients: tuple[Tensor | None, ...] = (None,) * len(at)
         if losses.requires_grad or transformed:
-            total = losses.sum() if losses.dim() else losses
-            gradients = torch.autograd.grad(total, tuple(at.values()), create_graph=second_order, allow_unused=True)
+            gradients = torch.autograd.grad(
+                losses, tuple(at.values()), torch.ones_like(losses), create_graph=second_order, allow_unused=True
+            )
     if not second_order:
         losses = losses.detach()
         gradients = tuple(None if gradient is None else gradient.detach() for gradient in gradients)

@@ -136,14 +136,19 @@ def conv_block(
     two have no gradients.
     """
     kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]
-    images, moments = _repeated_images.get(), None
-    if images is not None and not torch._C._are_functorch_transforms_active() and images.have(x):
+    images, moments = _images_in_use(), None
+    if images is not None and images.have(x):
         channels_last = images.channels_last(x)
         moments = images.moments(channels_last, kernel_order, geometry)
     else:
         channels_last = _channels_last(x)
     out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry, moments)
     return out.permute(0, 1, 4, 2, 3), mean, rstd
+
+
+def _images_in_use() -> RepeatedImages | None:
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return None if traced else _repeated_images.get()
 
 
 def _channels_last(x: Tensor) -> Tensor:
