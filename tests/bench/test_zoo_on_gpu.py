@@ -13,7 +13,7 @@ from maml_fast.inner_loop._task_forward import TaskForward
 
 pytestmark = pytest.mark.native
 
-WORKLOADS = [each.for_parity() for each in QUICK if each.order == 2]
+WORKLOADS = [each.for_parity().of_tasks(2) for each in QUICK if each.order == 2]
 
 
 @pytest.fixture
