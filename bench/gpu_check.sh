@@ -24,10 +24,11 @@
 # write what there is. MAML_FAST_CACHE must be kept between them, or each compiles everything again, and RUNS, so that a
 # training goes on. ARCHIVE is for machines that hand back few files. In each, OUT=check-1 or so, SECONDS_TIMED=1, and:
 #
-#   1. STEPS="facts build tests tf32 exact" SELECT=bench_iteration WORKLOADS=W3-order2
-#      PEERS=loop,vmap,jax-vmap,jax-vmap-conv
+#   1. STEPS="facts build tests exact tf32" SELECT=bench_iteration WORKLOADS=W3-order2 PEERS=loop,vmap
 #   2. STEPS="omniglot-5w1s tf32 profile" WORKLOADS=W1,W2,W3-order1,W4,W5,F PEERS=loop,vmap
 #   3. STEPS="exact omniglot-20w1s" SELECT="bench_iteration or bench_gpu_scaling", the rest as in 2.
+#   4. STEPS="exact tf32" SELECT=bench_iteration WORKLOADS=W3-order2 PEERS=jax-vmap,jax-vmap-conv: JAX compiles two
+#      graphs of five second-order steps for each, which takes minutes
 #
 # In the second, blocks and scaling are measured too. What there was no time for is told; memcheck and racecheck are for
 # what is left.

@@ -13,11 +13,12 @@ from episode_samplers import ragged_bank
 from small import conv_net, make_episodes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from maml_fast import MAML, _conv_block, native, ops
+from maml_fast import MAML, native, ops
 from maml_fast.data._episodes import EpisodeSampler
 from maml_fast.models import Conv4
 from maml_fast.native import _cuda_toolkit
 from maml_fast.native._cuda_toolkit import CudaToolkit, find_cuda_toolkit
+from maml_fast.ops import _conv_block
 from maml_fast.ops._conv_block import Arithmetic, Geometry
 
 CUDA = torch.device("cuda")

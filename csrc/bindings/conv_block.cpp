@@ -27,7 +27,7 @@ struct Cpu {
 STABLE_TORCH_LIBRARY(maml_fast, m) {
   m.def(
       "conv_block_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, int stride, int padding, "
-      "bool pool, float eps, bool relu_first, int arithmetic) -> "
+      "bool pool, float eps, bool relu_first, int arithmetic, Tensor(a!)? moments=None, bool moments_known=False) -> "
       "(Tensor out, Tensor kept, Tensor mean, Tensor rstd, Tensor argmax)");
   m.def(
       "conv_block_backward(Tensor grad_out, Tensor? grad_y, Tensor x, Tensor weight, Tensor? gamma, Tensor kept, "

@@ -18,6 +18,8 @@ struct Cuda {
                     "a task's images are too large for a GPU: 2^30 values or more; use fewer or smaller ones");
     STD_TORCH_CHECK(std::max({s.in_height, s.in_width, s.kernel, s.padding}) < cuda::kMostExtent,
                     "an image is too high or too wide for a GPU: 2^20 pixels or more");
+    STD_TORCH_CHECK(std::max(s.in_channels, s.out_channels) < cuda::kMostChannels,
+                    "a GPU takes less than 2^20 channels, got ", std::max(s.in_channels, s.out_channels));
     STD_TORCH_CHECK(s.stride < cuda::kMostStride, "a GPU takes strides below ", cuda::kMostStride, ", got ", s.stride);
     return s;
   }

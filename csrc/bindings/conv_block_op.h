@@ -1,5 +1,5 @@
-// The conv block as private torch operators, for any device. Autograd is implemented in maml_fast/ops/_conv_block.py, not
-// here. Tensors are channels-last and dense, parameters are dense within a task. Uses torch's stable ABI, which
+// The conv block as private torch operators, for any device. Autograd is implemented in maml_fast/ops/_conv_block.py,
+// not here. Tensors are channels-last and dense, parameters are dense within a task. Uses torch's stable ABI, which
 // compiles in a second.
 //
 // A Device has: ShapeOf(shape), which may check or change the shape; Empty(like, sizes, dtype); and Forward, Backward
@@ -54,12 +54,24 @@ const Scalar* Kept(const ConvBlockShape& s, const Tensor& kept, const Tensor& x)
   return AtY<Scalar>(s, kept, "kept", x);
 }
 
+// The patch moments of a thin block's images, which forward fills, or reads if they are known; null if not given.
+inline double* Moments(const ConvBlockShape& s, const MaybeTensor& moments, const Tensor& x) {
+  if (!moments.has_value()) return nullptr;
+  STD_TORCH_CHECK(s.thin, "moments are of a thin block");
+  STD_TORCH_CHECK(moments->scalar_type() == ScalarType::Double && moments->device() == x.device() &&
+                      moments->is_contiguous() && moments->numel() == s.tasks * s.KeptSize(),
+                  "moments must be float64, [T, P (P + 1)] for patches of P values, on the device of x");
+  return Data<double>(*moments);
+}
+
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class Device>
 ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gamma, MaybeTensor beta, int64_t stride,
-                      int64_t padding, bool pool, double eps, bool relu_first, int64_t arithmetic) {
+                      int64_t padding, bool pool, double eps, bool relu_first, int64_t arithmetic, MaybeTensor moments,
+                      bool moments_known) {
   const ConvBlockShape s = Shape<Device>(x, weight, stride, padding, pool, eps, relu_first);
+  STD_TORCH_CHECK(moments.has_value() || !moments_known, "moments that are known must be given");
   const ScalarType dtype = x.scalar_type();
   const Tensor out = Device::Empty(x, {s.tasks, s.batch, s.out_height, s.out_width, s.out_channels}, dtype);
   const Tensor kept = EmptyKept<Device>(s, x);
@@ -81,7 +93,9 @@ ForwardResult Forward(Tensor x, Tensor weight, MaybeTensor bias, MaybeTensor gam
         Data<Scalar>(kept),
         Data<Scalar>(mean),
         Data<Scalar>(rstd),
-        Data<uint8_t>(argmax)};
+        Data<uint8_t>(argmax),
+        Moments(s, moments, x),
+        moments_known};
     Device::Forward(args, x, arithmetic);
     return {out, kept, mean, rstd, argmax};
   });
@@ -167,10 +181,10 @@ DoubleBackwardResult DoubleBackward(MaybeTensor gg_x, MaybeTensor gg_weight, May
         Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
         GradOut<Scalar>(s, grad_out, x),
         Dense<Scalar>(gg_x, "gg_x", {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels}, x),
-        Dense<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
-        Dense<Scalar>(gg_bias, "gg_bias", channels, x),
-        Dense<Scalar>(gg_gamma, "gg_gamma", channels, x),
-        Dense<Scalar>(gg_beta, "gg_beta", channels, x),
+        Param<Scalar>(gg_weight, "gg_weight", {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, x),
+        Param<Scalar>(gg_bias, "gg_bias", channels, x),
+        Param<Scalar>(gg_gamma, "gg_gamma", channels, x),
+        Param<Scalar>(gg_beta, "gg_beta", channels, x),
         Data<Scalar>(grad_grad_out),
         needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
         Data<Scalar>(grad_weight),

@@ -128,16 +128,15 @@ struct ConvBlockDoubleBackwardArgs {
   ConvBlockShape shape;
   ConvBlockSaved<Scalar> saved;
   const Scalar* grad_out;
-  const Scalar* gg_x;       // [T, B, H, W, Cin]
-  const Scalar* gg_weight;  // [T, k, k, Cin, Cout]
-  const Scalar* gg_bias;    // [T, Cout]; grad_bias is the sum of the gradient at y if relu_first, else zero
-  const Scalar* gg_gamma;   // [T, Cout]
-  const Scalar* gg_beta;    // [T, Cout]
-  Scalar* grad_grad_out;    // [T, B, PH, PW, Cout]
-  Scalar* grad_x;           // null: not wanted
-  Scalar* grad_weight;      // [T, k, k, Cin, Cout]
-  Scalar* grad_gamma;       // [T, Cout]
-  Scalar* grad_y;           // [T, B, OH, OW, Cout]; null in a thin block
+  const Scalar* gg_x;                   // [T, B, H, W, Cin]
+  TaskParam<Scalar> gg_weight;          // [T, k, k, Cin, Cout]
+  TaskParam<Scalar> gg_bias;            // [T, Cout]; grad_bias is the sum of the gradient at y if relu_first, else zero
+  TaskParam<Scalar> gg_gamma, gg_beta;  // [T, Cout]
+  Scalar* grad_grad_out;                // [T, B, PH, PW, Cout]
+  Scalar* grad_x;                       // null: not wanted
+  Scalar* grad_weight;                  // [T, k, k, Cin, Cout]
+  Scalar* grad_gamma;                   // [T, Cout]
+  Scalar* grad_y;                       // [T, B, OH, OW, Cout]; null in a thin block
 };
 
 }  // namespace maml_fast

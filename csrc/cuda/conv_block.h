@@ -17,8 +17,10 @@ namespace cuda {
 enum class Arithmetic { kPlain, kTf32, kBf16, kFp16 };
 
 // Exclusive limits of what the kernels can index with an int: the number of values in a task's x or y (kMostValues); an
-// image's height or width, the kernel size and the padding (kMostExtent); the stride (kMostStride).
-constexpr int64_t kMostValues = int64_t{1} << 30, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9;
+// image's height or width, the kernel size and the padding (kMostExtent); the stride (kMostStride). Of channels there
+// may be as many as a grid has groups of them (kMostChannels).
+constexpr int64_t kMostValues = int64_t{1} << 30, kMostExtent = int64_t{1} << 20, kMostStride = int64_t{1} << 9,
+                  kMostChannels = int64_t{1} << 20;
 
 // The scratch memory that a pass needs, in scalars. It must be aligned to 8 bytes.
 template <typename Scalar>

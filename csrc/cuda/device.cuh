@@ -9,8 +9,10 @@
 #define MF_DEVICE __device__ __forceinline__
 #if defined(__CUDACC__)
 #define MF_UNROLL _Pragma("unroll")
+#define MF_ROLL _Pragma("unroll 1")
 #else
 #define MF_UNROLL
+#define MF_ROLL
 #endif
 
 namespace maml_fast {
@@ -185,15 +187,15 @@ struct Vector {
 template <int COUNT, typename T>
 void CopyAsync(T* to, const T* first, int at, bool present) {
   constexpr size_t kBytes = COUNT * sizeof(T);
-  const T* from = present ? first + at : nullptr;
   host_gpu::RequireMultiple(to, kBytes);
-  host_gpu::RequireMultiple(from, kBytes);
-  host_gpu::BeginCopy({to, from, kBytes});
+  host_gpu::RequireMultiple(first, at * static_cast<int64_t>(sizeof(T)), kBytes);  // even if nothing is read
+  host_gpu::BeginCopy({to, present ? first + at : nullptr, kBytes});
 }
 
 template <int COUNT, typename T>
 Vector<T, COUNT> ReadVector(const T* from) {
   host_gpu::RequireMultiple(from, COUNT * sizeof(T));
+  host_gpu::NoteRead(from, COUNT * sizeof(T));
   Vector<T, COUNT> read;
   std::memcpy(&read, from, sizeof(read));
   return read;

@@ -25,8 +25,7 @@ constexpr int64_t kEnoughBlocks = host_gpu::kEnoughBlocks;
 template <typename... Params, typename... Args>
 cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared, cudaStream_t,
                    const Args&... args) {
-  host_gpu::Run(grid, threads, shared, [&] { kernel(args...); });
-  return cudaSuccess;
+  return host_gpu::Run(grid, threads, shared, [&] { kernel(args...); });
 }
 #endif
 

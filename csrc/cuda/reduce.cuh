@@ -4,7 +4,9 @@
 
 #include <cmath>
 
+#include "core/conv_block.h"
 #include "cuda/device.cuh"
+#include "cuda/launch.h"
 
 namespace maml_fast {
 namespace cuda {
@@ -52,6 +54,29 @@ MF_DEVICE void SumPart(int rows, int channels, T* partial, const Term& term) {
   }
 }
 
+// Calls finish(task, channel, totals) once for every channel of every task whose rows are one part, with totals[i] the
+// sum of term i. Grid: as for SumPart.
+template <int COUNT, typename T, class Term, class Finish>
+MF_DEVICE void SumRows(int rows, int channels, const Term& term, const Finish& finish) {
+  auto* shared = static_cast<T*>(Shared());  // [kPlies][COUNT][kLanes]
+  const PartOfRows here = PartOfRows::Here(rows);
+  const int ply = static_cast<int>(threadIdx.y), lane = static_cast<int>(threadIdx.x);
+  T sums[COUNT]{};
+  if (here.channel < channels) {
+    for (int row = ply; row < rows; row += kPlies) term(here.task, row, here.channel, sums);
+  }
+  for (int i = 0; i < COUNT; ++i) shared[(ply * COUNT + i) * kLanes + lane] = sums[i];
+  __syncthreads();
+  if (here.channel >= channels || ply > 0) return;
+  double totals[COUNT];
+  for (int i = 0; i < COUNT; ++i) {
+    T sum = 0;
+    for (int p = 0; p < kPlies; ++p) sum += shared[(p * COUNT + i) * kLanes + lane];
+    totals[i] = sum;
+  }
+  finish(here.task, here.channel, totals);
+}
+
 // Calls finish(task, channel, totals) once for every channel of every task, with totals[i] the sum over parts. Grid: x
 // over channels, y over tasks.
 template <int COUNT, typename T, class Finish>
@@ -75,6 +100,37 @@ MF_DEVICE void JoinParts(int parts, int channels, const T* partial, const Finish
     sums[i] = total;
   }
   finish(task, channel, sums);
+}
+
+template <int COUNT, typename T, class Term>
+__global__ void SumPartsKernel(int rows, int channels, const Term term, T* partial) {
+  SumPart<COUNT>(rows, channels, partial, term);
+}
+template <int COUNT, typename T, class Finish>
+__global__ void JoinPartsKernel(int parts, int channels, const T* partial, const Finish finish) {
+  JoinParts<COUNT>(parts, channels, partial, finish);
+}
+template <int COUNT, typename T, class Term, class Finish>
+__global__ void SumRowsKernel(int rows, int channels, const Term term, const Finish finish) {
+  SumRows<COUNT, T>(rows, channels, term, finish);
+}
+
+// Sums terms over a task's rows and finishes the totals, in one kernel if the rows are one part, else in two. partial:
+// scratch [tasks, PartsOf(rows), COUNT, C].
+template <int COUNT, typename T, class Term, class Finish>
+void StartSums(Launches& launch, const ConvBlockShape& s, int rows, const Term& term, const Finish& finish,
+               T* partial) {
+  const int channels = static_cast<int>(s.out_channels), parts = PartsOf(rows);
+  const auto tasks = static_cast<unsigned>(s.tasks), groups = Ceil(s.out_channels, kLanes);
+  const dim3 grid(static_cast<unsigned>(parts), groups, tasks), threads(kLanes, kPlies);
+  constexpr size_t kNumbers = size_t{COUNT} * kLanes * kPlies;
+  if (parts == 1) {
+    launch(&SumRowsKernel<COUNT, T, Term, Finish>, grid, threads, sizeof(T) * kNumbers, rows, channels, term, finish);
+    return;
+  }
+  launch(&SumPartsKernel<COUNT, T, Term>, grid, threads, sizeof(T) * kNumbers, rows, channels, term, partial);
+  launch(&JoinPartsKernel<COUNT, T, Finish>, dim3(groups, tasks), threads, sizeof(double) * kNumbers, parts, channels,
+         static_cast<const T*>(partial), finish);
 }
 
 }  // namespace cuda

@@ -104,7 +104,7 @@ def _concatenate(parts: Sequence[Tensor | None]) -> Tensor:
 def _adapted(walk: Walk, x_spt: Tensor, y_spt: Tensor) -> FastWeights:
     for _ in range(walk.problem.steps):
         walk.step(x_spt, y_spt)
-    return walk.fast
+    return walk.weights()
 
 
 @contextmanager

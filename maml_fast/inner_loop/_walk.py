@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from maml_fast import ops
+from maml_fast.inner_loop._cross_entropy import ClassLabels, class_losses, has_class_losses
+from maml_fast.inner_loop._flat_weights import FLAT, FlatWeights
 from maml_fast.inner_loop._heads import PrototypeRows
-from maml_fast.inner_loop._losses import loss_of_task, losses_of_tasks
+from maml_fast.inner_loop._losses import check_labels, loss_of_task, losses_of_tasks
 from maml_fast.inner_loop._metric import Counts, count_of_task, count_of_tasks
 from maml_fast.inner_loop._optimizers import INNER_OPTIMIZERS, InnerOptimizer
 from maml_fast.inner_loop._problem import InnerProblem, Theta, step_of_queries
@@ -18,6 +22,8 @@ from maml_fast.inner_loop._state import State, get_randomness, map_state
 from maml_fast.inner_loop._values import FastWeights, Gradients, PerStep, values_at_step
 
 __all__ = ["AllTasks", "OneTask", "QueryScores", "Walk", "per_step_parameters", "task_gradients"]
+
+Made = TypeVar("Made")
 
 
 class Walk(ABC):
@@ -36,6 +42,7 @@ class Walk(ABC):
         self._per_step = per_step_parameters(problem.theta)
         self._constant = {name: value for name, value in problem.theta.shared.items() if not isinstance(value, PerStep)}
         self._done = 0
+        self._rows: FastWeights = {}  # the classifier's, if they do not start from theta
         self._checked: set[str] = set()
 
     @abstractmethod
@@ -94,6 +101,10 @@ class Walk(ABC):
         """Continue with copies of these buffers, if buffers belong to the tasks."""
         return
 
+    def weights(self) -> FastWeights:
+        """Return the current weights by the names of the parameters."""
+        return self.fast
+
     def _optimizer_with(self, function: Callable[[Tensor], Tensor]) -> InnerOptimizer:
         """Return a copy of the optimizer with ``function`` applied to the tensors of its state, but not to its rule."""
         rule = self.problem.theta.rule
@@ -117,7 +128,7 @@ class Walk(ABC):
         def task_losses(at: FastWeights) -> Tensor:
             return self.losses(self.logits(at, shared, x_spt, self._done), y_spt, self._name_if_unchecked("y_spt"))
 
-        losses, gradients = task_gradients(task_losses, self.fast, second_order)
+        losses, gradients = task_gradients(task_losses, self.fast, second_order, self.problem.theta.adapted)
         self.fast = self.optimizer.step(self.fast, losses, gradients)
         self._done += 1
 
@@ -135,7 +146,8 @@ class Walk(ABC):
         else:
             rows = self.expand_to_tasks(start.rows(theta.adapted, theta.row))
         # Inner steps need gradients with respect to the rows, even if these depend on nothing that is learned.
-        self.fast.update({name: row if row.requires_grad else _leaf(row) for name, row in rows.items()})
+        self._rows = {name: row if row.requires_grad else _leaf(row) for name, row in rows.items()}
+        self.fast.update(self._rows)
 
     def _name_if_unchecked(self, what: str) -> str | None:
         """Return the name at its first use, then ``None``: targets are the same at every step and are checked once."""
@@ -155,6 +167,8 @@ class AllTasks(Walk):
         super().__init__(problem)
         theta, forward = problem.theta, problem.forward
         self._n_tasks = len(x_spt)
+        self._flat: FlatWeights | None = None
+        self._images, self._labels = OncePerTensor(ops.RepeatedImages), OncePerTensor(ClassLabels.of)
         self.optimizer = problem.optimizer(theta.rule)
         programs = problem.programs
         assert not isinstance(programs, str)
@@ -163,20 +177,63 @@ class AllTasks(Walk):
         adapted = forward.in_kernel_order(theta.adapted, programs)
         self.fast = self.expand_to_tasks(adapted)
         self._start_classifier(adapted, x_spt, y_spt)
+        self._flat = _flat_layout(problem, {**adapted, **{name: row[0] for name, row in self._rows.items()}})
+        if self._flat is not None:
+            self.fast = self._flat.pack(self.fast) if self._rows else self._flat.pack_shared(adapted, self._n_tasks)
+            self.optimizer = problem.optimizer(self._flat.rule(theta.rule, problem.steps))
 
     def expand_to_tasks(self, shared: Mapping[str, Tensor]) -> FastWeights:
         """Return views with task stride 0; nothing is copied."""
         return {name: ops.over_tasks(value, self._n_tasks) for name, value in shared.items()}
 
+    def weights(self) -> FastWeights:
+        return self._unpacked(self.fast)
+
     def logits(self, fast: FastWeights, shared: Mapping[str, Tensor], x: Tensor, step: int) -> Tensor:
         block = None if self.problem.blocks is None else self.problem.blocks(step)
-        return self._programs[x.shape[1:]](fast, shared, x, run_block=block)
+        with self._images.of(x).used():
+            return self._programs[x.shape[1:]](self._unpacked(fast), shared, x, run_block=block)
 
     def losses(self, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
+        if self.problem.loss_fn is F.cross_entropy and has_class_losses(logits, targets):
+            if what is not None:
+                check_labels(logits, targets, what)
+            return class_losses(logits, self._labels.of(targets, logits))
         return losses_of_tasks(self.problem.loss_fn, logits, targets, what)
 
     def count(self, logits: Tensor, targets: Tensor) -> Counts | None:
         return count_of_tasks(self.problem.metric, logits, targets)
+
+    def _unpacked(self, fast: FastWeights) -> FastWeights:
+        return fast if self._flat is None or FLAT not in fast else self._flat.unpack(fast)
+
+
+class OncePerTensor(Generic[Made]):
+    """Calls a function of a tensor once for each tensor, and keeps both."""
+
+    def __init__(self, function: Callable[..., Made]) -> None:
+        self._function = function
+        self._made: list[tuple[Tensor, Made]] = []
+
+    def of(self, tensor: Tensor, *others: Tensor) -> Made:
+        """Return ``function(tensor, *others)``; the other arguments must make no difference from call to call."""
+        for known, made in self._made:
+            if known is tensor:
+                return made
+        self._made.append((tensor, self._function(tensor, *others)))
+        return self._made[-1][1]
+
+
+def _flat_layout(problem: InnerProblem, weights: Mapping[str, Tensor]) -> FlatWeights | None:
+    """Return the layout of all weights in one tensor, or ``None`` if they are updated one by one.
+
+    The optimizer must be elementwise. Steps that are computed again in the backward pass find rates that are learned
+    in theta, not in a tensor made of them.
+    """
+    dtypes = {weight.dtype for weight in weights.values()}
+    if problem.optimizer not in INNER_OPTIMIZERS.values() or problem.has_segments or len(dtypes) > 1:
+        return None
+    return FlatWeights(weights)
 
 
 class OneTask(Walk):
@@ -268,7 +325,10 @@ class QueryScores:
 
 
 def task_gradients(
-    task_losses: Callable[[FastWeights], Tensor], fast: FastWeights, second_order: bool
+    task_losses: Callable[[FastWeights], Tensor],
+    fast: FastWeights,
+    second_order: bool,
+    names: Iterable[str] | None = None,
 ) -> tuple[Tensor, Gradients]:
     """Return every task's loss [T], and its gradients by name, without weights that no loss depends on.
 
@@ -279,6 +339,7 @@ def task_gradients(
         task_losses: returns the tasks' losses [T] for given weights.
         fast: the weights.
         second_order: whether losses and gradients keep their graph.
+        names: names of the parameters, for errors; by default those of the weights.
 
     Raises:
         RuntimeError: no loss depends on any weight.
@@ -292,8 +353,9 @@ def task_gradients(
         losses = task_losses(at)
         gradients: tuple[Tensor | None, ...] = (None,) * len(at)
         if losses.requires_grad or transformed:
-            total = losses.sum() if losses.dim() else losses
-            gradients = torch.autograd.grad(total, tuple(at.values()), create_graph=second_order, allow_unused=True)
+            gradients = torch.autograd.grad(
+                losses, tuple(at.values()), torch.ones_like(losses), create_graph=second_order, allow_unused=True
+            )
     if not second_order:
         losses = losses.detach()
         gradients = tuple(None if gradient is None else gradient.detach() for gradient in gradients)
@@ -302,7 +364,7 @@ def task_gradients(
                 fast[name] = fast[name] + (weight - fast[name]).detach()
     known = {name: gradient for name, gradient in zip(fast, gradients, strict=True) if gradient is not None}
     if not known:
-        raise RuntimeError(f"the support loss does not depend on any adapted parameter: {', '.join(fast)}")
+        raise RuntimeError(f"the support loss does not depend on any adapted parameter: {', '.join(names or fast)}")
     return losses, known
 
 

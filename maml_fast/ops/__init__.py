@@ -12,7 +12,7 @@ from maml_fast import _reference as reference
 from maml_fast import native
 from maml_fast._arguments import flag, int_from, number, optional, takes, tensor
 from maml_fast.ops import _conv_block
-from maml_fast.ops._conv_block import Arithmetic, convolved_extent, output_extent
+from maml_fast.ops._conv_block import Arithmetic, RepeatedImages, convolved_extent, output_extent
 from maml_fast.ops._inner_loops import (
     InnerLoopsResult,
     LoweredModel,
@@ -25,6 +25,7 @@ __all__ = [
     "InnerLoopsResult",
     "LoweredModel",
     "NetDescription",
+    "RepeatedImages",
     "conv_block",
     "conv_block_by_statistics",
     "conv_block_with_statistics",

@@ -13,6 +13,9 @@ are not independent variables: derivatives treat them as functions of y, or of t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -23,7 +26,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from maml_fast import native
 from maml_fast._arguments import int_from, optional, takes
 
-__all__ = ["Arithmetic", "Geometry", "conv_block", "convolved_extent", "output_extent"]
+__all__ = ["Arithmetic", "Geometry", "RepeatedImages", "conv_block", "convolved_extent", "output_extent"]
 
 THIN_CHANNELS, THIN_PATCH, THIN_STRIDE = 4, 36, 16  # as ConvBlockShape::Derive in csrc/core/conv_block.h
 
@@ -46,6 +49,60 @@ class Geometry(NamedTuple):
     eps: float
     relu_first: bool
     arithmetic: int = Arithmetic.EXACT
+
+
+class PatchMoments(NamedTuple):
+    """The moments of a thin layer's patches, [T, P * (P + 1)] float64, which forward fills unless they are known."""
+
+    values: Tensor
+    known: bool
+
+
+class RepeatedImages:
+    """Images that a thin first layer sees at every inner step; what depends on them alone is computed once.
+
+    That is their channels-last form and the moments of their patches. Images that require a gradient are left alone.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+        self._version = images._version
+        self._forms: dict[tuple[Any, ...], Tensor] = {}
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Context in which conv blocks of these images use what is known of them."""
+        token = _repeated_images.set(self)
+        try:
+            yield
+        finally:
+            _repeated_images.reset(token)
+
+    def have(self, x: Tensor) -> bool:
+        """Return whether x is a view of these images with the values that they had at the beginning."""
+        is_view = x.untyped_storage()._cdata == self._images.untyped_storage()._cdata
+        return is_view and not x.requires_grad and x._version == self._version
+
+    def channels_last(self, x: Tensor) -> Tensor:
+        """Return x [T, B, C, H, W] as [T, B, H, W, C]."""
+        key = (x.shape, x.stride(), x.storage_offset())
+        if key not in self._forms:
+            self._forms[key] = _channels_last(x)
+        return self._forms[key]
+
+    def moments(self, x: Tensor, weight: Tensor, geometry: Geometry) -> PatchMoments | None:
+        """Return the moments of channels-last x, or of views of these images; ``None`` if the layer isn't thin."""
+        patch = _thin_patch(x, weight, geometry)
+        if not patch:
+            return None
+        key = (x.shape, x.stride(), x.storage_offset(), weight.shape[1], geometry.stride, geometry.padding)
+        known = key in self._forms
+        if not known:
+            self._forms[key] = x.new_empty(len(x), patch * (patch + 1), dtype=torch.float64)
+        return PatchMoments(self._forms[key], known)
+
+
+_repeated_images: ContextVar[RepeatedImages | None] = ContextVar("maml_fast_repeated_images", default=None)
 
 
 @takes(extent=int_from(0), kernel=int_from(1), stride=int_from(1), padding=int_from(0), pool=optional(int_from(1)))
@@ -78,17 +135,31 @@ def conv_block(
     Return the result, and the mean and 1 / sqrt(variance + eps) of the batch norm's input, [T, Cout] each; the latter
     two have no gradients.
     """
-    channels_last = x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy if x is channels-last in memory
     kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]
-    if weight.stride(0) != 0:  # each task has its own weight: copy it once, not again for every derivative
-        kernel_order = kernel_order.contiguous()
-    out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry)
+    if weight.stride(0) != 0 and not kernel_order[0].is_contiguous():
+        kernel_order = kernel_order.contiguous()  # each task's own filters are copied once, not for every derivative
+    images, moments = _images_in_use(), None
+    if images is not None and images.have(x):
+        channels_last = images.channels_last(x)
+        moments = images.moments(channels_last, kernel_order, geometry)
+    else:
+        channels_last = _channels_last(x)
+    out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry, moments)
     return out.permute(0, 1, 4, 2, 3), mean, rstd
+
+
+def _images_in_use() -> RepeatedImages | None:
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return None if traced else _repeated_images.get()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy if x is channels-last in memory
 
 
 def _task_dense(parameter: Tensor | None) -> Tensor | None:
     """Make a parameter contiguous within each task; one that all tasks share (stride 0) stays shared."""
-    if parameter is None or parameter.is_contiguous():
+    if parameter is None or parameter.is_contiguous() or (len(parameter) > 1 and parameter[0].is_contiguous()):
         return parameter
     if parameter.stride(0) == 0:
         return parameter[:1].contiguous().expand_as(parameter)
@@ -143,14 +214,20 @@ class _Forward(_TaskFunction):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, geometry: Geometry
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        geometry: Geometry,
+        moments: PatchMoments | None,
     ) -> tuple[Tensor, ...]:
         parameters = (_task_dense(parameter) for parameter in (weight, bias, gamma, beta))
-        return torch.ops.maml_fast.conv_block_forward(x.contiguous(), *parameters, *geometry)
+        return torch.ops.maml_fast.conv_block_forward(x.contiguous(), *parameters, *geometry, *(moments or ()))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _, gamma, _, geometry = inputs
+        x, weight, _, gamma, _, geometry, _ = inputs
         _, kept, *functions_of_y = output
         ctx.save_for_backward(x, weight, gamma, kept, *functions_of_y)
         ctx.geometry = geometry
@@ -164,7 +241,7 @@ class _Forward(_TaskFunction):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad_out is None and grad_y is None:
-            return (None,) * 6
+            return (None,) * 7
         x, _, _, kept, *_, argmax = saved = ctx.saved_tensors
         if not _is_y(kept):
             grad_y = None  # torch.compile passes zeros
@@ -172,7 +249,7 @@ class _Forward(_TaskFunction):
             grad_out = torch.zeros_like(argmax, dtype=x.dtype)
         needs = ctx.needs_input_grad
         grads = _Backward.apply(grad_out, grad_y, *saved, ctx.geometry, needs[0])
-        return *_if_needed(grads, needs[:5]), None
+        return *_if_needed(grads, needs[:5]), None, None
 
 
 class _Backward(_TaskFunction):
@@ -243,7 +320,8 @@ class _DoubleBackward(_TaskFunction):
         geometry: Geometry,
         needs_grad_x: bool,
     ) -> tuple[Tensor, ...]:
-        gg = _dense(gg_x, gg_weight, gg_bias, gg_gamma, gg_beta, grad_out)
+        of_parameters = map(_task_dense, (gg_weight, gg_bias, gg_gamma, gg_beta))
+        gg = (*_dense(gg_x), *of_parameters, *_dense(grad_out))
         saved = _saved(x, weight, gamma, kept, mean, rstd, argmax)
         return torch.ops.maml_fast.conv_block_double_backward(*gg, *saved, *geometry, needs_grad_x)
 
@@ -270,6 +348,13 @@ def _is_y(kept: Tensor) -> bool:
     return kept.dim() == 5  # [T, B, OH, OW, Cout]; a thin layer's patch moments are [T, P * (P + 1)]
 
 
+def _thin_patch(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
+    """Return the number of values in a patch of a thin layer; 0 if the layer isn't thin."""
+    patch = weight.shape[1] * weight.shape[2] * weight.shape[3]
+    thin = x.shape[4] <= THIN_CHANNELS and patch <= THIN_PATCH and geometry.stride <= THIN_STRIDE
+    return patch if thin and not geometry.relu_first else 0
+
+
 def _forward_shapes(
     x: Tensor,
     weight: Tensor,
@@ -282,16 +367,17 @@ def _forward_shapes(
     eps: float,
     relu_first: bool,
     arithmetic: int,
+    moments: Tensor | None = None,
+    moments_known: bool = False,
 ) -> tuple[Tensor, ...]:
-    tasks, batch, height, width, in_channels = x.shape
+    tasks, batch, height, width, _ = x.shape
     kernel, channels = weight.shape[1], weight.shape[4]
-    patch = kernel * kernel * in_channels
-    thin = in_channels <= THIN_CHANNELS and patch <= THIN_PATCH and stride <= THIN_STRIDE and not relu_first
+    patch = _thin_patch(x, weight, Geometry(stride, padding, pool, eps, relu_first))
     conv = [convolved_extent(extent, kernel, stride, padding) for extent in (height, width)]
     out = [extent // 2 if pool else extent for extent in conv]
     return (
         x.new_empty(tasks, batch, *out, channels),
-        x.new_empty(tasks, patch * (patch + 1)) if thin else x.new_empty(tasks, batch, *conv, channels),
+        x.new_empty(tasks, patch * (patch + 1)) if patch else x.new_empty(tasks, batch, *conv, channels),
         x.new_empty(tasks, channels),
         x.new_empty(tasks, channels),
         x.new_empty(tasks, batch, *out, channels, dtype=torch.uint8),

@@ -13,6 +13,7 @@ from maml_fast.data._episodes import Episodes
 from maml_fast.data._gpu_sampler import GpuSampler
 from maml_fast.inner_loop._graphed import WARM_UP, CudaGraph
 from maml_fast.train._meta_gradient import make_gradient
+from maml_fast.train._readings import LateReader, Reading, read_at_once
 from maml_fast.train._schedule import meta_lr_at
 from maml_fast.train._workbench import Workbench
 
@@ -27,12 +28,16 @@ class MetaIterations(ABC):
     Attributes:
         consistent: whether the parameters and the record are of the same iteration. It becomes False just before the
             parameters change; the caller sets it to True once the iteration is recorded.
+        reads_late: whether an iteration's numbers are read when the next one is queued, as on a GPU.
     """
+
+    reads_late: bool
 
     def __init__(self, bench: Workbench, optimizer: torch.optim.Optimizer) -> None:
         self.consistent = True
         self._bench, self._config, self._learner, self._optimizer = bench, bench.config, bench.learner, optimizer
         self._parameters = list(bench.learner.parameters())
+        self._all_finite = torch.ones((), dtype=torch.bool, device=self._config.device)
         self._gradient = make_gradient(
             bench.learner, bench.group, self._config.meta_batch_size, in_order=self._config.fixed_order
         )
@@ -46,8 +51,11 @@ class MetaIterations(ABC):
         """Wait for the episodes of the next iteration."""
 
     @abstractmethod
-    def run(self, iteration: int) -> Tensor:
-        """Queue an iteration; return loss, query accuracy and whether it updates parameters (1 or 0): [3], float64."""
+    def run(self, iteration: int) -> Reading:
+        """Queue an iteration; return how to read its loss, its query accuracy and whether it updates parameters (1, 0).
+
+        An iteration does not update them if its loss or gradient, or those of an earlier one, are not finite.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -64,10 +72,11 @@ class MetaIterations(ABC):
     def _train_on(self, episodes: Episodes) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         out = self._gradient(episodes)
-        finite = self._largest_gradient().isfinite() & out.loss.isfinite()
+        # The next iteration may be queued before anyone has read that this one failed.
+        self._all_finite.logical_and_(self._largest_gradient().isfinite() & out.loss.isfinite())
         self.consistent = False
-        self._update_if(finite)
-        return torch.stack([number.double() for number in (*out, finite)])
+        self._update_if(self._all_finite)
+        return torch.stack([number.double() for number in (*out, self._all_finite)])
 
     def _largest_gradient(self) -> Tensor:
         """Return the largest absolute value in the gradient; NaN if one of its elements is NaN."""
@@ -101,6 +110,8 @@ class EagerIterations(MetaIterations):
         self._episodes: Episodes
         device = self._config.device
         self._meta_lr = None if device == "cpu" else torch.zeros((), device=device)  # in float32, as in a graph
+        self.reads_late = device != "cpu"
+        self._read = LateReader(torch.device(device), 3) if self.reads_late else read_at_once
 
     def begin(self, iteration: int) -> None:
         self._batches = self._bench.training_batches(iteration)
@@ -108,12 +119,12 @@ class EagerIterations(MetaIterations):
     def fetch(self) -> None:
         self._episodes = next(self._batches)
 
-    def run(self, iteration: int) -> Tensor:
+    def run(self, iteration: int) -> Reading:
         self._learner.begin_iteration(iteration)
         meta_lr = meta_lr_at(iteration, self._config)
         on_device = meta_lr if self._meta_lr is None else self._meta_lr.fill_(meta_lr)
         self._set_up_optimizer(on_device, captured=False)
-        return self._train_on(self._episodes.to(self._config.device, non_blocking=True))
+        return self._read(self._train_on(self._episodes.to(self._config.device, non_blocking=True)))
 
     def close(self) -> None:
         self._batches.close()
@@ -128,12 +139,15 @@ class GraphedIterations(MetaIterations):
     Between replays only two scalars in GPU memory change: the number of the first episode, and the outer step size.
     """
 
+    reads_late = True
+
     def __init__(self, bench: Workbench, optimizer: torch.optim.Optimizer, sampler: GpuSampler) -> None:
         super().__init__(bench, optimizer)
         self._sampler = sampler
         self._device = sampler.device
         self._first_episode = torch.zeros((), dtype=torch.int64, device=self._device)
         self._meta_lr = torch.zeros((), device=self._device)
+        self._read = LateReader(self._device, 3)
         self._graph: CudaGraph[Tensor] = CudaGraph(WHAT, "use --no-cuda-graph (cuda_graph=False)")
 
     def begin(self, iteration: int) -> None:
@@ -142,12 +156,12 @@ class GraphedIterations(MetaIterations):
     def fetch(self) -> None:
         """No-op: the graph draws its own episodes."""
 
-    def run(self, iteration: int) -> Tensor:
+    def run(self, iteration: int) -> Reading:
         self._learner.begin_iteration(iteration)
         self._first_episode.fill_(iteration * self._config.meta_batch_size)
         self._meta_lr.fill_(meta_lr_at(iteration, self._config))
         self.consistent = False
-        return self._graph(self._learner.signature(), self._device, self._captured_iteration)
+        return self._read(self._graph(self._learner.signature(), self._device, self._captured_iteration))
 
     def close(self) -> None:
         """No-op: there are no prepared episodes."""

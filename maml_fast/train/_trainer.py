@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -29,6 +30,7 @@ from maml_fast.train._integrity import (
 from maml_fast.train._interrupts import Interrupts
 from maml_fast.train._meta_iteration import make_iterations
 from maml_fast.train._metrics import MetricsLog, NullLog
+from maml_fast.train._readings import Reading
 from maml_fast.train._record import Row, RunFolder, describe_machine
 from maml_fast.train._workbench import Workbench
 
@@ -105,6 +107,15 @@ class RunResult:
     waiting_share: float
 
 
+class _Unread(NamedTuple):
+    """An iteration that is queued, but whose numbers have not been read."""
+
+    iteration: int
+    read: Reading
+    started: float
+    waited: float
+
+
 class TrainingInterrupted(KeyboardInterrupt):
     """Training was stopped by a signal. A checkpoint is on disk.
 
@@ -141,6 +152,8 @@ class Trainer:
         self.iterations = make_iterations(bench, self.optimizer)
         self.iteration = self.saved_iteration = 0
         self.seconds = self.wait_seconds = 0.0
+        self.noted_at = 0.0  # when the last iteration was recorded
+        self.unread: _Unread | None = None
         self.saved_at = time.monotonic()
         self.elapsed_before = 0.0  # of earlier sessions
         self.started_at = time.monotonic()
@@ -257,6 +270,8 @@ class Trainer:
         self.iterations.begin(self.iteration)
         with contextlib.closing(self.iterations):
             while True:
+                if self.iteration % config.eval_every == 0 or self.iteration == config.iterations:
+                    self._catch_up()
                 # This also makes up for an evaluation that a signal interrupted.
                 if self.iteration % config.eval_every == 0 and self.iteration not in evaluated:
                     self._record(self._evaluate(config.eval_episodes))
@@ -271,31 +286,50 @@ class Trainer:
                         self._sync_and_save()
 
     def _step(self, started: float, waited: float) -> None:
-        """Run one meta-iteration; RuntimeError, with unchanged parameters, if loss or gradient is not finite."""
-        # All work is queued first. tolist() then waits for the device, once.
-        loss, accuracy, updated = self.iterations.run(self.iteration).tolist()
-        self._refuse_unless(math.isfinite(loss), f"the loss became {loss}")
-        self._refuse_unless(bool(updated), "the meta-gradient is not finite")
+        """Run one meta-iteration, and note its numbers, or those of the one before."""
+        reading = self.iterations.run(self.iteration)
         self.iteration += 1
-        seconds = time.perf_counter() - started
+        before, self.unread = self.unread, _Unread(self.iteration, reading, started, waited)
+        if before is not None:
+            self._note(before)
+        if not self.iterations.reads_late:
+            self._catch_up()
+        self.iterations.consistent = True
+
+    def _catch_up(self) -> None:
+        """Note the numbers of the last iteration, if they have not been read yet."""
+        last, self.unread = self.unread, None
+        if last is not None:
+            self._note(last)
+
+    def _note(self, unread: _Unread) -> None:
+        """Wait for an iteration and record it; RuntimeError if its loss or gradient is not finite.
+
+        Neither that iteration nor a later one has changed the parameters then.
+        """
+        loss, accuracy, updated = unread.read()
+        self._refuse_unless(math.isfinite(loss), unread.iteration, f"the loss became {loss}")
+        self._refuse_unless(bool(updated), unread.iteration, "the meta-gradient is not finite")
+        now = time.perf_counter()
+        seconds = now - max(unread.started, self.noted_at)
+        self.noted_at = now
         self.seconds += seconds
-        self.wait_seconds += waited
+        self.wait_seconds += unread.waited
         self._record(
             {
-                "iteration": self.iteration,
+                "iteration": unread.iteration,
                 "loss": loss,
                 "query_accuracy": accuracy,
                 "seconds": round(seconds, 6),
-                "wait_seconds": round(waited, 6),
+                "wait_seconds": round(unread.waited, 6),
                 "episodes_per_second": round(self.config.meta_batch_size / seconds, 2),
             }
         )
-        self.iterations.consistent = True
 
-    def _refuse_unless(self, finite: bool, what: str) -> None:
+    def _refuse_unless(self, finite: bool, iteration: int, what: str) -> None:
         if not finite:
             raise RuntimeError(
-                f"{what} in iteration {self.iteration + 1}: try a smaller inner_lr (now {self.config.inner_lr}) or "
+                f"{what} in iteration {iteration}: try a smaller inner_lr (now {self.config.inner_lr}) or "
                 f"meta_lr (now {self.config.meta_lr}) in a new run; {self.folder.checkpoint} still holds iteration "
                 f"{self.saved_iteration}"
             )
@@ -315,6 +349,7 @@ class Trainer:
         return {"iteration": self.iteration, **self.bench.evaluate(self.bench.monitored, episodes)}
 
     def _sync_and_save(self) -> None:
+        self._catch_up()
         self.log.sync()  # a checkpoint is never newer than its metrics
         self.save()
 

@@ -103,6 +103,31 @@ BUGS = {
         "= sums[t];\n    __syncthreads();",
         "= sums[t];\n    if (!PLANTED) __syncthreads();",
     ),
+    "more shared memory than a launch may have": (
+        "thin/pixels.cuh",
+        "while (thin.Pixels() + kPlySums > kMostShared)",
+        "while (thin.Pixels() + kPlySums > (PLANTED ? 2 : 1) * kMostShared)",
+    ),
+    "more threads than a block may have": (
+        "values.cuh",
+        "constexpr int kThreadsOfValues = 256;",
+        "const int kThreadsOfValues = PLANTED ? 2048 : 256;",
+    ),
+    "an address off its multiple where nothing is copied": (
+        "convolution/slab.cuh",
+        "first_, from.at, from.inside",
+        "first_, PLANTED && !from.inside ? 1 : from.at, from.inside",
+    ),
+    "the same pixels loaded by all threads": (
+        "thin/pixels.cuh",
+        "int i = first; i < s.pixel_rows * s.pitch; i += kLanes * kPlies",
+        "int i = PLANTED ? 0 : first; i < s.pixel_rows * s.pitch; i += PLANTED ? 1 : kLanes * kPlies",
+    ),
+    "factors of TF32 rounded once more": (
+        "convolution/tensor_math.cuh",
+        "factors[n] = values[e * Format::kPack + n];",
+        "factors[n] = values[e * Format::kPack + n] * (PLANTED && Format::kPack == 1 ? 1 + 0x1p-11f : 1);",
+    ),
     "covariances taken from the wrong half": (
         "thin/thin_forward.cu",
         "p = row < col ? row : col",
@@ -134,16 +159,22 @@ def plant(file: Path, right: str, wrong: str) -> None:
 
 def build(csrc: Path, folder: Path) -> dict[Path, Path]:
     """Compile the kernels for the host and link each test with them; the programs by their tests' sources."""
-    parts = [*csrc.glob("cuda/**/*.cu"), CUDA / "host_gpu.cpp"]
+    kernels = [*csrc.glob("cuda/**/*.cu")]
+    parts = [*kernels, CUDA / "host_gpu.cpp", CUDA / "watched_accesses.cpp"]
     made = {source: folder / f"{source.stem}.o" for source in (*parts, *PLAYED)}
     compiler, includes = find_compiler().path, [f"-I{place}" for place in (csrc, CUDA, CPP)]
     flags = ["-std=c++17", "-O1", "-DMF_HOST_GPU", "-pthread", "-include", CUDA / "planted.h", *includes, "-x", "c++"]
+    watched = "-fsanitize=thread"  # the player itself takes the place of the sanitizer's library
 
     def call(command: list[str | Path]) -> None:
         subprocess.run(command, check=True)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(call, ([compiler, *flags, "-c", source, "-o", to] for source, to in made.items())))
+        commands = (
+            [compiler, *flags, *([watched] if source in kernels else []), "-c", source, "-o", to]
+            for source, to in made.items()
+        )
+        list(pool.map(call, commands))
         programs = {test: folder / f"{test.stem}.program" for test in PLAYED}
         shared = [made[part] for part in parts]
         links = ([compiler, "-pthread", made[test], *shared, "-o", to] for test, to in programs.items())

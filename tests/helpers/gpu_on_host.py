@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,11 @@ OPERATORS = ("conv_block_forward", "conv_block_backward", "conv_block_double_bac
 
 
 @pytest.fixture(scope="session")
-def gpu_library(build_folder: BuildFolder) -> None:
-    """Compile csrc/cuda and its bindings for the host; they register as torch's kernels for CUDA."""
+def gpu_library(build_folder: BuildFolder) -> Callable[[], int]:
+    """Compile csrc/cuda and its bindings for the host; they register as torch's kernels for CUDA.
+
+    Return a function that tells how many kernels were launched so far.
+    """
     assert native.library() is not None  # declares the operators
     with build_folder("gpu_on_host") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(Path(find_ninja()).parent), prepend=os.pathsep)
@@ -39,6 +43,9 @@ def gpu_library(build_folder: BuildFolder) -> None:
             with_cuda=False,
             is_python_module=False,
         )
+        launches = ctypes.CDLL(str(folder / "gpu_on_host.so")).host_gpu_launches
+    launches.restype = ctypes.c_int64
+    return launches
 
 
 def _stand_in(source: Path, folder: Path) -> Path:
@@ -51,7 +58,7 @@ def _stand_in(source: Path, folder: Path) -> Path:
 
 
 @pytest.fixture
-def gpu_on_host(gpu_library: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def gpu_on_host(gpu_library: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Send the operators of tensors on the CPU to the kernels for GPUs."""
     library = torch.library.Library("maml_fast", "IMPL")
     with warnings.catch_warnings():

@@ -18,7 +18,9 @@ from maml_fast.algorithms import ProtoNet, Reptile
 from maml_fast.inner_loop._graphed import WARM_UP
 from maml_fast.maml import Learner
 from maml_fast.train import TrainConfig, resume, train
-from maml_fast.train._meta_iteration import make_iterations
+from maml_fast.train._meta_iteration import GraphedIterations, make_iterations
+from maml_fast.train._readings import Reading
+from maml_fast.train._trainer import Trainer
 from maml_fast.train._workbench import Workbench
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("plain_pictures")]
@@ -109,6 +111,45 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(config, tmp_
     with pytest.raises(RuntimeError, match=r"is not finite in iteration 6: .* still holds iteration 5"):
         train(dataclasses.replace(config, checkpoint_seconds=0.0), out=tmp_path / "run")
     assert state(tmp_path / "run")["iteration"] == 5
+
+
+def test_what_follows_a_failed_iteration_changes_nothing(config, tmp_path, monkeypatch) -> None:
+    """It is queued before anyone knows that the one before failed."""
+    count = torch.zeros((), device=config.device)
+    seen: list[torch.Tensor] = []
+
+    def poisoned_model(*_: Any) -> nn.Module:
+        model = small_net()
+        first = next(model.parameters())
+        first.register_hook(lambda gradient: gradient + 0 / (4 - count.add_(1)))
+        seen.append(first)
+        return model
+
+    monkeypatch.setattr("maml_fast.train._workbench.make_model", poisoned_model)
+    with pytest.raises(RuntimeError, match=r"is not finite in iteration 4: .* still holds iteration 0"):
+        train(config, out=tmp_path / "run")
+    assert int(count) == 5
+    train(dataclasses.replace(config, iterations=3, cuda_graph=False), out=tmp_path / "until then")
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_numbers_are_read_when_the_next_iteration_is_queued(config, tmp_path, monkeypatch) -> None:
+    told: list[tuple[str, int]] = []
+    run, note = GraphedIterations.run, Trainer._note
+
+    def told_run(self: GraphedIterations, iteration: int) -> Reading:
+        told.append(("queued", iteration + 1))
+        return run(self, iteration)
+
+    def told_note(self: Trainer, unread: Any) -> None:
+        told.append(("read", unread.iteration))
+        note(self, unread)
+
+    monkeypatch.setattr(GraphedIterations, "run", told_run)
+    monkeypatch.setattr(Trainer, "_note", told_note)
+    train(dataclasses.replace(config, eval_every=3, iterations=4), out=tmp_path / "run")
+    until_evaluated = [("queued", 1), ("queued", 2), ("read", 1), ("queued", 3), ("read", 2), ("read", 3)]
+    assert told == [*until_evaluated, ("queued", 4), ("read", 4)]
 
 
 REFUSALS = {

@@ -168,9 +168,9 @@ class NetPass {
       const bool first = l == 0;
       kernels_.double_backward(
           {ShapeOf(l), Saved(l, weights), layers_[l].grad_out, first ? nullptr : cotangents[l - 1].grad_out,
-           direction.At(block.weight).data, direction.At(block.bias).data, direction.At(block.gamma).data,
-           direction.At(block.beta).data, cotangents[l].grad_out, first ? nullptr : cotangents[l - 1].out,
-           product.At(block.weight), product.At(block.gamma), cotangents[l].y},
+           direction.At(block.weight), direction.At(block.bias), direction.At(block.gamma), direction.At(block.beta),
+           cotangents[l].grad_out, first ? nullptr : cotangents[l - 1].out, product.At(block.weight),
+           product.At(block.gamma), cotangents[l].y},
           pool_);
     }
   }

@@ -56,13 +56,13 @@ struct DoubleBackwardPass {
         data_gradient(Convolution<Scalar>::DataGradient(a.shape, arena)),
         weight_gradient(a.shape, arena) {}
 
-  bool HasDataGradient() const { return args.grad_x != nullptr && args.gg_weight != nullptr; }
+  bool HasDataGradient() const { return args.grad_x != nullptr && args.gg_weight.data != nullptr; }
   bool HasWeightGradient() const { return args.gg_x != nullptr; }
 
   Scratch MakeScratch(ArenaScope& arena, bool one_thread) const {
     const ConvBlockShape& s = args.shape;
     return {arena.Array<Scalar>(args.gg_x != nullptr ? forward.PreparedSize() : 0),
-            arena.Array<Scalar>(args.gg_weight != nullptr ? forward.PreparedSize() : 0),
+            arena.Array<Scalar>(args.gg_weight.data != nullptr ? forward.PreparedSize() : 0),
             arena.Array<Scalar>(HasDataGradient() ? data_gradient.PreparedSize() : 0),
             arena.Array<Scalar>(RowSize<Scalar>(s.out_channels)),
             arena.Array<Scalar>(RowSize<Scalar>(s.in_channels)),
@@ -101,17 +101,17 @@ struct DoubleBackwardPass {
     }
   }
 
-  const Scalar* GgWeight(int64_t task) const { return args.gg_weight + task * args.shape.WeightSize(); }
+  const Scalar* GgWeight(int64_t task) const { return args.gg_weight.Of(task); }
   Scalar* GradYOf(int64_t task, int64_t b) const { return args.grad_y + args.shape.ConvImage(task, b); }
 
   // Batch norm cancels any constant, so gg_bias matters only if ReLU comes first.
   void Prepare(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
-    const bool bias = s.relu_first && args.gg_bias != nullptr;
+    const bool bias = s.relu_first && args.gg_bias.data != nullptr;
     if (args.gg_x != nullptr) forward.Prepare(args.saved.weight.Of(task), scratch.weight);
-    if (args.gg_weight != nullptr) forward.Prepare(GgWeight(task), scratch.gg_weight);
+    if (args.gg_weight.data != nullptr) forward.Prepare(GgWeight(task), scratch.gg_weight);
     if (HasDataGradient()) data_gradient.Prepare(GgWeight(task), scratch.gg_transposed);
-    PackRow(bias ? args.gg_bias + task * s.out_channels : nullptr, s.out_channels, scratch.gg_bias);
+    PackRow(bias ? args.gg_bias.Of(task) : nullptr, s.out_channels, scratch.gg_bias);
     PackRow<Scalar>(nullptr, s.in_channels, scratch.zero);
     FindLevel(task, scratch.gg_bias, scratch.level);
   }
@@ -129,7 +129,7 @@ struct DoubleBackwardPass {
         });
       };
       if (args.gg_x != nullptr) add(args.gg_x + s.InImage(task, 0), args.saved.weight.Of(task));
-      if (args.gg_weight != nullptr) add(args.saved.x + s.InImage(task, 0), GgWeight(task));
+      if (args.gg_weight.data != nullptr) add(args.saved.x + s.InImage(task, 0), GgWeight(task));
       Store(level + c, sum, n);
     });
   }
@@ -145,7 +145,7 @@ struct DoubleBackwardPass {
                     GradYOf(task, 0), first, past);
         start = nullptr;
       }
-      if (args.gg_weight != nullptr) {
+      if (args.gg_weight.data != nullptr) {
         forward.Run(args.saved.x + s.InImage(task, 0), forward.Prepared(GgWeight(task), scratch.gg_weight), start,
                     GradYOf(task, 0), first, past);
       } else if (start != nullptr) {
@@ -210,8 +210,8 @@ struct DoubleBackwardPass {
     for (int64_t c = 0; c < s.out_channels; ++c) {
       auto mean = [&](int64_t which) { return totals[which * s.out_channels + c] / count; };
       const double a = norm.rstd[c], gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[c];
-      const double gg_gamma = args.gg_gamma == nullptr ? 0.0 : args.gg_gamma[task * s.out_channels + c];
-      const double gg_beta = args.gg_beta == nullptr ? 0.0 : args.gg_beta[task * s.out_channels + c];
+      const double gg_gamma = args.gg_gamma.data == nullptr ? 0.0 : args.gg_gamma.Of(task)[c];
+      const double gg_beta = args.gg_beta.data == nullptr ? 0.0 : args.gg_beta.Of(task)[c];
       const NormGradient first = NormGradient::Of(a, gamma, mean(0), mean(1), mean(2));
       const NormSecond second =
           NormSecond::Of(a, gamma, gg_gamma, gg_beta, mean(0), mean(1), mean(2), mean(3), mean(4), mean(5));

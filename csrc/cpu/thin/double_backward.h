@@ -122,8 +122,8 @@ struct ThinDoubleBackwardPass {
     const int64_t channel = task * args.shape.out_channels + c;
     const Scalar* gamma = args.saved.gamma.Of(task);
     return {static_cast<double>(args.saved.rstd[channel]), gamma == nullptr ? 1.0 : static_cast<double>(gamma[c]),
-            args.gg_gamma == nullptr ? 0.0 : static_cast<double>(args.gg_gamma[channel]),
-            args.gg_beta == nullptr ? 0.0 : static_cast<double>(args.gg_beta[channel])};
+            args.gg_gamma.data == nullptr ? 0.0 : static_cast<double>(args.gg_gamma.Of(task)[c]),
+            args.gg_beta.data == nullptr ? 0.0 : static_cast<double>(args.gg_beta.Of(task)[c])};
   }
 
   // Packs the weights of
@@ -131,7 +131,7 @@ struct ThinDoubleBackwardPass {
   // It is a convolution, because x^ and the tangent h = v . p are.
   void PackTangent(int64_t task, const Scratch& scratch) const {
     const ConvBlockShape& s = args.shape;
-    const Scalar* gg_weight = args.gg_weight == nullptr ? nullptr : args.gg_weight + task * s.WeightSize();
+    const Scalar* gg_weight = args.gg_weight.Of(task);
     ToDouble(args.saved.weight.Of(task), s.WeightSize(), scratch.weight);
     ToDouble(gg_weight, s.WeightSize(), scratch.tangent);
     TimesCovariance(s, tools.Covariance(task), scratch.weight, scratch.product);

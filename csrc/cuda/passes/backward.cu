@@ -8,37 +8,43 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// partial[task][part][2][C]: the sums of g and of g x^ over values of out.
+// The sums of g and of g x^ over values of out.
 template <typename T>
-__global__ void GradientSums(const BlockImages<T> images, const Norms<T> norms, T* partial) {
-  const ImageShape& of = images.of_out;
-  SumPart<2>(of.batch * of.by_pixels.by, of.channels, partial, [&](int task, int row, int channel, T* sums) {
-    const Place out = Place::OfRow(of, task, row, channel);
+struct GradientTerms {
+  BlockImages<T> images;
+  Norms<T> norms;
+
+  MF_DEVICE void operator()(int task, int row, int channel, T* sums) const {
+    const Place out = Place::OfRow(images.of_out, task, row, channel);
     const int element = images.argmax[out.at];
     if (element == kDead) return;
     const T g = images.grad_out[out.at], r = images.R(images.y[images.InWindow(out, element)]);
     sums[0] += g;
     sums[1] += g * norms.Of(task, channel).Normalized(r);
-  });
-}
+  }
+};
 
 template <typename T>
-__global__ void JoinGradients(const ConvBlockShape s, int parts, const T* partial, const Norms<T> norms,
-                              T* coefficients, T* grad_gamma, T* grad_beta, T* grad_bias) {
-  JoinParts<2>(parts, static_cast<int>(s.out_channels), partial, [&](int task, int channel, const double* sums) {
+struct FinishGradients {
+  double count;  // values of a channel
+  int channels;
+  bool relu_first;
+  Norms<T> norms;
+  T *coefficients, *grad_gamma, *grad_beta, *grad_bias;
+
+  MF_DEVICE void operator()(int task, int channel, const double* sums) const {
     const Norm<T> norm = norms.Of(task, channel);
-    const double count = static_cast<double>(s.batch * s.ConvPixels());
     const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, 0.0, sums[0] / count, sums[1] / count);
-    const int64_t at = int64_t{task} * s.out_channels + channel;
+    const int64_t at = int64_t{task} * channels + channel;
     grad_beta[at] = static_cast<T>(sums[0]);
     grad_gamma[at] = static_cast<T>(sums[1]);
-    if (!s.relu_first) grad_bias[at] = T{0};  // batch norm cancels any constant
-    T* k = coefficients + int64_t{task} * kGradient * s.out_channels + channel;
+    if (!relu_first) grad_bias[at] = T{0};  // batch norm cancels any constant
+    T* k = coefficients + int64_t{task} * kGradient * channels + channel;
     k[0] = static_cast<T>(first.of_g);
-    k[s.out_channels] = static_cast<T>(first.of_x);
-    k[2 * s.out_channels] = static_cast<T>(first.one);
-  });
-}
+    k[channels] = static_cast<T>(first.of_x);
+    k[2 * channels] = static_cast<T>(first.one);
+  }
+};
 
 // more: another gradient at y to add, or null.
 template <typename T>
@@ -53,20 +59,27 @@ __global__ void GradientAtY(const BlockImages<T> images, const Norms<T> norms, c
   }
 }
 
+// The sum over pixels of y.
 template <typename T>
-__global__ void SumOverPixels(const ConvBlockShape s, const T* values, T* partial) {
-  SumPart<1>(static_cast<int>(s.batch * s.ConvPixels()), static_cast<int>(s.out_channels), partial,
-             [&](int task, int row, int channel, T* sums) {
-               sums[0] += values[s.ConvImage(task, 0) + row * s.out_channels + channel];
-             });
-}
+struct PixelTerms {
+  const T* values;
+  int64_t of_task;  // values
+  int channels;
+
+  MF_DEVICE void operator()(int task, int row, int channel, T* sums) const {
+    sums[0] += values[task * of_task + row * channels + channel];
+  }
+};
 
 template <typename T>
-__global__ void JoinBias(int parts, int channels, const T* partial, T* grad_bias) {
-  JoinParts<1>(parts, channels, partial, [&](int task, int channel, const double* sums) {
+struct FinishBias {
+  T* grad_bias;
+  int channels;
+
+  MF_DEVICE void operator()(int task, int channel, const double* sums) const {
     grad_bias[int64_t{task} * channels + channel] = static_cast<T>(sums[0]);
-  });
-}
+  }
+};
 
 // The layout of one call's scratch memory, in scalars.
 struct Layout {
@@ -95,19 +108,17 @@ cudaError_t Backward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithmetic
   T *grad_y = scratch + at.grad_y, *partial = scratch + at.partial;
   const auto images = BlockImages<T>::Of(s, args.saved.kept, args.saved.argmax, args.grad_out);
   const Norms<T> norms = NormsOf(s, args.saved);
-  const int channels = static_cast<int>(s.out_channels), of_out = PartsOf(s.batch * s.OutPixels());
+  const int channels = static_cast<int>(s.out_channels), rows = static_cast<int>(s.batch * s.ConvPixels());
   Launches launch(stream);
-  launch(&GradientSums<T>, SumGrid(s, of_out), dim3(kLanes, kPlies), SumShared<T>(2), images, norms, partial);
-  launch(&JoinGradients<T>, JoinGrid(s), dim3(kLanes, kPlies), SumShared<double>(2), s, of_out,
-         static_cast<const T*>(partial), norms, scratch + at.gradient, args.grad_gamma, args.grad_beta, args.grad_bias);
+  StartSums<2>(launch, s, static_cast<int>(s.batch * s.OutPixels()), GradientTerms<T>{images, norms},
+               FinishGradients<T>{static_cast<double>(rows), channels, s.relu_first, norms, scratch + at.gradient,
+                                  args.grad_gamma, args.grad_beta, args.grad_bias},
+               partial);
   const GradientCoefficients<T> k{scratch + at.gradient, channels};
   launch(&GradientAtY<T>, ImageGrid(s, s.ConvSize()), dim3(kThreadsOfImages), 0, images, norms, k, args.grad_y, grad_y);
   if (s.relu_first) {
-    const int of_y = PartsOf(s.batch * s.ConvPixels());
-    launch(&SumOverPixels<T>, SumGrid(s, of_y), dim3(kLanes, kPlies), SumShared<T>(1), s, static_cast<const T*>(grad_y),
-           partial);
-    launch(&JoinBias<T>, JoinGrid(s), dim3(kLanes, kPlies), SumShared<double>(1), of_y, channels,
-           static_cast<const T*>(partial), args.grad_bias);
+    StartSums<1>(launch, s, rows, PixelTerms<T>{grad_y, s.batch * s.ConvSize(), channels},
+                 FinishBias<T>{args.grad_bias, channels}, partial);
   }
   StartWeightGradient<T>(launch, arithmetic, s, args.saved.x, grad_y, scratch + at.weights, args.grad_weight);
   if (args.grad_x != nullptr) StartDataGradient<T>(launch, arithmetic, s, grad_y, args.saved.weight, args.grad_x);

@@ -18,19 +18,23 @@ MF_DEVICE T TangentAtR(const BlockImages<T>& images, T tangent_y, T y) {
   return images.relu_first && y <= T{0} ? T{0} : tangent_y;
 }
 
-// Sets every pixel of y to a row of channels, or to zero if `rows` is null.
+// Sets every pixel of y to a row of channels, or to zero if there are none.
 template <typename T>
-__global__ void FillImages(const ImageShape of, const T* rows, T* y) {
+__global__ void FillImages(const ImageShape of, const TaskParam<T> rows, T* y) {
   Place p = Place::Here(of);
-  const T value = rows == nullptr ? T{0} : rows[int64_t{p.task} * of.channels + p.channel];
+  const T* row = rows.Of(p.task);
+  const T value = row == nullptr ? T{0} : row[p.channel];
   for (const int end = Place::EndOfImages(of); p.image < end; p.Next(of)) y[p.at] = value;
 }
 
 template <typename T>
-__global__ void TangentSums(const BlockImages<T> images, const Norms<T> norms, const T* tangent_y, T* partial) {
-  const ImageShape& of = images.of_y;
-  SumPart<kSums>(of.batch * of.by_pixels.by, of.channels, partial, [&](int task, int row, int channel, T* sums) {
-    const Place p = Place::OfRow(of, task, row, channel);
+struct TangentTerms {
+  BlockImages<T> images;
+  Norms<T> norms;
+  const T* tangent_y;
+
+  MF_DEVICE void operator()(int task, int row, int channel, T* sums) const {
+    const Place p = Place::OfRow(images.of_y, task, row, channel);
     const T y = images.y[p.at], h = TangentAtR(images, tangent_y[p.at], y), g = images.GradientAt(p);
     const T x = norms.Of(task, channel).Normalized(images.R(y));
     sums[0] += g;
@@ -38,17 +42,24 @@ __global__ void TangentSums(const BlockImages<T> images, const Norms<T> norms, c
     sums[2] += h;
     sums[3] += h * x;
     sums[4] += g * h;
-  });
-}
+  }
+};
 
 template <typename T>
-__global__ void JoinTangents(const ConvBlockShape s, int parts, const T* partial, const Norms<T> norms,
-                             const T* gg_gamma, const T* gg_beta, T* gradient, T* second, T* grad_gamma) {
-  JoinParts<kSums>(parts, static_cast<int>(s.out_channels), partial, [&](int task, int channel, const double* sums) {
+struct FinishTangents {
+  double count;  // values of a channel
+  int channels;
+  Norms<T> norms;
+  TaskParam<T> gg_gamma, gg_beta;
+  T *gradient, *second, *grad_gamma;
+
+  MF_DEVICE static double At(const TaskParam<T>& parameter, int task, int channel) {
+    const T* values = parameter.Of(task);
+    return values == nullptr ? 0.0 : static_cast<double>(values[channel]);
+  }
+  MF_DEVICE void operator()(int task, int channel, const double* sums) const {
     const Norm<T> norm = norms.Of(task, channel);
-    const double count = static_cast<double>(s.batch * s.ConvPixels());
-    const int64_t channels = s.out_channels, at = int64_t{task} * channels + channel;
-    const double of_gamma = gg_gamma == nullptr ? 0.0 : gg_gamma[at], of_beta = gg_beta == nullptr ? 0.0 : gg_beta[at];
+    const double of_gamma = At(gg_gamma, task, channel), of_beta = At(gg_beta, task, channel);
     auto mean = [&](int i) { return sums[i] / count; };
     const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, 0.0, mean(0), mean(1));
     const NormSecond then =
@@ -60,13 +71,12 @@ __global__ void JoinTangents(const ConvBlockShape s, int parts, const T* partial
     T* of_second = second + int64_t{task} * kSecond * channels + channel;
     for (int i = 0; i < 3; ++i) of_second[(kTangentZ + i) * channels] = static_cast<T>(then.tangent_z[i]);
     for (int i = 0; i < 4; ++i) of_second[(kSecondR + i) * channels] = static_cast<T>(then.second_r[i]);
-    grad_gamma[at] = static_cast<T>(count * then.second_gamma);
-  });
-}
+    grad_gamma[int64_t{task} * channels + channel] = static_cast<T>(count * then.second_gamma);
+  }
+};
 
 // Writes grad_y as in the backward pass and, in place of tangent_y, the gradient at y that propagates into x and
-// weight. An output's grad_grad_out is tangent_z at its maximum; those of outputs that ReLU set to zero are already
-// zero.
+// weight. An output's grad_grad_out is tangent_z at its maximum, or zero if ReLU set the output to zero.
 template <typename T>
 __global__ void SecondGradients(const BlockImages<T> images, const Norms<T> norms, const GradientCoefficients<T> k,
                                 const T* second, T* tangent_y, T* grad_y, T* grad_grad_out) {
@@ -85,7 +95,11 @@ __global__ void SecondGradients(const BlockImages<T> images, const Norms<T> norm
     tangent_y[p.at] =
         dead ? T{0} : at[kSecondR] * g + (at[kSecondR + 1] * h + (at[kSecondR + 2] * x + at[kSecondR + 3]));
     const int64_t out = images.OutputFrom(p);
-    if (out >= 0) grad_grad_out[out] = at[kTangentZ] * h + (at[kTangentZ + 1] * x + at[kTangentZ + 2]);
+    if (out >= 0) {
+      grad_grad_out[out] = at[kTangentZ] * h + (at[kTangentZ + 1] * x + at[kTangentZ + 2]);
+    } else if (const int64_t of_window = images.DeadOutputFrom(p); of_window >= 0) {
+      grad_grad_out[of_window] = T{0};
+    }
   }
 }
 
@@ -117,33 +131,30 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
   const Layout at(s);
   const auto images = BlockImages<T>::Of(s, args.saved.kept, args.saved.argmax, args.grad_out);
   const Norms<T> norms = NormsOf(s, args.saved);
-  const TaskParam<T> gg_weight{args.gg_weight, s.WeightSize()};
   T *tangent_y = args.grad_y, *grad_y = scratch + at.grad_y;
   Launches launch(stream);
 
   // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias. Batch norm cancels any constant, so gg_bias matters
   // only if ReLU comes first.
-  const TaskParam<T> gg_bias{s.relu_first ? args.gg_bias : nullptr, s.out_channels};
+  const TaskParam<T> gg_bias = s.relu_first ? args.gg_bias : TaskParam<T>{};
   bool adds = false;
   if (args.gg_x != nullptr) {
     StartForward<T>(launch, arithmetic, s, args.gg_x, args.saved.weight, gg_bias, tangent_y, adds, nullptr);
     adds = true;
   }
-  if (args.gg_weight != nullptr) {
-    StartForward<T>(launch, arithmetic, s, args.saved.x, gg_weight, gg_bias, tangent_y, adds, nullptr);
+  if (args.gg_weight.data != nullptr) {
+    StartForward<T>(launch, arithmetic, s, args.saved.x, args.gg_weight, gg_bias, tangent_y, adds, nullptr);
     adds = true;
   }
-  const dim3 of_y = ImageGrid(s, s.ConvSize()), threads(kThreadsOfImages), plies(kLanes, kPlies);
-  if (!adds) launch(&FillImages<T>, of_y, threads, 0, images.of_y, gg_bias.data, tangent_y);
+  const dim3 of_y = ImageGrid(s, s.ConvSize()), threads(kThreadsOfImages);
+  if (!adds) launch(&FillImages<T>, of_y, threads, 0, images.of_y, gg_bias, tangent_y);
 
-  const int parts = PartsOf(s.batch * s.ConvPixels());
-  launch(&TangentSums<T>, SumGrid(s, parts), plies, SumShared<T>(kSums), images, norms,
-         static_cast<const T*>(tangent_y), scratch + at.partial);
-  launch(&JoinTangents<T>, JoinGrid(s), plies, SumShared<double>(kSums), s, parts,
-         static_cast<const T*>(scratch + at.partial), norms, args.gg_gamma, args.gg_beta, scratch + at.gradient,
-         scratch + at.second, args.grad_gamma);
-  const GradientCoefficients<T> k{scratch + at.gradient, static_cast<int>(s.out_channels)};
-  StartZero(launch, args.grad_grad_out, s.OutImage(s.tasks, 0));
+  const int channels = static_cast<int>(s.out_channels), rows = static_cast<int>(s.batch * s.ConvPixels());
+  StartSums<kSums>(launch, s, rows, TangentTerms<T>{images, norms, tangent_y},
+                   FinishTangents<T>{static_cast<double>(rows), channels, norms, args.gg_gamma, args.gg_beta,
+                                     scratch + at.gradient, scratch + at.second, args.grad_gamma},
+                   scratch + at.partial);
+  const GradientCoefficients<T> k{scratch + at.gradient, channels};
   launch(&SecondGradients<T>, of_y, threads, 0, images, norms, k, static_cast<const T*>(scratch + at.second), tangent_y,
          grad_y, args.grad_grad_out);
 
@@ -153,8 +164,8 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
     StartZero(launch, args.grad_weight, s.tasks * s.WeightSize());
   }
   if (args.grad_x == nullptr) return launch.Error();
-  if (args.gg_weight != nullptr) {
-    StartDataGradient<T>(launch, arithmetic, s, grad_y, gg_weight, args.grad_x);
+  if (args.gg_weight.data != nullptr) {
+    StartDataGradient<T>(launch, arithmetic, s, grad_y, args.gg_weight, args.grad_x);
   } else {
     StartZero(launch, args.grad_x, s.InImage(s.tasks, 0));
   }

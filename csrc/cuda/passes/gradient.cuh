@@ -2,7 +2,6 @@
 #pragma once
 
 #include "core/norm_derivatives.h"
-#include "cuda/launch.h"
 #include "cuda/passes/norm_pool.cuh"
 
 namespace maml_fast {
@@ -40,18 +39,6 @@ MF_DEVICE T GradY(const BlockImages<T>& images, const Norm<T>& norm, const Gradi
 template <typename T>
 Norms<T> NormsOf(const ConvBlockShape& s, const ConvBlockSaved<T>& saved) {
   return {saved.mean, saved.rstd, saved.gamma, {}, static_cast<int>(s.out_channels)};
-}
-
-inline dim3 SumGrid(const ConvBlockShape& s, int parts) {
-  return dim3(static_cast<unsigned>(parts), Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks));
-}
-inline dim3 JoinGrid(const ConvBlockShape& s) {
-  return dim3(Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks));
-}
-
-template <typename T>
-size_t SumShared(int count) {
-  return sizeof(T) * static_cast<size_t>(count) * kLanes * kPlies;
 }
 
 }  // namespace cuda

@@ -128,12 +128,22 @@ struct BlockImages {
   }
   // The offset of the output that has its maximum at a pixel of y; negative if there is none.
   MF_DEVICE int64_t OutputFrom(const Place& p) const {
+    const int64_t out = OutputOf(p);
+    return out >= 0 && argmax[out] == ElementOf(p) ? out : -1;
+  }
+  // The offset of the output that ReLU set to zero whose window begins at a pixel of y; negative if there is none.
+  MF_DEVICE int64_t DeadOutputFrom(const Place& p) const {
+    const int64_t out = OutputOf(p);
+    return out >= 0 && argmax[out] == kDead && ElementOf(p) == 0 ? out : -1;
+  }
+  // The offset of the output whose window holds a pixel of y, negative if there is none, and the pixel's position
+  // there.
+  MF_DEVICE int64_t OutputOf(const Place& p) const {
     const int row = pool ? p.row / 2 : p.row, col = pool ? p.col / 2 : p.col;
     if (row >= of_out.height || col >= of_out.width) return -1;
-    const int64_t out = of_out.First(p.task, p.image) + of_out.In(row, col, p.channel);
-    const int element = pool ? p.row % 2 * 2 + p.col % 2 : 0;
-    return argmax[out] == element ? out : -1;
+    return of_out.First(p.task, p.image) + of_out.In(row, col, p.channel);
   }
+  MF_DEVICE int ElementOf(const Place& p) const { return pool ? p.row % 2 * 2 + p.col % 2 : 0; }
   // g, the gradient at batch norm's output, at a pixel of y.
   MF_DEVICE T GradientAt(const Place& p) const {
     const int64_t out = OutputFrom(p);

@@ -8,23 +8,26 @@ namespace maml_fast {
 namespace cuda {
 
 // partial[task][part][taps + 1][C]: the sums of g p over a tile's outputs; the last row has the sum of g.
-template <typename T>
-__global__ void SumGradientPatches(const ThinShape s, const T* x, const T* grad_out, const uint8_t* argmax,
-                                   T* partial) {
+template <typename T, class Geometry>
+__global__ void SumGradientPatches(const ThinShape given, const Groups groups, const T* x, const T* grad_out,
+                                   const uint8_t* argmax, T* partial) {
+  const ThinShape s = Geometry::Of(given);
   auto* pixels = static_cast<T*>(Shared());
   T* joined = pixels + s.pixel_rows * s.pitch;  // [kPlies][kTaps + 1][kLanes]
-  const auto tile = WindowTile::Here(s, kLanes);
+  const auto tile = WindowTile::Here(s, groups);
   tile.Load(s, x, pixels);
   const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
   const int channel = tile.group * kLanes + lane;
+  const uint8_t* which = argmax + tile.FirstOutput(s) + channel;
+  const T* gradient = grad_out + tile.FirstOutput(s) + channel;
   for (int tap = 0; tap < s.taps; tap += kTaps) {
     const TapPlaces<kTaps> taps(s, tap);
     T sums[kTaps + 1]{};
-    tile.ForEach(s, [&](int first, int64_t at) {
+    tile.ForEach(s, [&](int first, int at) {
       if (channel >= s.channels) return;
-      const int element = argmax[at + channel];
+      const int element = which[at];
       if (element == kDead) return;
-      const T g = grad_out[at + channel];
+      const T g = gradient[at];
       const T* patch = pixels + first + s.ElementAt(element);
       MF_UNROLL
       for (int t = 0; t < kTaps; ++t) sums[t] += g * patch[taps.at[t]];
@@ -54,22 +57,22 @@ __global__ void JoinGradientPatches(int parts, int values, const T* partial, dou
 
 // One channel's totals of one task.
 struct GradientPatches {
-  const double* first;
+  const double *first, *mean_patch;
   int taps, channels;
 
-  MF_DEVICE static GradientPatches Of(const ThinShape& s, const double* totals, const ChannelOfTask& here) {
-    return {totals + int64_t{here.task} * (s.taps + 1) * s.channels + here.channel, s.taps, s.channels};
+  template <int GROUPS>
+  MF_DEVICE static GradientPatches Of(const ThinShape& s, const double* totals, const PatchMoments<GROUPS>& patch,
+                                      const ChannelOfTask& here) {
+    return {totals + int64_t{here.task} * (s.taps + 1) * s.channels + here.channel, patch.mean, s.taps, s.channels};
   }
   MF_DEVICE double Total() const { return first[int64_t{taps} * channels]; }
   // The sum of g (p - p_bar): for one tap, and for all taps, weighted by a column of weights.
-  template <typename T>
-  MF_DEVICE double Centered(const PatchMoments<T>& patch, int tap) const {
-    return first[int64_t{tap} * channels] - Total() * patch.Mean(tap);
-  }
-  template <typename T, class Column>
-  MF_DEVICE double Slope(const PatchMoments<T>& patch, const Column& weight) const {
+  MF_DEVICE double Centered(int tap) const { return first[int64_t{tap} * channels] - Total() * mean_patch[tap]; }
+  template <class Column>
+  MF_DEVICE double Slope(const Column& weight) const {
     double sum = 0;
-    for (int p = 0; p < taps; ++p) sum += weight[p] * Centered(patch, p);
+    MF_ROLL
+    for (int p = 0; p < taps; ++p) sum += weight.At(p) * Centered(p);
     return sum;
   }
 };
@@ -96,8 +99,11 @@ const double* StartGradientPatches(Launches& launch, const ConvBlockShape& s, co
   T* partial = scratch + at.partial;
   const dim3 threads(kLanes, kPlies);
   const auto shared = static_cast<size_t>(thin.Pixels() + kPlySums);
-  launch(&SumGradientPatches<T>, TileGrid(thin, s.tasks, kLanes), threads, sizeof(T) * shared, thin, saved.x, grad_out,
-         saved.argmax, partial);
+  const Groups groups = Groups::Of(thin, kLanes);
+  WithGeometry(thin, [&](auto geometry) {
+    launch(&SumGradientPatches<T, decltype(geometry)>, TileGrid(thin, s.tasks, groups), threads, sizeof(T) * shared,
+           thin, groups, saved.x, grad_out, saved.argmax, partial);
+  });
   const int values = (thin.taps + 1) * thin.channels;
   launch(&JoinGradientPatches<T>, dim3(Ceil(values, kLanes), static_cast<unsigned>(s.tasks)), threads,
          sizeof(double) * kLanes * kPlies, thin.Parts(), values, static_cast<const T*>(partial), totals);

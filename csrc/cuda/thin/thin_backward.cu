@@ -7,24 +7,24 @@ namespace cuda {
 namespace {
 
 // grad_y = gamma a (g - g_bar - x^ (g x^)_bar), summed against the patches p.
-template <typename T>
+template <typename T, int GROUPS>
 __global__ void ThinGradients(const ThinShape s, const double* totals, const T* kept, const TaskParam<T> weight,
                               const TaskParam<T> gamma, const T* rstd, T* grad_weight, T* grad_bias, T* grad_gamma,
                               T* grad_beta) {
   const auto here = ChannelOfTask::Here(s);
+  const auto patch = PatchMoments<GROUPS>::Load(s, kept + int64_t{here.task} * s.taps * (s.taps + 1));
   if (here.channel >= s.channels) return;
-  const PatchMoments<T> patch{kept + int64_t{here.task} * s.taps * (s.taps + 1), s.taps};
-  const auto w = WeightColumn<T>::Of(s, weight.Of(here.task), here.channel);
-  const auto gradient = GradientPatches::Of(s, totals, here);
+  const WeightColumn<T, GROUPS> w(s, weight.Of(here.task), here.channel);
+  const auto gradient = GradientPatches::Of(s, totals, patch, here);
   const T* of_gamma = gamma.Of(here.task);
   const double a = rstd[here.at], scale = of_gamma == nullptr ? a : a * static_cast<double>(of_gamma[here.channel]);
-  const double sum_gx = a * gradient.Slope(patch, w);
+  const double sum_gx = a * gradient.Slope(w);
   grad_beta[here.at] = static_cast<T>(gradient.Total());
   grad_gamma[here.at] = static_cast<T>(sum_gx);
   grad_bias[here.at] = T{0};  // batch norm cancels any constant
+  MF_ROLL
   for (int p = 0; p < s.taps; ++p) {
-    grad_weight[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
-        static_cast<T>(scale * (gradient.Centered(patch, p) - sum_gx * a * patch.Product(w, p)));
+    grad_weight[here.OfTap(s, p)] = static_cast<T>(scale * (gradient.Centered(p) - sum_gx * a * patch.Product(w, p)));
   }
 }
 
@@ -42,9 +42,12 @@ cudaError_t ThinBackward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithm
   const ThinShape thin = ThinShape::Of(s);
   Launches launch(stream);
   const double* totals = StartGradientPatches(launch, s, args.saved, args.grad_out, scratch);
-  launch(&ThinGradients<T>, ChannelGrid(thin, s.tasks), dim3(kThreadsOfChannels), 0, thin, totals, args.saved.kept,
-         args.saved.weight, args.saved.gamma, args.saved.rstd, args.grad_weight, args.grad_bias, args.grad_gamma,
-         args.grad_beta);
+  WithGroups(thin, [&](auto count) {
+    constexpr int kGroups = decltype(count)::value;
+    launch(&ThinGradients<T, kGroups>, ChannelGrid(thin, s.tasks), dim3(kThreadsOfChannels),
+           PatchMoments<kGroups>::kShared, thin, totals, args.saved.kept, args.saved.weight, args.saved.gamma,
+           args.saved.rstd, args.grad_weight, args.grad_bias, args.grad_gamma, args.grad_beta);
+  });
   return launch.Error();
 }
 

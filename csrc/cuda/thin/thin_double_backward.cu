@@ -12,93 +12,99 @@ struct Tangents {
   TaskParam<T> weight, gamma;
   const T* kept;
   const T* rstd;
-  const T* gg_weight;
-  const T* gg_gamma;
-  const T* gg_beta;
+  TaskParam<T> gg_weight, gg_gamma, gg_beta;
 };
 
-template <typename T>
+template <typename T, int GROUPS>
 struct TangentChannel {
-  PatchMoments<T> patch;
-  WeightColumn<T> w, v;
+  WeightColumn<T, GROUPS> w, v;
   double a, gamma, gg_gamma, gg_beta;
   double H;  // (h x^)_bar = a v^T C w
 
-  MF_DEVICE static TangentChannel Of(const ThinShape& s, const Tangents<T>& of, const ChannelOfTask& here) {
-    const T* gamma = of.gamma.Of(here.task);
-    const T* gg_weight = of.gg_weight == nullptr ? nullptr : of.gg_weight + int64_t{here.task} * s.taps * s.channels;
-    auto at = [&](const T* values) { return values == nullptr ? 0.0 : static_cast<double>(values[here.at]); };
-    TangentChannel k{{of.kept + int64_t{here.task} * s.taps * (s.taps + 1), s.taps},
-                     WeightColumn<T>::Of(s, of.weight.Of(here.task), here.channel),
-                     WeightColumn<T>::Of(s, gg_weight, here.channel),
-                     at(of.rstd),
-                     gamma == nullptr ? 1.0 : static_cast<double>(gamma[here.channel]),
-                     at(of.gg_gamma),
-                     at(of.gg_beta),
-                     0};
-    k.H = k.a * k.patch.Between(k.v, k.w);
-    return k;
+  MF_DEVICE TangentChannel(const ThinShape& s, const Tangents<T>& of, const PatchMoments<GROUPS>& patch,
+                           const ChannelOfTask& here)
+      : w(s, of.weight.Of(here.task), here.channel), v(s, of.gg_weight.Of(here.task), here.channel) {
+    auto at = [&](const TaskParam<T>& parameter, double none) {
+      const T* values = parameter.Of(here.task);
+      return values == nullptr ? none : static_cast<double>(values[here.channel]);
+    };
+    a = of.rstd[here.at];
+    gamma = at(of.gamma, 1);
+    gg_gamma = at(of.gg_gamma, 0);
+    gg_beta = at(of.gg_beta, 0);
+    H = a * patch.Between(s, v, w);
   }
 };
 
+template <int GROUPS, typename T>
+MF_DEVICE PatchMoments<GROUPS> LoadMoments(const ThinShape& s, const Tangents<T>& of, const ChannelOfTask& here) {
+  return PatchMoments<GROUPS>::Load(s, of.kept + int64_t{here.task} * s.taps * (s.taps + 1));
+}
+
 // tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^), as weights [T, taps, C] and a constant [T, C].
-template <typename T>
+template <typename T, int GROUPS>
 __global__ void WeightsOfTangent(const ThinShape s, const Tangents<T> of, T* weights, T* constant) {
   const auto here = ChannelOfTask::Here(s);
+  const auto patch = LoadMoments<GROUPS>(s, of, here);
   if (here.channel >= s.channels) return;
-  const auto k = TangentChannel<T>::Of(s, of, here);
+  const TangentChannel<T, GROUPS> k(s, of, patch, here);
   const double of_h = k.gamma * k.a, of_y = (k.gg_gamma - of_h * k.H) * k.a;
-  constant[here.at] = static_cast<T>(k.gg_beta - of_y * k.patch.Center(k.w) - of_h * k.patch.Center(k.v));
-  for (int p = 0; p < s.taps; ++p) {
-    weights[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
-        static_cast<T>(of_y * k.w[p] + of_h * k.v[p]);
+  constant[here.at] = static_cast<T>(k.gg_beta - of_y * patch.Center(k.w) - of_h * patch.Center(k.v));
+  MF_UNROLL
+  for (int p = 0; p < GROUPS * kTaps; ++p) {
+    if (p < s.taps) weights[here.OfTap(s, p)] = static_cast<T>(of_y * k.w.of[p] + of_h * k.v.of[p]);
   }
 }
 
 // grad_grad_out: tangent_z at each maximum.
-template <typename T, int GROUPS>
-__global__ void TangentAtMaxima(const ThinShape s, const T* x, const T* tangent, const T* constant,
-                                const uint8_t* argmax, T* grad_grad_out) {
+template <typename T, class Geometry>
+__global__ void TangentAtMaxima(const ThinShape given, const Groups groups, const T* x, const T* tangent,
+                                const T* constant, const uint8_t* argmax, T* grad_grad_out) {
+  const ThinShape s = Geometry::Of(given);
   auto* pixels = static_cast<T*>(Shared());
-  const auto tile = WindowTile::Here(s, kLanes);
+  const auto tile = WindowTile::Here(s, groups);
   tile.Load(s, x, pixels);
   const int channel = tile.group * kLanes + static_cast<int>(threadIdx.x);
   if (channel >= s.channels) return;
-  const Weights<T, GROUPS> weights(s, tangent, tile.task, channel);
-  const TapPlaces<GROUPS * kTaps> taps(s, 0);
+  constexpr int kMost = Geometry::kGroups * kTaps;
+  const Weights<T, kMost> weights(s, tangent, tile.task, channel);
+  const TapPlaces<kMost> taps(s, 0);
   const T start = constant[int64_t{tile.task} * s.channels + channel];
-  tile.ForEach(s, [&](int first, int64_t at) {
-    const int element = argmax[at + channel];
+  const uint8_t* which = argmax + tile.FirstOutput(s) + channel;
+  T* to = grad_grad_out + tile.FirstOutput(s) + channel;
+  tile.ForEach(s, [&](int first, int at) {
+    const int element = which[at];
     T z = start;
     if (element != kDead) {
       const T* patch = pixels + first + s.ElementAt(element);
       MF_UNROLL
-      for (int t = 0; t < GROUPS * kTaps; ++t) {
+      for (int t = 0; t < kMost; ++t) {
         if (t < s.taps) z += weights.of[t] * patch[taps.at[t]];
       }
     }
-    grad_grad_out[at + channel] = element == kDead ? T{0} : z;
+    to[at] = element == kDead ? T{0} : z;
   });
 }
 
 // The second derivatives of csrc/core/norm_derivatives.h, with the gradient at y summed against the patches p: the sum
 // of x^ p is M a C w, and the sum of (h - h_bar) p is M C v.
-template <typename T>
+template <typename T, int GROUPS>
 __global__ void ThinSecondGradients(const ThinShape s, double count, const Tangents<T> of, const double* totals,
                                     T* grad_weight, T* grad_gamma) {
   const auto here = ChannelOfTask::Here(s);
+  const auto patch = LoadMoments<GROUPS>(s, of, here);
   if (here.channel >= s.channels) return;
-  const auto k = TangentChannel<T>::Of(s, of, here);
-  const auto gradient = GradientPatches::Of(s, totals, here);
-  const double A = k.a * gradient.Slope(k.patch, k.w) / count;
-  const double D = gradient.Slope(k.patch, k.v) / count - A * k.H, square = k.gamma * k.a * k.a;
+  const TangentChannel<T, GROUPS> k(s, of, patch, here);
+  const auto gradient = GradientPatches::Of(s, totals, patch, here);
+  const double A = k.a * gradient.Slope(k.w) / count;
+  const double D = gradient.Slope(k.v) / count - A * k.H, square = k.gamma * k.a * k.a;
   const double of_g = k.gg_gamma * k.a - square * k.H, of_h = -square * A;
   const double of_x = -k.gg_gamma * k.a * A - square * (D - 2 * A * k.H);
   grad_gamma[here.at] = static_cast<T>(count * k.a * D);
+  MF_ROLL
   for (int p = 0; p < s.taps; ++p) {
-    const double moments = of_x * k.a * k.patch.Product(k.w, p) + of_h * k.patch.Product(k.v, p);
-    grad_weight[(int64_t{here.task} * s.taps + p) * s.channels + here.channel] =
-        static_cast<T>(of_g * gradient.Centered(k.patch, p) + count * moments);
+    const double moments = of_x * k.a * patch.Product(k.w, p) + of_h * patch.Product(k.v, p);
+    grad_weight[here.OfTap(s, p)] = static_cast<T>(of_g * gradient.Centered(p) + count * moments);
   }
 }
 
@@ -136,14 +142,25 @@ cudaError_t ThinDoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arith
                        args.gg_weight,    args.gg_gamma,    args.gg_beta};
   T *tangent = scratch + at.tangent, *constant = scratch + at.constant;
   const dim3 channels = ChannelGrid(thin, s.tasks), threads(kThreadsOfChannels);
+  const Groups groups = Groups::Of(thin, kLanes);
+  const auto pixels = static_cast<double>(s.batch * s.ConvPixels());
   Launches launch(stream);
-  launch(&WeightsOfTangent<T>, channels, threads, 0, thin, of, tangent, constant);
-  MF_LAUNCH_FOR_TAPS(launch, TangentAtMaxima, T, thin.taps, TileGrid(thin, s.tasks, kLanes), dim3(kLanes, kPlies),
-                     sizeof(T) * static_cast<size_t>(thin.Pixels()), thin, args.saved.x, static_cast<const T*>(tangent),
-                     static_cast<const T*>(constant), args.saved.argmax, args.grad_grad_out);
+  WithGroups(thin, [&](auto count) {
+    constexpr int kGroups = decltype(count)::value;
+    launch(&WeightsOfTangent<T, kGroups>, channels, threads, PatchMoments<kGroups>::kShared, thin, of, tangent,
+           constant);
+  });
+  WithGeometry(thin, [&](auto geometry) {
+    launch(&TangentAtMaxima<T, decltype(geometry)>, TileGrid(thin, s.tasks, groups), dim3(kLanes, kPlies),
+           sizeof(T) * static_cast<size_t>(thin.Pixels()), thin, groups, args.saved.x, static_cast<const T*>(tangent),
+           static_cast<const T*>(constant), args.saved.argmax, args.grad_grad_out);
+  });
   const double* totals = StartGradientPatches(launch, s, args.saved, args.grad_out, scratch + at.patches);
-  launch(&ThinSecondGradients<T>, channels, threads, 0, thin, static_cast<double>(s.batch * s.ConvPixels()), of, totals,
-         args.grad_weight, args.grad_gamma);
+  WithGroups(thin, [&](auto count) {
+    constexpr int kGroups = decltype(count)::value;
+    launch(&ThinSecondGradients<T, kGroups>, channels, threads, PatchMoments<kGroups>::kShared, thin, pixels, of,
+           totals, args.grad_weight, args.grad_gamma);
+  });
   return launch.Error();
 }
 

@@ -14,9 +14,11 @@ template <typename T>
 __global__ void BiasFromMean(const ThinShape s, const T* kept, const TaskParam<T> weight, const T* mean, T* bias) {
   const auto here = ChannelOfTask::Here(s);
   if (here.channel >= s.channels) return;
-  const PatchMoments<T> patch{kept + int64_t{here.task} * s.taps * (s.taps + 1), s.taps};
-  const auto w = WeightColumn<T>::Of(s, weight.Of(here.task), here.channel);
-  bias[here.at] = static_cast<T>(static_cast<double>(mean[here.at]) - patch.Center(w));
+  const T *mean_patch = kept + int64_t{here.task} * s.taps * (s.taps + 1), *w = weight.Of(here.task) + here.channel;
+  double center = 0;
+  for (int p = 0; p < s.taps; ++p)
+    center += static_cast<double>(mean_patch[p]) * static_cast<double>(w[int64_t{p} * s.channels]);
+  bias[here.at] = static_cast<T>(static_cast<double>(mean[here.at]) - center);
 }
 
 ConvBlockShape Ordinary(ConvBlockShape s) {

@@ -33,8 +33,19 @@ struct Run : BlockRun<Scalar> {
                  ggbeta = Cast(gg.beta);
     Buffer ggo(out.size()), gx(x.size()), gw(weight.size()), gb(bias.size()), g(gamma.size());
     Buffer grad_y(s.thin ? 0 : kept.size());
-    kernels.double_backward({s, Saved(), grad_out.data(), ggx.data(), ggw.data(), ggb.data(), ggg.data(), ggbeta.data(),
-                             ggo.data(), gx.data(), gw.data(), g.data(), s.thin ? nullptr : grad_y.data()},
+    kernels.double_backward({s,
+                             Saved(),
+                             grad_out.data(),
+                             ggx.data(),
+                             {ggw.data(), s.WeightSize()},
+                             {ggb.data(), s.out_channels},
+                             {ggg.data(), s.out_channels},
+                             {ggbeta.data(), s.out_channels},
+                             ggo.data(),
+                             gx.data(),
+                             gw.data(),
+                             g.data(),
+                             s.thin ? nullptr : grad_y.data()},
                             pool);
     Values direct = Join({&ggo, &gx, &gw, &gb, &g});
     if (s.thin) return direct;
@@ -96,8 +107,19 @@ inline void CheckNulls(const ConvBlockShape& s, const CpuKernels& kernels) {
       {s, run.Saved(), grad_out.data(), nullptr, nullptr, gw.data(), gb.data(), gg.data(), gbeta.data()}, run.pool);
   const Values all = run.Backward(grad_out), some = Run<double>::Join({&gw, &gb, &gg, &gbeta});
   for (size_t i = 0; i < some.size(); ++i) CheckClose(some[i], all[all.size() - some.size() + i], 1e-12);
-  kernels.f64.double_backward({s, run.Saved(), grad_out.data(), nullptr, nullptr, nullptr, nullptr, nullptr, ggo.data(),
-                               nullptr, gw.data(), gg.data(), grad_y.data()},
+  kernels.f64.double_backward({s,
+                               run.Saved(),
+                               grad_out.data(),
+                               nullptr,
+                               {},
+                               {},
+                               {},
+                               {},
+                               ggo.data(),
+                               nullptr,
+                               gw.data(),
+                               gg.data(),
+                               grad_y.data()},
                               run.pool);
   for (const Values* zeros : {&ggo, &gw, &gg, &grad_y}) {
     for (const double v : *zeros) CHECK_EQ(v, 0.0);

@@ -33,9 +33,21 @@ struct ThinRun : BlockRun<Scalar> {
   Values DoubleBackward(const Buffer& grad_out, const Inputs& gg) const {
     const Buffer ggw = Cast(gg.weight), ggb = Cast(gg.bias), ggg = Cast(gg.gamma), ggbeta = Cast(gg.beta);
     auto data = [](const Buffer& b) { return b.empty() ? nullptr : b.data(); };
+    auto of_channels = [&](const Buffer& b) { return TaskParam<Scalar>{data(b), s.out_channels}; };
     Buffer ggo(out.size()), gw(s.tasks * s.WeightSize()), g(mean.size());
-    kernels.double_backward({s, Saved(), grad_out.data(), nullptr, data(ggw), data(ggb), data(ggg), data(ggbeta),
-                             ggo.data(), nullptr, gw.data(), g.data(), nullptr},
+    kernels.double_backward({s,
+                             Saved(),
+                             grad_out.data(),
+                             nullptr,
+                             {data(ggw), s.WeightSize()},
+                             of_channels(ggb),
+                             of_channels(ggg),
+                             of_channels(ggbeta),
+                             ggo.data(),
+                             nullptr,
+                             gw.data(),
+                             g.data(),
+                             nullptr},
                             pool);
     return Join({&ggo, &gw, &g});
   }

@@ -67,12 +67,15 @@ inline float OfBits(uint32_t bits) {
   return value;
 }
 
+// How GPUs round a tie between two numbers of TF32: to the even one from sm_90 on, before that away from zero.
+inline bool ties_to_even = true;
+
 struct Tf32 : Played<Tf32> {
   static constexpr int kPack = 1;
 
-  // To the nearest, ties away from zero.
   static uint32_t Pack(const float (&values)[kPack]) {
-    return std::isfinite(values[0]) ? (Bits(values[0]) + 0x1000u) & ~0x1fffu : Bits(values[0]);
+    const uint32_t bits = Bits(values[0]), half = ties_to_even ? 0xfffu + (bits >> 13 & 1) : 0x1000u;
+    return std::isfinite(values[0]) ? (bits + half) & ~0x1fffu : bits;
   }
   static float Unpack(uint32_t bits, int) { return OfBits(bits); }
 };

@@ -105,16 +105,20 @@ bool All(const Fiber* first, size_t count, const void* barrier) {
 // Lets go whoever waits for nobody any more; false if nobody could go.
 bool Release(std::vector<Fiber>& fibers) {
   bool some = false;
-  const auto let_go = [&](Fiber* first, size_t count) {
+  const auto let_go = [&](Fiber* first, size_t count, const void* barrier, uint64_t& passed) {
+    if (!All(first, count, barrier)) return;
+    bool waited = false;
     for (size_t i = 0; i < count; ++i) {
-      some |= first[i].waits_for != nullptr;
+      waited |= first[i].waits_for != nullptr;
       first[i].waits_for = nullptr;
     }
+    passed += waited ? 1 : 0;
+    some |= waited;
   };
-  if (All(fibers.data(), fibers.size(), &kBlockBarrier)) let_go(fibers.data(), fibers.size());
+  let_go(fibers.data(), fibers.size(), &kBlockBarrier, block->barriers);
   for (size_t warp = 0; warp < fibers.size(); warp += kWarp) {
     const size_t lanes = std::min<size_t>(kWarp, fibers.size() - warp);
-    if (All(fibers.data() + warp, lanes, &kWarpBarrier)) let_go(fibers.data() + warp, lanes);
+    let_go(fibers.data() + warp, lanes, &kWarpBarrier, block->warp_barriers[warp / kWarp]);
   }
   return some;
 }
@@ -147,14 +151,70 @@ void RunBlock() {
   }
 }
 
+void Race(const char* what) {
+  if (!counts_races) Fail(what);
+  ++races;
+}
+
+// Whether a barrier lies between an earlier access and the running thread, or both are the same thread's.
+bool IsOrdered(const Access& access) {
+  const unsigned self = block->now->index;
+  if (access.thread == Access::kNobody || access.thread == self || access.when != block->barriers) return true;
+  return access.thread / kWarp == self / kWarp && access.in_warp != block->warp_barriers[self / kWarp];
+}
+
+// Calls f for each of these four bytes of shared memory.
+template <typename F>
+void ForEachWord(const void* address, size_t bytes, const F& f) {
+  if (block == nullptr || block->now == nullptr) return;
+  const auto at = static_cast<const unsigned char*>(address) - block->shared.get();
+  if (at < 0 || static_cast<size_t>(at) >= block->shared_bytes) return;
+  const unsigned self = block->now->index;
+  const Access here{self, block->barriers, block->warp_barriers[self / kWarp]};
+  for (size_t word = static_cast<size_t>(at) / 4; word < (static_cast<size_t>(at) + bytes + 3) / 4; ++word) {
+    if (word < block->words.size()) f(block->words[word], here);
+  }
+}
+
 }  // namespace
 
-void RequireMultiple(const void* address, size_t bytes) {
-  if (reinterpret_cast<uintptr_t>(address) % bytes != 0)
+void NoteRead(const void* address, size_t bytes) {
+  ForEachWord(address, bytes, [](Word& word, const Access& here) {
+    if (!IsOrdered(word.writer)) Race("a race: shared memory is read without a barrier after it was written");
+    // Two readers are enough, of two warps if there are.
+    Access& first = word.readers[0];
+    const bool of_first_warp = first.thread / kWarp == here.thread / kWarp;
+    if (IsOrdered(first) || (of_first_warp && !IsOrdered(word.readers[1]))) {
+      first = here;
+    } else {
+      word.readers[1] = here;
+    }
+  });
+}
+
+void NoteWrite(const void* address, size_t bytes) {
+  ForEachWord(address, bytes, [](Word& word, const Access& here) {
+    if (!IsOrdered(word.writer)) Race("a race: shared memory is written by two threads without a barrier between them");
+    for (const Access& reader : word.readers) {
+      if (!IsOrdered(reader)) Race("a race: shared memory is written without a barrier after it was read");
+    }
+    word.writer = here;
+  });
+}
+
+static int64_t launches = 0;
+
+int64_t host_gpu_launches() { return launches; }
+
+void RequireMultiple(const void* address, size_t bytes) { RequireMultiple(address, 0, bytes); }
+
+void RequireMultiple(const void* array, int64_t offset, size_t bytes) {
+  if ((reinterpret_cast<uintptr_t>(array) + static_cast<uintptr_t>(offset)) % bytes != 0)
     Fail("a copy between addresses that are no multiples of its size");
 }
 
 void Land(const Copy& copy) {
+  NoteWrite(copy.to, copy.bytes);
   if (copy.from == nullptr) {
     std::memset(copy.to, 0, copy.bytes);
   } else {
@@ -166,6 +226,7 @@ void BeginCopy(const Copy& copy) {
   static uint64_t state = 0;
   state = state * 6364136223846793005u + 1442695040888963407u;
   if (state >> 63 == 0) return Land(copy);
+  NoteWrite(copy.to, copy.bytes);  // it may land at any time from now on
   block->now->open.push_back(copy);
 }
 
@@ -179,6 +240,9 @@ void RunBlockAt(dim3 where, unsigned threads, size_t shared_bytes, const std::fu
   running.body = body;
   running.shared.reset(new unsigned char[shared_bytes]);
   std::memset(running.shared.get(), 0xff, shared_bytes);  // NaN in every floating-point format
+  running.shared_bytes = shared_bytes;
+  running.words = std::vector<Word>((shared_bytes + 3) / 4);
+  running.warp_barriers = std::vector<uint64_t>((threads + kWarp - 1) / kWarp);
   running.fibers = std::vector<Fiber>(threads);
   for (unsigned i = 0; i < threads; ++i) running.fibers[i].index = i;
   RunBlock();
@@ -188,7 +252,15 @@ void RunBlockAt(dim3 where, unsigned threads, size_t shared_bytes, const std::fu
   block = nullptr;
 }
 
-void Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+cudaError_t Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+  constexpr unsigned kMostAcross = 2147483647, kMostDown = 65535, kMostThreads = 1024;
+  constexpr size_t kMostShared = size_t{48} << 10;  // without asking for more
+  const bool some = grid.x > 0 && grid.y > 0 && grid.z > 0 && threads.x > 0 && threads.y > 0 && threads.z > 0;
+  const uint64_t of_block = uint64_t{threads.x} * threads.y * threads.z;
+  if (!some || grid.x > kMostAcross || grid.y > kMostDown || grid.z > kMostDown || of_block > kMostThreads)
+    return cudaErrorInvalidConfiguration;
+  if (shared_bytes > kMostShared) return cudaErrorInvalidValue;
+  ++launches;
   gridDim = grid;
   blockDim = threads;
   std::vector<size_t> order = Numbers(size_t{grid.x} * grid.y * grid.z);
@@ -198,6 +270,7 @@ void Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void(
     const dim3 where(unsigned(i % grid.x), unsigned(of_plane % grid.y), unsigned(of_plane / grid.y));
     RunBlockAt(where, threads.x * threads.y, shared_bytes, body);
   }
+  return cudaSuccess;
 }
 
 }  // namespace host_gpu

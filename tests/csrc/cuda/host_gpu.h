@@ -3,7 +3,10 @@
 // Blocks run one after another, in no order that a kernel could count on. A block's threads are fibers of one host
 // thread, switched only at barriers and warp collectives, in an order that changes with every turn: what a missing
 // barrier leaves to chance comes out wrong. Shared memory is filled with NaN patterns before a block begins, has a
-// guard behind its end, and of asynchronous copies some land at once, the others only when they are waited for.
+// guard behind its end, and of asynchronous copies some land at once, the others only when they are waited for. A
+// launch that exceeds a GPU's limits fails as it does there. Code that is compiled for it (see watched_accesses.cpp)
+// reports each access to shared memory: two threads that access the same word without a barrier between them end the
+// program.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +28,7 @@ struct dim3 {
 };
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -51,9 +54,25 @@ struct Fiber {
   std::vector<std::vector<Copy>> committed;  // the oldest first
 };
 
+// The last accesses to four bytes of shared memory. `when` and `in_warp` count the barriers before an access, of the
+// block and of the thread's warp.
+struct Access {
+  static constexpr unsigned kNobody = ~0u;
+
+  unsigned thread = kNobody;
+  uint64_t when = 0, in_warp = 0;
+};
+struct Word {
+  Access writer, readers[2];
+};
+
 struct Block {
   std::vector<Fiber> fibers;
   std::unique_ptr<unsigned char[]> shared;
+  size_t shared_bytes;
+  std::vector<Word> words;  // of shared memory
+  uint64_t barriers = 0;
+  std::vector<uint64_t> warp_barriers;
   alignas(8) unsigned char exchange[1024][48];  // what the lanes of a warp hand each other
   Place scheduler;
   Fiber* now = nullptr;
@@ -63,13 +82,26 @@ struct Block {
 
 inline Block* block = nullptr;
 
-void Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body);
+// Runs a kernel, unless the launch exceeds a limit that all GPUs of CUDA have.
+cudaError_t Run(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body);
+
+// How many kernels were launched so far.
+extern "C" __attribute__((visibility("default"))) int64_t host_gpu_launches();
 
 // So many blocks are enough for this GPU: a small one, so that small products come in all kinds of tiles.
 constexpr int kEnoughBlocks = 4;
 
-// Ends the program unless the address is a multiple of so many bytes, as a GPU's copies demand.
+// Ends the program unless the address is a multiple of so many bytes, as a GPU's copies demand. The second takes an
+// address as an array and an offset in bytes, which may lie outside of the array.
 void RequireMultiple(const void* address, size_t bytes);
+void RequireMultiple(const void* array, int64_t offset, size_t bytes);
+
+// The running thread accesses memory. Accesses outside of the block's shared memory are ignored. A race ends the
+// program, unless races are counted.
+inline bool counts_races = false;
+inline int races = 0;
+void NoteRead(const void* address, size_t bytes);
+void NoteWrite(const void* address, size_t bytes);
 
 // A copy begins: it lands now, or with its group, as chance has it (always the same from run to run).
 void BeginCopy(const Copy& copy);
@@ -91,6 +123,7 @@ inline void ReadMatrices(const void* row, void* words) {
   for (unsigned matrix = 0; matrix < 4; ++matrix) {
     const unsigned char* from;
     std::memcpy(&from, block->exchange[warp + 8 * matrix + lane / 4], sizeof(from));
+    NoteRead(from + 4 * (lane % 4), 4);
     std::memcpy(static_cast<unsigned char*>(words) + 4 * matrix, from + 4 * (lane % 4), 4);
   }
   AwaitWarp();

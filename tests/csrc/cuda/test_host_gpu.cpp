@@ -29,6 +29,45 @@ bool RotatesRight() {
   return right;
 }
 
+enum class Barrier { kNone, kWarp, kBlock };
+
+// The races among so many threads, each of which notes one access to the first word and then, after the barrier,
+// another.
+int Races(int threads, bool writes_first, bool writes_then, Barrier barrier) {
+  const auto note = [](bool writes) {
+    const auto* word = static_cast<const char*>(Shared());
+    if (writes) {
+      host_gpu::NoteWrite(word + 2, 2);
+    } else {
+      host_gpu::NoteRead(word, 4);
+    }
+  };
+  host_gpu::counts_races = true;
+  host_gpu::races = 0;
+  host_gpu::Run(1, static_cast<unsigned>(threads), 8, [&] {
+    if (threadIdx.x == 0) note(writes_first);
+    if (barrier == Barrier::kWarp) __syncwarp();
+    if (barrier == Barrier::kBlock) __syncthreads();
+    if (static_cast<int>(threadIdx.x) == threads - 1) note(writes_then);
+  });
+  host_gpu::counts_races = false;
+  return host_gpu::races;
+}
+
+void CheckRaces() {
+  for (const int threads : {2, 32, 33, 64}) {
+    for (const bool first : {false, true}) {
+      for (const bool then : {false, true}) {
+        const int expected = first || then ? 1 : 0;
+        CHECK_EQ(Races(threads, first, then, Barrier::kNone), expected);
+        CHECK_EQ(Races(threads, first, then, Barrier::kWarp), threads > 32 ? expected : 0);
+        CHECK_EQ(Races(threads, first, then, Barrier::kBlock), 0);
+      }
+    }
+  }
+  CHECK_EQ(Races(1, true, true, Barrier::kNone), 0);  // a thread does not race with itself
+}
+
 // How many of 64 copies are seen, each by a block of its own.
 template <bool WAITS>
 int CopiesSeen() {
@@ -42,6 +81,27 @@ int CopiesSeen() {
     WaitForCopies<0>();
   });
   return seen;
+}
+
+// A launch within a GPU's limits, and the same with one of them exceeded. Kernels count how often they run.
+void CheckLimits() {
+  int runs = 0;
+  const auto run = [&](dim3 grid, dim3 threads, size_t shared) {
+    return host_gpu::Run(grid, threads, shared, [&] { ++runs; });
+  };
+  CHECK_EQ(run(dim3(1, 3, 1), dim3(32, 32), 48 << 10), cudaSuccess);
+  CHECK_EQ(runs, 3 * 1024);
+  CHECK_EQ(run(dim3(1, 65535, 1), 1, 0), cudaSuccess);
+  CHECK_EQ(run(dim3(1, 1, 65535), 1, 0), cudaSuccess);
+  runs = 0;
+  CHECK_EQ(run(dim3(1, 65536, 1), 1, 0), cudaErrorInvalidConfiguration);
+  CHECK_EQ(run(dim3(1, 1, 65536), 1, 0), cudaErrorInvalidConfiguration);
+  CHECK_EQ(run(dim3(1u << 31, 1, 1), 1, 0), cudaErrorInvalidConfiguration);
+  CHECK_EQ(run(dim3(0, 1, 1), 1, 0), cudaErrorInvalidConfiguration);
+  CHECK_EQ(run(1, dim3(32, 33), 0), cudaErrorInvalidConfiguration);
+  CHECK_EQ(run(1, dim3(32, 0), 0), cudaErrorInvalidConfiguration);
+  CHECK_EQ(run(1, 1, (48 << 10) + 1), cudaErrorInvalidValue);
+  CHECK_EQ(runs, 0);
 }
 
 // What is not present is zero, whatever lies at its address.
@@ -132,6 +192,14 @@ void CheckRounding(float last_bit) {
   CHECK(std::isnan(Rounded<Format>(NAN)) && std::isinf(Rounded<Format>(INFINITY)));
 }
 
+// A tie between an even and an odd number, and the next tie.
+template <class Format>
+void CheckTies(float last_bit, bool to_even) {
+  CHECK_EQ(Rounded<Format>(1.0f + 0.5f * last_bit), to_even ? 1.0f : 1.0f + last_bit);
+  CHECK_EQ(Rounded<Format>(-1.0f - 0.5f * last_bit), to_even ? -1.0f : -1.0f - last_bit);
+  CHECK_EQ(Rounded<Format>(1.0f + 1.5f * last_bit), 1.0f + 2 * last_bit);
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace maml_fast
@@ -143,14 +211,22 @@ int main() {
   CHECK_EQ(CopiesSeen<true>(), 64);
   CHECK(CopiesSeen<false>() > 0 && CopiesSeen<false>() < 64);  // neither a missing wait nor a hasty copy goes unseen
   CHECK_EQ(FirstOfNothing(), 0.0f);
+  CheckLimits();
+  CheckRaces();
   CheckReadMatrices();
   CheckDivide();
   CheckMultiply<Tf32>();
   CheckMultiply<Bf16>();
   CheckMultiply<Fp16>();
-  CheckRounding<Tf32>(0x1p-10f);
+  for (const bool to_even : {false, true}) {
+    host_gpu::ties_to_even = to_even;
+    CheckRounding<Tf32>(0x1p-10f);
+    CheckTies<Tf32>(0x1p-10f, to_even);
+  }
   CheckRounding<Bf16>(0x1p-7f);
   CheckRounding<Fp16>(0x1p-10f);
+  CheckTies<Bf16>(0x1p-7f, true);
+  CheckTies<Fp16>(0x1p-10f, true);
   CHECK_EQ(Rounded<Fp16>(0x1p-24f), 0x1p-24f);  // the smallest of all
   CHECK_EQ(Rounded<Fp16>(0x1p-26f), 0.0f);
   CHECK_EQ(Rounded<Fp16>(65504.0f), 65504.0f);

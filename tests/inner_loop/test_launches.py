@@ -1,0 +1,56 @@
+"""How many kernels a meta-iteration gives a GPU, counted where the host plays the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from launches import TorchKernels
+
+from maml_fast import MAML, Episodes
+from maml_fast.models import Conv4
+
+pytestmark = pytest.mark.native
+
+
+def episodes(tasks: int = 2) -> Episodes:
+    generator = torch.Generator().manual_seed(0)
+    x_spt, x_qry = (torch.rand(tasks, images, 1, 28, 28, generator=generator) for images in (5, 10))
+    return Episodes(x_spt, torch.arange(5).expand(tasks, 5), x_qry, torch.arange(5).repeat(2).expand(tasks, 10))
+
+
+@pytest.fixture
+def played(gpu_library: Callable[[], int], gpu_on_host: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    monkeypatch.setattr("maml_fast.inner_loop._engines.native_loop", lambda *_: "as on a GPU")
+    for name in ("data._checks.check_values", "inner_loop._losses.check_range"):
+        monkeypatch.setattr(f"maml_fast.{name}", lambda *_: None)
+    return gpu_library
+
+
+@pytest.mark.parametrize(("order", "most_of_ours", "most_of_torch"), [(1, 170, 160), (2, 373, 280)])
+def test_an_iteration_of_conv4(order: int, most_of_ours: int, most_of_torch: int, played: Callable[[], int]) -> None:
+    """Five steps and the queries, with their meta-gradient: the numbers do not depend on the net's or the batch's size,
+    but for the parts into which large sums are split."""
+    maml = MAML(Conv4(hidden=8), inner_lr=0.4, inner_steps=5, order=order, task_chunk=None)
+    maml(episodes()).loss.backward()
+    maml.zero_grad()
+    before = played()
+    with TorchKernels() as kernels:
+        maml(episodes()).loss.backward()
+    ours = played() - before
+    assert ours <= most_of_ours
+    assert kernels.counts.total() <= most_of_torch, kernels.counts
+
+
+def test_patch_moments_are_computed_once_for_all_steps(played: Callable[[], int]) -> None:
+    """Each step more costs the same number of launches, and the first two more for each set of images."""
+    launched = []
+    for steps in (1, 2, 3):
+        maml = MAML(Conv4(hidden=4), inner_lr=0.4, inner_steps=steps, order=1, task_chunk=None)
+        maml.adapt(*episodes()[:2])  # records the model
+        before = played()
+        maml.adapt(*episodes()[:2])
+        launched.append(played() - before)
+    first, second, third = launched
+    assert third - second == second - first == first - 2
