@@ -94,8 +94,7 @@ MAKES = {
 def test_numbers_are_those_of_separate_weights(make, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for flat in (True, False):
-        if not flat:
-            monkeypatch.setattr(_walk, "_flat_layout", lambda *_: None)
+        monkeypatch.setattr(_walk, "_saves_launches", lambda _, flat=flat: flat)
         maml = make()
         with use_engine("batched"):
             adapted = maml.adapt(*make_episodes()[:2])
