@@ -428,6 +428,7 @@ NO_ENTRIES = {
     "maml.Learner maml.LearnedRule": "abstract; its classes stand here",
     "algorithms.Algorithm algorithms.Settings": "a TrainConfig, which checks, fills them in",
     "ops.inner_loops ops.program_memory ops.NetDescription ops.LoweredModel": "for the engines; the operators check",
+    "ops.RepeatedImages": "for the engines, which checked the images",
     "ops.native_obstacle nn.conv_block_of_tasks nn.tracking_conv_block nn.moved": "for what was checked before",
     "nn.traced_as_one": "a decorator",
     "build": "would compile; tested by itself",

@@ -85,21 +85,26 @@ class RepeatedImages:
 
     def channels_last(self, x: Tensor) -> Tensor:
         """Return x [T, B, C, H, W] as [T, B, H, W, C]."""
-        key = (x.shape, x.stride(), x.storage_offset())
+        key = _place(x)
         if key not in self._forms:
             self._forms[key] = _channels_last(x)
         return self._forms[key]
 
     def moments(self, x: Tensor, weight: Tensor, geometry: Geometry) -> PatchMoments | None:
-        """Return the moments of channels-last x, or of views of these images; ``None`` if the layer isn't thin."""
-        patch = _thin_patch(x, weight, geometry)
+        """Return the moments of the patches of x [T, B, C, H, W]; ``None`` if the layer isn't thin."""
+        patch = _thin_patch(self.channels_last(x), weight, geometry)
         if not patch:
             return None
-        key = (x.shape, x.stride(), x.storage_offset(), weight.shape[1], geometry.stride, geometry.padding)
+        key = (*_place(x), weight.shape[1], geometry.stride, geometry.padding)
         known = key in self._forms
         if not known:
             self._forms[key] = x.new_empty(len(x), patch * (patch + 1), dtype=torch.float64)
         return PatchMoments(self._forms[key], known)
+
+
+def _place(x: Tensor) -> tuple[Any, ...]:
+    """Return what tells a view of images from their other views."""
+    return x.shape, x.stride(), x.storage_offset()
 
 
 _repeated_images: ContextVar[RepeatedImages | None] = ContextVar("maml_fast_repeated_images", default=None)
@@ -141,7 +146,7 @@ def conv_block(
     images, moments = _images_in_use(), None
     if images is not None and images.have(x):
         channels_last = images.channels_last(x)
-        moments = images.moments(channels_last, kernel_order, geometry)
+        moments = images.moments(x, kernel_order, geometry)
     else:
         channels_last = _channels_last(x)
     out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry, moments)
