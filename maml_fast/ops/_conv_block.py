@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -141,8 +141,8 @@ def conv_block(
     two have no gradients.
     """
     kernel_order = weight.permute(0, 3, 4, 2, 1)  # [T, k, k, Cin, Cout]
-    if weight.stride(0) != 0 and not kernel_order[0].is_contiguous():
-        kernel_order = kernel_order.contiguous()  # each task's own filters are copied once, not for every derivative
+    if weight.stride(0) != 0:  # each task's own filters are copied once, not for every derivative
+        kernel_order = _task_dense(kernel_order)
     images, moments = _images_in_use(), None
     if images is not None and images.have(x):
         channels_last = images.channels_last(x)
@@ -162,7 +162,10 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 1, 3, 4, 2).contiguous()  # [T, B, H, W, C]; no copy if x is channels-last in memory
 
 
-def _task_dense(parameter: Tensor | None) -> Tensor | None:
+MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
+
+
+def _task_dense(parameter: MaybeTensor) -> MaybeTensor:
     """Make a parameter contiguous within each task; one that all tasks share (stride 0) stays shared."""
     if parameter is None or parameter.is_contiguous() or (len(parameter) > 1 and parameter[0].is_contiguous()):
         return parameter
