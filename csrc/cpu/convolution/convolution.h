@@ -27,7 +27,14 @@ void ForImagesAtOnce(const ConvBlockShape& s, int64_t begin, int64_t end, const 
 // Calls f with the squares of a Winograd algorithm.
 template <typename F>
 MF_INLINE auto WithSquares(Algorithm algorithm, const F& f) {
-  return algorithm == Algorithm::kSquares2 ? f(Squares2{}) : f(Squares4{});
+  switch (algorithm) {
+    case Algorithm::kSquares2:
+      return f(Squares2{});
+    case Algorithm::kSquares4:
+      return f(Squares4{});
+    default:
+      return f(StridedSquares3{});
+  }
 }
 
 // y from x, or grad_x from grad_y: the same computation on other images, with other weights.
@@ -97,7 +104,11 @@ class Convolution {
 
  private:
   Convolution(const ConvBlockShape& s, bool transposed, ArenaScope& arena)
-      : shape_(s), transposed_(transposed), algorithm_(FastestAlgorithm(s, kLanes<Scalar>)), plan_{}, tiles_{} {
+      : shape_(s),
+        transposed_(transposed),
+        algorithm_(transposed && s.stride > 1 ? Algorithm::kDirect : FastestAlgorithm(s, kLanes<Scalar>)),
+        plan_{},
+        tiles_{} {
     if (IsDirect()) {
       plan_ = transposed ? DataGradientPlan(s, arena) : ForwardPlan(s, arena);
     } else {

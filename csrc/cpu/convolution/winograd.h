@@ -1,6 +1,6 @@
-// Convolutions with 3 x 3 filters and stride 1 that take fewer multiplications than taps, by the algorithms of Lavin &
-// Gray, "Fast Algorithms for Convolutional Neural Networks", 2016. For one task's images. winograd_squares.h has the
-// transforms.
+// Convolutions with 3 x 3 filters that take fewer multiplications than taps, by the algorithms of Lavin & Gray, "Fast
+// Algorithms for Convolutional Neural Networks", 2016, which this file also applies to stride 2. For one task's images.
+// winograd_squares.h has the transforms.
 //
 // The products at each of a patch's positions, summed over channels, are a matrix product [tiles, Cs] [Cs, Cd]. The
 // weight gradient is the transposed computation, G^T [(B^T patch B) * (A grad A^T)] G, summed over tiles.
@@ -20,26 +20,38 @@ namespace {
 template <typename Squares>
 constexpr int kPositions = Squares::kPatch * Squares::kPatch;
 
+// The positions of a transformed filter. There are fewer if several positions of a patch share one.
+template <typename Squares>
+constexpr int kFilterPositions = Squares::Filter::kOut * Squares::Filter::kOut;
+
+// The filter's position that a position of a patch is multiplied with.
+template <typename Squares>
+constexpr int FilterPosition(int position) {
+  constexpr int kLast = Squares::Filter::kOut - 1;
+  const int row = position / Squares::kPatch, col = position % Squares::kPatch;
+  return (row < kLast ? row : kLast) * Squares::Filter::kOut + (col < kLast ? col : kLast);
+}
+
 // Transforms along both axes. read(i) returns element i of the [kIn, kIn] input, write(i, value) takes element i of the
 // [kOut, kOut] result.
 template <typename Scalar, typename Axis, typename Read, typename Write>
 MF_INLINE void BothAxes(const Read& read, const Write& write) {
   constexpr int kIn = Axis::kIn, kOut = Axis::kOut;
   Vec<Scalar> half[kOut * kIn];
-#pragma GCC unroll 6
+#pragma GCC unroll 7
   for (int i = 0; i < kIn; ++i) {
     Vec<Scalar> in[kIn], out[kOut];
-#pragma GCC unroll 6
+#pragma GCC unroll 7
     for (int k = 0; k < kIn; ++k) in[k] = read(k * kIn + i);
     Axis::template Run<Scalar>(in, out);
-#pragma GCC unroll 6
+#pragma GCC unroll 7
     for (int k = 0; k < kOut; ++k) half[k * kIn + i] = out[k];
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 7
   for (int i = 0; i < kOut; ++i) {
     Vec<Scalar> out[kOut];
     Axis::template Run<Scalar>(half + i * kIn, out);
-#pragma GCC unroll 6
+#pragma GCC unroll 7
     for (int k = 0; k < kOut; ++k) write(i * kOut + k, out[k]);
   }
 }
@@ -56,8 +68,9 @@ struct Positions {
   Positions(T* p, int64_t rows, int64_t channels)
       : data(p), pitch(RoundUpToLanes<Scalar>(channels)), step(rows * pitch + kLanes<Scalar>) {}
 
-  static int64_t Size(int64_t rows, int64_t channels) {
-    return kPositions<Squares> * Positions(nullptr, rows, channels).step;
+  // Scalars of `count` matrices.
+  static int64_t Size(int count, int64_t rows, int64_t channels) {
+    return count * Positions(nullptr, rows, channels).step;
   }
 
   T* Matrix(int position) const { return data + position * step; }
@@ -69,10 +82,10 @@ struct Positions {
 // Scalars of the transformed weights, or of the sums of their gradient.
 template <typename Squares, typename Scalar>
 int64_t WinogradWeightsSize(int64_t source_channels, int64_t dest_channels) {
-  return Positions<Squares, Scalar>::Size(source_channels, dest_channels);
+  return Positions<Squares, Scalar>::Size(kFilterPositions<Squares>, source_channels, dest_channels);
 }
 
-// weight [3, 3, Cin, Cout] -> transformed [positions][Cin][Cout], for the input channels [begin, end)
+// weight [3, 3, Cin, Cout] -> transformed [filter positions][Cin][Cout], for the input channels [begin, end)
 template <typename Squares, typename Scalar>
 void TransformWeights(const Scalar* weight, int64_t in_channels, int64_t out_channels, Scalar* transformed,
                       int64_t begin, int64_t end) {
@@ -86,7 +99,7 @@ void TransformWeights(const Scalar* weight, int64_t in_channels, int64_t out_cha
   }
 }
 
-// weight [3, 3, Cin, Cout] -> transformed [positions][Cout][Cin] of the filters rotated by 180 degrees, for the input
+// weight [3, 3, Cin, Cout] -> transformed [filter positions][Cout][Cin] of the filters rotated by 180 degrees, for the input
 // channels [begin, end); `begin` is a multiple of the lanes.
 template <typename Squares, typename Scalar>
 void TransformWeightsForDataGradient(const Scalar* weight, int64_t in_channels, int64_t out_channels,
@@ -133,8 +146,10 @@ struct WinogradWork {
 template <typename Squares, typename Scalar>
 int64_t WinogradWorkSize(int64_t source_channels, int64_t dest_channels) {
   const int64_t more = source_channels > dest_channels ? source_channels : dest_channels;
-  return Positions<Squares, Scalar>::Size(Squares::kTilesAtOnce, source_channels) +
-         Positions<Squares, Scalar>::Size(Squares::kTilesAtOnce, dest_channels) + RoundUpToLanes<Scalar>(more);
+  auto size = [](int64_t channels) {
+    return Positions<Squares, Scalar>::Size(kPositions<Squares>, Squares::kTilesAtOnce, channels);
+  };
+  return size(source_channels) + size(dest_channels) + RoundUpToLanes<Scalar>(more);
 }
 
 // Tiles [first, past), counted across all images.
@@ -231,13 +246,14 @@ void StoreSquares(const TileGroup& group, Positions<Squares, Scalar> products, c
   });
 }
 
-// dest [tiles][Cd] = source [tiles][Cs] weights [Cs][Cd], at every position
+// dest [tiles][Cd] = source [tiles][Cs] weights [Cs][Cd], at every position of a patch
 template <typename Squares, typename Scalar>
 void Multiply(int64_t tiles, Positions<Squares, Scalar> source, int64_t source_channels,
               Positions<Squares, const Scalar> weights, const Scalar* zeros, Positions<Squares, Scalar> dest) {
   constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
   const TapRuns runs{1, source_channels, 0, 0};
   for (int p = 0; p < kPositions<Squares>; ++p) {
+    const Scalar* matrix = weights.Matrix(FilterPosition<Squares>(p));
     for (int64_t channel = 0; channel < dest.pitch; channel += kPanel) {
       const int64_t vecs = (dest.pitch - channel) / kLanes<Scalar>;
       for (int64_t tile = 0; tile < tiles; tile += kTileRows) {
@@ -247,14 +263,14 @@ void Multiply(int64_t tiles, Positions<Squares, Scalar> source, int64_t source_c
           from[r] = source.Matrix(p) + (tile + r) * source.pitch;
           to[r] = dest.Matrix(p) + (tile + r) * dest.pitch + channel;
         }
-        Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(tiles - tile, vecs, from, runs,
-                                                             weights.Matrix(p) + channel, weights.pitch, zeros, to);
+        Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(tiles - tile, vecs, from, runs, matrix + channel,
+                                                             weights.pitch, zeros, to);
       }
     }
   }
 }
 
-// Computes images [begin, end) of dest from those of source and the transformed weights [positions][Cs][Cd]. The sums
+// Computes images [begin, end) of dest from those of source and the transformed weights [filter positions][Cs][Cd]. The sums
 // start from the row `start` (whole vectors) or, if it is null, from dest. An image's result is bitwise the same,
 // whichever other images are computed with it.
 template <typename Squares, typename Scalar>
@@ -270,25 +286,26 @@ void WinogradConvolve(const WinogradTiles& tiles, const Scalar* source, int64_t 
   });
 }
 
-// sums [Cin][Cout] += x [tiles][Cin]^T grad [tiles][Cout], at every position
+// sums [Cin][Cout] += x [tiles][Cin]^T grad [tiles][Cout], at every position of a patch
 template <typename Squares, typename Scalar>
 void AddOuterProducts(int64_t tiles, Positions<Squares, Scalar> x, int64_t in_channels, Positions<Squares, Scalar> grad,
                       Positions<Squares, Scalar> sums) {
   constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
   const PixelRect rect{1, 1, tiles, 0, 0, x.pitch, 0, 0, grad.pitch};
   for (int p = 0; p < kPositions<Squares>; ++p) {
+    Scalar* sum = sums.Matrix(FilterPosition<Squares>(p));
     for (int64_t out = 0; out < sums.pitch; out += kPanel) {
       const int64_t vecs = (sums.pitch - out) / kLanes<Scalar>;
       for (int64_t in = 0; in < in_channels; in += kTileRows) {
         Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(in_channels - in, vecs, x.Matrix(p) + in,
                                                                grad.Matrix(p) + out, rect,
-                                                               sums.Matrix(p) + in * sums.pitch + out, sums.pitch);
+                                                               sum + in * sums.pitch + out, sums.pitch);
       }
     }
   }
 }
 
-// sums [positions][Cin][Cout] += the contributions of images [begin, end) to the weight gradient before its transform,
+// sums [filter positions][Cin][Cout] += the contributions of images [begin, end) to the weight gradient before its transform,
 // for the input channels [in_begin, in_end). `tiles` are those of the forward pass.
 template <typename Squares, typename Scalar>
 void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t in_channels, int64_t in_begin,
@@ -305,7 +322,7 @@ void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t
   });
 }
 
-// grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [positions][Cin][Cout] that are `apart` scalars apart, for
+// grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [filter positions][Cin][Cout] that are `apart` scalars apart, for
 // the input channels [begin, end).
 template <typename Squares, typename Scalar>
 void FinishWeightGradient(const Scalar* sums, int64_t count, int64_t apart, int64_t in_channels, int64_t out_channels,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from maml_fast._arguments import flag, many, nn_module, number, optional, takes, tensor, tensor_or
@@ -107,8 +108,7 @@ class MAML(BaseLearner):
         )
         _check_rate(module, self.lr)
         steps = zip(module.parameters(), gradients, strict=True)
-        rate = -self.lr  # adding: the backward pass of a subtraction has one more operation
-        updated = {id(p): p + rate * gradient for p, gradient in steps if gradient is not None}
+        updated = {id(p): _step(p, self.lr, gradient) for p, gradient in steps if gradient is not None}
         replace_tensors(module.modules(), updated)
 
 
@@ -128,6 +128,13 @@ def maml_update(model: M, lr: float | Tensor, grads: Sequence[Tensor | None] | N
     """
     _check_rate(model, lr)
     return update_module(model, None if grads is None else [None if g is None else -lr * g for g in grads])
+
+
+def _step(parameter: Tensor, lr: float | Tensor, gradient: Tensor) -> Tensor:
+    """Return p - lr * g in as few operations as possible, of which each has a backward pass."""
+    if isinstance(lr, Tensor):
+        return parameter + -lr * gradient  # the backward pass of a subtraction has one more operation
+    return torch.add(parameter, gradient, alpha=-lr)
 
 
 def _check_rate(model: nn.Module, lr: float | Tensor) -> None:
