@@ -139,7 +139,7 @@ def balanced(learner: Learner, y: Tensor) -> Iterator[None]:
     if not isinstance(learner, MAML) or learner.loss_fn is not F.cross_entropy or counts.min() == counts.max():
         yield
         return
-    parameter = next(learner.model.parameters())
+    parameter = next(iter(learner.model.parameters()))
     learner.loss_fn = partial(F.cross_entropy, weight=(1 / counts).to(parameter.device, parameter.dtype))
     try:
         yield

@@ -151,7 +151,7 @@ class TaskForward:
         """
         if requested_engine.get() == "batched" or any(program.blocks() for program in programs):
             return None
-        if next(self.model.parameters()).device.type != "cpu":
+        if next(iter(self.model.parameters())).device.type != "cpu":
             return None
         if tasks_at_once < MIN_BATCHED_TASKS:
             few = f"{tasks_at_once} task{'s' if tasks_at_once > 1 else ''} at a time"

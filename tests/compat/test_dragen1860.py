@@ -32,8 +32,9 @@ MINI_IMAGENET = [
     *[("conv2d", [6, 6, 3, 3, 1, 0]), *BLOCK, ("max_pool2d", [2, 1, 0])],
     *[("flatten", []), ("linear", [5, 6 * 4 * 4])],
 ]
-CONFIGS = {"omniglot": (OMNIGLOT, 1, 28), "mini-imagenet": (MINI_IMAGENET, 3, 16)}
-over_configs = pytest.mark.parametrize("config", CONFIGS)
+LINEAR = [("flatten", []), ("linear", [5, 64])]
+CONFIGS = {"omniglot": (OMNIGLOT, 1, 28), "mini-imagenet": (MINI_IMAGENET, 3, 16), "linear": (LINEAR, 1, 8)}
+over_configs = pytest.mark.parametrize("config", ["omniglot", "mini-imagenet"])
 
 BN = 1e-5, 0.1  # eps and momentum
 
@@ -95,7 +96,7 @@ def plain_loop(config, weights, batch, steps):
     return loss / len(batch[0]), correct / batch[3].numel()
 
 
-@over_configs
+@pytest.mark.parametrize("config", CONFIGS)
 def test_training_follows_a_plain_loop(config):
     meta = make_meta(config)
     weights = [each.detach().clone().requires_grad_() for each in meta.net.parameters()]
