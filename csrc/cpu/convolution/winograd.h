@@ -99,8 +99,8 @@ void TransformWeights(const Scalar* weight, int64_t in_channels, int64_t out_cha
   }
 }
 
-// weight [3, 3, Cin, Cout] -> transformed [filter positions][Cout][Cin] of the filters rotated by 180 degrees, for the input
-// channels [begin, end); `begin` is a multiple of the lanes.
+// weight [3, 3, Cin, Cout] -> transformed [filter positions][Cout][Cin] of the filters rotated by 180 degrees, for the
+// input channels [begin, end); `begin` is a multiple of the lanes.
 template <typename Squares, typename Scalar>
 void TransformWeightsForDataGradient(const Scalar* weight, int64_t in_channels, int64_t out_channels,
                                      Scalar* transformed, int64_t begin, int64_t end) {
@@ -270,8 +270,8 @@ void Multiply(int64_t tiles, Positions<Squares, Scalar> source, int64_t source_c
   }
 }
 
-// Computes images [begin, end) of dest from those of source and the transformed weights [filter positions][Cs][Cd]. The sums
-// start from the row `start` (whole vectors) or, if it is null, from dest. An image's result is bitwise the same,
+// Computes images [begin, end) of dest from those of source and the transformed weights [filter positions][Cs][Cd]. The
+// sums start from the row `start` (whole vectors) or, if it is null, from dest. An image's result is bitwise the same,
 // whichever other images are computed with it.
 template <typename Squares, typename Scalar>
 void WinogradConvolve(const WinogradTiles& tiles, const Scalar* source, int64_t source_channels,
@@ -298,15 +298,15 @@ void AddOuterProducts(int64_t tiles, Positions<Squares, Scalar> x, int64_t in_ch
       const int64_t vecs = (sums.pitch - out) / kLanes<Scalar>;
       for (int64_t in = 0; in < in_channels; in += kTileRows) {
         Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(in_channels - in, vecs, x.Matrix(p) + in,
-                                                               grad.Matrix(p) + out, rect,
-                                                               sum + in * sums.pitch + out, sums.pitch);
+                                                               grad.Matrix(p) + out, rect, sum + in * sums.pitch + out,
+                                                               sums.pitch);
       }
     }
   }
 }
 
-// sums [filter positions][Cin][Cout] += the contributions of images [begin, end) to the weight gradient before its transform,
-// for the input channels [in_begin, in_end). `tiles` are those of the forward pass.
+// sums [filter positions][Cin][Cout] += the contributions of images [begin, end) to the weight gradient before its
+// transform, for the input channels [in_begin, in_end). `tiles` are those of the forward pass.
 template <typename Squares, typename Scalar>
 void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t in_channels, int64_t in_begin,
                             int64_t in_end, const Scalar* grad_y, int64_t out_channels, int64_t begin, int64_t end,
@@ -322,8 +322,8 @@ void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t
   });
 }
 
-// grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [filter positions][Cin][Cout] that are `apart` scalars apart, for
-// the input channels [begin, end).
+// grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [filter positions][Cin][Cout] that are `apart` scalars
+// apart, for the input channels [begin, end).
 template <typename Squares, typename Scalar>
 void FinishWeightGradient(const Scalar* sums, int64_t count, int64_t apart, int64_t in_channels, int64_t out_channels,
                           Scalar* grad_weight, int64_t begin, int64_t end) {

@@ -152,9 +152,9 @@ struct Squares4 {
   }
 };
 
-// For stride 2: 49 multiplications, not 81, for nine pixels. The even pixels of a patch meet the first and the last tap:
-// they are F(3, 2), which interpolates at 0, 1, -1 and infinity. The odd pixels meet the middle tap alone, so the last
-// three positions along an axis share one transform of the filter.
+// For stride 2: 49 multiplications, not 81, for nine pixels. The even pixels of a patch meet the first and the last
+// tap: they are F(3, 2), which interpolates at 0, 1, -1 and infinity. The odd pixels meet the middle tap alone, so the
+// last three positions along an axis share one transform of the filter.
 struct StridedSquares3 {
   static constexpr int kStride = 2, kSide = 3, kPatch = 7;
   static constexpr int64_t kTilesAtOnce = 12;

@@ -15,7 +15,8 @@ struct Image {
 
 int64_t TilesAlong(int64_t extent, int64_t side) { return (extent + side - 1) / side; }
 
-// The source pixel under tap (i, j) of destination pixel (h, w) is (stride * h - padding + i, stride * w - padding + j).
+// The source pixel under tap (i, j) of destination pixel (h, w) is (stride * h - padding + i, stride * w - padding +
+// j).
 WinogradTiles MakeTiles(const Image& source, const Image& dest, int64_t stride, int64_t padding, int64_t side,
                         ArenaScope& arena) {
   const int64_t count = TilesAlong(dest.height, side) * TilesAlong(dest.width, side), extent = stride * (side - 1) + 3;

@@ -26,8 +26,8 @@ WinogradTiles DataGradientTiles(const ConvBlockShape& shape, int64_t side, Arena
 // How a convolution is computed: directly (direct.h) or by one of Winograd's algorithms (winograd_squares.h).
 enum class Algorithm { kDirect, kSquares2, kSquares4, kStridedSquares3 };
 
-// The fastest that applies to the forward pass and the weight gradient; with stride 2, data gradients are direct. Direct convolutions skip the taps on zero padding. `lanes` is the number of scalars in a
-// vector.
+// The fastest that applies to the forward pass and the weight gradient; with stride 2, data gradients are direct.
+// Direct convolutions skip the taps on zero padding. `lanes` is the number of scalars in a vector.
 Algorithm FastestAlgorithm(const ConvBlockShape& shape, int64_t lanes);
 
 }  // namespace maml_fast
