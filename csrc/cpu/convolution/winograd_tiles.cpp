@@ -15,8 +15,8 @@ struct Image {
 
 int64_t TilesAlong(int64_t extent, int64_t side) { return (extent + side - 1) / side; }
 
-// The source pixel under tap (i, j) of destination pixel (h, w) is (stride * h - padding + i, stride * w - padding +
-// j).
+// The source pixel under tap (i, j) of destination pixel (h, w) is in row stride * h - padding + i and in column
+// stride * w - padding + j.
 WinogradTiles MakeTiles(const Image& source, const Image& dest, int64_t stride, int64_t padding, int64_t side,
                         ArenaScope& arena) {
   const int64_t count = TilesAlong(dest.height, side) * TilesAlong(dest.width, side), extent = stride * (side - 1) + 3;
@@ -58,7 +58,8 @@ WinogradTiles DataGradientTiles(const ConvBlockShape& s, int64_t side, ArenaScop
 }
 
 // Costs are multiply-adds of one image. The constants say how many multiply-adds take as long as the rest of the work.
-// They were measured (Zen 4; AVX-512 and AVX2 agree) for 8 to 128 channels and images of 3 x 3 to 84 x 84.
+// They were measured (Zen 4; AVX-512 and AVX2 agree) for 8 to 128 channels and images of 3 x 3 to 84 x 84; those of
+// stride 2 with AVX2 alone, for 16 to 128 channels and images of 7 x 7 to 32 x 32.
 Algorithm FastestAlgorithm(const ConvBlockShape& s, int64_t lanes) {
   struct Costs {
     int64_t side;
