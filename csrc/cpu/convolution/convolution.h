@@ -37,10 +37,9 @@ class Convolution {
   // Scalars that Prepare may write.
   int64_t PreparedSize() const {
     if (TakesWeightsAsTheyAre()) return 0;
-    if (IsDirect()) return transposed_ ? DataGradientPackedSize<Scalar>(shape_) : ForwardPackedSize<Scalar>(shape_);
-    return WithSquares([&](auto squares) {
-      return WinogradWeightsSize<decltype(squares), Scalar>(SourceChannels(), DestChannels());
-    });
+    if (IsDirect()) return panels_.Size();
+    return WithSquares(
+        [&](auto squares) { return WinogradWeightsSize<decltype(squares), Scalar>(SourceChannels(), DestChannels()); });
   }
 
   // Returns the weights [k, k, Cin, Cout] as Run reads them: in `buffer`, or where they are.
@@ -56,7 +55,8 @@ class Convolution {
     if (TakesWeightsAsTheyAre() || begin == end) return;
     const InConvolution timed;
     if (IsDirect()) {
-      return transposed_ ? PackDataGradient(weight, shape_, plan_, buffer) : PackForward(weight, shape_, buffer);
+      return transposed_ ? PackDataGradient(weight, shape_, plan_, panels_, buffer)
+                         : PackForward(weight, panels_, buffer);
     }
     const int64_t ins = shape_.in_channels, outs = shape_.out_channels;
     const int64_t first = begin * kLanes<Scalar>, past = std::min(ins, end * kLanes<Scalar>);
@@ -73,15 +73,15 @@ class Convolution {
     return TakesWeightsAsTheyAre() ? weight : buffer;
   }
 
-  // Computes dest images [begin, end), the sum over `count` terms of the convolutions of those that have weights. The sums
-  // start from the row `start` (see PackRow) or, if it is null, from dest.
+  // Computes dest images [begin, end), the sum over `count` terms of the convolutions of those that have weights. The
+  // sums start from the row `start` (see PackRow) or, if it is null, from dest.
   void Run(const ConvolutionTerm<Scalar>* terms, int64_t count, const Scalar* start, Scalar* dest, int64_t begin,
            int64_t end) const {
     if (!IsDirect()) return RunSquares(terms, count, {SourceChannels(), DestChannels(), start, dest}, begin, end);
     const InConvolution timed;
     for (const auto* term = terms; term != terms + count; ++term) {
       if (term->weights == nullptr) continue;
-      DirectConvolve(plan_, term->source, SourceChannels(), term->weights, start, dest, DestChannels(), begin, end);
+      DirectConvolve(plan_, panels_, term->source, SourceChannels(), term->weights, start, dest, begin, end);
       start = nullptr;
     }
   }
@@ -114,6 +114,7 @@ class Convolution {
   Convolution(const ConvBlockShape& s, bool transposed, ArenaScope& arena)
       : shape_(s), transposed_(transposed), algorithm_(FastestAlgorithm(s, kLanes<Scalar>)), plan_{}, tiles_{} {
     if (IsDirect()) {
+      panels_ = {s.kernel * s.kernel * SourceChannels(), DestChannels(), !TakesWeightsAsTheyAre()};
       plan_ = transposed ? DataGradientPlan(s, arena) : ForwardPlan(s, arena);
     } else {
       const int64_t side = WithSquares([](auto squares) { return squares.kSide; });
@@ -121,12 +122,19 @@ class Convolution {
     }
   }
 
-  bool TakesWeightsAsTheyAre() const { return IsDirect() && !transposed_ && shape_.out_channels % kLanes<Scalar> == 0; }
+  // Copies in panels do not pay off for a few pixels.
+  bool TakesWeightsAsTheyAre() const {
+    constexpr int64_t kFewPixels = 64;
+    const bool is_one_panel = shape_.out_channels <= WeightPanels<Scalar>::kPanel;
+    return IsDirect() && !transposed_ && shape_.out_channels % kLanes<Scalar> == 0 &&
+           (is_one_panel || shape_.batch * shape_.ConvPixels() < kFewPixels);
+  }
 
   const ConvBlockShape& shape_;
   const bool transposed_;
   const Algorithm algorithm_;
-  PixelPlan plan_;       // of the direct algorithm
+  PixelPlan plan_;  // of the direct algorithm
+  WeightPanels<Scalar> panels_{};
   WinogradTiles tiles_;  // of Winograd's algorithms
 };
 

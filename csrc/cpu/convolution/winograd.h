@@ -4,9 +4,9 @@
 //
 // The products at each of a patch's positions, summed over channels, are a matrix product [tiles, Cs] [Cs, Cd].
 //
-// Seen from the data gradient, which convolves grad_y with rotated filters, the weight gradient is the gradient of these
-// filters, G^T [(B^T patch B) * (A x A^T)] G with patches of grad_y, summed over the tiles of x. Both gradients read the
-// same transformed patches.
+// Seen from the data gradient, which convolves grad_y with rotated filters, the weight gradient is the gradient of
+// these filters, G^T [(B^T patch B) * (A x A^T)] G with patches of grad_y, summed over the tiles of x. Both gradients
+// read the same transformed patches.
 #pragma once
 
 #include <algorithm>
@@ -117,8 +117,8 @@ void TransformWeightsForDataGradient(const Scalar* weight, int64_t in_channels, 
   });
 }
 
-// What a source contributes to a sum of convolutions and, as the gradient at the result of a convolution of `factor`, to
-// the gradient of that convolution's weights.
+// What a source contributes to a sum of convolutions and, as the gradient at the result of a convolution of `factor`,
+// to the gradient of that convolution's weights.
 template <typename Scalar>
 struct ConvolutionTerm {
   const Scalar* source;
@@ -130,7 +130,7 @@ struct ConvolutionTerm {
 template <typename Scalar>
 struct WinogradSums {
   int64_t source_channels, dest_channels;
-  const Scalar* start;           // a row in whole vectors, from which the sums in dest start; null: from dest itself
+  const Scalar* start;  // a row in whole vectors, from which the sums in dest start; null: from dest itself
   Scalar* dest;
   Scalar* of_weights = nullptr;  // [positions][Cd][Cs]: the weight gradient before its transform
   int64_t first = 0, past = 0;   // the channels of dest for which it is wanted
@@ -297,8 +297,8 @@ void AddOuterProducts(int64_t tiles, Positions<Squares, Scalar> factor, int64_t 
 }
 
 // Computes images [begin, end) of dest, the sum over `count` terms of the convolutions of source and weights, and adds
-// these images' contributions to the weight gradient, with the same bits whether or not the other is wanted. An image's result is bitwise the same, whichever other images are
-// computed with it.
+// these images' contributions to the weight gradient, with the same bits whether or not the other is wanted. An image's
+// result is bitwise the same, whichever other images are computed with it.
 template <typename Squares, typename Scalar>
 void WinogradConvolve(const WinogradTiles& tiles, const ConvolutionTerm<Scalar>* terms, int64_t count,
                       const WinogradSums<Scalar>& sums, int64_t begin, int64_t end, Scalar* work_space) {

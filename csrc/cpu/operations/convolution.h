@@ -139,6 +139,39 @@ struct ConvolutionPasses {
 
   static const Plan& PlanOf(const Frame<Scalar>& f) { return *static_cast<const Plan*>(f.plan); }
 
+  // The gradient of a repetition's weights, summed over images.
+  struct Sum {
+    const Plan& plan;
+    const bool adds;
+    Scalar* to;   // null: not wanted
+    Scalar* sum;  // null, too
+
+    Sum(const Pool& pool, const Plan& p, const Operand<Scalar>& weight, Scalar* gradient, int64_t r, ArenaScope& arena)
+        : plan(p), adds(weight.adds), to(Weight(p, gradient, r)), sum(nullptr) {
+      if (to == nullptr) return;
+      const int64_t size = p.gradients.SumSize();
+      sum = arena.Array<Scalar>(size);
+      ShareVectors<Scalar>(pool, size, size,
+                           [&](int64_t begin, int64_t end) { std::fill(sum + begin, sum + end, Scalar{0}); });
+    }
+
+    void Finish(const Pool& pool) const {
+      if (to == nullptr) return;
+      ArenaScope arena;
+      const ConvBlockShape& s = plan.shape;
+      const int64_t size = s.WeightSize();
+      Scalar* whole = adds ? arena.Array<Scalar>(size) : to;
+      ShareScalars(pool, s.in_channels, size,
+                   [&](int64_t begin, int64_t end) { plan.gradients.Finish(sum, 1, 0, whole, begin, end); });
+      if (!adds) return;
+      ShareVectors<Scalar>(pool, size, size, [&](int64_t begin, int64_t end) {
+        ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
+          Store(to + begin + i, Load(to + begin + i, lanes) + Load(whole + begin + i, lanes), lanes);
+        });
+      });
+    }
+  };
+
   // How many images are handed over at a time to a follower that takes `rows` rows together; 0 if images and these rows
   // do not fit each other.
   static int64_t ImagesForFollower(const ConvBlockShape& s, int64_t rows) {
@@ -300,39 +333,6 @@ struct ConvolutionPasses {
       std::fill_n(to, s.out_channels, Scalar{0});
     }
   }
-
-  // The gradient of a repetition's weights, summed over images.
-  struct Sum {
-    const Plan& plan;
-    const bool adds;
-    Scalar* to;   // null: not wanted
-    Scalar* sum;  // null, too
-
-    Sum(const Pool& pool, const Plan& p, const Operand<Scalar>& weight, Scalar* gradient, int64_t r, ArenaScope& arena)
-        : plan(p), adds(weight.adds), to(Weight(p, gradient, r)), sum(nullptr) {
-      if (to == nullptr) return;
-      const int64_t size = p.gradients.SumSize();
-      sum = arena.Array<Scalar>(size);
-      ShareVectors<Scalar>(pool, size, size,
-                           [&](int64_t begin, int64_t end) { std::fill(sum + begin, sum + end, Scalar{0}); });
-    }
-
-    void Finish(const Pool& pool) const {
-      if (to == nullptr) return;
-      ArenaScope arena;
-      const ConvBlockShape& s = plan.shape;
-      const int64_t size = s.WeightSize();
-      Scalar* whole = adds ? arena.Array<Scalar>(size) : to;
-      ShareScalars(pool, s.in_channels, size,
-                   [&](int64_t begin, int64_t end) { plan.gradients.Finish(sum, 1, 0, whole, begin, end); });
-      if (!adds) return;
-      ShareVectors<Scalar>(pool, size, size, [&](int64_t begin, int64_t end) {
-        ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
-          Store(to + begin + i, Load(to + begin + i, lanes) + Load(whole + begin + i, lanes), lanes);
-        });
-      });
-    }
-  };
 };
 
 }  // namespace
