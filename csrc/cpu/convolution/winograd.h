@@ -145,22 +145,19 @@ struct WinogradWork {
   Positions<Squares, Scalar> dest;    // [positions][tiles][Cd]
   Positions<Squares, Scalar> factor;  // [positions][tiles][Cf]
   Scalar* zeros;                      // [max(Cs, Cd)]: a pixel of padding
-  Scalar* nowhere;                    // [Cd]: a pixel outside of dest
 
   WinogradWork(Scalar* work, const WinogradSums<Scalar>& sums)
       : source(work, Squares::kTilesAtOnce, sums.source_channels),
         dest(source.Matrix(kPositions<Squares>), Squares::kTilesAtOnce, sums.dest_channels),
         factor(dest.Matrix(kPositions<Squares>), Squares::kTilesAtOnce, sums.FactorChannels()),
-        zeros(factor.Matrix(kPositions<Squares>)),
-        nowhere(zeros + std::max(source.pitch, dest.pitch)) {
-    std::fill(zeros, nowhere + dest.pitch, Scalar{0});
+        zeros(factor.Matrix(kPositions<Squares>)) {
+    std::fill_n(zeros, std::max(source.pitch, dest.pitch), Scalar{0});
   }
 
   static int64_t Size(const WinogradSums<Scalar>& sums) {
     auto of = [](int64_t channels) { return Positions<Squares, Scalar>::Size(Squares::kTilesAtOnce, channels); };
     return of(sums.source_channels) + of(sums.dest_channels) + of(sums.FactorChannels()) +
-           RoundUpToLanes<Scalar>(std::max(sums.source_channels, sums.dest_channels)) +
-           RoundUpToLanes<Scalar>(sums.dest_channels);
+           RoundUpToLanes<Scalar>(std::max(sums.source_channels, sums.dest_channels));
   }
 };
 
@@ -204,37 +201,22 @@ struct ImageChannels {
   int64_t channels;
 };
 
-// Calls f(at) for a square of SIDE x SIDE pixels, where at(i) is the address of pixel i, or `outside` if the image has
-// no such pixel. Most squares lie within the image: their addresses need no table.
-template <int SIDE, typename Scalar, typename F>
-MF_INLINE void WithAddresses(const int32_t* pixels, Scalar* image, int64_t pixel_size, Scalar* outside, const F& f) {
-  constexpr int kPixels = SIDE * SIDE;
-  if (pixels[0] >= 0 && pixels[kPixels - 1] >= 0) {
-    Scalar* first = image + pixels[0] * pixel_size;
-    const int64_t row = (pixels[SIDE] - pixels[0]) * pixel_size;
-    return f([=](int i) __attribute__((always_inline)) { return first + i / SIDE * row + i % SIDE * pixel_size; });
-  }
-  Scalar* addresses[kPixels];
-  for (int i = 0; i < kPixels; ++i) addresses[i] = pixels[i] < 0 ? outside : image + pixels[i] * pixel_size;
-  f([&](int i) __attribute__((always_inline)) { return addresses[i]; });
-}
-
 // to [positions][tiles][C] = the transforms of the tiles' pixels, of which `table` has one row for each tile
 template <typename Axis, typename Squares, typename Scalar>
 MF_INLINE void TransformPixels(const TileGroup& group, const int32_t* table, const ImageChannels<Scalar>& of,
                                const Scalar* zeros, Positions<Squares, Scalar> to) {
-  constexpr int kSide = Axis::kIn;
+  constexpr int kPixels = Axis::kIn * Axis::kIn;
   group.ForEach([&](int64_t image, int64_t tile, int64_t rank) __attribute__((always_inline)) {
-    const Scalar* first = of.images + image * of.pixels * of.pixel_size;
-    WithAddresses<kSide>(table + tile * kSide * kSide, first, of.pixel_size, zeros,
-                         [&](const auto& from) __attribute__((always_inline)) {
-                           ForChannels<Scalar>(of.channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-                             BothAxes<Scalar, Axis>([&](int i) { return Load(from(i) + c, n); },
-                                                    [at = to.At(rank, c), step = to.step](int p, Vec<Scalar> value) {
-                                                      Store(at + p * step, value);
-                                                    });
-                           });
-                         });
+    const int32_t* pixels = table + tile * kPixels;
+    const Scalar* from[kPixels];
+    for (int i = 0; i < kPixels; ++i) {
+      from[i] = pixels[i] < 0 ? zeros : of.images + (image * of.pixels + pixels[i]) * of.pixel_size;
+    }
+    ForChannels<Scalar>(of.channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+      BothAxes<Scalar, Axis>(
+          [&](int i) { return Load(from[i] + c, n); },
+          [at = to.At(rank, c), step = to.step](int p, Vec<Scalar> value) { Store(at + p * step, value); });
+    });
   });
 }
 
@@ -252,26 +234,24 @@ void TransformSquares(const TileGroup& group, const Scalar* factor, int64_t pixe
   TransformPixels<typename Squares::SquareGradient>(group, group.tiles.squares, of, zeros, to);
 }
 
-// The squares of dest = start (or dest itself, if start is null) + the transforms of products [positions][tiles][C].
-// nowhere: where pixels outside of the image are written to.
+// The squares of dest = start (or dest itself, if start is null) + the transforms of products [positions][tiles][C]
 template <typename Squares, typename Scalar>
 void StoreSquares(const TileGroup& group, Positions<Squares, Scalar> products, const Scalar* start, int64_t channels,
-                  Scalar* nowhere, Scalar* dest) {
-  constexpr int kSide = Squares::kSide;
+                  Scalar* dest) {
+  constexpr int kPixels = Squares::kSide * Squares::kSide;
   group.ForEach([&](int64_t image, int64_t tile, int64_t rank) __attribute__((always_inline)) {
-    Scalar* first = dest + image * group.tiles.dest_pixels * channels;
-    WithAddresses<kSide>(group.tiles.squares + tile * kSide * kSide, first, channels, nowhere,
-                         [&](const auto& to) __attribute__((always_inline)) {
-                           ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
-                             const Scalar* at = products.At(rank, c);
-                             BothAxes<Scalar, typename Squares::Square>(
-                                 [&](int p) { return Load<Scalar>(at + p * products.step); },
-                                 [&](int i, Vec<Scalar> value) {
-                                   Store(to(i) + c, (start != nullptr ? Load(start + c) : Load(to(i) + c, n)) + value,
-                                         n);
-                                 });
-                           });
-                         });
+    const int32_t* square = group.tiles.squares + tile * kPixels;
+    Scalar* pixels = dest + image * group.tiles.dest_pixels * channels;
+    ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+      const Scalar* at = products.At(rank, c);
+      BothAxes<Scalar, typename Squares::Square>([&](int p) { return Load<Scalar>(at + p * products.step); },
+                                                 [&](int i, Vec<Scalar> value) {
+                                                   if (square[i] < 0) return;
+                                                   Scalar* to = pixels + square[i] * channels + c;
+                                                   Store(to, (start != nullptr ? Load(start + c) : Load(to, n)) + value,
+                                                         n);
+                                                 });
+    });
   });
 }
 
@@ -341,7 +321,7 @@ void WinogradConvolve(const WinogradTiles& tiles, const ConvolutionTerm<Scalar>*
       Multiply(group.Count(), work.source, sources, weights, start, work.dest);
       start = nullptr;
     }
-    if (start == nullptr) StoreSquares(group, work.dest, sums.start, dests, work.nowhere, sums.dest);
+    if (start == nullptr) StoreSquares(group, work.dest, sums.start, dests, sums.dest);
   });
 }
 
