@@ -32,7 +32,8 @@ def test_unknown_instruction_set_names_the_allowed_ones(fresh, monkeypatch):
     monkeypatch.setenv("MAML_FAST_CPU", "avx1024")
     for machine, known in (("x86_64", "'avx512', 'avx2', 'generic'"), ("aarch64", "'neon'"), ("ppc64le", "'generic'")):
         monkeypatch.setattr(_toolchain.platform, "machine", lambda machine=machine: machine)
-        with pytest.raises(ValueError, match=f"MAML_FAST_CPU='avx1024' is not .* for {machine}: use one of {known}, or unset"):
+        message = f"MAML_FAST_CPU='avx1024' is not .* for {machine}: use one of {known}, or unset"
+        with pytest.raises(ValueError, match=message):
             native.backend()
 
 

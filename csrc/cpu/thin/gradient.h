@@ -18,7 +18,7 @@ namespace maml_fast {
 namespace {
 
 constexpr int kSumTaps[] = {1, 3, 9};  // taps of a tile; most patch sizes need only the last
-constexpr int kSumVecs = MF_VECTOR_REGISTERS == 32 ? 2 : 1;
+constexpr int kSumVecs = MF_VECTOR_BYTES >= 64 ? 2 : 1;
 
 // The gradient at a row of windows, from one vector of channels on.
 template <typename Scalar>
