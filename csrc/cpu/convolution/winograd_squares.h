@@ -1,5 +1,4 @@
-// The transforms of Winograd convolutions along one axis: for stride 1 and squares of the result of 2 x 2 and of 4 x 4
-// pixels, and for stride 2 and squares of 3 x 3 pixels.
+// The transforms of Winograd convolutions along one axis, for squares of the result of 2 x 2 and of 4 x 4 pixels.
 //
 //   square = A^T [(G filter G^T) * (B^T patch B)] A      patch: the source pixels that the square depends on
 //
@@ -15,7 +14,7 @@ namespace {
 
 // F(2x2, 3x3): 16 multiplications, not 36, for four pixels. It interpolates at 0, 1, -1 and infinity.
 struct Squares2 {
-  static constexpr int kStride = 1, kSide = 2, kPatch = 4;
+  static constexpr int kSide = 2, kPatch = 4;
   static constexpr int64_t kTilesAtOnce = 48;  // tiles whose matrices stay in cache, together with the weights
 
   struct Patch {  // B^T
@@ -73,7 +72,7 @@ struct Squares2 {
 // a = 3/4 its rounding error is half of that with the usual a = 1: in float32 and 64 channels 2.3 times that of a plain
 // sum.
 struct Squares4 {
-  static constexpr int kStride = 1, kSide = 4, kPatch = 6;
+  static constexpr int kSide = 4, kPatch = 6;
   static constexpr int64_t kTilesAtOnce = 24;
   static constexpr double kA = 0.75, kA2 = kA * kA, kA3 = kA2 * kA, kA4 = kA2 * kA2;
 
@@ -150,72 +149,6 @@ struct Squares4 {
   static MF_INLINE V Times(double factor, V v) {
     return static_cast<std::decay_t<decltype(v[0])>>(factor) * v;
   }
-};
-
-// For stride 2: 49 multiplications, not 81, for nine pixels. The even pixels of a patch meet the first and the last
-// tap: they are F(3, 2), which interpolates at 0, 1, -1 and infinity. The odd pixels meet the middle tap alone, so the
-// last three positions along an axis share one transform of the filter.
-struct StridedSquares3 {
-  static constexpr int kStride = 2, kSide = 3, kPatch = 7;
-  static constexpr int64_t kTilesAtOnce = 12;
-
-  struct Patch {  // B^T
-    static constexpr int kIn = 7, kOut = 7;
-    template <typename Scalar>
-    static MF_INLINE void Run(const Vec<Scalar>* d, Vec<Scalar>* t) {
-      t[0] = d[0] - d[4];
-      t[1] = d[2] + d[4];
-      t[2] = d[4] - d[2];
-      t[3] = d[2] - d[6];
-      t[4] = d[1];
-      t[5] = d[3];
-      t[6] = d[5];
-    }
-  };
-  struct Filter {  // G
-    static constexpr int kIn = 3, kOut = 5;
-    template <typename Scalar>
-    static MF_INLINE void Run(const Vec<Scalar>* g, Vec<Scalar>* t) {
-      t[0] = g[0];
-      t[1] = (g[0] + g[2]) / 2;
-      t[2] = (g[0] - g[2]) / 2;
-      t[3] = g[2];
-      t[4] = g[1];
-    }
-  };
-  struct FilterGradient {  // G^T
-    static constexpr int kIn = 5, kOut = 3;
-    template <typename Scalar>
-    static MF_INLINE void Run(const Vec<Scalar>* t, Vec<Scalar>* g) {
-      g[0] = t[0] + (t[1] + t[2]) / 2;
-      g[1] = t[4];
-      g[2] = (t[1] - t[2]) / 2 + t[3];
-    }
-  };
-  struct Square {  // A^T
-    static constexpr int kIn = 7, kOut = 3;
-    template <typename Scalar>
-    static MF_INLINE void Run(const Vec<Scalar>* t, Vec<Scalar>* y) {
-      const Vec<Scalar> even = t[1] + t[2];
-      y[0] = t[0] + even + t[4];
-      y[1] = t[1] - t[2] + t[5];
-      y[2] = even - t[3] + t[6];
-    }
-  };
-  struct SquareGradient {  // A
-    static constexpr int kIn = 3, kOut = 7;
-    template <typename Scalar>
-    static MF_INLINE void Run(const Vec<Scalar>* y, Vec<Scalar>* t) {
-      const Vec<Scalar> outer = y[0] + y[2];
-      t[0] = y[0];
-      t[1] = outer + y[1];
-      t[2] = outer - y[1];
-      t[3] = -y[2];
-      t[4] = y[0];
-      t[5] = y[1];
-      t[6] = y[2];
-    }
-  };
 };
 
 }  // namespace

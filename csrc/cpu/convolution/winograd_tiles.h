@@ -1,5 +1,5 @@
 // The tiles of Winograd convolutions (winograd.h), computed once per shape, and the decision whether the transforms pay
-// off. With stride 1, forward and data gradient are the same computation over different tiles.
+// off. Forward and data gradient are the same computation, with stride 1, over different tiles.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace maml_fast {
 // The tiles of one image, which cover every destination pixel once: squares of `side` x `side` destination pixels, and
 // the patches of source pixels that they depend on. Pixels are counted row by row; -1 is outside of the image.
 struct WinogradTiles {
-  const int32_t* patches;  // [count][(stride * (side - 1) + 3)^2]
+  const int32_t* patches;  // [count][(side + 2)^2]
   const int32_t* squares;  // [count][side^2]
   int64_t count;
   int64_t source_pixels, dest_pixels;
@@ -20,14 +20,13 @@ struct WinogradTiles {
 
 WinogradTiles ForwardTiles(const ConvBlockShape& shape, int64_t side, ArenaScope& arena);
 
-// For stride 1.
 WinogradTiles DataGradientTiles(const ConvBlockShape& shape, int64_t side, ArenaScope& arena);
 
-// How a convolution is computed: directly (direct.h) or by one of Winograd's algorithms (winograd_squares.h).
-enum class Algorithm { kDirect, kSquares2, kSquares4, kStridedSquares3 };
+// How a convolution is computed: directly (direct.h) or by Winograd's algorithm with squares of 2 x 2 or 4 x 4 pixels.
+enum class Algorithm { kDirect, kSquares2, kSquares4 };
 
-// The fastest that applies to the forward pass and the weight gradient; with stride 2, data gradients are direct.
-// Direct convolutions skip the taps on zero padding. `lanes` is the number of scalars in a vector.
+// The fastest that applies. Direct convolutions skip the taps on zero padding. `lanes` is the number of scalars in a
+// vector.
 Algorithm FastestAlgorithm(const ConvBlockShape& shape, int64_t lanes);
 
 }  // namespace maml_fast
