@@ -24,17 +24,20 @@ struct Job {
   int row, col;  // the tile's first row and column
 };
 
-// Writes the part of a tile that lies within out [rows][cols]. Each thread writes one column.
+// Writes the part of a tile that lies within out [rows][cols], plus `more` [rows][cols] unless it is null. Each thread
+// writes one column.
 template <typename T, class TileType>
-MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, T* out) {
+MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, const T* more, T* out) {
   constexpr int kRowsAtOnce = TileType::kThreads / TileType::kCols;
   static_assert(TileType::kThreads % TileType::kCols == 0, "threads share a tile evenly");
   const int col = static_cast<int>(threadIdx.x) % TileType::kCols;
   if (job.col + col >= cols) return;
   const int first = static_cast<int>(threadIdx.x) / TileType::kCols, left = rows - job.row;
   const int end = left < TileType::kRows ? left : TileType::kRows;
-  T* to = out + int64_t{job.row + first} * cols + job.col + col;
-  for (int row = first; row < end; row += kRowsAtOnce, to += kRowsAtOnce * cols) *to = tile.At(row, col);
+  int64_t at = int64_t{job.row + first} * cols + job.col + col;
+  for (int row = first; row < end; row += kRowsAtOnce, at += kRowsAtOnce * cols) {
+    out[at] = tile.At(row, col) + (more == nullptr ? T{0} : more[at]);
+  }
 }
 
 // The first slab of part `part`, when `slabs` slabs along k are divided into `parts`. The product slabs * part exceeds
@@ -55,9 +58,9 @@ union MultiplyMemory {
   Tile<Math> tile;
 };
 
-// A Product has kAlongA and kAlongB (whether an operand's runs go along k), Depth(), Parts(), A(task) and B(task) (the
-// operands), and Finish(job, tile), which all threads call with the finished tile. Grid: x over tiles of rows and
-// parts, y over tiles of columns, z over tasks.
+// A Product has kAlongA and kAlongB (whether an operand's runs go along k), Depth(), Parts(), Terms() (how many pairs of
+// operands are multiplied and added up), A(task, term) and B(task, term) (the operands), and Finish(job, tile), which
+// all threads call with the finished tile. Grid: x over tiles of rows and parts, y over tiles of columns, z over tasks.
 template <class Math, class Product, int VECTOR_A, int VECTOR_B>
 __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlocksOfSm)
     MultiplyKernel(const Product product) {
@@ -69,34 +72,36 @@ __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlo
   const int parts = product.Parts(), x = static_cast<int>(blockIdx.x);
   const Job job{static_cast<int>(blockIdx.z), x % parts, x / parts * Math::Tile::kRows,
                 static_cast<int>(blockIdx.y) * Math::Tile::kCols};
-  const auto a = product.A(job.task);
-  const auto b = product.B(job.task);
-  const Filler<decltype(a), typename Math::SlabA, Math::kThreads, VECTOR_A> fill_a(a, job.row);
-  const Filler<decltype(b), typename Math::SlabB, Math::kThreads, VECTOR_B> fill_b(b, job.col);
-
   constexpr int kDepth = Math::SlabA::kDepth;
   const int slabs = (product.Depth() + kDepth - 1) / kDepth;
   const int begin = FirstSlab(slabs, job.part, parts), end = FirstSlab(slabs, job.part + 1, parts);
-  auto fetch = [&](int slab, int stage) {
-    if (slab < end) {
-      fill_a.Fill(memory.stages[stage].a, slab * kDepth);
-      fill_b.Fill(memory.stages[stage].b, slab * kDepth);
-    }
-    CommitCopies();
-  };
-  for (int stage = 0; stage < kStages - 1; ++stage) fetch(begin + stage, stage);
   Math math;
-  int here = 0, last = kStages - 1;
-  for (int slab = begin; slab < end; ++slab) {
-    WaitForCopies<kStages - 2>();
-    __syncthreads();  // this slab is whole, and all have left the one before, whose place is free
-    fetch(slab + kStages - 1, last);
-    math.Multiply(memory.stages[here].a, memory.stages[here].b);
-    last = here;
-    here = here + 1 < kStages ? here + 1 : 0;
+  MF_ROLL
+  for (int term = 0; term < product.Terms(); ++term) {
+    const auto a = product.A(job.task, term);
+    const auto b = product.B(job.task, term);
+    const Filler<decltype(a), typename Math::SlabA, Math::kThreads, VECTOR_A> fill_a(a, job.row);
+    const Filler<decltype(b), typename Math::SlabB, Math::kThreads, VECTOR_B> fill_b(b, job.col);
+    auto fetch = [&](int slab, int stage) {
+      if (slab < end) {
+        fill_a.Fill(memory.stages[stage].a, slab * kDepth);
+        fill_b.Fill(memory.stages[stage].b, slab * kDepth);
+      }
+      CommitCopies();
+    };
+    for (int stage = 0; stage < kStages - 1; ++stage) fetch(begin + stage, stage);
+    int here = 0, last = kStages - 1;
+    for (int slab = begin; slab < end; ++slab) {
+      WaitForCopies<kStages - 2>();
+      __syncthreads();  // this slab is whole, and all have left the one before, whose place is free
+      fetch(slab + kStages - 1, last);
+      math.Multiply(memory.stages[here].a, memory.stages[here].b);
+      last = here;
+      here = here + 1 < kStages ? here + 1 : 0;
+    }
+    WaitForCopies<0>();
+    __syncthreads();  // all have left the last slab
   }
-  WaitForCopies<0>();
-  __syncthreads();
   math.ForEach([&](int row, int col, typename Math::Sum sum) { memory.tile.At(row, col) = sum; });
   __syncthreads();
   product.Finish(job, memory.tile);

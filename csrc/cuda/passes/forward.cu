@@ -81,7 +81,7 @@ cudaError_t Forward(const ConvBlockForwardArgs<T>& args, Arithmetic arithmetic, 
     StartThinForward(launch, args, scratch);
     return launch.Error();
   }
-  StartForward<T>(launch, arithmetic, s, args.x, args.weight, args.bias, args.kept, false, scratch);
+  StartForward<T>(launch, arithmetic, s, {args.x, args.weight}, nullptr, args.bias, args.kept, scratch);
   launch(&JoinMoments<T>, dim3(Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks)), dim3(kLanes, kPlies),
          3 * kLanes * kPlies * sizeof(double), s, RowsOfY(s), static_cast<const T*>(scratch), args.mean, args.rstd);
   const auto images = BlockImages<T>::Of(s, args.kept, nullptr, nullptr);
