@@ -18,7 +18,7 @@ pytestmark = pytest.mark.native
 
 CPP, CUDA = TESTS / "csrc" / "cpp", TESTS / "csrc" / "cuda"
 PLAYED = sorted(CUDA.glob("test_*.cpp"))
-BLOCKS, THIN = CUDA / "test_conv_block.cpp", CUDA / "test_thin.cpp"
+BLOCKS, THIN, LOSSES = CUDA / "test_conv_block.cpp", CUDA / "test_thin.cpp", CUDA / "test_class_losses.cpp"
 
 # Each is a bug that a reader could make: a file, what it says, and what it is made to say. PLANTED is whether this bug
 # was chosen. They are planted in this order.
@@ -53,8 +53,8 @@ BUGS = {
     ),
     "no barrier before the tile takes the slabs' place": (
         "convolution/multiply.cuh",
-        "WaitForCopies<0>();\n  __syncthreads();",
-        "WaitForCopies<0>();\n  if (!PLANTED) __syncthreads();",
+        "__syncthreads();  // all have left the last slab",
+        "if (!PLANTED) __syncthreads();  // all have left the last slab",
     ),
     "lanes mistaken in the plain sums": (
         "convolution/plain_math.cuh",
@@ -128,6 +128,36 @@ BUGS = {
         "factors[n] = values[e * Format::kPack + n];",
         "factors[n] = values[e * Format::kPack + n] * (PLANTED && Format::kPack == 1 ? 1 + 0x1p-11f : 1);",
     ),
+    "another gradient added by every part": (
+        "convolution/weight_gradient_product.cu",
+        "parts == 1 ? more : nullptr",
+        "parts == 1 || PLANTED ? more : nullptr",
+    ),
+    "another gradient left out where parts are joined": (
+        "convolution/weight_gradient_product.cu",
+        "(more == nullptr ? T{0} : more[at])",
+        "(more == nullptr || PLANTED ? T{0} : more[at])",
+    ),
+    "the second convolution with the first one's images": (
+        "convolution/forward_product.cu",
+        "term == 0 ? first.x",
+        "term == 0 || PLANTED ? first.x",
+    ),
+    "a sum's place filled again before all have read it": (
+        "class_losses.cu",
+        "__syncthreads();  // the place is free again",
+        "if (!PLANTED) __syncthreads();",
+    ),
+    "an ignored label that counts": (
+        "class_losses.cu",
+        "labels[i] != kIgnoredLabel;",
+        "labels[i] != (PLANTED ? 0 : kIgnoredLabel);",
+    ),
+    "the moments' squares about another mean": (
+        "passes/forward.cu",
+        "const double off = of_part - center;",
+        "const double off = PLANTED ? 0 : of_part - center;",
+    ),
     "covariances taken from the wrong half": (
         "thin/thin_forward.cu",
         "p = row < col ? row : col",
@@ -145,10 +175,17 @@ def test_planted_bugs_are_caught(tmp_path: Path) -> None:
     programs = build(csrc, tmp_path)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         as_it_is = list(pool.map(lambda program: run(program, 0), programs.values()))
-        tests = [programs[THIN if name.startswith("thin/") else BLOCKS] for name, *_ in BUGS.values()]
+        tests = [programs[test_of(name)] for name, *_ in BUGS.values()]
         codes = list(pool.map(run, tests, range(1, len(BUGS) + 1)))
     assert as_it_is == [0] * len(programs)
     assert [bug for bug, code in zip(BUGS, codes, strict=True) if code == 0] == []
+
+
+def test_of(name: str) -> Path:
+    """Return the test of a kernel's file."""
+    if name.startswith("thin/"):
+        return THIN
+    return LOSSES if name.startswith("class_losses") else BLOCKS
 
 
 def plant(file: Path, right: str, wrong: str) -> None:
