@@ -29,9 +29,9 @@ BUGS = {
         "to * stride - padding + PLANTED;",
     ),
     "the wrong tap in the data gradient": (
-        "convolution/operands.cuh",
-        "Quotient(to + padding)",
-        "Quotient(to + padding - PLANTED)",
+        "convolution/gradient_operands.cuh",
+        "of.from_row + row,",
+        "of.from_row + row - PLANTED,",
     ),
     "a slab fetched before all have left its place": (
         "convolution/multiply.cuh",
@@ -71,7 +71,21 @@ BUGS = {
         "q + Lane() / 16",
         "q + (PLANTED ? 1 - Lane() / 16 : Lane() / 16)",
     ),
-    "remainders of a stride left out": ("convolution/operands.cuh", "* kFar;", "* (PLANTED ? 0 : kFar);"),
+    "remainders of a stride left out": (
+        "convolution/gradient_operands.cuh",
+        "= row + grid.padding - from_row * grid.stride;",
+        "= PLANTED ? 0 : row + grid.padding - from_row * grid.stride;",
+    ),
+    "the taps of another class": (
+        "convolution/gradient_operands.cuh",
+        "taps_across == grid.most_taps ?",
+        "taps_across == grid.most_taps || PLANTED ?",
+    ),
+    "a class's pixels stored past the image's end": (
+        "convolution/data_gradient_product.cu",
+        "to_row >= grid.to_height ||",
+        "(to_row >= grid.to_height && !PLANTED) ||",
+    ),
     "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", "if (!PLANTED) __syncthreads();"),
     "a tile's last row left out": (
         "convolution/multiply.cuh",

@@ -9,10 +9,10 @@ namespace {
 // See StartForward in convolve.h.
 template <typename T>
 struct ForwardProduct {
-  static constexpr bool kAlongA = true, kAlongB = false;
+  static constexpr bool kAlongA = true, kAlongB = false, kSplits = false;
 
   ConvBlockShape shape;
-  PatchGrid<false> grid;
+  PatchGrid grid;
   Convolved<T> first, second;
   int terms;  // 2: the second convolution is added to the first
   TaskParam<T> bias;
@@ -23,19 +23,19 @@ struct ForwardProduct {
   static ForwardProduct Of(const ConvBlockShape& s, const Convolved<T>& first, const Convolved<T>* second,
                            TaskParam<T> bias, T* y, T* moments) {
     const bool two = second != nullptr;
-    return {s, PatchGrid<false>::Of(s), first, two ? *second : first, two ? 2 : 1, bias, y, moments, RowsOfY(s)};
+    return {s, PatchGrid::Of(s), first, two ? *second : first, two ? 2 : 1, bias, y, moments, RowsOfY(s)};
   }
 
   __host__ __device__ int Rows() const { return rows; }
   __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
-  __host__ __device__ int Depth() const { return static_cast<int>(shape.PatchSize()); }
+  MF_DEVICE int Depth(const Job&) const { return static_cast<int>(shape.PatchSize()); }
   __host__ __device__ int Parts() const { return 1; }
   MF_DEVICE int Terms() const { return terms; }
-  MF_DEVICE Patches<T, false> A(int task, int term) const {
-    return {grid, (term == 0 ? first.x : second.x) + shape.InImage(task, 0), rows};
+  MF_DEVICE Patches<T> A(const Job& job, int term) const {
+    return {grid, (term == 0 ? first.x : second.x) + shape.InImage(job.task, 0), rows};
   }
-  MF_DEVICE Matrix<T> B(int task, int term) const {
-    return {term == 0 ? first.weight.Of(task) : second.weight.Of(task), Depth(), Cols()};
+  MF_DEVICE Matrix<T> B(const Job& job, int term) const {
+    return {(term == 0 ? first : second).weight.Of(job.task), Depth(job), Cols()};
   }
 
   template <class TileType>

@@ -18,7 +18,7 @@ struct Tile {
   MF_DEVICE typename Math::Sum& At(int row, int col) { return values[row * kPitch + col]; }
 };
 
-// The work of a thread block: one tile of one task, over one part of k.
+// The work of a thread block: one tile of one task, over one part of k, or of one of several products.
 struct Job {
   int task, part;
   int row, col;  // the tile's first row and column
@@ -58,9 +58,10 @@ union MultiplyMemory {
   Tile<Math> tile;
 };
 
-// A Product has kAlongA and kAlongB (whether an operand's runs go along k), Depth(), Parts(), Terms() (how many pairs of
-// operands are multiplied and added up), A(task, term) and B(task, term) (the operands), and Finish(job, tile), which
-// all threads call with the finished tile. Grid: x over tiles of rows and parts, y over tiles of columns, z over tasks.
+// A Product has kAlongA and kAlongB (whether an operand's runs go along k), Parts(), kSplits (whether each part is a
+// range of k rather than a product of its own), Depth(job), Terms() (how many pairs of operands are multiplied and added
+// up), A(job, term) and B(job, term) (the operands), and Finish(job, tile), which all threads call with the finished
+// tile. Grid: x over tiles of rows and parts, y over tiles of columns, z over tasks.
 template <class Math, class Product, int VECTOR_A, int VECTOR_B>
 __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlocksOfSm)
     MultiplyKernel(const Product product) {
@@ -73,13 +74,14 @@ __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlo
   const Job job{static_cast<int>(blockIdx.z), x % parts, x / parts * Math::Tile::kRows,
                 static_cast<int>(blockIdx.y) * Math::Tile::kCols};
   constexpr int kDepth = Math::SlabA::kDepth;
-  const int slabs = (product.Depth() + kDepth - 1) / kDepth;
-  const int begin = FirstSlab(slabs, job.part, parts), end = FirstSlab(slabs, job.part + 1, parts);
+  const int slabs = (product.Depth(job) + kDepth - 1) / kDepth;
+  const int begin = Product::kSplits ? FirstSlab(slabs, job.part, parts) : 0;
+  const int end = Product::kSplits ? FirstSlab(slabs, job.part + 1, parts) : slabs;
   Math math;
   MF_ROLL
   for (int term = 0; term < product.Terms(); ++term) {
-    const auto a = product.A(job.task, term);
-    const auto b = product.B(job.task, term);
+    const auto a = product.A(job, term);
+    const auto b = product.B(job, term);
     const Filler<decltype(a), typename Math::SlabA, Math::kThreads, VECTOR_A> fill_a(a, job.row);
     const Filler<decltype(b), typename Math::SlabB, Math::kThreads, VECTOR_B> fill_b(b, job.col);
     auto fetch = [&](int slab, int stage) {

@@ -8,10 +8,10 @@ namespace {
 // Each part sums over a range of y's pixels.
 template <typename T>
 struct WeightGradientProduct {
-  static constexpr bool kAlongA = false, kAlongB = false;
+  static constexpr bool kAlongA = false, kAlongB = false, kSplits = true;
 
   ConvBlockShape shape;
-  PatchGrid<false> grid;
+  PatchGrid grid;
   const T* x;
   const T* grad_y;
   int parts, pixels;
@@ -20,16 +20,18 @@ struct WeightGradientProduct {
 
   static WeightGradientProduct Of(const ConvBlockShape& s, const T* x, const T* grad_y, int parts, const T* more,
                                   T* sums) {
-    return {s, PatchGrid<false>::Of(s), x, grad_y, parts, RowsOfY(s), more, sums};
+    return {s, PatchGrid::Of(s), x, grad_y, parts, RowsOfY(s), more, sums};
   }
 
   __host__ __device__ int Rows() const { return static_cast<int>(shape.PatchSize()); }
   __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
-  __host__ __device__ int Depth() const { return pixels; }
+  MF_DEVICE int Depth(const Job&) const { return pixels; }
   __host__ __device__ int Parts() const { return parts; }
   MF_DEVICE static constexpr int Terms() { return 1; }
-  MF_DEVICE Patches<T, false> A(int task, int) const { return {grid, x + shape.InImage(task, 0), pixels}; }
-  MF_DEVICE Matrix<T> B(int task, int) const { return {grad_y + shape.ConvImage(task, 0), pixels, Cols()}; }
+  MF_DEVICE Patches<T> A(const Job& job, int) const { return {grid, x + shape.InImage(job.task, 0), pixels}; }
+  MF_DEVICE Matrix<T> B(const Job& job, int) const {
+    return {grad_y + shape.ConvImage(job.task, 0), pixels, Cols()};
+  }
 
   template <class TileType>
   MF_DEVICE void Finish(const Job& job, TileType& tile) const {
