@@ -25,9 +25,9 @@ int64_t Copied(const ConvBlockShape& s) {
 
 int main() {
   using namespace maml_fast;
-  // The same pixels of x, all of which meet 9 taps with stride 1, a quarter of that with stride 2, one with stride 3.
-  const int64_t all = Copied(MakeShape(1, 2, 16, 24, 24, 16, 3, 1, 1, false, false));
-  CHECK(4 * Copied(MakeShape(1, 2, 16, 24, 24, 16, 3, 2, 1, false, false)) == all);
-  CHECK(9 * Copied(MakeShape(1, 2, 16, 24, 24, 16, 3, 3, 1, false, false)) == all);
+  // The same pixels of x in whole tiles: each meets 9 taps with stride 1, on average 9 / 4 with stride 2, 9 / 16 with 4.
+  const int64_t all = Copied(MakeShape(1, 2, 16, 32, 32, 16, 3, 1, 1, false, false));
+  CHECK_EQ(4 * Copied(MakeShape(1, 2, 16, 32, 32, 16, 3, 2, 1, false, false)), all);
+  CHECK_EQ(16 * Copied(MakeShape(1, 2, 16, 32, 32, 16, 3, 4, 1, false, false)), all);
   return 0;
 }
