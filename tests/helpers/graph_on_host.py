@@ -135,9 +135,9 @@ class Player:
     @contextlib.contextmanager
     def capture(self, graph: HostGraph, stream: Stream | None, capture_error_mode: str) -> Iterator[None]:
         """Capture on this stream, or on one of its own."""
+        stream = stream or Stream(self._device)
         self._device.synchronize()  # as torch.cuda.graph does
         capturing.append(graph)
-        stream = stream or Stream(self._device)
         with pytest.MonkeyPatch.context() as patch, self._device.on(stream):
             for name in ("grad", "backward"):
                 refusing = _refusing_other_streams(getattr(torch.autograd, name), stream)

@@ -22,6 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+VIEWS_OF_STORAGE = {torch.ops.aten.set_.source_Storage, torch.ops.aten.set_.source_Storage_storage_offset}
+
+
 class Stream:
     """Stands in for ``torch.cuda.Stream``."""
 
@@ -110,7 +113,7 @@ class PlayedDevice(TorchDispatchMode):
         given += [(each, kwargs[each.name]) for each in schema.arguments if each.name in kwargs]
         old = set()
         for argument, value in given:
-            writes = argument.alias_info is not None and argument.alias_info.is_write
+            writes = argument.alias_info is not None and argument.alias_info.is_write and function not in VIEWS_OF_STORAGE
             for tensor in _tensors(value):
                 old.add(_storage(tensor))
                 self._touch(stream, tensor, writes, function)
