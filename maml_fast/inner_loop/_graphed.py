@@ -92,10 +92,11 @@ class CudaGraph(Generic[Result]):
             self._stream = torch.cuda.Stream()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            result = function()
-        current.wait_stream(self._stream)
-        return result
+        try:
+            with torch.cuda.stream(self._stream):
+                return function()
+        finally:  # also after an error: what is queued may still read the function's memory
+            current.wait_stream(self._stream)
 
     def _capture(self, function: Callable[[], Result]) -> _Captured[Result]:
         graph = torch.cuda.CUDAGraph()
@@ -205,9 +206,12 @@ class _GraphOfSize:
         self._held = Episodes(*(torch.empty_like(x) for x in episodes))
 
     def __call__(self, key: Hashable, device: torch.device, episodes: Episodes, loss_of: LossOf) -> _Outputs:
+        self._copy_in(episodes)
+        return self.graph(key, device, lambda: _compute(loss_of, self._held))
+
+    def _copy_in(self, episodes: Episodes) -> None:
         for held, x in zip(self._held, episodes, strict=True):
             held.copy_(x)
-        return self.graph(key, device, lambda: _compute(loss_of, self._held))
 
 
 class _Outputs(NamedTuple):

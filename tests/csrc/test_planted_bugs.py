@@ -36,10 +36,10 @@ BUGS = {
     "a slab fetched before all have left its place": (
         "convolution/multiply.cuh",
         "__syncthreads();  // this slab is whole, and all have left the one before, whose place is free\n"
-        "    fetch(slab + kStages - 1, last);",
+        "      fetch(slab + kStages - 1, last);",
         "if (PLANTED) fetch(slab + kStages - 1, last);\n"
-        "    __syncthreads();  // this slab is whole\n"
-        "    if (!PLANTED) fetch(slab + kStages - 1, last);",
+        "      __syncthreads();  // this slab is whole\n"
+        "      if (!PLANTED) fetch(slab + kStages - 1, last);",
     ),
     "no barrier between slabs": (
         "convolution/multiply.cuh",
@@ -189,14 +189,14 @@ def test_planted_bugs_are_caught(tmp_path: Path) -> None:
     programs = build(csrc, tmp_path)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         as_it_is = list(pool.map(lambda program: run(program, 0), programs.values()))
-        tests = [programs[test_of(name)] for name, *_ in BUGS.values()]
+        tests = [programs[program_of(name)] for name, *_ in BUGS.values()]
         codes = list(pool.map(run, tests, range(1, len(BUGS) + 1)))
     assert as_it_is == [0] * len(programs)
     assert [bug for bug, code in zip(BUGS, codes, strict=True) if code == 0] == []
 
 
-def test_of(name: str) -> Path:
-    """Return the test of a kernel's file."""
+def program_of(name: str) -> Path:
+    """Return the source of the test of a kernel's file."""
     if name.startswith("thin/"):
         return THIN
     return LOSSES if name.startswith("class_losses") else BLOCKS

@@ -30,7 +30,11 @@ OPERATORS = (
     "second_of_class_losses",
     "draw_episodes",
 )
-DECISIONS = ("inner_loop._walk._saves_launches", "inner_loop._cross_entropy._has_kernels", "ops._conv_block._adds_gradients")
+DECISIONS = (
+    "inner_loop._walk._saves_launches",
+    "inner_loop._cross_entropy._has_kernels",
+    "ops._conv_block._adds_gradients",
+)
 
 
 @pytest.fixture(scope="session")

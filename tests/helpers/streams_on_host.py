@@ -113,10 +113,12 @@ class PlayedDevice(TorchDispatchMode):
         given += [(each, kwargs[each.name]) for each in schema.arguments if each.name in kwargs]
         old = set()
         for argument, value in given:
-            writes = argument.alias_info is not None and argument.alias_info.is_write and function not in VIEWS_OF_STORAGE
+            alias = argument.alias_info
+            is_view = alias is not None and not alias.is_write or function in VIEWS_OF_STORAGE
             for tensor in _tensors(value):
                 old.add(_storage(tensor))
-                self._touch(stream, tensor, writes, function)
+                if not is_view:
+                    self._touch(stream, tensor, alias is not None, function)
         for tensor in _tensors(result):
             if _storage(tensor) not in old:  # new memory
                 self._memory[_storage(tensor)] = _Memory((stream, stream.seen[stream]))
@@ -127,7 +129,9 @@ class PlayedDevice(TorchDispatchMode):
         for other, count in before:
             if stream.seen.get(other, 0) < count:
                 does = "writes" if writes else "reads"
-                raise RuntimeError(f"{function} {does} {list(tensor.shape)} and did not wait for the stream that uses it")
+                raise RuntimeError(
+                    f"{function} {does} {list(tensor.shape)} and did not wait for the stream that uses it"
+                )
         if writes:
             memory.writer, memory.readers = (stream, stream.seen[stream]), {}
         else:

@@ -47,12 +47,16 @@ def three_derivatives(function, x: Tensor, y: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("ignored", [0, 2])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["double", "float"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["double", "float"]
+)
 def test_equals_pytorchs_in_three_derivatives(
     ignored: int, dtype: torch.dtype, tolerance: float, device: torch.device
 ) -> None:
     found = three_derivatives(class_losses, logits(device, dtype), labels(device, ignored))
-    expected = three_derivatives(torchs, logits(device, dtype).double().detach().requires_grad_(), labels(device, ignored))
+    expected = three_derivatives(
+        torchs, logits(device, dtype).double().detach().requires_grad_(), labels(device, ignored)
+    )
     for actual, e in zip(found, expected, strict=True):
         torch.testing.assert_close(actual, e.to(dtype), rtol=tolerance, atol=tolerance)
 
