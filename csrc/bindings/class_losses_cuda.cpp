@@ -32,7 +32,8 @@ std::tuple<Tensor, Tensor> ClassLosses(Tensor logits, Tensor labels) {
     using Scalar = decltype(zero);
     const auto of = PredictionsOf<Scalar>(logits, labels);
     const Tensor losses = torch::stable::new_empty(logits, Sizes{logits.size(0)}, logits.scalar_type());
-    const Tensor gradients = torch::stable::new_empty(logits, Sizes{of.tasks, of.count, of.classes}, logits.scalar_type());
+    const Tensor gradients =
+        torch::stable::new_empty(logits, Sizes{of.tasks, of.count, of.classes}, logits.scalar_type());
     OnStreamOf(logits, [&](cudaStream_t stream) {
       return cuda::ClassLosses(of, Data<Scalar>(losses), Data<Scalar>(gradients), stream);
     });

@@ -148,19 +148,18 @@ BackwardResult Backward(Tensor grad_out, MaybeTensor grad_y, Tensor x, Tensor we
     using Scalar = decltype(zero);
     const Sizes images = {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels};
     const Sizes filters = {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels};
-    const ConvBlockBackwardArgs<Scalar> args{
-        s,
-        Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
-        GradOut<Scalar>(s, grad_out, x),
-        AtY<Scalar>(s, grad_y, "grad_y", x),
-        needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
-        Data<Scalar>(grad_weight),
-        Data<Scalar>(grad_bias),
-        Data<Scalar>(grad_gamma),
-        Data<Scalar>(grad_beta),
-        Dense<Scalar>(more_x, "more_x", images, x),
-        Dense<Scalar>(more_weight, "more_weight", filters, x),
-        Dense<Scalar>(more_gamma, "more_gamma", {s.tasks, s.out_channels}, x)};
+    const ConvBlockBackwardArgs<Scalar> args{s,
+                                             Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
+                                             GradOut<Scalar>(s, grad_out, x),
+                                             AtY<Scalar>(s, grad_y, "grad_y", x),
+                                             needs_grad_x ? Data<Scalar>(grad_x) : nullptr,
+                                             Data<Scalar>(grad_weight),
+                                             Data<Scalar>(grad_bias),
+                                             Data<Scalar>(grad_gamma),
+                                             Data<Scalar>(grad_beta),
+                                             Dense<Scalar>(more_x, "more_x", images, x),
+                                             Dense<Scalar>(more_weight, "more_weight", filters, x),
+                                             Dense<Scalar>(more_gamma, "more_gamma", {s.tasks, s.out_channels}, x)};
     Device::Backward(args, x, arithmetic);
     return {grad_x, grad_weight, grad_bias, grad_gamma, grad_beta};
   });

@@ -231,7 +231,10 @@ class _TaskFunction(torch.autograd.Function):
 
 
 class _Forward(_TaskFunction):
-    """Outputs: out, kept, mean, rstd, argmax; if ``sums``, also those of x, weight and gamma that require a gradient."""
+    """Outputs: out, kept, mean, rstd, argmax.
+
+    If ``sums``, those of x, weight and gamma that require a gradient are outputs too.
+    """
 
     @staticmethod
     def forward(

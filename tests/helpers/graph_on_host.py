@@ -151,7 +151,7 @@ class Player:
 
 
 def _refusing_other_streams(function: Callable[..., Any], stream: Stream) -> Callable[..., Any]:
-    """Work that meets a node of another stream makes that one wait for the one that is captured, which breaks it off."""
+    """Work that meets a node of another stream would make that stream wait, which breaks the capture off."""
 
     def call(outputs: Tensor | Iterable[Tensor], *arguments: Any, **options: Any) -> Any:
         outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

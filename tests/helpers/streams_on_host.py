@@ -21,7 +21,6 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-
 VIEWS_OF_STORAGE = {torch.ops.aten.set_.source_Storage, torch.ops.aten.set_.source_Storage_storage_offset}
 
 
@@ -114,7 +113,7 @@ class PlayedDevice(TorchDispatchMode):
         old = set()
         for argument, value in given:
             alias = argument.alias_info
-            is_view = alias is not None and not alias.is_write or function in VIEWS_OF_STORAGE
+            is_view = (alias is not None and not alias.is_write) or function in VIEWS_OF_STORAGE
             for tensor in _tensors(value):
                 old.add(_storage(tensor))
                 if not is_view:

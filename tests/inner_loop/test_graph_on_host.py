@@ -82,7 +82,7 @@ def test_memory_is_not_overwritten_while_another_stream_reads_it(graphs_on_host:
     with torch.cuda.stream(side):
         x + 1
     x + 1  # two may read
-    with pytest.raises(RuntimeError, match="add_.*writes"):
+    with pytest.raises(RuntimeError, match=r"add_.*writes"):
         x.add_(1)
     graphs_on_host.current.wait_stream(side)
     x.add_(1)

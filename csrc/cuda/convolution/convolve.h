@@ -21,8 +21,8 @@ struct Convolved {
   TaskParam<T> weight;
 };
 
-// y = the sum of one or two convolutions, plus bias. Also writes, for every kRowsOfMoments rows, the mean and the sum of
-// squared deviations of batch norm's input: moments [T, MomentParts, 2, Cout], unless null.
+// y = the sum of one or two convolutions, plus bias. Also writes, for every kRowsOfMoments rows, the mean and the sum
+// of squared deviations of batch norm's input: moments [T, MomentParts, 2, Cout], unless null.
 template <typename T>
 void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const Convolved<T>& first,
                   const Convolved<T>* second, TaskParam<T> bias, T* y, T* moments);
@@ -35,7 +35,8 @@ void StartDataGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockS
 // The number of parts into which a weight gradient's sum over pixels is split.
 int WeightGradientParts(const ConvBlockShape& s);
 
-// grad_weight from x and grad_y, plus `more` unless it is null. sums: scratch [T, WeightGradientParts, k, k, Cin, Cout].
+// grad_weight from x and grad_y, plus `more` unless it is null. sums: scratch [T, WeightGradientParts, k, k, Cin,
+// Cout].
 template <typename T>
 void StartWeightGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, const T* grad_y,
                          T* sums, const T* more, T* grad_weight);

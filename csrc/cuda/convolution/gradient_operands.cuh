@@ -1,6 +1,6 @@
-// The operands of the data gradient's product. A pixel of x meets a tap where its distance from the tap is a multiple of
-// the stride. So the pixels fall into classes, by the remainders of their row and column, and each class has taps of its
-// own: a product for each class multiplies no tap in vain. With stride 1 there is one class.
+// The operands of the data gradient's product. A pixel of x meets a tap where its distance from the tap is a multiple
+// of the stride. So the pixels fall into classes, by the remainders of their row and column, and each class has taps of
+// its own: a product for each class multiplies no tap in vain. With stride 1 there is one class.
 #pragma once
 
 #include "cuda/convolution/operands.cuh"
@@ -48,7 +48,8 @@ struct ClassGrid {
   MF_HD int Classes() const { return classes_down * classes_across; }
 };
 
-// One class: pixel i has its row at `row` + i stride, tap j at `tap_row` + j stride, and they meet at row `from_row` + i
+// One class: pixel i has its row at `row` + i stride, tap j at `tap_row` + j stride, and they meet at row `from_row` +
+// i
 // - j of grad_y. The same for columns.
 struct PixelClass {
   int row, col, tap_row, tap_col, from_row, from_col;

@@ -59,9 +59,9 @@ union MultiplyMemory {
 };
 
 // A Product has kAlongA and kAlongB (whether an operand's runs go along k), Parts(), kSplits (whether each part is a
-// range of k rather than a product of its own), Depth(job), Terms() (how many pairs of operands are multiplied and added
-// up), A(job, term) and B(job, term) (the operands), and Finish(job, tile), which all threads call with the finished
-// tile. Grid: x over tiles of rows and parts, y over tiles of columns, z over tasks.
+// range of k rather than a product of its own), Depth(job), Terms() (how many pairs of operands are multiplied and
+// added up), A(job, term) and B(job, term) (the operands), and Finish(job, tile), which all threads call with the
+// finished tile. Grid: x over tiles of rows and parts, y over tiles of columns, z over tasks.
 template <class Math, class Product, int VECTOR_A, int VECTOR_B>
 __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlocksOfSm)
     MultiplyKernel(const Product product) {

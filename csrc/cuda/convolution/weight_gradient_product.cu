@@ -29,9 +29,7 @@ struct WeightGradientProduct {
   __host__ __device__ int Parts() const { return parts; }
   MF_DEVICE static constexpr int Terms() { return 1; }
   MF_DEVICE Patches<T> A(const Job& job, int) const { return {grid, x + shape.InImage(job.task, 0), pixels}; }
-  MF_DEVICE Matrix<T> B(const Job& job, int) const {
-    return {grad_y + shape.ConvImage(job.task, 0), pixels, Cols()};
-  }
+  MF_DEVICE Matrix<T> B(const Job& job, int) const { return {grad_y + shape.ConvImage(job.task, 0), pixels, Cols()}; }
 
   template <class TileType>
   MF_DEVICE void Finish(const Job& job, TileType& tile) const {
@@ -80,8 +78,8 @@ template <typename T>
 void StartWeightGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, const T* grad_y,
                          T* sums, const T* more, T* grad_weight) {
   const int parts = WeightGradientParts(s);
-  const auto product = WeightGradientProduct<T>::Of(s, x, grad_y, parts, parts == 1 ? more : nullptr,
-                                                    parts == 1 ? grad_weight : sums);
+  const auto product =
+      WeightGradientProduct<T>::Of(s, x, grad_y, parts, parts == 1 ? more : nullptr, parts == 1 ? grad_weight : sums);
   Start<T>(launch, arithmetic, WeightGradientTiling(s), product, s.tasks, IsWide(x, s.in_channels, 0),
            IsWide(grad_y, s.out_channels, 0));
   if (parts == 1) return;

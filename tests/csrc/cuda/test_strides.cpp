@@ -25,7 +25,8 @@ int64_t Copied(const ConvBlockShape& s) {
 
 int main() {
   using namespace maml_fast;
-  // The same pixels of x in whole tiles: each meets 9 taps with stride 1, on average 9 / 4 with stride 2, 9 / 16 with 4.
+  // The same pixels of x in whole tiles: each meets 9 taps with stride 1, on average 9 / 4 with stride 2, 9 / 16
+  // with 4.
   const int64_t all = Copied(MakeShape(1, 2, 16, 32, 32, 16, 3, 1, 1, false, false));
   CHECK_EQ(4 * Copied(MakeShape(1, 2, 16, 32, 32, 16, 3, 2, 1, false, false)), all);
   CHECK_EQ(16 * Copied(MakeShape(1, 2, 16, 32, 32, 16, 3, 4, 1, false, false)), all);
