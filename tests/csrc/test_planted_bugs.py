@@ -36,10 +36,10 @@ BUGS = {
     "a slab fetched before all have left its place": (
         "convolution/multiply.cuh",
         "__syncthreads();  // this slab is whole, and all have left the one before, whose place is free\n"
-        "      fetch(slab + kStages - 1, last);",
+        "    fetch(slab + kStages - 1, last);",
         "if (PLANTED) fetch(slab + kStages - 1, last);\n"
-        "      __syncthreads();  // this slab is whole\n"
-        "      if (!PLANTED) fetch(slab + kStages - 1, last);",
+        "    __syncthreads();  // this slab is whole\n"
+        "    if (!PLANTED) fetch(slab + kStages - 1, last);",
     ),
     "no barrier between slabs": (
         "convolution/multiply.cuh",
@@ -53,8 +53,8 @@ BUGS = {
     ),
     "no barrier before the tile takes the slabs' place": (
         "convolution/multiply.cuh",
-        "__syncthreads();  // all have left the last slab",
-        "if (!PLANTED) __syncthreads();  // all have left the last slab",
+        "WaitForCopies<0>();\n  __syncthreads();",
+        "WaitForCopies<0>();\n  if (!PLANTED) __syncthreads();",
     ),
     "lanes mistaken in the plain sums": (
         "convolution/plain_math.cuh",
@@ -129,8 +129,8 @@ BUGS = {
     ),
     "an address off its multiple where nothing is copied": (
         "convolution/slab.cuh",
-        "first_, from.at, from.inside",
-        "first_, PLANTED && !from.inside ? 1 : from.at, from.inside",
+        "memory, from.at, from.inside",
+        "memory, PLANTED && !from.inside ? 1 : from.at, from.inside",
     ),
     "the same pixels loaded by all threads": (
         "thin/pixels.cuh",

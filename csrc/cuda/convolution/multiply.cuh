@@ -59,9 +59,10 @@ union MultiplyMemory {
 };
 
 // A Product has kAlongA and kAlongB (whether an operand's runs go along k), Parts(), kSplits (whether each part is a
-// range of k rather than a product of its own), Depth(job), Terms() (how many pairs of operands are multiplied and
-// added up), A(job, term) and B(job, term) (the operands), and Finish(job, tile), which all threads call with the
-// finished tile. Grid: x over tiles of rows and parts, y over tiles of columns, z over tasks.
+// range of k rather than a product of its own), Depth(job), Terms() (whether one or two pairs of operands are
+// multiplied and added up; with kSplits one), A(job, term) and B(job, term) (the operands, which differ between terms
+// only in their memory), and Finish(job, tile), which all threads call with the finished tile. Grid: x over tiles of
+// rows and parts, y over tiles of columns, z over tasks.
 template <class Math, class Product, int VECTOR_A, int VECTOR_B>
 __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlocksOfSm)
     MultiplyKernel(const Product product) {
@@ -73,37 +74,40 @@ __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlo
   const int parts = product.Parts(), x = static_cast<int>(blockIdx.x);
   const Job job{static_cast<int>(blockIdx.z), x % parts, x / parts * Math::Tile::kRows,
                 static_cast<int>(blockIdx.y) * Math::Tile::kCols};
+  const auto a = product.A(job, 0);
+  const auto b = product.B(job, 0);
+  const Filler<decltype(a), typename Math::SlabA, Math::kThreads, VECTOR_A> fill_a(a, job.row);
+  const Filler<decltype(b), typename Math::SlabB, Math::kThreads, VECTOR_B> fill_b(b, job.col);
+
   constexpr int kDepth = Math::SlabA::kDepth;
   const int slabs = (product.Depth(job) + kDepth - 1) / kDepth;
   const int begin = Product::kSplits ? FirstSlab(slabs, job.part, parts) : 0;
-  const int end = Product::kSplits ? FirstSlab(slabs, job.part + 1, parts) : slabs;
-  Math math;
-  MF_ROLL
-  for (int term = 0; term < product.Terms(); ++term) {
-    const auto a = product.A(job, term);
-    const auto b = product.B(job, term);
-    const Filler<decltype(a), typename Math::SlabA, Math::kThreads, VECTOR_A> fill_a(a, job.row);
-    const Filler<decltype(b), typename Math::SlabB, Math::kThreads, VECTOR_B> fill_b(b, job.col);
-    auto fetch = [&](int slab, int stage) {
-      if (slab < end) {
-        fill_a.Fill(memory.stages[stage].a, slab * kDepth);
-        fill_b.Fill(memory.stages[stage].b, slab * kDepth);
-      }
-      CommitCopies();
-    };
-    for (int stage = 0; stage < kStages - 1; ++stage) fetch(begin + stage, stage);
-    int here = 0, last = kStages - 1;
-    for (int slab = begin; slab < end; ++slab) {
-      WaitForCopies<kStages - 2>();
-      __syncthreads();  // this slab is whole, and all have left the one before, whose place is free
-      fetch(slab + kStages - 1, last);
-      math.Multiply(memory.stages[here].a, memory.stages[here].b);
-      last = here;
-      here = here + 1 < kStages ? here + 1 : 0;
+  const int end = Product::kSplits ? FirstSlab(slabs, job.part + 1, parts) : slabs * product.Terms();
+  const auto *first_a = Kept(a.First()), *first_b = Kept(b.First());
+  const auto* then_a = product.Terms() > 1 ? Kept(product.A(job, 1).First()) : first_a;
+  const auto* then_b = product.Terms() > 1 ? Kept(product.B(job, 1).First()) : first_b;
+  auto fetch = [&](int slab, int stage) {
+    if (slab < end) {
+      const bool then = product.Terms() > 1 && slab >= slabs;
+      const int k = (then ? slab - slabs : slab) * kDepth;
+      fill_a.Fill(memory.stages[stage].a, then ? then_a : first_a, k);
+      fill_b.Fill(memory.stages[stage].b, then ? then_b : first_b, k);
     }
-    WaitForCopies<0>();
-    __syncthreads();  // all have left the last slab
+    CommitCopies();
+  };
+  for (int stage = 0; stage < kStages - 1; ++stage) fetch(begin + stage, stage);
+  Math math;
+  int here = 0, last = kStages - 1;
+  for (int slab = begin; slab < end; ++slab) {
+    WaitForCopies<kStages - 2>();
+    __syncthreads();  // this slab is whole, and all have left the one before, whose place is free
+    fetch(slab + kStages - 1, last);
+    math.Multiply(memory.stages[here].a, memory.stages[here].b);
+    last = here;
+    here = here + 1 < kStages ? here + 1 : 0;
   }
+  WaitForCopies<0>();
+  __syncthreads();
   math.ForEach([&](int row, int col, typename Math::Sum sum) { memory.tile.At(row, col) = sum; });
   __syncthreads();
   product.Finish(job, memory.tile);
