@@ -11,7 +11,9 @@ from maml_fast import MAML, Episodes, use_engine
 TASKS, SUPPORT, QUERIES, CLASSES, STEPS = 2, 4, 5, 3, 2
 
 
-def episodes_of(*shape: int, targets: tuple[int, ...] | None = None, seed: int = 0) -> Episodes:
+def episodes_of(
+    *shape: int, targets: tuple[int, ...] | None = None, seed: int = 0, support: int = SUPPORT, queries: int = QUERIES
+) -> Episodes:
     """Random inputs of this shape with labels, or with values of another."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -21,7 +23,7 @@ def episodes_of(*shape: int, targets: tuple[int, ...] | None = None, seed: int =
             return x, torch.randint(CLASSES, (TASKS, images), generator=generator)
         return x, torch.randn(TASKS, images, *targets, generator=generator, dtype=torch.float64)
 
-    return Episodes(*draw(SUPPORT), *draw(QUERIES))
+    return Episodes(*draw(support), *draw(queries))
 
 
 def outcome(model: nn.Module, episodes: Episodes, engine: str, **options: object) -> Tensor:

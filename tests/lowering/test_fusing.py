@@ -106,15 +106,15 @@ def test_a_norm_takes_nothing(operations: list[Operation], kept: set[int]) -> No
 
 
 class Net(nn.Module):
-    """A block with a norm, a function, and a pool or none."""
+    """Some layers with 6 channels in the end, and a classifier of their means."""
 
-    def __init__(self, norm: nn.Module, function: nn.Module, pool: nn.Module) -> None:
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), norm, function, pool)
+        self.body = nn.Sequential(*layers, nn.Flatten(2))
         self.head = nn.Linear(6, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).mean((2, 3)))
+        return self.head(self.body(x).mean(2))
 
 
 @pytest.mark.native
@@ -127,7 +127,58 @@ class Net(nn.Module):
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(6), nn.GroupNorm(2, 6), nn.InstanceNorm2d(6)], ids=str)
 def test_against_the_loop(norm: nn.Module, function: nn.Module, pool: nn.Module) -> None:
     torch.manual_seed(0)
-    assert_native_is_right(Net(norm, function, pool).double(), episodes_of(3, 6, 7))
+    convolution = nn.Conv2d(3, 6, 3, padding=1)
+    assert_native_is_right(Net(convolution, norm, function, pool).double(), episodes_of(3, 6, 7))
+
+
+SERIES = (3, 30), nn.Conv1d(3, 6, 5, padding=2), nn.BatchNorm1d, nn.InstanceNorm1d
+DILATED = (3, 10, 12), nn.Conv2d(3, 6, 3, padding=2, dilation=2), nn.BatchNorm2d, nn.InstanceNorm2d
+POINTS = (3, 10, 12), nn.Conv2d(3, 6, 1), nn.BatchNorm2d, nn.InstanceNorm2d
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(("shape", "convolution", "of_batch", "of_image"), [SERIES, DILATED, POINTS])
+@pytest.mark.parametrize("pool", ["none", "maximum", "average"])
+@pytest.mark.parametrize("kind", ["batch", "group", "instance"])
+def test_many_images_that_a_convolution_counts_otherwise(
+    shape: tuple[int, ...],
+    convolution: nn.Module,
+    of_batch: type[nn.Module],
+    of_image: type[nn.Module],
+    pool: str,
+    kind: str,
+) -> None:
+    """Convolutions without a kernel of their own are products at single pixels; norms and pools see whole images."""
+    torch.manual_seed(0)
+    norm = {"batch": of_batch(6), "group": nn.GroupNorm(2, 6), "instance": of_image(6)}[kind]
+    pools = (nn.MaxPool1d(2), nn.AvgPool1d(2)) if len(shape) == 2 else (nn.MaxPool2d(2), nn.AvgPool2d(2))
+    layers = {"none": nn.Identity(), "maximum": pools[0], "average": pools[1]}
+    model = Net(convolution, norm, nn.ReLU(), layers[pool]).double()
+    assert_native_is_right(model, episodes_of(*shape, support=40, queries=20))
+
+
+class SplitHeights(nn.Module):
+    """Two images of half the height in place of one, or one of twice the height in place of two."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(int(n * self.factor), int(height / self.factor), width, channels)
+        return rows.permute(0, 3, 1, 2)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("factor", [2, 0.5, 0.25])
+@pytest.mark.parametrize("pool", [nn.Identity(), nn.MaxPool2d(2), nn.AvgPool2d(2)], ids=str)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(6), nn.GroupNorm(2, 6)], ids=str)
+def test_a_norm_of_other_images_than_the_convolutions(norm: nn.Module, pool: nn.Module, factor: float) -> None:
+    torch.manual_seed(0)
+    split, joined = SplitHeights(factor), SplitHeights(1 / factor)
+    model = Net(nn.Conv2d(3, 6, 3, padding=1), split, norm, nn.ReLU(), pool, joined).double()
+    assert_native_is_right(model, episodes_of(3, 8, 12, support=40, queries=20))
 
 
 @pytest.mark.native

@@ -84,7 +84,8 @@ def _pools(rank: int) -> list[type[nn.Module]]:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(nets())
-def test_any_net_equals_the_plain_loop(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
+@given(nets(), st.sampled_from([4, 4, 30]))
+def test_any_net_equals_the_plain_loop(drawn: tuple[nn.Module, tuple[int, ...]], images: int) -> None:
+    """With few images, which are all in cache at the same time, or with many."""
     net, shape = drawn
-    assert_native_is_right(net, episodes_of(*shape))
+    assert_native_is_right(net, episodes_of(*shape, support=images))

@@ -119,9 +119,10 @@ class ProgramPlan {
     if (program_.logits != kAbsent) ++readers[program_.logits];
     for (size_t i = 0; i + 1 < steps_.size(); ++i) {
       const Operation &op = steps_[i].operation, &next = steps_[i + 1].operation;
-      const auto follows = steps_[i + 1].kernels.as_follower.follows;
-      if (op.kind != OperationKind::kConvolution || op.numbers[0] != 1 || op.result != next.operands[0]) continue;
-      if (readers[op.result] != 1 || !steps_[i].counts || follows == nullptr || !follows(next)) continue;
+      const auto leads = steps_[i].kernels.leads;
+      const auto rows_together = steps_[i + 1].kernels.as_follower.rows_together;
+      if (leads == nullptr || rows_together == nullptr || op.result != next.operands[0]) continue;
+      if (readers[op.result] != 1 || !steps_[i].counts || !leads(op, rows_together(next))) continue;
       steps_[i].leads = steps_[i + 1].follows = true;
     }
   }

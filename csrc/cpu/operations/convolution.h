@@ -38,19 +38,13 @@ struct ConvolutionPasses {
   };
 
   static const void* MakePlan(const Operation& op, ArenaScope& arena) {
-    const int64_t* n = op.numbers.data();
-    ConvBlockShape s{};
-    s.tasks = 1;
-    s.batch = n[1];
-    s.in_channels = n[2];
-    s.in_height = n[3];
-    s.in_width = n[4];
-    s.out_channels = n[5];
-    s.kernel = n[6];
-    s.stride = n[7];
-    s.padding = n[8];
-    s.Derive();
-    return new (arena.Array<Plan>(1)) Plan(s, arena);
+    return new (arena.Array<Plan>(1)) Plan(ShapeOf(op), arena);
+  }
+
+  // Results are handed over image by image.
+  static bool Leads(const Operation& op, int64_t rows_together) {
+    const ConvBlockShape s = ShapeOf(op);
+    return op.numbers[0] == 1 && ImagesForFollower(s, rows_together) > 0;
   }
 
   static void Forward(const Frame<Scalar>& f) {
@@ -146,7 +140,44 @@ struct ConvolutionPasses {
   }
 
  private:
+  static ConvBlockShape ShapeOf(const Operation& op) {
+    const int64_t* n = op.numbers.data();
+    ConvBlockShape s{};
+    s.tasks = 1;
+    s.batch = n[1];
+    s.in_channels = n[2];
+    s.in_height = n[3];
+    s.in_width = n[4];
+    s.out_channels = n[5];
+    s.kernel = n[6];
+    s.stride = n[7];
+    s.padding = n[8];
+    s.Derive();
+    return s;
+  }
+
   static const Plan& PlanOf(const Frame<Scalar>& f) { return *static_cast<const Plan*>(f.plan); }
+
+  // How many images are handed over at a time to a follower that takes `rows` rows together; 0 if images and these rows
+  // do not fit each other.
+  static int64_t ImagesForFollower(const ConvBlockShape& s, int64_t rows) {
+    if (rows == 0) return 0;
+    const int64_t pixels = s.ConvPixels(), at_once = ImagesAtOnce(s);
+    if (pixels % rows == 0) return at_once;
+    if (rows % pixels != 0) return 0;
+    const int64_t together = rows / pixels;
+    return (at_once + together - 1) / together * together;
+  }
+  static int64_t ImagesForFollower(const Frame<Scalar>& f, const ConvBlockShape& s) {
+    return ImagesForFollower(s, f.of_follower->rows_together(f.follower->operation));
+  }
+
+  // Calls f(first, past) for all images, in order, as many at a time as the follower takes.
+  template <typename F>
+  static void ForImagesOfFollower(const Frame<Scalar>& frame, const ConvBlockShape& s, const F& f) {
+    const int64_t at_once = ImagesForFollower(frame, s);
+    for (int64_t first = 0; first < s.batch; first += at_once) f(first, std::min(s.batch, first + at_once));
+  }
 
   // The forward pass of one repetition, which hands over a few images at a time.
   static void ForwardWithFollower(const Frame<Scalar>& f) {
@@ -156,7 +187,7 @@ struct ConvolutionPasses {
     const Scalar *start = StartRow(p, f[2].value, arena), *x = f[0].value;
     const Scalar* prepared = Prepared(f.pool, p.forward, f[1].value, x, arena);
     f.of_follower->forward(*f.follower, [&](const auto& ready) {
-      ForImagesAtOnce(s, 0, s.batch, [&](int64_t first, int64_t past) {
+      ForImagesOfFollower(f, s, [&](int64_t first, int64_t past) {
         p.forward.Run(x, prepared, start, f.result.value, first, past);
         ready(first * s.ConvPixels(), past * s.ConvPixels());
       });
@@ -172,10 +203,10 @@ struct ConvolutionPasses {
     Scalar* grad_x = f[0].gradient;
     const Scalar* weight = Prepared(f.pool, p.data_gradient, f[1].value, grad_x, arena);
     const Sum sum(f.pool, p, f[1], f[1].gradient, 0, arena);
-    auto* g = arena.Array<Scalar>(ImagesAtOnce(s) * s.ConvSize() + kLanes<Scalar>);
+    auto* g = arena.Array<Scalar>(ImagesForFollower(f, s) * s.ConvSize() + kLanes<Scalar>);
     const bool sums_bias = f[2].gradient != nullptr && !BiasIsCanceled(f);
     GrowingSums<Scalar, 1> of_bias(s.batch * s.ConvPixels(), s.out_channels, arena);
-    ForImagesAtOnce(s, 0, s.batch, [&](int64_t first, int64_t past) {
+    ForImagesOfFollower(f, s, [&](int64_t first, int64_t past) {
       const int64_t pixels = (past - first) * s.ConvPixels();
       f.of_follower->give(*f.follower, first * s.ConvPixels(), past * s.ConvPixels(), g);
       sum.AddImages(x + s.InImage(0, first), g, 0, p.weight_gradient.Parts(), past - first);

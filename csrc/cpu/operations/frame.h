@@ -39,14 +39,16 @@ struct Result {
 template <typename Scalar>
 struct Frame;
 
-// Passes of an operation that alone reads the result x of the operation before it. They work on a few rows of x at a
-// time, while the other operation has these in cache, and give the same bits as the operation's own passes.
+// Passes of an operation that alone reads the result x of the operation before it, which leads. They work on a few rows
+// of x at a time, while the leader has these in cache, and give the same bits as the operation's own passes.
 template <typename Scalar>
 struct FollowerPasses {
   using Ready = std::function<void(int64_t first, int64_t past)>;
   using Produce = std::function<void(const Ready&)>;
 
-  bool (*follows)(const Operation&) = nullptr;  // whether the operation has these passes; null: it has not
+  // Rows of x that belong together: the passes take multiples of them. 0: the operation has no such passes; null: no
+  // operation of its kind has.
+  int64_t (*rows_together)(const Operation&) = nullptr;
   // Forward, in which `produce` computes x: it calls its argument when rows [first, past) are there, one after the
   // other.
   void (*forward)(const Frame<Scalar>&, const Produce& produce) = nullptr;

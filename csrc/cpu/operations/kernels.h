@@ -22,7 +22,7 @@ namespace {
 
 template <typename Scalar, typename Op>
 constexpr OperationKernels<Scalar> PassesOf(Traits (*traits)(const Operation&)) {
-  return {Op::Forward, Op::Backward, Op::Tangent, Op::TangentBackward, nullptr, nullptr, traits, {}};
+  return {Op::Forward, Op::Backward, Op::Tangent, Op::TangentBackward, nullptr, nullptr, traits, {}, nullptr};
 }
 
 inline Traits OfLinear(const Operation&) { return {}; }
@@ -53,12 +53,13 @@ constexpr OperationTable<Scalar> MakeOperations() {
   enter(OperationKind::kPointwise, PassesOf<Scalar, PointwisePasses<Scalar>>(OfPointwise<Scalar>));
   auto convolution = PassesOf<Scalar, ConvolutionPasses<Scalar>>(OfProduct);
   convolution.make_plan = ConvolutionPasses<Scalar>::MakePlan;
+  convolution.leads = ConvolutionPasses<Scalar>::Leads;
   enter(OperationKind::kConvolution, convolution);
   enter(OperationKind::kDepthwise, PassesOf<Scalar, DepthwisePasses<Scalar>>(OfProduct));
   auto norm = PassesOf<Scalar, NormPasses<Scalar>>(NormPasses<Scalar>::TraitsOf);
   norm.make_plan = NormPasses<Scalar>::MakePlan;
   norm.kept_size = NormPasses<Scalar>::KeptSize;
-  norm.as_follower = {NormPasses<Scalar>::Follows, NormPasses<Scalar>::ForwardAlong, NormPasses<Scalar>::Give};
+  norm.as_follower = {NormPasses<Scalar>::RowsTogether, NormPasses<Scalar>::ForwardAlong, NormPasses<Scalar>::Give};
   enter(OperationKind::kNorm, norm);
   auto max_pool = PassesOf<Scalar, MaxPoolPasses<Scalar>>(OfLinear);
   max_pool.make_plan = MaxPoolPasses<Scalar>::MakePlan;

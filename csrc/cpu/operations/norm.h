@@ -11,6 +11,7 @@
 // operands: x, weight [channels], bias [channels].
 #pragma once
 
+#include <numeric>
 #include <optional>
 
 #include "cpu/operations/layer_norm.h"
@@ -53,9 +54,15 @@ struct NormPasses {
     ForSets(f, [&](const Set& set) { ForwardOf(f, set); });
   }
 
-  // Layer norms along rows have no such passes. Nor have functions whose derivatives are stored: they need memory for
-  // the whole gradient.
-  static bool Follows(const Operation& op) { return !Rows::Takes(op) && !IsStored(op); }
+  // As a follower: whole sets, unless there is only one, and whole images if they are pooled. Layer norms along rows
+  // have no such passes. Nor have functions whose derivatives are stored: they need memory for the whole gradient.
+  static int64_t RowsTogether(const Operation& op) {
+    if (Rows::Takes(op) || IsStored(op)) return 0;
+    const NormShape s = NormShape::Of(op);
+    const NormEpilogue<Scalar> epilogue(op);
+    const int64_t of_sets = s.sets == 1 ? 1 : s.rows, of_pool = epilogue.Pools() ? epilogue.ImageRows() : 1;
+    return std::lcm(of_sets, of_pool);
+  }
 
   static void ForwardAlong(const Frame<Scalar>& f, const typename FollowerPasses<Scalar>::Produce& produce) {
     const NormShape s = NormShape::Of(f.operation);

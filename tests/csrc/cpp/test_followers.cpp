@@ -68,7 +68,7 @@ Results<Scalar> Run(const Pair& pair, const CpuKernels& kernels, bool follows, b
   next.operands[2] = {beta.data(), nullptr, grad(beta, found.grad_beta), nullptr, adds};
   next.result = {found.y.data(), nullptr, g.data(), nullptr};
   if (follows) {
-    CHECK(of_norm.as_follower.follows(norm));
+    CHECK(of_convolution.leads(convolution, of_norm.as_follower.rows_together(norm)));
     first.follower = &next;
     first.of_follower = &of_norm.as_follower;
     next.gives = true;
@@ -99,6 +99,17 @@ void CheckFollowers(const CpuKernels& kernels) {
       {"group norm, leaky relu", many, {40, 140, 21, 3, 1, 0}, {1e-3, 0.1}},
       {"instance norm, pool", large, {9, 784, 16, 16, -1, 1, 9, 16, 28, 28, 14, 14, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3}},
       {"a pixel an image", {1, 300, 7, 1, 1, 21, 1, 1, 0, 0}, {1, 300, 21, 21, 1, 0}, {1e-3, 0.0}},
+      {"a pixel an image, maxima",
+       {1, 900, 7, 1, 1, 21, 1, 1, 0, 0},
+       {1, 900, 21, 21, 1, 1, 9, 21, 10, 10, 5, 5, 2, 2, 2, 2, 0, 0, 1, 1},
+       {1e-3, 0.1}},
+      {"a pixel an image, averages",
+       {1, 900, 7, 1, 1, 21, 1, 1, 0, 0},
+       {1, 900, 21, 21, 1, 2, 9, 21, 10, 10, 5, 5, 2, 2, 2, 2, 0, 0, 1, 1},
+       {1e-3, 0.1}},
+      {"a pixel an image, group norm", {1, 900, 7, 1, 1, 21, 1, 1, 0, 0}, {10, 90, 21, 3, 1, 0}, {1e-3, 0.1}},
+      {"two images a set", many, {20, 280, 21, 3, 1, 0}, {1e-3, 0.1}},
+      {"several sets an image", many, {80, 70, 21, 3, 1, 0}, {1e-3, 0.1}},
       {"a canceled bias", {1, 40, 3, 14, 10, 21, 3, 1, 1, 1}, {1, 5600, 21, 21, -1, 0}, {1e-3}},
   };
   for (const Pair& pair : pairs) {
@@ -109,10 +120,20 @@ void CheckFollowers(const CpuKernels& kernels) {
   }
 }
 
+// Rows that belong together, but lie in several images and fill none of them, are not handed over.
+void CheckThatRowsFit(const CpuKernels& kernels) {
+  const auto& table = *kernels.Of<float>().operations;
+  const auto leads = table[OperationKind::kConvolution].leads;
+  const Operation convolution{OperationKind::kConvolution, {0, 1, 2}, 3, {1, 40, 3, 14, 10, 21, 3, 1, 1, 0}, {}};
+  for (const int64_t rows : {1, 70, 140, 280}) CHECK(leads(convolution, rows));
+  for (const int64_t rows : {0, 60, 210}) CHECK(!leads(convolution, rows));
+}
+
 }  // namespace
 }  // namespace maml_fast
 
 int main() {
+  maml_fast::ForEveryInstructionSet(maml_fast::CheckThatRowsFit);
   maml_fast::ForEveryInstructionSet(maml_fast::CheckFollowers);
   return 0;
 }
