@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -385,7 +385,7 @@ _NO_THIRD_DERIVATIVE = (
 )
 
 
-def _has_gradient(tensor: Tensor | None) -> bool:
+def _has_gradient(tensor: Tensor | None) -> TypeGuard[Tensor]:
     return tensor is not None and tensor.requires_grad
 
 
