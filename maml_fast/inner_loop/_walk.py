@@ -211,16 +211,16 @@ class AllTasks(Walk):
 class OncePerTensor(Generic[Made]):
     """Calls a function of a tensor once for each tensor, and keeps both."""
 
-    def __init__(self, function: Callable[..., Made]) -> None:
+    def __init__(self, function: Callable[[Tensor], Made]) -> None:
         self._function = function
         self._made: list[tuple[Tensor, Made]] = []
 
-    def of(self, tensor: Tensor, *others: Tensor) -> Made:
-        """Return ``function(tensor, *others)``; the other arguments must make no difference from call to call."""
+    def of(self, tensor: Tensor) -> Made:
+        """Return ``function(tensor)``."""
         for known, made in self._made:
             if known is tensor:
                 return made
-        self._made.append((tensor, self._function(tensor, *others)))
+        self._made.append((tensor, self._function(tensor)))
         return self._made[-1][1]
 
 
