@@ -13,6 +13,7 @@ from rounds import repeat
 from workloads import Workload
 
 from maml_fast import ops
+from maml_fast.native._toolchain import instruction_sets
 
 FLOAT32, FLOAT64, AVX2 = "float32", "float64", "float32, AVX2"
 WHOLE, REPLAYED = "whole iteration", "whole iteration, CUDA graph"
@@ -65,7 +66,9 @@ def points(quick: bool) -> Iterable[Point]:
 
 
 def avx2_points(quick: bool) -> Iterable[Point]:
-    """Return the curve of a block on AVX2; only a new process can be restricted to AVX2."""
+    """Return the curve of a block on AVX2; only a new process can be restricted to AVX2. Only x86-64 has it."""
+    if "avx2" not in instruction_sets():
+        return
     block, some = (QUICK, _first) if quick else (BLOCK, list)
     yield from (Point("image size", n, replace(block, size=n), AVX2) for n in some(FEW_SIZES))
 

@@ -13,6 +13,7 @@ from op_table import Case, tensors
 from operator_arguments import GEOMETRY, operator_arguments
 
 from maml_fast import ops
+from maml_fast.native import _toolchain
 from maml_fast.ops._conv_block import _task_dense
 
 pytestmark = pytest.mark.native
@@ -63,7 +64,7 @@ def test_private_operators_refuse_what_would_crash(changes: dict, message: str) 
         torch.ops.maml_fast.conv_block_forward(*arguments)
 
 
-@pytest.mark.parametrize("capability", ["avx2", "generic"])
+@pytest.mark.parametrize("capability", _toolchain.instruction_sets()[1:])
 def test_every_lower_instruction_set_passes_parity(capability: str) -> None:
     """In a process of its own, since the kernels are chosen once; the machine's highest set is test_ops.py's."""
     environment = {"MAML_FAST_CPU": capability}

@@ -94,11 +94,11 @@ template <typename Scalar>
 struct ParameterTensors {
   const Tensor& like;
   int64_t steps;
-  std::vector<const Scalar*> theta;
-  Integers step_entries;
-  std::vector<RateArgs<Scalar>> rates;
-  Tensors gradient, rate_gradient;
-  std::vector<Scalar*> gradients;
+  std::vector<const Scalar*> theta{};
+  Integers step_entries{};
+  std::vector<RateArgs<Scalar>> rates{};
+  Tensors gradient{}, rate_gradient{};
+  std::vector<Scalar*> gradients{};
 
   void AppendTheta(const Tensor& parameter, Sizes sizes, bool needs_gradient) {
     const int64_t entries = StepEntries(parameter, sizes, steps);

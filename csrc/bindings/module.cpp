@@ -21,7 +21,7 @@ constexpr bool kHasCuda = false;
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Native kernels of maml_fast.";
-  m.def("cpu_capability", &maml_fast::CpuCapability, "Instruction set of the kernels: avx512, avx2 or generic.");
+  m.def("cpu_capability", &maml_fast::CpuCapability, "Instruction set of the kernels: avx512, avx2, neon or generic.");
   m.def("has_cuda", [] { return kHasCuda; }, "Whether kernels for GPUs are in the library.");
   m.def("give_back_memory", &maml_fast::GiveBackFreeMemory, "Return free memory of the heap to the system.");
   m.def("start_clock", &maml_fast::StartClock, "Start measuring what the threads do.");

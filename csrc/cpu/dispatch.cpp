@@ -25,7 +25,11 @@ const Capability kCapabilities[] = {
 #if defined(MF_AVX2)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") != 0; }, &kAvx2Kernels},
 #endif
+#if defined(__aarch64__)
+    {"neon", [] { return true; }, &kNeonKernels},
+#else
     {"generic", [] { return true; }, &kGenericKernels},
+#endif
 };
 
 // Returns the first one that this machine supports, from the one named `wanted` downwards; null if there is no such

@@ -32,6 +32,7 @@ struct CpuKernels {
 };
 
 // The tables for AVX2 and AVX-512 exist only if MF_AVX2 or MF_AVX512 is defined, that is, if their files are compiled.
-extern const CpuKernels kGenericKernels, kAvx2Kernels, kAvx512Kernels;
+// AArch64 has the one for NEON, and all other processors have the generic one.
+extern const CpuKernels kGenericKernels, kNeonKernels, kAvx2Kernels, kAvx512Kernels;
 
 }  // namespace maml_fast

@@ -43,6 +43,6 @@ struct CpuOperations {
 
 // Compiled separately from the other kernels, so that two cores share the work. See kernel_table.h for which of them
 // exist.
-extern const CpuOperations kGenericOperations, kAvx2Operations, kAvx512Operations;
+extern const CpuOperations kGenericOperations, kNeonOperations, kAvx2Operations, kAvx512Operations;
 
 }  // namespace maml_fast

@@ -1,3 +1,5 @@
+#if !defined(__aarch64__)
+
 #include "cpu/targets/generic.h"
 // Must come after the target, whose pragmas apply to all code below.
 #include "cpu/operations/kernels.h"
@@ -7,3 +9,5 @@ namespace maml_fast {
 const CpuOperations kGenericOperations = {MakeOperations<float>(), MakeOperations<double>()};
 
 }  // namespace maml_fast
+
+#endif

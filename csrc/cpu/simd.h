@@ -13,6 +13,12 @@
 #include <immintrin.h>
 #endif
 
+#if MF_VECTOR_BYTES == 64 || defined(__aarch64__)
+#define MF_VECTOR_REGISTERS 32
+#else
+#define MF_VECTOR_REGISTERS 16
+#endif
+
 #define MF_INLINE inline __attribute__((always_inline))
 
 namespace maml_fast {

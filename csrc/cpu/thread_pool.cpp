@@ -23,6 +23,8 @@ constexpr int kSpins = 4000;  // about 50 microseconds
 void Pause() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // takes about as long as x86's pause; most processors ignore AArch64's own hint
 #else
   std::this_thread::yield();
 #endif

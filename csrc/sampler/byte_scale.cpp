@@ -1,9 +1,12 @@
 #include "sampler/byte_scale.h"
 
-// The quotients are compiled for several instruction sets, for the machine to choose from.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
-#define MF_VECTORIZED(target_name) __attribute__((target(target_name), optimize("O3")))
-#define MF_X86_VECTORS
+// GCC must be asked to vectorize these loops, and to use whole registers of AVX-512. clang does both by itself.
+#if defined(__clang__)
+#define MF_VECTORIZED
+#define MF_WHOLE_REGISTERS
+#else
+#define MF_VECTORIZED __attribute__((optimize("O3")))
+#define MF_WHOLE_REGISTERS ",prefer-vector-width=512"
 #endif
 
 namespace maml_fast {
@@ -16,23 +19,24 @@ inline __attribute__((always_inline)) void Divide(const std::uint8_t* bytes, std
   for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(bytes[i]) / divisor;
 }
 
-void DivideAnywhere(const std::uint8_t* bytes, std::int64_t n, float divisor, float* out) {
+MF_VECTORIZED void DivideAnywhere(const std::uint8_t* bytes, std::int64_t n, float divisor, float* out) {
   Divide(bytes, n, divisor, out);
 }
 
-#ifdef MF_X86_VECTORS
-MF_VECTORIZED("avx2")
-void DivideByAvx2(const std::uint8_t* bytes, std::int64_t n, float divisor, float* out) {
+#if defined(__x86_64__)
+// The machine chooses among several instruction sets.
+MF_VECTORIZED __attribute__((target("avx2"))) void DivideByAvx2(const std::uint8_t* bytes, std::int64_t n,
+                                                                float divisor, float* out) {
   Divide(bytes, n, divisor, out);
 }
-MF_VECTORIZED("avx512f,avx512bw,avx512vl,prefer-vector-width=512")
-void DivideByAvx512(const std::uint8_t* bytes, std::int64_t n, float divisor, float* out) {
+MF_VECTORIZED __attribute__((target("avx512f,avx512bw,avx512vl" MF_WHOLE_REGISTERS))) void DivideByAvx512(
+    const std::uint8_t* bytes, std::int64_t n, float divisor, float* out) {
   Divide(bytes, n, divisor, out);
 }
 #endif
 
 Quotients BestQuotients() {
-#ifdef MF_X86_VECTORS
+#if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return DivideByAvx512;
   if (__builtin_cpu_supports("avx2")) return DivideByAvx2;
 #endif

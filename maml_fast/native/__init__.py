@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import platform
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from maml_fast._arguments import flag, takes
 from maml_fast.native import _build
 from maml_fast.native._build import BuildError, BuildReport, cache_folder, is_ours, sha256_of
 from maml_fast.native._not_compiled import not_compiled
-from maml_fast.native._toolchain import usable_cores
+from maml_fast.native._toolchain import instruction_sets, usable_cores
 
 __all__ = [
     "Backend",
@@ -190,9 +191,13 @@ def _read_default() -> str:
     asked = os.environ.get("MAML_FAST_BACKEND") or "auto"
     if asked not in ("auto", "native", "reference"):
         raise ValueError(f"MAML_FAST_BACKEND={asked!r} is unknown: use 'auto', 'native' or 'reference'")
-    capability = os.environ.get("MAML_FAST_CPU") or "generic"
-    if capability not in ("avx512", "avx2", "generic"):
-        raise ValueError(f"MAML_FAST_CPU={capability!r} is unknown: use 'avx512', 'avx2' or 'generic', or unset it")
+    known = instruction_sets()
+    capability = os.environ.get("MAML_FAST_CPU") or known[-1]
+    if capability not in known:
+        raise ValueError(
+            f"MAML_FAST_CPU={capability!r} is not an instruction set of the kernels for {platform.machine()}: "
+            f"use one of {', '.join(map(repr, known))}, or unset it"
+        )
     _default = asked
     return asked
 

@@ -37,6 +37,7 @@ from maml_fast.native._toolchain import (
     find_ninja,
     find_python_headers,
     instruction_set,
+    instruction_sets,
     job_count,
     runtime_of_torch,
 )
@@ -167,7 +168,8 @@ def _order(csrc: Path, compiler: Compiler, kernels: str, cuda: CudaToolkit | Non
     find_python_headers()
     gpu = _sources(csrc, GPU_SOURCES)
     per_instruction_set = [p for p in csrc.glob("cpu/*_*.cpp") if p.stem.startswith(("kernels_", "operations_"))]
-    unused = {path for path in per_instruction_set if not path.stem.endswith(("_generic", f"_{kernels}"))}
+    needed = {kernels, instruction_sets()[-1]}
+    unused = {path for path in per_instruction_set if path.stem.partition("_")[2] not in needed}
     sources = [path for path in _sources(csrc, SOURCES) if path not in {*gpu, *unused}]
     if cuda:
         sources = [*gpu, *sources]

@@ -105,8 +105,13 @@ def _cpu() -> str:
     except OSError:  # not Linux
         lines = []
     entries = {key.strip(): value.strip() for key, _, value in lines}
-    extensions = " ".join(name for name in _EXTENSIONS if name in entries.get("flags", "").split())
-    return ", ".join([entries.get("model name", platform.machine()), cores, extensions or "no AVX"])
+    return ", ".join([entries.get("model name", platform.machine()), cores, _extensions(entries.get("flags", ""))])
+
+
+def _extensions(flags: str) -> str:
+    if "neon" in _toolchain.instruction_sets():
+        return "NEON"
+    return " ".join(name for name in _EXTENSIONS if name in flags.split()) or "no AVX"
 
 
 def _cache() -> str:

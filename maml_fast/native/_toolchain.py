@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,10 +20,15 @@ __all__ = [
     "find_ninja",
     "find_python_headers",
     "instruction_set",
+    "instruction_sets",
     "job_count",
     "runtime_of_torch",
     "usable_cores",
 ]
+
+
+_X86, _ARM = ("avx512", "avx2", "generic"), ("neon",)
+_INSTRUCTION_SETS = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}  # on macOS, aarch64 is called arm64
 
 
 class BuildError(RuntimeError):
@@ -80,14 +86,23 @@ def runtime_of_torch(compiler: Compiler) -> list[str]:
     return re.findall(r"\S*/libstdc\+\+\.so\S*", maps)[:1]
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that the kernels know for this kind of processor, best first.
+
+    All processors of the kind have the last one.
+    """
+    return _INSTRUCTION_SETS.get(platform.machine().lower(), ("generic",))
+
+
 def instruction_set() -> str:
-    """Return the instruction set to compile kernels for in addition to the generic ones; "generic" for none.
+    """Return the instruction set to compile kernels for, in addition to the last of :func:`instruction_sets`.
 
     It is the best one of this machine, or the lower one that ``MAML_FAST_CPU`` requests. Others would not run here, and
     would take as long to compile.
     """
-    here = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "generic")
-    return "avx2" if here == "avx512" and os.environ.get("MAML_FAST_CPU") == "avx2" else here
+    known, here = instruction_sets(), torch.backends.cpu.get_cpu_capability().lower()
+    best = here if here in known else known[-1]
+    return "avx2" if best == "avx512" and os.environ.get("MAML_FAST_CPU") == "avx2" else best
 
 
 def find_python_headers() -> Path:

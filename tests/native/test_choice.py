@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maml_fast import native
+from maml_fast.native import _toolchain
 
 pytestmark = pytest.mark.backendless
 
@@ -29,8 +30,11 @@ def test_unknown_environment_value_names_the_allowed_ones(fresh, monkeypatch):
 
 def test_unknown_instruction_set_names_the_allowed_ones(fresh, monkeypatch):
     monkeypatch.setenv("MAML_FAST_CPU", "avx1024")
-    with pytest.raises(ValueError, match="MAML_FAST_CPU='avx1024' is unknown: use 'avx512', 'avx2' or 'generic'"):
-        native.backend()
+    for machine, known in (("x86_64", "'avx512', 'avx2', 'generic'"), ("aarch64", "'neon'"), ("ppc64le", "'generic'")):
+        monkeypatch.setattr(_toolchain.platform, "machine", lambda machine=machine: machine)
+        message = f"MAML_FAST_CPU='avx1024' is not .* for {machine}: use one of {known}, or unset"
+        with pytest.raises(ValueError, match=message):
+            native.backend()
 
 
 def test_unknown_backend_name_names_the_allowed_ones():

@@ -38,6 +38,12 @@ def test_tells_torch_compiler_cpu_cuda_backend_and_cache(fresh_backend, monkeypa
     assert doctor.report().endswith("No problems found.")
 
 
+@pytest.mark.parametrize("machine", ["aarch64", "arm64"])
+def test_every_arm_has_neon(monkeypatch, machine):
+    monkeypatch.setattr(_toolchain.platform, "machine", lambda: machine)
+    assert doctor._cpu().endswith(" cores, NEON")
+
+
 def test_gpu_without_a_toolkit_is_a_problem(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -2,6 +2,9 @@
 // channels-last and weights are packed; taps on zero padding are never multiplied.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
+
 #include "core/conv_block.h"
 #include "cpu/arena.h"
 #include "cpu/convolution/pixel_plan.h"
@@ -22,36 +25,57 @@ void PackRow(const Scalar* values, int64_t channels, Scalar* row) {
   for (int64_t c = 0; c < RowSize<Scalar>(channels); ++c) row[c] = values != nullptr && c < channels ? values[c] : 0;
 }
 
-// Weights as the tiles read them: one row per (tap, source channel), in the plan's order of taps, and one column per
-// destination channel; rows are padded to whole vectors. For the forward pass, only the padding is added.
+// Where a matrix of weights lies that has one row per (tap, source channel), in the plan's order of taps, and one
+// column per destination channel. Packed weights are divided into panels of columns, the tiles' width, which lie one
+// after the other, so that all rows of a panel fit into the first-level cache; the last panel is padded to whole
+// vectors.
 template <typename Scalar>
-int64_t ForwardPackedSize(const ConvBlockShape& s) {
-  return s.PatchSize() * RoundUpToLanes<Scalar>(s.out_channels);
-}
+struct WeightPanels {
+  static constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
+
+  int64_t rows, channels;
+  bool packed;  // otherwise, rows of all channels
+
+  int64_t Size() const { return rows * RoundUpToLanes<Scalar>(channels); }
+
+  // For the panel that begins at a channel: its first scalar, and the scalars from one row to the next.
+  int64_t Begin(int64_t channel) const { return packed ? channel * rows : channel; }
+  int64_t Pitch(int64_t channel) const {
+    const int64_t left = RoundUpToLanes<Scalar>(packed ? channels - channel : channels);
+    return packed && left > kPanel ? kPanel : left;
+  }
+
+  // Calls f(channel, channels of the panel, its pitch, its weights).
+  template <typename S, typename F>
+  void ForPanels(S* weights, const F& f) const {
+    for (int64_t channel = 0; channel < channels; channel += kPanel) {
+      f(channel, std::min(kPanel, channels - channel), Pitch(channel), weights + Begin(channel));
+    }
+  }
+};
 
 template <typename Scalar>
-void PackForward(const Scalar* weight, const ConvBlockShape& s, Scalar* packed) {
-  const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
-  for (int64_t row = 0; row < s.PatchSize(); ++row) {
-    PackRow(weight + row * s.out_channels, s.out_channels, packed + row * pitch);
-  }
+void PackForward(const Scalar* weight, const WeightPanels<Scalar>& panels, Scalar* packed) {
+  panels.ForPanels(packed, [&](int64_t channel, int64_t channels, int64_t pitch, Scalar* to) {
+    const Scalar* from = weight + channel;
+    for (int64_t row = 0; row < panels.rows; ++row, from += panels.channels, to += pitch) {
+      ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) { Store(to + c, Load(from + c, n)); });
+    }
+  });
 }
 
 // For the data gradient the channels are exchanged, so every tap is also transposed.
 template <typename Scalar>
-int64_t DataGradientPackedSize(const ConvBlockShape& s) {
-  return s.kernel * s.kernel * s.out_channels * RoundUpToLanes<Scalar>(s.in_channels);
-}
-
-template <typename Scalar>
-void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const PixelPlan& plan, Scalar* packed) {
-  const int64_t pitch = RoundUpToLanes<Scalar>(s.in_channels);
-  for (int64_t rank_h = 0; rank_h < s.kernel; ++rank_h) {
-    for (int64_t rank_w = 0; rank_w < s.kernel; ++rank_w, packed += s.out_channels * pitch) {
-      const int64_t tap = plan.tap_of_rank[rank_h] * s.kernel + plan.tap_of_rank[rank_w];
-      TransposeMatrix(weight + tap * s.in_channels * s.out_channels, s.in_channels, s.out_channels, packed, pitch);
+void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const PixelPlan& plan,
+                      const WeightPanels<Scalar>& panels, Scalar* packed) {
+  panels.ForPanels(packed, [&](int64_t channel, int64_t channels, int64_t pitch, Scalar* to) {
+    for (int64_t rank_h = 0; rank_h < s.kernel; ++rank_h) {
+      for (int64_t rank_w = 0; rank_w < s.kernel; ++rank_w, to += s.out_channels * pitch) {
+        const int64_t tap = plan.tap_of_rank[rank_h] * s.kernel + plan.tap_of_rank[rank_w];
+        TransposeMatrix(weight + (tap * s.in_channels + channel) * s.out_channels, channels, s.out_channels, to, pitch);
+      }
     }
-  }
+  });
 }
 
 // Buffers of whole vectors, used in place of destinations that own only a part of their last vector.
@@ -96,18 +120,16 @@ MF_INLINE void ConvolveTile(const Scalar* const* source, const TapRuns& runs, co
 // Computes dest images [begin, end) from the source images, according to `plan`; images are densely packed. The sums
 // start from the row `start` (see PackRow) or, if it is null, from dest.
 template <typename Scalar>
-void DirectConvolve(const PixelPlan& plan, const Scalar* source, int64_t source_channels, const Scalar* packed,
-                    const Scalar* start, Scalar* dest, int64_t dest_channels, int64_t begin, int64_t end) {
-  constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
-  const int64_t pitch = RoundUpToLanes<Scalar>(dest_channels);
-  for (int64_t channel = 0; channel < dest_channels; channel += kPanel) {
-    const int64_t channels = dest_channels - channel < kPanel ? dest_channels - channel : kPanel;
+void DirectConvolve(const PixelPlan& plan, const WeightPanels<Scalar>& panels, const Scalar* source,
+                    int64_t source_channels, const Scalar* all_weights, const Scalar* start, Scalar* dest,
+                    int64_t begin, int64_t end) {
+  const int64_t dest_channels = panels.channels;
+  panels.ForPanels(all_weights, [&](int64_t channel, int64_t channels, int64_t pitch, const Scalar* of_panel) {
     for (int64_t g = 0; g < plan.group_count; ++g) {
       const PixelGroup& group = plan.groups[g];
       const TapRuns runs{group.taps_h, group.taps_w * source_channels, plan.source_width * source_channels,
                          plan.kernel * source_channels * pitch};
-      const Scalar* weights =
-          packed + channel + (group.first_h * plan.kernel + group.first_w) * source_channels * pitch;
+      const Scalar* weights = of_panel + (group.first_h * plan.kernel + group.first_w) * source_channels * pitch;
       const int64_t per_image = group.end - group.begin;
       int64_t image = begin, pixel = 0;
       for (int64_t left = (end - begin) * per_image; left > 0;) {
@@ -128,7 +150,7 @@ void DirectConvolve(const PixelPlan& plan, const Scalar* source, int64_t source_
         left -= rows;
       }
     }
-  }
+  });
 }
 
 // The output pixels [first, last) along one axis for which a tap lies inside the image.
@@ -153,6 +175,81 @@ struct WeightSource {
 
   bool TapsShareTiles() const { return padding == 0 && channels < kTileRows; }
   int64_t TapsAtOnce(int64_t kernel) const { return TapsShareTiles() ? kernel : 1; }
+};
+
+// Copies of pixels of x and of the gradient, in the order in which the tiles read them. Tiles read x once for every
+// panel of output channels, and the gradient once for every few input channels: without copies, a line of cache at a
+// time.
+template <typename Scalar>
+class PackedPixels {
+  static constexpr int64_t kMost = 256, kPanel = kTileVecs * kLanes<Scalar>;  // so that a panel fits into the cache
+
+ public:
+  // Whether the copies pay off.
+  static bool Pay(int64_t in_channels, int64_t out_channels) {
+    return in_channels >= 2 * kTileRows && out_channels > kPanel;
+  }
+
+  PackedPixels(int64_t in_channels, ArenaScope& arena)
+      : channels_(in_channels),
+        x_(arena.Array<Scalar>((in_channels + kTileRows - 1) / kTileRows * kTileRows * kMost)),
+        grad_(arena.Array<Scalar>(kPanel * kMost)) {}
+
+  // dest [Cin][pitch] += sum over the pixels of  x [Cin] grad [Cout], for the output channels [out_begin, out_end) of
+  // `outs`, in whole panels.
+  void AddProducts(const PixelRect& rect, const Scalar* x, const Scalar* grad, int64_t outs, int64_t out_begin,
+                   int64_t out_end, Scalar* dest, int64_t pitch) {
+    for (int64_t image = 0; image < rect.images; ++image) {
+      for (int64_t row = 0; row < rect.rows; ++row) {
+        const Scalar* in = x + image * rect.source_image + row * rect.source_row;
+        const Scalar* g = grad + image * rect.grad_image + row * rect.grad_row;
+        for (int64_t col = 0; col < rect.cols; ++col, in += rect.source_col, g += rect.grad_col) {
+          xs_[count_] = in;
+          grads_[count_] = g;
+          if (++count_ == kMost) Flush(outs, out_begin, out_end, dest, pitch);
+        }
+      }
+    }
+    Flush(outs, out_begin, out_end, dest, pitch);
+  }
+
+ private:
+  void Flush(int64_t outs, int64_t out_begin, int64_t out_end, Scalar* dest, int64_t pitch) {
+    const int64_t pixels = count_;
+    count_ = 0;
+    if (pixels == 0) return;
+    for (int64_t c = 0; c < channels_; c += kTileRows) {  // x_ [Cin / rows of a tile][pixels][rows of a tile]
+      Scalar* to = x_ + c * pixels;
+      const int64_t rows = std::min<int64_t>(kTileRows, channels_ - c);
+      for (int64_t pixel = 0; pixel < pixels; ++pixel, to += kTileRows) {
+        if (rows == kTileRows) {
+          std::memcpy(to, xs_[pixel] + c, kTileRows * sizeof(Scalar));  // of a size that the compiler knows
+        } else {
+          std::copy_n(xs_[pixel] + c, rows, to);
+        }
+      }
+    }
+    const PixelRect packed{1, 1, pixels, 0, 0, kTileRows, 0, 0, kPanel};
+    for (int64_t channel = out_begin; channel < out_end; channel += kPanel) {
+      const int64_t channels = std::min(kPanel, outs - channel);
+      for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        ForChannels<Scalar>(channels, [&](int64_t c, int64_t n) {
+          Store(grad_ + pixel * kPanel + c, Load(grads_[pixel] + channel + c, n));
+        });
+      }
+      for (int64_t c = 0; c < channels_; c += kTileRows) {
+        Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(
+            channels_ - c, RoundUpToLanes<Scalar>(channels) / kLanes<Scalar>,
+            static_cast<const Scalar*>(x_ + c * pixels), static_cast<const Scalar*>(grad_), packed,
+            dest + c * pitch + channel, pitch);
+      }
+    }
+  }
+
+  const int64_t channels_;
+  const Scalar *xs_[kMost], *grads_[kMost];
+  int64_t count_ = 0;
+  Scalar *x_, *grad_;
 };
 
 // Runs all tiles of one tap (or of the taps that share tiles) for the output channels [out_begin, out_end), over
@@ -180,6 +277,11 @@ void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, c
   const Scalar* g = grad + (high.first * s.conv_width + wide.first) * s.out_channels;
   const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
   Scalar* tile = packed + (tap_h * s.kernel + tap_w) * x.channels * pitch;
+  if (!x.TapsShareTiles() && PackedPixels<Scalar>::Pay(x.channels, s.out_channels)) {
+    ArenaScope arena;
+    PackedPixels<Scalar> pixels(x.channels, arena);
+    return pixels.AddProducts(rect, source, g, s.out_channels, out_begin, out_end, tile, pitch);
+  }
   const int64_t all_rows = x.TapsAtOnce(s.kernel) * x.channels;
   for (int64_t row = 0; row < all_rows; row += kTileRows) {
     const int64_t rows = all_rows - row < kTileRows ? all_rows - row : kTileRows;

@@ -8,7 +8,7 @@ namespace maml_fast {
 namespace {
 
 constexpr int kTileRows = 6;
-constexpr int kTileVecs = MF_VECTOR_BYTES >= 64 ? 4 : 2;  // 24 of 32 registers, or 12 of 16
+constexpr int kTileVecs = MF_VECTOR_REGISTERS == 32 ? 4 : 2;  // 24 of 32 registers, or 12 of 16
 
 // The taps that all pixels of a tile share: `count` runs of `length` scalars.
 struct TapRuns {

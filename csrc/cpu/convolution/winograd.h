@@ -2,10 +2,14 @@
 // Gray, "Fast Algorithms for Convolutional Neural Networks", 2016. For one task's images. winograd_squares.h has the
 // transforms.
 //
-// The products at each of a patch's positions, summed over channels, are a matrix product [tiles, Cs] [Cs, Cd]. The
-// weight gradient is the transposed computation, G^T [(B^T patch B) * (A grad A^T)] G, summed over tiles.
+// The products at each of a patch's positions, summed over channels, are a matrix product [tiles, Cs] [Cs, Cd].
+//
+// Seen from the data gradient, which convolves grad_y with rotated filters, the weight gradient is the gradient of
+// these filters, G^T [(B^T patch B) * (A x A^T)] G with patches of grad_y, summed over the tiles of x. Both gradients
+// read the same transformed patches.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -113,29 +117,49 @@ void TransformWeightsForDataGradient(const Scalar* weight, int64_t in_channels, 
   });
 }
 
+// What a source contributes to a sum of convolutions and, as the gradient at the result of a convolution of `factor`,
+// to the gradient of that convolution's weights.
+template <typename Scalar>
+struct ConvolutionTerm {
+  const Scalar* source;
+  const Scalar* weights;           // prepared for the algorithm; null: the source is not convolved
+  const Scalar* factor = nullptr;  // images like the result; null: the weight gradient is not wanted
+};
+
+// The sums that terms are added to. Each may be null if it is not wanted.
+template <typename Scalar>
+struct WinogradSums {
+  int64_t source_channels, dest_channels;
+  const Scalar* start;  // a row in whole vectors, from which the sums in dest start; null: from dest itself
+  Scalar* dest;
+  Scalar* of_weights = nullptr;  // [positions][Cd][Cs]: the weight gradient before its transform
+  int64_t first = 0, past = 0;   // the channels of dest for which it is wanted
+
+  int64_t FactorChannels() const { return past - first; }
+};
+
 // The memory in which one thread works on a group of tiles.
 template <typename Squares, typename Scalar>
 struct WinogradWork {
   Positions<Squares, Scalar> source;  // [positions][tiles][Cs]
   Positions<Squares, Scalar> dest;    // [positions][tiles][Cd]
+  Positions<Squares, Scalar> factor;  // [positions][tiles][Cf]
   Scalar* zeros;                      // [max(Cs, Cd)]: a pixel of padding
 
-  WinogradWork(Scalar* work, int64_t source_channels, int64_t dest_channels)
-      : source(work, Squares::kTilesAtOnce, source_channels),
-        dest(source.Matrix(kPositions<Squares>), Squares::kTilesAtOnce, dest_channels),
-        zeros(dest.Matrix(kPositions<Squares>)) {
-    for (int64_t c = 0; c < ZerosSize(); ++c) zeros[c] = Scalar{0};
+  WinogradWork(Scalar* work, const WinogradSums<Scalar>& sums)
+      : source(work, Squares::kTilesAtOnce, sums.source_channels),
+        dest(source.Matrix(kPositions<Squares>), Squares::kTilesAtOnce, sums.dest_channels),
+        factor(dest.Matrix(kPositions<Squares>), Squares::kTilesAtOnce, sums.FactorChannels()),
+        zeros(factor.Matrix(kPositions<Squares>)) {
+    std::fill_n(zeros, std::max(source.pitch, dest.pitch), Scalar{0});
   }
 
-  int64_t ZerosSize() const { return source.pitch > dest.pitch ? source.pitch : dest.pitch; }
+  static int64_t Size(const WinogradSums<Scalar>& sums) {
+    auto of = [](int64_t channels) { return Positions<Squares, Scalar>::Size(Squares::kTilesAtOnce, channels); };
+    return of(sums.source_channels) + of(sums.dest_channels) + of(sums.FactorChannels()) +
+           RoundUpToLanes<Scalar>(std::max(sums.source_channels, sums.dest_channels));
+  }
 };
-
-template <typename Squares, typename Scalar>
-int64_t WinogradWorkSize(int64_t source_channels, int64_t dest_channels) {
-  const int64_t more = source_channels > dest_channels ? source_channels : dest_channels;
-  return Positions<Squares, Scalar>::Size(Squares::kTilesAtOnce, source_channels) +
-         Positions<Squares, Scalar>::Size(Squares::kTilesAtOnce, dest_channels) + RoundUpToLanes<Scalar>(more);
-}
 
 // Tiles [first, past), counted across all images.
 struct TileGroup {
@@ -197,16 +221,16 @@ MF_INLINE void TransformPixels(const TileGroup& group, const int32_t* table, con
 }
 
 template <typename Squares, typename Scalar>
-void TransformPatches(const TileGroup& group, const Scalar* source, int64_t pixel_size, int64_t channels,
-                      const Scalar* zeros, Positions<Squares, Scalar> to) {
-  const ImageChannels<Scalar> of{source, group.tiles.source_pixels, pixel_size, channels};
+void TransformPatches(const TileGroup& group, const Scalar* source, int64_t channels, const Scalar* zeros,
+                      Positions<Squares, Scalar> to) {
+  const ImageChannels<Scalar> of{source, group.tiles.source_pixels, channels, channels};
   TransformPixels<typename Squares::Patch>(group, group.tiles.patches, of, zeros, to);
 }
 
 template <typename Squares, typename Scalar>
-void TransformSquares(const TileGroup& group, const Scalar* grad, int64_t channels, const Scalar* zeros,
-                      Positions<Squares, Scalar> to) {
-  const ImageChannels<Scalar> of{grad, group.tiles.dest_pixels, channels, channels};
+void TransformSquares(const TileGroup& group, const Scalar* factor, int64_t pixel_size, int64_t channels,
+                      const Scalar* zeros, Positions<Squares, Scalar> to) {
+  const ImageChannels<Scalar> of{factor, group.tiles.dest_pixels, pixel_size, channels};
   TransformPixels<typename Squares::SquareGradient>(group, group.tiles.squares, of, zeros, to);
 }
 
@@ -231,10 +255,10 @@ void StoreSquares(const TileGroup& group, Positions<Squares, Scalar> products, c
   });
 }
 
-// dest [tiles][Cd] = source [tiles][Cs] weights [Cs][Cd], at every position
+// dest [tiles][Cd] = source [tiles][Cs] weights [Cs][Cd], at every position. start: zeros, or null to add to dest.
 template <typename Squares, typename Scalar>
 void Multiply(int64_t tiles, Positions<Squares, Scalar> source, int64_t source_channels,
-              Positions<Squares, const Scalar> weights, const Scalar* zeros, Positions<Squares, Scalar> dest) {
+              Positions<Squares, const Scalar> weights, const Scalar* start, Positions<Squares, Scalar> dest) {
   constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
   const TapRuns runs{1, source_channels, 0, 0};
   for (int p = 0; p < kPositions<Squares>; ++p) {
@@ -248,65 +272,61 @@ void Multiply(int64_t tiles, Positions<Squares, Scalar> source, int64_t source_c
           to[r] = dest.Matrix(p) + (tile + r) * dest.pitch + channel;
         }
         Dispatch<ConvTileBody<Scalar>, kTileRows, kTileVecs>(tiles - tile, vecs, from, runs,
-                                                             weights.Matrix(p) + channel, weights.pitch, zeros, to);
+                                                             weights.Matrix(p) + channel, weights.pitch, start, to);
       }
     }
   }
 }
 
-// Computes images [begin, end) of dest from those of source and the transformed weights [positions][Cs][Cd]. The sums
-// start from the row `start` (whole vectors) or, if it is null, from dest. An image's result is bitwise the same,
-// whichever other images are computed with it.
+// sums [Cf][Cs] += factor [tiles][Cf]^T source [tiles][Cs], at every position
 template <typename Squares, typename Scalar>
-void WinogradConvolve(const WinogradTiles& tiles, const Scalar* source, int64_t source_channels,
-                      const Scalar* transformed, const Scalar* start, Scalar* dest, int64_t dest_channels,
-                      int64_t begin, int64_t end, Scalar* work_space) {
-  const WinogradWork<Squares, Scalar> work(work_space, source_channels, dest_channels);
-  const Positions<Squares, const Scalar> weights(transformed, source_channels, dest_channels);
-  ForTileGroups<Squares>(tiles, begin, end, [&](const TileGroup& group) {
-    TransformPatches(group, source, source_channels, source_channels, work.zeros, work.source);
-    Multiply(group.Count(), work.source, source_channels, weights, work.zeros, work.dest);
-    StoreSquares(group, work.dest, start, dest_channels, dest);
-  });
-}
-
-// sums [Cin][Cout] += x [tiles][Cin]^T grad [tiles][Cout], at every position
-template <typename Squares, typename Scalar>
-void AddOuterProducts(int64_t tiles, Positions<Squares, Scalar> x, int64_t in_channels, Positions<Squares, Scalar> grad,
-                      Positions<Squares, Scalar> sums) {
+void AddOuterProducts(int64_t tiles, Positions<Squares, Scalar> factor, int64_t factor_channels,
+                      Positions<Squares, Scalar> source, Positions<Squares, Scalar> sums) {
   constexpr int64_t kPanel = kTileVecs * kLanes<Scalar>;
-  const PixelRect rect{1, 1, tiles, 0, 0, x.pitch, 0, 0, grad.pitch};
+  const PixelRect rect{1, 1, tiles, 0, 0, factor.pitch, 0, 0, source.pitch};
   for (int p = 0; p < kPositions<Squares>; ++p) {
-    for (int64_t out = 0; out < sums.pitch; out += kPanel) {
-      const int64_t vecs = (sums.pitch - out) / kLanes<Scalar>;
-      for (int64_t in = 0; in < in_channels; in += kTileRows) {
-        Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(in_channels - in, vecs, x.Matrix(p) + in,
-                                                               grad.Matrix(p) + out, rect,
-                                                               sums.Matrix(p) + in * sums.pitch + out, sums.pitch);
+    for (int64_t column = 0; column < sums.pitch; column += kPanel) {
+      const int64_t vecs = (sums.pitch - column) / kLanes<Scalar>;
+      for (int64_t row = 0; row < factor_channels; row += kTileRows) {
+        Dispatch<WeightTileBody<Scalar>, kTileRows, kTileVecs>(factor_channels - row, vecs, factor.Matrix(p) + row,
+                                                               source.Matrix(p) + column, rect,
+                                                               sums.Matrix(p) + row * sums.pitch + column, sums.pitch);
       }
     }
   }
 }
 
-// sums [positions][Cin][Cout] += the contributions of images [begin, end) to the weight gradient before its transform,
-// for the input channels [in_begin, in_end). `tiles` are those of the forward pass.
+// Computes images [begin, end) of dest, the sum over `count` terms of the convolutions of source and weights, and adds
+// these images' contributions to the weight gradient, with the same bits whether or not the other is wanted. An image's
+// result is bitwise the same, whichever other images are computed with it.
 template <typename Squares, typename Scalar>
-void WinogradWeightGradient(const WinogradTiles& tiles, const Scalar* x, int64_t in_channels, int64_t in_begin,
-                            int64_t in_end, const Scalar* grad_y, int64_t out_channels, int64_t begin, int64_t end,
-                            Scalar* sums, Scalar* work_space) {
-  const int64_t ins = in_end - in_begin;
-  const WinogradWork<Squares, Scalar> work(work_space, ins, out_channels);
-  Positions<Squares, Scalar> to(sums, in_channels, out_channels);
-  to.data += in_begin * to.pitch;
+void WinogradConvolve(const WinogradTiles& tiles, const ConvolutionTerm<Scalar>* terms, int64_t count,
+                      const WinogradSums<Scalar>& sums, int64_t begin, int64_t end, Scalar* work_space) {
+  const int64_t sources = sums.source_channels, dests = sums.dest_channels, factors = sums.FactorChannels();
+  const WinogradWork<Squares, Scalar> work(work_space, sums);
+  Positions<Squares, Scalar> of_weights(sums.of_weights, dests, sources);
+  if (sums.of_weights != nullptr) of_weights.data += sums.first * of_weights.pitch;
   ForTileGroups<Squares>(tiles, begin, end, [&](const TileGroup& group) {
-    TransformPatches(group, x + in_begin, in_channels, ins, work.zeros, work.source);
-    TransformSquares(group, grad_y, out_channels, work.zeros, work.dest);
-    AddOuterProducts(group.Count(), work.source, ins, work.dest, to);
+    const Scalar* start = work.zeros;
+    for (const ConvolutionTerm<Scalar>* term = terms; term != terms + count; ++term) {
+      const bool is_factor = term->factor != nullptr && sums.of_weights != nullptr;
+      const bool is_convolved = term->weights != nullptr && sums.dest != nullptr;
+      if (is_factor || is_convolved) TransformPatches(group, term->source, sources, work.zeros, work.source);
+      if (is_factor) {
+        TransformSquares(group, term->factor + sums.first, dests, factors, work.zeros, work.factor);
+        AddOuterProducts(group.Count(), work.factor, factors, work.source, of_weights);
+      }
+      if (!is_convolved) continue;
+      const Positions<Squares, const Scalar> weights(term->weights, sources, dests);
+      Multiply(group.Count(), work.source, sources, weights, start, work.dest);
+      start = nullptr;
+    }
+    if (start == nullptr) StoreSquares(group, work.dest, sums.start, dests, sums.dest);
   });
 }
 
 // grad_weight [3, 3, Cin, Cout] from the sum of `count` sums [positions][Cin][Cout] that are `apart` scalars apart, for
-// the input channels [begin, end).
+// the input channels [begin, end). The sums are those of the rotated filters.
 template <typename Squares, typename Scalar>
 void FinishWeightGradient(const Scalar* sums, int64_t count, int64_t apart, int64_t in_channels, int64_t out_channels,
                           Scalar* grad_weight, int64_t begin, int64_t end) {
@@ -321,7 +341,7 @@ void FinishWeightGradient(const Scalar* sums, int64_t count, int64_t apart, int6
             return sum;
           },
           [&](int tap, Vec<Scalar> value) {
-            Store(grad_weight + (tap * in_channels + in) * out_channels + out, value, n);
+            Store(grad_weight + ((8 - tap) * in_channels + in) * out_channels + out, value, n);
           });
     });
   }

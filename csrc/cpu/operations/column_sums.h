@@ -74,20 +74,18 @@ MF_INLINE void ColumnSums(const Pool& pool, const RowChunks& of, int64_t columns
 }
 
 // Terms that do not depend on chunks.
-template <typename F>
+template <typename Scalar, typename F>
 struct PlainTerms {
   const F& f;
 
   void Begin(int64_t, int64_t) const {}
-  template <typename Vector>
-  MF_INLINE void operator()(int64_t row, int64_t c, int64_t lanes, Vector* term) const {
-    f(row, c, lanes, term);
-  }
+  MF_INLINE void operator()(int64_t row, int64_t c, int64_t lanes, Vec<Scalar>* term) const { f(row, c, lanes, term); }
 };
 
 template <typename Scalar, int K, typename F>
 MF_INLINE void ColumnSums(const Pool& pool, int64_t rows, int64_t columns, Scalar* sums, const F& terms) {
-  ColumnSums<Scalar, K>(pool, RowChunks(rows), columns, sums, [&](ArenaScope&) { return PlainTerms<F>{terms}; });
+  ColumnSums<Scalar, K>(pool, RowChunks(rows), columns, sums,
+                        [&](ArenaScope&) { return PlainTerms<Scalar, F>{terms}; });
 }
 
 // The column sums of rows that become ready in order, a few at a time. They have the bits of ColumnSums.

@@ -12,7 +12,7 @@
 #include <new>
 
 #include "core/conv_block.h"
-#include "cpu/convolution/convolution.h"
+#include "cpu/convolution/gradients.h"
 #include "cpu/operations/column_sums.h"
 #include "cpu/operations/frame.h"
 #include "cpu/operations/share.h"
@@ -22,17 +22,16 @@ namespace {
 
 template <typename Scalar>
 struct ConvolutionPasses {
+  using Term = ConvolutionTerm<Scalar>;
+
   // Everything that depends on the shape alone.
   struct Plan {
     ConvBlockShape shape;
-    Convolution<Scalar> forward, data_gradient;
-    WeightGradient<Scalar> weight_gradient;
+    Convolution<Scalar> forward;
+    ConvolutionGradients<Scalar> gradients;
 
     Plan(const ConvBlockShape& s, ArenaScope& arena)
-        : shape(s),
-          forward(Convolution<Scalar>::Forward(shape, arena)),
-          data_gradient(Convolution<Scalar>::DataGradient(shape, arena)),
-          weight_gradient(shape, arena) {}
+        : shape(s), forward(Convolution<Scalar>::Forward(shape, arena)), gradients(shape, arena) {}
 
     int64_t MultiplyAdds() const { return shape.batch * shape.ConvPixels() * shape.WeightSize(); }  // of one repetition
   };
@@ -71,18 +70,14 @@ struct ConvolutionPasses {
       const Scalar *x = Input(p, f[0].value, r), *x_tangent = Input(p, f[0].tangent, r);
       const Scalar* weight = Prepared(pool, p.forward, Weight(p, f[1].value, r), x_tangent, of_repetition);
       const Scalar* weight_tangent = Prepared(pool, p.forward, Weight(p, f[1].tangent, r), x, of_repetition);
+      Term terms[2];
+      int64_t count = 0;
+      if (x_tangent != nullptr) terms[count++] = {x_tangent, weight};
+      if (weight_tangent != nullptr) terms[count++] = {x, weight_tangent};
       Scalar* y = Output(p, f.result.tangent, r);
       ShareImages(pool, p, [&](int64_t first, int64_t past) {
-        const Scalar* from = start;
-        if (x_tangent != nullptr) {
-          p.forward.Run(x_tangent, weight, from, y, first, past);
-          from = nullptr;
-        }
-        if (weight_tangent != nullptr) {
-          p.forward.Run(x, weight_tangent, from, y, first, past);
-        } else if (from != nullptr) {
-          Fill(p.shape, from, y, first, past);
-        }
+        if (count == 0) return Fill(p.shape, start, y, first, past);
+        p.forward.Run(terms, count, start, y, first, past);
       });
     });
   }
@@ -97,15 +92,10 @@ struct ConvolutionPasses {
       ArenaScope of_repetition;
       const Scalar *x = Input(p, f[0].value, r), *g = Output(p, f.result.gradient, r);
       Scalar* grad_x = Input(p, f[0].gradient, r);
-      const Scalar* weight = Prepared(pool, p.data_gradient, Weight(p, f[1].value, r), grad_x, of_repetition);
+      const Scalar* weight = Prepared(pool, p.gradients.data(), Weight(p, f[1].value, r), grad_x, of_repetition);
       const Sum sum(pool, p, f[1], f[1].gradient, r, of_repetition);
-      auto of_weight = [&](int64_t begin, int64_t end, int64_t first, int64_t past) {
-        sum.Add(x, g, begin, end, first, past);
-      };
-      BothGradients(pool, p, of_weight, [&](int64_t first, int64_t past) {
-        if (grad_x != nullptr) p.data_gradient.Run(g, weight, f[0].adds ? nullptr : zero, grad_x, first, past);
-      });
-      sum.Finish(pool);
+      const Term term{g, weight, x};
+      Gradients(pool, p, &term, 1, f[0].adds ? nullptr : zero, grad_x, sum);
     });
     BiasGradient(f, f.result.gradient, f[2].gradient);
   }
@@ -121,20 +111,11 @@ struct ConvolutionPasses {
       const Scalar *x = Input(p, f[0].value, r), *x_tangent = Input(p, f[0].tangent, r);
       Scalar* grad_x = Input(p, f[0].gradient_tangent, r);
       auto prepared = [&](const Scalar* weight) {
-        return Prepared(pool, p.data_gradient, Weight(p, weight, r), grad_x, of_repetition);
+        return Prepared(pool, p.gradients.data(), Weight(p, weight, r), grad_x, of_repetition);
       };
-      const Scalar *weight = prepared(f[1].value), *weight_tangent = prepared(f[1].tangent);
       const Sum sum(pool, p, f[1], f[1].gradient_tangent, r, of_repetition);
-      auto of_weight = [&](int64_t begin, int64_t end, int64_t first, int64_t past) {
-        sum.Add(x, g_tangent, begin, end, first, past);
-        sum.Add(x_tangent, g, begin, end, first, past);
-      };
-      BothGradients(pool, p, of_weight, [&](int64_t first, int64_t past) {
-        if (grad_x == nullptr) return;
-        p.data_gradient.Run(g_tangent, weight, f[0].adds ? nullptr : zero, grad_x, first, past);
-        if (weight_tangent != nullptr) p.data_gradient.Run(g, weight_tangent, nullptr, grad_x, first, past);
-      });
-      sum.Finish(pool);
+      const Term terms[]{{g_tangent, prepared(f[1].value), x}, {g, prepared(f[1].tangent), x_tangent}};
+      Gradients(pool, p, terms, 2, f[0].adds ? nullptr : zero, grad_x, sum);
     });
     BiasGradient(f, f.result.gradient_tangent, f[2].gradient_tangent);
   }
@@ -157,6 +138,39 @@ struct ConvolutionPasses {
   }
 
   static const Plan& PlanOf(const Frame<Scalar>& f) { return *static_cast<const Plan*>(f.plan); }
+
+  // The gradient of a repetition's weights, summed over images.
+  struct Sum {
+    const Plan& plan;
+    const bool adds;
+    Scalar* to;   // null: not wanted
+    Scalar* sum;  // null, too
+
+    Sum(const Pool& pool, const Plan& p, const Operand<Scalar>& weight, Scalar* gradient, int64_t r, ArenaScope& arena)
+        : plan(p), adds(weight.adds), to(Weight(p, gradient, r)), sum(nullptr) {
+      if (to == nullptr) return;
+      const int64_t size = p.gradients.SumSize();
+      sum = arena.Array<Scalar>(size);
+      ShareVectors<Scalar>(pool, size, size,
+                           [&](int64_t begin, int64_t end) { std::fill(sum + begin, sum + end, Scalar{0}); });
+    }
+
+    void Finish(const Pool& pool) const {
+      if (to == nullptr) return;
+      ArenaScope arena;
+      const ConvBlockShape& s = plan.shape;
+      const int64_t size = s.WeightSize();
+      Scalar* whole = adds ? arena.Array<Scalar>(size) : to;
+      ShareScalars(pool, s.in_channels, size,
+                   [&](int64_t begin, int64_t end) { plan.gradients.Finish(sum, 1, 0, whole, begin, end); });
+      if (!adds) return;
+      ShareVectors<Scalar>(pool, size, size, [&](int64_t begin, int64_t end) {
+        ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
+          Store(to + begin + i, Load(to + begin + i, lanes) + Load(whole + begin + i, lanes), lanes);
+        });
+      });
+    }
+  };
 
   // How many images are handed over at a time to a follower that takes `rows` rows together; 0 if images and these rows
   // do not fit each other.
@@ -201,7 +215,7 @@ struct ConvolutionPasses {
     const ConvBlockShape& s = p.shape;
     const Scalar *zero = ZeroRow(s.in_channels, arena), *x = f[0].value;
     Scalar* grad_x = f[0].gradient;
-    const Scalar* weight = Prepared(f.pool, p.data_gradient, f[1].value, grad_x, arena);
+    const Scalar* weight = Prepared(f.pool, p.gradients.data(), f[1].value, grad_x, arena);
     const Sum sum(f.pool, p, f[1], f[1].gradient, 0, arena);
     auto* g = arena.Array<Scalar>(ImagesForFollower(f, s) * s.ConvSize() + kLanes<Scalar>);
     const bool sums_bias = f[2].gradient != nullptr && !BiasIsCanceled(f);
@@ -209,13 +223,12 @@ struct ConvolutionPasses {
     ForImagesOfFollower(f, s, [&](int64_t first, int64_t past) {
       const int64_t pixels = (past - first) * s.ConvPixels();
       f.of_follower->give(*f.follower, first * s.ConvPixels(), past * s.ConvPixels(), g);
-      sum.AddImages(x + s.InImage(0, first), g, 0, p.weight_gradient.Parts(), past - first);
-      if (grad_x != nullptr) {
-        p.data_gradient.Run(g, weight, f[0].adds ? nullptr : zero, grad_x + s.InImage(0, first), 0, past - first);
-      }
+      const Term term{g, weight, x + s.InImage(0, first)};
+      Scalar* to = grad_x == nullptr ? nullptr : grad_x + s.InImage(0, first);
+      p.gradients.Run(&term, 1, f[0].adds ? nullptr : zero, to, sum.sum, 0, past - first);
       if (sums_bias) {
-        of_bias.Add(pixels, [&](int64_t row, int64_t c, int64_t lanes, Vec<Scalar>* term) {
-          term[0] = Load(g + row * s.out_channels + c, lanes);
+        of_bias.Add(pixels, [&](int64_t row, int64_t c, int64_t lanes, Vec<Scalar>* of_pixel) {
+          of_pixel[0] = Load(g + row * s.out_channels + c, lanes);
         });
       }
     });
@@ -256,22 +269,27 @@ struct ConvolutionPasses {
                [&](int64_t begin, int64_t end) { ForImagesAtOnce(p.shape, begin, end, f); });
   }
 
-  // Calls of_weight(parts of the sum, images) and of_images(images). A single thread does both while the images are in
-  // its cache; several threads share first the parts of the sum, then the images.
-  template <typename F, typename G>
-  static void BothGradients(const Pool& pool, const Plan& p, const F& of_weight, const G& of_images) {
-    const int64_t parts = p.weight_gradient.Parts();
+  // Both gradients of terms of all images. A single thread computes both while the images are in its cache; several
+  // threads share first the parts of the sum, then the images.
+  static void Gradients(const Pool& pool, const Plan& p, const Term* terms, int64_t count, const Scalar* start,
+                        Scalar* grad_x, const Sum& sum) {
     if (!IsShared(pool, p.MultiplyAdds())) {
-      return ForImagesAtOnce(p.shape, 0, p.shape.batch, [&](int64_t first, int64_t past) {
-        of_weight(0, parts, first, past);
-        of_images(first, past);
+      ForImagesAtOnce(p.shape, 0, p.shape.batch, [&](int64_t first, int64_t past) {
+        p.gradients.Run(terms, count, start, grad_x, sum.sum, first, past);
       });
+    } else {
+      For(pool, sum.sum == nullptr ? 0 : p.gradients.Parts(), [&](int64_t begin, int64_t end) {
+        ForImagesAtOnce(p.shape, 0, p.shape.batch, [&](int64_t first, int64_t past) {
+          p.gradients.AddParts(terms, count, sum.sum, first, past, begin, end);
+        });
+      });
+      if (grad_x != nullptr) {
+        ShareImages(pool, p, [&](int64_t first, int64_t past) {
+          p.gradients.Run(terms, count, start, grad_x, nullptr, first, past);
+        });
+      }
     }
-    For(pool, parts, [&](int64_t begin, int64_t end) {
-      ForImagesAtOnce(p.shape, 0, p.shape.batch,
-                      [&](int64_t first, int64_t past) { of_weight(begin, end, first, past); });
-    });
-    ShareImages(pool, p, of_images);
+    sum.Finish(pool);
   }
 
   // Returns the weights as a convolution reads them; null if there are none, or nothing to multiply them by.
@@ -315,49 +333,6 @@ struct ConvolutionPasses {
       std::fill_n(to, s.out_channels, Scalar{0});
     }
   }
-
-  // The gradient of a repetition's weights, summed over images.
-  struct Sum {
-    const Plan& plan;
-    const bool adds;
-    Scalar* to;  // null: not wanted
-    Scalar* sum;
-
-    Sum(const Pool& pool, const Plan& p, const Operand<Scalar>& weight, Scalar* gradient, int64_t r, ArenaScope& arena)
-        : plan(p), adds(weight.adds), to(Weight(p, gradient, r)), sum(nullptr) {
-      if (to == nullptr) return;
-      const int64_t size = p.weight_gradient.SumSize();
-      sum = arena.Array<Scalar>(size);
-      ShareVectors<Scalar>(pool, size, size,
-                           [&](int64_t begin, int64_t end) { std::fill(sum + begin, sum + end, Scalar{0}); });
-    }
-
-    // Adds the contributions of images [first, past) to parts [begin, end).
-    void Add(const Scalar* x, const Scalar* g, int64_t begin, int64_t end, int64_t first, int64_t past) const {
-      const ConvBlockShape& s = plan.shape;
-      if (x != nullptr) AddImages(x + s.InImage(0, first), g + s.ConvImage(0, first), begin, end, past - first);
-    }
-    // The same of images that x and g begin with.
-    void AddImages(const Scalar* x, const Scalar* g, int64_t begin, int64_t end, int64_t images) const {
-      if (to != nullptr) plan.weight_gradient.AddParts(x, g, images, sum, begin, end);
-    }
-
-    void Finish(const Pool& pool) const {
-      if (to == nullptr) return;
-      ArenaScope arena;
-      const ConvBlockShape& s = plan.shape;
-      const int64_t size = s.WeightSize();
-      Scalar* whole = adds ? arena.Array<Scalar>(size) : to;
-      ShareScalars(pool, s.in_channels, size,
-                   [&](int64_t begin, int64_t end) { plan.weight_gradient.Finish(sum, 1, 0, whole, begin, end); });
-      if (!adds) return;
-      ShareVectors<Scalar>(pool, size, size, [&](int64_t begin, int64_t end) {
-        ForChannels<Scalar>(end - begin, [&](int64_t i, int64_t lanes) {
-          Store(to + begin + i, Load(to + begin + i, lanes) + Load(whole + begin + i, lanes), lanes);
-        });
-      });
-    }
-  };
 };
 
 }  // namespace

@@ -45,8 +45,8 @@ struct Clamp {  // between two numbers; the derivative at them is 1 if `closed`,
   }
   MF_INLINE Vec<Scalar> First(Vec<Scalar> x) const {
     const Vec<Scalar> at_end = Broadcast(closed), one = Broadcast(Scalar{1});
-    const Vec<Scalar> inside = (x == least) | (x == most) ? at_end : one;
-    return (x < least) | (x > most) ? Vec<Scalar>{} : inside;
+    const Vec<Scalar> inside = ((x == least) | (x == most)) ? at_end : one;
+    return ((x < least) | (x > most)) ? Vec<Scalar>{} : inside;
   }
 };
 
@@ -223,7 +223,7 @@ struct HardSwish : OfArgument<Scalar> {  // x clamp(x + 3, 0, 6) / 6
     return x <= Scalar{-3} ? Vec<Scalar>{} : x >= Scalar{3} ? Broadcast(Scalar{1}) : x / 3 + Scalar{0.5};
   }
   MF_INLINE Vec<Scalar> Second(Vec<Scalar> x) const {
-    return (x > Scalar{-3}) & (x < Scalar{3}) ? Broadcast(Scalar{1} / 3) : Vec<Scalar>{};
+    return ((x > Scalar{-3}) & (x < Scalar{3})) ? Broadcast(Scalar{1} / 3) : Vec<Scalar>{};
   }
 };
 

@@ -3,11 +3,14 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/simd.h"
 
 #if MF_VECTOR_BYTES >= 32
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace maml_fast {
@@ -28,7 +31,7 @@ struct IntOf<double> {
 template <typename Scalar>
 using IntVec = typename IntOf<Scalar>::Type;
 
-// Uses intrinsics where there are any, because GCC widens the bytes of a __builtin_convertvector one by one.
+// Uses intrinsics where there are any, because GCC converts the bytes of a __builtin_convertvector one by one.
 template <typename Scalar>
 MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
   [[maybe_unused]] constexpr bool kFloat = sizeof(Scalar) == sizeof(float);
@@ -47,6 +50,15 @@ MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p) {
     int32_t bytes;
     std::memcpy(&bytes, p, sizeof(bytes));
     return (IntVec<Scalar>)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+  }
+#elif defined(__aarch64__)
+  std::conditional_t<kFloat, uint32_t, uint16_t> bytes;
+  std::memcpy(&bytes, p, sizeof(bytes));
+  const uint32x4_t words = vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes))));
+  if constexpr (kFloat) {
+    return (IntVec<Scalar>)words;
+  } else {
+    return (IntVec<Scalar>)vmovl_u32(vget_low_u32(words));
   }
 #else
   return __builtin_convertvector(*reinterpret_cast<const typename IntOf<Scalar>::Bytes*>(p), IntVec<Scalar>);
@@ -93,8 +105,16 @@ MF_INLINE IntVec<Scalar> LoadIndex(const uint8_t* p, int64_t n) {
 template <typename Scalar>
 MF_INLINE void StoreIndex(uint8_t* p, IntVec<Scalar> index, int64_t n) {
   if (n < kLanes<Scalar>) return StoreFirstIndex<Scalar>(p, index, n);
+#if MF_VECTOR_BYTES == 16 && defined(__aarch64__)
+  uint32x4_t words = (uint32x4_t)index;
+  if constexpr (sizeof(Scalar) == sizeof(double)) words = vcombine_u32(vmovn_u64((uint64x2_t)index), vdup_n_u32(0));
+  const uint16x8_t halves = vcombine_u16(vmovn_u32(words), vdup_n_u16(0));
+  const uint64_t bytes = vget_lane_u64(vreinterpret_u64_u8(vmovn_u16(halves)), 0);
+  std::memcpy(p, &bytes, kLanes<Scalar>);
+#else
   using Bytes = typename IntOf<Scalar>::Bytes;
   *reinterpret_cast<Bytes*>(p) = __builtin_convertvector(index, Bytes);
+#endif
 }
 
 // values[index] in every lane: what the channels of a pixel read if each has its maximum at another pixel of the
@@ -118,6 +138,11 @@ MF_INLINE Vec<Scalar> Pick(const Scalar* values, IntVec<Scalar> index) {
   } else if constexpr (kFloat) {
     return (Vec<Scalar>)_mm256_permutevar_ps(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(values)),
                                              (__m256i)index);
+#elif defined(__aarch64__)
+  } else if constexpr (kFloat) {
+    const uint32x4_t first_byte = vdupq_n_u32(0x03020100), four_of_each = vdupq_n_u32(0x04040404);
+    const uint32x4_t bytes = vmlaq_u32(first_byte, vandq_u32((uint32x4_t)index, vdupq_n_u32(3)), four_of_each);
+    return (Vec<Scalar>)vqtbl1q_u8(vreinterpretq_u8_f32(vld1q_f32(values)), vreinterpretq_u8_u32(bytes));
 #endif
   } else {
     Vec<Scalar> picked = Broadcast(values[0]);

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/norm_derivatives.h"
-#include "cpu/convolution/convolution.h"
+#include "cpu/convolution/gradients.h"
 #include "cpu/passes/gradient_images.h"
 #include "cpu/passes/image_groups.h"
 #include "cpu/passes/norm_pool.h"
@@ -31,19 +31,18 @@ struct BackwardPass {
   const ConvBlockBackwardArgs<Scalar>& args;
   const GradientImages<Scalar> images;
   const ImageGroups groups;
-  const WeightGradient<Scalar> weight_gradient;
-  const Convolution<Scalar> data_gradient;
+  const ConvolutionGradients<Scalar> gradients;
   const Scalar* shared_weights;  // null: every task has its own, or grad_x is not wanted
 
   BackwardPass(const ConvBlockBackwardArgs<Scalar>& a, ArenaScope& arena)
       : args(a),
         images{a.shape, a.saved, a.grad_out},
         groups(a.shape),
-        weight_gradient(a.shape, arena),
-        data_gradient(Convolution<Scalar>::DataGradient(a.shape, arena)),
+        gradients(a.shape, arena),
         shared_weights(nullptr) {
     if (!a.saved.weight.Shared() || a.grad_x == nullptr) return;
-    shared_weights = data_gradient.Prepare(a.saved.weight.data, arena.Array<Scalar>(data_gradient.PreparedSize()));
+    auto* buffer = arena.Array<Scalar>(gradients.data().PreparedSize());
+    shared_weights = gradients.data().Prepare(a.saved.weight.data, buffer);
   }
 
   bool PreparesWeights() const { return args.grad_x != nullptr && shared_weights == nullptr; }
@@ -53,9 +52,9 @@ struct BackwardPass {
     return {arena.Array<Scalar>(s.batch * kSumsOfImage * s.out_channels),
             arena.Array<Scalar>(3 * s.out_channels),
             arena.Array<Scalar>(s.batch * s.out_channels),
-            arena.Array<Scalar>(PreparesWeights() ? data_gradient.PreparedSize() : 0),
+            arena.Array<Scalar>(PreparesWeights() ? gradients.data().PreparedSize() : 0),
             arena.Array<Scalar>(RowSize<Scalar>(s.in_channels)),
-            GroupSums<Scalar>(weight_gradient.SumSize(), groups.Count(), one_thread, arena)};
+            GroupSums<Scalar>(gradients.SumSize(), groups.Count(), one_thread, arena)};
   }
 
   int64_t Units(int phase) const {
@@ -80,7 +79,7 @@ struct BackwardPass {
         }
         return;
       case kJoin:
-        if (PreparesWeights()) data_gradient.Prepare(args.saved.weight.Of(task), scratch.prepared);
+        if (PreparesWeights()) gradients.data().Prepare(args.saved.weight.Of(task), scratch.prepared);
         PackRow<Scalar>(nullptr, s.in_channels, scratch.zero);
         return Join(task, scratch);
       case kGroups:
@@ -88,8 +87,8 @@ struct BackwardPass {
         return;
       case kFinish:
         if (begin == 0) BiasGradient(scratch, args.grad_bias + task * s.out_channels);
-        return weight_gradient.Finish(scratch.grad_weight.data(), scratch.grad_weight.Waiting(),
-                                      scratch.grad_weight.size(), args.grad_weight + task * s.WeightSize(), begin, end);
+        return gradients.Finish(scratch.grad_weight.data(), scratch.grad_weight.Waiting(), scratch.grad_weight.size(),
+                                args.grad_weight + task * s.WeightSize(), begin, end);
     }
   }
 
@@ -121,10 +120,10 @@ struct BackwardPass {
     ForImagesAtOnce(s, groups.Begin(group), groups.End(group), [&](int64_t first, int64_t past) {
       const int64_t count = past - first;
       for (int64_t i = 0; i < count; ++i) GradientAtY(task, scratch, first + i, grad_y + i * s.ConvSize());
-      weight_gradient.Add(args.saved.x + s.InImage(task, first), grad_y, count, sum);
-      if (args.grad_x == nullptr) return;
-      data_gradient.Run(grad_y, shared_weights != nullptr ? shared_weights : scratch.prepared, scratch.zero,
-                        args.grad_x + s.InImage(task, first), 0, count);
+      const ConvolutionTerm<Scalar> term{grad_y, shared_weights != nullptr ? shared_weights : scratch.prepared,
+                                         args.saved.x + s.InImage(task, first)};
+      Scalar* grad_x = args.grad_x == nullptr ? nullptr : args.grad_x + s.InImage(task, first);
+      gradients.Run(&term, 1, scratch.zero, grad_x, sum, 0, count);
     });
     scratch.grad_weight.Close(group);
   }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/norm_derivatives.h"
-#include "cpu/convolution/convolution.h"
+#include "cpu/convolution/gradients.h"
 #include "cpu/passes/gradient_images.h"
 #include "cpu/passes/image_groups.h"
 #include "cpu/passes/norm_pool.h"
@@ -45,16 +45,15 @@ struct DoubleBackwardPass {
   const ConvBlockDoubleBackwardArgs<Scalar>& args;
   const GradientImages<Scalar> images;
   const ImageGroups groups;
-  const Convolution<Scalar> forward, data_gradient;
-  const WeightGradient<Scalar> weight_gradient;
+  const Convolution<Scalar> forward;
+  const ConvolutionGradients<Scalar> gradients;
 
   DoubleBackwardPass(const ConvBlockDoubleBackwardArgs<Scalar>& a, ArenaScope& arena)
       : args(a),
         images{a.shape, a.saved, a.grad_out},
         groups(a.shape),
         forward(Convolution<Scalar>::Forward(a.shape, arena)),
-        data_gradient(Convolution<Scalar>::DataGradient(a.shape, arena)),
-        weight_gradient(a.shape, arena) {}
+        gradients(a.shape, arena) {}
 
   bool HasDataGradient() const { return args.grad_x != nullptr && args.gg_weight.data != nullptr; }
   bool HasWeightGradient() const { return args.gg_x != nullptr; }
@@ -63,13 +62,13 @@ struct DoubleBackwardPass {
     const ConvBlockShape& s = args.shape;
     return {arena.Array<Scalar>(args.gg_x != nullptr ? forward.PreparedSize() : 0),
             arena.Array<Scalar>(args.gg_weight.data != nullptr ? forward.PreparedSize() : 0),
-            arena.Array<Scalar>(HasDataGradient() ? data_gradient.PreparedSize() : 0),
+            arena.Array<Scalar>(HasDataGradient() ? gradients.data().PreparedSize() : 0),
             arena.Array<Scalar>(RowSize<Scalar>(s.out_channels)),
             arena.Array<Scalar>(RowSize<Scalar>(s.in_channels)),
             arena.Array<Scalar>(s.out_channels),
             arena.Array<Scalar>(s.batch * kSums * s.out_channels),
             arena.Array<Scalar>(kCoefficients * s.out_channels),
-            GroupSums<Scalar>(HasWeightGradient() ? weight_gradient.SumSize() : 0, groups.Count(), one_thread, arena)};
+            GroupSums<Scalar>(HasWeightGradient() ? gradients.SumSize() : 0, groups.Count(), one_thread, arena)};
   }
 
   int64_t Units(int phase) const {
@@ -110,7 +109,7 @@ struct DoubleBackwardPass {
     const bool bias = s.relu_first && args.gg_bias.data != nullptr;
     if (args.gg_x != nullptr) forward.Prepare(args.saved.weight.Of(task), scratch.weight);
     if (args.gg_weight.data != nullptr) forward.Prepare(GgWeight(task), scratch.gg_weight);
-    if (HasDataGradient()) data_gradient.Prepare(GgWeight(task), scratch.gg_transposed);
+    if (HasDataGradient()) gradients.data().Prepare(GgWeight(task), scratch.gg_transposed);
     PackRow(bias ? args.gg_bias.Of(task) : nullptr, s.out_channels, scratch.gg_bias);
     PackRow<Scalar>(nullptr, s.in_channels, scratch.zero);
     FindLevel(task, scratch.gg_bias, scratch.level);
@@ -138,18 +137,19 @@ struct DoubleBackwardPass {
   // time, so that they are in cache for their sums.
   void Tangent(int64_t task, const Scratch& scratch, int64_t begin, int64_t end) const {
     const ConvBlockShape& s = args.shape;
+    ConvolutionTerm<Scalar> terms[2];
+    int64_t count = 0;
+    if (args.gg_x != nullptr) {
+      terms[count++] = {args.gg_x + s.InImage(task, 0), forward.Prepared(args.saved.weight.Of(task), scratch.weight)};
+    }
+    if (args.gg_weight.data != nullptr) {
+      terms[count++] = {args.saved.x + s.InImage(task, 0), forward.Prepared(GgWeight(task), scratch.gg_weight)};
+    }
     ForImagesAtOnce(s, begin, end, [&](int64_t first, int64_t past) {
-      const Scalar* start = scratch.gg_bias;
-      if (args.gg_x != nullptr) {
-        forward.Run(args.gg_x + s.InImage(task, 0), forward.Prepared(args.saved.weight.Of(task), scratch.weight), start,
-                    GradYOf(task, 0), first, past);
-        start = nullptr;
-      }
-      if (args.gg_weight.data != nullptr) {
-        forward.Run(args.saved.x + s.InImage(task, 0), forward.Prepared(GgWeight(task), scratch.gg_weight), start,
-                    GradYOf(task, 0), first, past);
-      } else if (start != nullptr) {
-        FillImages(s, start, GradYOf(task, 0), first, past);
+      if (count > 0) {
+        forward.Run(terms, count, scratch.gg_bias, GradYOf(task, 0), first, past);
+      } else {
+        FillImages(s, scratch.gg_bias, GradYOf(task, 0), first, past);
       }
       for (int64_t b = first; b < past; ++b) {
         TangentSums<Scalar>(s, images.NormOf(task), images.Of(task, b), {GradYOf(task, b), scratch.level},
@@ -167,12 +167,11 @@ struct DoubleBackwardPass {
     ForImagesAtOnce(s, groups.Begin(group), groups.End(group), [&](int64_t first, int64_t past) {
       const int64_t count = past - first;
       for (int64_t i = 0; i < count; ++i) SecondGradients(task, scratch, first + i, grad_y + i * s.ConvSize());
-      if (HasWeightGradient()) weight_gradient.Add(args.gg_x + s.InImage(task, first), grad_y, count, sum);
-      if (args.grad_x == nullptr) return;
-      Scalar* grad_x = args.grad_x + s.InImage(task, first);
-      if (HasDataGradient()) {
-        data_gradient.Run(grad_y, scratch.gg_transposed, scratch.zero, grad_x, 0, count);
-      } else {
+      const ConvolutionTerm<Scalar> term{grad_y, HasDataGradient() ? scratch.gg_transposed : nullptr,
+                                         HasWeightGradient() ? args.gg_x + s.InImage(task, first) : nullptr};
+      Scalar* grad_x = args.grad_x == nullptr ? nullptr : args.grad_x + s.InImage(task, first);
+      gradients.Run(&term, 1, scratch.zero, HasDataGradient() ? grad_x : nullptr, sum, 0, count);
+      if (grad_x != nullptr && !HasDataGradient()) {
         std::memset(grad_x, 0, static_cast<size_t>(count * s.InSize()) * sizeof(Scalar));
       }
     });
@@ -193,8 +192,8 @@ struct DoubleBackwardPass {
     const ConvBlockShape& s = args.shape;
     Scalar* grad_weight = args.grad_weight + task * s.WeightSize();
     if (HasWeightGradient()) {
-      weight_gradient.Finish(scratch.grad_weight.data(), scratch.grad_weight.Waiting(), scratch.grad_weight.size(),
-                             grad_weight, begin, end);
+      gradients.Finish(scratch.grad_weight.data(), scratch.grad_weight.Waiting(), scratch.grad_weight.size(),
+                       grad_weight, begin, end);
     } else if (begin == 0) {
       std::memset(grad_weight, 0, static_cast<size_t>(s.WeightSize()) * sizeof(Scalar));
     }

@@ -1,4 +1,4 @@
-// Functions are compiled for the compiler's default target (SSE2 on x86-64, NEON on AArch64).
+// Functions are compiled for the compiler's default target (SSE2 on x86-64). AArch64 has targets/neon.h.
 #pragma once
 
 #include "cpu/targets/shared.h"

@@ -20,7 +20,7 @@ namespace {
 
 // The rows of a tile are channels; its columns are vectors of nearby pixels.
 constexpr int kMomentRows = 4;
-constexpr int kMomentCols = MF_VECTOR_BYTES >= 64 ? 6 : 3;
+constexpr int kMomentCols = MF_VECTOR_BYTES >= 64 ? 6 : MF_VECTOR_REGISTERS == 32 ? 5 : 3;
 
 // Numbers of pixels, and scalars from one to the next.
 struct MomentRect {

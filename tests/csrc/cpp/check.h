@@ -4,6 +4,12 @@
 #include <cstdlib>
 #include <iostream>
 
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__  // as GCC has it
+#endif
+#endif
+
 namespace maml_fast {
 
 // The thread sanitizer looks for races, and makes everything slow: what one thread does alone is left to the others.
@@ -12,6 +18,16 @@ constexpr bool kOnlyRaces = true;
 #else
 constexpr bool kOnlyRaces = false;
 #endif
+
+// An emulator is slow: some tests check less. QEMU fails if a process with threads forks.
+#if defined(MF_EMULATED)
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
+// ThreadSanitizer does not follow a fork that starts threads.
+constexpr bool kForkAndThreads = !kOnlyRaces && !kEmulated;
 
 [[noreturn]] inline void Fail(const char* file, int line, const char* what) {
   std::cerr << file << ":" << line << ": failed: " << what << std::endl;

@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "check.h"
+
 namespace maml_fast {
 
 template <typename Scalar>
@@ -44,20 +46,19 @@ long double Ulps(Scalar value, long double truth) {
   return std::fabs(is - should_be) / std::ldexp(1.0L, std::max(exponent, Limits::min_exponent) - Limits::digits);
 }
 
-// Numbers of all magnitudes, all that have some meaning with their neighbors, and many of those that nets compute
-// with.
+// Numbers of all magnitudes, all that have some meaning with their neighbors, and many of those that nets compute with.
 template <typename Scalar>
 std::vector<Scalar> Points() {
   using Limits = std::numeric_limits<Scalar>;
   using Bits = BitsOf<Scalar>;
   std::vector<Scalar> points;
-  constexpr Bits kStep = std::numeric_limits<Bits>::max() / 40009;
-  for (Bits i = 0; i < 40009; ++i) points.push_back(FromBits<Scalar>(i * kStep));
+  constexpr Bits kCount = kEmulated ? 4001 : 40009, kStep = std::numeric_limits<Bits>::max() / kCount;
+  for (Bits i = 0; i < kCount; ++i) points.push_back(FromBits<Scalar>(i * kStep));
 
   std::mt19937 engine(1);
   for (const Scalar range : {1, 3, 10, 100, 800, 100000}) {
     std::uniform_real_distribution<Scalar> uniform(-range, range);
-    for (int i = 0; i < 10000; ++i) points.push_back(uniform(engine));
+    for (int i = 0; i < (kEmulated ? 1000 : 10000); ++i) points.push_back(uniform(engine));
   }
 
   // Where a function overflows, changes its formula, or has a zero.

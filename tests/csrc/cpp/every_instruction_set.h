@@ -10,7 +10,11 @@ namespace maml_fast {
 
 template <typename Check>
 void ForEveryInstructionSet(const Check& check) {
+#if defined(__aarch64__)
+  check(kNeonKernels);
+#else
   check(kGenericKernels);
+#endif
 #if defined(MF_AVX2)
   if (std::strcmp(CpuCapability(), "generic") != 0) check(kAvx2Kernels);
 #endif

@@ -17,17 +17,6 @@
 #include "sampler/prefetch.h"
 #include "sampler/turn.h"
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define __SANITIZE_THREAD__  // as GCC has it
-#endif
-#endif
-#ifdef __SANITIZE_THREAD__
-constexpr bool kForkAndThreads = false;  // ThreadSanitizer does not follow a fork that starts threads
-#else
-constexpr bool kForkAndThreads = true;
-#endif
-
 namespace maml_fast {
 namespace {
 
@@ -318,5 +307,5 @@ int main() {
   maml_fast::TestPrefetcherEndsEarly();
   maml_fast::TestPrefetcherIsDestroyedAtWork();
   maml_fast::TestTwoPrefetchersShareABank();
-  if (kForkAndThreads) maml_fast::TestPrefetcherAfterFork();
+  if (maml_fast::kForkAndThreads) maml_fast::TestPrefetcherAfterFork();
 }
