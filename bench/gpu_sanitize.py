@@ -17,6 +17,9 @@ from torch import Tensor
 from maml_fast import native, ops
 from maml_fast.data import EpisodeSampler
 from maml_fast.data._noise import make_noise
+from maml_fast.inner_loop._cross_entropy import class_losses, has_class_losses
+from maml_fast.inner_loop._losses import cross_entropy_of_tasks
+from maml_fast.inner_loop._metric import IGNORED
 
 ARITHMETICS = {  # of float32: PyTorch's setting, and autocast's type
     "exact": ("highest", None),
@@ -81,8 +84,11 @@ def main(arguments: list[str] | None = None) -> None:
         for name in ARITHMETICS:
             with arithmetic(name, device):
                 run_block(shape, torch.float32, device)
+    for dtype in (torch.float64, torch.float32):
+        run_losses(dtype, device)
     draw_episodes(device)
-    print(f"{len(SHAPES)} shapes in float64 and in float32 {', '.join(ARITHMETICS)}; episodes: all ran on {device}")
+    shapes = f"{len(SHAPES)} shapes in float64 and in float32 {', '.join(ARITHMETICS)}"
+    print(f"{shapes}; losses; episodes: all ran on {device}")
 
 
 @contextmanager
@@ -109,6 +115,21 @@ def run_block(shape: Shape, dtype: torch.dtype, device: str) -> None:
     second = torch.autograd.grad(total, [along, *inputs], materialize_grads=True)
     if not all(bool(tensor.isfinite().all()) for tensor in (out, *first, *second)):
         raise ArithmeticError(f"{shape} in {dtype} gives numbers that are not finite")
+
+
+def run_losses(dtype: torch.dtype, device: str) -> None:
+    """Cross-entropy of three tasks with 70 predictions each, and its derivatives."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 70, 5, dtype=dtype, generator=generator).to(device).requires_grad_()
+    labels = torch.randint(5, (3, 70), generator=generator)
+    labels[1, :4] = IGNORED
+    labels = labels.to(device)
+    losses_of = class_losses if has_class_losses(logits, labels) else cross_entropy_of_tasks
+    losses = losses_of(logits, labels)
+    (first,) = torch.autograd.grad(losses.sum(), logits, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), logits)
+    if not all(bool(tensor.isfinite().all()) for tensor in (losses, first, second)):
+        raise ArithmeticError(f"the cross-entropy in {dtype} gives numbers that are not finite")
 
 
 def draw_episodes(device: str) -> None:

@@ -169,6 +169,11 @@ def test_draws_the_last_episodes_there_are(seed: int, device: torch.device) -> N
         assert_same(Episodes(*drawn).to("cpu"), sampler.batch(i))
 
 
+def test_draws_episodes_whose_shuffles_exceed_shared_memory(device: torch.device) -> None:
+    sampler = EpisodeSampler(ragged_bank([160] * 20, (1, 1, 1)), 20, 80, 80, 2, seed=1)
+    assert_same(Episodes(*GpuSampler(sampler, sampler._table(), device).draw(0)).to("cpu"), sampler.batch(0))
+
+
 @pytest.mark.cuda
 def test_sampler_stays_on_its_gpu() -> None:
     bank = ragged_bank([7, 5, 6], (1, 4, 4))

@@ -14,6 +14,8 @@ struct Cpu {
   }
   template <typename Scalar>
   static void Backward(const ConvBlockBackwardArgs<Scalar>& args, const Tensor&, int64_t) {
+    STD_TORCH_CHECK(args.more_x == nullptr && args.more_weight == nullptr && args.more_gamma == nullptr,
+                    "only a GPU adds other gradients to those of a block; add them to the results");
     Kernels().Of<Scalar>().backward(args, TorchPool());
   }
   template <typename Scalar>
@@ -32,7 +34,7 @@ STABLE_TORCH_LIBRARY(maml_fast, m) {
   m.def(
       "conv_block_backward(Tensor grad_out, Tensor? grad_y, Tensor x, Tensor weight, Tensor? gamma, Tensor kept, "
       "Tensor mean, Tensor rstd, Tensor argmax, int stride, int padding, bool pool, float eps, bool relu_first, "
-      "int arithmetic, bool needs_grad_x) -> "
+      "int arithmetic, bool needs_grad_x, Tensor? more_x=None, Tensor? more_weight=None, Tensor? more_gamma=None) -> "
       "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_gamma, Tensor grad_beta)");
   m.def(
       "conv_block_double_backward(Tensor? gg_x, Tensor? gg_weight, Tensor? gg_bias, Tensor? gg_gamma, Tensor? gg_beta, "

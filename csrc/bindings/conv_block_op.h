@@ -133,9 +133,11 @@ using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 template <class Device>
 BackwardResult Backward(Tensor grad_out, MaybeTensor grad_y, Tensor x, Tensor weight, MaybeTensor gamma, Tensor kept,
                         Tensor mean, Tensor rstd, Tensor argmax, int64_t stride, int64_t padding, bool pool, double eps,
-                        bool relu_first, int64_t arithmetic, bool needs_grad_x) {
+                        bool relu_first, int64_t arithmetic, bool needs_grad_x, MaybeTensor more_x,
+                        MaybeTensor more_weight, MaybeTensor more_gamma) {
   const ConvBlockShape s = Shape<Device>(x, weight, stride, padding, pool, eps, relu_first);
   STD_TORCH_CHECK(!s.thin || !grad_y.has_value(), "grad_y must be None for a thin block, which has no y");
+  STD_TORCH_CHECK(needs_grad_x || !more_x.has_value(), "more_x must be None where grad_x is not needed");
   const ScalarType dtype = x.scalar_type();
   const Tensor grad_x = EmptyGradX<Device>(s, needs_grad_x, x);
   const Tensor grad_weight = Device::Empty(x, {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels}, dtype);
@@ -144,6 +146,8 @@ BackwardResult Backward(Tensor grad_out, MaybeTensor grad_y, Tensor x, Tensor we
   const Tensor grad_beta = Device::Empty(x, {s.tasks, s.out_channels}, dtype);
   return WithScalar(x, [&](auto zero) -> BackwardResult {
     using Scalar = decltype(zero);
+    const Sizes images = {s.tasks, s.batch, s.in_height, s.in_width, s.in_channels};
+    const Sizes filters = {s.tasks, s.kernel, s.kernel, s.in_channels, s.out_channels};
     const ConvBlockBackwardArgs<Scalar> args{s,
                                              Saved<Scalar>(s, x, weight, gamma, kept, mean, rstd, argmax),
                                              GradOut<Scalar>(s, grad_out, x),
@@ -152,7 +156,10 @@ BackwardResult Backward(Tensor grad_out, MaybeTensor grad_y, Tensor x, Tensor we
                                              Data<Scalar>(grad_weight),
                                              Data<Scalar>(grad_bias),
                                              Data<Scalar>(grad_gamma),
-                                             Data<Scalar>(grad_beta)};
+                                             Data<Scalar>(grad_beta),
+                                             Dense<Scalar>(more_x, "more_x", images, x),
+                                             Dense<Scalar>(more_weight, "more_weight", filters, x),
+                                             Dense<Scalar>(more_gamma, "more_gamma", {s.tasks, s.out_channels}, x)};
     Device::Backward(args, x, arithmetic);
     return {grad_x, grad_weight, grad_bias, grad_gamma, grad_beta};
   });

@@ -40,7 +40,7 @@ Meta DrawEpisodes(Tensor images, Tensor starts, Tensor counts, Tensor table, Ten
                                static_cast<int>(channels),
                                static_cast<int>(height),
                                static_cast<int>(width)};
-  const Tensor scratch = empty({tasks, cuda::PickInts(plan)}, ScalarType::Int);
+  const Tensor scratch = empty({tasks, cuda::ScratchInts(plan)}, ScalarType::Int);
   const cuda::EpisodeBuffers buffers{Checked<uint8_t>(images, "images", ScalarType::Byte, 4, images),
                                      Checked<int64_t>(starts, "starts", ScalarType::Long, 1, images),
                                      Checked<int64_t>(counts, "counts", ScalarType::Long, 1, images),

@@ -116,6 +116,12 @@ struct ConvBlockBackwardArgs {
   Scalar* grad_bias;       // [T, Cout]
   Scalar* grad_gamma;      // [T, Cout]
   Scalar* grad_beta;       // [T, Cout]
+
+  // Other gradients at x, weight and gamma, which a GPU adds to grad_x, grad_weight and grad_gamma; null: none. A CPU
+  // takes none: there, PyTorch's own sums cost nothing to start.
+  const Scalar* more_x = nullptr;       // [T, B, H, W, Cin]
+  const Scalar* more_weight = nullptr;  // [T, k, k, Cin, Cout]
+  const Scalar* more_gamma = nullptr;   // [T, Cout]
 };
 
 // The derivative of <gg_x, grad_x> + <gg_weight, grad_weight> + ... with respect to everything that backward reads,

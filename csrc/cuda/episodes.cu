@@ -40,12 +40,13 @@ MF_DEVICE void ShuffleAll(const EpisodeDraws& draws, uint32_t stream, int n, int
 }
 
 // One thread block per episode, and one thread per shuffle: first the classes and the two orders, then the images of
-// every class.
-__global__ void PickEpisodes(const EpisodePlan plan, const EpisodeBuffers to) {
+// every class. in_shared: whether shared memory is the scratch memory.
+__global__ void PickEpisodes(const EpisodePlan plan, const EpisodeBuffers to, bool in_shared) {
   const int images = plan.k_shot + plan.k_query, n_support = plan.n_way * plan.k_shot;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int64_t task = blockIdx.x;
-  int* classes = to.scratch + task * PickInts(plan);   // [n_way]
+  int* scratch = in_shared ? static_cast<int*>(Shared()) : to.scratch + task * PickInts(plan);
+  int* classes = scratch;                              // [n_way]
   int* swaps = classes + plan.n_way;                   // [2][n_way]
   int* chosen = swaps + 2 * plan.n_way;                // [n_way][images]
   int* image_swaps = chosen + plan.n_way * images;     // [n_way][2][images]
@@ -57,9 +58,9 @@ __global__ void PickEpisodes(const EpisodePlan plan, const EpisodeBuffers to) {
   if (thread == 2) ShuffleAll(draws, kQueryOrderStream, plan.n_way * plan.k_query, order + n_support);
   __syncthreads();
   for (int slot = thread; slot < plan.n_way; slot += threads) {
-    int* scratch = image_swaps + slot * 2 * images;
+    int* mine = image_swaps + slot * 2 * images;
     ShuffleFirst(draws, kImageStream + static_cast<uint32_t>(slot), static_cast<int>(to.counts[classes[slot]]), images,
-                 scratch, scratch + images, chosen + slot * images);
+                 mine, mine + images, chosen + slot * images);
   }
   __syncthreads();
   for (int i = thread; i < plan.n_way * images; i += threads) {
@@ -112,7 +113,9 @@ __global__ void GatherImages(const EpisodePlan plan, const EpisodeBuffers from, 
 
 cudaError_t DrawEpisodes(const EpisodePlan& plan, const EpisodeBuffers& buffers, int tasks, cudaStream_t stream) {
   Launches launch(stream);
-  launch(&PickEpisodes, dim3(static_cast<unsigned>(tasks)), dim3(kPickThreads), 0, plan, buffers);
+  const bool in_shared = ScratchInts(plan) == 0;
+  launch(&PickEpisodes, dim3(static_cast<unsigned>(tasks)), dim3(kPickThreads),
+         in_shared ? static_cast<size_t>(PickInts(plan)) * sizeof(int) : 0, plan, buffers, in_shared);
   const int64_t pixels =
       int64_t{tasks} * plan.n_way * (plan.k_shot + plan.k_query) * plan.channels * plan.height * plan.width;
   launch(&GatherImages, dim3(Ceil(pixels, kGatherThreads)), dim3(kGatherThreads), 0, plan, buffers, pixels);

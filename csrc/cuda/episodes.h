@@ -30,12 +30,18 @@ struct EpisodeBuffers {
   float* x_qry;            // [T, n_way * k_query, C, H, W]
   int64_t* y_qry;          // [T, n_way * k_query]
   int64_t* picks;          // scratch [T, n_way * (k_shot + k_query)]: 4 * image + quarter turns
-  int* scratch;            // [T, PickInts(plan)]
+  int* scratch;            // [T, ScratchInts(plan)]
 };
 
-// The scratch memory of one episode, in ints.
+// What drawing one episode takes, in ints.
 MF_HD inline int64_t PickInts(const EpisodePlan& plan) {
   return int64_t{plan.n_way} * (3 + 4 * (plan.k_shot + plan.k_query));
+}
+
+// The scratch memory of one episode, in ints: none if a thread block has room for it in its shared memory.
+inline int64_t ScratchInts(const EpisodePlan& plan) {
+  constexpr int64_t kMostInShared = (48 << 10) / sizeof(int);
+  return PickInts(plan) <= kMostInShared ? 0 : PickInts(plan);
 }
 
 cudaError_t DrawEpisodes(const EpisodePlan& plan, const EpisodeBuffers& buffers, int tasks, cudaStream_t stream);

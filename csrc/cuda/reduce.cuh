@@ -33,6 +33,18 @@ struct PartOfRows {
   }
 };
 
+// Adds up a number of the threads in the same lane, in order. All threads of the block call it. Shared memory:
+// kLanes * kPlies doubles.
+MF_DEVICE double SumOverPlies(double mine) {
+  auto* shared = static_cast<double*>(Shared()) + threadIdx.x;  // [kPlies][kLanes]
+  shared[threadIdx.y * kLanes] = mine;
+  __syncthreads();
+  double sum = 0;
+  for (int p = 0; p < kPlies; ++p) sum += shared[p * kLanes];
+  __syncthreads();
+  return sum;
+}
+
 // partial[task][part][i][channel] = the sum of term i over the part's rows. term(task, row, channel, sums) adds one
 // row's terms to sums [COUNT].
 template <int COUNT, typename T, class Term>

@@ -1,92 +1,79 @@
-"""Cross-entropy of all tasks with its first and second derivatives, each in a few kernels."""
+"""Cross-entropy of all tasks on a GPU, with its first and second derivatives, each in one kernel or two."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from maml_fast import native
 from maml_fast.inner_loop._metric import IGNORED
 
-__all__ = ["ClassLabels", "class_losses", "has_class_losses"]
+__all__ = ["class_losses", "has_class_losses"]
 
-
-class ClassLabels(NamedTuple):
-    """Labels [T, N] of N predictions of C classes, and what follows from them alone.
-
-    Attributes:
-        labels: the labels, [T * N].
-        shares: each prediction's share in the mean of its task, [T, N, 1]; 0 for ignored labels.
-        minus_one_hot: minus the share at the label, [T, N, C]; 0 elsewhere.
-    """
-
-    labels: Tensor
-    shares: Tensor
-    minus_one_hot: Tensor
-
-    @classmethod
-    def of(cls, labels: Tensor, logits: Tensor) -> ClassLabels:
-        """Prepare labels for logits [T, N, C] like these."""
-        counted = labels != IGNORED
-        shares = (counted.to(_dtype(logits)) / counted.sum(dim=1, keepdim=True))[..., None]
-        where = labels.clamp(min=0)[..., None]  # any class for an ignored label, whose share is 0
-        minus_one_hot = torch.zeros(logits.shape, dtype=shares.dtype, device=shares.device).scatter_(2, where, -shares)
-        return cls(labels.flatten(), shares, minus_one_hot)
+MOST_CLASSES = 64  # one thread of the kernels takes all classes of a prediction
 
 
 def has_class_losses(logits: Tensor, targets: Tensor) -> bool:
     """Return whether :func:`class_losses` can compute cross-entropy for these; it has no rules for ``torch.func``."""
+    if not _has_kernels(logits) or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+        return False
     are_labels = logits.dim() == 3 and targets.dtype is torch.int64 and targets.shape == logits.shape[:2]
-    return are_labels and not torch._C._are_functorch_transforms_active()
+    return are_labels and logits.numel() > 0 and logits.shape[2] <= MOST_CLASSES
 
 
-def class_losses(logits: Tensor, labels: ClassLabels) -> Tensor:
-    """Return ``F.cross_entropy`` of every task, [T], for logits [T, N, C]; differentiable any number of times."""
-    losses: Tensor = _Loss.apply(logits.to(_dtype(logits)), labels)
+def class_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ``F.cross_entropy`` of every task, [T], for logits [T, N, C] and labels [T, N].
+
+    It can be differentiated any number of times. A label that is no class makes its task's loss NaN.
+    """
+    is_half = logits.dtype in (torch.float16, torch.bfloat16)
+    losses: Tensor = _Losses.apply(logits.float() if is_half else logits, labels.contiguous())
     return losses
 
 
-def _dtype(logits: Tensor) -> torch.dtype:
-    return torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
+def _has_kernels(logits: Tensor) -> bool:
+    return logits.device.type == "cuda" and native.has_cuda_kernels()
 
 
-class _Loss(torch.autograd.Function):
+class _Losses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: ClassLabels) -> Tensor:
-        logs = logits.log_softmax(dim=2)
-        losses = F.nll_loss(logs.flatten(0, 1), labels.labels, ignore_index=IGNORED, reduction="none")
-        ctx.save_for_backward(logits, logs)
-        ctx.labels = labels
-        return torch.bmm(losses.view(len(logits), 1, -1), labels.shares).view(-1)
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        losses, gradients = torch.ops.maml_fast.class_losses(logits.contiguous(), labels)
+        ctx.save_for_backward(logits, labels, gradients)
+        return losses
 
     @staticmethod
-    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, None]:
-        logits, logs = ctx.saved_tensors
-        return _Gradient.apply(grad_losses, logits, logs.detach().exp(), ctx.labels), None
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
+        return _Gradients.apply(weights, *ctx.saved_tensors), None
 
 
-class _Gradient(torch.autograd.Function):
-    """The gradient at the logits, ``grad_losses * (shares * softmax(logits) - one_hot)``."""
+class _Gradients(torch.autograd.Function):
+    """The gradient at the logits of a sum of losses with ``weights`` [T]; ``gradients`` are those of the losses."""
 
     @staticmethod
-    def forward(ctx: Any, grad_losses: Tensor, logits: Tensor, softmax: Tensor, labels: ClassLabels) -> Tensor:
-        ctx.save_for_backward(grad_losses, logits, softmax)
-        ctx.labels = labels
-        return torch.addcmul(labels.minus_one_hot, softmax, labels.shares) * grad_losses[:, None, None]
+    def forward(ctx: Any, weights: Tensor, logits: Tensor, labels: Tensor, gradients: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, logits, labels, gradients)
+        return gradients * weights[:, None, None]
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        grad_losses, logits, softmax = ctx.saved_tensors
-        labels = ctx.labels
+        weights, logits, labels, gradients = ctx.saved_tensors
         if torch.is_grad_enabled():  # a third derivative is wanted
-            softmax = logits.softmax(dim=2)
-            through_softmax = softmax * (tangent - (softmax * tangent).sum(dim=2, keepdim=True))
+            gradients, at_logits = _differentiable(weights, logits, labels, tangent)
         else:
-            through_softmax = torch._softmax_backward_data(tangent, softmax, 2, softmax.dtype)
-        at_logits = through_softmax * (labels.shares * grad_losses[:, None, None])
-        at_losses = None
-        if ctx.needs_input_grad[0]:
-            at_losses = (tangent * torch.addcmul(labels.minus_one_hot, softmax, labels.shares)).sum(dim=(1, 2))
-        return at_losses, at_logits, None, None
+            operands = (tensor.contiguous() for tensor in (logits, labels, weights, tangent))
+            at_logits = torch.ops.maml_fast.second_of_class_losses(*operands)
+        at_weights = (tangent * gradients).sum(dim=(1, 2)) if ctx.needs_input_grad[0] else None
+        return at_weights, at_logits, None, None
+
+
+def _differentiable(weights: Tensor, logits: Tensor, labels: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the losses' gradients and the second derivative along ``tangent``, in operations of PyTorch."""
+    counts = labels != IGNORED
+    shares = (counts.to(logits.dtype) / counts.sum(dim=1, keepdim=True))[..., None]
+    softmax = logits.softmax(dim=2)
+    one_hot = torch.zeros_like(softmax).scatter(2, labels.clamp(min=0)[..., None], 1)
+    through_softmax = softmax * (tangent - (softmax * tangent).sum(dim=2, keepdim=True))
+    return shares * (softmax - one_hot), shares * weights[:, None, None] * through_softmax

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import threading
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TextIO, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.grad_mode import set_multithreading_enabled
 
 from maml_fast.data._episodes import Episodes
+from maml_fast.inner_loop._gpu_waits import SYNCHRONIZING, waits_for_gpu
 from maml_fast.inner_loop._gradient import ChunkedGradient, OutsideGraphError, loss_with_gradient
 from maml_fast.inner_loop._values import TaskResults
 
-__all__ = ["WARM_UP", "CudaGraph", "GraphedLoss", "check_capturable", "waits_for_gpu"]
+__all__ = ["WARM_UP", "CudaGraph", "GraphedLoss", "check_capturable"]
 
 Result = TypeVar("Result")
 
 WARM_UP = 3  # calls before the capture, as PyTorch's manual recommends: libraries initialize in them
-_SYNCHRONIZING = "called a synchronizing CUDA operation"  # text of PyTorch's warning
+MOST_SIZES = 4  # of meta-batches, each with a graph and memory of its own
 
 logger = logging.getLogger("maml_fast")
 
@@ -85,7 +83,7 @@ class CudaGraph(Generic[Result]):
         with waits_for_gpu() as waits:
             result = self._run_on_side_stream(function)
         if waits:
-            raise self._capture_error(f"{_SYNCHRONIZING} at {waits[0]}")
+            raise self._capture_error(f"{SYNCHRONIZING} at {waits[0]}")
         return result
 
     def _run_on_side_stream(self, function: Callable[[], Result]) -> Result:
@@ -94,10 +92,11 @@ class CudaGraph(Generic[Result]):
             self._stream = torch.cuda.Stream()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            result = function()
-        current.wait_stream(self._stream)
-        return result
+        try:
+            with torch.cuda.stream(self._stream):
+                return function()
+        finally:  # also after an error: what is queued may still read the function's memory
+            current.wait_stream(self._stream)
 
     def _capture(self, function: Callable[[], Result]) -> _Captured[Result]:
         graph = torch.cuda.CUDAGraph()
@@ -139,43 +138,6 @@ def _settings() -> Hashable:
     )
 
 
-@contextmanager
-def waits_for_gpu() -> Iterator[list[str]]:
-    """Context that collects, as ``file:line``, the places where this thread synchronizes with the GPU.
-
-    PyTorch's debug mode applies to the whole process. It is set to warn rather than to raise, so that other threads,
-    such as a prefetcher's, may still synchronize.
-    """
-    places: list[str] = []
-    thread = threading.get_ident()
-    mode, show = torch.cuda.get_sync_debug_mode(), warnings.showwarning
-
-    def note(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if _SYNCHRONIZING not in str(message):
-            show(message, category, filename, lineno, file, line)
-        elif threading.get_ident() == thread:
-            places.append(f"{filename}:{lineno}")
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch warns once per process that this mode is a prototype
-            torch.cuda.set_sync_debug_mode("warn")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("always", message=_SYNCHRONIZING)
-            warnings.showwarning = note
-            yield places
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-        warnings.showwarning = show
-
-
 REMEDY = "leave cuda_graph out"
 
 StandIn: TypeAlias = Callable[[Tensor], Tensor]
@@ -188,11 +150,14 @@ class GraphedLoss:
     The loss must use ``stand_in(parameter)`` instead of every parameter. The autograd node of a parameter itself lives
     as long as any of the caller's losses, and belongs to the stream of its first use. If the captured work reached it,
     the caller's stream would have to wait for the captured stream, which makes the capture fail.
+
+    Meta-batches of several sizes may take turns: each size has a graph of its own, and the ones used last are kept.
     """
 
     def __init__(self) -> None:
-        self._graph: CudaGraph[_Outputs] = CudaGraph("MAML's loss and meta-gradient", REMEDY)
-        self._held: Episodes | None = None
+        self._key: Hashable = None
+        self._sizes: dict[Hashable, _GraphOfSize] = {}  # by the episodes' layouts; the one used last is the last
+        self._last: _GraphOfSize | None = None
 
     def __call__(self, key: Hashable, episodes: Episodes, loss_of: LossOf) -> tuple[TaskResults, Tensor]:
         """Return the results without a graph, and the loss with its gradient; later replays do not overwrite them.
@@ -208,9 +173,8 @@ class GraphedLoss:
                 "cuda_graph=True computes the gradient of parameters only, not that of images or under transforms of "
                 f"torch.func; {REMEDY}"
             )
-        held = self._copy_in(episodes)
-        places = tuple((_layout(x), x.data_ptr()) for x in held)
-        outputs = self._graph((key, places), device, lambda: _compute(loss_of, held))
+        self._last = self._of_size(key, episodes)
+        outputs = self._last(key, device, episodes, loss_of)
         results = outputs.results._replace(
             losses=outputs.results.losses.clone(),
             correct=None if outputs.results.correct is None else outputs.results.correct.clone(),
@@ -220,15 +184,34 @@ class GraphedLoss:
     @property
     def is_captured(self) -> bool:
         """Whether the last call was a replay."""
-        return self._graph.is_captured
+        return self._last is not None and self._last.graph.is_captured
 
-    def _copy_in(self, episodes: Episodes) -> Episodes:
-        """Copy the episodes to the memory that the graph reads."""
-        if self._held is None or [_layout(x) for x in self._held] != [_layout(x) for x in episodes]:
-            self._held = Episodes(*(torch.empty_like(x) for x in episodes))
+    def _of_size(self, key: Hashable, episodes: Episodes) -> _GraphOfSize:
+        """Return the graph for episodes of this size; all graphs are dropped if the key is another one."""
+        if key != self._key:
+            self._key, self._sizes = key, {}
+        size = tuple(map(_layout, episodes))
+        known = self._sizes.pop(size, None) or _GraphOfSize(episodes)
+        if len(self._sizes) == MOST_SIZES:
+            del self._sizes[next(iter(self._sizes))]
+        self._sizes[size] = known
+        return known
+
+
+class _GraphOfSize:
+    """A graph, and the memory that it reads episodes like these from."""
+
+    def __init__(self, episodes: Episodes) -> None:
+        self.graph: CudaGraph[_Outputs] = CudaGraph("MAML's loss and meta-gradient", REMEDY)
+        self._held = Episodes(*(torch.empty_like(x) for x in episodes))
+
+    def __call__(self, key: Hashable, device: torch.device, episodes: Episodes, loss_of: LossOf) -> _Outputs:
+        self._copy_in(episodes)
+        return self.graph(key, device, lambda: _compute(loss_of, self._held))
+
+    def _copy_in(self, episodes: Episodes) -> None:
         for held, x in zip(self._held, episodes, strict=True):
             held.copy_(x)
-        return self._held
 
 
 class _Outputs(NamedTuple):

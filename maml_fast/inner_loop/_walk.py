@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maml_fast import ops
-from maml_fast.inner_loop._cross_entropy import ClassLabels, class_losses, has_class_losses
+from maml_fast.inner_loop._cross_entropy import class_losses, has_class_losses
 from maml_fast.inner_loop._flat_weights import FLAT, FlatWeights
 from maml_fast.inner_loop._heads import PrototypeRows
 from maml_fast.inner_loop._losses import check_labels, loss_of_task, losses_of_tasks
@@ -168,7 +168,7 @@ class AllTasks(Walk):
         theta, forward = problem.theta, problem.forward
         self._n_tasks = len(x_spt)
         self._flat: FlatWeights | None = None
-        self._images, self._labels = OncePerTensor(ops.RepeatedImages), OncePerTensor(ClassLabels.of)
+        self._images = OncePerTensor(ops.RepeatedImages)
         self.optimizer = problem.optimizer(theta.rule)
         programs = problem.programs
         assert not isinstance(programs, str)
@@ -195,11 +195,10 @@ class AllTasks(Walk):
             return self._programs[x.shape[1:]](self._unpacked(fast), shared, x, run_block=block)
 
     def losses(self, logits: Tensor, targets: Tensor, what: str | None) -> Tensor:
-        is_cross_entropy = self.problem.loss_fn is F.cross_entropy
-        if is_cross_entropy and _saves_launches(self.problem) and has_class_losses(logits, targets):
+        if self.problem.loss_fn is F.cross_entropy and has_class_losses(logits, targets):
             if what is not None:
                 check_labels(logits, targets, what)
-            return class_losses(logits, self._labels.of(targets, logits))
+            return class_losses(logits, targets)
         return losses_of_tasks(self.problem.loss_fn, logits, targets, what)
 
     def count(self, logits: Tensor, targets: Tensor) -> Counts | None:
@@ -212,16 +211,16 @@ class AllTasks(Walk):
 class OncePerTensor(Generic[Made]):
     """Calls a function of a tensor once for each tensor, and keeps both."""
 
-    def __init__(self, function: Callable[..., Made]) -> None:
+    def __init__(self, function: Callable[[Tensor], Made]) -> None:
         self._function = function
         self._made: list[tuple[Tensor, Made]] = []
 
-    def of(self, tensor: Tensor, *others: Tensor) -> Made:
-        """Return ``function(tensor, *others)``; the other arguments must make no difference from call to call."""
+    def of(self, tensor: Tensor) -> Made:
+        """Return ``function(tensor)``."""
         for known, made in self._made:
             if known is tensor:
                 return made
-        self._made.append((tensor, self._function(tensor, *others)))
+        self._made.append((tensor, self._function(tensor)))
         return self._made[-1][1]
 
 

@@ -9,6 +9,10 @@ patch moments of a thin first layer), ``mean``, ``rstd`` and ``argmax``. Backwar
 like ``out``. The second derivative therefore flows back into the node of forward: its backward adds the gradients of
 ``out`` and ``y`` before the convolutions, which then run once for both. A thin layer has no y. mean, rstd and argmax
 are not independent variables: derivatives treat them as functions of y, or of the inputs of a thin layer.
+
+On a GPU, forward also returns ``x``, ``weight`` and ``gamma`` as it has seen them, and backward is a function of these.
+Their second derivatives then flow back into the node of forward too, and its kernels add them to what they write.
+Otherwise PyTorch would launch one more kernel for each of these sums.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -149,13 +153,22 @@ def conv_block(
         moments = images.moments(x, kernel_order, geometry)
     else:
         channels_last = _channels_last(x)
-    out, _, mean, rstd, _ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry, moments)
+    sums = not _is_traced() and _adds_gradients(x.device)
+    out, _, mean, rstd, *_ = _Forward.apply(channels_last, kernel_order, bias, gamma, beta, geometry, moments, sums)
     return out.permute(0, 1, 4, 2, 3), mean, rstd
 
 
+def _adds_gradients(device: torch.device) -> bool:
+    """Return whether the kernels of this device add other gradients to those that they compute."""
+    return device.type == "cuda"
+
+
 def _images_in_use() -> RepeatedImages | None:
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return None if traced else _repeated_images.get()
+    return None if _is_traced() else _repeated_images.get()
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -218,7 +231,10 @@ class _TaskFunction(torch.autograd.Function):
 
 
 class _Forward(_TaskFunction):
-    """Outputs: out, kept, mean, rstd, argmax."""
+    """Outputs: out, kept, mean, rstd, argmax.
+
+    If ``sums``, those of x, weight and gamma that require a gradient are outputs too.
+    """
 
     @staticmethod
     def forward(
@@ -229,15 +245,21 @@ class _Forward(_TaskFunction):
         beta: Tensor | None,
         geometry: Geometry,
         moments: PatchMoments | None,
+        sums: bool,
     ) -> tuple[Tensor, ...]:
         parameters = (_task_dense(parameter) for parameter in (weight, bias, gamma, beta))
-        return torch.ops.maml_fast.conv_block_forward(x.contiguous(), *parameters, *geometry, *(moments or ()))
+        outputs = torch.ops.maml_fast.conv_block_forward(x.contiguous(), *parameters, *geometry, *(moments or ()))
+        seen = (x, weight, gamma) if sums else ()
+        return *outputs, *(tensor.detach() for tensor in seen if _has_gradient(tensor))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _, gamma, _, geometry, _ = inputs
-        _, kept, *functions_of_y = output
-        ctx.save_for_backward(x, weight, gamma, kept, *functions_of_y)
+        x, weight, _, gamma, _, geometry, _, sums = inputs
+        _, kept, *functions_of_y = output[:5]
+        ctx.is_seen = tuple(sums and _has_gradient(tensor) for tensor in (x, weight, gamma))
+        seen = iter(output[5:])
+        variables = zip((x, weight, gamma), ctx.is_seen, strict=True)
+        ctx.save_for_backward(*(next(seen) if is_seen else own for own, is_seen in variables), kept, *functions_of_y)
         ctx.geometry = geometry
         ctx.mark_non_differentiable(*functions_of_y, *(() if _is_y(kept) else (kept,)))
         ctx.set_materialize_grads(False)
@@ -247,21 +269,26 @@ class _Forward(_TaskFunction):
         return _vmap_over_tasks(_Forward, info, in_dims, arguments)
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor | None, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_y: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
+        of_seen = iter(rest[3:])
+        more_x, more_weight, more_gamma = more = [next(of_seen) if is_seen else None for is_seen in ctx.is_seen]
         if grad_out is None and grad_y is None:
-            return (None,) * 7
+            return more_x, more_weight, None, more_gamma, *(None,) * 4
         x, _, _, kept, *_, argmax = saved = ctx.saved_tensors
         if not _is_y(kept):
             grad_y = None  # torch.compile passes zeros
         if grad_out is None:
             grad_out = torch.zeros_like(argmax, dtype=x.dtype)
         needs = ctx.needs_input_grad
-        grads = _Backward.apply(grad_out, grad_y, *saved, ctx.geometry, needs[0])
-        return *_if_needed(grads, needs[:5]), None, None
+        grads = _Backward.apply(grad_out, grad_y, *saved, ctx.geometry, needs[0], *more)
+        return *_if_needed(grads, needs[:5]), *(None,) * 3
 
 
 class _Backward(_TaskFunction):
-    """Outputs: grad_x (empty unless needed), grad_weight, grad_bias, grad_gamma, grad_beta."""
+    """Outputs: grad_x (empty unless needed), grad_weight, grad_bias, grad_gamma, grad_beta.
+
+    ``more_x``, ``more_weight`` and ``more_gamma`` are added to the first, the second and the fourth.
+    """
 
     @staticmethod
     def forward(
@@ -276,17 +303,23 @@ class _Backward(_TaskFunction):
         argmax: Tensor,
         geometry: Geometry,
         needs_grad_x: bool,
+        more_x: Tensor | None,
+        more_weight: Tensor | None,
+        more_gamma: Tensor | None,
     ) -> tuple[Tensor, ...]:
         saved = _saved(x, weight, gamma, kept, mean, rstd, argmax)
-        return torch.ops.maml_fast.conv_block_backward(*_dense(grad_out, grad_y), *saved, *geometry, needs_grad_x)
+        more = _dense(more_x, more_weight, more_gamma)
+        return torch.ops.maml_fast.conv_block_backward(
+            *_dense(grad_out, grad_y), *saved, *geometry, needs_grad_x, *more
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad_out, grad_y, *saved, geometry, needs_grad_x = inputs
+        grad_out, grad_y, *saved, geometry, needs_grad_x, _, _, _ = inputs
         ctx.save_for_backward(grad_out, *saved)
         ctx.geometry = geometry
         ctx.has_grad_x = needs_grad_x
-        ctx.is_second_order = grad_y is not None
+        ctx.is_second_order = any(each is not None for each in (grad_y, *inputs[-3:]))
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -296,7 +329,7 @@ class _Backward(_TaskFunction):
     @staticmethod
     def backward(ctx: Any, *gg: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(g is None for g in gg):
-            return (None,) * 11
+            return (None,) * 14
         if ctx.is_second_order:
             raise RuntimeError(_NO_THIRD_DERIVATIVE)
         gg_x = gg[0] if ctx.has_grad_x else None
@@ -304,7 +337,7 @@ class _Backward(_TaskFunction):
         grads = _DoubleBackward.apply(gg_x, *gg[1:], *ctx.saved_tensors, ctx.geometry, x_needed)
         needs = (grad_out_needed, x_needed, weight_needed, gamma_needed, y_needed)
         grad_grad_out, *rest = _if_needed(grads, needs)
-        return grad_grad_out, None, *rest, *(None,) * 5
+        return grad_grad_out, None, *rest, *(None,) * 8
 
 
 class _DoubleBackward(_TaskFunction):
@@ -352,6 +385,10 @@ _NO_THIRD_DERIVATIVE = (
 )
 
 
+def _has_gradient(tensor: Tensor | None) -> TypeGuard[Tensor]:
+    return tensor is not None and tensor.requires_grad
+
+
 def _is_y(kept: Tensor) -> bool:
     return kept.dim() == 5  # [T, B, OH, OW, Cout]; a thin layer's patch moments are [T, P * (P + 1)]
 
@@ -393,10 +430,28 @@ def _forward_shapes(
 
 
 def _backward_shapes(
-    grad_out: Tensor, grad_y: Tensor | None, x: Tensor, weight: Tensor, *rest: Any
+    grad_out: Tensor,
+    grad_y: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    gamma: Tensor | None,
+    kept: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    argmax: Tensor,
+    stride: int,
+    padding: int,
+    pool: bool,
+    eps: float,
+    relu_first: bool,
+    arithmetic: int,
+    needs_grad_x: bool,
+    more_x: Tensor | None = None,
+    more_weight: Tensor | None = None,
+    more_gamma: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     channels = weight.shape[0], weight.shape[4]
-    return _grad_x_like(x, rest[-1]), x.new_empty(weight.shape), *(x.new_empty(channels) for _ in range(3))
+    return _grad_x_like(x, needs_grad_x), x.new_empty(weight.shape), *(x.new_empty(channels) for _ in range(3))
 
 
 def _double_backward_shapes(

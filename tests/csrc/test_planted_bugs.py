@@ -18,7 +18,7 @@ pytestmark = pytest.mark.native
 
 CPP, CUDA = TESTS / "csrc" / "cpp", TESTS / "csrc" / "cuda"
 PLAYED = sorted(CUDA.glob("test_*.cpp"))
-BLOCKS, THIN = CUDA / "test_conv_block.cpp", CUDA / "test_thin.cpp"
+BLOCKS, THIN, LOSSES = CUDA / "test_conv_block.cpp", CUDA / "test_thin.cpp", CUDA / "test_class_losses.cpp"
 
 # Each is a bug that a reader could make: a file, what it says, and what it is made to say. PLANTED is whether this bug
 # was chosen. They are planted in this order.
@@ -29,9 +29,9 @@ BUGS = {
         "to * stride - padding + PLANTED;",
     ),
     "the wrong tap in the data gradient": (
-        "convolution/operands.cuh",
-        "Quotient(to + padding)",
-        "Quotient(to + padding - PLANTED)",
+        "convolution/gradient_operands.cuh",
+        "of.from_row + row,",
+        "of.from_row + row - PLANTED,",
     ),
     "a slab fetched before all have left its place": (
         "convolution/multiply.cuh",
@@ -71,7 +71,21 @@ BUGS = {
         "q + Lane() / 16",
         "q + (PLANTED ? 1 - Lane() / 16 : Lane() / 16)",
     ),
-    "remainders of a stride left out": ("convolution/operands.cuh", "* kFar;", "* (PLANTED ? 0 : kFar);"),
+    "remainders of a stride left out": (
+        "convolution/gradient_operands.cuh",
+        "= row + grid.padding - from_row * grid.stride;",
+        "= PLANTED ? 0 : row + grid.padding - from_row * grid.stride;",
+    ),
+    "the taps of another class": (
+        "convolution/gradient_operands.cuh",
+        "taps_across == grid.most_taps ?",
+        "taps_across == grid.most_taps || PLANTED ?",
+    ),
+    "a class's pixels stored past the image's end": (
+        "convolution/data_gradient_product.cu",
+        "to_row >= grid.to_height ||",
+        "(to_row >= grid.to_height && !PLANTED) ||",
+    ),
     "no barrier before sums are joined": ("reduce.cuh", "__syncthreads();", "if (!PLANTED) __syncthreads();"),
     "a tile's last row left out": (
         "convolution/multiply.cuh",
@@ -115,8 +129,8 @@ BUGS = {
     ),
     "an address off its multiple where nothing is copied": (
         "convolution/slab.cuh",
-        "first_, from.at, from.inside",
-        "first_, PLANTED && !from.inside ? 1 : from.at, from.inside",
+        "memory, from.at, from.inside",
+        "memory, PLANTED && !from.inside ? 1 : from.at, from.inside",
     ),
     "the same pixels loaded by all threads": (
         "thin/pixels.cuh",
@@ -127,6 +141,36 @@ BUGS = {
         "convolution/tensor_math.cuh",
         "factors[n] = values[e * Format::kPack + n];",
         "factors[n] = values[e * Format::kPack + n] * (PLANTED && Format::kPack == 1 ? 1 + 0x1p-11f : 1);",
+    ),
+    "another gradient added by every part": (
+        "convolution/weight_gradient_product.cu",
+        "parts == 1 ? more : nullptr",
+        "parts == 1 || PLANTED ? more : nullptr",
+    ),
+    "another gradient left out where parts are joined": (
+        "convolution/weight_gradient_product.cu",
+        "(more == nullptr ? T{0} : more[at])",
+        "(more == nullptr || PLANTED ? T{0} : more[at])",
+    ),
+    "the second convolution with the first one's images": (
+        "convolution/forward_product.cu",
+        "term == 0 ? first.x",
+        "term == 0 || PLANTED ? first.x",
+    ),
+    "a sum's place filled again before all have read it": (
+        "class_losses.cu",
+        "__syncthreads();  // the place is free again",
+        "if (!PLANTED) __syncthreads();",
+    ),
+    "an ignored label that counts": (
+        "class_losses.cu",
+        "labels[i] != kIgnoredLabel;",
+        "labels[i] != (PLANTED ? 0 : kIgnoredLabel);",
+    ),
+    "the moments' squares about another mean": (
+        "passes/forward.cu",
+        "const double off = of_part - center;",
+        "const double off = PLANTED ? 0 : of_part - center;",
     ),
     "covariances taken from the wrong half": (
         "thin/thin_forward.cu",
@@ -145,10 +189,17 @@ def test_planted_bugs_are_caught(tmp_path: Path) -> None:
     programs = build(csrc, tmp_path)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         as_it_is = list(pool.map(lambda program: run(program, 0), programs.values()))
-        tests = [programs[THIN if name.startswith("thin/") else BLOCKS] for name, *_ in BUGS.values()]
+        tests = [programs[program_of(name)] for name, *_ in BUGS.values()]
         codes = list(pool.map(run, tests, range(1, len(BUGS) + 1)))
     assert as_it_is == [0] * len(programs)
     assert [bug for bug, code in zip(BUGS, codes, strict=True) if code == 0] == []
+
+
+def program_of(name: str) -> Path:
+    """Return the source of the test of a kernel's file."""
+    if name.startswith("thin/"):
+        return THIN
+    return LOSSES if name.startswith("class_losses") else BLOCKS
 
 
 def plant(file: Path, right: str, wrong: str) -> None:

@@ -22,7 +22,19 @@ SOURCES = [
     *sorted(ROOT.glob("csrc/bindings/*_cuda.cpp")),
     ROOT / "tests/csrc/cuda/host_gpu.cpp",
 ]
-OPERATORS = ("conv_block_forward", "conv_block_backward", "conv_block_double_backward", "draw_episodes")
+OPERATORS = (
+    "conv_block_forward",
+    "conv_block_backward",
+    "conv_block_double_backward",
+    "class_losses",
+    "second_of_class_losses",
+    "draw_episodes",
+)
+DECISIONS = (
+    "inner_loop._walk._saves_launches",
+    "inner_loop._cross_entropy._has_kernels",
+    "ops._conv_block._adds_gradients",
+)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +77,8 @@ def gpu_on_host(gpu_library: Callable[[], int], monkeypatch: pytest.MonkeyPatch)
         warnings.simplefilter("ignore")  # that other kernels are overridden
         for name in OPERATORS:
             library.impl(name, _on_gpu(getattr(torch.ops.maml_fast, name).default), "CPU", allow_override=True)
-    monkeypatch.setattr("maml_fast.inner_loop._walk._saves_launches", lambda _: True)
+    for decision in DECISIONS:  # that depend on the device
+        monkeypatch.setattr(f"maml_fast.{decision}", lambda _: True)
     yield
     library._destroy()
 

@@ -4,20 +4,23 @@ A capture takes down every operation with its arguments. A replay runs these ope
 result where it was. So Python's numbers stay what they were, as in a graph. Memory that the captured work reads but did
 not make is known by a weak reference: where nobody else holds it, a replay fails, as a graph would read what lies there
 then. What a graph can't hold, such as reading a number, breaks the capture off.
+
+Streams have identity (helpers/streams_on_host.py): work of one stream that does not wait for another's is found out,
+and so is captured work that meets a leaf whose node was made on another stream.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
+from streams_on_host import PlayedDevice, Stream
+from torch import Tensor
+from torch.autograd.graph import Node
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -123,32 +126,32 @@ def _new_tensors(function: Any, result: Any) -> list[Tensor]:
     return [each for each in tree_flatten(made)[0] if isinstance(each, Tensor)]
 
 
-@contextlib.contextmanager
-def _capture(graph: HostGraph, stream: object, capture_error_mode: str) -> Iterator[None]:
-    capturing.append(graph)
-    _mark_leaves_in_use()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("grad", "backward"):
-            patch.setattr(torch.autograd, name, _refusing_old_leaves(getattr(torch.autograd, name)))
-        try:
-            with graph:
-                yield
-        finally:
-            capturing.clear()
+class Player:
+    """Plays ``torch.cuda.graph`` on a device with streams."""
+
+    def __init__(self, device: PlayedDevice) -> None:
+        self._device = device
+
+    @contextlib.contextmanager
+    def capture(self, graph: HostGraph, stream: Stream | None, capture_error_mode: str) -> Iterator[None]:
+        """Capture on this stream, or on one of its own."""
+        stream = stream or Stream(self._device)
+        self._device.synchronize()  # as torch.cuda.graph does
+        capturing.append(graph)
+        with pytest.MonkeyPatch.context() as patch, self._device.on(stream):
+            for name in ("grad", "backward"):
+                refusing = _refusing_other_streams(getattr(torch.autograd, name), stream)
+                patch.setattr(torch.autograd, name, refusing)
+            try:
+                with graph:
+                    yield
+            finally:
+                capturing.clear()
+                self._device.synchronize()  # nothing has run
 
 
-def _mark_leaves_in_use() -> None:
-    """Mark the nodes of leaves that somebody's graph holds: they belong to the stream that they were made on.
-
-    Where nobody holds a leaf's node, the one that is marked here is gone again at once.
-    """
-    for each in gc.get_objects():
-        if type(each) in (Tensor, nn.Parameter) and each.requires_grad and each.is_leaf:  # not lazy or fake ones
-            get_gradient_edge(each).node.metadata["in use"] = True
-
-
-def _refusing_old_leaves(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Work that meets such a node makes its stream wait for the one that is captured, which breaks the capture off."""
+def _refusing_other_streams(function: Callable[..., Any], stream: Stream) -> Callable[..., Any]:
+    """Work that meets a node of another stream would make that stream wait, which breaks the capture off."""
 
     def call(outputs: Tensor | Iterable[Tensor], *arguments: Any, **options: Any) -> Any:
         outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
@@ -159,7 +162,7 @@ def _refusing_old_leaves(function: Callable[..., Any]) -> Callable[..., Any]:
             if node in seen:
                 continue
             seen.add(node)
-            if node.metadata.get("in use"):
+            if node.metadata.get("stream", stream) is not stream:
                 raise RuntimeError(f"capture invalidated: the node of a leaf {list(node.variable.shape)} is older")
             todo += [following for following, _ in node.next_functions if following is not None]
         return function(outputs, *arguments, **options)
@@ -167,60 +170,31 @@ def _refusing_old_leaves(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class _Stream:
-    def wait_stream(self, other: object) -> None: ...
-
-
 @pytest.fixture
-def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def graphs_on_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedDevice]:
     """Let what is captured on the CPU be played so, and values not be looked at, as they are not on a GPU."""
-    play_graphs(monkeypatch)
-    gc.freeze()  # a capture looks for leaves among a test's own objects, not among all that Python holds
+    device = play_graphs(monkeypatch)
+    gc.freeze()  # a switch of streams looks for leaves among a test's own objects, not among all that Python holds
+    with device:
+        yield device
 
 
-class Watch(TorchDispatchMode):
-    """What PyTorch's debug mode for synchronization does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mode: int | str = 0
-        self._has_warned = False
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in FORBIDDEN:
-            waits = f"called a synchronizing CUDA operation: {function} {FORBIDDEN[function]}"
-            if self.mode == "error":
-                raise RuntimeError(waits)
-            warnings.warn(waits, stacklevel=2)
-        return function(*args, **(kwargs or {}))
-
-    def turn(self, mode: int | str) -> None:
-        """Set the mode, and warn once, when it is set already, as PyTorch does."""
-        if self.mode in ("warn", "error"):
-            self.__exit__(None, None, None)
-        self.mode = mode
-        if mode in ("warn", "error"):
-            self.__enter__()
-        if not self._has_warned:
-            self._has_warned = True
-            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
-
-
-def play_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same without pytest."""
+def play_graphs(monkeypatch: pytest.MonkeyPatch) -> PlayedDevice:
+    """The same without pytest; nobody looks at the order of streams unless the device that is returned is entered."""
     for name in ("data._checks.check_values", "inner_loop._losses.check_range", "inner_loop._graphed.check_capturable"):
         monkeypatch.setattr(f"maml_fast.{name}", lambda *_: None)
-    watch = Watch()
+    device = PlayedDevice(waiting=FORBIDDEN)
     played = {
-        "get_sync_debug_mode": lambda: watch.mode,
-        "set_sync_debug_mode": watch.turn,
+        "get_sync_debug_mode": lambda: device.sync_mode,
+        "set_sync_debug_mode": device.set_sync_mode,
         "CUDAGraph": HostGraph,
-        "graph": _capture,
-        "Stream": _Stream,
-        "current_stream": _Stream,
-        "stream": lambda _: contextlib.nullcontext(),
+        "graph": Player(device).capture,
+        "Stream": lambda: Stream(device),
+        "current_stream": lambda: device.current,
+        "stream": device.on,
         "device": lambda _: contextlib.nullcontext(),
         "is_current_stream_capturing": lambda: bool(capturing),
     }
     for name, player in played.items():
         monkeypatch.setattr(torch.cuda, name, player)
+    return device

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from maml_fast import MAML, Episodes
 from maml_fast.algorithms import LearnedOptimizer, MAMLPlusPlus, MetaLSTM, MetaSGD
 from maml_fast.inner_loop import _engines as engines
-from maml_fast.inner_loop._graphed import WARM_UP
+from maml_fast.inner_loop._graphed import MOST_SIZES, WARM_UP
 from maml_fast.maml import Learner
 
 CALLS = WARM_UP + 3
@@ -185,6 +185,38 @@ def test_another_size_of_meta_batch_begins_anew(device: torch.device) -> None:
     loss = maml(batch(0, tasks=2).to(device)).loss
     assert not maml._graphed.is_captured
     torch.testing.assert_close(loss, other(batch(0, tasks=2).to(device)).loss)
+
+
+def test_two_sizes_of_meta_batches_take_turns(device: torch.device) -> None:
+    """Each has a graph: neither keeps the other from its replays."""
+    maml = MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True).to(device)
+    other = MAML(net(), inner_lr=0.4, task_chunk=None).to(device)
+    for i in range(2 * (WARM_UP + 3)):
+        for learner in (maml, other):
+            learner.zero_grad()
+            learner(batch(i, tasks=4 - i % 2).to(device)).loss.backward()
+        assert maml._graphed.is_captured == (i // 2 >= WARM_UP)
+        assert_same_gradients(maml, other)
+
+
+def test_the_sizes_used_last_are_kept(device: torch.device) -> None:
+    maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device, tasks=1)
+    for tasks in range(2, MOST_SIZES + 1):
+        maml(batch(0, tasks).to(device))
+    maml(batch(0, tasks=1).to(device))
+    assert maml._graphed.is_captured
+    maml(batch(0, tasks=MOST_SIZES + 1).to(device))
+    assert len(maml._graphed._sizes) == MOST_SIZES
+    maml(batch(0, tasks=1).to(device))
+    assert maml._graphed.is_captured
+    for tasks in range(2, MOST_SIZES + 1):
+        maml(batch(0, tasks).to(device))
+    maml(batch(0, tasks=MOST_SIZES + 1).to(device))
+    maml(batch(0, tasks=1).to(device))
+    assert not maml._graphed.is_captured
+    maml.inner_lr = 0.1  # what was captured can't be used any more
+    maml(batch(0, tasks=1).to(device))
+    assert len(maml._graphed._sizes) == 1
 
 
 @pytest.mark.parametrize("library", ["cuda.matmul", "cudnn.conv"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from streams_on_host import PlayedDevice, Stream
 from torch import Tensor
 
 from maml_fast.inner_loop._graphed import WARM_UP, CudaGraph
@@ -54,3 +55,62 @@ def test_memory_of_nobody_is_missed() -> None:
     held[0] = torch.zeros(1000)
     with pytest.raises(RuntimeError, match="no longer anybody's"):
         graph((), torch.device("cpu"), lambda: held[0] + 1)
+
+
+@pytest.mark.parametrize("of_side_stream", [True, False], ids=["of the side stream", "for the side stream"])
+def test_a_wait_that_is_left_out_is_found(
+    of_side_stream: bool, graphs_on_host: PlayedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, default = Stream.wait_stream, graphs_on_host.current
+
+    def wait_unless_planted(stream: Stream, other: Stream) -> None:
+        if (stream is not default) != of_side_stream:
+            wait(stream, other)
+
+    x = torch.zeros(3)
+    assert replayed(lambda: x + 1).tolist() == [1] * 3
+    monkeypatch.setattr(Stream, "wait_stream", wait_unless_planted)
+    x = torch.ones(3)
+    graph: CudaGraph[Tensor] = CudaGraph("it", "leave it")
+    with pytest.raises(RuntimeError, match="did not wait for the stream that uses it"):
+        graph((), torch.device("cpu"), lambda: x + 1).mul_(2)
+
+
+def test_memory_is_not_overwritten_while_another_stream_reads_it(graphs_on_host: PlayedDevice) -> None:
+    x, side = torch.zeros(3), torch.cuda.Stream()
+    side.wait_stream(graphs_on_host.current)
+    with torch.cuda.stream(side):
+        x + 1
+    x + 1  # two may read
+    with pytest.raises(RuntimeError, match=r"add_.*writes"):
+        x.add_(1)
+    graphs_on_host.current.wait_stream(side)
+    x.add_(1)
+
+
+def test_a_number_that_was_read_is_there_for_all_streams(graphs_on_host: PlayedDevice) -> None:
+    x, side = torch.zeros(3), torch.cuda.Stream()
+    x.sum().item()
+    with torch.cuda.stream(side):
+        x + 1
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["its own", "another"])
+def test_captured_work_meets_no_leaf_of_another_stream(is_own: bool, graphs_on_host: PlayedDevice) -> None:
+    """As long as somebody holds a result of a leaf, its node belongs to the stream that this was computed on."""
+    leaf, held = torch.ones(3, requires_grad=True), []
+    graph: CudaGraph[Tensor] = CudaGraph("it", "leave it")
+
+    def function() -> Tensor:
+        if is_own:
+            held.append(leaf * 2)
+        return torch.autograd.grad((leaf**2).sum(), leaf)[0]
+
+    for _ in range(WARM_UP):
+        graph((), torch.device("cpu"), function)
+    if is_own:
+        graph((), torch.device("cpu"), function)
+        return
+    held.append(leaf * 2)
+    with pytest.raises(RuntimeError, match="capture invalidated: the node of a leaf"):
+        graph((), torch.device("cpu"), function)

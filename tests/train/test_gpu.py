@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maml_fast import MAML, Episodes, native
 from maml_fast.data._episodes import EpisodeSampler
-from maml_fast.inner_loop._graphed import waits_for_gpu
+from maml_fast.inner_loop._gpu_waits import waits_for_gpu
 from maml_fast.models import Conv4
 from maml_fast.train import resume, train
 

@@ -14,23 +14,32 @@ constexpr int kRowsOfMoments = 32;
 inline int RowsOfY(const ConvBlockShape& s) { return static_cast<int>(s.batch * s.ConvPixels()); }
 inline int MomentParts(const ConvBlockShape& s) { return (RowsOfY(s) + kRowsOfMoments - 1) / kRowsOfMoments; }
 
-// y = conv(x, weight) + bias, or y += conv(x, weight) if `adds`. Also writes, for every kRowsOfMoments rows, the mean
-// and the sum of squared deviations of batch norm's input: moments [T, MomentParts, 2, Cout], unless null.
+// The images and the filters of a convolution.
 template <typename T>
-void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, TaskParam<T> weight,
-                  TaskParam<T> bias, T* y, bool adds, T* moments);
+struct Convolved {
+  const T* x;
+  TaskParam<T> weight;
+};
 
+// y = the sum of one or two convolutions, plus bias. Also writes, for every kRowsOfMoments rows, the mean and the sum
+// of squared deviations of batch norm's input: moments [T, MomentParts, 2, Cout], unless null.
+template <typename T>
+void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const Convolved<T>& first,
+                  const Convolved<T>* second, TaskParam<T> bias, T* y, T* moments);
+
+// grad_x from grad_y, plus `more` unless it is null.
 template <typename T>
 void StartDataGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* grad_y,
-                       TaskParam<T> weight, T* grad_x);
+                       TaskParam<T> weight, const T* more, T* grad_x);
 
 // The number of parts into which a weight gradient's sum over pixels is split.
 int WeightGradientParts(const ConvBlockShape& s);
 
-// grad_weight from x and grad_y. sums: scratch [T, WeightGradientParts, k, k, Cin, Cout].
+// grad_weight from x and grad_y, plus `more` unless it is null. sums: scratch [T, WeightGradientParts, k, k, Cin,
+// Cout].
 template <typename T>
 void StartWeightGradient(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, const T* grad_y,
-                         T* sums, T* grad_weight);
+                         T* sums, const T* more, T* grad_weight);
 
 }  // namespace cuda
 }  // namespace maml_fast

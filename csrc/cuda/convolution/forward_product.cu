@@ -9,28 +9,34 @@ namespace {
 // See StartForward in convolve.h.
 template <typename T>
 struct ForwardProduct {
-  static constexpr bool kAlongA = true, kAlongB = false;
+  static constexpr bool kAlongA = true, kAlongB = false, kSplits = false;
 
   ConvBlockShape shape;
-  PatchGrid<false> grid;
-  const T* x;
-  TaskParam<T> weight, bias;
+  PatchGrid grid;
+  Convolved<T> first, second;
+  int terms;  // 2: the second convolution is added to the first
+  TaskParam<T> bias;
   T* y;
-  bool adds;
   T* moments;  // [T, MomentParts, 2, Cout]; null: not wanted
   int rows;    // RowsOfY
 
-  static ForwardProduct Of(const ConvBlockShape& s, const T* x, TaskParam<T> weight, TaskParam<T> bias, T* y, bool adds,
-                           T* moments) {
-    return {s, PatchGrid<false>::Of(s), x, weight, bias, y, adds, moments, RowsOfY(s)};
+  static ForwardProduct Of(const ConvBlockShape& s, const Convolved<T>& first, const Convolved<T>* second,
+                           TaskParam<T> bias, T* y, T* moments) {
+    const bool two = second != nullptr;
+    return {s, PatchGrid::Of(s), first, two ? *second : first, two ? 2 : 1, bias, y, moments, RowsOfY(s)};
   }
 
   __host__ __device__ int Rows() const { return rows; }
   __host__ __device__ int Cols() const { return static_cast<int>(shape.out_channels); }
-  __host__ __device__ int Depth() const { return static_cast<int>(shape.PatchSize()); }
+  MF_DEVICE int Depth(const Job&) const { return static_cast<int>(shape.PatchSize()); }
   __host__ __device__ int Parts() const { return 1; }
-  MF_DEVICE Patches<T, false> A(int task) const { return {grid, x + shape.InImage(task, 0), rows}; }
-  MF_DEVICE Matrix<T> B(int task) const { return {weight.Of(task), Depth(), Cols()}; }
+  MF_DEVICE int Terms() const { return terms; }
+  MF_DEVICE Patches<T> A(const Job& job, int term) const {
+    return {grid, (term == 0 ? first.x : second.x) + shape.InImage(job.task, 0), rows};
+  }
+  MF_DEVICE Matrix<T> B(const Job& job, int term) const {
+    return {(term == 0 ? first : second).weight.Of(job.task), Depth(job), Cols()};
+  }
 
   template <class TileType>
   MF_DEVICE void Finish(const Job& job, TileType& tile) const {
@@ -53,14 +59,10 @@ struct ForwardProduct {
   // `count`.
   template <bool WHOLE, class TileType>
   MF_DEVICE void FinishColumn(const Job& job, TileType& tile, int col, int begin, int count) const {
-    const int channel = job.col + col, first = job.row + begin;
-    T* out = y + shape.ConvImage(job.task, 0) + int64_t{first} * Cols() + channel;
-    if (adds) {
-      const T* from = out;
-      for (int i = 0; i < count; ++i, from += Cols()) tile.At(begin + i, col) += *from;
-    }
+    const int channel = job.col + col, row = job.row + begin;
+    T* out = y + shape.ConvImage(job.task, 0) + int64_t{row} * Cols() + channel;
     const T* of_task = bias.Of(job.task);
-    const T start = adds || of_task == nullptr ? T{0} : of_task[channel];
+    const T start = of_task == nullptr ? T{0} : of_task[channel];
     T entered[kRowsOfMoments], sum = 0;
     MF_UNROLL
     for (int i = 0; i < kRowsOfMoments; ++i, out += Cols()) {
@@ -80,7 +82,7 @@ struct ForwardProduct {
       squares += deviation * deviation;
     }
     const int parts = (rows + kRowsOfMoments - 1) / kRowsOfMoments;
-    T* part = moments + (int64_t{job.task} * parts + first / kRowsOfMoments) * 2 * Cols() + channel;
+    T* part = moments + (int64_t{job.task} * parts + row / kRowsOfMoments) * 2 * Cols() + channel;
     part[0] = mean;
     part[Cols()] = squares;
   }
@@ -89,18 +91,22 @@ struct ForwardProduct {
 }  // namespace
 
 template <typename T>
-void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const T* x, TaskParam<T> weight,
-                  TaskParam<T> bias, T* y, bool adds, T* moments) {
-  const auto product = ForwardProduct<T>::Of(s, x, weight, bias, y, adds, moments);
+void StartForward(Launches& launch, Arithmetic arithmetic, const ConvBlockShape& s, const Convolved<T>& first,
+                  const Convolved<T>* second, TaskParam<T> bias, T* y, T* moments) {
+  const auto product = ForwardProduct<T>::Of(s, first, second, bias, y, moments);
   const Tiling tiling = TilingOf(product.Rows(), product.Cols(), s.tasks);
-  Start<T>(launch, arithmetic, tiling, product, s.tasks, {x, s.in_channels, 0},
-           {weight.data, s.out_channels, weight.stride});
+  const auto wide_x = [&](const Convolved<T>& of) { return IsWide(of.x, s.in_channels, 0); };
+  const auto wide_weight = [&](const Convolved<T>& of) {
+    return IsWide(of.weight.data, s.out_channels, of.weight.stride);
+  };
+  Start<T>(launch, arithmetic, tiling, product, s.tasks, wide_x(product.first) && wide_x(product.second),
+           wide_weight(product.first) && wide_weight(product.second));
 }
 
-template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const float*, TaskParam<float>,
-                           TaskParam<float>, float*, bool, float*);
-template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const double*, TaskParam<double>,
-                           TaskParam<double>, double*, bool, double*);
+template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const Convolved<float>&,
+                           const Convolved<float>*, TaskParam<float>, float*, float*);
+template void StartForward(Launches&, Arithmetic, const ConvBlockShape&, const Convolved<double>&,
+                           const Convolved<double>*, TaskParam<double>, double*, double*);
 
 }  // namespace cuda
 }  // namespace maml_fast

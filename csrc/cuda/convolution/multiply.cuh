@@ -18,23 +18,26 @@ struct Tile {
   MF_DEVICE typename Math::Sum& At(int row, int col) { return values[row * kPitch + col]; }
 };
 
-// The work of a thread block: one tile of one task, over one part of k.
+// The work of a thread block: one tile of one task, over one part of k, or of one of several products.
 struct Job {
   int task, part;
   int row, col;  // the tile's first row and column
 };
 
-// Writes the part of a tile that lies within out [rows][cols]. Each thread writes one column.
+// Writes the part of a tile that lies within out [rows][cols], plus `more` [rows][cols] unless it is null. Each thread
+// writes one column.
 template <typename T, class TileType>
-MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, T* out) {
+MF_DEVICE void StoreTile(TileType& tile, const Job& job, int rows, int cols, const T* more, T* out) {
   constexpr int kRowsAtOnce = TileType::kThreads / TileType::kCols;
   static_assert(TileType::kThreads % TileType::kCols == 0, "threads share a tile evenly");
   const int col = static_cast<int>(threadIdx.x) % TileType::kCols;
   if (job.col + col >= cols) return;
   const int first = static_cast<int>(threadIdx.x) / TileType::kCols, left = rows - job.row;
   const int end = left < TileType::kRows ? left : TileType::kRows;
-  T* to = out + int64_t{job.row + first} * cols + job.col + col;
-  for (int row = first; row < end; row += kRowsAtOnce, to += kRowsAtOnce * cols) *to = tile.At(row, col);
+  int64_t at = int64_t{job.row + first} * cols + job.col + col;
+  for (int row = first; row < end; row += kRowsAtOnce, at += kRowsAtOnce * cols) {
+    out[at] = tile.At(row, col) + (more == nullptr ? T{0} : more[at]);
+  }
 }
 
 // The first slab of part `part`, when `slabs` slabs along k are divided into `parts`. The product slabs * part exceeds
@@ -55,9 +58,11 @@ union MultiplyMemory {
   Tile<Math> tile;
 };
 
-// A Product has kAlongA and kAlongB (whether an operand's runs go along k), Depth(), Parts(), A(task) and B(task) (the
-// operands), and Finish(job, tile), which all threads call with the finished tile. Grid: x over tiles of rows and
-// parts, y over tiles of columns, z over tasks.
+// A Product has kAlongA and kAlongB (whether an operand's runs go along k), Parts(), kSplits (whether each part is a
+// range of k rather than a product of its own), Depth(job), Terms() (whether one or two pairs of operands are
+// multiplied and added up; with kSplits one), A(job, term) and B(job, term) (the operands, which differ between terms
+// only in their memory), and Finish(job, tile), which all threads call with the finished tile. Grid: x over tiles of
+// rows and parts, y over tiles of columns, z over tasks.
 template <class Math, class Product, int VECTOR_A, int VECTOR_B>
 __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlocksOfSm)
     MultiplyKernel(const Product product) {
@@ -69,18 +74,24 @@ __global__ void __launch_bounds__(Math::kThreads, VECTOR_A == 1 ? 2 : Math::kBlo
   const int parts = product.Parts(), x = static_cast<int>(blockIdx.x);
   const Job job{static_cast<int>(blockIdx.z), x % parts, x / parts * Math::Tile::kRows,
                 static_cast<int>(blockIdx.y) * Math::Tile::kCols};
-  const auto a = product.A(job.task);
-  const auto b = product.B(job.task);
+  const auto a = product.A(job, 0);
+  const auto b = product.B(job, 0);
   const Filler<decltype(a), typename Math::SlabA, Math::kThreads, VECTOR_A> fill_a(a, job.row);
   const Filler<decltype(b), typename Math::SlabB, Math::kThreads, VECTOR_B> fill_b(b, job.col);
 
   constexpr int kDepth = Math::SlabA::kDepth;
-  const int slabs = (product.Depth() + kDepth - 1) / kDepth;
-  const int begin = FirstSlab(slabs, job.part, parts), end = FirstSlab(slabs, job.part + 1, parts);
+  const int slabs = (product.Depth(job) + kDepth - 1) / kDepth;
+  const int begin = Product::kSplits ? FirstSlab(slabs, job.part, parts) : 0;
+  const int end = Product::kSplits ? FirstSlab(slabs, job.part + 1, parts) : slabs * product.Terms();
+  const auto *first_a = Kept(a.First()), *first_b = Kept(b.First());
+  const auto* then_a = product.Terms() > 1 ? Kept(product.A(job, 1).First()) : first_a;
+  const auto* then_b = product.Terms() > 1 ? Kept(product.B(job, 1).First()) : first_b;
   auto fetch = [&](int slab, int stage) {
     if (slab < end) {
-      fill_a.Fill(memory.stages[stage].a, slab * kDepth);
-      fill_b.Fill(memory.stages[stage].b, slab * kDepth);
+      const bool then = product.Terms() > 1 && slab >= slabs;
+      const int k = (then ? slab - slabs : slab) * kDepth;
+      fill_a.Fill(memory.stages[stage].a, then ? then_a : first_a, k);
+      fill_b.Fill(memory.stages[stage].b, then ? then_b : first_b, k);
     }
     CommitCopies();
   };

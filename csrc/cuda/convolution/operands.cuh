@@ -21,90 +21,73 @@ struct Element {
 // Marks a row or an offset past the end: its sum with any valid one, or with itself, is negative.
 constexpr int kOutside = -static_cast<int>(kMostValues);
 
-// The pixels that a filter reads from images, for every pixel of its result: lines are pixels of the result, runs are
-// (tap, channel).
-//
-//   forward                     from x to y:           row = to * stride - padding + tap
-//   data gradient (TRANSPOSED)  from grad_y to grad_x: row = (to + padding - tap) / stride, if that is an integer
-//
-// The data gradient's row is the difference of the quotients of to + padding and of tap, if their remainders are equal.
-// Every remainder is multiplied by kFar and added to its quotient, so that the row lies outside if the two differ.
-template <bool TRANSPOSED>
+// The contribution of a line or a run to an element's row, column and offset in images. Offsets are sums modulo 2^32,
+// and right if the element is inside.
+struct PatchPart {
+  int row, col;
+  uint32_t at;
+};
+
+MF_DEVICE Element FindInImage(const PatchPart& line, const PatchPart& run, int height, int width) {
+  const bool inside = static_cast<unsigned>(line.row + run.row) < static_cast<unsigned>(height) &&
+                      static_cast<unsigned>(line.col + run.col) < static_cast<unsigned>(width);
+  return {static_cast<int>(line.at + run.at), inside};
+}
+
+// The pixels that a filter reads from images x, for every pixel of y: lines are pixels of y, runs are (tap, channel).
+// The row that is read is to * stride - padding + tap.
 struct PatchGrid {
   int from_height, from_width, channels;
   int to_width, to_pixels;
   int kernel, stride, padding;
-  Divide by_channels, by_kernel, by_stride, by_to_width, by_to_pixels;
-
-  static constexpr int kFar = static_cast<int>(kMostExtent);
+  Divide by_channels, by_kernel, by_to_width, by_to_pixels;
 
   static PatchGrid Of(const ConvBlockShape& s) {
-    const auto from_height = int(TRANSPOSED ? s.conv_height : s.in_height);
-    const auto from_width = int(TRANSPOSED ? s.conv_width : s.in_width);
-    const auto channels = int(TRANSPOSED ? s.out_channels : s.in_channels);
-    const auto to_width = int(TRANSPOSED ? s.in_width : s.conv_width);
-    const auto to_pixels = int(TRANSPOSED ? s.InPixels() : s.ConvPixels());
-    return {from_height,
-            from_width,
-            channels,
+    const auto to_width = int(s.conv_width), to_pixels = int(s.ConvPixels());
+    return {int(s.in_height),
+            int(s.in_width),
+            int(s.in_channels),
             to_width,
             to_pixels,
             int(s.kernel),
             int(s.stride),
             int(s.padding),
-            Divide::By(channels),
+            Divide::By(int(s.in_channels)),
             Divide::By(int(s.kernel)),
-            Divide::By(int(s.stride)),
             Divide::By(to_width),
             Divide::By(to_pixels)};
   }
 
-  // The contributions of a row of `to` and of a tap to the row that is read. The same for columns.
-  MF_DEVICE int OfTo(int to) const { return TRANSPOSED ? Quotient(to + padding) : to * stride - padding; }
-  MF_DEVICE int OfTap(int tap) const { return TRANSPOSED ? -Quotient(tap) : tap; }
-  // Their contributions to an element's offset. Multiples of kFar cancel out, modulo 2^32, if the element is inside.
+  MF_DEVICE int FirstOf(int to) const { return to * stride - padding; }
   MF_DEVICE uint32_t Place(int row, int col) const {
     return (static_cast<uint32_t>(row) * from_width + static_cast<uint32_t>(col)) * channels;
   }
-
- private:
-  MF_DEVICE int Quotient(int number) const {
-    const int quotient = by_stride.Quotient(number);
-    return quotient + (number - quotient * stride) * kFar;
-  }
 };
 
-template <typename T, bool TRANSPOSED>
+template <typename T>
 struct Patches {
-  struct Part {  // contribution to an element's row, column and offset
-    int row, col;
-    uint32_t at;
-  };
-  using Line = Part;
-  using Run = Part;
+  using Line = PatchPart;
+  using Run = PatchPart;
 
-  const PatchGrid<TRANSPOSED>& grid;
+  const PatchGrid& grid;
   const T* images;
   int lines;
 
   MF_DEVICE const T* First() const { return images; }
-  MF_DEVICE Part LineAt(int line) const {
+  MF_DEVICE PatchPart LineAt(int line) const {
     const int image = grid.by_to_pixels.Quotient(line), pixel = line - image * grid.to_pixels;
     const int row = grid.by_to_width.Quotient(pixel), col = pixel - row * grid.to_width;
-    const int from_row = grid.OfTo(row), from_col = grid.OfTo(col);
+    const int from_row = grid.FirstOf(row), from_col = grid.FirstOf(col);
     const auto first = static_cast<uint32_t>(image) * grid.from_height * grid.from_width * grid.channels;
     return {line < lines ? from_row : kOutside, from_col, first + grid.Place(from_row, from_col)};
   }
-  MF_DEVICE Part RunAt(int run) const {
+  MF_DEVICE PatchPart RunAt(int run) const {
     const int tap = grid.by_channels.Quotient(run), row = grid.by_kernel.Quotient(tap), col = tap - row * grid.kernel;
-    const int from_row = grid.OfTap(row), from_col = grid.OfTap(col);
     const auto channel = static_cast<uint32_t>(run - tap * grid.channels);
-    return {row < grid.kernel ? from_row : kOutside, from_col, channel + grid.Place(from_row, from_col)};
+    return {row < grid.kernel ? row : kOutside, col, channel + grid.Place(row, col)};
   }
-  MF_DEVICE Element Find(const Part& line, const Part& run) const {
-    const bool inside = static_cast<unsigned>(line.row + run.row) < static_cast<unsigned>(grid.from_height) &&
-                        static_cast<unsigned>(line.col + run.col) < static_cast<unsigned>(grid.from_width);
-    return {static_cast<int>(line.at + run.at), inside};
+  MF_DEVICE Element Find(const PatchPart& line, const PatchPart& run) const {
+    return FindInImage(line, run, grid.from_height, grid.from_width);
   }
 };
 
@@ -123,25 +106,6 @@ struct Matrix {
   MF_DEVICE const T* First() const { return values; }
   MF_DEVICE int LineAt(int line) const { return line < lines ? line * runs : kOutside; }
   MF_DEVICE int RunAt(int run) const { return run < runs ? run : kOutside; }
-  MF_DEVICE Element Find(int line, int run) const { return FindInMatrix(line, run); }
-};
-
-// The weights [k, k, Cin, Cout] for the data gradient: lines are input channels, runs are (tap, output channel).
-template <typename T>
-struct TransposedFilters {
-  using Line = int;
-  using Run = int;
-
-  const T* weight;
-  int taps, in_channels, out_channels;
-  const Divide& by_out_channels;
-
-  MF_DEVICE const T* First() const { return weight; }
-  MF_DEVICE int LineAt(int line) const { return line < in_channels ? line * out_channels : kOutside; }
-  MF_DEVICE int RunAt(int run) const {
-    const int tap = by_out_channels.Quotient(run);
-    return tap < taps ? tap * in_channels * out_channels + (run - tap * out_channels) : kOutside;
-  }
   MF_DEVICE Element Find(int line, int run) const { return FindInMatrix(line, run); }
 };
 

@@ -14,17 +14,12 @@
 namespace maml_fast {
 namespace cuda {
 
-// An operand's memory: rows of `channels` scalars; `stride` scalars from one task to the next.
+// Whether all rows of an operand can be read in whole vectors of 16 bytes: rows of `channels` scalars, with `stride`
+// scalars from one task to the next.
 template <typename T>
-struct Source {
-  const T* first;
-  int64_t channels, stride;
-
-  // Whether all rows can be read in whole vectors of 16 bytes.
-  bool IsWide() const {
-    return reinterpret_cast<uintptr_t>(first) % 16 == 0 && channels % kVector<T> == 0 && stride % kVector<T> == 0;
-  }
-};
+bool IsWide(const T* first, int64_t channels, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(first) % 16 == 0 && channels % kVector<T> == 0 && stride % kVector<T> == 0;
+}
 
 // Launches a product with one kind of tile.
 template <class Product, Tiling TILING>
@@ -84,10 +79,10 @@ void StartNarrow(Launches& launch, const Product& product, int64_t tasks, bool w
 template <typename T>
 constexpr Tiling kLargest = std::is_same_v<T, double> ? Tiling::kNarrow : Tiling::kLarge;
 
+// wide_a, wide_b: whether the operands are.
 template <typename T, class Product>
-void Start(Launches& launch, Arithmetic arithmetic, Tiling tiling, const Product& product, int64_t tasks,
-           const Source<T>& a, const Source<T>& b) {
-  const bool wide_a = a.IsWide(), wide_b = b.IsWide();
+void Start(Launches& launch, Arithmetic arithmetic, Tiling tiling, const Product& product, int64_t tasks, bool wide_a,
+           bool wide_b) {
   if (!wide_a || !wide_b) {
     return tiling == Tiling::kLow ? StartNarrow<T, Tiling::kLow>(launch, product, tasks, wide_b)
                                   : StartNarrow<T, kLargest<T>>(launch, product, tasks, wide_b);

@@ -51,7 +51,7 @@ class Filler {
 
  public:
   // first: the first row of the tile in the operand.
-  MF_DEVICE Filler(const Operand& operand, int first) : operand_(operand), first_(Kept(operand.First())) {
+  MF_DEVICE Filler(const Operand& operand, int first) : operand_(operand) {
     MF_UNROLL
     for (int i = 0; i < kMine; ++i) {
       const int row = first + Across() + i * kApart;
@@ -63,16 +63,17 @@ class Filler {
     }
   }
 
-  MF_DEVICE void Fill(SlabType& slab, int k) const {
+  // memory: the operand's, or that of another operand of the same shape.
+  MF_DEVICE void Fill(SlabType& slab, const typename SlabType::Scalar* memory, int k) const {
     auto* to = slab.values + (kAlong ? SlabType::At(Across(), Along()) : SlabType::At(Along(), Across()));
     if constexpr (kAlong) {
       const auto run = operand_.RunAt(k + Along());
       MF_UNROLL
-      for (int i = 0; i < kMine; ++i) Copy(to + SlabType::At(i * kApart, 0), across_[i], run);
+      for (int i = 0; i < kMine; ++i) Copy(to + SlabType::At(i * kApart, 0), memory, across_[i], run);
     } else {
       const auto line = operand_.LineAt(k + Along());
       MF_UNROLL
-      for (int i = 0; i < kMine; ++i) Copy(to + SlabType::At(0, i * kApart), line, across_[i]);
+      for (int i = 0; i < kMine; ++i) Copy(to + SlabType::At(0, i * kApart), memory, line, across_[i]);
     }
   }
 
@@ -86,14 +87,13 @@ class Filler {
     const int i = static_cast<int>(threadIdx.x) / kThreadsOfLine;
     return i / (2 * kFar) * (2 * kFar) + i % 2 * kFar + i / 2 % kFar;
   }
-  MF_DEVICE void Copy(typename SlabType::Scalar* to, const typename Operand::Line& line,
-                      const typename Operand::Run& run) const {
+  MF_DEVICE void Copy(typename SlabType::Scalar* to, const typename SlabType::Scalar* memory,
+                      const typename Operand::Line& line, const typename Operand::Run& run) const {
     const auto from = operand_.Find(line, run);
-    CopyAsync<VECTOR>(to, first_, from.at, from.inside);
+    CopyAsync<VECTOR>(to, memory, from.at, from.inside);
   }
 
   const Operand& operand_;
-  const typename SlabType::Scalar* first_;
   std::conditional_t<kAlong, typename Operand::Line, typename Operand::Run> across_[kMine];
 };
 

@@ -30,6 +30,7 @@ struct FinishGradients {
   int channels;
   bool relu_first;
   Norms<T> norms;
+  const T* more_gamma;
   T *coefficients, *grad_gamma, *grad_beta, *grad_bias;
 
   MF_DEVICE void operator()(int task, int channel, const double* sums) const {
@@ -37,7 +38,7 @@ struct FinishGradients {
     const NormGradient first = NormGradient::Of(norm.rstd, norm.gamma, 0.0, sums[0] / count, sums[1] / count);
     const int64_t at = int64_t{task} * channels + channel;
     grad_beta[at] = static_cast<T>(sums[0]);
-    grad_gamma[at] = static_cast<T>(sums[1]);
+    grad_gamma[at] = static_cast<T>(sums[1]) + (more_gamma == nullptr ? T{0} : more_gamma[at]);
     if (!relu_first) grad_bias[at] = T{0};  // batch norm cancels any constant
     T* k = coefficients + int64_t{task} * kGradient * channels + channel;
     k[0] = static_cast<T>(first.of_g);
@@ -111,8 +112,8 @@ cudaError_t Backward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithmetic
   const int channels = static_cast<int>(s.out_channels), rows = static_cast<int>(s.batch * s.ConvPixels());
   Launches launch(stream);
   StartSums<2>(launch, s, static_cast<int>(s.batch * s.OutPixels()), GradientTerms<T>{images, norms},
-               FinishGradients<T>{static_cast<double>(rows), channels, s.relu_first, norms, scratch + at.gradient,
-                                  args.grad_gamma, args.grad_beta, args.grad_bias},
+               FinishGradients<T>{static_cast<double>(rows), channels, s.relu_first, norms, args.more_gamma,
+                                  scratch + at.gradient, args.grad_gamma, args.grad_beta, args.grad_bias},
                partial);
   const GradientCoefficients<T> k{scratch + at.gradient, channels};
   launch(&GradientAtY<T>, ImageGrid(s, s.ConvSize()), dim3(kThreadsOfImages), 0, images, norms, k, args.grad_y, grad_y);
@@ -120,8 +121,11 @@ cudaError_t Backward(const ConvBlockBackwardArgs<T>& args, Arithmetic arithmetic
     StartSums<1>(launch, s, rows, PixelTerms<T>{grad_y, s.batch * s.ConvSize(), channels},
                  FinishBias<T>{args.grad_bias, channels}, partial);
   }
-  StartWeightGradient<T>(launch, arithmetic, s, args.saved.x, grad_y, scratch + at.weights, args.grad_weight);
-  if (args.grad_x != nullptr) StartDataGradient<T>(launch, arithmetic, s, grad_y, args.saved.weight, args.grad_x);
+  StartWeightGradient<T>(launch, arithmetic, s, args.saved.x, grad_y, scratch + at.weights, args.more_weight,
+                         args.grad_weight);
+  if (args.grad_x != nullptr) {
+    StartDataGradient<T>(launch, arithmetic, s, grad_y, args.saved.weight, args.more_x, args.grad_x);
+  }
   return launch.Error();
 }
 

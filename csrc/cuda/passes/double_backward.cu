@@ -137,17 +137,15 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
   // tangent_y = conv(gg_x, weight) + conv(x, gg_weight) + gg_bias. Batch norm cancels any constant, so gg_bias matters
   // only if ReLU comes first.
   const TaskParam<T> gg_bias = s.relu_first ? args.gg_bias : TaskParam<T>{};
-  bool adds = false;
-  if (args.gg_x != nullptr) {
-    StartForward<T>(launch, arithmetic, s, args.gg_x, args.saved.weight, gg_bias, tangent_y, adds, nullptr);
-    adds = true;
-  }
-  if (args.gg_weight.data != nullptr) {
-    StartForward<T>(launch, arithmetic, s, args.saved.x, args.gg_weight, gg_bias, tangent_y, adds, nullptr);
-    adds = true;
-  }
+  const Convolved<T> of_x{args.gg_x, args.saved.weight}, of_weight{args.saved.x, args.gg_weight};
   const dim3 of_y = ImageGrid(s, s.ConvSize()), threads(kThreadsOfImages);
-  if (!adds) launch(&FillImages<T>, of_y, threads, 0, images.of_y, gg_bias, tangent_y);
+  const bool has_x = args.gg_x != nullptr, has_weight = args.gg_weight.data != nullptr;
+  if (has_x || has_weight) {
+    StartForward<T>(launch, arithmetic, s, has_x ? of_x : of_weight, has_x && has_weight ? &of_weight : nullptr,
+                    gg_bias, tangent_y, nullptr);
+  } else {
+    launch(&FillImages<T>, of_y, threads, 0, images.of_y, gg_bias, tangent_y);
+  }
 
   const int channels = static_cast<int>(s.out_channels), rows = static_cast<int>(s.batch * s.ConvPixels());
   StartSums<kSums>(launch, s, rows, TangentTerms<T>{images, norms, tangent_y},
@@ -158,14 +156,14 @@ cudaError_t DoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arithmeti
   launch(&SecondGradients<T>, of_y, threads, 0, images, norms, k, static_cast<const T*>(scratch + at.second), tangent_y,
          grad_y, args.grad_grad_out);
 
-  if (args.gg_x != nullptr) {
-    StartWeightGradient<T>(launch, arithmetic, s, args.gg_x, grad_y, scratch + at.weights, args.grad_weight);
+  if (has_x) {
+    StartWeightGradient<T>(launch, arithmetic, s, args.gg_x, grad_y, scratch + at.weights, nullptr, args.grad_weight);
   } else {
     StartZero(launch, args.grad_weight, s.tasks * s.WeightSize());
   }
   if (args.grad_x == nullptr) return launch.Error();
-  if (args.gg_weight.data != nullptr) {
-    StartDataGradient<T>(launch, arithmetic, s, grad_y, args.gg_weight, args.grad_x);
+  if (has_weight) {
+    StartDataGradient<T>(launch, arithmetic, s, grad_y, args.gg_weight, nullptr, args.grad_x);
   } else {
     StartZero(launch, args.grad_x, s.InImage(s.tasks, 0));
   }

@@ -8,40 +8,31 @@ namespace maml_fast {
 namespace cuda {
 namespace {
 
-// Combines the parts' moments in order (Chan, Golub & LeVeque 1979), in double. Grid: x over channels, y over tasks.
+// Combines the parts' moments, in order and in double: first the mean, then the squared deviations, which are those
+// within the parts and those of the parts' means. Grid: x over channels, y over tasks.
 template <typename T>
 __global__ void JoinMoments(const ConvBlockShape s, int rows, const T* moments, T* mean, T* rstd) {
-  auto* shared = static_cast<double*>(Shared());  // [kPlies][count, mean, squares][kLanes]
   const int lane = static_cast<int>(threadIdx.x), ply = static_cast<int>(threadIdx.y);
   const int channels = static_cast<int>(s.out_channels), parts = (rows + kRowsOfMoments - 1) / kRowsOfMoments;
   const int channel = static_cast<int>(blockIdx.x) * kLanes + lane, task = static_cast<int>(blockIdx.y);
-  double count = 0, center = 0, squares = 0;
-  auto join = [&](double more, double of_more, double squares_of_more) {
-    if (more == 0) return;
-    const double off = of_more - center, all = count + more;
-    center += off * more / all;
-    squares += squares_of_more + off * off * count * more / all;
-    count = all;
-  };
-  if (channel < channels) {
-    for (int part = ply; part < parts; part += kPlies) {
+  // Adds up term(rows of a part, their mean, their squares) over all parts.
+  const auto sum = [&](const auto& term) {
+    double mine = 0;
+    for (int part = ply; channel < channels && part < parts; part += kPlies) {
       const T* at = moments + (int64_t{task} * parts + part) * 2 * channels + channel;
       const int left = rows - part * kRowsOfMoments;
-      join(left < kRowsOfMoments ? left : kRowsOfMoments, at[0], at[channels]);
+      mine += term(left < kRowsOfMoments ? left : kRowsOfMoments, at[0], at[channels]);
     }
-  }
-  double* mine = shared + ply * 3 * kLanes + lane;
-  mine[0] = count;
-  mine[kLanes] = center;
-  mine[2 * kLanes] = squares;
-  __syncthreads();
+    return SumOverPlies(mine);
+  };
+  const double center = sum([](double count, double of_part, double) { return count * of_part; }) / rows;
+  const double squares = sum([=](double count, double of_part, double within) {
+    const double off = of_part - center;
+    return within + off * off * count;
+  });
   if (ply > 0 || channel >= channels) return;
-  for (int p = 1; p < kPlies; ++p) {
-    const double* other = shared + p * 3 * kLanes + lane;
-    join(other[0], other[kLanes], other[2 * kLanes]);
-  }
   mean[int64_t{task} * channels + channel] = static_cast<T>(center);
-  rstd[int64_t{task} * channels + channel] = static_cast<T>(1.0 / sqrt(squares / count + s.eps));
+  rstd[int64_t{task} * channels + channel] = static_cast<T>(1.0 / sqrt(squares / rows + s.eps));
 }
 
 template <typename T>
@@ -81,9 +72,9 @@ cudaError_t Forward(const ConvBlockForwardArgs<T>& args, Arithmetic arithmetic, 
     StartThinForward(launch, args, scratch);
     return launch.Error();
   }
-  StartForward<T>(launch, arithmetic, s, args.x, args.weight, args.bias, args.kept, false, scratch);
+  StartForward<T>(launch, arithmetic, s, {args.x, args.weight}, nullptr, args.bias, args.kept, scratch);
   launch(&JoinMoments<T>, dim3(Ceil(s.out_channels, kLanes), static_cast<unsigned>(s.tasks)), dim3(kLanes, kPlies),
-         3 * kLanes * kPlies * sizeof(double), s, RowsOfY(s), static_cast<const T*>(scratch), args.mean, args.rstd);
+         kLanes * kPlies * sizeof(double), s, RowsOfY(s), static_cast<const T*>(scratch), args.mean, args.rstd);
   const auto images = BlockImages<T>::Of(s, args.kept, nullptr, nullptr);
   const Norms<T> norms{args.mean, args.rstd, args.gamma, args.beta, static_cast<int>(s.out_channels)};
   launch(&NormReluPool<T>, ImageGrid(s, s.OutSize()), dim3(kThreadsOfImages), 0, images, norms, args.out, args.argmax);

@@ -43,11 +43,8 @@ MF_DEVICE PatchMoments<GROUPS> LoadMoments(const ThinShape& s, const Tangents<T>
 
 // tangent_z = gg_gamma x^ + gg_beta + gamma a (h - h_bar - H x^), as weights [T, taps, C] and a constant [T, C].
 template <typename T, int GROUPS>
-__global__ void WeightsOfTangent(const ThinShape s, const Tangents<T> of, T* weights, T* constant) {
-  const auto here = ChannelOfTask::Here(s);
-  const auto patch = LoadMoments<GROUPS>(s, of, here);
-  if (here.channel >= s.channels) return;
-  const TangentChannel<T, GROUPS> k(s, of, patch, here);
+MF_DEVICE void WriteTangent(const ThinShape& s, const ChannelOfTask& here, const TangentChannel<T, GROUPS>& k,
+                            const PatchMoments<GROUPS>& patch, T* weights, T* constant) {
   const double of_h = k.gamma * k.a, of_y = (k.gg_gamma - of_h * k.H) * k.a;
   constant[here.at] = static_cast<T>(k.gg_beta - of_y * patch.Center(k.w) - of_h * patch.Center(k.v));
   MF_UNROLL
@@ -86,15 +83,16 @@ __global__ void TangentAtMaxima(const ThinShape given, const Groups groups, cons
   });
 }
 
-// The second derivatives of csrc/core/norm_derivatives.h, with the gradient at y summed against the patches p: the sum
-// of x^ p is M a C w, and the sum of (h - h_bar) p is M C v.
+// Writes the tangent, and the second derivatives of csrc/core/norm_derivatives.h, with the gradient at y summed against
+// the patches p: the sum of x^ p is M a C w, and the sum of (h - h_bar) p is M C v.
 template <typename T, int GROUPS>
 __global__ void ThinSecondGradients(const ThinShape s, double count, const Tangents<T> of, const double* totals,
-                                    T* grad_weight, T* grad_gamma) {
+                                    T* weights, T* constant, T* grad_weight, T* grad_gamma) {
   const auto here = ChannelOfTask::Here(s);
   const auto patch = LoadMoments<GROUPS>(s, of, here);
   if (here.channel >= s.channels) return;
   const TangentChannel<T, GROUPS> k(s, of, patch, here);
+  WriteTangent(s, here, k, patch, weights, constant);
   const auto gradient = GradientPatches::Of(s, totals, patch, here);
   const double A = k.a * gradient.Slope(k.w) / count;
   const double D = gradient.Slope(k.v) / count - A * k.H, square = k.gamma * k.a * k.a;
@@ -145,21 +143,16 @@ cudaError_t ThinDoubleBackward(const ConvBlockDoubleBackwardArgs<T>& args, Arith
   const Groups groups = Groups::Of(thin, kLanes);
   const auto pixels = static_cast<double>(s.batch * s.ConvPixels());
   Launches launch(stream);
+  const double* totals = StartGradientPatches(launch, s, args.saved, args.grad_out, scratch + at.patches);
   WithGroups(thin, [&](auto count) {
     constexpr int kGroups = decltype(count)::value;
-    launch(&WeightsOfTangent<T, kGroups>, channels, threads, PatchMoments<kGroups>::kShared, thin, of, tangent,
-           constant);
+    launch(&ThinSecondGradients<T, kGroups>, channels, threads, PatchMoments<kGroups>::kShared, thin, pixels, of,
+           totals, tangent, constant, args.grad_weight, args.grad_gamma);
   });
   WithGeometry(thin, [&](auto geometry) {
     launch(&TangentAtMaxima<T, decltype(geometry)>, TileGrid(thin, s.tasks, groups), dim3(kLanes, kPlies),
            sizeof(T) * static_cast<size_t>(thin.Pixels()), thin, groups, args.saved.x, static_cast<const T*>(tangent),
            static_cast<const T*>(constant), args.saved.argmax, args.grad_grad_out);
-  });
-  const double* totals = StartGradientPatches(launch, s, args.saved, args.grad_out, scratch + at.patches);
-  WithGroups(thin, [&](auto count) {
-    constexpr int kGroups = decltype(count)::value;
-    launch(&ThinSecondGradients<T, kGroups>, channels, threads, PatchMoments<kGroups>::kShared, thin, pixels, of,
-           totals, args.grad_weight, args.grad_gamma);
   });
   return launch.Error();
 }

@@ -39,8 +39,8 @@ struct YAgain {
     const ThinShape thin = ThinShape::Of(s);
     launch(&BiasFromMean<T>, ChannelGrid(thin, s.tasks), dim3(kThreadsOfChannels), 0, thin, saved.kept, saved.weight,
            saved.mean, scratch + bias);
-    StartForward<T>(launch, arithmetic, Ordinary(s), saved.x, saved.weight, {scratch + bias, s.out_channels},
-                    scratch + y, false, nullptr);
+    StartForward<T>(launch, arithmetic, Ordinary(s), {saved.x, saved.weight}, nullptr, {scratch + bias, s.out_channels},
+                    scratch + y, nullptr);
   }
 };
 

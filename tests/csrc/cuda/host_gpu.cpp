@@ -225,6 +225,7 @@ void Land(const Copy& copy) {
 void BeginCopy(const Copy& copy) {
   static uint64_t state = 0;
   state = state * 6364136223846793005u + 1442695040888963407u;
+  copied += static_cast<int64_t>(copy.bytes);
   if (state >> 63 == 0) return Land(copy);
   NoteWrite(copy.to, copy.bytes);  // it may land at any time from now on
   block->now->open.push_back(copy);

@@ -105,6 +105,7 @@ void NoteWrite(const void* address, size_t bytes);
 
 // A copy begins: it lands now, or with its group, as chance has it (always the same from run to run).
 void BeginCopy(const Copy& copy);
+inline int64_t copied = 0;  // bytes, since the program began
 void Land(const Copy& copy);
 
 // Returns when all fibers of the block, or of the warp, that have not ended have come here.

@@ -1,6 +1,7 @@
 // The GPU's kernels, run by the host on small and awkward shapes; see block_checks.h for what is checked.
 #include "block_checks.h"
 #include "gpu_kernels.h"
+#include "more_gradients.h"
 
 namespace maml_fast {
 namespace {
@@ -71,6 +72,7 @@ int main() {
   for (const ConvBlockShape& s : shapes) {
     CheckAgainstDifferences(s, kernels, 1);
     CheckNulls(s, kernels);
+    CheckMoreGradients(s, kernels, true);
   }
   // In low, narrow and large tiles, with strides, and not in whole vectors.
   std::vector<ConvBlockShape> rounded = {shapes[2], shapes[4], shapes[10], shapes[11]};

@@ -2,6 +2,7 @@
 // pixels they take the ordinary passes.
 #include "block_checks.h"
 #include "gpu_kernels.h"
+#include "more_gradients.h"
 #include "thin_checks.h"
 
 int main() {
@@ -18,6 +19,8 @@ int main() {
     CheckAgainstDifferences(s, kernels, 1);
     CheckNulls(s, kernels);
     CheckThinAgainstDifferences(s, kernels, 1);
+    CheckMoreGradients(s, kernels, false);
+    CheckMoreGradients(s, kernels, true);
   }
   return 0;
 }
