@@ -94,7 +94,8 @@ def test_inner_loops_keep_their_mix(source: Path, objects: dict[Path, tuple[Path
         met += 1
         kinds = Counter(inner_loop(code, budget["does"]))
         multiplied, reads = kinds[budget["does"]], kinds["LDS"] + kinds["LDSM"]
-        assert not kinds["LDL"] + kinds["STL"], f"{name} keeps numbers in local memory"
+        local = kinds["LDL"] + kinds["STL"]
+        assert local <= budget.get("local", 0) * multiplied, f"{name} keeps numbers in local memory"
         assert kinds.total() <= budget["instructions"] * multiplied, f"{name}: {kinds}"
         assert reads <= budget["reads"] * multiplied, f"{name}: {kinds}"
     assert met, f"no kernel of {source.name} has a budget"

@@ -78,8 +78,8 @@ BUGS = {
     ),
     "the taps of another class": (
         "convolution/gradient_operands.cuh",
-        "taps_across == grid.most_taps ?",
-        "taps_across == grid.most_taps || PLANTED ?",
+        "has_most = across == grid.most_taps;",
+        "has_most = across == grid.most_taps || PLANTED;",
     ),
     "a class's pixels stored past the image's end": (
         "convolution/data_gradient_product.cu",

@@ -54,6 +54,7 @@ struct ClassGrid {
 struct PixelClass {
   int row, col, tap_row, tap_col, from_row, from_col;
   int taps_down, taps_across;
+  Divide by_taps_across;
 
   MF_DEVICE static PixelClass Of(const ClassGrid& grid, int number) {
     const int row = grid.by_classes_across.Quotient(number), col = number - row * grid.classes_across;
@@ -62,16 +63,19 @@ struct PixelClass {
     const int tap_row = row + grid.padding - from_row * grid.stride;
     const int tap_col = col + grid.padding - from_col * grid.stride;
     const auto taps = [&](int first) { return grid.by_stride.Quotient(grid.kernel - 1 - first + grid.stride); };
-    return {row, col, tap_row, tap_col, from_row, from_col, taps(tap_row), taps(tap_col)};
+    const int across = taps(tap_col);
+    const Divide &most = grid.by_most_taps, &fewer = grid.by_fewer_taps;
+    const bool has_most = across == grid.most_taps;
+    const Divide by{across, has_most ? most.factor : fewer.factor, has_most ? most.shift : fewer.shift};
+    return {row, col, tap_row, tap_col, from_row, from_col, taps(tap_row), across, by};
   }
 
   // A tap of the class by its row and column there.
   struct Tap {
     int row, col;
   };
-  MF_DEVICE Tap TapOf(const ClassGrid& grid, int tap) const {
-    const Divide& by = taps_across == grid.most_taps ? grid.by_most_taps : grid.by_fewer_taps;
-    const int down = by.Quotient(tap);
+  MF_DEVICE Tap TapOf(int tap) const {
+    const int down = by_taps_across.Quotient(tap);
     return {down, tap - down * taps_across};
   }
 };
@@ -97,7 +101,7 @@ struct ClassPatches {
   }
   MF_DEVICE PatchPart RunAt(int run) const {
     const int number = grid.by_channels.Quotient(run);
-    const auto tap = of.TapOf(grid, number);
+    const auto tap = of.TapOf(number);
     const auto channel = static_cast<uint32_t>(run - number * grid.channels);
     return {tap.row < of.taps_down ? -tap.row : kOutside, -tap.col, channel + Place(-tap.row, -tap.col)};
   }
@@ -126,7 +130,7 @@ struct ClassFilters {
   MF_DEVICE int LineAt(int line) const { return line < in_channels ? line * grid.channels : kOutside; }
   MF_DEVICE int RunAt(int run) const {
     const int number = grid.by_channels.Quotient(run);
-    const auto tap = of.TapOf(grid, number);
+    const auto tap = of.TapOf(number);
     if (tap.row >= of.taps_down) return kOutside;
     const int row = of.tap_row + tap.row * grid.stride, col = of.tap_col + tap.col * grid.stride;
     return (row * grid.kernel + col) * in_channels * grid.channels + (run - number * grid.channels);
