@@ -64,7 +64,8 @@ class _Watch:
             ) -> None:
                 if SYNCHRONIZING not in str(message):
                     show(message, category, filename, lineno, file, line)
-                for thread, places in self._watching if SYNCHRONIZING in str(message) else ():
+                    return
+                for thread, places in self._watching:
                     if thread == threading.get_ident():
                         places.append(f"{filename}:{lineno}")
 

@@ -48,9 +48,8 @@ struct ClassGrid {
   MF_HD int Classes() const { return classes_down * classes_across; }
 };
 
-// One class: pixel i has its row at `row` + i stride, tap j at `tap_row` + j stride, and they meet at row `from_row` +
-// i
-// - j of grad_y. The same for columns.
+// One class: pixel i has its row at `row` + i * stride and tap j at `tap_row` + j * stride. They meet at row
+// `from_row` + i - j of grad_y. The same for columns.
 struct PixelClass {
   int row, col, tap_row, tap_col, from_row, from_col;
   int taps_down, taps_across;
