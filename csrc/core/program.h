@@ -29,6 +29,8 @@ enum class OperationKind : int64_t {
   kEmbedding,
   kPick,
   kDraw,
+  kProduct,
+  kLstm,
   kCount,
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/product_shape.h"
 #include "core/program.h"
 
 namespace maml_fast {
@@ -76,6 +77,15 @@ inline ExpectedSizes SizesOfNorm(const Operation& op) {
   return sizes;
 }
 
+inline ExpectedSizes SizesOfProduct(const Operation& op) {
+  const std::vector<int64_t>& n = op.numbers;
+  if (n.size() != ProductShape::kNumbers || *std::min_element(n.begin(), n.end()) < 0) return {};
+  const ProductShape s = ProductShape::Of(op);
+  const bool complete = s.Fits() && s.IsAll(s.y, s.rows, s.columns) && op.factors.size() == 1;
+  const bool takes_bias = s.IsDense(s.y, s.rows, s.columns);
+  return {{s.x.size, s.w.size, takes_bias ? s.columns : -1}, s.y.size, complete, 2};
+}
+
 inline ExpectedSizes ExpectedSizesOf(const Operation& op) {
   const std::vector<int64_t>& n = op.numbers;
   const size_t factors = op.factors.size();
@@ -117,6 +127,11 @@ inline ExpectedSizes ExpectedSizesOf(const Operation& op) {
     case OperationKind::kDraw:
       if (!has(2)) return {};
       return {{-1, -1, -1}, n[0], factors == 1, 0};
+    case OperationKind::kProduct:
+      return SizesOfProduct(op);
+    case OperationKind::kLstm:
+      if (!has(4)) return {};
+      return {{4 * n[0] * n[1] * n[2], 4 * n[2] * n[2], 2 * n[1] * n[2]}, (n[0] + 1) * n[1] * n[2], n[0] > 0, 3};
     case OperationKind::kCount:
       break;
   }

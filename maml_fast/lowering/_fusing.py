@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation, Pool
+from maml_fast.lowering._product import Product, read_through, write_through
 
 __all__ = ["fuse"]
 
@@ -30,7 +31,78 @@ def fuse(operations: Sequence[Operation], sizes: list[int], kept: Collection[int
     """
     uses = Counter(buffer for operation in operations for buffer in operation.operands if buffer != ABSENT)
     uses.update(kept)
-    return _fuse_norms(_skip_canceled_biases(_pool_first(operations, sizes, uses), uses), uses)
+    products = _fuse_products(_pool_first(operations, sizes, uses), uses)
+    return _fuse_norms(_skip_canceled_biases(products, uses), uses)
+
+
+def _fuse_products(operations: Sequence[Operation], uses: Counter[int]) -> list[Operation]:
+    """Let products read and write through copies, and multiply by the factors before and after them."""
+    fused = list(operations)
+    writers = {operation.result: place for place, operation in enumerate(fused)}
+    for place, operation in enumerate(fused):
+        if operation.kind is Kind.PRODUCT:
+            fused[place] = _with_operands(operation, fused, writers, uses)
+    for place, reader in enumerate(fused):
+        source = reader.operands[0] if reader.operands else ABSENT
+        before = writers.get(source, -1)
+        if before < 0 or fused[before].kind is not Kind.PRODUCT or uses[source] != 1 or not uses[reader.result]:
+            continue
+        if (merged := _with_reader(fused[before], reader)) is not None:
+            fused[before] = merged
+            writers[merged.result] = before
+            uses[source] = 0
+            fused[place] = reader._replace(result=ABSENT)
+    return [
+        operation for operation in fused if uses[operation.result] or operation.kind not in (Kind.COPY, Kind.POINTWISE)
+    ]
+
+
+def _with_operands(
+    product: Operation, operations: Sequence[Operation], writers: dict[int, int], uses: Counter[int]
+) -> Operation:
+    """The product with operands that are the sources of copies or factors, where it can read them."""
+    operands, shape, (factor,) = list(product.operands), Product.of(product), product.factors
+    for i, name in enumerate(("x", "w")):
+        while (place := writers.get(operands[i], -1)) >= 0:
+            before = operations[place]
+            read: Product | None = None
+            if before.kind is Kind.COPY:
+                read = read_through(shape, name, before)
+            elif (scale := _scale(before)) is not None:
+                read, factor = shape, factor * scale
+            if read is None:
+                break
+            shape = read
+            uses[operands[i]] -= 1
+            operands[i] = before.operands[0]
+            uses[operands[i]] += 1
+            _forget(before, uses)
+    return product._replace(operands=tuple(operands), numbers=shape.numbers(), factors=(factor,))
+
+
+def _forget(operation: Operation, uses: Counter[int]) -> None:
+    """Count no longer what an operation reads whose result nothing reads."""
+    if uses[operation.result] == 0:
+        uses.subtract(operation.operands)
+
+
+def _with_reader(product: Operation, reader: Operation) -> Operation | None:
+    """One product that does what the reader of its result does, too; ``None`` if there is none."""
+    if product.operands[2:] not in ((), (ABSENT,)):
+        return None
+    scale = _scale(reader)
+    if scale is not None:
+        return product._replace(result=reader.result, factors=(product.factors[0] * scale,))
+    written = write_through(Product.of(product), reader) if reader.kind is Kind.COPY else None
+    return None if written is None else product._replace(result=reader.result, numbers=written.numbers())
+
+
+def _scale(operation: Operation) -> float | None:
+    """The factor, if the operation multiplies by a number."""
+    is_scale = (
+        operation.kind is Kind.POINTWISE and operation.numbers[0] == Function.AFFINE and operation.factors[1] == 0
+    )
+    return operation.factors[0] if is_scale else None
 
 
 def _pool_first(operations: Sequence[Operation], sizes: list[int], uses: Counter[int]) -> list[Operation]:
@@ -57,12 +129,14 @@ def _skip_canceled_biases(operations: Sequence[Operation], uses: Counter[int]) -
     places = {operation.result: place for place, operation in enumerate(operations)}
     for norm in operations:
         place = places.get(norm.operands[0], -1) if norm.kind is Kind.NORM else -1
-        if place < 0 or marked[place].kind is not Kind.CONVOLUTION or uses[norm.operands[0]] != 1:
+        if place < 0 or uses[norm.operands[0]] != 1:
             continue
         _, _, channels, groups, *_ = norm.numbers
-        *numbers, _ = marked[place].numbers
-        if groups == channels == numbers[5]:
-            marked[place] = marked[place]._replace(numbers=(*numbers, 1))
+        before = marked[place]
+        if before.kind is Kind.CONVOLUTION and groups == channels == before.numbers[5]:
+            marked[place] = before._replace(numbers=(*before.numbers[:CANCELS], 1))
+        elif before.kind is Kind.PRODUCT and groups == channels == Product.of(before).columns:
+            marked[place] = before._replace(numbers=Product.of(before)._replace(cancels=1).numbers())
     return marked
 
 

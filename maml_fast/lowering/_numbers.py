@@ -28,6 +28,8 @@ class Kind(IntEnum):
     EMBEDDING = auto()
     PICK = auto()
     DRAW = auto()
+    PRODUCT = auto()
+    LSTM = auto()
 
 
 class Function(IntEnum):

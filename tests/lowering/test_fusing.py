@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from maml_fast import MAML, Episodes, use_engine
 from maml_fast.lowering._fusing import fuse
 from maml_fast.lowering._numbers import ABSENT, Function, Kind, Operation, Pool
+from maml_fast.lowering._product import Product
 
 CONVOLUTION = Operation(Kind.CONVOLUTION, (2, 3, 9), 4, (1, 2, 3, 5, 6, 11, 3, 1, 1, 0), ())
 NORM = Operation(Kind.NORM, (4, 0, 1), 5, (1, 60, 11, 11, ABSENT, 0), (1e-5,))
@@ -103,6 +104,81 @@ def test_a_norm_takes_an_average_pool_of_whole_windows() -> None:
 )
 def test_a_norm_takes_nothing(operations: list[Operation], kept: set[int]) -> None:
     assert fused(operations, kept) == operations
+
+
+# Attention of two heads of 3 over two sequences of 4: queries, keys and values are parts of a buffer [2, 4, 18].
+PARTS, QUERY, KEY, SCORES, SCALED, WEIGHTS, VALUE, HEADS, JOINED = range(9)
+OF_QUERY = Operation(Kind.COPY, (PARTS,), QUERY, (144, 0, 0, 48, 0, 0, 2, 72, 24, 2, 3, 12, 4, 18, 3, 3, 1, 1), ())
+OF_KEY = OF_QUERY._replace(result=KEY, numbers=(144, 0, 0, 48, 6, 0, 2, 72, 24, 2, 3, 12, 3, 1, 4, 4, 18, 1))
+OF_SCORES = Operation(Kind.PRODUCT, (QUERY, KEY), SCORES, Product.dense(4, 4, 3, 4).numbers(), (1.0,))
+OF_SCALED = Operation(Kind.POINTWISE, (SCORES,), SCALED, (Function.AFFINE, 64), (0.5, 0.0))
+OF_WEIGHTS = Operation(Kind.SOFTMAX, (SCALED,), WEIGHTS, (16, 4, 0), ())
+OF_VALUE = OF_QUERY._replace(result=VALUE, numbers=(144, 0, 0, 48, 12, 0, 2, 72, 24, 2, 3, 12, 4, 18, 3, 3, 1, 1))
+OF_HEADS = Operation(Kind.PRODUCT, (WEIGHTS, VALUE), HEADS, Product.dense(4, 4, 4, 3).numbers(), (1.0,))
+OF_JOINED = Operation(Kind.COPY, (HEADS,), JOINED, (48, 1, 0, 48, 0, 0, 2, 24, 24, 4, 3, 6, 2, 12, 3, 3, 1, 1), ())
+ATTENTION = [OF_QUERY, OF_KEY, OF_SCORES, OF_SCALED, OF_WEIGHTS, OF_VALUE, OF_HEADS, OF_JOINED]
+READ_SCORES = (2, 2, 4, 3, 4, 0, *(144, 0, 72, 3, 18, 1), *(144, 6, 72, 3, 1, 18), *(64, 0, 32, 16, 4, 1))
+READ_HEADS = (2, 2, 4, 4, 3, 0, *(64, 0, 32, 16, 4, 1), *(144, 12, 72, 3, 18, 1), *(48, 0, 24, 3, 6, 1))
+
+
+def attended(operations: list[Operation], kept: set[int]) -> list[Operation]:
+    return fuse(operations, [144, 48, 48, 64, 64, 64, 48, 48, 48], kept)
+
+
+def test_products_read_heads_where_they_are() -> None:
+    scores, weights, heads = attended(ATTENTION, {JOINED})
+    assert weights == OF_WEIGHTS
+    assert scores == Operation(Kind.PRODUCT, (PARTS, PARTS), SCALED, READ_SCORES, (0.5,))
+    assert heads == Operation(Kind.PRODUCT, (WEIGHTS, PARTS), JOINED, READ_HEADS, (1.0,))
+
+
+def test_a_factor_before_a_product_is_the_products() -> None:
+    before = OF_SCALED._replace(operands=(PARTS,), result=VALUE, numbers=(Function.AFFINE, 144))
+    operations = [before, OF_QUERY._replace(operands=(VALUE,)), OF_KEY, OF_SCORES]
+    (scores,) = attended(operations, {SCORES})
+    assert scores == Operation(Kind.PRODUCT, (PARTS, PARTS), SCORES, READ_SCORES, (0.5,))
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        OF_KEY._replace(numbers=(*OF_KEY.numbers[:6], 2, 0, 24, *OF_KEY.numbers[9:])),  # expanded
+        OF_KEY._replace(numbers=(72, 0, 1, 48, 0, 1, 47, 1, 1)),  # padded
+        OF_KEY._replace(numbers=(576, 0, 0, 48, 0, 0, 2, 288, 24, 2, 12, 12, 3, 2, 4, 4, 72, 1)),  # neither row dense
+    ],
+    ids=["expanded", "padded", "with gaps"],
+)
+def test_copies_that_a_product_needs(copy: Operation) -> None:
+    operations = [copy, OF_SCORES._replace(operands=(QUERY, KEY))]
+    assert attended(operations, {SCORES}) == operations
+
+
+def test_results_that_are_read_twice_stay() -> None:
+    operations = [OF_HEADS, OF_JOINED]
+    assert attended(operations, {HEADS, JOINED}) == operations
+    with_bias = [OF_HEADS._replace(operands=(WEIGHTS, VALUE, PARTS)), OF_JOINED]
+    assert attended(with_bias, {JOINED}) == with_bias
+
+
+class Heads(nn.Module):
+    """Attention over vectors taken as sequences of 4; ``first``: queries are scaled before the product."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first, self.parts, self.out = first, nn.Linear(6, 18), nn.Linear(24, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.parts(x.view(-1, 4, 6)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (2, 3)).transpose(1, 2) for part in parts)
+        scores = q * 0.5 @ k.transpose(2, 3) if self.first else q @ k.transpose(2, 3) / 2
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(1))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("first", [True, False])
+def test_attention_against_the_loop(first: bool) -> None:
+    torch.manual_seed(0)
+    assert_native_is_right(Heads(first).double(), episodes_of(24))
 
 
 class Net(nn.Module):

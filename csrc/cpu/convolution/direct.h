@@ -72,7 +72,8 @@ void PackDataGradient(const Scalar* weight, const ConvBlockShape& s, const Pixel
     for (int64_t rank_h = 0; rank_h < s.kernel; ++rank_h) {
       for (int64_t rank_w = 0; rank_w < s.kernel; ++rank_w, to += s.out_channels * pitch) {
         const int64_t tap = plan.tap_of_rank[rank_h] * s.kernel + plan.tap_of_rank[rank_w];
-        TransposeMatrix(weight + (tap * s.in_channels + channel) * s.out_channels, channels, s.out_channels, to, pitch);
+        const Scalar* from = weight + (tap * s.in_channels + channel) * s.out_channels;
+        TransposeMatrix(from, s.out_channels, channels, s.out_channels, to, pitch);
       }
     }
   });

@@ -37,16 +37,17 @@ MF_INLINE void Transpose(const Vec<Scalar>* rows, Vec<Scalar>* columns) {
   for (int64_t i = 0; i < kLane; ++i) columns[i] = now[i];
 }
 
-// to[col][row] = from[row][col]; each row of `to` is filled up with zeros to `pitch`.
+// to[col][row] = from[row][col], with rows of `from` that are from_pitch apart; each row of `to` is filled up with
+// zeros to `pitch`.
 template <typename Scalar>
-void TransposeMatrix(const Scalar* from, int64_t rows, int64_t cols, Scalar* to, int64_t pitch) {
+void TransposeMatrix(const Scalar* from, int64_t from_pitch, int64_t rows, int64_t cols, Scalar* to, int64_t pitch) {
   constexpr int64_t kLane = kLanes<Scalar>;
   const int64_t square_rows = rows / kLane * kLane, square_cols = cols / kLane * kLane;
   for (int64_t row = 0; row < square_rows; row += kLane) {
     for (int64_t col = 0; col < square_cols; col += kLane) {
       Vec<Scalar> square[kLane];
 #pragma GCC unroll 16
-      for (int64_t i = 0; i < kLane; ++i) square[i] = Load(from + (row + i) * cols + col);
+      for (int64_t i = 0; i < kLane; ++i) square[i] = Load(from + (row + i) * from_pitch + col);
       Transpose<Scalar>(square, square);
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kLane; ++i) Store(to + (col + i) * pitch + row, square[i]);
@@ -54,7 +55,7 @@ void TransposeMatrix(const Scalar* from, int64_t rows, int64_t cols, Scalar* to,
   }
   for (int64_t col = 0; col < cols; ++col) {
     const int64_t done = col < square_cols ? square_rows : 0;
-    for (int64_t row = done; row < rows; ++row) to[col * pitch + row] = from[row * cols + col];
+    for (int64_t row = done; row < rows; ++row) to[col * pitch + row] = from[row * from_pitch + col];
     for (int64_t row = rows; row < pitch; ++row) to[col * pitch + row] = Scalar{0};
   }
 }

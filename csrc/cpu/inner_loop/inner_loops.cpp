@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/product_shape.h"
 #include "cpu/arena.h"
 #include "cpu/for.h"
 #include "cpu/inner_loop/general_loop.h"
@@ -123,8 +124,11 @@ int64_t MultiplyAdds(const Program& program) {
   constexpr int64_t kOfScalar = 32;
   int64_t sum = 0;
   for (const Operation& op : program.operations) {
-    const bool is_convolution = op.kind == OperationKind::kConvolution;
-    const int64_t *n = op.numbers.data(), of_scalar = is_convolution ? n[2] * n[6] * n[6] : kOfScalar;
+    const int64_t* n = op.numbers.data();
+    int64_t of_scalar = kOfScalar;
+    if (op.kind == OperationKind::kConvolution) of_scalar = n[2] * n[6] * n[6];
+    if (op.kind == OperationKind::kProduct) of_scalar = ProductShape::Of(op).depth;
+    if (op.kind == OperationKind::kLstm) of_scalar = 4 * (n[2] + kOfScalar);
     sum += program.sizes[op.result] * of_scalar;
   }
   return sum;

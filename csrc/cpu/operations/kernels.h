@@ -9,11 +9,13 @@
 #include "cpu/operations/depthwise.h"
 #include "cpu/operations/draw.h"
 #include "cpu/operations/embedding.h"
+#include "cpu/operations/lstm.h"
 #include "cpu/operations/max_pool.h"
 #include "cpu/operations/multiply.h"
 #include "cpu/operations/norm.h"
 #include "cpu/operations/pick.h"
 #include "cpu/operations/pointwise.h"
+#include "cpu/operations/product.h"
 #include "cpu/operations/softmax.h"
 #include "cpu/operations/sum.h"
 
@@ -28,6 +30,7 @@ constexpr OperationKernels<Scalar> PassesOf(Traits (*traits)(const Operation&)) 
 inline Traits OfLinear(const Operation&) { return {}; }
 inline Traits OfProduct(const Operation&) { return {true, false, true, true, false}; }
 inline Traits OfSoftmax(const Operation&) { return {false, true, true, false, true}; }
+inline Traits OfLstm(const Operation&) { return {true, true, false, true, true}; }
 inline Traits OfIndexed(const Operation&) { return {true, false, false, false, false}; }
 
 template <typename Scalar>
@@ -71,6 +74,10 @@ constexpr OperationTable<Scalar> MakeOperations() {
   enter(OperationKind::kEmbedding, PassesOf<Scalar, EmbeddingPasses<Scalar>>(OfIndexed));
   enter(OperationKind::kPick, PassesOf<Scalar, PickPasses<Scalar>>(OfIndexed));
   enter(OperationKind::kDraw, PassesOf<Scalar, DrawPasses<Scalar>>(OfLinear));
+  enter(OperationKind::kProduct, PassesOf<Scalar, ProductPasses<Scalar>>(OfProduct));
+  auto lstm = PassesOf<Scalar, LstmPasses<Scalar>>(OfLstm);
+  lstm.kept_size = LstmPasses<Scalar>::KeptSize;
+  enter(OperationKind::kLstm, lstm);
   return table;
 }
 

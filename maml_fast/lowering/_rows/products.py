@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from maml_fast.lowering._numbers import Kind
+from maml_fast.lowering._product import Product
 from maml_fast.lowering._rows.arithmetic import add
 from maml_fast.lowering._rows.table import Arguments, row
 from maml_fast.lowering._views import NotNativeError, View
@@ -40,13 +41,14 @@ def _baddbmm(w: Writer, call: Call, a: Arguments) -> View:
 
 
 def linear(w: Writer, x: View, weight: View, bias: View | None = None) -> View:
-    """``x @ weight + bias`` for x [..., N, I] and weight [..., I, O], as a convolution of one-pixel images."""
+    """``x @ weight + bias`` for x [..., N, I] and weight [..., I, O]."""
     x, weight = w.contiguous(x), w.contiguous(weight)
     *repeated, rows, n_in = x.shape
     n_out = weight.shape[-1]
-    numbers = [repeated[0] if repeated else 1, rows, n_in, 1, 1, n_out, 1, 1, 0, 0]
+    matrices = repeated[0] if repeated else 1
     result = w.new((*repeated, rows, n_out))
-    return w.write(Kind.CONVOLUTION, [x, weight, None if bias is None else w.contiguous(bias)], result, numbers)
+    numbers = Product.dense(matrices, rows, n_in, n_out).numbers()
+    return w.write(Kind.PRODUCT, [x, weight, None if bias is None else w.contiguous(bias)], result, numbers, [1.0])
 
 
 @row(aten.embedding)

@@ -244,6 +244,15 @@ std::vector<Case> Functions() {
   };
 }
 
+// Products of whole buffers, with a bias if there are three operands.
+Operation Product(int64_t operands, int64_t matrices, int64_t rows, int64_t depth, int64_t columns) {
+  const int64_t x = rows * depth, w = depth * columns, y = rows * columns;
+  return Of(OperationKind::kProduct, operands,
+            {1,       matrices, rows,         depth, columns, 0, matrices * x, 0, 0, x, depth, 1, matrices * w, 0, 0, w,
+             columns, 1,        matrices * y, 0,     0,       y, columns,      1},
+            {1.0});
+}
+
 // Images of 5 x 6 pixels and 11 channels, two of them.
 std::vector<Case> Operations() {
   using Kind = OperationKind;
@@ -265,13 +274,27 @@ std::vector<Case> Operations() {
       {"strided convolution", Of(Kind::kConvolution, 3, {1, 2, 3, 7, 6, 16, 3, 2, 1, 0})},
       {"winograd's convolution", Of(Kind::kConvolution, 2, {1, 2, 16, 12, 12, 16, 3, 1, 1, 0})},
       {"winograd's convolution of many images", Of(Kind::kConvolution, 2, {1, 9, 21, 10, 12, 35, 3, 1, 1, 0})},
-      {"linear", Of(Kind::kConvolution, 3, {1, 7, 13, 1, 1, 5, 1, 1, 0, 0})},
-      {"wide linear", Of(Kind::kConvolution, 3, {1, 300, 29, 1, 1, 70, 1, 1, 0, 0})},
-      {"wide linear of few rows", Of(Kind::kConvolution, 3, {1, 9, 29, 1, 1, 80, 1, 1, 0, 0})},
+      {"linear", Product(3, 1, 7, 13, 5)},
+      {"wide linear", Product(3, 1, 300, 29, 70)},
+      {"wide linear of few rows", Product(3, 1, 9, 29, 80)},
+      {"deep linear", Product(3, 1, 26, 300, 19)},
+      {"linear to many", Product(2, 1, 13, 6, 270)},
+      {"products of matrices", Product(2, 3, 4, 6, 5)},
+      // q k^T and weights times v of two heads of 3, over sequences of 4, in two buffers [2, 4, 3 * 6]
+      {"scores", Of(Kind::kProduct, 2,
+                    {2, 2, 4, 3, 4, 0, 144, 0, 72, 3, 18, 1, 144, 6, 72, 3, 1, 18, 64, 0, 32, 16, 4, 1}, {0.5})},
+      {"heads", Of(Kind::kProduct, 2,
+                   {2, 2, 4, 4, 3, 0, 64, 0, 32, 16, 4, 1, 144, 12, 72, 3, 18, 1, 48, 0, 24, 3, 6, 1}, {1.0})},
+      {"transposed product",
+       Of(Kind::kProduct, 2, {1, 1, 40, 21, 33, 0, 840, 0, 0, 0, 1, 40, 693, 0, 0, 0, 1, 21, 1320, 0, 0, 0, 1, 40},
+          {-2.0})},
       {"wide strided convolution", Of(Kind::kConvolution, 3, {1, 5, 14, 9, 9, 70, 3, 2, 1, 0})},
       {"wide 5x5 convolution", Of(Kind::kConvolution, 2, {1, 2, 12, 17, 16, 65, 5, 1, 2, 0})},
-      {"to one output", Of(Kind::kConvolution, 3, {1, 7, 40, 1, 1, 1, 1, 1, 0, 0})},
-      {"products of matrices", Of(Kind::kConvolution, 2, {3, 4, 6, 1, 1, 5, 1, 1, 0, 0})},
+      {"to one output", Product(3, 1, 7, 40, 1)},
+      {"lstm", Of(Kind::kLstm, 3, {3, 4, 5, 0})},
+      {"lstm from the last step", Of(Kind::kLstm, 3, {4, 2, 9, 1})},
+      {"lstm of one step", Of(Kind::kLstm, 3, {1, 3, 8, 0})},
+      {"convolution of one pixel", Of(Kind::kConvolution, 3, {1, 7, 13, 1, 1, 5, 1, 1, 0, 0})},
       {"depthwise", Of(Kind::kDepthwise, 3, {2, 11, 5, 6, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1})},
       {"batch norm", Of(Kind::kNorm, 3, {1, 60, 11, 11, -1, 0}, {1e-3})},
       {"batch norm of many", Of(Kind::kNorm, 3, {1, 300, 5, 5, -1, 0}, {1e-3})},
