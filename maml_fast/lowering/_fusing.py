@@ -37,8 +37,9 @@ def fuse(operations: Sequence[Operation], sizes: list[int], kept: Collection[int
 
 def _fuse_products(operations: Sequence[Operation], uses: Counter[int]) -> list[Operation]:
     """Let products read and write through copies, and multiply by the factors before and after them."""
-    fused = list(operations)
+    fused, were_read = list(operations), Counter(uses)
     writers = {operation.result: place for place, operation in enumerate(fused)}
+    merged_places = set()
     for place, operation in enumerate(fused):
         if operation.kind is Kind.PRODUCT:
             fused[place] = _with_operands(operation, fused, writers, uses)
@@ -51,9 +52,11 @@ def _fuse_products(operations: Sequence[Operation], uses: Counter[int]) -> list[
             fused[before] = merged
             writers[merged.result] = before
             uses[source] = 0
-            fused[place] = reader._replace(result=ABSENT)
+            merged_places.add(place)
     return [
-        operation for operation in fused if uses[operation.result] or operation.kind not in (Kind.COPY, Kind.POINTWISE)
+        operation
+        for place, operation in enumerate(fused)
+        if place not in merged_places and (uses[operation.result] or not were_read[operation.result])
     ]
 
 
