@@ -1,5 +1,4 @@
-// Products with a matrix at every pixel of channels-last images: convolutions and, on images of one pixel, linear
-// layers and matrix products.
+// Convolutions of channels-last images: products with a matrix at every pixel.
 //
 //   y = conv(x, weight) + bias
 //

@@ -1,5 +1,5 @@
-// Products of matrices: linear layers and matrix products, of which there may be several, in matrices that are parts of
-// their buffers (see core/product_shape.h).
+// Linear layers and matrix products, one or several at once. The matrices may be parts of their buffers and transposed
+// (see core/product_shape.h).
 //
 //   y = factor * x w + bias
 //
@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "core/product_shape.h"
 #include "cpu/operations/column_sums.h"

@@ -21,8 +21,7 @@ struct SoftmaxPasses {
     ForRows(f, [&](int64_t row, int64_t n) {
       const Scalar* x = f[0].value + row;
       Scalar* y = f.result.value + row;
-      Scalar most = x[0];
-      for (int64_t i = 1; i < n; ++i) most = x[i] > most || std::isnan(x[i]) ? x[i] : most;
+      const Scalar most = RowMax(x, n);
       ForChannels<Scalar>(
           n, [&](int64_t i, int64_t lanes) { Store(y + i, Exp<Scalar>(Load(x + i, lanes) - most), lanes); });
       const Scalar total = RowSum<Scalar>(n, [&](int64_t i, int64_t lanes) { return Load(y + i, lanes); });

@@ -27,8 +27,6 @@ struct Matrix {
 
 struct ProductSize {
   int64_t rows, depth, columns;
-
-  ProductSize Transposed() const { return {columns, depth, rows}; }
 };
 
 // Products of one size: dest = start + factor * a b.
@@ -53,7 +51,8 @@ class MatrixProduct {
     });
   }
 
-  // For several products with the same b, which Pack copies once: Scalars of the copy.
+  // Several products with the same b can share a copy of it: Pack writes PackedSize() scalars, and RunPacked reads
+  // them.
   int64_t PackedSize() const { return size_.depth * RoundUpToLanes<Scalar>(size_.columns); }
   void Pack(const Matrix<const Scalar>& b, Scalar* packed) const {
     ForBlocks([&](int64_t column, int64_t columns, int64_t k, int64_t depth) {
@@ -151,7 +150,8 @@ class MatrixProduct {
     }
   }
 
-  // Copies the rows [tile][depth][rows of a tile], if steps along the depth are far apart and read more than once.
+  // Whether to copy rows of a to [tile][depth][rows of a tile]: scalars along the depth are far apart, and every panel
+  // reads them.
   bool PacksRows(const Matrix<const Scalar>& a, int64_t columns) const {
     return a.column_step != 1 && columns > kPanel;
   }
