@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maml_fast.lowering._numbers import Operation
 
@@ -55,7 +55,7 @@ class Product(NamedTuple):
 
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the operation."""
-        return *self[:6], *self.x, *self.w, *self.y  # type: ignore[return-value]
+        return *self[:6], *self.x, *self.w, *self.y
 
     def sizes_of(self, name: str) -> tuple[int, int]:
         """The rows and columns of ``x``, ``w`` or ``y``."""
@@ -75,8 +75,9 @@ class _Copy(NamedTuple):
 
     @classmethod
     def of(cls, operation: Operation) -> _Copy:
-        n = operation.numbers
-        return cls(*n[:6], tuple(zip(n[6::3], n[7::3], n[8::3], strict=True)))
+        source_size, is_all, clears, dest_size, source_offset, dest_offset, *n = operation.numbers
+        dims = tuple(zip(n[::3], n[1::3], n[2::3], strict=True))
+        return cls(source_size, is_all, clears, dest_size, source_offset, dest_offset, dims)
 
 
 def read_through(product: Product, name: str, copy: Operation) -> Product | None:
@@ -132,10 +133,10 @@ def _moved(product: Product, name: str, dims: Sequence[tuple[int, int, int]], si
     if places.offset or not is_dense or (len(matrices) > 1 and product.outer > 1):
         return None
     if len(matrices) == 1:
-        moved = Places(size, offset, outer[0][1], matrices[0][1], row, column)
-        return product._replace(**{name: moved})
+        moved: dict[str, Any] = {name: Places(size, offset, outer[0][1], matrices[0][1], row, column)}
+        return product._replace(**moved)
     (n_outer, outer_step), (n_inner, inner_step) = matrices
-    split = {
+    split: dict[str, Any] = {
         other: getattr(product, other)._replace(outer=n_inner * getattr(product, other).inner)
         for other in ("x", "w", "y")
     }
