@@ -124,7 +124,7 @@ class Convolution {
 
   // Copies in panels do not pay off for a few pixels.
   bool TakesWeightsAsTheyAre() const {
-    constexpr int64_t kFewPixels = 64;
+    constexpr int64_t kFewPixels = 128;
     const bool is_one_panel = shape_.out_channels <= WeightPanels<Scalar>::kPanel;
     return IsDirect() && !transposed_ && shape_.out_channels % kLanes<Scalar> == 0 &&
            (is_one_panel || shape_.batch * shape_.ConvPixels() < kFewPixels);

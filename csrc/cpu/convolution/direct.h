@@ -185,9 +185,12 @@ class PackedPixels {
   static constexpr int64_t kMost = 256, kPanel = kTileVecs * kLanes<Scalar>;  // so that a panel fits into the cache
 
  public:
-  // Whether the copies pay off.
-  static bool Pay(int64_t in_channels, int64_t out_channels) {
-    return in_channels >= 2 * kTileRows && out_channels > kPanel;
+  // Whether the copies pay off: not for what the first-level cache almost holds.
+  static bool Pay(const PixelRect& rect, int64_t in_channels, int64_t out_channels) {
+    constexpr int64_t kBytes = 64 * 1024;
+    const int64_t scalars = rect.images * rect.rows * rect.cols * (in_channels + out_channels);
+    return in_channels >= 2 * kTileRows && out_channels > kPanel &&
+           scalars * static_cast<int64_t>(sizeof(Scalar)) > kBytes;
   }
 
   PackedPixels(int64_t in_channels, ArenaScope& arena)
@@ -277,7 +280,7 @@ void WeightGradientTap(const ConvBlockShape& s, const WeightSource<Scalar>& x, c
   const Scalar* g = grad + (high.first * s.conv_width + wide.first) * s.out_channels;
   const int64_t pitch = RoundUpToLanes<Scalar>(s.out_channels);
   Scalar* tile = packed + (tap_h * s.kernel + tap_w) * x.channels * pitch;
-  if (!x.TapsShareTiles() && PackedPixels<Scalar>::Pay(x.channels, s.out_channels)) {
+  if (!x.TapsShareTiles() && PackedPixels<Scalar>::Pay(rect, x.channels, s.out_channels)) {
     ArenaScope arena;
     PackedPixels<Scalar> pixels(x.channels, arena);
     return pixels.AddProducts(rect, source, g, s.out_channels, out_begin, out_end, tile, pitch);
