@@ -48,7 +48,7 @@ void CheckRounded(const ConvBlockShape& s) {
     host_gpu::ties_to_even = to_even;
     check(OnGpu<cuda::Arithmetic::kTf32>(), 4e-4);
   }
-  if (!kOnlyAddresses) check(OnGpu<cuda::Arithmetic::kFp16>(), 4e-4);  // has the addresses of the next one
+  check(OnGpu<cuda::Arithmetic::kFp16>(), 4e-4);
   check(OnGpu<cuda::Arithmetic::kBf16>(), 3.2e-3);
 }
 
