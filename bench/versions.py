@@ -39,7 +39,7 @@ class Version:
         self._process.communicate()
 
     def ask(self, question: str) -> list[float]:
-        """Return the errors of loss and meta-gradient ("parity"), or an iteration's seconds, wall and CPU ("iterate")."""
+        """Return errors of loss and meta-gradient ("parity"), or seconds of an iteration, wall and CPU ("iterate")."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(question, file=self._process.stdin, flush=True)

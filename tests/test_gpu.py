@@ -70,8 +70,9 @@ def test_gradcheck_and_gradgradcheck(case: Case, device: torch.device) -> None:
         return block_on(device)(*(None if a is None else next(given) for a in arguments), **case.options)
 
     inputs = [a for a in arguments if a is not None]
-    assert torch.autograd.gradcheck(block, inputs)
-    assert torch.autograd.gradgradcheck(block, inputs)
+    along = device.type == "cpu"  # the played GPU is slow: along random directions, not for each number by itself
+    assert torch.autograd.gradcheck(block, inputs, fast_mode=along)
+    assert torch.autograd.gradgradcheck(block, inputs, fast_mode=along)
 
 
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["forward", "backward", "double_backward"])

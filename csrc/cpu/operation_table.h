@@ -25,8 +25,9 @@ struct OperationKernels {
   int64_t (*kept_size)(const Operation&);                   // in scalars per task; null: 0
   Traits (*traits)(const Operation&);
   FollowerPasses<Scalar> as_follower;
-  // Whether Forward and Backward can lead an operation that takes this many rows together; null: they cannot.
-  bool (*leads)(const Operation&, int64_t rows_together);
+  // Whether Forward and Backward can lead operations for which this many scalars belong together, and it pays off;
+  // null: they cannot.
+  bool (*leads)(const Operation&, int64_t together);
 };
 
 template <typename Scalar>

@@ -27,11 +27,10 @@ def site(tmp_path_factory) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_page_fits_a_phone_and_the_browser_complains_of_nothing(site, page):
-    shown = browser.open_page(site, page, 390)
-    assert shown.complaints == []
-    assert shown.page_width <= 390
+def test_pages_fit_a_phone_and_the_browser_complains_of_nothing(site):
+    for page, shown in browser.open_pages(site, PAGES, 390).items():
+        assert shown.complaints == []
+        assert shown.page_width <= 390, page
 
 
 def test_first_page_on_a_screen(site):

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +19,11 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
-# The page is opened in a frame, so that its width is exact: windows have a minimum width.
-FRAME = """<!doctype html><link rel="icon" href="data:,">
+# A page is opened in a frame, so that its width is exact: windows have a minimum width.
+HEAD = '<!doctype html><link rel="icon" href="data:,">'
+FRAME = """
 <iframe src="/{page}" style="width: {width}px; height: 3000px; border: 0"
-        onload="document.title = 'width ' + this.contentDocument.documentElement.scrollWidth"></iframe>"""
+        onload="this.id = 'width ' + this.contentDocument.documentElement.scrollWidth"></iframe>"""
 
 
 class Shown(NamedTuple):
@@ -36,8 +37,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self.path.startswith("/frame?"):
             return super().do_GET()
-        width, page = self.path.removeprefix("/frame?").split("&")
-        content = FRAME.format(page=page, width=width).encode()
+        width, *pages = self.path.removeprefix("/frame?").split("&")
+        content = (HEAD + "".join(FRAME.format(page=page, width=width) for page in pages)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
@@ -59,15 +60,20 @@ def served(folder: Path) -> Iterator[str]:
 
 def open_page(address: str, page: str, width: int) -> Shown:
     """Open a page of a served folder in a frame of a width in pixels."""
+    return open_pages(address, [page], width)[page]
+
+
+def open_pages(address: str, pages: Sequence[str], width: int) -> dict[str, Shown]:
+    """Open several pages in one browser, whose start takes longest; each page gets the complaints about all of them."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory() as profile:
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
             "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom",
         ]  # fmt: skip
-        command = [CHROMIUM, *options, f"{address}/frame?{width}&{page}"]
+        command = [CHROMIUM, *options, f"{address}/frame?{'&'.join([str(width), *pages])}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r"<title>width (\d+)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
+    widths = re.findall(r'<iframe [^>]*id="width (\d+)"', done.stdout)
+    assert len(widths) == len(pages), done.stderr[-2000:]
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Shown(complaints, int(found[1]))
+    return {page: Shown(complaints, int(found)) for page, found in zip(pages, widths, strict=True)}

@@ -19,6 +19,9 @@ from maml_fast.maml import Learner
 CALLS = WARM_UP + 3
 TASKS = 4
 
+# When a graph is captured, and when it is given up, does not depend on the kernels that it holds.
+on_any_backend = pytest.mark.backendless
+
 
 @pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> torch.device:
@@ -109,6 +112,7 @@ def test_equals_plain_calls(make: Callable[..., MAML], device: torch.device) -> 
         torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-12)
 
 
+@on_any_backend
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks_of_tasks_are_captured_too(chunk: int, graphs_on_host: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maml_fast.inner_loop._engines.native_loop", lambda *_: "as on a GPU")
@@ -158,6 +162,7 @@ def change_modes(maml: MAML) -> None:
 CHANGES = [change_steps, change_order, change_rate, freeze, move, change_modes]
 
 
+@on_any_backend
 @pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for change in CHANGES])
 def test_a_change_is_seen(change: Callable[[MAML], None], device: torch.device) -> None:
     maml = captured(MAML(net(), inner_lr=0.4, inner_steps=1, task_chunk=None, cuda_graph=True), device)
@@ -179,6 +184,7 @@ def assert_same_gradients(one: nn.Module, other: nn.Module) -> None:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-12)
 
 
+@on_any_backend
 def test_another_size_of_meta_batch_begins_anew(device: torch.device) -> None:
     maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
     other = MAML(net(), inner_lr=0.4, task_chunk=None).to(device)
@@ -187,6 +193,7 @@ def test_another_size_of_meta_batch_begins_anew(device: torch.device) -> None:
     torch.testing.assert_close(loss, other(batch(0, tasks=2).to(device)).loss)
 
 
+@on_any_backend
 def test_two_sizes_of_meta_batches_take_turns(device: torch.device) -> None:
     """Each has a graph: neither keeps the other from its replays."""
     maml = MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True).to(device)
@@ -199,6 +206,7 @@ def test_two_sizes_of_meta_batches_take_turns(device: torch.device) -> None:
         assert_same_gradients(maml, other)
 
 
+@on_any_backend
 def test_the_sizes_used_last_are_kept(device: torch.device) -> None:
     maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device, tasks=1)
     for tasks in range(2, MOST_SIZES + 1):
@@ -219,6 +227,7 @@ def test_the_sizes_used_last_are_kept(device: torch.device) -> None:
     assert len(maml._graphed._sizes) == 1
 
 
+@on_any_backend
 @pytest.mark.parametrize("library", ["cuda.matmul", "cudnn.conv"])
 def test_another_precision_begins_anew(library: str, device: torch.device) -> None:
     """Also where one library's is set apart, so that PyTorch's older settings can't be read any more."""
@@ -233,6 +242,7 @@ def test_another_precision_begins_anew(library: str, device: torch.device) -> No
         setting.fp32_precision = before
 
 
+@on_any_backend
 def test_annealing_is_not_frozen(graphs_on_host: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """While every iteration has a loss of its own, none can stand in for another."""
     monkeypatch.setattr(engines, "native_loop", lambda *_: "as on a GPU")
@@ -265,6 +275,7 @@ def test_what_a_call_returned_outlives_the_next(device: torch.device) -> None:
     assert_same_gradients(maml, other)
 
 
+@on_any_backend
 def test_evaluation_leaves_the_graph_alone(device: torch.device) -> None:
     maml = captured(MAML(net(), inner_lr=0.4, task_chunk=None, cuda_graph=True), device)
     with torch.no_grad():

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.native
 BUDGET = json.loads((TESTS / "csrc" / "cuda" / "budget.json").read_text())["launches"]
 
 
-def episodes(tasks: int = 2, shots: int = 15) -> Episodes:
+def episodes(tasks: int = 1, shots: int = 15) -> Episodes:
     generator = torch.Generator().manual_seed(0)
     x_spt, x_qry = (torch.rand(tasks, 5 * each, 1, 28, 28, generator=generator) for each in (1, shots))
     return Episodes(x_spt, torch.arange(5).repeat(tasks, 1), x_qry, torch.arange(5).repeat(tasks, shots))

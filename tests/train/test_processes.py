@@ -58,6 +58,7 @@ def test_without_an_order_all_is_one_process_s_but_for_rounding(ranks, tmp_path,
     assert "but for rounding" in RunFolder(tmp_path / "run").read_config()["facts"]["gradients"]
 
 
+@pytest.mark.backendless  # how processes share tasks and add gradients does not depend on who computes them
 def test_two_hundred_iterations_agree_in_float64(ranks):
     def trained(group: Group) -> list[torch.Tensor]:
         maml = mf.MAML(two_blocks(), inner_lr=0.1, inner_steps=1)
@@ -108,6 +109,7 @@ def test_every_algorithm_in_order(ranks, tmp_path):
         assert_same_run(tmp_path / name, tmp_path / f"{name} alone")
 
 
+@pytest.mark.backendless  # a classifier is made and resized before any backend sees it
 def test_every_head_in_order(ranks, tmp_path):
     """Evaluated at another number of classes, for which every process resizes the classifier by itself."""
     few = dataclasses.replace(config_of("maml"), fixed_order=True, eval_n_way=4)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "core/inner_loop.h"
 #include "cpu/arena.h"
@@ -45,16 +46,12 @@ class ProgramPass {
       const Task of{*this, pool, task, weights};
       const auto& steps = plan_.Steps();
       for (size_t i = 0; i < steps.size(); ++i) {
-        Frame<Scalar> frame = of.FrameOf(steps[i]);
-        if (!steps[i].leads || pool.threads > 1) {
-          steps[i].kernels.forward(frame);
-          continue;
+        if (steps[i].followers == 0 || pool.threads > 1) {
+          steps[i].kernels.forward(of.FrameOf(steps[i]));
+        } else {
+          steps[i].kernels.forward(of.Chain(steps[i]).front());
+          i += steps[i].followers;
         }
-        const auto& next = steps[++i];
-        const Frame<Scalar> follower = of.FrameOf(next);
-        frame.follower = &follower;
-        frame.of_follower = &next.kernels.as_follower;
-        steps[i - 1].kernels.forward(frame);
       }
       losses[task] = *of.Value(Output());
       correct[task] = plan_.program().logits == kAbsent ? 0 : Right(of.Value(plan_.program().logits), task);
@@ -69,11 +66,11 @@ class ProgramPass {
       of.parameter_gradients = &gradients;
       for (auto step = plan_.Steps().rbegin(); step != plan_.Steps().rend(); ++step) {
         if (!step->counts) continue;
-        if (step->follows && memory_.gradients.offsets[step->operation.operands[0]] < 0) {
-          const auto& follower = *step++;
-          BackwardOfBoth(of, *step, follower);
-        } else {
+        if (step->place == 0) {
           step->kernels.backward(of.FrameOf(*step));
+        } else {
+          step += step->place;
+          BackwardOfChain(of, *step);
         }
       }
       ClearUnused(gradients, task);
@@ -146,6 +143,7 @@ class ProgramPass {
     Frame<Scalar> FrameOf(const typename ProgramPlan<Scalar>::Step& step) const {
       const Operation& op = step.operation;
       Frame<Scalar> frame{op, step.plan, pool, {}, {}, Own(pass.kept_, pass.memory_.kept, step.kept), {}};
+      frame.together = step.together;
       frame.random = {pass.inputs_.seed, pass.number_, pass.inputs_.first + task};
       for (int64_t i = 0; i < kMostOperands; ++i) {
         const int64_t b = op.operands[i];
@@ -156,24 +154,41 @@ class ProgramPass {
                       GradientTangent(op.result)};
       return frame;
     }
+
+    // The frames of a step and of those that follow it, each of which knows the next.
+    std::vector<Frame<Scalar>> Chain(const typename ProgramPlan<Scalar>::Step& leader) const {
+      std::vector<Frame<Scalar>> frames;
+      frames.reserve(1 + leader.followers);
+      for (int64_t i = 0; i <= leader.followers; ++i) frames.push_back(FrameOf((&leader)[i]));
+      for (int64_t i = 0; i < leader.followers; ++i) {
+        frames[i].follower = &frames[i + 1];
+        frames[i].of_follower = &(&leader)[i + 1].kernels.as_follower;
+      }
+      return frames;
+    }
   };
 
-  // Backward of a step and of the one that follows it, whose gradient at its operand has no memory of its own.
-  static void BackwardOfBoth(const Task& of, const typename ProgramPlan<Scalar>::Step& step,
-                             const typename ProgramPlan<Scalar>::Step& next) {
-    Frame<Scalar> frame = of.FrameOf(step), follower = of.FrameOf(next);
+  // Backward of a step and of those that follow it.
+  static void BackwardOfChain(const Task& of, const typename ProgramPlan<Scalar>::Step& leader) {
+    std::vector<Frame<Scalar>> frames = of.Chain(leader);
     ArenaScope arena;
     if (of.pool.threads == 1) {
-      follower.gives = true;
-      frame.follower = &follower;
-      frame.of_follower = &next.kernels.as_follower;
-    } else {  // threads work on different images at the same time, so all gradients are there first
-      auto* gradient = arena.Array<Scalar>(of.pass.plan_.program().sizes[step.operation.result] + MemoryPlan::kSlack);
-      follower.operands[0].gradient = gradient;
-      frame.result.gradient = gradient;
+      frames.back().gives = true;
+      (&leader)[leader.followers].kernels.backward(frames.back());
+      return leader.kernels.backward(frames.front());
     }
-    next.kernels.backward(follower);
-    step.kernels.backward(frame);
+    // Threads work on different images at the same time, so all gradients are there first.
+    for (int64_t i = leader.followers; i >= 0; --i) {
+      Frame<Scalar>& frame = frames[i];
+      frame.follower = nullptr;
+      if (i > 0 && frame.operands[0].gradient == nullptr) {
+        const int64_t size = of.pass.plan_.program().sizes[frame.operation.operands[0]];
+        auto* gradient = arena.Array<Scalar>(size + MemoryPlan::kSlack);
+        frame.operands[0].gradient = gradient;
+        frames[i - 1].result.gradient = gradient;
+      }
+      (&leader)[i].kernels.backward(frame);
+    }
   }
 
   int64_t Output() const { return plan_.program().output; }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "core/program.h"
@@ -27,8 +28,10 @@ class ProgramPlan {
     bool counts;               // whether its result has a gradient: it is learned, and the loss depends on it
     bool moves;                // whether its result has a tangent
     int64_t kept;              // its index among the arrays of `kept`
-    bool leads = false;        // whether the next operation follows it, see FollowerPasses
-    bool follows = false;      // whether it follows the operation before it
+    // See FollowerPasses. Of a chain's first step: how many steps follow it, and how many scalars of its result belong
+    // together for them; of the others: their place behind the first.
+    int64_t followers = 0, together = 0;
+    int64_t place = 0;
   };
 
   // The layout of a task's memory. Arrays of buffers have the buffers' indices.
@@ -117,18 +120,29 @@ class ProgramPlan {
       }
     }
     if (program_.logits != kAbsent) ++readers[program_.logits];
-    for (size_t i = 0; i + 1 < steps_.size(); ++i) {
-      const Operation &op = steps_[i].operation, &next = steps_[i + 1].operation;
-      const auto leads = steps_[i].kernels.leads;
-      const auto rows_together = steps_[i + 1].kernels.as_follower.rows_together;
-      if (leads == nullptr || rows_together == nullptr || op.result != next.operands[0]) continue;
-      if (readers[op.result] != 1 || !steps_[i].counts || !leads(op, rows_together(next))) continue;
-      steps_[i].leads = steps_[i + 1].follows = true;
+    auto is_read_once = [&](const Step& step, const Step& next) {
+      return step.operation.result == next.operation.operands[0] && readers[step.operation.result] == 1;
+    };
+    for (size_t first = 0; first < steps_.size(); ++first) {
+      Step& leader = steps_[first];
+      if (leader.kernels.leads == nullptr || !leader.counts) continue;
+      bool hands_on = true;
+      leader.together = 1;
+      for (size_t i = first + 1; hands_on && i < steps_.size() && is_read_once(steps_[i - 1], steps_[i]); ++i) {
+        const FollowerPasses<Scalar>& passes = steps_[i].kernels.as_follower;
+        if (passes.together == nullptr) break;
+        const int64_t together = std::lcm(leader.together, passes.together(steps_[i].operation));
+        if (!leader.kernels.leads(leader.operation, together)) break;
+        leader.together = together;
+        steps_[i].place = ++leader.followers;
+        hands_on = passes.hands_on;
+      }
+      first += leader.followers;
     }
   }
 
-  // Step i runs forward at time i and backward at time 2 n - i; the loss is at time n. A step that follows another may
-  // run at the other's times, too.
+  // Step i runs forward at time i and backward at time 2 n - i; the loss is at time n. A step that follows others may
+  // run at the times of the first of them, too.
   Memory MemoryOf(const std::vector<Step>& steps, Purpose purpose, bool still) const {
     const auto n = static_cast<int64_t>(steps.size());
     std::vector<MemoryPlan::Array> values(program_.sizes.size()), gradients = values, tangents = values, kept(n);
@@ -142,7 +156,8 @@ class ProgramPlan {
       const Step& step = steps[i];
       const Operation& op = step.operation;
       const Traits traits = step.kernels.traits(op);
-      const int64_t begin = step.follows ? i - 1 : i, back = 2 * n - begin;
+      const int64_t begin = i - step.place, back = 2 * n - begin;
+      const bool is_followed = i + 1 < n && steps[i + 1].place > 0;
       auto touch = [&](int64_t buffer, bool later, bool tangent_later, bool is_result) {
         if (buffer == kAbsent || buffer <= program_.Targets()) return;
         const int64_t size = program_.sizes[buffer];
@@ -155,7 +170,7 @@ class ProgramPlan {
           use(tangents[buffer], size, i);
           if (tangent_later) use(tangents[buffer], size, kEver);
         }
-        const bool is_given = (is_result && step.leads) || (buffer == op.operands[0] && step.follows);
+        const bool is_given = is_result ? is_followed : step.place > 0 && buffer == op.operands[0];
         if (returns && step.counts && learned_[buffer] && (curved || !is_given)) {
           use(gradients[buffer], size, 2 * n - i);
           use(gradients[buffer], size, back);

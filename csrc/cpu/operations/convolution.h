@@ -39,10 +39,11 @@ struct ConvolutionPasses {
     return new (arena.Array<Plan>(1)) Plan(ShapeOf(op), arena);
   }
 
-  // Results are handed over image by image.
-  static bool Leads(const Operation& op, int64_t rows_together) {
+  // Results are handed over a few images at a time, which pays off if they are not all images.
+  static bool Leads(const Operation& op, int64_t together) {
     const ConvBlockShape s = ShapeOf(op);
-    return op.numbers[0] == 1 && ImagesForFollower(s, rows_together) > 0;
+    const int64_t images = ImagesForFollower(s, together);
+    return op.numbers[0] == 1 && images > 0 && images < s.batch;
   }
 
   static void Forward(const Frame<Scalar>& f) {
@@ -171,24 +172,21 @@ struct ConvolutionPasses {
     }
   };
 
-  // How many images are handed over at a time to a follower that takes `rows` rows together; 0 if images and these rows
-  // do not fit each other.
-  static int64_t ImagesForFollower(const ConvBlockShape& s, int64_t rows) {
-    if (rows == 0) return 0;
-    const int64_t pixels = s.ConvPixels(), at_once = ImagesAtOnce(s);
-    if (pixels % rows == 0) return at_once;
-    if (rows % pixels != 0) return 0;
-    const int64_t together = rows / pixels;
-    return (at_once + together - 1) / together * together;
-  }
-  static int64_t ImagesForFollower(const Frame<Scalar>& f, const ConvBlockShape& s) {
-    return ImagesForFollower(s, f.of_follower->rows_together(f.follower->operation));
+  // How many images are handed over at a time to followers for which `scalars` belong together; 0 if images and these
+  // scalars do not fit each other.
+  static int64_t ImagesForFollower(const ConvBlockShape& s, int64_t scalars) {
+    if (scalars == 0) return 0;
+    const int64_t size = s.ConvSize(), at_once = ImagesAtOnce(s);
+    if (size % scalars == 0) return at_once;
+    if (scalars % size != 0) return 0;
+    const int64_t images = scalars / size;
+    return (at_once + images - 1) / images * images;
   }
 
   // Calls f(first, past) for all images, in order, as many at a time as the follower takes.
   template <typename F>
   static void ForImagesOfFollower(const Frame<Scalar>& frame, const ConvBlockShape& s, const F& f) {
-    const int64_t at_once = ImagesForFollower(frame, s);
+    const int64_t at_once = ImagesForFollower(s, frame.together);
     for (int64_t first = 0; first < s.batch; first += at_once) f(first, std::min(s.batch, first + at_once));
   }
 
@@ -202,7 +200,7 @@ struct ConvolutionPasses {
     f.of_follower->forward(*f.follower, [&](const auto& ready) {
       ForImagesOfFollower(f, s, [&](int64_t first, int64_t past) {
         p.forward.Run(x, prepared, start, f.result.value, first, past);
-        ready(first * s.ConvPixels(), past * s.ConvPixels());
+        ready(first * s.ConvSize(), past * s.ConvSize());
       });
     });
   }
@@ -216,12 +214,12 @@ struct ConvolutionPasses {
     Scalar* grad_x = f[0].gradient;
     const Scalar* weight = Prepared(f.pool, p.gradients.data(), f[1].value, grad_x, arena);
     const Sum sum(f.pool, p, f[1], f[1].gradient, 0, arena);
-    auto* g = arena.Array<Scalar>(ImagesForFollower(f, s) * s.ConvSize() + kLanes<Scalar>);
+    auto* room = arena.Array<Scalar>(ImagesForFollower(s, f.together) * s.ConvSize() + kLanes<Scalar>);
     const bool sums_bias = f[2].gradient != nullptr && !BiasIsCanceled(f);
     GrowingSums<Scalar, 1> of_bias(s.batch * s.ConvPixels(), s.out_channels, arena);
     ForImagesOfFollower(f, s, [&](int64_t first, int64_t past) {
       const int64_t pixels = (past - first) * s.ConvPixels();
-      f.of_follower->give(*f.follower, first * s.ConvPixels(), past * s.ConvPixels(), g);
+      const Scalar* g = f.Given(first * s.ConvSize(), past * s.ConvSize(), room);
       const Term term{g, weight, x + s.InImage(0, first)};
       Scalar* to = grad_x == nullptr ? nullptr : grad_x + s.InImage(0, first);
       p.gradients.Run(&term, 1, f[0].adds ? nullptr : zero, to, sum.sum, 0, past - first);

@@ -39,21 +39,24 @@ struct Result {
 template <typename Scalar>
 struct Frame;
 
-// Passes of an operation that alone reads the result x of the operation before it, which leads. They work on a few rows
-// of x at a time, while the leader has these in cache, and give the same bits as the operation's own passes.
+// Passes of an operation that alone reads the result x of the operation before it. They work on a part of x at a time,
+// while it is in cache, and give the same bits as the operation's own passes. The first operation of such a chain
+// leads: its Forward and Backward call those of its follower.
 template <typename Scalar>
 struct FollowerPasses {
   using Ready = std::function<void(int64_t first, int64_t past)>;
   using Produce = std::function<void(const Ready&)>;
 
-  // Rows of x that belong together: the passes take multiples of them. 0: the operation has no such passes; null: no
+  // Scalars of x that belong together: the passes take multiples of them. 0: the operation has no such passes; null: no
   // operation of its kind has.
-  int64_t (*rows_together)(const Operation&) = nullptr;
-  // Forward, in which `produce` computes x: it calls its argument when rows [first, past) are there, one after the
-  // other.
+  int64_t (*together)(const Operation&) = nullptr;
+  // Forward, in which `produce` computes x: it calls its argument when scalars [first, past) are there, in order.
   void (*forward)(const Frame<Scalar>&, const Produce& produce) = nullptr;
-  // After a Backward that `gives`: writes the gradient at rows [first, past) of x to `gradient`.
+  // After a Backward that `gives`: writes the gradient at scalars [first, past) of x to `gradient`.
   void (*give)(const Frame<Scalar>&, int64_t first, int64_t past, Scalar* gradient) = nullptr;
+  // Whether the chain may go on behind the operation. Its result is then like x, and its Backward does nothing but what
+  // `give` does.
+  bool hands_on = false;
 };
 
 // What random numbers are a function of. A pass that is run again draws the same numbers.
@@ -74,10 +77,20 @@ struct Frame {
   // The operation that follows, and its passes; null: none.
   const Frame* follower = nullptr;
   const FollowerPasses<Scalar>* of_follower = nullptr;
-  bool gives = false;  // for a follower: whether it gives the gradient at x later
+  int64_t together = 0;  // for the operation that leads: scalars of its result that belong together for all followers
+  bool gives = false;    // for the last of a chain: whether it gives the gradient at x later
 
   const Operand<Scalar>& operator[](int64_t i) const { return operands[i]; }
   int64_t Number(int64_t i) const { return operation.numbers[i]; }
+
+  // The gradient at scalars [first, past) of the result, given by the follower: where it is stored or, if it is not, in
+  // `room`.
+  const Scalar* Given(int64_t first, int64_t past, Scalar* room) const {
+    Scalar* stored = follower->operands[0].gradient;
+    Scalar* to = stored == nullptr ? room : stored + first;
+    of_follower->give(*follower, first, past, to);
+    return to;
+  }
 };
 
 }  // namespace maml_fast

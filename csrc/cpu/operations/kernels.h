@@ -53,7 +53,10 @@ constexpr OperationTable<Scalar> MakeOperations() {
   enter(OperationKind::kCopy, PassesOf<Scalar, CopyPasses<Scalar>>(OfLinear));
   enter(OperationKind::kAdd, PassesOf<Scalar, AddPasses<Scalar>>(OfLinear));
   enter(OperationKind::kMultiply, PassesOf<Scalar, MultiplyPasses<Scalar>>(OfProduct));
-  enter(OperationKind::kPointwise, PassesOf<Scalar, PointwisePasses<Scalar>>(OfPointwise<Scalar>));
+  auto pointwise = PassesOf<Scalar, PointwisePasses<Scalar>>(OfPointwise<Scalar>);
+  pointwise.as_follower = {PointwisePasses<Scalar>::Together, PointwisePasses<Scalar>::ForwardAlong,
+                           PointwisePasses<Scalar>::Give, true};
+  enter(OperationKind::kPointwise, pointwise);
   auto convolution = PassesOf<Scalar, ConvolutionPasses<Scalar>>(OfProduct);
   convolution.make_plan = ConvolutionPasses<Scalar>::MakePlan;
   convolution.leads = ConvolutionPasses<Scalar>::Leads;
@@ -62,11 +65,13 @@ constexpr OperationTable<Scalar> MakeOperations() {
   auto norm = PassesOf<Scalar, NormPasses<Scalar>>(NormPasses<Scalar>::TraitsOf);
   norm.make_plan = NormPasses<Scalar>::MakePlan;
   norm.kept_size = NormPasses<Scalar>::KeptSize;
-  norm.as_follower = {NormPasses<Scalar>::RowsTogether, NormPasses<Scalar>::ForwardAlong, NormPasses<Scalar>::Give};
+  norm.as_follower = {NormPasses<Scalar>::Together, NormPasses<Scalar>::ForwardAlong, NormPasses<Scalar>::Give};
   enter(OperationKind::kNorm, norm);
   auto max_pool = PassesOf<Scalar, MaxPoolPasses<Scalar>>(OfLinear);
   max_pool.make_plan = MaxPoolPasses<Scalar>::MakePlan;
   max_pool.kept_size = MaxPoolPasses<Scalar>::KeptSize;
+  max_pool.as_follower = {MaxPoolPasses<Scalar>::Together, MaxPoolPasses<Scalar>::ForwardAlong,
+                          MaxPoolPasses<Scalar>::Give};
   enter(OperationKind::kMaxPool, max_pool);
   enter(OperationKind::kAveragePool, PassesOf<Scalar, AveragePoolPasses<Scalar>>(OfLinear));
   enter(OperationKind::kSum, PassesOf<Scalar, SumPasses<Scalar>>(OfLinear));

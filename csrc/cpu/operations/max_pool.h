@@ -89,13 +89,33 @@ struct MaxPoolPasses {
     });
   }
 
+  // As a follower: whole images.
+  static int64_t Together(const Operation& op) { return Windows::Of(op).InSize(); }
+
+  static void ForwardAlong(const Frame<Scalar>& f, const typename FollowerPasses<Scalar>::Produce& produce) {
+    produce([&](int64_t first, int64_t past) {
+      ForImagesOf(f, first, past, [&](const WindowTable& table, int64_t in, int64_t out) {
+        PoolImage(table, f[0].value + in, f.result.value + out, f.kept + out);
+      });
+    });
+  }
+
+  static void Give(const Frame<Scalar>& f, int64_t first, int64_t past, Scalar* gradient) {
+    std::fill_n(gradient, past - first, Scalar{0});
+    ForImagesOf(f, first, past, [&](const WindowTable& table, int64_t in, int64_t out) {
+      ScatterMaxima(table, f.kept + out, f.result.gradient + out, gradient + in - first);
+    });
+  }
+
   static void Tangent(const Frame<Scalar>& f) {
     ForImages(f, [&](const WindowTable& table, int64_t in, int64_t out) {
       GatherMaxima(table, f.kept + out, f[0].tangent + in, f.result.tangent + out);
     });
   }
 
-  static void Backward(const Frame<Scalar>& f) { Scatter(f, f.result.gradient, f[0].gradient); }
+  static void Backward(const Frame<Scalar>& f) {
+    if (!f.gives) Scatter(f, f.result.gradient, f[0].gradient);
+  }
   static void TangentBackward(const Frame<Scalar>& f) { Scatter(f, f.result.gradient_tangent, f[0].gradient_tangent); }
 
  private:
@@ -110,12 +130,22 @@ struct MaxPoolPasses {
   // Calls g(windows, offset of an image in the input, its offset in the output).
   template <typename F>
   static void ForImages(const Frame<Scalar>& f, const F& g) {
-    const auto& table = *static_cast<const WindowTable*>(f.plan);
-    const Windows& w = table.windows;
-    ShareScalars(f.pool, w.images, w.images * w.InSize(), [&](int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) g(table, image * w.InSize(), image * w.OutSize());
-    });
+    const Windows& w = TableOf(f).windows;
+    ShareScalars(f.pool, w.images, w.images * w.InSize(),
+                 [&](int64_t begin, int64_t end) { ForImagesOf(f, begin * w.InSize(), end * w.InSize(), g); });
   }
+
+  // The same for the images in scalars [first, past) of the input, in this thread.
+  template <typename F>
+  static void ForImagesOf(const Frame<Scalar>& f, int64_t first, int64_t past, const F& g) {
+    const WindowTable& table = TableOf(f);
+    const int64_t in_size = table.windows.InSize(), out_size = table.windows.OutSize();
+    for (int64_t image = first / in_size; image < past / in_size; ++image) {
+      g(table, image * in_size, image * out_size);
+    }
+  }
+
+  static const WindowTable& TableOf(const Frame<Scalar>& f) { return *static_cast<const WindowTable*>(f.plan); }
 };
 
 }  // namespace

@@ -56,12 +56,12 @@ struct NormPasses {
 
   // As a follower: whole sets, unless there is only one, and whole images if they are pooled. Layer norms along rows
   // have no such passes. Nor have functions whose derivatives are stored: they need memory for the whole gradient.
-  static int64_t RowsTogether(const Operation& op) {
+  static int64_t Together(const Operation& op) {
     if (Rows::Takes(op) || IsStored(op)) return 0;
     const NormShape s = NormShape::Of(op);
     const NormEpilogue<Scalar> epilogue(op);
     const int64_t of_sets = s.sets == 1 ? 1 : s.rows, of_pool = epilogue.Pools() ? epilogue.ImageRows() : 1;
-    return std::lcm(of_sets, of_pool);
+    return std::lcm(of_sets, of_pool) * s.channels;
   }
 
   static void ForwardAlong(const Frame<Scalar>& f, const typename FollowerPasses<Scalar>::Produce& produce) {
@@ -69,7 +69,8 @@ struct NormPasses {
     const Pool alone = f.pool.Alone();
     if (s.sets > 1) {
       return produce([&](int64_t first, int64_t past) {
-        ForSetsOf(f, alone, first / s.rows, past / s.rows, [&](const Set& set) { ForwardOf(f, set); });
+        const int64_t size = s.rows * s.channels;
+        ForSetsOf(f, alone, first / size, past / size, [&](const Set& set) { ForwardOf(f, set); });
       });
     }
     ForSetsOf(f, alone, 0, 1, [&](const Set& set) {
@@ -78,7 +79,8 @@ struct NormPasses {
       const Scalar* x = f[0].value;
       Scalar *level = set.Channels(0), *sums = set.Channels(4);
       int64_t summed = 0;
-      produce([&](int64_t, int64_t past) {
+      produce([&](int64_t, int64_t past_scalar) {
+        const int64_t past = past_scalar / set.channels;
         if (past < set.LevelRows()) return;
         if (summed == 0) set.Level(x, level);
         growing.Add(past - summed, OffLevel(x + summed * set.channels, level, set.channels));
@@ -159,8 +161,9 @@ struct NormPasses {
     of_bias.Finish();
   }
 
-  static void Give(const Frame<Scalar>& f, int64_t first, int64_t past, Scalar* gradient) {
+  static void Give(const Frame<Scalar>& f, int64_t first_scalar, int64_t past_scalar, Scalar* gradient) {
     const NormShape s = NormShape::Of(f.operation);
+    const int64_t first = first_scalar / s.channels, past = past_scalar / s.channels;
     const Pool alone = f.pool.Alone();
     ForSetsOf(f, alone, first / s.rows, (past + s.rows - 1) / s.rows, [&](const Set& set) {
       const int64_t begin = set.at / s.channels;  // the set's first row

@@ -16,6 +16,26 @@ struct PointwisePasses {
     ForRanges(f, [&](int64_t i, int64_t n) { FunctionOf(f).Values(f[0].value + i, n, f.result.value + i); });
   }
 
+  static int64_t Together(const Operation&) { return 1; }
+
+  static void ForwardAlong(const Frame<Scalar>& f, const typename FollowerPasses<Scalar>::Produce& produce) {
+    auto values = [&](int64_t first, int64_t past) {
+      FunctionOf(f).Values(f[0].value + first, past - first, f.result.value + first);
+    };
+    if (f.follower == nullptr) return produce(values);
+    f.of_follower->forward(*f.follower, [&](const auto& ready) {
+      produce([&](int64_t first, int64_t past) {
+        values(first, past);
+        ready(first, past);
+      });
+    });
+  }
+
+  static void Give(const Frame<Scalar>& f, int64_t first, int64_t past, Scalar* gradient) {
+    const Scalar* g = f.follower == nullptr ? f.result.gradient + first : f.Given(first, past, gradient);
+    FunctionOf(f).Gradients(Argument(f) + first, g, past - first, false, gradient);
+  }
+
   static void Tangent(const Frame<Scalar>& f) {
     ForRanges(f, [&](int64_t i, int64_t n) {
       FunctionOf(f).Tangents(Argument(f) + i, f[0].tangent + i, n, f.result.tangent + i);
@@ -23,7 +43,7 @@ struct PointwisePasses {
   }
 
   static void Backward(const Frame<Scalar>& f) {
-    if (f[0].gradient == nullptr) return;
+    if (f[0].gradient == nullptr || f.gives) return;
     ForRanges(f, [&](int64_t i, int64_t n) {
       FunctionOf(f).Gradients(Argument(f) + i, f.result.gradient + i, n, f[0].adds, f[0].gradient + i);
     });

@@ -85,6 +85,7 @@ def run(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.backendless
 def test_a_program_runs_as_it_is(tmp_path):
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "program.py").write_text(PROGRAM)

@@ -1,8 +1,10 @@
 // All that a C++ test needs: CHECK, CHECK_EQ and CHECK_THROWS print what failed, and where, and end the program.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <iostream>
+#include <vector>
 
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
@@ -25,6 +27,9 @@ constexpr bool kEmulated = true;
 #else
 constexpr bool kEmulated = false;
 #endif
+
+// What threads share does not depend on the processor.
+inline std::vector<int64_t> SomeThreads() { return kEmulated ? std::vector<int64_t>{3} : std::vector<int64_t>{2, 3}; }
 
 // ThreadSanitizer does not follow a fork that starts threads.
 constexpr bool kForkAndThreads = !kOnlyRaces && !kEmulated;

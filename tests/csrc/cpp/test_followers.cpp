@@ -1,7 +1,9 @@
-// A convolution with a norm that follows it: handing over a few images at a time gives the bits of one pass after the
-// other.
+// A convolution with operations that follow it: handing over a few images at a time gives the bits of one pass after
+// the other, whether or not gradients in between are stored.
+#include <iterator>
+#include <list>
+#include <numeric>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "check.h"
@@ -15,10 +17,16 @@ namespace {
 
 constexpr int64_t kSlack = 16;  // room that kernels may read behind an array
 
-struct Pair {
-  std::string name;
-  std::vector<int64_t> convolution, norm;
+struct Follower {
+  OperationKind kind;
+  std::vector<int64_t> numbers;
   std::vector<double> factors;
+};
+
+struct Chain {
+  std::string name;
+  std::vector<int64_t> convolution;
+  std::vector<Follower> followers;
 };
 
 template <typename Scalar>
@@ -29,111 +37,159 @@ std::vector<Scalar> Numbers(int64_t size, unsigned seed) {
   return numbers;
 }
 
+// An operation with all that its frame points to.
 template <typename Scalar>
-struct Results {
-  std::vector<Scalar> y, grad_x, grad_weight, grad_bias, grad_gamma, grad_beta;
-  auto All() const { return std::tie(y, grad_x, grad_weight, grad_bias, grad_gamma, grad_beta); }
+struct Part {
+  using Array = std::vector<Scalar>;
+
+  Operation operation;
+  const OperationKernels<Scalar>& kernels;
+  Array result, gradient, kept, operands[kMostOperands], gradients[kMostOperands];  // operand 0: of the first part only
+  Frame<Scalar> frame;
+
+  Part(const OperationTable<Scalar>& table, OperationKind kind, const std::vector<int64_t>& numbers,
+       const std::vector<double>& factors, int64_t place, bool adds, const Pool& pool, ArenaScope& arena)
+      : operation{kind, {kAbsent, kAbsent, kAbsent}, kAbsent, numbers, factors},
+        kernels(table[kind]),
+        frame{operation, kernels.make_plan == nullptr ? nullptr : kernels.make_plan(operation, arena),
+              pool,      {},
+              {},        nullptr,
+              {}} {
+    const ExpectedSizes sizes = ExpectedSizesOf(operation);
+    CHECK(sizes.complete);
+    result.resize(sizes.result + kSlack);
+    gradient = Numbers<Scalar>(sizes.result, 50 + place);
+    if (kernels.kept_size != nullptr) kept.resize(kernels.kept_size(operation) + kSlack);
+    frame.kept = kept.data();
+    frame.result = {result.data(), nullptr, gradient.data(), nullptr};
+    for (int64_t i = place == 0 ? 0 : 1; i < kMostOperands && sizes.operands[i] > 0; ++i) {
+      operands[i] = Numbers<Scalar>(sizes.operands[i], 10 * place + i);
+      gradients[i].assign(operands[i].size(), Scalar{1});
+      frame.operands[i] = {operands[i].data(), nullptr, gradients[i].data(), nullptr, adds};
+    }
+  }
+  Part(const Part&) = delete;  // the frame points to the part
 };
 
+// The last result, and the gradients of all operands.
 template <typename Scalar>
-Results<Scalar> Run(const Pair& pair, const CpuKernels& kernels, bool follows, bool adds) {
+std::vector<std::vector<Scalar>> Run(const Chain& chain, const CpuKernels& kernels, bool follows, bool stores,
+                                     bool adds) {
   const OperationTable<Scalar>& table = *kernels.Of<Scalar>().operations;
-  const auto &of_convolution = table[OperationKind::kConvolution], &of_norm = table[OperationKind::kNorm];
-  const Operation convolution{OperationKind::kConvolution, {0, 1, 2}, 3, pair.convolution, {}};
-  const Operation norm{OperationKind::kNorm, {3, 4, 5}, 6, pair.norm, pair.factors};
-  const ExpectedSizes sizes = ExpectedSizesOf(convolution), of_result = ExpectedSizesOf(norm);
-  CHECK(sizes.complete && of_result.complete);
-  CHECK_EQ(sizes.result, of_result.operands[0]);
   const Pool pool = PoolOf(1);
   ArenaScope arena;
-  auto x = Numbers<Scalar>(sizes.operands[0], 1), weight = Numbers<Scalar>(sizes.operands[1], 2);
-  auto bias = Numbers<Scalar>(sizes.operands[2], 3), g = Numbers<Scalar>(of_result.result, 4);
-  auto gamma = Numbers<Scalar>(of_result.operands[1], 5), beta = Numbers<Scalar>(of_result.operands[2], 6);
-  std::vector<Scalar> z(sizes.result + kSlack), grad_z(sizes.result + kSlack);
-  std::vector<Scalar> kept(of_norm.kept_size(norm) + kSlack);
-  Results<Scalar> found;
-  auto grad = [](const std::vector<Scalar>& like, std::vector<Scalar>& to) {
-    to.assign(like.size(), Scalar{1});
-    return to.data();
-  };
-  found.y.resize(of_result.result + kSlack);
-  Frame<Scalar> first{convolution, of_convolution.make_plan(convolution, arena), pool, {}, {}, nullptr, {}};
-  first.operands[0] = {x.data(), nullptr, grad(x, found.grad_x), nullptr, adds};
-  first.operands[1] = {weight.data(), nullptr, grad(weight, found.grad_weight), nullptr, adds};
-  first.operands[2] = {bias.data(), nullptr, grad(bias, found.grad_bias), nullptr, adds};
-  first.result = {z.data(), nullptr, grad_z.data(), nullptr};
-  Frame<Scalar> next{norm, of_norm.make_plan(norm, arena), pool, {}, {}, kept.data(), {}};
-  next.operands[0] = {z.data(), nullptr, follows ? nullptr : grad_z.data(), nullptr, false};
-  next.operands[1] = {gamma.data(), nullptr, grad(gamma, found.grad_gamma), nullptr, adds};
-  next.operands[2] = {beta.data(), nullptr, grad(beta, found.grad_beta), nullptr, adds};
-  next.result = {found.y.data(), nullptr, g.data(), nullptr};
-  if (follows) {
-    CHECK(of_convolution.leads(convolution, of_norm.as_follower.rows_together(norm)));
-    first.follower = &next;
-    first.of_follower = &of_norm.as_follower;
-    next.gives = true;
+  std::list<Part<Scalar>> parts;
+  parts.emplace_back(table, OperationKind::kConvolution, chain.convolution, std::vector<double>{}, 0, adds, pool,
+                     arena);
+  Part<Scalar>& first = parts.front();
+  int64_t together = 1;
+  for (const Follower& follower : chain.followers) {
+    Part<Scalar>& before = parts.back();
+    parts.emplace_back(table, follower.kind, follower.numbers, follower.factors, static_cast<int64_t>(parts.size()),
+                       adds, pool, arena);
+    Part<Scalar>& part = parts.back();
+    const FollowerPasses<Scalar>& passes = part.kernels.as_follower;
+    part.frame.operands[0] = {before.result.data(), nullptr, follows && !stores ? nullptr : before.gradient.data(),
+                              nullptr, false};
+    together = std::lcm(together, passes.together(part.operation));
+    if (!follows) continue;
+    CHECK(&before == &first || before.kernels.as_follower.hands_on);
+    before.frame.follower = &part.frame;
+    before.frame.of_follower = &passes;
   }
-  of_convolution.forward(first);
-  if (!follows) of_norm.forward(next);
-  of_norm.backward(next);
-  of_convolution.backward(first);
+  Part<Scalar>& last = parts.back();
+  if (follows) {
+    CHECK(first.kernels.leads(first.operation, together));
+    first.frame.together = together;
+    last.frame.gives = true;
+    first.kernels.forward(first.frame);
+    last.kernels.backward(last.frame);
+    first.kernels.backward(first.frame);
+  } else {
+    for (auto part = parts.begin(); part != parts.end(); ++part) part->kernels.forward(part->frame);
+    for (auto part = parts.rbegin(); part != parts.rend(); ++part) part->kernels.backward(part->frame);
+  }
+  std::vector<std::vector<Scalar>> found{last.result};
+  for (const Part<Scalar>& part : parts)
+    found.insert(found.end(), std::begin(part.gradients), std::end(part.gradients));
   return found;
 }
 
 void CheckFollowers(const CpuKernels& kernels) {
   const std::vector<int64_t> many = {1, 40, 3, 14, 10, 21, 3, 1, 1, 0}, large = {1, 9, 16, 28, 28, 16, 3, 1, 1, 0};
-  const std::vector<Pair> pairs = {
-      {"batch norm", many, {1, 5600, 21, 21, -1, 0}, {1e-3}},
+  auto norm = [](const std::vector<int64_t>& numbers, const std::vector<double>& factors) {
+    return Follower{OperationKind::kNorm, numbers, factors};
+  };
+  auto maxima = [](const std::vector<int64_t>& numbers) { return Follower{OperationKind::kMaxPool, numbers, {}}; };
+  auto function = [](int64_t kind, int64_t size, const std::vector<double>& factors) {
+    return Follower{OperationKind::kPointwise, {kind, size}, factors};
+  };
+  const std::vector<Chain> chains = {
+      {"batch norm", many, {norm({1, 5600, 21, 21, -1, 0}, {1e-3})}},
       {"batch norm, leaky relu, pool",
        many,
-       {1, 5600, 21, 21, 1, 1, 40, 21, 14, 10, 7, 5, 2, 2, 2, 2, 0, 0, 1, 1},
-       {1e-3, 0.1}},
+       {norm({1, 5600, 21, 21, 1, 1, 40, 21, 14, 10, 7, 5, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 0.1})}},
       {"batch norm, gelu, pool",
        large,
-       {1, 7056, 16, 16, 14, 1, 9, 16, 28, 28, 14, 14, 3, 3, 2, 2, 1, 1, 1, 1},
-       {1e-3}},
+       {norm({1, 7056, 16, 16, 14, 1, 9, 16, 28, 28, 14, 14, 3, 3, 2, 2, 1, 1, 1, 1}, {1e-3})}},
       {"batch norm, relu, averages",
        large,
-       {1, 7056, 16, 16, 1, 2, 9, 16, 28, 28, 14, 14, 2, 2, 2, 2, 0, 0, 1, 1},
-       {1e-3, 0.0}},
-      {"group norm, leaky relu", many, {40, 140, 21, 3, 1, 0}, {1e-3, 0.1}},
-      {"instance norm, pool", large, {9, 784, 16, 16, -1, 1, 9, 16, 28, 28, 14, 14, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3}},
-      {"a pixel an image", {1, 300, 7, 1, 1, 21, 1, 1, 0, 0}, {1, 300, 21, 21, 1, 0}, {1e-3, 0.0}},
+       {norm({1, 7056, 16, 16, 1, 2, 9, 16, 28, 28, 14, 14, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 0.0})}},
+      {"group norm, leaky relu", many, {norm({40, 140, 21, 3, 1, 0}, {1e-3, 0.1})}},
+      {"instance norm, pool",
+       large,
+       {norm({9, 784, 16, 16, -1, 1, 9, 16, 28, 28, 14, 14, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})}},
+      {"a pixel an image", {1, 900, 7, 1, 1, 21, 1, 1, 0, 0}, {norm({1, 900, 21, 21, 1, 0}, {1e-3, 0.0})}},
       {"a pixel an image, maxima",
        {1, 900, 7, 1, 1, 21, 1, 1, 0, 0},
-       {1, 900, 21, 21, 1, 1, 9, 21, 10, 10, 5, 5, 2, 2, 2, 2, 0, 0, 1, 1},
-       {1e-3, 0.1}},
+       {norm({1, 900, 21, 21, 1, 1, 9, 21, 10, 10, 5, 5, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 0.1})}},
       {"a pixel an image, averages",
        {1, 900, 7, 1, 1, 21, 1, 1, 0, 0},
-       {1, 900, 21, 21, 1, 2, 9, 21, 10, 10, 5, 5, 2, 2, 2, 2, 0, 0, 1, 1},
-       {1e-3, 0.1}},
-      {"a pixel an image, group norm", {1, 900, 7, 1, 1, 21, 1, 1, 0, 0}, {10, 90, 21, 3, 1, 0}, {1e-3, 0.1}},
-      {"two images a set", many, {20, 280, 21, 3, 1, 0}, {1e-3, 0.1}},
-      {"several sets an image", many, {80, 70, 21, 3, 1, 0}, {1e-3, 0.1}},
-      {"a canceled bias", {1, 40, 3, 14, 10, 21, 3, 1, 1, 1}, {1, 5600, 21, 21, -1, 0}, {1e-3}},
+       {norm({1, 900, 21, 21, 1, 2, 9, 21, 10, 10, 5, 5, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3, 0.1})}},
+      {"a pixel an image, group norm", {1, 900, 7, 1, 1, 21, 1, 1, 0, 0}, {norm({10, 90, 21, 3, 1, 0}, {1e-3, 0.1})}},
+      {"two images a set", many, {norm({20, 280, 21, 3, 1, 0}, {1e-3, 0.1})}},
+      {"several sets an image", many, {norm({80, 70, 21, 3, 1, 0}, {1e-3, 0.1})}},
+      {"a canceled bias", {1, 40, 3, 14, 10, 21, 3, 1, 1, 1}, {norm({1, 5600, 21, 21, -1, 0}, {1e-3})}},
+      {"maxima", many, {maxima({40, 21, 14, 10, 7, 5, 2, 2, 2, 2, 0, 0, 1, 1})}},
+      {"overlapping maxima", large, {maxima({9, 16, 28, 28, 14, 14, 3, 3, 2, 2, 1, 1, 1, 1})}},
+      {"leaky relu", many, {function(1, 117600, {0.1})}},
+      {"gelu", large, {function(14, 112896, {})}},
+      {"gelu, maxima", many, {function(14, 117600, {}), maxima({40, 21, 14, 10, 7, 5, 2, 2, 2, 2, 0, 0, 1, 1})}},
+      {"relu, batch norm, pool",
+       many,
+       {function(1, 117600, {0.0}),
+        norm({1, 5600, 21, 21, -1, 1, 40, 21, 14, 10, 7, 5, 2, 2, 2, 2, 0, 0, 1, 1}, {1e-3})}},
+      {"two functions, group norm",
+       many,
+       {function(4, 117600, {}), function(0, 117600, {2.0, 1.0}), norm({40, 140, 21, 3, 1, 0}, {1e-3, 0.1})}},
   };
-  for (const Pair& pair : pairs) {
+  for (const Chain& chain : chains) {
     for (const bool adds : {false, true}) {
-      CHECK(Run<float>(pair, kernels, true, adds).All() == Run<float>(pair, kernels, false, adds).All());
-      CHECK(Run<double>(pair, kernels, true, adds).All() == Run<double>(pair, kernels, false, adds).All());
+      for (const bool stores : {false, true}) {
+        CHECK(Run<float>(chain, kernels, true, stores, adds) == Run<float>(chain, kernels, false, stores, adds));
+        CHECK(Run<double>(chain, kernels, true, stores, adds) == Run<double>(chain, kernels, false, stores, adds));
+      }
     }
   }
 }
 
-// Rows that belong together, but lie in several images and fill none of them, are not handed over.
-void CheckThatRowsFit(const CpuKernels& kernels) {
+// Scalars that belong together, but lie in several images and fill none of them, are not handed over. Nor are images
+// that are all computed at once.
+void CheckWhatLeads(const CpuKernels& kernels) {
   const auto& table = *kernels.Of<float>().operations;
   const auto leads = table[OperationKind::kConvolution].leads;
   const Operation convolution{OperationKind::kConvolution, {0, 1, 2}, 3, {1, 40, 3, 14, 10, 21, 3, 1, 1, 0}, {}};
-  for (const int64_t rows : {1, 70, 140, 280}) CHECK(leads(convolution, rows));
-  for (const int64_t rows : {0, 60, 210}) CHECK(!leads(convolution, rows));
+  for (const int64_t rows : {1, 70, 140, 280}) CHECK(leads(convolution, rows * 21));
+  for (const int64_t rows : {0, 60, 210}) CHECK(!leads(convolution, rows * 21));
+  const Operation small{OperationKind::kConvolution, {0, 1, 2}, 3, {1, 2, 3, 14, 10, 21, 3, 1, 1, 0}, {}};
+  CHECK(!leads(small, 1));
 }
 
 }  // namespace
 }  // namespace maml_fast
 
 int main() {
-  maml_fast::ForEveryInstructionSet(maml_fast::CheckThatRowsFit);
+  maml_fast::ForEveryInstructionSet(maml_fast::CheckWhatLeads);
   maml_fast::ForEveryInstructionSet(maml_fast::CheckFollowers);
   return 0;
 }

@@ -208,7 +208,7 @@ void CheckSplits(const Case& c, const CpuKernels& kernels) {
   const std::vector<int64_t> sizes = kOnlyRaces || kEmulated ? std::vector<int64_t>{2} : std::vector<int64_t>{1, 2, 7};
   for (const bool second_order : {false, true}) {
     const auto expected = Run<Scalar>(c, kernels, second_order, 1, 1);
-    for (const int64_t threads : {2, 3}) {
+    for (const int64_t threads : SomeThreads()) {
       for (const int64_t at_once : sizes) {
         const auto got = Run<Scalar>(c, kernels, second_order, threads, at_once);
         CHECK(got.losses == expected.losses && got.gradient == expected.gradient && got.correct == expected.correct);

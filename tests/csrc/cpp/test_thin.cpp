@@ -3,6 +3,6 @@
 #include "thin_checks.h"
 
 int main() {
-  maml_fast::ForEveryInstructionSet(maml_fast::CheckThin);
+  maml_fast::ForEveryInstructionSet([](const maml_fast::CpuKernels& kernels) { maml_fast::CheckThin(kernels, true); });
   return 0;
 }

@@ -87,13 +87,14 @@ inline void CheckThinAgainstDifferences(const ConvBlockShape& s, const CpuKernel
 }
 
 // Bitwise equal for any number of threads, and single precision close to double.
-inline void CheckThreadsAndPrecision(const ConvBlockShape& s, const CpuKernels& kernels) {
+inline void CheckThreadsAndPrecision(const ConvBlockShape& s, const CpuKernels& kernels,
+                                     const std::vector<int64_t>& numbers_of_threads) {
   const Inputs in = RandomInputs(s, 1), gg = RandomInputs(s, 21);
   const Values grad = Random(s.tasks * s.batch * s.OutPixels() * s.out_channels, 31);
   const std::vector<float> grad_out(grad.begin(), grad.end());
   const ThinRun<float> one(s, kernels, 1, in);
   const Values backward = one.Backward(grad_out), second = one.DoubleBackward(grad_out, gg);
-  for (const int64_t threads : {2, 3, 5}) {
+  for (const int64_t threads : numbers_of_threads) {
     const ThinRun<float> many(s, kernels, threads, in);
     CHECK(many.out == one.out && many.argmax == one.argmax && many.kept == one.kept);
     CHECK(many.mean == one.mean && many.rstd == one.rstd);
@@ -172,7 +173,10 @@ inline void CheckNotFinite(const CpuKernels& kernels, double value) {
   }
 }
 
-inline void CheckThin(const CpuKernels& kernels) {
+// `threaded`: whether the kernels use the host's threads, which a GPU's do not.
+inline void CheckThin(const CpuKernels& kernels, bool threaded) {
+  using Numbers = std::vector<int64_t>;
+  const Numbers compared = threaded ? Numbers{2, 3, 5} : Numbers{1}, derived = threaded ? Numbers{1, 3} : Numbers{1};
   const ConvBlockShape shapes[] = {
       MakeShape(2, 2, 1, 6, 6, 5, 3, 1, 1, true, false),   MakeShape(1, 2, 3, 5, 7, 4, 3, 1, 1, true, false),
       MakeShape(2, 1, 2, 7, 7, 3, 3, 2, 2, true, false),   MakeShape(3, 2, 4, 7, 8, 17, 3, 1, 0, true, false),
@@ -184,9 +188,9 @@ inline void CheckThin(const CpuKernels& kernels) {
   };
   for (const ConvBlockShape& s : shapes) {
     CHECK(s.thin);
-    CheckThreadsAndPrecision(s, kernels);
+    CheckThreadsAndPrecision(s, kernels, compared);
     if (kOnlyRaces) continue;
-    for (const int64_t threads : {1, 3}) CheckThinAgainstDifferences(s, kernels, threads);
+    for (const int64_t threads : derived) CheckThinAgainstDifferences(s, kernels, threads);
     CheckNullAndShared(s, kernels);
   }
   if (kOnlyRaces) return;
