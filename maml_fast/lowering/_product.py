@@ -154,8 +154,10 @@ def _through(dims: Sequence[tuple[int, int, int]], size: int, step: int) -> list
         inner = before * length // step
         if size <= inner:
             return [(size, step // before * after)]
+        if before * length % step or size % inner:
+            return None
         rest = _through(dims, size // inner, step * inner)
-        if before * length % step or size % inner or rest is None or len(rest) > 1:
+        if rest is None or len(rest) > 1:
             return None
         return [*rest, (inner, step // before * after)]
     return None

@@ -144,9 +144,10 @@ def test_a_factor_before_a_product_is_the_products() -> None:
     [
         OF_KEY._replace(numbers=(*OF_KEY.numbers[:6], 2, 0, 24, *OF_KEY.numbers[9:])),  # expanded
         OF_KEY._replace(numbers=(72, 0, 1, 48, 0, 1, 47, 1, 1)),  # padded
+        OF_KEY._replace(numbers=(48, 0, 0, 48, 0, 0, 8, 1, 6, 6, 8, 1)),  # rows of 4 lie in pieces of 6
         OF_KEY._replace(numbers=(576, 0, 0, 48, 0, 0, 2, 288, 24, 2, 12, 12, 3, 2, 4, 4, 72, 1)),  # neither row dense
     ],
-    ids=["expanded", "padded", "with gaps"],
+    ids=["expanded", "padded", "in pieces", "with gaps"],
 )
 def test_copies_that_a_product_needs(copy: Operation) -> None:
     operations = [copy, OF_SCORES._replace(operands=(QUERY, KEY))]
