@@ -1,6 +1,6 @@
 """The zoo as one picture: a dot for each net, at its speedup over the plain loop at second order.
 
-python bench/zoo_picture.py bench/results/2026-12-01-amd-epyc-2-cores-zoo/bench.json docs/pictures/zoo.svg
+python bench/zoo_picture.py bench/results/2026-12-01-amd-epyc-2-cores-avx2-zoo/bench.json docs/pictures/zoo.svg
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FAMILIES = {
     "perceptrons, sine waves": mlps.NETS,
     "recurrent, attention, 1-D": sequences.NETS,
 }
-TICKS = (1, 2, 5, 10, 20, 30)
+TICKS = (1, 2, 5, 10, 20, 40)
 LEFT, RIGHT, WIDTH = 210, 820, 860  # pixels: where 1x and the last tick stand, and of the whole picture
 TOP, ROW, BOTTOM = 64, 84, 40
 RADIUS = 4
