@@ -84,7 +84,7 @@ def _with_operands(
 
 
 def _forget(operation: Operation, uses: Counter[int]) -> None:
-    """Count no longer what an operation reads whose result nothing reads."""
+    """Stop counting what an operation reads once nothing reads its result."""
     if uses[operation.result] == 0:
         uses.subtract(operation.operands)
 

@@ -81,7 +81,7 @@ class _Copy(NamedTuple):
 
 
 def read_through(product: Product, name: str, copy: Operation) -> Product | None:
-    """The product with ``x`` or ``w`` where ``copy`` copies it from; ``None`` if it can not be read there."""
+    """The product with ``x`` or ``w`` where ``copy`` copies it from; ``None`` if it cannot be read there."""
     c = _Copy.of(copy)
     dims = [(size, dest, source) for size, source, dest in c.dims]
     if c.clears or c.dest_offset or not _is_whole(dims, c.dest_size) or not _all_differ(c.dims):
@@ -90,7 +90,7 @@ def read_through(product: Product, name: str, copy: Operation) -> Product | None
 
 
 def write_through(product: Product, copy: Operation) -> Product | None:
-    """The product that writes ``y`` where ``copy`` copies it to; ``None`` if it can not be written there."""
+    """The product that writes ``y`` where ``copy`` copies it to; ``None`` if it cannot be written there."""
     c = _Copy.of(copy)
     if not c.is_all or c.clears or c.dest_offset or c.dest_size != c.source_size:
         return None
